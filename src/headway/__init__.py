@@ -1,0 +1,100 @@
+"""Headway: federated learning for clients that are not alike, not reliable and not trusted.
+
+The public names are loaded when they are first used, so that `import headway` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "ECGR": "stages",
+    "Aggregator": "core.stage",
+    "Algorithm": "core.algorithm",
+    "All": "samplers",
+    "Chain": "core.chain",
+    "ChainRefused": "core.errors",
+    "ClientFailed": "core.errors",
+    "Clip": "stages",
+    "ConfigError": "core.errors",
+    "Context": "core.stage",
+    "DataError": "core.errors",
+    "Diverged": "core.errors",
+    "Examples": "data",
+    "FedProx": "stages",
+    "FederatedData": "data",
+    "Fixed": "samplers",
+    "Flow": "core.flow",
+    "HeadwayError": "core.errors",
+    "Layout": "core.layout",
+    "LocalEngine": "engines",
+    "LocalSGD": "client",
+    "Mean": "stages",
+    "Place": "core.stage",
+    "Protocol": "core.stage",
+    "Quorum": "core.ask",
+    "RoundReport": "observe.report",
+    "Run": "run",
+    "RunFolderError": "core.errors",
+    "Sampler": "core.sampler",
+    "Scaffold": "stages",
+    "Schedule": "client",
+    "ServerAdam": "stages",
+    "ServerSGD": "stages",
+    "Stage": "core.stage",
+    "Task": "client",
+    "Trainer": "client",
+    "Uniform": "samplers",
+    "Update": "core.update",
+    "Weigh": "stages",
+    "chain": "core.chain",
+    "rounds": "run",
+    "stages": "core.stage",
+}
+_MODULES = ("data", "models", "recipes")
+
+__all__ = ["__version__", *sorted(_WHERE), *_MODULES]
+
+if TYPE_CHECKING:
+    from headway import data as data
+    from headway import models as models
+    from headway import recipes as recipes
+    from headway.client import LocalSGD, Schedule, Task, Trainer
+    from headway.core.algorithm import Algorithm
+    from headway.core.ask import Quorum
+    from headway.core.chain import Chain, chain
+    from headway.core.errors import (
+        ChainRefused,
+        ClientFailed,
+        ConfigError,
+        DataError,
+        Diverged,
+        HeadwayError,
+        RunFolderError,
+    )
+    from headway.core.flow import Flow
+    from headway.core.layout import Layout
+    from headway.core.sampler import Sampler
+    from headway.core.stage import Aggregator, Context, Place, Protocol, Stage, stages
+    from headway.core.update import Update
+    from headway.data import Examples, FederatedData
+    from headway.engines import LocalEngine
+    from headway.observe.report import RoundReport
+    from headway.run import Run, rounds
+    from headway.samplers import All, Fixed, Uniform
+    from headway.stages import ECGR, Clip, FedProx, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"headway.{_WHERE[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"headway.{name}")
+    raise AttributeError(f"module 'headway' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,82 @@
+"""How good a model is on each client's own test part, and on a test set of nobody's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from headway.client.memory import MemoryStore
+from headway.client.runner import TRAINER
+from headway.client.workbench import Workbench
+from headway.core.ask import Message
+from headway.core.errors import HeadwayError
+from headway.data import Examples, FederatedData
+
+BATCH = 1024
+
+
+def score(bench: Workbench, examples: Examples) -> dict[str, float]:
+    """The mean loss and the task's metrics of the model on the bench.
+
+    Raises:
+        HeadwayError: if the model keeps statistics locally, so that those on the bench are nobody's.
+    """
+    if bench.has_statistics and bench.task.buffers == "local":
+        raise HeadwayError(
+            "a model whose statistics stay with the clients cannot be evaluated centrally: its own are the initial "
+            'ones. Evaluate on the clients\' test parts, or choose buffers = "average".'
+        )
+    return _scores(bench, _outputs(bench, examples), examples.targets)
+
+
+def evaluate_clients(
+    bench: Workbench, message: Message, data: FederatedData, clients: Sequence[str], memory: MemoryStore
+) -> dict[str, dict[str, float]]:
+    """The metrics of every client that has a test part, each with what it keeps for itself.
+
+    Clients that share all of the model are evaluated in common batches, and apart otherwise.
+    """
+    tested = [client for client in clients if len(data.test[client])]
+    if not tested:
+        return {}
+    alike = not bench.personal.numel() and not (bench.has_statistics and bench.task.buffers == "local")
+    if not alike:
+        return {client: _apart(bench, message, data.test_of(client), memory, client) for client in tested}
+    bench.load(message.params, None, message.buffers)
+    pooled = data.store.take(torch.cat([data.test[client] for client in tested]))
+    sizes = [len(data.test[client]) for client in tested]
+    outputs = _outputs(bench, pooled)
+    parts = zip(tested, outputs.split(sizes), pooled.targets.split(sizes), strict=True)
+    return {client: _scores(bench, o, t) for client, o, t in parts}
+
+
+def mean_metrics(scores: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]) -> dict[str, float]:
+    """The mean over clients, weighted by their test examples; a client where a metric is not defined is left out."""
+    result: dict[str, float] = {}
+    for name in next(iter(scores.values()), {}):
+        known = [(sizes[client], values[name]) for client, values in scores.items() if values[name] == values[name]]
+        if known:
+            result[name] = sum(size * value for size, value in known) / sum(size for size, _ in known)
+    return result
+
+
+def _apart(
+    bench: Workbench, message: Message, examples: Examples, memory: MemoryStore, client: str
+) -> dict[str, float]:
+    own = (memory.get(client) or {}).get(TRAINER, {})
+    statistics = message.buffers if message.buffers is not None else own.get("statistics")
+    bench.load(message.params, own.get("personal"), statistics)
+    return _scores(bench, _outputs(bench, examples), examples.targets)
+
+
+@torch.no_grad()
+def _outputs(bench: Workbench, examples: Examples) -> Tensor:
+    bench.module.eval()
+    return torch.cat([bench.module(block) for block in examples.inputs.split(BATCH)])
+
+
+def _scores(bench: Workbench, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    loss = float(bench.task.criterion.per_example(outputs, targets).double().mean())
+    return {name: metric(outputs, targets) for name, metric in bench.task.scorers.items()} | {"loss": loss}

@@ -1,0 +1,138 @@
+"""One client's part of a round: train, combine, send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from headway.client.memory import Memory
+from headway.client.trace import Trace
+from headway.client.trainer import Trained, Trainer, Work
+from headway.client.workbench import Workbench
+from headway.core.algorithm import Algorithm
+from headway.core.ask import Ask
+from headway.core.chain import at
+from headway.core.flow import Flow
+from headway.core.keys import Key
+from headway.core.stage import Context, Tensors
+from headway.core.update import Update
+from headway.data import Examples
+
+TRAINER = "trainer"
+COLUMNS = 1 << 16  # of the steps, converted to float64 at a time for the Gram matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A client's update and next memory, and what training said of itself."""
+
+    update: Update
+    memory: Memory
+    trained: Trained
+
+
+class ClientRunner:
+    """Runs clients one at a time on one workbench; the same code on a simulated and on a real client."""
+
+    def __init__(self, algorithm: Algorithm, bench: Workbench, flows: tuple[Flow, ...], key: Key) -> None:
+        self.algorithm, self.bench, self.flows, self.key = algorithm, bench, flows, key
+        trainer = algorithm.trainer
+        assert isinstance(trainer, Trainer)
+        self.trainer = trainer
+
+    def client_key(self, client: str, round_: int) -> Key:
+        """The client's key in a round, from which its stages' and its trainer's keys are derived."""
+        return self.key.derive("client", round_, client)
+
+    def drops(self, client: str, round_: int) -> bool:
+        """Whether the client is a straggler whose work would be dropped."""
+        return self.trainer.drops(self.client_key(client, round_).derive(TRAINER))
+
+    def train(
+        self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
+    ) -> Outcome:
+        """The client's update to one ask.
+
+        Raises:
+            ClientFailed: naming the client, the stage and the inputs of the call that failed.
+        """
+        trace = Trace(client)
+        with trace.naming():
+            return self._train(client, ask, examples, memory, secret, trace)
+
+    def _train(
+        self,
+        client: str,
+        ask: Ask,
+        examples: Examples,
+        memory: Memory | None,
+        secret: Tensors | None,
+        trace: Trace,
+    ) -> Outcome:
+        message, bench, chain = ask.message, self.bench, self.algorithm.chain
+        if memory is None:
+            memory = chain.remember(message.params)
+        key = self.client_key(client, ask.round)
+        own = memory.get(TRAINER, {})
+        statistics = message.buffers if message.buffers is not None else own.get("statistics")
+        bench.load(message.params, own.get("personal"), statistics)
+        ctx = Context(
+            round=ask.round,
+            key=key,
+            layout=bench.layout,
+            flow=self.flows[-1],
+            global_params=message.params,
+            examples=torch.tensor(len(examples)),
+            secret=secret,
+        )
+        seed = key.derive("ambient").seed()  # for what draws from torch's own generator, such as dropout
+        torch.default_generator.manual_seed(seed)
+        told, trainer_key = message.stages, key.derive(TRAINER)
+        trained = self.trainer.train(Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace))
+        ctx = replace(
+            ctx,
+            movement=trained.movement,
+            steps=torch.tensor(trained.count),
+            gain=torch.tensor(trained.gain, dtype=torch.float64),
+            initial_loss=None if trained.initial_loss is None else torch.tensor(trained.initial_loss),
+            initial_gradient=trained.initial_gradient,
+        )
+        trace.enter("the combination of steps", movement=trained.movement, steps=trained.steps)
+        update = Update.of(self._delta(trained, ctx), float(len(examples)))
+        if message.buffers is not None:
+            update = update.with_vectors(buffers=bench.statistics() - message.buffers)
+        trace.enter("send", **update.vectors)
+        update, kept = chain.send(update, memory, ctx, told, self.flows)
+        return Outcome(update, self._next_memory(kept), trained)
+
+    def _delta(self, trained: Trained, ctx: Context) -> Tensor:
+        """`sum_l a_l step_l`, written as a change of the movement so that coefficients of one are exact."""
+        combiner = self.algorithm.chain.combiner
+        if combiner is None or trained.steps is None or trained.count == 0:
+            return trained.movement
+        label, stage = combiner
+        here = at(ctx, label, {}, self.flows, self.algorithm.chain.labels.index(label))
+        coefficients = stage.combine(gram_matrix(trained.steps), here)
+        if bool((coefficients == 1).all()):
+            return trained.movement
+        return torch.addmv(trained.movement, trained.steps.T, (coefficients - 1).to(trained.steps.dtype))
+
+    def _next_memory(self, kept: dict[str, Tensors]) -> Memory:
+        """The stages' memory, with the parameters and statistics that never leave the client."""
+        own: dict[str, Tensor] = {}
+        if self.bench.personal.numel():
+            own["personal"] = self.bench.personal.clone()
+        if self.bench.has_statistics and self.bench.task.buffers == "local":
+            own["statistics"] = self.bench.statistics()
+        return {**kept, TRAINER: own} if own else kept
+
+
+def gram_matrix(steps: Tensor) -> Tensor:
+    """`G G^T` of steps `[K, P]`, accumulated in float64, `[K, K]`."""
+    gram = torch.zeros(steps.shape[0], steps.shape[0], dtype=torch.float64)
+    for block in steps.split(COLUMNS, dim=-1):
+        wide = block.double()
+        gram.addmm_(wide, wide.T)
+    return gram

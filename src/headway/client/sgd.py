@@ -1,0 +1,307 @@
+"""LocalSGD: the default local trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from headway.client.trainer import Trained, Trainer, Work, trainers
+from headway.core.errors import ConfigError
+from headway.core.flow import TrainerFacts
+from headway.core.keys import Key
+from headway.core.stage import Context, Stage, Tensors, slice_tensors
+from headway.data import Examples, batch_bounds, epoch_order
+
+EVALUATION_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over time, as a factor of LocalSGD's `lr`.
+
+    Formula, t being the number of rounds, local epochs or local steps that are complete:
+
+        constant:     1
+        step:         factor ** (t // every)
+        exponential:  factor ** t
+        linear:       1 - (1 - floor) * min(t / horizon, 1)
+        cosine:       floor + (1 - floor) * (1 + cos(pi * min(t / horizon, 1))) / 2
+
+    over: what t counts; epochs and steps start anew in each round.
+
+    Raises:
+        ConfigError: for a factor, floor, horizon or interval out of range.
+
+    >>> [Schedule(kind="step", every=2, factor=0.5)(t) for t in range(5)]
+    [1.0, 1.0, 0.5, 0.5, 0.25]
+    """
+
+    kind: Literal["constant", "step", "exponential", "linear", "cosine"] = "constant"
+    over: Literal["rounds", "epochs", "steps"] = "rounds"
+    factor: float = 0.5
+    every: int = 1
+    horizon: int = 100
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("constant", "step", "exponential", "linear", "cosine"):
+            raise ConfigError(f"Schedule.kind is not known: {self.kind!r}.")
+        if not 0 < self.factor <= 1 or not 0 <= self.floor <= 1:
+            raise ConfigError(f"Schedule needs 0 < factor <= 1 and 0 <= floor <= 1, found {self!r}.")
+        if self.every < 1 or self.horizon < 1:
+            raise ConfigError(f"Schedule needs every >= 1 and horizon >= 1, found {self!r}.")
+
+    def __call__(self, t: int) -> float:
+        """The factor after t rounds, epochs or steps."""
+        done = min(t / self.horizon, 1.0)
+        if self.kind == "step":
+            return float(self.factor ** (t // self.every))
+        if self.kind == "exponential":
+            return float(self.factor**t)
+        if self.kind == "linear":
+            return 1 - (1 - self.floor) * done
+        if self.kind == "cosine":
+            return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2
+        return 1.0
+
+
+@final
+@trainers.register
+@dataclass(frozen=True)
+class LocalSGD(Trainer):
+    """Minibatch SGD on the client's examples.
+
+    Formula, per step, g being the mean gradient over the batch (of the examples that it really has):
+    `g <- step rules of the chain`; `g <- g min(1, clip_gradient / ||g||)`; `g <- g + weight_decay w`;
+    `v <- momentum v + g`; `w <- w - lr v` (nesterov: `w - lr (g + momentum v)`).  v starts at 0 each round.
+
+    batch_size: examples per step, `None` for all.  epochs: passes over the client's examples, in a new
+        order each; or steps: a fixed number of steps, if given.
+    stragglers: the share of clients, drawn each round, that manage only 1 to epochs-1 epochs (or 1 to
+        steps-1 steps), drawn evenly; under the policy "partial" they send what they have, under "drop"
+        nothing.  Reference: Li et al., arXiv 1812.06127, section 5.2.
+
+    Raises:
+        ConfigError: for a number out of range.
+
+    >>> LocalSGD(lr=0.1, epochs=2).facts.name
+    'LocalSGD'
+    """
+
+    lr: float = 0.1
+    batch_size: int | None = 32
+    epochs: int = 1
+    steps: int | None = None
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    clip_gradient: float | None = None
+    schedule: Schedule = Schedule()
+    stragglers: float = 0.0
+    straggler_policy: Literal["partial", "drop"] = "partial"
+
+    def __post_init__(self) -> None:
+        positive: dict[str, float | None] = {
+            "lr": self.lr,
+            "batch_size": self.batch_size,
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "clip_gradient": self.clip_gradient,
+        }
+        for name, value in positive.items():
+            if value is not None and not value > 0:
+                raise ConfigError(f"LocalSGD.{name} must be above 0, found {value}.")
+        if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
+            raise ConfigError("LocalSGD needs 0 <= momentum < 1, and nesterov needs momentum above 0.")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"LocalSGD.weight_decay must be at least 0, found {self.weight_decay}.")
+        if not 0 <= self.stragglers <= 1 or self.straggler_policy not in ("partial", "drop"):
+            raise ConfigError("LocalSGD needs 0 <= stragglers <= 1, and the policy 'partial' or 'drop'.")
+        if self.stragglers and (self.steps or self.epochs) < 2:
+            raise ConfigError(
+                "stragglers do part of the work, which needs at least 2 epochs (or 2 steps): raise LocalSGD.epochs."
+            )
+
+    @property
+    def facts(self) -> TrainerFacts:
+        """Offers single steps, the initial loss and the initial gradient."""
+        return TrainerFacts("LocalSGD", frozenset({"steps", "initial_loss", "initial_gradient"}))
+
+    def drops(self, client_key: Key) -> bool:
+        """Whether this client is a straggler under the policy "drop"."""
+        return self.straggler_policy == "drop" and self._straggles(client_key)
+
+    def train(self, work: Work) -> Trained:
+        """Runs the local loop; the workbench's model ends trained."""
+        initial_loss, initial_gradient = self._at_start(work)
+        amount, finished = self._amount(work.key)
+        length = amount if self.steps is not None else amount * len(batch_bounds(len(work.examples), self.batch_size))
+        loop = _Loop(self, work, length)
+        for batch, lr in self._batches(work.examples, work.key, amount, work.ctx.round):
+            loop.step(batch, lr)
+        return loop.result(initial_loss, initial_gradient, finished)
+
+    def _straggles(self, key: Key) -> bool:
+        return self.stragglers > 0 and float(key.derive("straggler").uniform(1)) < self.stragglers
+
+    def _amount(self, key: Key) -> tuple[int, bool]:
+        """How many epochs (or steps) this client manages in this round, and whether that is all."""
+        whole = self.steps or self.epochs
+        if not self._straggles(key):
+            return whole, True
+        return int(key.derive("amount").integers(1, whole - 1, 1)), False
+
+    def _batches(self, examples: Examples, key: Key, amount: int, round_: int) -> Iterator[tuple[Examples, float]]:
+        """The batches of this round, each with its learning rate."""
+        bounds = batch_bounds(len(examples), self.batch_size)
+        step = epoch = 0
+        while epoch < amount if self.steps is None else step < amount:
+            shuffled = examples
+            if len(bounds) > 1:
+                shuffled = examples.take(epoch_order(len(examples), key.derive("epoch", epoch), True))
+            for start, stop in bounds:
+                t = {"rounds": round_, "epochs": epoch, "steps": step}[self.schedule.over]
+                yield shuffled.rows(start, stop), self.lr * self.schedule(t)
+                step += 1
+                if self.steps is not None and step == amount:
+                    return
+            epoch += 1
+
+    def _at_start(self, work: Work) -> tuple[float | None, Tensor | None]:
+        """The client's mean loss and gradient over all of its examples at w_t, where a stage asks for them."""
+        needs = work.flows[-1].needs
+        if not needs & {"initial_loss", "initial_gradient"}:
+            return None, None
+        bench, count = work.bench, len(work.examples)
+        bench.module.eval()
+        loss_sum, gradient = 0.0, torch.zeros_like(bench.shared)
+        parameters = bench.parameters[: bench.shared_count]
+        for start, stop in batch_bounds(count, EVALUATION_BATCH):
+            batch = work.examples.rows(start, stop)
+            inputs, targets = batch.inputs, batch.targets
+            work.trace.enter("the model, at the start of the round", inputs=inputs, targets=targets)
+            loss = bench.task.criterion.per_example(bench.module(inputs), targets).sum()
+            loss_sum += float(loss)
+            if "initial_gradient" in needs:
+                grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
+                gradient += torch.cat([grad.reshape(-1) for grad in grads])
+        return loss_sum / count, gradient / count if "initial_gradient" in needs else None
+
+
+class _Loop:
+    """The state of one client's local loop of `length` steps."""
+
+    def __init__(self, trainer: LocalSGD, work: Work, length: int) -> None:
+        self.trainer, self.work, self.bench = trainer, work, work.bench
+        self.bench.module.train()
+        self.mean_loss = self.bench.task.criterion.mean
+        self.start = self.bench.shared.clone()
+        self.velocity = [torch.zeros_like(p) for p in self.bench.parameters] if trainer.momentum else []
+        self.rules = _rules_per_tensor(work)
+        self.flat = self.bench.layout.slices(self.bench.shared)
+        self.steps: Tensor | None = None
+        if "steps" in work.flows[-1].needs:
+            self.steps = self.bench.scratch(length, self.bench.shared)
+            self.previous = self.start.clone()
+        self.count = 0
+        self.sizes: list[int] = []
+        self.losses: list[Tensor] = []
+        self.gain = self.unit_velocity = 0.0
+
+    def step(self, batch: Examples, lr: float) -> None:
+        """One local step."""
+        parameters, trace = self.bench.parameters, self.work.trace
+        trace.enter("the model's forward pass", inputs=batch.inputs)
+        outputs = self.bench.module(batch.inputs)
+        trace.enter("the loss", outputs=outputs, targets=batch.targets)
+        loss = self.mean_loss(outputs, batch.targets)
+        trace.enter("the backward pass", inputs=batch.inputs, targets=batch.targets, loss=loss)
+        grads = torch.autograd.grad(loss, parameters, torch.ones_like(loss), materialize_grads=True)
+        with torch.no_grad():
+            directions = self._directions(list(grads))
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter.add_(direction, alpha=-lr)
+        self._account(loss.detach(), len(batch), lr)
+
+    def _directions(self, grads: list[Tensor]) -> list[Tensor]:
+        """What each parameter moves along: the gradients after rules, clipping, decay and momentum."""
+        t, parameters = self.trainer, self.bench.parameters
+        for index, rules in enumerate(self.rules):
+            grads[index] = self._ruled(grads[index], self.flat[index], rules)
+        if t.clip_gradient is not None:
+            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
+            factor = (t.clip_gradient / norm).clamp_max(1.0)
+            grads = [grad * factor for grad in grads]
+        if t.weight_decay:
+            grads = [torch.add(g, p, alpha=t.weight_decay) for g, p in zip(grads, parameters, strict=True)]
+        if not t.momentum:
+            return grads
+        for velocity, grad in zip(self.velocity, grads, strict=True):
+            velocity.mul_(t.momentum).add_(grad)
+        if not t.nesterov:
+            return self.velocity
+        return [torch.add(g, v, alpha=t.momentum) for g, v in zip(grads, self.velocity, strict=True)]
+
+    def _ruled(self, grad: Tensor, w: Tensor, rules: list[tuple[str, Stage, Tensors, Context]]) -> Tensor:
+        """One tensor's gradient after the chain's step rules."""
+        if not rules:
+            return grad
+        flat = grad.reshape(-1)
+        for label, stage, memory, ctx in rules:
+            self.work.trace.enter(f"{label}.step", grad=flat, w=w, **memory)
+            flat = stage.step(flat, w, memory, ctx)
+        return flat.view(grad.shape)
+
+    def _account(self, loss: Tensor, examples: int, lr: float) -> None:
+        """What the stages and the report will want to know of the step."""
+        self.count += 1
+        self.sizes.append(examples)
+        self.losses.append(loss)
+        rho = self.trainer.momentum
+        self.unit_velocity = rho * self.unit_velocity + 1.0
+        self.gain += lr * (1.0 + rho * self.unit_velocity if self.trainer.nesterov else self.unit_velocity)
+        if self.steps is not None:
+            torch.sub(self.bench.shared, self.previous, out=self.steps[self.count - 1])
+            self.previous.copy_(self.bench.shared)
+
+    def result(self, initial_loss: float | None, initial_gradient: Tensor | None, finished: bool) -> Trained:
+        """What was done."""
+        sizes = torch.tensor(self.sizes, dtype=torch.float64)
+        return Trained(
+            movement=self.bench.shared - self.start,
+            count=self.count,
+            gain=self.gain,
+            loss=float(torch.stack(self.losses).double() @ sizes / sizes.sum()),
+            steps=self.steps,
+            initial_loss=initial_loss,
+            initial_gradient=initial_gradient,
+            finished=finished,
+        )
+
+
+def _rules_per_tensor(work: Work) -> list[list[tuple[str, Stage, Tensors, Context]]]:
+    """For every shared tensor, the step rules with memory and context sliced to it."""
+    layout = work.bench.layout
+    rules: list[list[tuple[str, Stage, Tensors, Context]]] = []
+    if not work.chain.step_rules:
+        return rules
+    contexts = [(label, stage, work.context(label)) for label, stage in work.chain.step_rules]
+    for entry in layout.entries:
+        start, stop = entry.offset, entry.offset + entry.numel
+        rules.append(
+            [
+                (
+                    label,
+                    stage,
+                    slice_tensors(work.memory.get(label, {}), start, stop, layout.size),
+                    ctx.sliced(start, stop),
+                )
+                for label, stage, ctx in contexts
+            ]
+        )
+    return rules

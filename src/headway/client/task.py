@@ -1,0 +1,124 @@
+"""A task: which model, which loss, what is measured, what is shared."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from headway.client.losses import LOSSES, METRICS, Loss, PerExample
+from headway.core.errors import ConfigError, nearest
+from headway.core.keys import Key
+
+Metric = Callable[[Tensor, Tensor], float]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every client trains.
+
+    model: a factory of the module; called once, with the initial weights drawn from the run's key.
+    loss: a name ("cross_entropy", "binary_cross_entropy", "mean_squared_error"), or a function of
+        (outputs, targets) that gives one loss per example, `[B]`.
+    metrics: names ("accuracy", "balanced_accuracy", "auroc", "mean_absolute_error") or named functions of
+        (outputs, targets) of one client.  The first one decides which model is best.
+    shared: patterns of the parameters that are sent; `None` for all.  The others stay with each client.
+    buffers: what becomes of floating-point buffers such as BatchNorm's statistics: "local" (never sent) or
+        "average".  A model that has some must choose.
+    dtype: the number type of the model and of the inputs.
+
+    Raises:
+        ConfigError: for an unknown loss or metric.
+
+    >>> Task(model=lambda: nn.Linear(4, 2), metrics=("accuracy",)).metric_names
+    ('accuracy',)
+    """
+
+    model: Callable[[], nn.Module]
+    loss: str | PerExample = "cross_entropy"
+    metrics: tuple[str | Metric, ...] = ("accuracy",)
+    shared: tuple[str, ...] | None = None
+    buffers: Literal["local", "average"] | None = None
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.loss, str) and self.loss not in LOSSES:
+            raise ConfigError(f"there is no loss named {self.loss!r}{nearest(self.loss, LOSSES)}.")
+        for metric in self.metrics:
+            if isinstance(metric, str) and metric not in METRICS:
+                raise ConfigError(f"there is no metric named {metric!r}{nearest(metric, METRICS)}.")
+        if self.buffers not in (None, "local", "average"):
+            raise ConfigError(f'Task.buffers must be "local" or "average", found {self.buffers!r}.')
+        if self.dtype not in ("float32", "float64"):
+            raise ConfigError(f'Task.dtype must be "float32" or "float64", found {self.dtype!r}.')
+
+    @cached_property
+    def criterion(self) -> Loss:
+        """The loss per example and over a batch."""
+        if isinstance(self.loss, str):
+            return LOSSES[self.loss]
+        per_example = self.loss
+        return Loss(per_example, lambda outputs, targets: per_example(outputs, targets).mean())
+
+    @cached_property
+    def scorers(self) -> dict[str, Metric]:
+        """The metrics by name."""
+        return {_name(metric): METRICS[metric] if isinstance(metric, str) else metric for metric in self.metrics}
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics, the deciding one first."""
+        return tuple(self.scorers)
+
+    @property
+    def number(self) -> torch.dtype:
+        """The torch number type."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def build(self, key: Key) -> nn.Module:
+        """The module with its initial weights, a pure function of the key.
+
+        Raises:
+            ConfigError: if nothing is trainable or shared, or the model has statistics and no policy for them.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key.derive("model").seed())
+            module = self.model().to(self.number)
+        if not shared_parameters(module, self.shared):
+            what = "has no trainable parameter" if self.shared is None else f"has no parameter like {self.shared}"
+            raise ConfigError(f"the model {type(module).__name__} {what}, so there is nothing to learn together.")
+        if self.buffers is None and floating_buffers(module):
+            norms = sorted({type(m).__name__ for m in module.modules() if isinstance(m, _NormBase)})
+            raise ConfigError(
+                f"the model keeps floating-point buffers ({', '.join(norms) or ', '.join(floating_buffers(module))}), "
+                'and clients that differ have different ones: choose buffers = "local" (each client keeps its own, '
+                'they are never sent) or buffers = "average".'
+            )
+        return module
+
+
+def shared_parameters(module: nn.Module, patterns: tuple[str, ...] | None) -> dict[str, nn.Parameter]:
+    """The trainable parameters that are sent."""
+    return {
+        name: parameter
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+        and parameter.is_floating_point()
+        and (patterns is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+    }
+
+
+def floating_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The persistent buffers that can be averaged; integer ones (counters) never are."""
+    saved = module.state_dict(keep_vars=True)
+    return {name: buffer for name, buffer in module.named_buffers() if name in saved and buffer.is_floating_point()}
+
+
+def _name(metric: str | Metric) -> str:
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)

@@ -1,0 +1,56 @@
+"""Names what was being computed when a client failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from headway.core.errors import ClientFailed, HeadwayError
+
+
+class Trace:
+    """Remembers the call that is about to be made and its inputs; costs a dictionary per call."""
+
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.where = "local training"
+        self.inputs: dict[str, object] = {}
+
+    def enter(self, where: str, **inputs: object) -> None:
+        """Says that `where` is called next, with these inputs."""
+        self.where, self.inputs = where, inputs
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Turns any exception into one that names client, stage and inputs.
+
+        Raises:
+            ClientFailed: chained to the original, whose frames stay open to a debugger.
+        """
+        try:
+            yield
+        except HeadwayError:
+            raise
+        except Exception as error:
+            inputs: dict[str, object] = {name: _shown(value) for name, value in self.inputs.items()}
+            failure = ClientFailed(self.client, self.where, inputs, error)
+            failure.inputs = self.inputs
+            raise failure from error
+
+
+def _shown(value: object) -> str:
+    """A tensor as its kind, shape and range; anything else as itself, cut short."""
+    if not isinstance(value, Tensor):
+        text = repr(value)
+        return text if len(text) <= 200 else text[:197] + "..."
+    text = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if value.numel() == 0:
+        return text + " (empty)"
+    numbers = value.detach().double()
+    finite = numbers[torch.isfinite(numbers)]
+    if finite.numel() < numbers.numel():
+        text += f", {numbers.numel() - finite.numel()} not finite"
+    return text + (f", from {float(finite.min()):.4g} to {float(finite.max()):.4g}" if finite.numel() else "")

@@ -1,0 +1,81 @@
+"""The abstract local trainer: it owns the local loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from headway.client.trace import Trace
+from headway.client.workbench import Workbench
+from headway.core.chain import Chain, Labelled, at
+from headway.core.flow import Flow, TrainerFacts
+from headway.core.keys import Key
+from headway.core.registry import Registry
+from headway.core.stage import Context
+from headway.data import Examples
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a trainer is given: the loaded workbench, the client's examples, and the chain's step rules.
+
+    ctx: the client's context of this round; memory and told: each stage's memory and broadcast.
+    flows: the facts after each stage; the last one says what the stages need of the trainer.
+    key: the client's own in this round.  trace: told what is called next.
+    """
+
+    bench: Workbench
+    examples: Examples
+    chain: Chain
+    ctx: Context
+    memory: Labelled
+    told: Labelled
+    flows: tuple[Flow, ...]
+    key: Key
+    trace: Trace
+
+    def context(self, label: str) -> Context:
+        """The context as the stage of this label sees it."""
+        return at(self.ctx, label, self.told, self.flows, self.chain.labels.index(label))
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What local training did.
+
+    movement: w_K - w_t, `[P]`.  steps: displacements `[K, P]` where asked for.  count: local steps.
+    gain: the learning rate summed as the gradients received it.  loss: mean over the examples used.
+    finished: False for a straggler that could not do all of its work.
+    """
+
+    movement: Tensor
+    count: int
+    gain: float
+    loss: float
+    steps: Tensor | None = None
+    initial_loss: float | None = None
+    initial_gradient: Tensor | None = None
+    finished: bool = True
+
+
+@dataclass(frozen=True)
+class Trainer(ABC):
+    """Trains the model on the workbench, in place."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> TrainerFacts:
+        """What it offers to the stages."""
+
+    @abstractmethod
+    def drops(self, client_key: Key) -> bool:
+        """Whether this client is a straggler whose work would be dropped, known before it starts."""
+
+    @abstractmethod
+    def train(self, work: Work) -> Trained:
+        """Runs the local loop."""
+
+
+trainers: Registry[Trainer] = Registry("trainer", "headway.trainers")

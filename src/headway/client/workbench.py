@@ -1,0 +1,76 @@
+"""One model whose parameters lie in one flat vector, used for client after client."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from headway.client.task import Task, floating_buffers, shared_parameters
+from headway.core.keys import Key
+from headway.core.layout import Layout
+
+
+class Workbench:
+    """A module bound to flat vectors: writing a vector is loading a model, and nothing is copied per tensor.
+
+    layout, shared: the shared parameters, and their vector `[P]`.
+    personal: those that stay with the client, `[Q]`.  statistics: the floating-point buffers, `[B]`.
+    """
+
+    def __init__(self, task: Task, key: Key) -> None:
+        self.task = task
+        self.module = task.build(key)
+        chosen = shared_parameters(self.module, task.shared)
+        others = {
+            name: parameter
+            for name, parameter in self.module.named_parameters()
+            if parameter.requires_grad and name not in chosen
+        }
+        self.layout, self.shared = _bind(chosen, task.number)
+        _, self.personal = _bind(others, task.number)
+        self._buffers = floating_buffers(self.module)
+        self._buffer_layout = Layout.of(self._buffers)
+        self.parameters: list[nn.Parameter] = [*chosen.values(), *others.values()]
+        self.shared_count = len(chosen)
+        self._scratch = torch.empty(0, dtype=task.number)
+        self.initial_personal = self.personal.clone()
+        self.initial_statistics = self.statistics()
+
+    def load(self, params: Tensor, personal: Tensor | None, statistics: Tensor | None) -> None:
+        """Puts a model on the bench; what is not given starts from its initial values."""
+        self.shared.copy_(params)
+        self.personal.copy_(self.initial_personal if personal is None else personal)
+        if self._buffers:
+            values = self.initial_statistics if statistics is None else statistics
+            for name, value in self._buffer_layout.views(values).items():
+                self._buffers[name].copy_(value)
+
+    def statistics(self) -> Tensor:
+        """The buffers as a fresh vector `[B]`."""
+        return self._buffer_layout.flatten(self._buffers).clone()
+
+    def scratch(self, rows: int, like: Tensor) -> Tensor:
+        """A matrix `[rows, len(like)]` to write into, whose memory is used again for the next client."""
+        wanted = rows * like.numel()
+        if self._scratch.numel() < wanted:
+            self._scratch = torch.empty(wanted, dtype=like.dtype)
+        return self._scratch[:wanted].view(rows, -1)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the model keeps floating-point buffers."""
+        return bool(self._buffers)
+
+    @property
+    def statistics_layout(self) -> Layout:
+        """Where each buffer lies in `statistics`."""
+        return self._buffer_layout
+
+
+def _bind(parameters: dict[str, nn.Parameter], number: torch.dtype) -> tuple[Layout, Tensor]:
+    """Moves the parameters' storage into one vector, and returns it."""
+    layout = Layout.of({name: parameter.detach() for name, parameter in parameters.items()})
+    vector = layout.flatten({name: p.detach() for name, p in parameters.items()}).to(number)
+    for name, view in layout.views(vector).items():
+        parameters[name].data = view
+    return layout, vector

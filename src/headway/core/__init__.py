@@ -1,0 +1,1 @@
+"""The ideas of Headway, with no I/O: torch and the standard library only."""

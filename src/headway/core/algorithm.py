@@ -1,0 +1,175 @@
+"""An algorithm: a chain, a local trainer, a sampler and a quorum; and one round of it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol as Structural
+
+import torch
+from torch import Tensor
+
+from headway.core.ask import Answer, Ask, Message, Quorum
+from headway.core.chain import Chain
+from headway.core.errors import ChainRefused
+from headway.core.explain import Explanation, explain
+from headway.core.flow import EngineFacts, Flow, TrainerFacts
+from headway.core.keys import Key
+from headway.core.layout import Layout
+from headway.core.sampler import Sampler
+from headway.core.stage import Context, Tensors
+
+
+class Trainer(Structural):
+    """What the core knows of a local trainer; `headway.client` has the trainers themselves."""
+
+    @property
+    def facts(self) -> TrainerFacts:
+        """What it offers to the stages."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that the server keeps between rounds.
+
+    round: rounds completed.  params: the model `[P]`.  buffers: averaged buffers `[B]`, if the task has them.
+    stages: each stage's own state.
+    """
+
+    round: int
+    params: Tensor
+    stages: Mapping[str, Tensors] = field(default_factory=dict)
+    buffers: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors under flat names; `from_tensors` takes them back."""
+        named = {"params": self.params}
+        if self.buffers is not None:
+            named["buffers"] = self.buffers
+        for label, kept in self.stages.items():
+            named |= {f"stages/{label}/{name}": tensor for name, tensor in kept.items()}
+        return named
+
+    @classmethod
+    def from_tensors(cls, round: int, named: Mapping[str, Tensor]) -> State:
+        """The state of these tensors."""
+        stages: dict[str, dict[str, Tensor]] = {}
+        for path, tensor in named.items():
+            if path.startswith("stages/"):
+                _, label, name = path.split("/", 2)
+                stages.setdefault(label, {})[name] = tensor
+        return cls(round, named["params"], stages, named.get("buffers"))
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """The whole, unchanged on every engine.
+
+    Raises:
+        ChainRefused: when built, if the chain cannot work with this trainer, sampler or quorum.
+    """
+
+    chain: Chain
+    trainer: Trainer
+    sampler: Sampler
+    quorum: Quorum = Quorum()
+
+    def __post_init__(self) -> None:
+        self.flows()
+
+    def flows(self, engine: EngineFacts | None = None, population: int | None = None) -> tuple[Flow, ...]:
+        """The facts after each stage, given all that is known of the surroundings.
+
+        Raises:
+            ChainRefused: if a stage, or the engine, cannot work with them.
+        """
+        keep = self.quorum.late == "keep"
+        start = Flow(
+            trainer=self.trainer.facts,
+            sampler=self.sampler.facts(population),
+            engine=engine,
+            asynchronous=keep,
+            set_by={
+                "trainer": self.trainer.facts.name,
+                "sampler": type(self.sampler).__name__,
+                "asynchronous": 'Quorum(late="keep")',
+                "engine": engine.name if engine else "the engine",
+            },
+        )
+        if engine is not None:
+            _check_quorum(self.quorum, engine)
+        return self.chain.trace(start)
+
+    @cached_property
+    def protected(self) -> bool:
+        """Whether single clients' numbers must stay unseen: the server sees only sums, or noise is promised."""
+        last = self.flows()[-1]
+        return last.server_sees == "sum" or bool(last.events)
+
+    def explain(self) -> Explanation:
+        """A table of the chain: stage, where it runs, what the server sees, bound, privacy event."""
+        return explain(self.chain, self.flows())
+
+    def initial_state(self, w: Tensor, buffers: Tensor | None = None) -> State:
+        """The state before the first round, from the initial model `[P]`."""
+        return State(0, w.clone(), self.chain.init(w), buffers)
+
+    def cohort(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
+        """Those asked in a round, sorted; a pure function of population, round and key."""
+        return self.sampler.draw(clients, round, key.derive("cohort", round))
+
+    def round(
+        self,
+        state: State,
+        cohort: tuple[str, ...],
+        *,
+        key: Key,
+        layout: Layout,
+        flows: Sequence[Flow],
+        population: int,
+    ) -> Generator[Ask, Answer, State]:
+        """One round as a generator of asks: no sockets, no Ray, no clock in here.
+
+        Deterministic in the state at its start and the answers.
+        """
+        message = Message(state.params, self.chain.broadcast(state.stages), state.buffers)
+        ask = Ask("train", message, cohort, self.quorum, round=state.round)
+        ctx = Context(
+            round=state.round,
+            key=key.derive("server", state.round),
+            layout=layout,
+            flow=flows[-1],
+            global_params=state.params,
+            population=population,
+        )
+        if self.chain.protocol is None:
+            answer = yield ask
+        else:
+            answer = yield from self.chain.protocol[1].exchange(ask, ctx)
+        return self._advance(state, answer, ctx, flows)
+
+    def _advance(self, state: State, answer: Answer, ctx: Context, flows: Sequence[Flow]) -> State:
+        """The next state, from the total of one round; without a counted update only the round advances."""
+        if answer.total.count == 0:
+            return replace(state, round=state.round + 1)
+        ctx = replace(ctx, counted=answer.total.count)
+        update = self.chain.finish(answer.total, ctx, flows)
+        update, stages = self.chain.receive(update, state.stages, ctx, flows)
+        buffers = state.buffers
+        if buffers is not None:
+            buffers = buffers + update.vectors["buffers"].to(buffers.dtype)
+        params = torch.add(state.params, update.delta.to(state.params.dtype))
+        return State(state.round + 1, params, stages, buffers)
+
+
+def _check_quorum(quorum: Quorum, engine: EngineFacts) -> None:
+    """Refuses a quorum that the engine has no clock to keep."""
+    if not engine.clock and quorum != Quorum():
+        raise ChainRefused(
+            needed="an engine with a clock, which deadlines, over-selection and late updates are measured by",
+            found=f"the {engine.name} engine, in which every client answers at once",
+            caused_by=repr(quorum),
+            do_this="leave the quorum out, or draw stragglers in the trainer (stragglers=...)",
+        )

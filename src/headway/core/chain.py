@@ -1,0 +1,259 @@
+"""An ordered list of stages, read left to right the way an update travels."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from headway.core.errors import ChainRefused
+from headway.core.flow import Flow
+from headway.core.keys import Key
+from headway.core.stage import (
+    Aggregator,
+    Context,
+    Protocol,
+    Stage,
+    Tensors,
+    stages,
+)
+from headway.core.total import Total
+from headway.core.update import Update
+
+Labelled = Mapping[str, Tensors]
+
+
+def chain(*parts: Stage) -> Chain:
+    """Composes stages into a chain, or refuses with a sentence.
+
+    >>> from headway.stages import ECGR, Mean
+    >>> chain(ECGR(beta=0.2), Mean())
+    chain(ECGR(select=0.5, beta=0.2, rule='greedy'), Mean(over='examples'))
+    """
+    return Chain(parts)
+
+
+@dataclass(frozen=True, repr=False)
+class Chain:
+    """The stages, checked when built; every hook of the whole is a fold over the stages' hooks."""
+
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        _check_order(self.stages)
+        self.trace(Flow())
+
+    def __repr__(self) -> str:
+        return f"chain({', '.join(map(repr, self.stages))})"
+
+    def __iter__(self) -> Any:
+        return iter(self.stages)
+
+    @classmethod
+    def from_config(cls, tables: Iterable[Mapping[str, Any]]) -> Chain:
+        """The chain of a list of `{"stage": name, field: value, ...}`.
+
+        Raises:
+            ConfigError: for an unknown stage or option, or a wrong type.
+            ChainRefused: if the stages do not compose.
+        """
+        return cls(tuple(stages.build(table) for table in tables))
+
+    def to_config(self) -> list[dict[str, Any]]:
+        """Names and numbers from which `from_config` makes an equal chain."""
+        return [stages.describe(stage) for stage in self.stages]
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """A unique name for each stage: its class, numbered from the second of a kind on."""
+        seen: dict[str, int] = {}
+        labels = []
+        for stage in self.stages:
+            name = type(stage).__name__
+            seen[name] = seen.get(name, 0) + 1
+            labels.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+        return tuple(labels)
+
+    @cached_property
+    def labelled(self) -> tuple[tuple[str, Stage], ...]:
+        """The stages with their labels."""
+        return tuple(zip(self.labels, self.stages, strict=True))
+
+    @cached_property
+    def aggregator(self) -> Aggregator:
+        """The one aggregator."""
+        return next(stage for stage in self.stages if isinstance(stage, Aggregator))
+
+    @cached_property
+    def protocol(self) -> tuple[str, Protocol] | None:
+        """The protocol and its label, where the chain has one."""
+        return next(((label, s) for label, s in self.labelled if isinstance(s, Protocol)), None)
+
+    @cached_property
+    def combiner(self) -> tuple[str, Stage] | None:
+        """The one stage that combines steps, and its label."""
+        return next(((label, stage) for label, stage in self.labelled if stage.has("combine")), None)
+
+    @cached_property
+    def step_rules(self) -> tuple[tuple[str, Stage], ...]:
+        """The stages with a rule for local steps."""
+        return tuple((label, stage) for label, stage in self.labelled if stage.has("step"))
+
+    def trace(self, flow: Flow) -> tuple[Flow, ...]:
+        """The facts after each stage; raises `ChainRefused` where a stage cannot stand."""
+        flows = []
+        for stage in self.stages:
+            flow = stage.connect(replace(flow, restated=frozenset()))
+            if stage.has("combine") or stage.has("send") or isinstance(stage, Aggregator):
+                flow = flow.without_guarantees(stage)
+            flows.append(flow)
+        return tuple(flows)
+
+    # the folds ------------------------------------------------------------------------------------------
+
+    def init(self, w: Tensor) -> dict[str, Tensors]:
+        """The server's state of every stage that keeps one."""
+        return _kept((label, stage.init(w)) for label, stage in self.labelled)
+
+    def remember(self, w: Tensor) -> dict[str, Tensors]:
+        """A client's first memory of every stage that keeps one."""
+        return _kept((label, stage.remember(w)) for label, stage in self.labelled)
+
+    def broadcast(self, state: Labelled) -> dict[str, Tensors]:
+        """What clients are told by every stage that tells something."""
+        return _kept((label, stage.broadcast(state.get(label, {}))) for label, stage in self.labelled)
+
+    def send(
+        self, update: Update, memory: Labelled, ctx: Context, told: Labelled, flows: Sequence[Flow]
+    ) -> tuple[Update, dict[str, Tensors]]:
+        """The update on its way out of the client, and the client's next memory.
+
+        Where the server sees only sums, the aggregator's `lift` is applied here, before the first codec.
+        """
+        border = self._first_codec if flows[-1].server_sees == "sum" else None
+        after: dict[str, Tensors] = {}
+        for index, (label, stage) in enumerate(self.labelled):
+            here = at(ctx, label, told, flows, index)
+            if index == border:
+                update = self.aggregator.lift(update, here)
+            update, kept = stage.send(update, memory.get(label, {}), here)
+            if kept:
+                after[label] = kept
+        return update, after
+
+    def decode(self, update: Update, ctx: Context, flows: Sequence[Flow]) -> Update:
+        """Undoes the codecs, right to left."""
+        for index in reversed(range(len(self.stages))):
+            if self.stages[index].has("decode"):
+                update = self.stages[index].decode(update, at(ctx, self.labels[index], {}, flows, index))
+        return update
+
+    def lift(self, update: Update, ctx: Context, flows: Sequence[Flow]) -> Update:
+        """At the server, one received update as a term of the sum (decoded first, where updates are seen)."""
+        if flows[-1].server_sees == "sum":
+            return update
+        update = self.decode(update, ctx, flows)
+        return update if self.aggregator.whole_cohort else self.aggregator.lift(update, ctx)
+
+    def finish(self, total: Total, ctx: Context, flows: Sequence[Flow]) -> Update:
+        """The aggregate of the total, released: noise is added before anything else reads it."""
+        index = self.stages.index(self.aggregator)
+        here = at(ctx, self.labels[index], {}, flows, index)
+        if flows[-1].server_sees == "sum":
+            decoded = self.decode(total.value(), ctx, flows)
+            exact = Total()
+            exact.add(decoded)
+            exact.count = total.count
+            total = exact
+        update = self.aggregator.finish(total, here)
+        for index, (label, stage) in enumerate(self.labelled):
+            if stage.has("release"):
+                update = stage.release(update, at(ctx, label, {}, flows, index))
+        return update
+
+    def receive(
+        self, update: Update, state: Labelled, ctx: Context, flows: Sequence[Flow]
+    ) -> tuple[Update, dict[str, Tensors]]:
+        """What the server makes of the aggregate, and its next state."""
+        after = dict(state)
+        for index, (label, stage) in enumerate(self.labelled):
+            if stage.has("receive"):
+                here = at(ctx, label, {}, flows, index)
+                update, kept = stage.receive(update, state.get(label, {}), here)
+                if kept:
+                    after[label] = kept
+        return update, after
+
+    @cached_property
+    def _first_codec(self) -> int:
+        """The first stage whose `send` has a `decode`, or masks; the aggregator where there is none."""
+        return next(
+            index
+            for index, stage in enumerate(self.stages)
+            if stage.has("decode") or isinstance(stage, (Aggregator, Protocol))
+        )
+
+
+def at(ctx: Context, label: str, told: Labelled, flows: Sequence[Flow], index: int) -> Context:
+    """The context as one stage sees it: its own key, its own broadcast, the facts that reach it."""
+    flow = flows[index - 1] if index else flows[0]
+    key = ctx.key.derive(label) if isinstance(ctx.key, Key) else tuple(k.derive(label) for k in ctx.key)
+    return replace(ctx, key=key, received=told.get(label, {}), flow=flow)
+
+
+def _kept(pairs: Iterable[tuple[str, Tensors]]) -> dict[str, Tensors]:
+    return {label: tensors for label, tensors in pairs if tensors}
+
+
+def _check_order(parts: Sequence[Stage]) -> None:
+    """Refuses what is no chain whatever the facts: no border or two, two combiners, a wrong order."""
+    for part in parts:
+        if not isinstance(part, Stage):
+            raise ChainRefused(
+                needed="stages only",
+                found=f"{part!r}",
+                caused_by=type(part).__name__,
+                do_this="pass stages such as FedProx(mu=0.01) to chain(...)",
+            )
+    borders = [type(part).__name__ for part in parts if isinstance(part, Aggregator)]
+    if len(borders) != 1:
+        raise ChainRefused(
+            needed="exactly one aggregator, the border between clients and server",
+            found=" and ".join(borders) or "none",
+            caused_by=borders[-1] if borders else "the chain",
+            do_this="keep one of them" if borders else "add Mean() after the client's stages",
+        )
+    _check_single(parts, "combine", "combine the client's steps")
+    for first, second in itertools.pairwise(parts):
+        if first.place > second.place:
+            one, two = type(first).__name__, type(second).__name__
+            raise ChainRefused(
+                needed="the order in which an update travels: rules for local steps, combination of steps, weight, "
+                "sparsifier, clip, quantiser, noise, mask, aggregator, noise on the aggregate, server optimizer",
+                found=f"{one} ({first.place.spoken}) before {two} ({second.place.spoken})",
+                caused_by=two,
+                do_this=f"put {two} before {one}",
+            )
+    for index, part in enumerate(parts):
+        if parts.index(part) != index or sum(type(p) is type(part) for p in parts) > 1:
+            raise ChainRefused(
+                needed="each idea once",
+                found=f"{type(part).__name__} more than once",
+                caused_by=type(part).__name__,
+                do_this="keep one of them",
+            )
+
+
+def _check_single(parts: Sequence[Stage], hook: str, doing: str) -> None:
+    found = [type(part).__name__ for part in parts if part.has(hook)]
+    if len(found) > 1:
+        raise ChainRefused(
+            needed=f"at most one stage that {doing.replace('combine', 'combines')}",
+            found=" and ".join(found),
+            caused_by=found[-1],
+            do_this=f"keep {found[0]} or {found[-1]}",
+        )

@@ -1,0 +1,150 @@
+"""What is statically known about the travelling value between two stages.
+
+A stage's `connect` reads the facts it needs, refuses what cannot mean anything, and returns the facts
+that hold after it.  Every fact remembers which stage set it, so that a refusal can name the cause.
+**Guarantees are lost unless a stage restates them**: `bound`, `additive` and `dense` fall back after every
+stage that changes the update, except where that stage says `set` or `keep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NoReturn
+
+from headway.core.errors import ChainRefused
+
+GUARANTEES: Mapping[str, Any] = {"bound": None, "additive": False, "dense": False}
+Need = Literal["steps", "initial_loss", "initial_gradient"]
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyEvent:
+    """One noisy release: how it is made, how much noise relative to the sensitivity, what it covers."""
+
+    mechanism: str
+    noise_multiplier: float
+    sensitivity: float
+    covers: tuple[str, ...] = ("delta",)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerFacts:
+    """What a sampler promises about its cohorts; `None` where the population is not known yet."""
+
+    kind: str
+    expected: float | None = None
+    population: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine can do."""
+
+    name: str
+    memory: bool = True
+    synchronous: bool = True
+    clock: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerFacts:
+    """What a trainer offers to the stages."""
+
+    name: str
+    offers: frozenset[Need] = frozenset()
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The facts, and which stage set each.
+
+    number: "real", or "ring" for integers modulo a power of two.
+    server_sees: "each" update, or only their "sum".
+    additive: whether encoded updates may be added as they are.
+    dense: whether every coordinate is sent by every client.
+    weighted: whether the weights are already folded in.
+    bound: L2 bound of one client's contribution, all vectors taken together; after the aggregator, of
+        its effect on the aggregate.
+    weight_bound: the largest weight that a client can have.
+    exposed: what else leaves the client unprotected.
+    vectors: the names of the vectors that travel.
+    """
+
+    number: Literal["real", "ring"] = "real"
+    server_sees: Literal["each", "sum"] = "each"
+    additive: bool = True
+    dense: bool = True
+    weighted: bool = False
+    bound: float | None = None
+    weight_bound: float | None = None
+    exposed: tuple[str, ...] = ("number of examples", "training loss")
+    vectors: tuple[str, ...] = ("delta",)
+    needs: frozenset[Need] = frozenset()
+    events: tuple[PrivacyEvent, ...] = ()
+    warnings: tuple[str, ...] = ()
+    sampler: SamplerFacts | None = None
+    engine: EngineFacts | None = None
+    trainer: TrainerFacts | None = None
+    asynchronous: bool = False
+    set_by: Mapping[str, str] = field(default_factory=dict)
+    restated: frozenset[str] = frozenset()
+
+    def set(self, stage: object, **facts: Any) -> Flow:
+        """The flow with these facts, remembered as this stage's."""
+        return replace(
+            self,
+            **facts,
+            set_by={**self.set_by, **dict.fromkeys(facts, _name(stage))},
+            restated=self.restated | facts.keys(),
+        )
+
+    def keep(self, stage: object, *names: str) -> Flow:
+        """The flow in which this stage vouches that these guarantees still hold."""
+        return self.set(stage, **{name: getattr(self, name) for name in names})
+
+    def need(self, stage: object, *needs: Need) -> Flow:
+        """Asks for what is not free: the client's `steps`, its `initial_loss` or `initial_gradient`.
+
+        Raises:
+            ChainRefused: if the trainer does not offer it.
+        """
+        for name in needs:
+            if self.trainer is not None and name not in self.trainer.offers:
+                raise ChainRefused(
+                    needed=f"a trainer that offers the client's {name.replace('_', ' ')} ({_name(stage)} reads it)",
+                    found=f"{self.trainer.name}, which does not",
+                    caused_by=self.trainer.name,
+                    do_this=f"train with LocalSGD, or leave {_name(stage)} out",
+                )
+        return self.set(stage, needs=self.needs | set(needs))
+
+    def carry(self, stage: object, *vectors: str) -> Flow:
+        """Adds named vectors to those that travel beside the delta."""
+        return self.set(stage, vectors=self.vectors + vectors)
+
+    def warn(self, sentence: str) -> Flow:
+        """Adds a warning that `explain` and the command line show."""
+        return replace(self, warnings=(*self.warnings, sentence))
+
+    def refuse(self, stage: object, fact: str, *, needed: str, found: str, do_this: str) -> NoReturn:
+        """Refuses the chain on account of a fact; the stage that set the fact is named as the cause."""
+        raise ChainRefused(
+            needed=f"{needed} ({_name(stage)} depends on it)",
+            found=found,
+            caused_by=self.set_by.get(fact, _name(stage)),
+            do_this=do_this,
+        )
+
+    def without_guarantees(self, stage: object) -> Flow:
+        """The flow after a stage that changed the update: what it did not restate no longer holds."""
+        lost = {
+            name: fallback
+            for name, fallback in GUARANTEES.items()
+            if name not in self.restated and getattr(self, name) != fallback
+        }
+        return self.set(stage, **lost) if lost else self
+
+
+def _name(stage: object) -> str:
+    return stage if isinstance(stage, str) else type(stage).__name__

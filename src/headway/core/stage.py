@@ -1,0 +1,229 @@
+"""A stage: one idea, as a frozen dataclass of plain values with a few optional pure hooks.
+
+Leading axes are clients: a vector is `[..., P]`, and the same hook serves one client (`[P]`) and many
+lanes (`[C, P]`).  What a client keeps (memory), what the server keeps (state) and what it tells (broadcast)
+are named tensors whose last axis is P, or 1 for a scalar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from headway.core.flow import Flow
+from headway.core.keys import Key
+from headway.core.layout import Layout
+from headway.core.registry import Registry
+from headway.core.update import Update
+
+if TYPE_CHECKING:
+    from headway.core.ask import Answer, Ask
+    from headway.core.total import Total
+
+Tensors = Mapping[str, Tensor]
+NOTHING: Tensors = {}
+
+
+class Place(IntEnum):
+    """Where on its way a stage meets the update; a chain lists them in this order."""
+
+    STEP = 1
+    COMBINE = 2
+    WEIGH = 3
+    SPARSIFY = 4
+    CLIP = 5
+    QUANTISE = 6
+    NOISE = 7
+    MASK = 8
+    AGGREGATE = 9
+    RELEASE = 10
+    SERVER = 11
+
+    @property
+    def spoken(self) -> str:
+        """The place as a reader would say it."""
+        return {
+            Place.STEP: "a rule for local steps",
+            Place.COMBINE: "a combination of local steps",
+            Place.WEIGH: "a weight",
+            Place.SPARSIFY: "a sparsifier",
+            Place.CLIP: "a clip",
+            Place.QUANTISE: "a quantiser",
+            Place.NOISE: "local noise",
+            Place.MASK: "a mask",
+            Place.AGGREGATE: "the aggregator",
+            Place.RELEASE: "noise on the aggregate",
+            Place.SERVER: "a server optimizer",
+        }[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a hook may read.  Every vector is `[..., P]`, every per-client number `[...]`.
+
+    movement: sum of the client's steps before `combine`, w_K - w_t.
+    key: of this stage in this round, for this client; one per lane where the vectors are `[C, P]`.
+    steps: how many local steps the client made.
+    gain: the learning rate that each step's gradient finally received, summed over steps: K * eta for
+        plain SGD; with momentum or a schedule, minus the movement that a constant gradient of 1 causes.
+    counted, population: at the server, how many updates count, and how many clients there are.
+    """
+
+    round: int
+    key: Key | tuple[Key, ...]
+    layout: Layout
+    flow: Flow
+    global_params: Tensor
+    received: Tensors = field(default_factory=dict)
+    movement: Tensor | None = None
+    steps: Tensor | None = None
+    gain: Tensor | None = None
+    examples: Tensor | None = None
+    initial_loss: Tensor | None = None
+    initial_gradient: Tensor | None = None
+    age: Tensor | None = None
+    counted: int | None = None
+    population: int | None = None
+    secret: Tensors | None = None
+
+    def uniform(self, count: int) -> Tensor:
+        """Uniform numbers in [0, 1), float64 `[..., count]`, each lane from its own key."""
+        if isinstance(self.key, Key):
+            return self.key.uniform(count)
+        return torch.stack([key.uniform(count) for key in self.key])
+
+    def sliced(self, start: int, stop: int) -> Context:
+        """The context of coordinates `start..stop` alone: for a `step` that is called per tensor."""
+        return replace(
+            self,
+            global_params=self.global_params[..., start:stop],
+            received=slice_tensors(self.received, start, stop, self.layout.size),
+        )
+
+
+def slice_tensors(tensors: Tensors, start: int, stop: int, size: int) -> dict[str, Tensor]:
+    """Coordinates `start..stop` of every vector `[..., size]`; scalars `[..., 1]` stay whole."""
+    return {name: tensor[..., start:stop] if tensor.shape[-1] == size else tensor for name, tensor in tensors.items()}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One idea in a chain.  Override the hooks that the idea needs; all are pure."""
+
+    place: ClassVar[Place]
+
+    def connect(self, flow: Flow) -> Flow:
+        """Reads and changes the static facts; refuses what cannot mean anything."""
+        return flow
+
+    def init(self, w: Tensor) -> Tensors:
+        """The server's state before the first round, from the initial model `[P]`."""
+        return NOTHING
+
+    def remember(self, w: Tensor) -> Tensors:
+        """A client's memory before it first trains, from the model `[..., P]`."""
+        return NOTHING
+
+    def broadcast(self, state: Tensors) -> Tensors:
+        """What clients are told of the server's state when a round starts."""
+        return NOTHING
+
+    def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: Context) -> Tensor:
+        """The direction of one local step; elementwise in the parameter axis."""
+        return grad
+
+    def combine(self, gram: Tensor, ctx: Context) -> Tensor:
+        """Coefficients `[..., K]` of the local steps in the delta, from their Gram matrix `[..., K, K]`."""
+        return torch.ones_like(gram[..., 0])
+
+    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """The update as it leaves the client, and the client's next memory."""
+        return update, memory
+
+    def decode(self, update: Update, ctx: Context) -> Update:
+        """Undoes `send` at the server."""
+        return update
+
+    def release(self, update: Update, ctx: Context) -> Update:
+        """Adds noise to the aggregate, before anything else reads it."""
+        return update
+
+    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """What the server makes of the one aggregated update, and its next state."""
+        return update, state
+
+    @classmethod
+    def has(cls, hook: str) -> bool:
+        """Whether this class overrides a hook."""
+        return getattr(cls, hook) is not getattr(Stage, hook)
+
+
+@dataclass(frozen=True)
+class Aggregator(Stage):
+    """Many updates to one: the border between clients and server, exactly one in a chain.
+
+    A sum-shaped rule writes `lift` and `finish`; its totals merge exactly, in any order.  A rule that
+    needs every update at once (a median, Krum) sets `whole_cohort` and writes `reduce`.
+    """
+
+    place: ClassVar[Place] = Place.AGGREGATE
+    whole_cohort: ClassVar[bool] = False
+
+    def connect(self, flow: Flow) -> Flow:
+        """A whole-cohort rule must see each update."""
+        if self.whole_cohort and flow.server_sees == "sum":
+            flow.refuse(
+                self,
+                "server_sees",
+                needed="each client's update at the server",
+                found="only their sum",
+                do_this="use Mean(), or leave the secure sum out",
+            )
+        return flow
+
+    def lift(self, update: Update, ctx: Context) -> Update:
+        """One client's term of the sum, `weight * vector` in float64; the weight becomes what is summed below."""
+        return update.scaled_exactly(update.weight)
+
+    def finish(self, total: Total, ctx: Context) -> Update:
+        """The aggregate of a total.  A whole-cohort rule reduces all vectors side by side, as one, so that it
+        chooses the same clients for each; the sum `clients` says over how many clients the aggregate is."""
+        if not self.whole_cohort:
+            raise NotImplementedError
+        names = tuple(next(iter(total.rows.values())).vectors)
+        stacked = [total.stacked(name) for name in names]
+        rows, weights = torch.cat([vectors for vectors, _ in stacked], dim=-1), stacked[0][1]
+        lengths = [vectors.shape[-1] for vectors, _ in stacked]
+        parts = torch.split(self.reduce(rows, weights), lengths, dim=-1)
+        numbers = total.value()
+        clients = torch.tensor(float(total.count), dtype=torch.float64)
+        return Update(dict(zip(names, parts, strict=True)), numbers.weight, {**numbers.sums, "clients": clients})
+
+    def reduce(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """The aggregate `[P]` of all updates `[C, P]` (in the order of client names) and weights `[C]`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Protocol(Stage):
+    """A stage that needs more than one exchange in a round.
+
+    Its server half is a generator of asks with no I/O inside; its client half answers one of them, and the
+    engine keeps the returned secret durably until the round is over.
+    """
+
+    def exchange(self, train: Ask, ctx: Context) -> Generator[Ask, Answer, Answer]:
+        """Asks what it must before and after `train`, and returns the answer that the round goes on with."""
+        raise NotImplementedError
+
+    def answer(self, ask: Ask, secret: Tensors, client: str, key: Key) -> tuple[Tensors, Tensors]:
+        """At the client: the reply to one of the protocol's own asks, and the next secret."""
+        raise NotImplementedError
+
+
+stages: Registry[Stage] = Registry("stage", "headway.stages")

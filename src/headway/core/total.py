@@ -1,0 +1,151 @@
+"""The sum over clients, and the check that every update passes before it enters one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from headway.core.errors import UpdateRejected
+from headway.core.exact import ExactScalar, ExactSum
+from headway.core.update import Update
+
+
+def guard(update: Update, expected: Mapping[str, int], client: str, integers: bool = False) -> float:
+    """Refuses an update that may not enter the model; returns the L2 norm of its delta.
+
+    Raises:
+        UpdateRejected: if a vector is missing, unknown, of another length or kind, or not finite, or if the
+            weight is negative or not finite.
+    """
+    for name in expected.keys() - update.vectors.keys():
+        raise UpdateRejected(client, f"its vector {name!r} is missing")
+    for name, vector in update.vectors.items():
+        if name not in expected:
+            raise UpdateRejected(client, f"it holds a vector {name!r} that the chain does not send")
+        if tuple(vector.shape) != (expected[name],):
+            raise UpdateRejected(client, f"{name!r} has shape {tuple(vector.shape)}, not ({expected[name]},)")
+        if vector.is_floating_point() == integers:
+            raise UpdateRejected(client, f"{name!r} holds {vector.dtype}")
+        if not integers and not math.isfinite(_norm(vector)) and not bool(torch.isfinite(vector).all()):
+            raise UpdateRejected(client, f"{name!r} {_what_is_wrong(vector)}")
+    weight = float(update.weight)
+    if not math.isfinite(weight) or weight < 0:
+        raise UpdateRejected(client, f"its weight is {weight:g}, not a finite number >= 0")
+    for name, number in update.sums.items():
+        if not math.isfinite(float(number)):
+            raise UpdateRejected(client, f"its sum {name!r} is {float(number):g}")
+    if integers:
+        return math.nan
+    norm = _norm(update.delta)
+    return norm if math.isfinite(norm) else float(torch.linalg.vector_norm(update.delta, dtype=torch.float64))
+
+
+def _norm(vector: Tensor) -> float:
+    """The L2 norm in one cheap pass; not finite if any number is not, or if a square overflowed."""
+    return math.sqrt(float(torch.dot(vector, vector)))
+
+
+def _what_is_wrong(vector: Tensor) -> str:
+    nan, infinite = int(torch.isnan(vector).sum()), int(torch.isinf(vector).sum())
+    return f"is not finite ({nan} NaN and {infinite} infinite of {vector.numel()} numbers)"
+
+
+class Group:
+    """The clients that were trained together, summed in float64 in the fixed order in which they are added.
+
+    Which clients form a group is a pure function of the sorted cohort, so this order is too.
+    """
+
+    def __init__(self) -> None:
+        self.vectors: dict[str, Tensor] = {}
+        self.total = Total()
+
+    def add(self, term: Update) -> None:
+        """Adds one lifted update of one client, `[P]`."""
+        for name, vector in term.vectors.items():
+            held = self.vectors.get(name)
+            if held is None:
+                self.vectors[name] = vector.clone()
+            else:
+                held += vector
+        self.total.add_numbers(term)
+
+
+class Total:
+    """The exact sum of lifted updates: merging is associative and commutative, to the bit.
+
+    Integer vectors (a ring) add with wrap-around.  A whole-cohort rule keeps the updates themselves in
+    `rows`, by client.
+    """
+
+    def __init__(self) -> None:
+        self.vectors: dict[str, ExactSum] = {}
+        self.integers: dict[str, Tensor] = {}
+        self.weight = ExactScalar()
+        self.sums: dict[str, ExactScalar] = {}
+        self.count = 0
+        self.rows: dict[str, Update] = {}
+
+    def add(self, term: Update) -> None:
+        """Adds one lifted update."""
+        self._add_vectors(term.vectors)
+        self.add_numbers(term)
+
+    def add_group(self, group: Group) -> None:
+        """Adds a group's sum."""
+        self._add_vectors(group.vectors)
+        self.merge(group.total)
+
+    def add_row(self, client: str, update: Update) -> None:
+        """Keeps one update whole, for a rule that needs the cohort at once."""
+        assert client not in self.rows
+        self.rows[client] = update
+        self.add_numbers(update)
+
+    def add_numbers(self, term: Update) -> None:
+        """Adds the weight, the sums and the count alone."""
+        self.weight.add(float(term.weight))
+        for name, number in term.sums.items():
+            self.sums.setdefault(name, ExactScalar()).add(float(number))
+        self.count += 1
+
+    def merge(self, other: Total) -> None:
+        """Adds all that another total holds."""
+        for name, held in other.vectors.items():
+            self.vectors.setdefault(name, ExactSum()).merge(held)
+        for name, integers in other.integers.items():
+            self._add_integers(name, integers)
+        for name, number in other.sums.items():
+            self.sums.setdefault(name, ExactScalar()).merge(number)
+        self.weight.merge(other.weight)
+        self.count += other.count
+        assert not (self.rows.keys() & other.rows.keys())
+        self.rows |= other.rows
+
+    def stacked(self, name: str) -> tuple[Tensor, Tensor]:
+        """The rows' vectors `[C, P]` and weights `[C]`, in the order of client names."""
+        ordered = [self.rows[client] for client in sorted(self.rows)]
+        return torch.stack([u.vectors[name] for u in ordered]), torch.stack([u.weight for u in ordered])
+
+    def value(self) -> Update:
+        """The sum as an update: float64 vectors (integers in a ring), total weight, total sums."""
+        vectors = {name: held.value() for name, held in self.vectors.items()} | self.integers
+        return Update(
+            vectors,
+            torch.tensor(self.weight.value(), dtype=torch.float64),
+            {name: torch.tensor(n.value(), dtype=torch.float64) for name, n in self.sums.items()},
+        )
+
+    def _add_vectors(self, vectors: Mapping[str, Tensor]) -> None:
+        for name, vector in vectors.items():
+            if vector.is_floating_point():
+                self.vectors.setdefault(name, ExactSum()).add(vector)
+            else:
+                self._add_integers(name, vector)
+
+    def _add_integers(self, name: str, vector: Tensor) -> None:
+        held = self.integers.get(name)
+        self.integers[name] = vector.clone() if held is None else held + vector

@@ -1,0 +1,73 @@
+"""What one client sends: named vectors, a weight, additive sums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Named vectors `[..., P]` (always `delta`, new minus old: the server adds it), a weight `[...]` and
+    sums `[...]` that add over clients.  Leading axes are clients.
+
+    >>> update = Update.of(torch.tensor([1.0, 2.0]), weight=3.0)
+    >>> update.with_delta(update.delta * 2).delta
+    tensor([2., 4.])
+    """
+
+    vectors: Mapping[str, Tensor]
+    weight: Tensor
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, delta: Tensor, weight: float | Tensor = 1.0, **vectors: Tensor) -> Update:
+        """An update of a delta, a weight, and other named vectors."""
+        weight = torch.as_tensor(weight, dtype=torch.float64)
+        return cls({"delta": delta, **vectors}, weight.expand(delta.shape[:-1]))
+
+    @property
+    def delta(self) -> Tensor:
+        """The change of the model, `[..., P]`."""
+        return self.vectors["delta"]
+
+    def with_delta(self, delta: Tensor) -> Update:
+        """The same update with another delta."""
+        return self.with_vectors(delta=delta)
+
+    def with_vectors(self, **vectors: Tensor) -> Update:
+        """The same update with these vectors replaced or added."""
+        return replace(self, vectors={**self.vectors, **vectors})
+
+    def with_weight(self, weight: Tensor) -> Update:
+        """The same update with another weight."""
+        return replace(self, weight=weight)
+
+    def with_sums(self, **sums: Tensor) -> Update:
+        """The same update with these sums replaced or added."""
+        return replace(self, sums={**self.sums, **sums})
+
+    def scaled(self, factor: Tensor) -> Update:
+        """Every vector multiplied by a factor `[...]` per client."""
+        return replace(self, vectors={k: v * factor.to(v.dtype).unsqueeze(-1) for k, v in self.vectors.items()})
+
+    def scaled_exactly(self, factor: Tensor) -> Update:
+        """Every vector times a factor `[...]`, in float64: exact while the factor has at most 29 bits."""
+        wide = factor.double().unsqueeze(-1)
+        return replace(self, vectors={k: v.to(torch.float64, copy=True).mul_(wide) for k, v in self.vectors.items()})
+
+    def squared_norm(self) -> Tensor:
+        """The squared L2 norm of all vectors taken as one, float64 `[...]`."""
+        parts = [torch.linalg.vector_norm(v, dim=-1, dtype=torch.float64) ** 2 for v in self.vectors.values()]
+        return torch.stack(parts).sum(0)
+
+    def lane(self, index: int) -> Update:
+        """One client's update out of a batch of them."""
+        return Update(
+            {k: v[index] for k, v in self.vectors.items()},
+            self.weight[index],
+            {k: v[index] for k, v in self.sums.items()},
+        )

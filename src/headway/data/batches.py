@@ -1,0 +1,35 @@
+"""Repeatable batches: the order of an epoch is a pure function of its key."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headway.core.errors import ConfigError
+from headway.core.keys import Key
+
+
+def epoch_order(count: int, key: Key, shuffle: bool) -> Tensor:
+    """The order in which `count` examples are visited, int64 `[count]`.
+
+    >>> epoch_order(3, Key.root(0), shuffle=False).tolist()
+    [0, 1, 2]
+    """
+    return key.permutation(count) if shuffle else torch.arange(count)
+
+
+def batch_bounds(count: int, batch_size: int | None) -> list[tuple[int, int]]:
+    """Where each batch starts and stops; the last may be smaller, and None means one batch of everything.
+
+    Raises:
+        ConfigError: a batch size below 1.
+
+    >>> batch_bounds(5, 2)
+    [(0, 2), (2, 4), (4, 5)]
+    >>> batch_bounds(5, None)
+    [(0, 5)]
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}, but at least 1 is needed (or None for one full batch).")
+    size = count if batch_size is None else batch_size
+    return [(start, min(start + size, count)) for start in range(0, count, max(size, 1))]

@@ -1,0 +1,50 @@
+"""The abstract engine: runs asks on clients."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from headway.client.memory import MemoryStore
+from headway.client.task import Task
+from headway.core.algorithm import Algorithm
+from headway.core.ask import Answer, Ask
+from headway.core.flow import EngineFacts
+from headway.core.keys import Key
+from headway.data import FederatedData
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an engine is opened with: the algorithm, the task, the data, the run's key, the clients' memory."""
+
+    algorithm: Algorithm
+    task: Task
+    data: FederatedData
+    key: Key
+    memory: MemoryStore
+
+
+class Engine(ABC):
+    """Runs asks on clients, wherever they are."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> EngineFacts:
+        """What it can do."""
+
+    @abstractmethod
+    def open(self, job: Job) -> None:
+        """Makes ready; refuses a chain that cannot work here."""
+
+    @abstractmethod
+    def clients(self) -> tuple[str, ...]:
+        """The population, sorted."""
+
+    @abstractmethod
+    def ask(self, ask: Ask) -> Answer:
+        """Runs one ask and waits for its quorum."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Releases what was opened."""

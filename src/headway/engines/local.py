@@ -1,0 +1,148 @@
+"""The Local engine: one client at a time, in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from headway.client.evaluate import evaluate_clients
+from headway.client.runner import ClientRunner
+from headway.client.workbench import Workbench
+from headway.core import frame
+from headway.core.ask import Answer, Ask, ClientReport
+from headway.core.errors import ConfigError, UpdateRejected
+from headway.core.flow import EngineFacts
+from headway.core.stage import Context, Tensors
+from headway.core.total import Group, Total, guard
+from headway.core.update import Update
+from headway.engines.engine import Engine, Job
+
+GROUP = 64  # clients summed in float64 before the exact accumulator is paid; part of what fixes a run's bits
+
+
+class LocalEngine(Engine):
+    """Simple and exact: what fails, fails here, under your debugger, with the client, the stage and its inputs."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """Keeps memory; every client answers at once."""
+        return EngineFacts("Local")
+
+    def open(self, job: Job) -> None:
+        """Builds the one workbench that all clients use in turn."""
+        self.job = job
+        self.flows = job.algorithm.flows(self.facts, population=len(job.data.clients))
+        self.bench = Workbench(job.task, job.key)
+        self.runner = ClientRunner(job.algorithm, self.bench, self.flows, job.key)
+        self.secrets: dict[str, Tensors] = {}
+        self.expected = dict.fromkeys(self.flows[-1].vectors, self.bench.layout.size)
+        if job.task.buffers == "average" and self.bench.has_statistics:
+            self.expected["buffers"] = self.bench.statistics_layout.size
+
+    def clients(self) -> tuple[str, ...]:
+        """The population."""
+        return self.job.data.clients
+
+    def ask(self, ask: Ask) -> Answer:
+        """Runs one ask on its cohort, in the order of client names.
+
+        torch's own generator is left as it was found.
+        """
+        before = torch.get_rng_state()
+        try:
+            if ask.kind == "train":
+                return self._train(ask)
+            if ask.kind == "evaluate":
+                return self._evaluate(ask)
+            if ask.kind == "settle":
+                return self._settle(ask)
+            return self._protocol(ask)
+        finally:
+            torch.set_rng_state(before)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _train(self, ask: Ask) -> Answer:
+        total = Total()
+        reports: list[ClientReport] = []
+        down = frame.size(ask.message.tensors())
+        for members in groups(ask.cohort):
+            group = Group()
+            reports += [self._train_client(ask, client, down, group, total) for client in members]
+            total.add_group(group)
+        return Answer(total=total, reports=tuple(reports))
+
+    def _train_client(self, ask: Ask, client: str, down: int, group: Group, total: Total) -> ClientReport:
+        """Trains one client and adds its update to the group, if the guard lets it pass."""
+        begun = time.perf_counter()
+        if self.runner.drops(client, ask.round):
+            return ClientReport(client, "dropped", reason="a straggler, and the policy drops those", bytes_down=down)
+        secret = self.secrets.get(client)
+        examples = self.job.data.train_of(client)
+        outcome = self.runner.train(client, ask, examples, self.job.memory.get(client), secret)
+        self.job.memory.propose(client, (ask.round, ask.attempt), outcome.memory)
+        up = frame.size(frame.of_update(outcome.update))
+        numbers = (len(examples), outcome.trained.count)
+        try:
+            norm = guard(outcome.update, self.expected, client, integers=self.flows[-1].number == "ring")
+        except UpdateRejected as refusal:
+            seconds = time.perf_counter() - begun
+            return ClientReport(client, "rejected", *numbers, None, seconds, up, down, reason=refusal.reason)
+        self._count(ask, client, outcome.update, group, total)
+        seconds = time.perf_counter() - begun
+        if self.job.algorithm.protected:
+            return ClientReport(client, "counted", seconds=seconds, bytes_up=up, bytes_down=down)
+        metrics = {"train_loss": outcome.trained.loss}
+        return ClientReport(client, "counted", *numbers, norm, seconds, up, down, metrics)
+
+    def _count(self, ask: Ask, client: str, update: Update, group: Group, total: Total) -> None:
+        chain = self.job.algorithm.chain
+        ctx = Context(
+            round=ask.round,
+            key=self.job.key.derive("server", ask.round),
+            layout=self.bench.layout,
+            flow=self.flows[-1],
+            global_params=ask.message.params,
+        )
+        term = chain.lift(update, ctx, self.flows)
+        if chain.aggregator.whole_cohort:
+            total.add_row(client, term)
+        else:
+            group.add(term)
+
+    def _evaluate(self, ask: Ask) -> Answer:
+        scores = evaluate_clients(self.bench, ask.message, self.job.data, ask.cohort, self.job.memory)
+        reports = [
+            ClientReport(client, "counted", len(self.job.data.test[client]), metrics=metrics)
+            for client, metrics in scores.items()
+        ]
+        return Answer(reports=tuple(reports))
+
+    def _settle(self, ask: Ask) -> Answer:
+        """The round is over: those of the cohort were counted, and nobody's secret is needed any more."""
+        self.job.memory.settle((ask.round, ask.attempt), ask.cohort)
+        self.secrets.clear()
+        return Answer()
+
+    def _protocol(self, ask: Ask) -> Answer:
+        """One of a protocol's own asks: each client answers and keeps its secret until the round is over."""
+        found = self.job.algorithm.chain.protocol
+        if found is None:
+            raise ConfigError(f"nothing in the chain answers the ask {ask.kind!r}.")
+        label, protocol = found
+        replies: dict[str, Tensors] = {}
+        for client in sorted(ask.cohort):
+            key = self.runner.client_key(client, ask.round).derive(label, ask.attempt)
+            reply, self.secrets[client] = protocol.answer(ask, self.secrets.get(client, {}), client, key)
+            replies[client] = reply
+        return Answer(replies=replies)
+
+
+def groups(cohort: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The cohort in groups of clients that are summed together: a pure function of its sorted names."""
+    ordered = sorted(cohort)
+    for start in range(0, len(ordered), GROUP):
+        yield ordered[start : start + GROUP]

@@ -1,0 +1,131 @@
+"""Small models by name, and anyone's by `module:function`.
+
+Every factory takes the shape of one example and the number of outputs first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+from torch import nn
+
+from headway.core.errors import ConfigError, nearest
+
+
+def logistic(shape: Sequence[int], outputs: int) -> nn.Module:
+    """Multinomial logistic regression: one linear layer."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), outputs))
+
+
+def mlp(shape: Sequence[int], outputs: int, hidden: Sequence[int] = (200,)) -> nn.Module:
+    """A multilayer perceptron with ReLU between its layers."""
+    sizes = [prod(shape), *hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for wide, narrow in itertools.pairwise(sizes):
+        layers += [nn.Linear(wide, narrow), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+
+
+def lenet(shape: Sequence[int], outputs: int) -> nn.Module:
+    """LeNet-5 with ReLU and max-pooling: conv 6, conv 16, 120, 84.  LeCun et al., Proc. IEEE 86 (1998)."""
+    channels, height, width = _image(shape, "lenet", smallest=12)
+    padding = 2 if height < 32 else 0
+    features = 16 * _after(height, padding) * _after(width, padding)
+    return nn.Sequential(
+        nn.Conv2d(channels, 6, 5, padding=padding),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(features, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, outputs),
+    )
+
+
+def cnn(shape: Sequence[int], outputs: int) -> nn.Module:
+    """The CNN of the FedAvg paper: conv 5x5x32, conv 5x5x64, 512.  McMahan et al., arXiv 1602.05629."""
+    channels, height, width = _image(shape, "cnn", smallest=4)
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * (height // 4) * (width // 4), 512),
+        nn.ReLU(),
+        nn.Linear(512, outputs),
+    )
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "lenet": lenet, "logistic": logistic, "mlp": mlp}
+
+
+def factory(
+    name: str, shape: Sequence[int], outputs: int, options: Mapping[str, Any] | None = None
+) -> Callable[[], nn.Module]:
+    """A factory of a packaged model, or of `module:function`.
+
+    A function of one's own is called with the arguments that it names among `shape`, `outputs` and the options.
+
+    Raises:
+        ConfigError: for an unknown name, module, function or option.
+    """
+    options = dict(options or {})
+    make = _imported(name) if ":" in name else MODELS.get(name)
+    if make is None:
+        raise ConfigError(
+            f"there is no model named {name!r}{nearest(name, MODELS)}; your own is named as module:function."
+        )
+    parameters = inspect.signature(make).parameters
+    given = {k: v for k, v in {"shape": tuple(shape), "outputs": outputs}.items() if k in parameters}
+    known = parameters.keys() - {"shape", "outputs"}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for option in options:
+        if not takes_any and option not in known:
+            raise ConfigError(f"the model {name!r} has no option {option!r}{nearest(option, known)}.")
+    return lambda: _checked(make(**given, **options), name)
+
+
+def _checked(made: Any, name: str) -> nn.Module:
+    if not isinstance(made, nn.Module):
+        raise ConfigError(f"{name} must return a torch.nn.Module, found {type(made).__name__}.")
+    return made
+
+
+def _imported(name: str) -> Callable[..., nn.Module]:
+    module_name, _, function = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"the model's module {module_name!r} cannot be imported: {error}.") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise ConfigError(f"the module {module_name!r} has no function {function!r}{nearest(function, vars(module))}.")
+    make: Callable[..., nn.Module] = found
+    return make
+
+
+def _image(shape: Sequence[int], model: str, smallest: int) -> tuple[int, int, int]:
+    if len(shape) != 3 or min(shape[1:]) < smallest:
+        raise ConfigError(
+            f"the model {model!r} needs images [channels, height, width] of at least {smallest} pixels a side, found "
+            f"examples of shape {list(shape)}; use 'mlp' or 'logistic' for rows of numbers."
+        )
+    return shape[0], shape[1], shape[2]
+
+
+def _after(side: int, padding: int) -> int:
+    """The side of LeNet's last feature map."""
+    return ((side + 2 * padding - 4) // 2 - 4) // 2

@@ -1,0 +1,226 @@
+"""The run folder: what is needed to go on with a run, or to trust it later.
+
+run.toml        the resolved configuration          run.json     identity: versions, seed, fingerprints
+journal.sqlite  rounds, clients, metrics            memory.sqlite  what clients keep
+checkpoints/    round-000010.safetensors, the last k   best.safetensors   the best model so far
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from headway.core.errors import RunFolderError
+
+FORMAT = 1
+IDENTITY, CONFIG, JOURNAL, MEMORY, BEST = (
+    "run.json",
+    "run.toml",
+    "journal.sqlite",
+    "memory.sqlite",
+    "best.safetensors",
+)
+
+
+class RunFolder:
+    """One folder, held by one process at a time."""
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], keep: int = 3) -> None:
+        self.path, self.identity, self.keep = path, dict(identity), keep
+        self._lock = _lock(path)
+
+    @classmethod
+    def create(cls, path: Path, identity: Mapping[str, Any], config: str | None = None, keep: int = 3) -> RunFolder:
+        """A new folder; it appears whole or not at all.
+
+        Raises:
+            RunFolderError: if the place is taken, or cannot be written.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunFolderError(
+                f"{path} exists already: resume it with `headway resume {path}`, or choose another folder."
+            )
+        with writing(path):
+            staging = path.with_name(f".{path.name}.{os.getpid()}")
+            (staging / "checkpoints").mkdir(parents=True)
+            write_atomically(staging / IDENTITY, json.dumps({"format": FORMAT, **identity}, indent=2).encode())
+            if config is not None:
+                write_atomically(staging / CONFIG, config.encode())
+            if path.exists():
+                path.rmdir()
+            staging.rename(path)
+        return cls(path, identity, keep)
+
+    @classmethod
+    def open(cls, path: Path, keep: int = 3) -> RunFolder:
+        """A folder that exists.
+
+        Raises:
+            RunFolderError: if it is no run folder, of another format, or in use.
+        """
+        return cls(path, read_identity(path), keep)
+
+    def check_identity(self, identity: Mapping[str, Any]) -> None:
+        """Refuses to go on with something other than what the folder was made by.
+
+        Raises:
+            RunFolderError: naming what differs.
+        """
+        for name, wanted in identity.items():
+            found = self.identity.get(name)
+            if found != wanted and name != "versions":
+                raise RunFolderError(
+                    f"the run in {self.path} was made with another {name}: {_short(found)} there, {_short(wanted)} "
+                    "now. Resume it as it was, or start a new run."
+                )
+
+    def save(self, round_: int, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """Writes a checkpoint, whole or not at all, and removes those older than the last k.
+
+        Raises:
+            RunFolderError: if it cannot be written; the earlier ones stay.
+        """
+        path = self.path / "checkpoints" / f"round-{round_:06d}.safetensors"
+        with writing(path):
+            write_tensors(path, tensors, {"round": round_, "format": FORMAT, **notes})
+            for old in self.checkpoints()[: -self.keep]:
+                old.unlink()
+
+    def save_best(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """Writes the best model so far."""
+        with writing(self.path / BEST):
+            write_tensors(self.path / BEST, tensors, {"format": FORMAT, **notes})
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoint files, oldest first."""
+        return sorted((self.path / "checkpoints").glob("round-*.safetensors"))
+
+    def oldest_kept(self, saving: int) -> int:
+        """The earliest round that a resume may start from once `saving` is written."""
+        rounds = [*(int(path.stem.removeprefix("round-")) for path in self.checkpoints()), saving]
+        return min(sorted(set(rounds))[-self.keep :])
+
+    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors and notes of the newest checkpoint that can be read.
+
+        Raises:
+            RunFolderError: if there is none, saying what is wrong with each.
+        """
+        troubles = []
+        for path in reversed(self.checkpoints()):
+            try:
+                return read_tensors(path)
+            except RunFolderError as error:
+                troubles.append(str(error))
+        if not troubles:
+            raise RunFolderError(f"{self.path} holds no checkpoint, so there is nothing to resume from; run it anew.")
+        raise RunFolderError(" ".join(troubles) + " No earlier checkpoint is left; run it anew.")
+
+    def close(self) -> None:
+        """Lets another process have the folder."""
+        os.close(self._lock)
+
+
+def read_identity(path: Path) -> dict[str, Any]:
+    """What a run folder says it is.
+
+    Raises:
+        RunFolderError: if it is no run folder, or of another format.
+    """
+    file = path / IDENTITY
+    if not file.is_file():
+        raise RunFolderError(f"{path} is no run folder: it has no {IDENTITY}.")
+    try:
+        identity: dict[str, Any] = json.loads(file.read_text())
+        format_ = identity.pop("format")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise RunFolderError(f"{file} is damaged ({error}); restore it from a copy, or run anew.") from error
+    if format_ != FORMAT:
+        made_by = identity.get("versions", {}).get("headway", "an unknown version")
+        raise RunFolderError(
+            f"{path} has run format {format_} (made by headway {made_by}), and this headway reads format {FORMAT}: "
+            "resume it with the version that made it."
+        )
+    return identity
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Tensors and notes as one safetensors file, atomically."""
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, safetensors.torch.save(flat, metadata={"headway": json.dumps(notes)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and notes of a file that `write_tensors` made.
+
+    Raises:
+        RunFolderError: if it is missing or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            notes: dict[str, Any] = json.loads((file.metadata() or {})["headway"])
+            return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise RunFolderError(f"the checkpoint {path} is missing or damaged ({error}).") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes beside the place, flushes to the disk, and renames: a reader sees the old file or the new one."""
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(staging, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staging, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        with contextlib.suppress(OSError):
+            staging.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the disk refuses into a sentence.
+
+    Raises:
+        RunFolderError: saying which file, why, and that what was there before is whole.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise RunFolderError(
+            f"{path} cannot be written: {why}. What was saved before is whole; free some space or choose another "
+            "folder, then resume."
+        ) from error
+
+
+def _lock(path: Path) -> int:
+    """Holds the folder for this process; the lock goes with the process, however it ends."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise RunFolderError(f"{path} is in use by another process; wait for it or stop it first.") from error
+    return handle
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 160 else text[:157] + "..."

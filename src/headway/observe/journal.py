@@ -1,0 +1,109 @@
+"""The journal: every round, client, metric, byte and second of a run, in one SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from headway.observe.report import RoundReport
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS rounds (
+    round INTEGER PRIMARY KEY, cohort INTEGER, counted INTEGER, rejected INTEGER, dropped INTEGER,
+    train_loss REAL, bytes_up INTEGER, bytes_down INTEGER, seconds REAL, evaluation_seconds REAL);
+CREATE TABLE IF NOT EXISTS clients (
+    round INTEGER, client TEXT, status TEXT, examples INTEGER, steps INTEGER, norm REAL, train_loss REAL,
+    bytes_up INTEGER, bytes_down INTEGER, seconds REAL, reason TEXT, PRIMARY KEY (round, client));
+CREATE TABLE IF NOT EXISTS metrics (
+    round INTEGER, scope TEXT, name TEXT, value REAL, PRIMARY KEY (round, scope, name));
+"""
+TABLES = ("rounds", "clients", "metrics")
+
+
+class Journal:
+    """Appends finished rounds, one transaction each.
+
+    In `metrics` the scope is "clients" (the mean over them), "central", or "client:NAME".
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.executescript(SCHEMA)
+
+    def record(self, report: RoundReport) -> None:
+        """Adds a round."""
+        cohort = len(report.clients)
+        numbers = (cohort, *(report.count(status) for status in ("counted", "rejected", "dropped")))
+        with self._connection as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO rounds VALUES (?,?,?,?,?,?,?,?,?,?)",
+                (
+                    report.round,
+                    *numbers,
+                    report.train_loss,
+                    report.bytes_up,
+                    report.bytes_down,
+                    report.seconds,
+                    report.evaluation_seconds,
+                ),
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO clients VALUES (?,?,?,?,?,?,?,?,?,?,?)", _client_rows(report)
+            )
+            connection.executemany("INSERT OR REPLACE INTO metrics VALUES (?,?,?,?)", _metric_rows(report))
+
+    def forget_after(self, round_: int) -> None:
+        """Deletes the rounds after one: they are run again when a run resumes from it."""
+        with self._connection as connection:
+            for table in TABLES:
+                connection.execute(f"DELETE FROM {table} WHERE round > ?", (round_,))
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """All rows of "rounds", "clients" or "metrics", by round."""
+        assert table in TABLES
+        cursor = self._connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
+        names = [column[0] for column in cursor.description]
+        return sorted((dict(zip(names, row, strict=True)) for row in cursor), key=lambda row: row["round"])
+
+    def series(self, scope: str, name: str) -> list[tuple[int, float]]:
+        """A metric over rounds."""
+        cursor = self._connection.execute(
+            "SELECT round, value FROM metrics WHERE scope = ? AND name = ? ORDER BY round", (scope, name)
+        )
+        return [(int(round_), float(value)) for round_, value in cursor]
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._connection.close()
+
+
+def _client_rows(report: RoundReport) -> list[tuple[Any, ...]]:
+    return [
+        (
+            report.round,
+            c.client,
+            c.status,
+            c.examples,
+            c.steps,
+            c.norm,
+            c.metrics.get("train_loss"),
+            c.bytes_up,
+            c.bytes_down,
+            c.seconds,
+            c.reason,
+        )
+        for c in report.clients
+    ]
+
+
+def _metric_rows(report: RoundReport) -> list[tuple[Any, ...]]:
+    scopes = {"clients": report.metrics, "central": report.central}
+    scopes |= {f"client:{client}": metrics for client, metrics in report.evaluation.items()}
+    return [
+        (report.round, scope, name, None if value != value else value)
+        for scope, metrics in scopes.items()
+        for name, value in metrics.items()
+    ]

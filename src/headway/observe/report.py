@@ -1,0 +1,38 @@
+"""What one round was, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from headway.core.ask import ClientReport
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """One finished round.
+
+    round: rounds completed.  train_loss: mean over the counted clients' examples.
+    metrics: mean over clients' own test parts, weighted by examples.  central: on the test set of nobody's.
+    clients: what became of each client asked.  evaluation: each client's metrics, where it was evaluated.
+    seconds: of training and aggregation.  bytes: as a message's frame counts them.
+    """
+
+    round: int
+    train_loss: float | None
+    clients: tuple[ClientReport, ...]
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    central: Mapping[str, float] = field(default_factory=dict)
+    evaluation: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    evaluation_seconds: float = 0.0
+
+    def count(self, status: str) -> int:
+        """How many of the clients asked ended as "counted", "rejected" or "dropped"."""
+        return sum(report.status == status for report in self.clients)
+
+    def headline(self, name: str) -> float | None:
+        """A metric: on the central test set where there is one, else over the clients."""
+        return self.central.get(name, self.metrics.get(name))

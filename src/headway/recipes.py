@@ -1,0 +1,126 @@
+"""Known algorithms by name: each is a chain, and says so when printed.
+
+>>> from headway import recipes
+>>> recipes.fedprox(mu=0.1).chain
+chain(FedProx(mu=0.1), Mean(over='examples'), ServerSGD(lr=1.0, momentum=0.0))
+>>> recipes.recipe("fedavg+ecgr").chain
+chain(ECGR(select=0.5, beta=0.2, rule='greedy'), Mean(over='examples'), ServerSGD(lr=1.0, momentum=0.0))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from headway.client.sgd import LocalSGD
+from headway.client.trainer import Trainer
+from headway.core.algorithm import Algorithm
+from headway.core.ask import Quorum
+from headway.core.chain import Chain, chain
+from headway.core.errors import ConfigError, nearest
+from headway.core.sampler import Sampler
+from headway.core.stage import Stage
+from headway.samplers import All
+from headway.stages import ECGR, FedProx, Mean, Scaffold, ServerAdam, ServerSGD
+
+
+def _algorithm(
+    parts: list[Stage], trainer: Trainer | None, sampler: Sampler | None, ecgr: ECGR | bool = False
+) -> Algorithm:
+    if ecgr:
+        at = next(i for i, part in enumerate(parts) if part.place > ECGR.place)
+        parts = [*parts[:at], ECGR() if ecgr is True else ecgr, *parts[at:]]
+    return Algorithm(chain(*parts), trainer or LocalSGD(), sampler or All(), Quorum())
+
+
+def fedavg(
+    *,
+    server_lr: float = 1.0,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """FedAvg: local SGD, then the mean by examples.  McMahan et al., arXiv 1602.05629, Algorithm 1."""
+    return _algorithm([Mean(), ServerSGD(lr=server_lr)], trainer, sampler, ecgr)
+
+
+def fedsgd(*, lr: float = 0.1, sampler: Sampler | None = None) -> Algorithm:
+    """FedSGD: one full-batch gradient per client and round.  McMahan et al., arXiv 1602.05629, section 2."""
+    return _algorithm([Mean(), ServerSGD(lr=lr)], LocalSGD(lr=1.0, batch_size=None, steps=1), sampler)
+
+
+def fedprox(
+    *,
+    mu: float = 0.01,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """FedProx: FedAvg with a proximal term in each local step.  Li et al., arXiv 1812.06127."""
+    return _algorithm([FedProx(mu=mu), Mean(), ServerSGD()], trainer, sampler, ecgr)
+
+
+def scaffold(
+    *,
+    option: Literal["I", "II"] = "II",
+    server_lr: float = 1.0,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """SCAFFOLD: control variates, and the plain mean over clients.  Karimireddy et al., arXiv 1910.06378."""
+    parts = [Scaffold(option=option), Mean(over="clients"), ServerSGD(lr=server_lr)]
+    return _algorithm(parts, trainer, sampler, ecgr)
+
+
+def fedadam(
+    *,
+    lr: float = 0.01,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+    tau: float = 1e-3,
+    bias_correction: bool = False,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """FedAdam: Adam at the server.  Reddi et al., arXiv 2003.00295, Algorithm 2."""
+    server = ServerAdam(lr=lr, beta1=beta1, beta2=beta2, tau=tau, bias_correction=bias_correction)
+    return _algorithm([Mean(), server], trainer, sampler, ecgr)
+
+
+RECIPES: dict[str, Callable[..., Algorithm]] = {
+    "fedadam": fedadam,
+    "fedavg": fedavg,
+    "fedprox": fedprox,
+    "fedsgd": fedsgd,
+    "scaffold": scaffold,
+}
+
+
+def names() -> list[str]:
+    """All recipe names, those with ECGR on top included."""
+    plain = sorted(RECIPES)
+    return plain + [f"{name}+ecgr" for name in plain if name != "fedsgd"]
+
+
+def recipe(name: str, **options: object) -> Algorithm:
+    """The algorithm of a recipe's name; `+ecgr` after it puts ECGR on top.
+
+    Raises:
+        ConfigError: for an unknown recipe or option.
+    """
+    if name not in names():
+        raise ConfigError(f"there is no recipe named {name!r}{nearest(name, names())}.")
+    base, plus, _ = name.partition("+")
+    make = RECIPES[base]
+    known = make.__kwdefaults__ or {}
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"the recipe {base!r} has no option {option!r}{nearest(option, known)}.")
+    return make(**options, **({"ecgr": True} if plus else {}))
+
+
+def chain_of(name: str) -> Chain:
+    """The chain of a recipe with its default numbers."""
+    return recipe(name).chain

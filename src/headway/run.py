@@ -1,0 +1,326 @@
+"""Running an algorithm: rounds one after another, measured, journalled, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headway.client.evaluate import mean_metrics, score
+from headway.client.memory import MemoryStore
+from headway.client.task import Task
+from headway.client.trainer import trainers
+from headway.client.workbench import Workbench
+from headway.core.algorithm import Algorithm, State
+from headway.core.ask import Answer, Ask, ClientReport, Message, drive
+from headway.core.errors import ConfigError, Diverged
+from headway.core.keys import Key
+from headway.core.registry import to_numbers
+from headway.core.sampler import samplers
+from headway.data import FederatedData
+from headway.engines import Engine, Job, LocalEngine
+from headway.observe.folder import JOURNAL, MEMORY, RunFolder, writing
+from headway.observe.journal import Journal
+from headway.observe.report import RoundReport
+
+LOWER_IS_BETTER = ("loss", "mean_absolute_error")
+EXPLODED = 1e3  # times the first round's training loss
+
+
+class Run:
+    """One run: iterate over it to train, a report per round.
+
+    Between rounds `state` is the server's, and `model()` the global model.  With a folder, an interrupted run
+    can be resumed, and ends with the same bits as an uninterrupted one.
+
+    folder: where to keep the run; `None` keeps nothing.  resume: go on with the run that is in the folder.
+    evaluate_every, checkpoint_every: in rounds; the last round always is evaluated and kept.
+    keep: how many checkpoints stay.
+
+    Raises:
+        ConfigError, DataError, ChainRefused, RunFolderError: before any training.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        data: FederatedData,
+        task: Task,
+        *,
+        rounds: int,
+        seed: int = 0,
+        engine: Engine | None = None,
+        folder: Path | str | None = None,
+        resume: bool = False,
+        evaluate_every: int = 1,
+        checkpoint_every: int = 10,
+        keep: int = 3,
+        config: str | None = None,
+    ) -> None:
+        for name, number in (
+            ("rounds", rounds),
+            ("evaluate_every", evaluate_every),
+            ("checkpoint_every", checkpoint_every),
+            ("keep", keep),
+        ):
+            if number < 1:
+                raise ConfigError(f"{name} must be at least 1, found {number}.")
+        self.algorithm, self.data, self.task, self.rounds = algorithm, data, task, rounds
+        self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
+        self.key = Key.root(seed)
+        self.engine = engine or LocalEngine()
+        self.memory = MemoryStore()
+        self.flows = algorithm.flows(self.engine.facts, population=len(data.clients))
+        self.engine.open(Job(algorithm, task, data, self.key, self.memory))
+        self.bench = Workbench(task, self.key)
+        buffers = None
+        if task.buffers == "average" and self.bench.has_statistics:
+            buffers = self.bench.statistics()
+        self.state = algorithm.initial_state(self.bench.shared, buffers)
+        self.notes: dict[str, Any] = {"best": None, "first_loss": None}
+        self.folder: RunFolder | None = None
+        if folder is not None:
+            self._open_folder(Path(folder), self.identity(seed), resume, keep, config)
+
+    def identity(self, seed: int) -> dict[str, Any]:
+        """What must be the same for a run to be the same run, and the versions that made it."""
+        describe = {
+            "chain": self.algorithm.chain.to_config(),
+            "trainer": trainers.describe(self.algorithm.trainer),  # type: ignore[arg-type]
+            "sampler": samplers.describe(self.algorithm.sampler),
+            "quorum": to_numbers(self.algorithm.quorum),
+        }
+        start = hashlib.sha256(self.bench.shared.numpy().tobytes()).hexdigest()[:32]
+        return {
+            "versions": {
+                "headway": _version(),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "seed": seed,
+            "algorithm": json.loads(json.dumps(describe)),
+            "model": {"layout": self.bench.layout.fingerprint, "start": start},
+            "data": self.data.fingerprint(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def model(self) -> nn.Module:
+        """The global model as a module of its own."""
+        module = Workbench(self.task, self.key)
+        module.load(self.state.params, None, self.state.buffers)
+        return module.module
+
+    def __iter__(self) -> Iterator[RoundReport]:
+        """Trains until `rounds` are complete.  Stopping early (break, Ctrl-C) leaves the folder resumable."""
+        journal = self._open_journal()
+        saved = self.state.round if self.folder is not None and self.folder.checkpoints() else -1
+        try:
+            while self.state.round < self.rounds:
+                report = self._round()
+                if journal is not None:
+                    with writing(journal[0]):
+                        journal[1].record(report)
+                if self.state.round % self.checkpoint_every == 0 or self.state.round == self.rounds:
+                    self._checkpoint()
+                    saved = self.state.round
+                yield report
+        except (GeneratorExit, KeyboardInterrupt, Diverged):
+            if saved < self.state.round:
+                self._checkpoint()
+            raise
+        finally:
+            if journal is not None:
+                journal[1].close()
+
+    def close(self) -> None:
+        """Lets go of the engine and the folder."""
+        self.engine.close()
+        if self.folder is not None:
+            self.folder.close()
+            self.folder = None
+
+    # one round ------------------------------------------------------------------------------------------
+
+    def _round(self) -> RoundReport:
+        begun = time.perf_counter()
+        before = self.state
+        cohort = self.algorithm.cohort(self.engine.clients(), before.round, self.key)
+        answers: list[Answer] = []
+
+        def send(ask: Ask) -> Answer:
+            answers.append(self.engine.ask(ask))
+            return answers[-1]
+
+        after = drive(
+            self.algorithm.round(
+                before,
+                cohort,
+                key=self.key,
+                layout=self.bench.layout,
+                flows=self.flows,
+                population=len(self.engine.clients()),
+            ),
+            send,
+        )
+        reports = tuple(report for answer in answers for report in answer.reports)
+        loss = _mean_loss(reports)
+        self._check_progress(before, after, reports, loss)
+        counted = tuple(report.client for report in reports if report.status == "counted")
+        self.engine.ask(Ask("settle", Message(after.params), counted, round=before.round))
+        self.state = after
+        report = RoundReport(
+            round=after.round,
+            train_loss=loss,
+            clients=reports,
+            seconds=time.perf_counter() - begun,
+            bytes_up=sum(r.bytes_up for r in reports),
+            bytes_down=sum(r.bytes_down for r in reports),
+        )
+        if after.round % self.evaluate_every == 0 or after.round == self.rounds:
+            report = self._evaluated(report)
+        return report
+
+    def _evaluated(self, report: RoundReport) -> RoundReport:
+        """The report with the metrics of every client and of the central test set; keeps the best model."""
+        begun = time.perf_counter()
+        message = Message(self.state.params, buffers=self.state.buffers)
+        answer = self.engine.ask(Ask("evaluate", message, self.engine.clients(), round=self.state.round))
+        scores = {r.client: r.metrics for r in answer.reports}
+        sizes = {r.client: r.examples for r in answer.reports}
+        central: dict[str, float] = {}
+        if self.data.central is not None:
+            self.bench.load(self.state.params, None, self.state.buffers)
+            central = score(self.bench, self.data.central)
+        shown = {} if self.algorithm.protected else scores
+        report = replace(report, metrics=mean_metrics(scores, sizes), central=central, evaluation=shown)
+        self._keep_best(report)
+        return replace(report, evaluation_seconds=time.perf_counter() - begun)
+
+    def _keep_best(self, report: RoundReport) -> None:
+        name = (*self.task.metric_names, "loss")[0]
+        value = report.headline(name)
+        if value is None or value != value:
+            return
+        best = self.notes["best"]
+        sign = -1 if name in LOWER_IS_BETTER else 1
+        if best is None or sign * value > sign * best["value"]:
+            self.notes["best"] = {"round": report.round, "metric": name, "value": value}
+            if self.folder is not None:
+                self.folder.save_best(self._model_tensors(), self.notes["best"])
+
+    def _check_progress(self, before: State, after: State, reports: Sequence[ClientReport], loss: float | None) -> None:
+        """Stops a run that no longer learns, before the bad state replaces the good one.
+
+        Raises:
+            Diverged: with the round, the clients that lead, and what to try.
+        """
+        rejected = [r for r in reports if r.status == "rejected"]
+        counted = [r for r in reports if r.status == "counted"]
+        if rejected and not counted:
+            raise Diverged(self._told(before.round + 1, "no update was fit to count", rejected))
+        if not bool(torch.isfinite(after.params).all()):
+            raise Diverged(self._told(before.round + 1, "the new model is not finite", counted))
+        if loss is None:
+            return
+        if self.notes["first_loss"] is None:
+            self.notes["first_loss"] = loss
+        first = max(self.notes["first_loss"], 1e-3)
+        if not math.isfinite(loss) or loss > EXPLODED * first:
+            what = f"the training loss is {loss:.4g}, from {self.notes['first_loss']:.4g} in the first round"
+            raise Diverged(self._told(before.round + 1, what, counted))
+
+    def _told(self, round_: int, what: str, reports: Sequence[ClientReport]) -> str:
+        leading = sorted(reports, key=lambda r: (r.norm is not None, -(r.norm or 0.0)))[:3]
+        who = "; ".join(
+            f"{r.client} ({r.reason or f'update norm {r.norm:.4g}' if r.norm is not None or r.reason else 'protected'})"
+            for r in leading
+        )
+        lr = getattr(self.algorithm.trainer, "lr", None)
+        lower = f"a lower learning rate than {lr:g}, " if lr is not None else "a lower learning rate, "
+        return (
+            f"the run diverged in round {round_}: {what}. The clients that lead: {who}. The model of round "
+            f"{round_ - 1} is kept. Try {lower}clip_gradient in the trainer, or Clip(norm=...) in the chain."
+        )
+
+    # the folder -----------------------------------------------------------------------------------------
+
+    def _open_folder(self, path: Path, identity: dict[str, Any], resume: bool, keep: int, config: str | None) -> None:
+        if not resume:
+            self.folder = RunFolder.create(path, identity, config, keep)
+            return
+        folder = RunFolder.open(path, keep)
+        try:
+            folder.check_identity(identity)
+            tensors, notes = folder.latest()
+            self.state = State.from_tensors(int(notes["round"]), tensors)
+            self.notes = {name: notes[name] for name in self.notes}
+            self.memory.load(path / MEMORY, self.state.round)
+        except BaseException:
+            folder.close()
+            raise
+        self.folder = folder
+
+    def _open_journal(self) -> tuple[Path, Journal] | None:
+        if self.folder is None:
+            return None
+        path = self.folder.path / JOURNAL
+        with writing(path):
+            journal = Journal(path)
+            journal.forget_after(self.state.round)
+            if not self.folder.checkpoints():
+                self._checkpoint()  # so that a run killed in its first rounds can be resumed
+        return path, journal
+
+    def _checkpoint(self) -> None:
+        """The clients' memory first, then the checkpoint that refers to it."""
+        if self.folder is None:
+            return
+        path = self.folder.path / MEMORY
+        with writing(path):
+            self.memory.save(path, self.state.round, self.folder.oldest_kept(self.state.round))
+        self.folder.save(self.state.round, self.state.tensors(), self.notes)
+
+    def _model_tensors(self) -> dict[str, Tensor]:
+        """The model alone, as a checkpoint holds it."""
+        return State(self.state.round, self.state.params, buffers=self.state.buffers).tensors()
+
+
+def rounds(
+    algorithm: Algorithm, data: FederatedData, task: Task, *, rounds: int, seed: int = 0, **options: Any
+) -> Iterator[RoundReport]:
+    """Trains, and yields a report per round: `for report in headway.rounds(...)`.
+
+    The options are those of `Run`, which is the same with the model at hand.
+
+    Raises:
+        What `Run` raises; and while training ClientFailed, Diverged, RunFolderError.
+    """
+    run = Run(algorithm, data, task, rounds=rounds, seed=seed, **options)
+    try:
+        yield from run
+    finally:
+        run.close()
+
+
+def _mean_loss(reports: Sequence[ClientReport]) -> float | None:
+    """The counted clients' mean training loss, by examples; `None` where it is protected."""
+    known = [
+        (r.examples, r.metrics["train_loss"]) for r in reports if r.status == "counted" and "train_loss" in r.metrics
+    ]
+    weight = sum(examples for examples, _ in known)
+    return sum(examples * loss for examples, loss in known) / weight if weight else None
+
+
+def _version() -> str:
+    from headway import __version__
+
+    return __version__

@@ -1,0 +1,112 @@
+"""Samplers: who is asked in a round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from headway.core.errors import ConfigError, nearest
+from headway.core.flow import SamplerFacts
+from headway.core.keys import Key
+from headway.core.sampler import Sampler, samplers
+
+
+@final
+@samplers.register
+@dataclass(frozen=True)
+class All(Sampler):
+    """Everybody, every round (full participation).
+
+    >>> All().draw(["b", "a"], 0, Key.root(0))
+    ('a', 'b')
+    """
+
+    def draw(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
+        """The whole population, sorted."""
+        return tuple(sorted(clients))
+
+    def facts(self, population: int | None) -> SamplerFacts:
+        """The cohort is the population."""
+        return SamplerFacts("all", population, population)
+
+
+@final
+@samplers.register
+@dataclass(frozen=True)
+class Uniform(Sampler):
+    """A fixed number, or share, of the clients, drawn evenly without replacement.
+
+    Give `count`, or `share` (the paper's C; at least one client).  The draw is a pure function of the round's
+    key and the population.
+
+    Raises:
+        ConfigError: unless exactly one of them is given and in range; when drawing, if the population is smaller.
+
+    Reference: McMahan et al., arXiv 1602.05629, Algorithm 1.
+
+    >>> len(Uniform(count=2).draw(["a", "b", "c"], 0, Key.root(0)))
+    2
+    """
+
+    count: int | None = None
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.count is None) == (self.share is None):
+            raise ConfigError(f"Uniform needs either count or share, found {self!r}.")
+        if self.count is not None and self.count < 1:
+            raise ConfigError(f"Uniform.count must be at least 1, found {self.count}.")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ConfigError(f"Uniform.share must be above 0 and at most 1, found {self.share}.")
+
+    def draw(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
+        """The drawn clients, sorted."""
+        ordered = sorted(clients)
+        size = self._size(len(ordered))
+        if size > len(ordered):
+            raise ConfigError(f"Uniform(count={self.count}) was asked to draw from {len(ordered)} clients only.")
+        return tuple(sorted(ordered[int(i)] for i in key.permutation(len(ordered))[:size]))
+
+    def facts(self, population: int | None) -> SamplerFacts:
+        """The cohort has a fixed size."""
+        expected = float(self._size(population)) if population is not None else self.count
+        return SamplerFacts("uniform", expected, population)
+
+    def _size(self, population: int) -> int:
+        if self.count is not None:
+            return self.count
+        assert self.share is not None
+        return max(1, math.floor(self.share * population + 0.5))
+
+
+@final
+@samplers.register
+@dataclass(frozen=True)
+class Fixed(Sampler):
+    """The same named clients every round.
+
+    Raises:
+        ConfigError: if no name is given, or one twice; when drawing, if one is not in the population.
+
+    >>> Fixed(clients=("b", "a")).draw(["a", "b", "c"], 0, Key.root(0))
+    ('a', 'b')
+    """
+
+    clients: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.clients or len(set(self.clients)) != len(self.clients):
+            raise ConfigError(f"Fixed needs at least one client, each once, found {list(self.clients)}.")
+
+    def draw(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
+        """The named clients, sorted."""
+        for name in self.clients:
+            if name not in clients:
+                raise ConfigError(f"Fixed names the client {name!r}, who is not there{nearest(name, clients)}.")
+        return tuple(sorted(self.clients))
+
+    def facts(self, population: int | None) -> SamplerFacts:
+        """The cohort is the named clients."""
+        return SamplerFacts("fixed", float(len(self.clients)), population)

@@ -1,0 +1,139 @@
+"""Rules that change every local step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from headway.core.errors import ConfigError
+from headway.core.flow import Flow
+from headway.core.stage import Context, Place, Stage, Tensors, stages
+from headway.core.update import Update
+
+
+@final
+@stages.register
+@dataclass(frozen=True)
+class FedProx(Stage):
+    """Pulls each local step towards the model at the start of the round.
+
+    Formula: `g <- g + mu (w - w_t)`, the gradient of `f_i(w) + mu/2 ||w - w_t||^2`.
+    Units: mu is a curvature, loss per squared parameter.  mu = 0 is FedAvg exactly.
+
+    Raises:
+        ConfigError: if mu is negative.
+
+    Reference: Li et al., "Federated optimization in heterogeneous networks", arXiv 1812.06127, equation (2).
+
+    >>> FedProx(mu=0.01)
+    FedProx(mu=0.01)
+    """
+
+    place: ClassVar[Place] = Place.STEP
+    mu: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.mu >= 0:
+            raise ConfigError(f"FedProx.mu must be at least 0, found {self.mu}.")
+
+    def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: Context) -> Tensor:
+        """The gradient with the proximal term."""
+        return torch.add(grad, w - ctx.global_params, alpha=self.mu)
+
+
+@final
+@stages.register
+@dataclass(frozen=True)
+class Scaffold(Stage):
+    """Corrects each local step by the difference between the server's and the client's control variate.
+
+    Formula: `g <- g - c_i + c`; after K steps the client's variate becomes
+
+        option I:   c_i+ = grad f_i(w_t), over all of the client's examples
+        option II:  c_i+ = c_i - c + (w_t - w_K) / sum(eta)
+
+    and the server adds `(1/N) sum_S (c_i+ - c_i)` to c, N being the whole population.  Shapes: `[..., P]`.
+    All variates start at zero.  With momentum or a schedule, `sum(eta)` is the learning rate that the
+    gradients finally received (K * eta for plain SGD), so that c_i+ stays an average gradient.
+
+    Raises:
+        ChainRefused: on an engine without client memory, and with buffered asynchrony (a stale variate
+            breaks the correction).
+
+    Reference: Karimireddy et al., arXiv 1910.06378, Algorithm 1, equations (3) to (5).
+    Differs from the paper: momentum and schedules are not in the paper; see above.  The server's mean of
+    the models is the aggregator's: `Mean(over="clients")` is the paper's, and the same weights then apply
+    to both vectors.
+
+    >>> Scaffold()
+    Scaffold(option='II')
+    """
+
+    place: ClassVar[Place] = Place.STEP
+    option: Literal["I", "II"] = "II"
+
+    def __post_init__(self) -> None:
+        if self.option not in ("I", "II"):
+            raise ConfigError(f"Scaffold.option must be 'I' or 'II', found {self.option!r}.")
+
+    def connect(self, flow: Flow) -> Flow:
+        """Needs client memory and rounds in step; adds the vector `control`."""
+        if flow.engine is not None and not flow.engine.memory:
+            flow.refuse(
+                self,
+                "engine",
+                needed="clients that keep memory between rounds",
+                found=f"the {flow.engine.name} engine, which keeps none",
+                do_this="run on an engine with client memory, or use FedProx",
+            )
+        if flow.asynchronous:
+            flow.refuse(
+                self,
+                "asynchronous",
+                needed="synchronous rounds: a stale control variate breaks the correction",
+                found="updates of any age",
+                do_this='use Quorum(late="drop"), or leave Scaffold out',
+            )
+        if self.option == "I":
+            flow = flow.need(self, "initial_gradient")
+        return flow.carry(self, "control").keep(self, "additive", "dense")
+
+    def init(self, w: Tensor) -> Tensors:
+        """The server's variate c, zero."""
+        return {"control": torch.zeros_like(w)}
+
+    def remember(self, w: Tensor) -> Tensors:
+        """The client's variate c_i, zero."""
+        return {"control": torch.zeros_like(w)}
+
+    def broadcast(self, state: Tensors) -> Tensors:
+        """Clients are told c."""
+        return {"control": state["control"]}
+
+    def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: Context) -> Tensor:
+        """The corrected gradient."""
+        return grad + (ctx.received["control"] - memory["control"])
+
+    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """Adds the change of the client's variate, and remembers the new one."""
+        old = memory["control"]
+        if self.option == "I":
+            assert ctx.initial_gradient is not None
+            new = ctx.initial_gradient
+        else:
+            assert ctx.movement is not None
+            assert ctx.gain is not None
+            gain = ctx.gain.unsqueeze(-1).to(old.dtype)
+            moved = old - ctx.received["control"] - ctx.movement / gain
+            new = torch.where(gain > 0, moved, old)  # a client that made no step learned nothing
+        return update.with_vectors(control=new - old), {"control": new}
+
+    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """Moves c by the population's mean change: clients that were not asked did not change theirs."""
+        assert ctx.population is not None
+        share = update.sums["clients"] / ctx.population
+        change = update.vectors["control"] * share.to(state["control"].dtype)
+        return update, {"control": state["control"] + change.to(state["control"].dtype)}

@@ -1,0 +1,115 @@
+"""Stages that change how much an update counts, or how long it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from headway.core.errors import ConfigError
+from headway.core.flow import Flow
+from headway.core.stage import Context, Place, Stage, Tensors, stages
+from headway.core.update import Update
+
+
+@final
+@stages.register
+@dataclass(frozen=True)
+class Clip(Stage):
+    """Shortens an update that is longer than a norm: all vectors that travel are taken as one.
+
+    Formula: `v <- v * min(1, norm / ||v||_2)`, v being the delta with every vector beside it.
+    Units: norm is that of the parameters.  An update that is not finite becomes zero, so the bound
+    holds for every input.  A huge norm is FedAvg exactly.
+
+    Raises:
+        ConfigError: unless norm > 0.
+
+    Reference: Abadi et al., arXiv 1607.00133, Algorithm 1; McMahan et al., arXiv 1710.06963, for clients.
+
+    >>> Clip(norm=1.0)
+    Clip(norm=1.0)
+    """
+
+    place: ClassVar[Place] = Place.CLIP
+    norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.norm > 0:
+            raise ConfigError(f"Clip.norm must be above 0, found {self.norm}.")
+
+    def connect(self, flow: Flow) -> Flow:
+        """Sets the bound; needs plain numbers, since scaling encoded ones has no meaning."""
+        if flow.number != "real":
+            flow.refuse(
+                self,
+                "number",
+                needed="real numbers",
+                found="integers in a ring",
+                do_this="put Clip before the quantiser",
+            )
+        return flow.set(self, bound=self.norm).keep(self, "additive", "dense")
+
+    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """The update, shortened where it is too long."""
+        norm = _joint_norm(update)
+        finite = torch.isfinite(norm)
+        factor = torch.where(norm > self.norm, self.norm / norm, torch.ones_like(norm))
+        vectors = {
+            name: torch.where(finite.unsqueeze(-1), (vector.double() * factor.unsqueeze(-1)).to(vector.dtype), 0.0)
+            for name, vector in update.vectors.items()
+        }
+        return update.with_vectors(**vectors), memory
+
+
+def _joint_norm(update: Update) -> Tensor:
+    """The L2 norm of all vectors as one, float64 `[...]`: scaled, so that it cannot overflow."""
+    largest = torch.stack([v.double().abs().amax(-1) for v in update.vectors.values()]).amax(0)
+    unit = torch.where(largest > 0, largest, torch.ones_like(largest)).unsqueeze(-1)
+    parts = [torch.linalg.vector_norm(v.double() / unit, dim=-1) for v in update.vectors.values()]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    return norm * unit.squeeze(-1)
+
+
+@final
+@stages.register
+@dataclass(frozen=True)
+class Weigh(Stage):
+    """How much each client's update counts.
+
+    Formula: `examples`: w_i = n_i; `uniform`: w_i = 1; `capped`: w_i = min(n_i, cap).
+    Without this stage an update's weight is its number of examples.
+
+    Raises:
+        ConfigError: if `capped` has no cap >= 1, or another rule has one.
+
+    Reference: McMahan et al., arXiv 1602.05629 (examples); arXiv 1710.06963, section 3 (capped).
+
+    >>> Weigh(by="capped", cap=100)
+    Weigh(by='capped', cap=100)
+    """
+
+    place: ClassVar[Place] = Place.WEIGH
+    by: Literal["examples", "uniform", "capped"] = "examples"
+    cap: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.by not in ("examples", "uniform", "capped"):
+            raise ConfigError(f"Weigh.by must be 'examples', 'uniform' or 'capped', found {self.by!r}.")
+        if (self.by == "capped") != (self.cap is not None) or (self.cap is not None and self.cap < 1):
+            raise ConfigError(f"Weigh needs cap >= 1 with by='capped' and none otherwise, found {self!r}.")
+
+    def connect(self, flow: Flow) -> Flow:
+        """Sets the largest weight; the vectors are left alone."""
+        bound = {"examples": None, "uniform": 1.0, "capped": float(self.cap or 0)}[self.by]
+        return flow.set(self, weight_bound=bound).keep(self, "bound", "additive", "dense")
+
+    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """The update with its weight."""
+        assert ctx.examples is not None
+        examples = ctx.examples.to(update.weight.dtype)
+        if self.by == "uniform":
+            return update.with_weight(torch.ones_like(examples)), memory
+        return update.with_weight(examples if self.cap is None else examples.clamp_max(self.cap)), memory

@@ -1,0 +1,122 @@
+"""Server optimizers: what the server makes of the aggregate, seen as a pseudo-gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from headway.core.errors import ConfigError
+from headway.core.flow import Flow
+from headway.core.stage import Context, Place, Stage, Tensors, stages
+from headway.core.update import Update
+
+
+@final
+@stages.register
+@dataclass(frozen=True)
+class ServerSGD(Stage):
+    """The server moves along the aggregate, with momentum where wanted.
+
+    Formula: `v <- momentum v + Delta`; `x <- x + lr v`.  lr = 1 without momentum is FedAvg exactly.
+
+    Raises:
+        ConfigError: unless lr > 0 and 0 <= momentum < 1.
+
+    Reference: Hsu et al., arXiv 1909.06335, section 4.3 (FedAvgM).
+
+    >>> ServerSGD()
+    ServerSGD(lr=1.0, momentum=0.0)
+    """
+
+    place: ClassVar[Place] = Place.SERVER
+    lr: float = 1.0
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_lr(self, self.lr)
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"ServerSGD.momentum must be at least 0 and below 1, found {self.momentum}.")
+
+    def init(self, w: Tensor) -> Tensors:
+        """v = 0, where there is momentum."""
+        return {"momentum": torch.zeros_like(w)} if self.momentum else {}
+
+    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """The server's step."""
+        if not self.momentum:
+            return update.with_delta(update.delta * self.lr), state
+        v = state["momentum"] * self.momentum + update.delta.to(state["momentum"].dtype)
+        return update.with_delta(v * self.lr), {"momentum": v}
+
+
+@final
+@stages.register
+@dataclass(frozen=True)
+class ServerAdam(Stage):
+    """Adam at the server (FedAdam).
+
+    Formula: `m <- beta1 m + (1 - beta1) Delta`; `v <- beta2 v + (1 - beta2) Delta^2`;
+    `x <- x + lr m / (sqrt(v) + tau)`, from m = 0 and v = tau^2.  Units: tau is that of Delta.
+
+    bias_correction: divides m by 1 - beta1^t and v by 1 - beta2^t, as torch.optim.Adam does; the paper's
+        algorithm does not.
+
+    Raises:
+        ConfigError: unless lr > 0, tau > 0 and both betas are in [0, 1).
+
+    Reference: Reddi et al., arXiv 2003.00295, Algorithm 2.
+    Differs from Keras, TensorFlow Federated and Flower, which correct the bias (Flower with t one too
+    high); that is `bias_correction=True` here, with the true t.
+
+    >>> ServerAdam(lr=0.01)
+    ServerAdam(lr=0.01, beta1=0.9, beta2=0.99, tau=0.001, bias_correction=False)
+    """
+
+    place: ClassVar[Place] = Place.SERVER
+    lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+    bias_correction: bool = False
+
+    def __post_init__(self) -> None:
+        _check_lr(self, self.lr)
+        for name, beta in (("beta1", self.beta1), ("beta2", self.beta2)):
+            if not 0 <= beta < 1:
+                raise ConfigError(f"ServerAdam.{name} must be at least 0 and below 1, found {beta}.")
+        if not self.tau > 0:
+            raise ConfigError(f"ServerAdam.tau must be above 0, found {self.tau}.")
+
+    def connect(self, flow: Flow) -> Flow:
+        """Warns of the pair with control variates, for which there is no theory."""
+        if "control" in flow.vectors:
+            return flow.warn("Scaffold with ServerAdam runs, but no theory covers the pair: compare it with ServerSGD.")
+        return flow
+
+    def init(self, w: Tensor) -> Tensors:
+        """m = 0, v = tau^2, t = 0."""
+        return {
+            "m": torch.zeros_like(w),
+            "v": torch.full_like(w, self.tau**2),
+            "t": torch.zeros(1, dtype=torch.float64),
+        }
+
+    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """The server's step."""
+        delta = update.delta.to(state["m"].dtype)
+        m = self.beta1 * state["m"] + (1 - self.beta1) * delta
+        v = self.beta2 * state["v"] + (1 - self.beta2) * delta**2
+        t = state["t"] + 1
+        m_hat, v_hat = m, v
+        if self.bias_correction:
+            m_hat = m / (1 - self.beta1 ** float(t))
+            v_hat = v / (1 - self.beta2 ** float(t))
+        return update.with_delta(self.lr * m_hat / (v_hat.sqrt() + self.tau)), {"m": m, "v": v, "t": t}
+
+
+def _check_lr(stage: ServerSGD | ServerAdam, lr: float) -> None:
+    if not lr > 0:
+        raise ConfigError(f"{type(stage).__name__}.lr must be above 0, found {lr}.")

@@ -1,0 +1,190 @@
+"""A tiny engine: clients with quadratics, one after another, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from headway.core.algorithm import Algorithm, State
+from headway.core.ask import Answer, Ask, ClientReport, Quorum, drive
+from headway.core.chain import at, chain
+from headway.core.flow import EngineFacts, SamplerFacts, TrainerFacts
+from headway.core.keys import Key
+from headway.core.layout import Layout
+from headway.core.sampler import Sampler
+from headway.core.stage import Context, Stage
+from headway.core.total import Total, guard
+from headway.core.update import Update
+
+ALL_OFFERS = TrainerFacts("Loop", frozenset({"steps", "initial_loss", "initial_gradient"}))
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """f(w) = 1/2 (w - b)^T A (w - b)."""
+
+    A: Tensor
+    b: Tensor
+    examples: int = 1
+
+    def grad(self, w: Tensor) -> Tensor:
+        return self.A @ (w - self.b)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Local gradient descent with momentum; `facts` is what the core asks of a trainer."""
+
+    steps: int = 5
+    lr: float = 0.05
+    momentum: float = 0.0
+    facts: TrainerFacts = ALL_OFFERS
+
+
+@dataclass(frozen=True)
+class Listed(Sampler):
+    """The cohort of each round, from a list of index tuples; everyone where there is none."""
+
+    rounds: tuple[tuple[int, ...], ...] = ()
+
+    def draw(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
+        chosen = self.rounds[round % len(self.rounds)] if self.rounds else range(len(clients))
+        return tuple(sorted(clients[i] for i in chosen))
+
+    def facts(self, population: int | None) -> SamplerFacts:
+        expected = len(self.rounds[0]) if self.rounds else population
+        return SamplerFacts("listed", expected and float(expected), population)
+
+
+@dataclass
+class Tiny:
+    """The engine.  `lost`: clients that train and are not heard of again.  `sent`: updates as they left."""
+
+    algorithm: Algorithm
+    problems: Sequence[Quadratic]
+    seed: int = 0
+    lost: frozenset[str] = frozenset()
+    arrival: Callable[[Sequence[str]], Sequence[str]] = tuple
+    asked: list[Ask] = field(default_factory=list)
+    sent: dict[str, Update] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.clients = [f"c{i:03d}" for i in range(len(self.problems))]
+        self.population = dict(zip(self.clients, self.problems, strict=True))
+        self.flows = self.algorithm.flows(EngineFacts("tiny"), len(self.clients))
+        self.size = len(self.problems[0].b)
+        self.layout = Layout.of({"w": torch.zeros(self.size, dtype=torch.float64)})
+        self.memory: dict[str, dict[str, dict[str, Tensor]]] = {}
+        self.secrets: dict[str, dict[str, Tensor]] = {}
+
+    def start(self) -> State:
+        return self.algorithm.initial_state(torch.linspace(1.0, 2.0, self.size, dtype=torch.float64))
+
+    def run(self, rounds: int) -> State:
+        state = self.start()
+        for _ in range(rounds):
+            state = self.round(state)
+        return state
+
+    def round(self, state: State, completed: Sequence[Answer] = ()) -> State:
+        return drive(self.generator(state), self.send, completed)
+
+    def generator(self, state: State, cohort: tuple[str, ...] | None = None):
+        key = Key.root(self.seed)
+        if cohort is None:
+            cohort = self.algorithm.cohort(self.clients, state.round, key)
+        rest = {"layout": self.layout, "flows": self.flows, "population": len(self.clients)}
+        return self.algorithm.round(state, cohort, key=key, **rest)
+
+    def send(self, ask: Ask) -> Answer:
+        self.asked.append(ask)
+        if ask.kind != "train":
+            return Answer(replies=dict(self._replies(ask)))
+        total, reports = Total(), []
+        for client in self.arrival(ask.cohort):
+            status = "dropped" if client in self.lost else self._count(client, ask, total)
+            reports.append(ClientReport(client, status))
+        return Answer(total, reports=sorted(reports, key=lambda report: report.client))
+
+    def _replies(self, ask: Ask) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        _, protocol = self.algorithm.chain.protocol
+        for client in ask.cohort:
+            key = Key.root(self.seed).derive(ask.round, client)
+            reply, self.secrets[client] = protocol.answer(ask, self.secrets.get(client, {}), client, key)
+            yield client, reply
+
+    def _count(self, client: str, ask: Ask, total: Total) -> str:
+        links, size = self.algorithm.chain, self.size
+        update, memory, ctx = self._train(client, ask)
+        self.sent[client] = update
+        lengths = {name: 1 if name == "weight" else size for name in self.flows[-1].vectors}
+        guard(update, lengths, client, integers=self.flows[-1].number == "ring")
+        lifted = links.lift(update, ctx, self.flows)
+        if links.aggregator.whole_cohort:
+            total.add_row(client, lifted)
+        else:
+            total.add(lifted)
+        self.memory[client] = memory
+        return "counted"
+
+    def _train(self, client: str, ask: Ask) -> tuple[Update, dict, Context]:
+        links, loop, problem = self.algorithm.chain, self.algorithm.trainer, self.population[client]
+        start, told = ask.message.params, ask.message.stages
+        memory = self.memory.get(client) or links.remember(start)
+        ctx = Context(
+            round=ask.round,
+            key=Key.root(self.seed).derive(ask.round, client),
+            layout=self.layout,
+            flow=self.flows[-1],
+            global_params=start,
+            examples=torch.tensor(problem.examples),
+            initial_gradient=problem.grad(start),
+            secret=self.secrets.get(client),
+        )
+        w, velocity, gain, push, steps = start, torch.zeros_like(start), 0.0, 0.0, []
+        for _ in range(loop.steps):
+            grad = problem.grad(w)
+            for label, stage in links.step_rules:
+                here = at(ctx, label, told, self.flows, links.labels.index(label))
+                grad = stage.step(grad, w, memory.get(label, {}), here)
+            velocity, push = loop.momentum * velocity + grad, loop.momentum * push + 1.0
+            step, gain = -loop.lr * velocity, gain + loop.lr * push
+            w = w + step
+            steps.append(step)
+        movement = w - start
+        numbers = {"steps": torch.tensor(loop.steps), "gain": torch.tensor(gain, dtype=torch.float64)}
+        ctx = replace(ctx, movement=movement, **numbers)
+        delta = movement + self._extra(torch.stack(steps), ctx, told)
+        update = Update.of(delta, float(problem.examples))
+        update, memory = links.send(update, memory, ctx, told, self.flows)
+        return update, memory, ctx
+
+    def _extra(self, steps: Tensor, ctx: Context, told: dict) -> Tensor:
+        """What combining the steps adds to the movement."""
+        combiner = self.algorithm.chain.combiner
+        if combiner is None:
+            return torch.zeros_like(steps[0])
+        label, stage = combiner
+        here = at(ctx, label, told, self.flows, self.algorithm.chain.labels.index(label))
+        return (stage.combine(steps @ steps.T, here) - 1) @ steps
+
+
+def quadratics(clients: int, size: int, seed: int = 0) -> list[Quadratic]:
+    """Positive definite quadratics with different minima, curvatures and sizes."""
+    made = []
+    for i in range(clients):
+        numbers = Key.root(seed).derive("quadratic", i).uniform(size * (size + 1) + 1) - 0.5
+        root, b = numbers[: size * size].reshape(size, size), 6 * numbers[size * size : -1]
+        A = root @ root.T + 0.2 * torch.eye(size, dtype=torch.float64)
+        made.append(Quadratic(A, b, examples=1 + int(20 * (numbers[-1] + 0.5))))
+    return made
+
+
+def engine(*stages: Stage, problems=None, loop=None, rounds=(), quorum=None, **options) -> Tiny:
+    """The tiny engine for a chain of these stages."""
+    problems = problems if problems is not None else quadratics(4, 3)
+    algorithm = Algorithm(chain(*stages), loop or Loop(), Listed(rounds), quorum or Quorum())
+    return Tiny(algorithm, problems, **options)

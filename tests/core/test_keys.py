@@ -1,0 +1,87 @@
+"""Draws are pure functions of their key, and are pinned: a change of them would change every run."""
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+
+from headway.core.keys import Key
+
+ROOT = Key.root(7)
+
+
+def test_known_answers() -> None:
+    assert ROOT.secret.hex() == "eba629b1a856c3f41283dce07bd9c9edb7b69058459bc0ec0e8e08d8d0a3b333"
+    assert ROOT.derive("round", 3).secret.hex() == "431d433f3c03c11b18227a12e2f3153c0e71b9bdaf759925bc22d0d4dedf9d48"
+    assert ROOT.seed() == 8818517924119892853
+    assert ROOT.bits(3).tolist() == [1014798175184640390, 4961778060168355033, 2584569859155696630]
+    assert ROOT.permutation(6).tolist() == [5, 0, 3, 2, 4, 1]
+    assert ROOT.uniform(2).tolist() == [0.11002463861695122, 0.5379570552225442]
+    assert ROOT.integers(-2, 9, 5).tolist() == [4, -1, 4, 7, 3]
+
+
+def test_a_draw_depends_on_its_key_alone() -> None:
+    alone = Key.root(7).derive("a").uniform(5)
+    parent = Key.root(7)
+    parent.uniform(100), parent.derive("b").permutation(9), torch.rand(3)
+    assert torch.equal(parent.derive("a").uniform(5), alone)
+    assert torch.equal(parent.derive("a").uniform(3), alone[:3])
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ((1,), ("1",)),
+        (("a", "b"), ("ab",)),
+        (("a", "b"), ("b", "a")),
+        (("ab", "c"), ("a", "bc")),
+        ((1, 23), (12, 3)),
+        ((), ("",)),
+        ((-1,), (1,)),
+    ],
+)
+def test_different_parts_give_different_keys(one, two) -> None:
+    assert ROOT.derive(*one) != ROOT.derive(*two)
+
+
+def test_deriving_at_once_is_not_deriving_in_turn_and_seeds_do_not_collide() -> None:
+    assert ROOT.derive("a", "b") != ROOT.derive("a").derive("b")
+    assert len({Key.root(seed) for seed in range(-50, 50)}) == 100
+
+
+def test_a_key_does_not_print_its_secret() -> None:
+    assert ROOT.secret.hex() not in repr(ROOT)
+    assert str(ROOT.secret) not in repr(ROOT)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_small_draws(count) -> None:
+    assert ROOT.permutation(count).tolist() == list(range(count))
+    assert ROOT.uniform(count).shape == ROOT.integers(0, 3, count).shape == (count,)
+
+
+def chi_square(observed: Counter, outcomes: int) -> float:
+    expected = observed.total() / outcomes
+    return sum((observed.get(o, 0) - expected) ** 2 for o in observed) / expected + expected * (
+        outcomes - len(observed)
+    )
+
+
+def test_permutations_are_uniform() -> None:
+    drawn = Counter(tuple(ROOT.derive(i).permutation(4).tolist()) for i in range(4800))
+    assert set(drawn) == set(itertools.permutations(range(4)))
+    assert chi_square(drawn, 24) < 49.7  # the 99.9 % quantile with 23 degrees of freedom
+
+
+def test_integers_reach_both_ends_and_are_uniform() -> None:
+    drawn = Counter(ROOT.integers(-2, 7, 10_000).tolist())
+    assert set(drawn) == set(range(-2, 8))
+    assert chi_square(drawn, 10) < 27.9  # 99.9 %, 9 degrees of freedom
+
+
+def test_uniform_numbers_are_below_one_and_uniform() -> None:
+    drawn = ROOT.uniform(10_000)
+    assert 0 <= float(drawn.min()) < 1e-3
+    assert 1 - 1e-3 < float(drawn.max()) < 1
+    assert chi_square(Counter((drawn * 20).long().tolist()), 20) < 43.8  # 99.9 %, 19 degrees of freedom

@@ -1,0 +1,150 @@
+"""Every refusal says what was needed, what was found, who caused it and what to do."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+from conformance.teststages import FixedPoint, Median, NoisyRelease, PairwiseMasks
+
+from headway.core.chain import Chain, chain
+from headway.core.errors import ChainRefused, ConfigError
+from headway.core.flow import EngineFacts, Flow, TrainerFacts
+from headway.core.stage import Place, Stage
+from headway.stages import ECGR, Clip, FedProx, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
+
+
+@dataclass(frozen=True)
+class EarlyRing(Stage):
+    """Integers before the clip."""
+
+    place: ClassVar[Place] = Place.SPARSIFY
+
+    def connect(self, flow: Flow) -> Flow:
+        return flow.set(self, number="ring")
+
+
+@dataclass(frozen=True)
+class OtherCombiner(Stage):
+    place: ClassVar[Place] = Place.COMBINE
+
+    def combine(self, gram, ctx):
+        return gram[..., 0]
+
+
+@dataclass(frozen=True)
+class Forgetful(Stage):
+    place: ClassVar[Place] = Place.NOISE
+
+    def send(self, update, memory, ctx):
+        return update, memory
+
+
+@dataclass(frozen=True)
+class ForgetfulRing(Forgetful):
+    def connect(self, flow: Flow) -> Flow:
+        return flow.set(self, number="ring")
+
+
+def with_flow(*stages: Stage, **facts):
+    return lambda: chain(*stages).trace(Flow(**facts))
+
+
+NO_OFFERS = TrainerFacts("OwnLoop")
+NO_MEMORY = EngineFacts("stateless", memory=False)
+REFUSED = {
+    "no aggregator": (lambda: chain(FedProx()), "the chain"),
+    "nothing": (lambda: chain(), "the chain"),
+    "two aggregators": (lambda: chain(Mean(), Median()), "Median"),
+    "not a stage": (lambda: chain(Mean(), 3), "int"),  # type: ignore[arg-type]
+    "two combiners": (lambda: chain(ECGR(), OtherCombiner(), Mean()), "OtherCombiner"),
+    "twice": (lambda: chain(FedProx(0.1), FedProx(0.2), Mean()), "FedProx"),
+    "clip before combination": (lambda: chain(Clip(), ECGR(), Mean()), "ECGR"),
+    "client stage after the border": (lambda: chain(Mean(), Clip()), "Clip"),
+    "optimizer before the border": (lambda: chain(ServerSGD(), Mean()), "Mean"),
+    "mask before quantiser": (lambda: chain(PairwiseMasks(), FixedPoint(), Mean()), "FixedPoint"),
+    "clip of integers": (lambda: chain(EarlyRing(), Clip(), Mean()), "EarlyRing"),
+    "mean of clients after weights": (lambda: chain(Weigh("uniform"), Mean("clients")), "Weigh"),
+    "unlimited weights": (lambda: chain(Weigh("examples"), Mean("expected")), "Weigh"),
+    "median of a sum": (lambda: chain(FixedPoint(), PairwiseMasks(), Median()), "PairwiseMasks"),
+    "mask over reals": (lambda: chain(Clip(), PairwiseMasks(), Mean()), "PairwiseMasks"),
+    "mask after lost sums": (lambda: chain(ForgetfulRing(), PairwiseMasks(), Mean()), "ForgetfulRing"),
+    "noise after a lost bound": (lambda: chain(Clip(), Forgetful(), Mean("expected"), NoisyRelease()), "Mean"),
+    "no steps": (with_flow(ECGR(), Mean(), trainer=NO_OFFERS), "OwnLoop"),
+    "no initial gradient": (with_flow(Scaffold("I"), Mean(), trainer=NO_OFFERS), "OwnLoop"),
+    "no memory": (
+        with_flow(Scaffold(), Mean(), engine=NO_MEMORY, set_by={"engine": "stateless"}),
+        "stateless",
+    ),
+    "asynchronous": (
+        with_flow(Scaffold(), Mean(), asynchronous=True, set_by={"asynchronous": "Quorum"}),
+        "Quorum",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_every_refusal_has_four_parts_and_names_the_cause(case) -> None:
+    build, cause = REFUSED[case]
+    with pytest.raises(ChainRefused) as refusal:
+        build()
+    parts = (refusal.value.needed, refusal.value.found, refusal.value.caused_by, refusal.value.do_this)
+    assert all(part.strip() for part in parts)
+    assert all(part in str(refusal.value) for part in parts)
+    assert refusal.value.caused_by == cause
+
+
+ACCEPTED = [
+    (Mean(),),
+    (FedProx(), Scaffold(), ECGR(), Weigh("uniform"), Clip(), FixedPoint(), PairwiseMasks(), Mean(), ServerAdam()),
+    (Scaffold("I"), Mean("clients")),
+    (Weigh("capped", 9), Clip(), Mean("expected"), NoisyRelease(), ServerAdam()),
+    (ECGR(), Clip(), Median(), ServerSGD()),
+]
+
+
+@pytest.mark.parametrize("stages", ACCEPTED)
+def test_what_composes_is_accepted(stages) -> None:
+    assert chain(*stages).stages == stages
+
+
+@pytest.mark.parametrize("stages", [s for s in ACCEPTED if all(x.__module__.startswith("headway") for x in s)])
+def test_a_chain_is_rebuilt_from_names_and_numbers(stages) -> None:
+    built = chain(*stages)
+    assert Chain.from_config(built.to_config()) == built
+
+
+def test_a_control_variate_under_adam_is_warned_of() -> None:
+    flows = chain(Scaffold(), Mean("clients"), ServerAdam()).trace(Flow())
+    assert "no theory" in flows[-1].warnings[0]
+    assert not chain(Scaffold(), Mean("clients"), ServerSGD()).trace(Flow())[-1].warnings
+
+
+BAD_NUMBERS = [
+    (FedProx, {"mu": -1.0}),
+    (FedProx, {"mu": float("nan")}),
+    (Scaffold, {"option": "III"}),
+    (ECGR, {"select": 0.0}),
+    (ECGR, {"select": 1.1}),
+    (ECGR, {"beta": -0.1}),
+    (ECGR, {"beta": 1.1}),
+    (ECGR, {"rule": "largest"}),
+    (Clip, {"norm": 0.0}),
+    (Clip, {"norm": float("nan")}),
+    (Weigh, {"by": "luck"}),
+    (Weigh, {"by": "capped"}),
+    (Weigh, {"by": "capped", "cap": 0}),
+    (Weigh, {"by": "uniform", "cap": 3}),
+    (Mean, {"over": "everything"}),
+    (ServerSGD, {"lr": 0.0}),
+    (ServerSGD, {"momentum": 1.0}),
+    (ServerAdam, {"lr": -1.0}),
+    (ServerAdam, {"beta1": 1.0}),
+    (ServerAdam, {"beta2": -0.1}),
+    (ServerAdam, {"tau": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("stage", "numbers"), BAD_NUMBERS)
+def test_a_number_out_of_range_is_refused_by_the_stages_name(stage, numbers) -> None:
+    with pytest.raises(ConfigError, match=stage.__name__):
+        stage(**numbers)

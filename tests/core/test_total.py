@@ -1,0 +1,135 @@
+"""The sum over clients, and the guard before it."""
+
+import math
+import random
+
+import pytest
+import torch
+
+from headway.core.errors import UpdateRejected
+from headway.core.total import Group, Total, guard
+from headway.core.update import Update
+
+
+def updates(count: int = 7) -> list[Update]:
+    source = torch.Generator().manual_seed(3)
+    made = []
+    for i in range(count):
+        delta = torch.randn(4, generator=source, dtype=torch.float64) * 10.0 ** (5 * i - 15)
+        made.append(Update.of(delta, 0.1 * i, control=-delta).with_sums(loss=torch.tensor(0.3 * i)))
+    return made
+
+
+def total_of(terms, wrap=lambda total, term: total.add(term)) -> Total:
+    total = Total()
+    for term in terms:
+        wrap(total, term)
+    return total
+
+
+def contents(total: Total) -> tuple:
+    value = total.value()
+    named = {**value.vectors, **value.sums, "weight": value.weight}
+    return total.count, {name: tensor.tolist() for name, tensor in sorted(named.items())}
+
+
+def test_any_order_and_any_tree_give_the_same_total() -> None:
+    terms = updates()
+    for seed in range(20):
+        order = random.Random(seed)
+        parts = [Total() for _ in range(3)]
+        for term in order.sample(terms, len(terms)):
+            order.choice(parts).add(term)
+        whole = Total()
+        for part in order.sample(parts, 3):
+            whole.merge(part)
+        assert contents(whole) == contents(total_of(terms))
+
+
+def test_integers_add_with_wrap_around() -> None:
+    ring = [Update.of(torch.tensor([2**62, -5])) for _ in range(5)]
+    total = total_of(ring[:2])
+    total.merge(total_of(ring[2:]))
+    assert total.value().delta.tolist() == [5 * 2**62 - 2**64, -25]
+    assert total.value().delta.dtype == torch.int64
+    assert ring[0].delta.tolist() == [2**62, -5]
+
+
+def test_a_group_adds_in_its_own_order_and_counts_every_client() -> None:
+    terms = updates()
+    group = Group()
+    for term in terms:
+        group.add(term)
+    before = terms[0].delta.clone()
+    total = Total()
+    total.add_group(group)
+    summed = terms[0].delta.clone()
+    for term in terms[1:]:
+        summed += term.delta
+    assert torch.equal(total.value().delta, summed)
+    assert torch.equal(terms[0].delta, before)
+    exact = contents(total_of(terms))
+    assert (total.count, total.value().weight.item()) == (exact[0], exact[1]["weight"])
+    assert total.value().sums["loss"].item() == exact[1]["loss"]
+
+
+def test_groups_add_in_any_order() -> None:
+    groups = []
+    for half in (updates()[:3], updates()[3:]):
+        groups.append(Group())
+        for term in half:
+            groups[-1].add(term)
+    ways = [total_of(order, Total.add_group) for order in (groups, groups[::-1])]
+    assert contents(ways[0]) == contents(ways[1])
+
+
+def test_rows_are_stacked_by_client_name_in_whatever_order_they_came() -> None:
+    one, two = Total(), Total()
+    one.add_row("b", Update.of(torch.tensor([2.0]), 20.0))
+    two.add_row("c", Update.of(torch.tensor([3.0]), 30.0))
+    two.add_row("a", Update.of(torch.tensor([1.0]), 10.0))
+    one.merge(two)
+    rows, weights = one.stacked("delta")
+    assert (rows.tolist(), weights.tolist(), one.count) == ([[1.0], [2.0], [3.0]], [10.0, 20.0, 30.0], 3)
+
+
+def test_an_update_that_may_enter_gives_its_norm() -> None:
+    assert guard(Update.of(torch.tensor([3.0, 4.0])), {"delta": 2}, "a") == 5.0
+    assert math.isnan(guard(Update.of(torch.tensor([3, 4])), {"delta": 2}, "a", integers=True))
+
+
+@pytest.mark.parametrize("value", [1e30, 3e38])
+def test_huge_finite_updates_are_no_reason_and_have_a_finite_norm(value) -> None:
+    huge = torch.full((4,), value)
+    assert guard(Update.of(huge), {"delta": 4}, "a") == pytest.approx(2 * value)
+
+
+GOOD = torch.tensor([1.0, 2.0])
+REJECTED = {
+    "missing": (Update({"other": GOOD}, torch.tensor(1.0)), "'delta' is missing"),
+    "unknown": (Update.of(GOOD, extra=GOOD), "'extra' that the chain does not send"),
+    "length": (Update.of(torch.ones(3)), r"shape \(3,\), not \(2,\)"),
+    "axes": (Update.of(torch.ones(1, 2)), r"shape \(1, 2\)"),
+    "kind": (Update.of(torch.tensor([1, 2])), "holds torch.int64"),
+    "nan": (Update.of(torch.tensor([1.0, math.nan])), "1 NaN and 0 infinite of 2"),
+    "infinite": (Update.of(torch.tensor([-math.inf, math.inf])), "0 NaN and 2 infinite of 2"),
+    "negative weight": (Update.of(GOOD, -1.0), "its weight is -1"),
+    "nan weight": (Update.of(GOOD, math.nan), "its weight is nan"),
+    "infinite weight": (Update.of(GOOD, math.inf), "its weight is inf"),
+    "sum": (Update.of(GOOD).with_sums(loss=torch.tensor(math.inf)), "its sum 'loss' is inf"),
+}
+
+
+@pytest.mark.parametrize("case", REJECTED)
+def test_every_rejection_names_the_client_and_the_reason(case) -> None:
+    update, reason = REJECTED[case]
+    with pytest.raises(UpdateRejected, match=reason) as rejection:
+        guard(update, {"delta": 2}, "hospital-7")
+    assert rejection.value.client == "hospital-7"
+    assert "hospital-7" in str(rejection.value)
+    assert rejection.value.reason in str(rejection.value)
+
+
+def test_reals_are_rejected_where_integers_are_expected() -> None:
+    with pytest.raises(UpdateRejected, match=r"holds torch.float32"):
+        guard(Update.of(GOOD), {"delta": 2}, "a", integers=True)
