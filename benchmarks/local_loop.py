@@ -76,7 +76,11 @@ def main() -> None:
     plain = PlainLoop(data, factory)
     trainer = hw.LocalSGD(lr=LR, batch_size=BATCH)
     run = hw.Run(
-        recipes.recipe(options.recipe, trainer=trainer), data, hw.Task(model=factory), rounds=10**6, evaluate_every=10**6
+        recipes.recipe(options.recipe, trainer=trainer),
+        data,
+        hw.Task(model=factory),
+        rounds=10**6,
+        evaluate_every=10**6,
     )
     rounds = iter(run)
     ours, theirs, exact = [], [], []
@@ -92,7 +96,9 @@ def main() -> None:
             ours.append(end - middle)
             exact.append(spent[0] / (end - middle))
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    print(f"torch {torch.__version__}, {options.threads} threads, recipe {options.recipe}, {options.rounds} pairs of rounds")
+    print(
+        f"torch {torch.__version__}, {options.threads} threads, recipe {options.recipe}, {options.rounds} pairs of rounds"
+    )
     print(f"plain loop   {statistics.median(theirs) * 1e3:8.1f} ms a round (median)")
     print(f"Headway      {statistics.median(ours) * 1e3:8.1f} ms a round (median)")
     print(f"ratio        {ratio:8.3f}    (median of the pairs)")

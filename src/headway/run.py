@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headway.client.evaluate import mean_metrics, score
+from headway.client.evaluate import check_central, mean_metrics, score
 from headway.client.memory import MemoryStore
 from headway.client.task import Task
 from headway.client.trainer import trainers
@@ -82,6 +82,8 @@ class Run:
         self.flows = algorithm.flows(self.engine.facts, population=len(data.clients))
         self.engine.open(Job(algorithm, task, data, self.key, self.memory))
         self.bench = Workbench(task, self.key)
+        if data.central is not None:
+            check_central(self.bench)
         buffers = None
         if task.buffers == "average" and self.bench.has_statistics:
             buffers = self.bench.statistics()
@@ -110,7 +112,7 @@ class Run:
             "algorithm": json.loads(json.dumps(describe)),
             "model": {"layout": self.bench.layout.fingerprint, "start": start},
             "data": self.data.fingerprint(),
-            "threads": torch.get_num_threads(),
+            "plan": {"engine": self.engine.facts.name, "threads": torch.get_num_threads()},
         }
 
     def model(self) -> nn.Module:
@@ -259,6 +261,8 @@ class Run:
             return
         folder = RunFolder.open(path, keep)
         try:
+            torch.set_num_threads(folder.identity.get("plan", {}).get("threads", torch.get_num_threads()))
+            identity["plan"]["threads"] = torch.get_num_threads()
             folder.check_identity(identity)
             tensors, notes = folder.latest()
             self.state = State.from_tensors(int(notes["round"]), tensors)

@@ -68,7 +68,7 @@ REFUSED = {
     "median of a sum": (lambda: chain(FixedPoint(), PairwiseMasks(), Median()), "PairwiseMasks"),
     "mask over reals": (lambda: chain(Clip(), PairwiseMasks(), Mean()), "PairwiseMasks"),
     "mask after lost sums": (lambda: chain(ForgetfulRing(), PairwiseMasks(), Mean()), "ForgetfulRing"),
-    "noise after a lost bound": (lambda: chain(Clip(), Forgetful(), Mean("expected"), NoisyRelease()), "Mean"),
+    "noise after a lost bound": (lambda: chain(Clip(), Forgetful(), Mean("expected"), NoisyRelease()), "Forgetful"),
     "no steps": (with_flow(ECGR(), Mean(), trainer=NO_OFFERS), "OwnLoop"),
     "no initial gradient": (with_flow(Scaffold("I"), Mean(), trainer=NO_OFFERS), "OwnLoop"),
     "no memory": (

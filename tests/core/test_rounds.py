@@ -172,7 +172,7 @@ def test_noise_is_added_before_the_server_optimizer_reads_the_aggregate(monkeypa
 @pytest.mark.parametrize(
     ("stages", "cause"),
     [
-        ((Mean("expected"), NoisyRelease()), "Mean"),
+        ((Mean("expected"), NoisyRelease()), "NoisyRelease"),
         ((Clip(), Mean("examples"), NoisyRelease()), "Mean"),
         ((Clip(), Median(), NoisyRelease()), "Median"),
     ],

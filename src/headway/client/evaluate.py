@@ -11,23 +11,27 @@ from headway.client.memory import MemoryStore
 from headway.client.runner import TRAINER
 from headway.client.workbench import Workbench
 from headway.core.ask import Message
-from headway.core.errors import HeadwayError
+from headway.core.errors import ConfigError
 from headway.data import Examples, FederatedData
 
 BATCH = 1024
 
 
-def score(bench: Workbench, examples: Examples) -> dict[str, float]:
-    """The mean loss and the task's metrics of the model on the bench.
+def check_central(bench: Workbench) -> None:
+    """Refuses to evaluate a model centrally if its statistics stay with the clients.
 
     Raises:
-        HeadwayError: if the model keeps statistics locally, so that those on the bench are nobody's.
+        ConfigError: the statistics that the server has are the initial ones, and nobody's.
     """
     if bench.has_statistics and bench.task.buffers == "local":
-        raise HeadwayError(
+        raise ConfigError(
             "a model whose statistics stay with the clients cannot be evaluated centrally: its own are the initial "
-            'ones. Evaluate on the clients\' test parts, or choose buffers = "average".'
+            'ones. Use data without a central test set (central_share = 0), or choose buffers = "average".'
         )
+
+
+def score(bench: Workbench, examples: Examples) -> dict[str, float]:
+    """The mean loss and the task's metrics of the model on the bench."""
     return _scores(bench, _outputs(bench, examples), examples.targets)
 
 

@@ -14,9 +14,11 @@ from headway.client.workbench import Workbench
 from headway.core.algorithm import Algorithm
 from headway.core.ask import Ask
 from headway.core.chain import at
+from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
 from headway.core.keys import Key
 from headway.core.stage import Context, Tensors
+from headway.core.total import not_finite
 from headway.core.update import Update
 from headway.data import Examples
 
@@ -57,6 +59,7 @@ class ClientRunner:
 
         Raises:
             ClientFailed: naming the client, the stage and the inputs of the call that failed.
+            UpdateRejected: if training ended with NaN or infinity, which no stage may hide.
         """
         trace = Trace(client)
         with trace.naming():
@@ -91,6 +94,8 @@ class ClientRunner:
         torch.default_generator.manual_seed(seed)
         told, trainer_key = message.stages, key.derive(TRAINER)
         trained = self.trainer.train(Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace))
+        if (trouble := not_finite(trained.movement)) is not None:
+            raise UpdateRejected(client, f"its local training ended with a model that {trouble}")
         ctx = replace(
             ctx,
             movement=trained.movement,

@@ -186,7 +186,7 @@ class LocalSGD(Trainer):
             inputs, targets = batch.inputs, batch.targets
             work.trace.enter("the model, at the start of the round", inputs=inputs, targets=targets)
             loss = bench.task.criterion.per_example(bench.module(inputs), targets).sum()
-            loss_sum += float(loss)
+            loss_sum += float(loss.detach())
             if "initial_gradient" in needs:
                 grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
                 gradient += torch.cat([grad.reshape(-1) for grad in grads])

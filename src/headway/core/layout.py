@@ -112,7 +112,7 @@ class Layout:
         self.check(vector)
         lead = vector.shape[:-1]
         return {
-            entry.name: part.view(*lead, *entry.shape)
+            entry.name: part.view((*lead, *entry.shape))
             for entry, part in zip(self.entries, self.slices(vector), strict=True)
         }
 

@@ -29,8 +29,8 @@ def guard(update: Update, expected: Mapping[str, int], client: str, integers: bo
             raise UpdateRejected(client, f"{name!r} has shape {tuple(vector.shape)}, not ({expected[name]},)")
         if vector.is_floating_point() == integers:
             raise UpdateRejected(client, f"{name!r} holds {vector.dtype}")
-        if not integers and not math.isfinite(_norm(vector)) and not bool(torch.isfinite(vector).all()):
-            raise UpdateRejected(client, f"{name!r} {_what_is_wrong(vector)}")
+        if not integers and (trouble := not_finite(vector)) is not None:
+            raise UpdateRejected(client, f"{name!r} {trouble}")
     weight = float(update.weight)
     if not math.isfinite(weight) or weight < 0:
         raise UpdateRejected(client, f"its weight is {weight:g}, not a finite number >= 0")
@@ -48,7 +48,10 @@ def _norm(vector: Tensor) -> float:
     return math.sqrt(float(torch.dot(vector, vector)))
 
 
-def _what_is_wrong(vector: Tensor) -> str:
+def not_finite(vector: Tensor) -> str | None:
+    """How many of the numbers are NaN or infinite, as a phrase; `None` if all are finite."""
+    if math.isfinite(_norm(vector)) or bool(torch.isfinite(vector).all()):
+        return None
     nan, infinite = int(torch.isnan(vector).sum()), int(torch.isinf(vector).sum())
     return f"is not finite ({nan} NaN and {infinite} infinite of {vector.numel()} numbers)"
 

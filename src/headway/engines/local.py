@@ -80,23 +80,22 @@ class LocalEngine(Engine):
         begun = time.perf_counter()
         if self.runner.drops(client, ask.round):
             return ClientReport(client, "dropped", reason="a straggler, and the policy drops those", bytes_down=down)
-        secret = self.secrets.get(client)
         examples = self.job.data.train_of(client)
-        outcome = self.runner.train(client, ask, examples, self.job.memory.get(client), secret)
-        self.job.memory.propose(client, (ask.round, ask.attempt), outcome.memory)
-        up = frame.size(frame.of_update(outcome.update))
-        numbers = (len(examples), outcome.trained.count)
         try:
+            outcome = self.runner.train(client, ask, examples, self.job.memory.get(client), self.secrets.get(client))
             norm = guard(outcome.update, self.expected, client, integers=self.flows[-1].number == "ring")
         except UpdateRejected as refusal:
             seconds = time.perf_counter() - begun
-            return ClientReport(client, "rejected", *numbers, None, seconds, up, down, reason=refusal.reason)
+            return ClientReport(client, "rejected", seconds=seconds, bytes_down=down, reason=refusal.reason)
         self._count(ask, client, outcome.update, group, total)
+        self.job.memory.propose(client, (ask.round, ask.attempt), outcome.memory)
+        up = frame.size(frame.of_update(outcome.update))
         seconds = time.perf_counter() - begun
         if self.job.algorithm.protected:
             return ClientReport(client, "counted", seconds=seconds, bytes_up=up, bytes_down=down)
         metrics = {"train_loss": outcome.trained.loss}
-        return ClientReport(client, "counted", *numbers, norm, seconds, up, down, metrics)
+        steps = outcome.trained.count
+        return ClientReport(client, "counted", len(examples), steps, norm, seconds, up, down, metrics)
 
     def _count(self, ask: Ask, client: str, update: Update, group: Group, total: Total) -> None:
         chain = self.job.algorithm.chain

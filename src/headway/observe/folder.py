@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,15 +51,18 @@ class RunFolder:
             raise RunFolderError(
                 f"{path} exists already: resume it with `headway resume {path}`, or choose another folder."
             )
-        with writing(path):
-            staging = path.with_name(f".{path.name}.{os.getpid()}")
-            (staging / "checkpoints").mkdir(parents=True)
-            write_atomically(staging / IDENTITY, json.dumps({"format": FORMAT, **identity}, indent=2).encode())
-            if config is not None:
-                write_atomically(staging / CONFIG, config.encode())
-            if path.exists():
-                path.rmdir()
-            staging.rename(path)
+        staging = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with writing(path):
+                (staging / "checkpoints").mkdir(parents=True)
+                write_atomically(staging / IDENTITY, json.dumps({"format": FORMAT, **identity}, indent=2).encode())
+                if config is not None:
+                    write_atomically(staging / CONFIG, config.encode())
+                if path.exists():
+                    path.rmdir()
+                staging.rename(path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
         return cls(path, identity, keep)
 
     @classmethod

@@ -65,7 +65,9 @@ class Mean(Aggregator):
                 do_this='use Weigh(by="uniform") or Weigh(by="capped", cap=...)',
             )
         expected = flow.sampler.expected if flow.sampler is not None else None
-        if flow.bound is None or self.over != "expected":
+        if flow.bound is None:
+            return flow
+        if self.over != "expected":
             return flow.set(self, bound=None)
         # a cohort that is not known yet has at least one client; the run's flows know it
         return flow.set(self, bound=flow.bound / (expected or 1.0))

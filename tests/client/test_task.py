@@ -1,0 +1,143 @@
+"""Tasks: what is shared, what becomes of buffers, metrics against known values."""
+
+import pytest
+import torch
+from sklearn import metrics as reference
+from torch import nn
+from toys import blobs, linear_task
+
+import headway as hw
+from headway.client.losses import METRICS
+from headway.client.task import floating_buffers
+from headway.client.workbench import Workbench
+from headway.core.keys import Key
+
+KEY = Key.root(0)
+TRAINER = hw.LocalSGD(lr=0.1, batch_size=8)  # BatchNorm cannot train on a last batch of one
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def run(task, rounds=3, recipe="fedavg", data=None):
+    made = hw.Run(hw.recipes.recipe(recipe, trainer=TRAINER), data or blobs(), task, rounds=rounds)
+    return made, list(made)
+
+
+def test_the_initial_model_is_a_function_of_the_key():
+    one, two = Workbench(linear_task(), KEY).shared, Workbench(linear_task(), KEY).shared
+    assert torch.equal(one, two)
+    assert not torch.equal(one, Workbench(linear_task(), Key.root(1)).shared)
+
+
+def test_the_module_lives_in_the_vector():
+    bench = Workbench(linear_task(), KEY)
+    bench.load(torch.arange(15.0), None, None)
+    assert torch.equal(bench.module.weight.detach(), torch.arange(12.0).view(3, 4))
+    assert torch.equal(bench.module.bias.detach(), torch.arange(12.0, 15.0))
+
+
+class TestBuffers:
+    def test_a_model_with_statistics_must_choose(self):
+        with pytest.raises(hw.ConfigError, match=r'BatchNorm1d.*buffers = "local"'):
+            Workbench(hw.Task(model=normed), KEY)
+
+    def test_average_is_the_weighted_mean_of_what_clients_saw(self):
+        task = hw.Task(model=normed, buffers="average")
+        made, _ = run(task, rounds=1)
+        data, expected, total = blobs(), 0, 0
+        for client in data.clients:
+            single = hw.FederatedData.from_clients(
+                {client: (data.train_of(client).inputs, data.train_of(client).targets)}
+            )
+            alone, _ = run(task, rounds=1, data=single)
+            expected = expected + alone.state.buffers * len(data.train[client])
+            total += len(data.train[client])
+        torch.testing.assert_close(made.state.buffers, expected / total)
+        assert made.model()[1].running_mean.abs().sum() > 0
+
+    def test_integer_buffers_are_never_averaged(self):
+        assert set(floating_buffers(normed())) == {"1.running_mean", "1.running_var"}
+
+    def test_local_ones_stay_and_differ(self):
+        made, reports = run(hw.Task(model=normed, buffers="local"))
+        kept = [made.memory.get(client)["trainer"]["statistics"] for client in blobs().clients]
+        assert not torch.equal(kept[0], kept[1])
+        assert made.state.buffers is None
+        assert "accuracy" in reports[-1].metrics
+
+    def test_local_ones_refuse_central_evaluation(self):
+        data = blobs()
+        central = hw.FederatedData(
+            data.name, data.store, data.train, data.test, hw.Examples(data.store.inputs, data.store.targets), 3
+        )
+        with pytest.raises(hw.ConfigError, match="cannot be evaluated centrally"):
+            hw.Run(hw.recipes.fedavg(trainer=TRAINER), central, hw.Task(model=normed, buffers="local"), rounds=1)
+
+
+def test_parameters_that_are_not_shared_stay_with_the_client():
+    task = hw.Task(model=lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), shared=("0.*",))
+    made, reports = run(task)
+    assert made.bench.layout.names == ("0.weight", "0.bias")
+    heads = [made.memory.get(client)["trainer"]["personal"] for client in blobs().clients]
+    assert not torch.equal(heads[0], heads[1])
+    assert reports[0].bytes_up == 3 * reports[0].clients[0].bytes_up
+    assert reports[0].clients[0].bytes_up < 25 * 4 + 120
+
+
+def test_frozen_parameters_are_not_sent():
+    def half_frozen():
+        module = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+        module[0].requires_grad_(False)
+        return module
+
+    assert Workbench(hw.Task(model=half_frozen), KEY).layout.names == ("1.weight", "1.bias")
+
+
+def test_nothing_to_share_is_refused():
+    with pytest.raises(hw.ConfigError, match="nothing to learn together"):
+        Workbench(linear_task(shared=("body.*",)), KEY)
+
+
+@pytest.mark.parametrize("options", [{"loss": "cross_entrophy"}, {"metrics": ("acuracy",)}])
+def test_unknown_names_say_the_nearest(options):
+    with pytest.raises(hw.ConfigError, match=r"did you mean '(cross_entropy|accuracy)'"):
+        hw.Task(model=nn.Identity, **options)
+
+
+class TestMetrics:
+    logits = torch.tensor([[2.0, 1.0], [0.5, 0.7], [0.1, 0.9], [1.0, 0.0], [0.3, 0.3]])
+    targets = torch.tensor([0, 1, 0, 0, 1])
+
+    def test_equal_scikit_learn(self):
+        predicted, score = self.logits.argmax(1), self.logits[:, 1] - self.logits[:, 0]
+        assert METRICS["accuracy"](self.logits, self.targets) == reference.accuracy_score(self.targets, predicted)
+        assert METRICS["balanced_accuracy"](self.logits, self.targets) == pytest.approx(
+            reference.balanced_accuracy_score(self.targets, predicted)
+        )
+        assert METRICS["auroc"](self.logits, self.targets) == pytest.approx(
+            reference.roc_auc_score(self.targets, score)
+        )
+
+    def test_auroc_with_ties_equals_scikit_learn(self):
+        generator = torch.Generator().manual_seed(1)
+        score = torch.randint(0, 5, (200,), generator=generator).float()
+        targets = torch.randint(0, 2, (200,), generator=generator)
+        assert METRICS["auroc"](score, targets) == pytest.approx(reference.roc_auc_score(targets, score))
+
+    def test_auroc_of_one_class_is_not_a_number(self):
+        assert METRICS["auroc"](self.logits, torch.ones(5, dtype=torch.int64)) != METRICS["auroc"](
+            self.logits, torch.ones(5, dtype=torch.int64)
+        )
+
+    def test_binary_and_regression_tasks_train(self):
+        data = blobs(classes=2)
+        binary = hw.Task(lambda: nn.Linear(4, 1), loss="binary_cross_entropy", metrics=("accuracy", "auroc"))
+        assert list(hw.rounds(hw.recipes.fedavg(trainer=TRAINER), data, binary, rounds=5))[-1].metrics["accuracy"] > 0.6
+        real = hw.FederatedData.from_clients(
+            {c: (data.train_of(c).inputs, data.train_of(c).inputs[:, 0]) for c in data.clients}
+        )
+        squared = hw.Task(lambda: nn.Linear(4, 1), loss="mean_squared_error", metrics=("mean_absolute_error",))
+        reports = list(hw.rounds(hw.recipes.fedavg(trainer=hw.LocalSGD(lr=0.01)), real, squared, rounds=30))
+        assert reports[-1].train_loss < reports[0].train_loss / 2

@@ -1,0 +1,200 @@
+"""Example settings of every registered stage, and everything that its hooks are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from conformance.teststages import FixedPoint, Median, NoisyRelease
+from conformance.tiny import ALL_OFFERS
+from torch import Tensor
+
+from headway.core.chain import chain
+from headway.core.flow import Flow, SamplerFacts
+from headway.core.keys import Key
+from headway.core.layout import Layout
+from headway.core.stage import Aggregator, Context, Place, Stage
+from headway.core.total import Total
+from headway.core.update import Update
+from headway.stages import ECGR, Clip, FedProx, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
+
+EXAMPLES: dict[str, tuple[Stage, ...]] = {
+    "Clip": (Clip(), Clip(0.03), Clip(1e9)),
+    "ECGR": (ECGR(), ECGR(0.3, 0.0), ECGR(1.0, 1.0), *(ECGR(rule=r) for r in ("smallest", "random", "centred"))),
+    "FedProx": (FedProx(), FedProx(0.0), FedProx(3.0)),
+    "Mean": (Mean("examples"), Mean("clients"), Mean("expected")),
+    "Scaffold": (Scaffold("I"), Scaffold("II")),
+    "ServerAdam": (ServerAdam(), ServerAdam(0.3, 0.0, 0.5, 0.1, bias_correction=True)),
+    "ServerSGD": (ServerSGD(), ServerSGD(0.5, momentum=0.9)),
+    "Weigh": (Weigh("examples"), Weigh("uniform"), Weigh("capped", 3)),
+}
+TEST_ONLY: tuple[Stage, ...] = (FixedPoint(), Median(), NoisyRelease())
+REGISTERED = tuple(stage for stages in EXAMPLES.values() for stage in stages)
+EVERY = REGISTERED + TEST_ONLY
+
+LANES, SIZE, STEPS = 4, 5, 6
+RAGGED = (6, 1, 0, 3)  # local steps of each lane
+LAYOUT = Layout.of({"w": torch.zeros(2, 1).double(), "b": torch.zeros(3).double()})
+START = Flow(trainer=ALL_OFFERS, sampler=SamplerFacts("fixed", 2.0, 8))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the hooks are given.  Clients' values have a leading axis of lanes; the server's have none."""
+
+    ctx: Context
+    grad: Tensor
+    w: Tensor
+    gram: Tensor
+    memory: dict[str, Tensor]
+    update: Update
+    server: Context
+    state: dict[str, Tensor]
+    aggregate: Update
+    total: Total
+
+
+def around(stage: Stage) -> tuple[Stage, ...]:
+    """A chain in which the stage can stand."""
+    if isinstance(stage, Aggregator):
+        return (stage,)
+    if isinstance(stage, NoisyRelease):
+        return (Clip(), Mean("expected"), stage)
+    return (stage, Mean()) if stage.place < Place.AGGREGATE else (Mean(), stage)
+
+
+def flow_at(stage: Stage, before: bool = True) -> Flow:
+    """The facts that reach a stage in its chain, or that hold after it."""
+    stages = around(stage)
+    index = stages.index(stage)
+    flows = (START, *chain(*stages).trace(START))
+    return flows[index + (not before)]
+
+
+def case(stage: Stage, seed: int = 0) -> Case:
+    """Random values for every hook of one stage."""
+
+    def draw(name: str, *shape: int) -> Tensor:
+        numbers = Key.root(seed).derive(name).uniform(torch.Size(shape).numel())
+        return 4 * numbers.reshape(shape) - 2
+
+    w, steps = draw("global", SIZE), draw("steps", LANES, STEPS, SIZE)
+    steps = steps * (torch.arange(STEPS)[:, None] < torch.tensor(RAGGED)[:, None, None])
+    state = {name: draw(f"state {name}", *kept.shape).abs() for name, kept in stage.init(w).items()}
+    lanes = w.expand(LANES, SIZE)
+    ctx = Context(
+        round=3,
+        key=tuple(Key.root(seed).derive("lane", i) for i in range(LANES)),
+        layout=LAYOUT,
+        flow=flow_at(stage),
+        global_params=w,
+        received=stage.broadcast(state),
+        movement=steps.sum(-2),
+        steps=torch.tensor(RAGGED),
+        gain=0.1 * torch.tensor(RAGGED).double(),
+        examples=torch.tensor([1, 7, 3, 2]),
+        initial_loss=draw("loss", LANES),
+        initial_gradient=draw("initial gradient", LANES, SIZE),
+    )
+    beside = {name: draw(name, LANES, SIZE) for name in flow_at(stage, before=False).vectors if name != "delta"}
+    update = Update.of(draw("delta", LANES, SIZE), ctx.examples.double(), **beside)
+    total = Total()
+    for lane in range(LANES):
+        total.add_row(f"c{lane}", update.lane(lane)) if is_whole_cohort(stage) else total.add(update.lane(lane))
+    sums = {"clients": torch.tensor(2.0).double()}
+    return Case(
+        ctx=ctx,
+        grad=draw("grad", LANES, SIZE),
+        w=draw("w", LANES, SIZE),
+        gram=steps @ steps.mT,
+        memory={name: draw(f"memory {name}", *kept.shape) for name, kept in stage.remember(lanes).items()},
+        update=update,
+        server=replace(ctx, key=Key.root(seed), received={}, counted=2, population=8, **NO_CLIENT),
+        state=state,
+        aggregate=replace(update.lane(1), sums=sums),
+        total=total,
+    )
+
+
+NO_CLIENT = dict.fromkeys(("movement", "steps", "gain", "examples", "initial_loss", "initial_gradient"))
+CLIENT_HOOKS: dict[str, Callable[[Any, Case], Any]] = {
+    "step": lambda stage, c: stage.step(c.grad, c.w, c.memory, c.ctx),
+    "combine": lambda stage, c: stage.combine(c.gram, c.ctx),
+    "send": lambda stage, c: stage.send(c.update, c.memory, c.ctx),
+    "lift": lambda stage, c: stage.lift(c.update, c.ctx),
+}
+SERVER_HOOKS: dict[str, Callable[[Any, Case], Any]] = {
+    "init": lambda stage, c: stage.init(c.server.global_params),
+    "remember": lambda stage, c: stage.remember(c.w),
+    "broadcast": lambda stage, c: stage.broadcast(c.state),
+    "decode": lambda stage, c: stage.decode(stage.send(c.update, c.memory, c.ctx)[0], c.server),
+    "release": lambda stage, c: stage.release(c.aggregate, c.server),
+    "receive": lambda stage, c: stage.receive(c.aggregate, c.state, c.server),
+    "finish": lambda stage, c: stage.finish(c.total, c.server),
+}
+
+
+def is_whole_cohort(stage: Stage) -> bool:
+    return isinstance(stage, Aggregator) and stage.whole_cohort
+
+
+def hooks(stage: Stage, table: dict[str, Callable[[Any, Case], Any]]) -> list[str]:
+    """The hooks of a table that a stage has; an aggregator always lifts, unless it keeps rows, and finishes."""
+    border = {"lift": isinstance(stage, Aggregator) and not stage.whole_cohort, "finish": isinstance(stage, Aggregator)}
+    return [hook for hook in table if (border[hook] if hook in border else stage.has(hook))]
+
+
+def pairs(table: dict[str, Callable[[Any, Case], Any]], stages=EVERY) -> list[tuple[Stage, str]]:
+    return [(stage, hook) for stage in stages for hook in hooks(stage, table)]
+
+
+def lane_of(value: Any, index: int) -> Any:
+    """One client's share of what has lanes in front; what all clients share stays whole."""
+    if isinstance(value, Tensor):
+        return value[index]
+    if isinstance(value, dict):
+        return {name: lane_of(item, index) for name, item in value.items()}
+    if isinstance(value, Update):
+        return value.lane(index)
+    if isinstance(value, tuple):
+        return tuple(lane_of(item, index) for item in value)
+    if isinstance(value, Context):
+        per_client = {name: lane_of(getattr(value, name), index) for name in NO_CLIENT}
+        return replace(value, key=value.key[index], **per_client)
+    return value
+
+
+def one_client(c: Case, index: int) -> Case:
+    shared = ("server", "state", "aggregate", "total")
+    return replace(c, **{f.name: lane_of(getattr(c, f.name), index) for f in fields(c) if f.name not in shared})
+
+
+def tensors_in(value: Any, path: str = "") -> dict[str, Tensor]:
+    """Every tensor in a nest of dictionaries, tuples and dataclasses, by its path."""
+    if isinstance(value, Tensor):
+        return {path: value}
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, (tuple, list)):
+        parts = enumerate(value)
+    elif is_dataclass(value):
+        parts = [(f.name, getattr(value, f.name)) for f in fields(value)]
+    elif isinstance(value, Total):
+        parts = [("rows", value.rows), ("bins", {n: held.bins for n, held in value.vectors.items()})]
+    else:
+        parts = []
+    found: dict[str, Tensor] = {}
+    for name, part in parts:
+        found |= tensors_in(part, f"{path}/{name}")
+    return found
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    mine, theirs = tensors_in(a), tensors_in(b)
+    return mine.keys() == theirs.keys() and all(_equal(mine[name], theirs[name]) for name in mine)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())

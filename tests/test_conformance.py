@@ -1,0 +1,227 @@
+"""What every registered stage must hold, whatever its idea."""
+
+import copy
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from conformance.cases import (
+    CLIENT_HOOKS,
+    EVERY,
+    EXAMPLES,
+    LANES,
+    LAYOUT,
+    REGISTERED,
+    SERVER_HOOKS,
+    SIZE,
+    START,
+    around,
+    case,
+    flow_at,
+    one_client,
+    pairs,
+    same_bits,
+    tensors_in,
+)
+from conformance.teststages import FixedPoint, PairwiseMasks
+from conformance.tiny import Loop, engine, quadratics
+from headway.core.chain import Chain, chain
+from headway.core.keys import Key
+from headway.core.stage import slice_tensors, stages
+from headway.core.total import Total
+from headway.core.update import Update
+from headway.stages import ECGR, Clip, FedProx, Mean, ServerSGD, Weigh
+
+ALL_HOOKS = CLIENT_HOOKS | SERVER_HOOKS
+CODECS = [stage for stage in EVERY if stage.has("decode")]
+
+
+def of(*kinds, having=lambda stage: True):
+    return pytest.mark.parametrize("stage", [s for s in kinds if having(s)], ids=repr)
+
+
+def test_every_registered_stage_has_example_settings() -> None:
+    assert set(EXAMPLES) == {name for name in stages.names() if stages.get(name).__module__.startswith("headway.")}
+    assert all(type(stage).__name__ == name for name, examples in EXAMPLES.items() for stage in examples)
+
+
+@pytest.mark.parametrize(("stage", "hook"), pairs(CLIENT_HOOKS))
+def test_many_lanes_at_once_are_the_same_as_one_by_one(stage, hook) -> None:
+    together = CLIENT_HOOKS[hook](stage, case(stage))
+    for lane in range(LANES):
+        alone = tensors_in(CLIENT_HOOKS[hook](stage, one_client(case(stage), lane)))
+        batched = tensors_in(together)
+        assert alone.keys() == batched.keys()
+        for name in alone:
+            torch.testing.assert_close(batched[name][lane], alone[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("stage", "hook"), pairs(ALL_HOOKS))
+def test_hooks_leave_their_inputs_unchanged_and_share_no_writable_result(stage, hook) -> None:
+    given = case(stage)
+    before = copy.deepcopy(given)
+    ALL_HOOKS[hook](stage, given)
+    assert same_bits(given, before)
+
+
+@pytest.mark.parametrize(("stage", "hook"), pairs(ALL_HOOKS))
+def test_the_same_key_gives_the_same_result(stage, hook) -> None:
+    given = case(stage)
+    once = ALL_HOOKS[hook](stage, given)
+    torch.rand(7)
+    assert same_bits(ALL_HOOKS[hook](stage, given), once)
+
+
+@of(ECGR(rule="random"))
+def test_another_key_gives_another_draw(stage) -> None:
+    given = case(stage)
+    other = replace(given.ctx, key=tuple(Key.root(99).derive(i) for i in range(LANES)))
+    assert not torch.equal(stage.combine(given.gram, given.ctx), stage.combine(given.gram, other))
+
+
+@of(*REGISTERED)
+def test_a_stage_is_rebuilt_from_its_name_and_numbers(stage) -> None:
+    described = stages.describe(stage)
+    assert stages.build(described) == stage
+    rebuilt = stages.build(json.loads(json.dumps(described)))
+    assert rebuilt == stage
+    assert repr(rebuilt) == repr(stage)
+    assert hash(rebuilt) == hash(stage)
+    whole = chain(*around(stage))
+    assert Chain.from_config(json.loads(json.dumps(whole.to_config()))) == whole
+
+
+HOSTILE = {
+    "nan": torch.tensor([1.0, math.nan, -2.0]),
+    "all nan": torch.full((3,), math.nan),
+    "infinite": torch.tensor([math.inf, 1.0, 0.0]),
+    "infinities": torch.tensor([-math.inf, math.inf, math.nan]),
+    "zero": torch.zeros(3),
+    "tiny": torch.full((3,), 1e-45),
+    "huge float32": torch.tensor([1e30, -1e30, 1e30]),
+    "largest float32": torch.tensor([3.4e38, 3.4e38, -1.0]),
+    "huge float64": torch.tensor([1e200, -1e200, 1.0], dtype=torch.float64),
+    "largest float64": torch.tensor([1.7e308, 1.7e308, -1.7e308], dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@of(*EVERY, Clip(1e-6), having=lambda s: s.has("send") and flow_at(s, before=False).bound is not None)
+def test_a_claimed_bound_holds_for_hostile_updates(stage, kind) -> None:
+    hostile = HOSTILE[kind]
+    bound = flow_at(stage, before=False).bound
+    lanes = torch.stack([hostile, torch.tensor([3.0, 4.0, 12.0]).to(hostile), hostile])
+    ctx = replace(case(stage).ctx, examples=torch.tensor([1, 1, 1]))
+    sent, _ = stage.send(Update.of(lanes, beside=lanes.flip(0)), {}, ctx)
+    norms = sent.squared_norm().sqrt()
+    assert bool((norms <= bound * (1 + 1e-6 if hostile.dtype == torch.float32 else 1 + 1e-12)).all())
+    if kind in ("nan", "infinite", "all nan", "infinities"):
+        assert not norms.any()
+    elif bound < 13:
+        assert float(norms[1]) > 0
+
+
+@pytest.mark.parametrize("examples", [0, 1, 10**9])
+@of(*REGISTERED, having=lambda s: flow_at(s, before=False).weight_bound is not None)
+def test_a_claimed_weight_bound_holds(stage, examples) -> None:
+    given = one_client(case(stage), 0)
+    ctx = replace(given.ctx, examples=torch.tensor(examples))
+    sent, _ = stage.send(given.update, {}, ctx)
+    assert 0 <= float(sent.weight) <= flow_at(stage, before=False).weight_bound
+
+
+NEUTRAL = {
+    "FedProx(0)": (FedProx(0.0), Mean()),
+    "ECGR(beta=1)": (ECGR(beta=1.0), Mean()),
+    "ECGR(select=1)": (ECGR(select=1.0, beta=0.0), Mean()),
+    "Clip(huge)": (Clip(1e30), Mean()),
+    "Clip(inf)": (Clip(math.inf), Mean()),
+    "Weigh(examples)": (Weigh("examples"), Mean()),
+    "ServerSGD()": (Mean(), ServerSGD()),
+    "all": (FedProx(0.0), ECGR(beta=1.0), Weigh(), Clip(1e30), Mean(), ServerSGD()),
+}
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_neutral_settings_are_fedavg_to_the_bit(name, momentum) -> None:
+    loop = Loop(momentum=momentum)
+    assert torch.equal(engine(*NEUTRAL[name], loop=loop).run(4).params, engine(Mean(), loop=loop).run(4).params)
+
+
+def test_ecgr_on_one_local_step_is_fedavg_to_the_bit() -> None:
+    loop = Loop(steps=1)
+    assert torch.equal(engine(ECGR(), Mean(), loop=loop).run(4).params, engine(Mean(), loop=loop).run(4).params)
+
+
+@of(*EVERY)
+@pytest.mark.parametrize(("clients", "size"), [(1, 1), (1, 3), (3, 1)])
+def test_one_parameter_and_one_client_are_enough(stage, clients, size) -> None:
+    tiny = engine(*around(stage), problems=quadratics(clients, size))
+    after = tiny.run(3)
+    assert after.params.shape == (size,)
+    assert bool(torch.isfinite(after.params).all())
+    assert not torch.equal(after.params, tiny.start().params)
+
+
+@of(*EVERY)
+def test_an_empty_cohort_only_advances_the_round(stage) -> None:
+    tiny = engine(*around(stage))
+    start = tiny.run(1)
+    after = tiny.algorithm.chain and replace(start)
+    from headway.core.ask import drive
+
+    after = drive(tiny.generator(start, cohort=()), tiny.send)
+    assert after.round == start.round + 1
+    assert same_bits(replace(after, round=0), replace(start, round=0))
+
+
+@of(*REGISTERED, having=lambda s: s.has("step"))
+@pytest.mark.parametrize("lanes", [True, False], ids=["lanes", "one client"])
+def test_a_step_on_each_tensor_is_the_step_on_the_whole_vector(stage, lanes) -> None:
+    given = case(stage) if lanes else one_client(case(stage), 1)
+    parts = []
+    for entry in LAYOUT.entries:
+        cut = slice(entry.offset, entry.offset + entry.numel)
+        memory = slice_tensors(given.memory, cut.start, cut.stop, SIZE)
+        ctx = given.ctx.sliced(cut.start, cut.stop)
+        parts.append(stage.step(given.grad[..., cut], given.w[..., cut], memory, ctx))
+    whole = stage.step(given.grad, given.w, given.memory, given.ctx)
+    assert torch.equal(torch.cat(parts, dim=-1), whole)
+
+
+@of(*CODECS, having=lambda s: flow_at(s, before=False).additive)
+def test_where_encoded_updates_add_merging_and_decoding_commute(stage) -> None:
+    given = case(stage)
+    encoded, _ = stage.send(given.update, given.memory, given.ctx)
+    first, second = Total(), Total()
+    for lane in range(LANES):
+        first.add(encoded.lane(lane))
+        second.add(stage.decode(encoded.lane(lane), given.server))
+    for name, vector in stage.decode(first.value(), given.server).vectors.items():
+        torch.testing.assert_close(vector, second.value().vectors[name], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(vector, given.update.vectors[name].sum(0), rtol=0, atol=1e-9)
+
+
+@of(*EVERY)
+def test_the_vectors_that_a_stage_sends_are_those_that_it_announces(stage) -> None:
+    tiny = engine(*around(stage))
+    tiny.run(1)
+    assert all(set(update.vectors) == set(tiny.flows[-1].vectors) for update in tiny.sent.values())
+
+
+@of(*EVERY, having=lambda s: s.has("init"))
+def test_state_and_memory_are_named_vectors_or_scalars(stage) -> None:
+    w = torch.ones(SIZE, dtype=torch.float64)
+    lanes = stage.remember(w.expand(LANES, SIZE))
+    assert all(kept.shape[-1] in (SIZE, 1) for kept in [*stage.init(w).values(), *lanes.values()])
+    assert {name: kept.shape[:-1] for name, kept in lanes.items()} == dict.fromkeys(stage.remember(w), (LANES,))
+
+
+@of(*(s for s in REGISTERED if s.place <= 5 and not isinstance(s, Mean)))
+def test_every_client_stage_composes_with_a_secure_sum(stage) -> None:
+    secure = engine(stage, FixedPoint(), PairwiseMasks(), Mean())
+    plain = engine(stage, Mean())
+    torch.testing.assert_close(secure.run(2).params, plain.run(2).params, rtol=0, atol=1e-9)

@@ -1,0 +1,36 @@
+"""The public names are pinned: adding one is a decision."""
+
+import subprocess
+import sys
+
+import pytest
+
+import headway
+
+NAMES = """
+Aggregator Algorithm All Chain ChainRefused ClientFailed Clip ConfigError Context DataError Diverged ECGR Examples
+FedProx FederatedData Fixed Flow HeadwayError Layout LocalEngine LocalSGD Mean Place Protocol Quorum RoundReport Run
+RunFolderError Sampler Scaffold Schedule ServerAdam ServerSGD Stage Task Trainer Uniform Update Weigh
+__version__ chain data models recipes rounds stages
+""".split()
+
+
+def test_names_are_as_pinned():
+    assert sorted(headway.__all__) == sorted(NAMES)
+    assert set(dir(headway)) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_there(name):
+    assert getattr(headway, name) is not None
+
+
+def test_a_wrong_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'FedAvg'"):
+        _ = headway.FedAvg
+
+
+def test_importing_headway_is_light():
+    code = "import sys, headway; print([m for m in ('torch', 'numpy', 'matplotlib', 'pandas') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
