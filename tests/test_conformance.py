@@ -16,7 +16,6 @@ from conformance.cases import (
     REGISTERED,
     SERVER_HOOKS,
     SIZE,
-    START,
     around,
     case,
     flow_at,
@@ -27,9 +26,11 @@ from conformance.cases import (
 )
 from conformance.teststages import FixedPoint, PairwiseMasks
 from conformance.tiny import Loop, engine, quadratics
+
+from headway.core.ask import drive
 from headway.core.chain import Chain, chain
 from headway.core.keys import Key
-from headway.core.stage import slice_tensors, stages
+from headway.core.stage import Place, slice_tensors, stages
 from headway.core.total import Total
 from headway.core.update import Update
 from headway.stages import ECGR, Clip, FedProx, Mean, ServerSGD, Weigh
@@ -59,7 +60,7 @@ def test_many_lanes_at_once_are_the_same_as_one_by_one(stage, hook) -> None:
 
 
 @pytest.mark.parametrize(("stage", "hook"), pairs(ALL_HOOKS))
-def test_hooks_leave_their_inputs_unchanged_and_share_no_writable_result(stage, hook) -> None:
+def test_hooks_leave_their_inputs_unchanged(stage, hook) -> None:
     given = case(stage)
     before = copy.deepcopy(given)
     ALL_HOOKS[hook](stage, given)
@@ -117,10 +118,9 @@ def test_a_claimed_bound_holds_for_hostile_updates(stage, kind) -> None:
     sent, _ = stage.send(Update.of(lanes, beside=lanes.flip(0)), {}, ctx)
     norms = sent.squared_norm().sqrt()
     assert bool((norms <= bound * (1 + 1e-6 if hostile.dtype == torch.float32 else 1 + 1e-12)).all())
-    if kind in ("nan", "infinite", "all nan", "infinities"):
-        assert not norms.any()
-    elif bound < 13:
-        assert float(norms[1]) > 0
+    if not hostile.isfinite().all():
+        assert not norms[[0, 2]].any()
+    assert float(norms[1]) == pytest.approx(min(bound, 13 * math.sqrt(2)), rel=1e-6)
 
 
 @pytest.mark.parametrize("examples", [0, 1, 10**9])
@@ -170,9 +170,6 @@ def test_one_parameter_and_one_client_are_enough(stage, clients, size) -> None:
 def test_an_empty_cohort_only_advances_the_round(stage) -> None:
     tiny = engine(*around(stage))
     start = tiny.run(1)
-    after = tiny.algorithm.chain and replace(start)
-    from headway.core.ask import drive
-
     after = drive(tiny.generator(start, cohort=()), tiny.send)
     assert after.round == start.round + 1
     assert same_bits(replace(after, round=0), replace(start, round=0))
@@ -220,7 +217,7 @@ def test_state_and_memory_are_named_vectors_or_scalars(stage) -> None:
     assert {name: kept.shape[:-1] for name, kept in lanes.items()} == dict.fromkeys(stage.remember(w), (LANES,))
 
 
-@of(*(s for s in REGISTERED if s.place <= 5 and not isinstance(s, Mean)))
+@of(*(s for s in REGISTERED if s.place <= Place.CLIP))
 def test_every_client_stage_composes_with_a_secure_sum(stage) -> None:
     secure = engine(stage, FixedPoint(), PairwiseMasks(), Mean())
     plain = engine(stage, Mean())

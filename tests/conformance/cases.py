@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from conformance.teststages import FixedPoint, Median, NoisyRelease
-from conformance.tiny import ALL_OFFERS
 from torch import Tensor
 
+from conformance.teststages import FixedPoint, Median, NoisyRelease
+from conformance.tiny import ALL_OFFERS
 from headway.core.chain import chain
 from headway.core.flow import Flow, SamplerFacts
 from headway.core.keys import Key

@@ -81,8 +81,6 @@ def ecgr(select: float, beta: float) -> Reaggregate:
     return final
 
 
-
-
 def server_momentum(lr: float, b: float) -> Callable[[Vector, Vector], Vector]:
     """FedAvgM: v <- b v + Delta; x <- x + lr v."""
     v: Vector = []

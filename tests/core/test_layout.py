@@ -6,7 +6,12 @@ import torch
 from headway.core.errors import ConfigError
 from headway.core.layout import Layout
 
-TENSORS = {"w": torch.arange(6.0).reshape(2, 3), "scale": torch.tensor(7.0), "none": torch.empty(0, 4), "b": torch.ones(3)}
+TENSORS = {
+    "w": torch.arange(6.0).reshape(2, 3),
+    "scale": torch.tensor(7.0),
+    "none": torch.empty(0, 4),
+    "b": torch.ones(3),
+}
 LAYOUT = Layout.of(TENSORS)
 
 

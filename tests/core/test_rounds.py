@@ -255,9 +255,12 @@ def test_only_counted_clients_are_counted() -> None:
     assert Answer(reports=reports).counted == ("a",)
 
 
-def test_a_round_in_which_nobody_answers_only_advances() -> None:
-    tiny = engine(Scaffold(), Mean("clients"), ServerAdam(), lost=frozenset(f"c{i:03d}" for i in range(4)))
+@pytest.mark.parametrize("stages", [(Scaffold(), Mean("clients"), ServerAdam()), (*SECURE, Mean()), (Median(),)])
+def test_a_round_in_which_nobody_answers_only_advances(stages) -> None:
+    tiny = engine(*stages, lost=frozenset(f"c{i:03d}" for i in range(4)))
     start = tiny.start()
     after = tiny.round(start)
     assert after.round == 1
     assert same_state(State(0, after.params, after.stages), start)
+    nobody = drive(tiny.generator(start, cohort=()), tiny.send)
+    assert same_state(nobody, after)

@@ -41,9 +41,7 @@ def test_every_number_of_steps_follows_the_papers_loop(first) -> None:
     for count in range(first, first + 20):
         select, beta = (0.5, 0.2) if count % 2 else (0.3, 0.0)
         steps = random_steps(count)
-        torch.testing.assert_close(
-            delta(ECGR(select, beta), steps), paper(select, beta, steps), rtol=1e-10, atol=1e-12
-        )
+        torch.testing.assert_close(delta(ECGR(select, beta), steps), paper(select, beta, steps), rtol=1e-10, atol=1e-12)
 
 
 # small whole numbers: ties, duplicates, zeros and cancellations happen, and every inner product is exact

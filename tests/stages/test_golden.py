@@ -36,9 +36,7 @@ def agrees(method, stages, server, ecgr, cohorts, momentum, **options) -> None:
     if ecgr:
         options["reaggregate"] = reference.ecgr(*ecgr)
     start = tiny.start().params.tolist()
-    expected = method(
-        PLAIN, start, cohorts, loop.steps, loop.lr, momentum=momentum, server=server, **options
-    )
+    expected = method(PLAIN, start, cohorts, loop.steps, loop.lr, momentum=momentum, server=server, **options)
     found = tiny.run(ROUNDS).params
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-13)
     assert float((found - torch.tensor(start)).norm()) > 0.1
@@ -103,7 +101,9 @@ def test_fedavg_ends_at_its_fixed_point() -> None:
 
 
 @pytest.mark.parametrize("option", ["I", "II"])
-@pytest.mark.parametrize("loop", [Loop(steps=10, lr=0.05), Loop(steps=10, lr=0.01, momentum=0.9)], ids=["plain", "momentum"])
+@pytest.mark.parametrize(
+    "loop", [Loop(steps=10, lr=0.05), Loop(steps=10, lr=0.01, momentum=0.9)], ids=["plain", "momentum"]
+)
 def test_scaffold_reaches_the_optimum_where_fedavg_stalls(option, loop) -> None:
     optimum = (0.5 * -1.0 + 4.0 * 2.0) / 4.5
     assert ends_at(Scaffold(option), Mean("clients"), rounds=400, loop=loop) == pytest.approx(optimum, abs=1e-9)

@@ -51,18 +51,19 @@ class ExactSum:
             HeadwayError: if it holds NaN, infinity, or a magnitude above 2^896.
         """
         rest = term.to(torch.float64, copy=True)
-        largest = _magnitude(rest)
+        largest = _at_most(rest)
         if not largest < LARGEST:
             raise HeadwayError(f"an exact sum needs finite terms below 2^896, found a magnitude of {largest:g}.")
         self._reserve(1)
         self._bin_for_shape(rest)
+        k = math.frexp(largest)[1] // BITS + 1
         while largest > 0.0:
-            k = max((math.frexp(largest)[1] - 1) // BITS, LOWEST)
+            # rounding to the nearest multiple left at most half a unit, so the next bin is lower
+            k = max(min((math.frexp(largest)[1] - 1) // BITS, k - 1), LOWEST)
             part = _round_to_bin(rest, k)
             rest -= part
             self._deposit(k, part)
-            # rounding to the nearest multiple leaves at most half a unit, so the next bin is lower
-            largest = _magnitude(rest)
+            largest = _at_most(rest)
 
     def merge(self, other: ExactSum) -> None:
         """Adds all that another sum holds; the other is not changed."""
@@ -137,6 +138,14 @@ class ExactScalar:
             return self.units / (1 << 1074)
         except OverflowError:
             return math.inf if self.units > 0 else -math.inf
+
+
+def _at_most(x: Tensor) -> float:
+    """An upper limit of the absolute values that is zero only if all are: the L2 norm, which costs one pass."""
+    squares = float(torch.dot(x.reshape(-1), x.reshape(-1)))
+    if not 1e-290 < squares < 1e290:  # something under- or overflowed, or is not finite
+        return _magnitude(x)
+    return math.sqrt(squares) * 1.000001
 
 
 def _magnitude(x: Tensor) -> float:

@@ -44,6 +44,11 @@ class Key:
         """The key of a whole run."""
         return cls(hashlib.blake2b(_encode(seed), digest_size=32, person=b"headway-root").digest())
 
+    @classmethod
+    def of(cls, seed: int | Key, purpose: str) -> Key:
+        """The key itself, or that of a purpose under a run's seed."""
+        return seed if isinstance(seed, Key) else cls.root(seed).derive(purpose)
+
     def derive(self, *parts: Part) -> Key:
         """A child key; different parts give unrelated keys."""
         data = b"".join(map(_encode, parts))

@@ -45,7 +45,7 @@ _CATEGORICAL = (
 )
 
 
-def hospitals(*, key: Key, test_share: float = 0.2) -> FederatedData:
+def hospitals(*, key: Key | int = 0, test_share: float = 0.2) -> FederatedData:
     """920 patients of four hospitals; the target is 1 where any coronary artery is narrowed by half or more.
 
     Inputs float32 `[920, 35]` (named by `feature_names`), targets int64 `[920]`.  Clients: `cleveland` 303
@@ -54,10 +54,10 @@ def hospitals(*, key: Key, test_share: float = 0.2) -> FederatedData:
     Raises:
         ConfigError: `test_share` is not in [0, 1).
 
-    >>> hospitals(key=Key.root(0)).clients
+    >>> hospitals().clients
     ('cleveland', 'hungary', 'switzerland', 'va')
     """
-    return hospital_pool().divide(key=key, partition=None, clients=None, test_share=test_share)
+    return hospital_pool().divide(key=Key.of(key, "data"), partition=None, clients=None, test_share=test_share)
 
 
 def feature_names() -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def sources() -> dict[str, str]:
 def load(
     source: str | Path,
     *,
-    key: Key,
+    key: Key | int = 0,
     partition: PartitionLike | None = None,
     clients: int | None = None,
     test_share: float = 0.2,
@@ -52,6 +52,7 @@ def load(
 ) -> FederatedData:
     """Data from a name (see `sources`) or a path to an `.npz`, `.csv` or `.parquet` file.
 
+    `key` decides every draw; a seed stands for the key that a run of that seed draws its data by.
     `partition` and `clients` divide a source that has no clients of its own.  Every client keeps
     `test_share` of its examples for testing.  Options: `central_share` for `mnist5k` and `digits`;
     `target`, `client_column`, `task`, `standardise` and `drop` for tables.
@@ -61,9 +62,10 @@ def load(
             its own clients, or none where it has not.
         DataError: the data are missing or malformed, or cannot be divided like this.
 
-    >>> load("hospitals", key=Key.root(0)).input_shape
+    >>> load("hospitals").input_shape
     (35,)
     """
+    key = Key.of(key, "data")
     name, path = str(source), Path(source)
     suffix = path.suffix.lower()
     given: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from headway.data.pool import PartitionLike, Pool
 def from_torch(
     dataset: Any,
     *,
-    key: Key,
+    key: Key | int = 0,
     partition: PartitionLike,
     clients: int,
     test_share: float = 0.2,
@@ -32,7 +32,7 @@ def from_torch(
             shape; or the examples cannot be divided like this.
 
     >>> pairs = TensorDataset(torch.zeros(6, 2), torch.tensor([0, 1] * 3))
-    >>> from_torch(pairs, key=Key.root(0), partition={"kind": "iid"}, clients=2, test_share=0.0).clients
+    >>> from_torch(pairs, partition={"kind": "iid"}, clients=2, test_share=0.0).clients
     ('client-0', 'client-1')
     """
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
@@ -53,7 +53,7 @@ def from_torch(
         targets=targets,
         classes=class_count(targets, "the dataset's targets"),
     )
-    return pool.divide(key=key, partition=partition, clients=clients, test_share=test_share)
+    return pool.divide(key=Key.of(key, "data"), partition=partition, clients=clients, test_share=test_share)
 
 
 def _read(dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
