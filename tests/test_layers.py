@@ -1,4 +1,4 @@
-"""Imports point down: run, recipes, cli > engines, federation, privacy, observe, attacks > stages, client, data > core."""
+"""Imports point down: run, recipes, cli > engines, observe, attacks ... > stages, client, data > core."""
 
 import ast
 from pathlib import Path

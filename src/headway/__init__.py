@@ -52,9 +52,8 @@ _WHERE = {
     "Weigh": "stages",
     "chain": "core.chain",
     "rounds": "run",
-    "stages": "core.stage",
 }
-_MODULES = ("data", "models", "recipes")
+_MODULES = ("data", "models", "recipes", "stages")
 
 __all__ = ["__version__", *sorted(_WHERE), *_MODULES]
 
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     from headway import data as data
     from headway import models as models
     from headway import recipes as recipes
+    from headway import stages as stages
     from headway.client import LocalSGD, Schedule, Task, Trainer
     from headway.core.algorithm import Algorithm
     from headway.core.ask import Quorum
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from headway.core.flow import Flow
     from headway.core.layout import Layout
     from headway.core.sampler import Sampler
-    from headway.core.stage import Aggregator, Context, Place, Protocol, Stage, stages
+    from headway.core.stage import Aggregator, Context, Place, Protocol, Stage
     from headway.core.update import Update
     from headway.data import Examples, FederatedData
     from headway.engines import LocalEngine

@@ -153,9 +153,7 @@ def test_from_clients_reads_bytes_as_images() -> None:
     assert torch.allclose(data.store.inputs, torch.tensor(0.2))
     assert FederatedData.from_clients({"a": (gray > 9, [0, 1])}).store.inputs.eq(1.0).all()
     assert FederatedData.from_clients({"a": (colour, [0, 1])}).input_shape == (3, 5, 5)
-    assert (
-        FederatedData.from_clients({"a": (gray.astype(np.int32), [0, 1])}).store.inputs.dtype == torch.int64
-    )
+    assert FederatedData.from_clients({"a": (gray.astype(np.int32), [0, 1])}).store.inputs.dtype == torch.int64
 
 
 def test_from_clients_regression_has_no_classes() -> None:

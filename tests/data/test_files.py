@@ -89,9 +89,7 @@ def test_numbered_clients_sort_as_numbers(table: Callable[..., Path]) -> None:
 
 
 def test_csv_without_clients_is_partitioned_and_columns_can_be_dropped(table: Callable[..., Path]) -> None:
-    data = load(
-        table(), key=KEY, target="age", drop=["outcome", "site"], partition=IID, clients=2, task="regression"
-    )
+    data = load(table(), key=KEY, target="age", drop=["outcome", "site"], partition=IID, clients=2, task="regression")
     assert data.clients == ("client-0", "client-1")
     assert data.features[0] == "smoker=no"
 
@@ -159,9 +157,7 @@ def test_parquet_reads_as_its_csv(table: Callable[..., Path], tmp_path: Path) ->
         ),
     ],
 )
-def test_table_refusals(
-    table: Callable[..., Path], text: str, options: dict[str, object], sentence: str
-) -> None:
+def test_table_refusals(table: Callable[..., Path], text: str, options: dict[str, object], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         clinic(table(text), **options)
 
@@ -169,9 +165,7 @@ def test_table_refusals(
 def test_table_options_are_checked(table: Callable[..., Path]) -> None:
     with pytest.raises(ConfigError, match=r"standardise is 'pooled', which is unknown .known: client"):
         clinic(table(), standardise="pooled")
-    with pytest.raises(
-        ConfigError, match=r"task is 'regresion', which is unknown .did you mean 'regression'"
-    ):
+    with pytest.raises(ConfigError, match=r"task is 'regresion', which is unknown .did you mean 'regression'"):
         clinic(table(), task="regresion")
 
 

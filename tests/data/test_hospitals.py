@@ -14,9 +14,7 @@ from headway.data.impute import Categorical, Numeric, Table
 
 KEY = Key.root(0)
 SIZES = {"cleveland": 303, "hungary": 294, "switzerland": 123, "va": 200}
-RAW = list(
-    csv.DictReader((files("headway.data") / "files" / "heart_disease_uci.csv").read_text().splitlines())
-)
+RAW = list(csv.DictReader((files("headway.data") / "files" / "heart_disease_uci.csv").read_text().splitlines()))
 
 
 def test_sizes_and_positive_rates_are_the_published_ones() -> None:

@@ -72,9 +72,7 @@ def test_dirichlet_class_has_the_second_moment_of_the_dirichlet() -> None:
     labels = torch.arange(classes).repeat_interleave(each)
     parts = partitioner("dirichlet-class", alpha=alpha).assign(labels, clients, KEY)
     shares = torch.stack([torch.bincount(labels[part], minlength=classes) for part in parts]) / each
-    assert float((shares**2).mean()) == pytest.approx(
-        (alpha + 1) / (clients * (clients * alpha + 1)), rel=0.1
-    )
+    assert float((shares**2).mean()) == pytest.approx((alpha + 1) / (clients * (clients * alpha + 1)), rel=0.1)
 
 
 def test_dirichlet_class_draws_no_remainder_away() -> None:

@@ -61,9 +61,7 @@ def test_one_key_one_division() -> None:
 
 def test_a_missing_package_is_named_with_its_remedy() -> None:
     absent = Packaged("mnist5k", "no_such_package", "x.gz", "pip install 'headway[mnist]'", 28, 255.0)
-    with pytest.raises(
-        DataError, match=r"'no_such_package', which is not installed: pip install 'headway\[mnist\]'"
-    ):
+    with pytest.raises(DataError, match=r"'no_such_package', which is not installed: pip install 'headway\[mnist\]'"):
         absent.pool(key=KEY)
 
 
@@ -96,10 +94,7 @@ def test_load_refusals(source: str, given: dict[str, object], sentence: str) -> 
 
 def test_natural_clients_may_be_named_as_a_column_partition() -> None:
     plain = load("hospitals", key=KEY)
-    assert (
-        load("hospitals", key=KEY, partition={"kind": "column"}, clients=4).fingerprint()
-        == plain.fingerprint()
-    )
+    assert load("hospitals", key=KEY, partition={"kind": "column"}, clients=4).fingerprint() == plain.fingerprint()
 
 
 def test_sources_are_described() -> None:

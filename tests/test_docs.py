@@ -1,0 +1,62 @@
+"""What the README shows is run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from toys import blobs, linear_task
+
+import headway as hw
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def run(source: str) -> dict:
+    names: dict = {}
+    exec(compile(source, "README.md", "exec"), names)
+    return names
+
+
+def example(containing: str) -> str:
+    (found,) = [source for source in PYTHON if containing in source]
+    return found
+
+
+def test_the_short_example(capsys):
+    source = example("hw.rounds(")
+    assert len(source.strip().splitlines()) <= 18
+    names = run(source.replace("rounds=20", "rounds=2"))
+    shown = capsys.readouterr().out
+    assert "ECGR(select=0.5, beta=0.2, rule='greedy')" in shown
+    assert names["report"].round == 2
+
+
+def test_the_stage_of_ones_own():
+    damp = run(example("class DampLeeway"))["DampLeeway"]
+    trainer = hw.LocalSGD(lr=0.1, batch_size=4)
+
+    def final(*stages):
+        run = hw.Run(hw.Algorithm(hw.chain(*stages, hw.Mean()), trainer, hw.All()), blobs(), linear_task(), rounds=3)
+        list(run)
+        return run.state.params
+
+    torch.testing.assert_close(final(damp(keep=1.0)), final(), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(final(damp(keep=0.0)), final())
+    assert hw.Chain.from_config([{"stage": "DampLeeway"}, {"stage": "Mean"}]).stages[0] == damp(keep=0.5)
+
+
+@pytest.mark.parametrize("path", ["docs/design.md", "CHANGELOG.md", "LICENSE", "NOTICE"])
+def test_named_files_exist(path):
+    assert (ROOT / path).exists()
+
+
+def test_every_command_in_the_readme_exists():
+    from headway.cli import app
+
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    named = set(re.findall(r"^headway (\w+)", README, re.MULTILINE))
+    assert named
+    assert named <= known
