@@ -109,7 +109,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-@of(*EVERY, Clip(1e-6), having=lambda s: s.has("send") and flow_at(s, before=False).bound is not None)
+# 1.5e-6 / (2 * 3.4e38) is a float32 subnormal, which would round up
+@of(*EVERY, Clip(1.5e-6), having=lambda s: s.has("send") and flow_at(s, before=False).bound is not None)
 def test_a_claimed_bound_holds_for_hostile_updates(stage, kind) -> None:
     hostile = HOSTILE[kind]
     bound = flow_at(stage, before=False).bound

@@ -9,8 +9,9 @@ chain(ECGR(select=0.5, beta=0.2, rule='greedy'), Mean(over='examples'), ServerSG
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from headway.client.sgd import LocalSGD
 from headway.client.trainer import Trainer
@@ -18,6 +19,7 @@ from headway.core.algorithm import Algorithm
 from headway.core.ask import Quorum
 from headway.core.chain import Chain, chain
 from headway.core.errors import ConfigError, nearest
+from headway.core.registry import convert
 from headway.core.sampler import Sampler
 from headway.core.stage import Stage
 from headway.samplers import All
@@ -104,7 +106,7 @@ def names() -> list[str]:
     return plain + [f"{name}+ecgr" for name in plain if name != "fedsgd"]
 
 
-def recipe(name: str, **options: object) -> Algorithm:
+def recipe(name: str, **options: Any) -> Algorithm:
     """The algorithm of a recipe's name; `+ecgr` after it puts ECGR on top.
 
     Raises:
@@ -114,10 +116,12 @@ def recipe(name: str, **options: object) -> Algorithm:
         raise ConfigError(f"there is no recipe named {name!r}{nearest(name, names())}.")
     base, plus, _ = name.partition("+")
     make = RECIPES[base]
-    known = make.__kwdefaults__ or {}
-    for option in options:
+    known = typing.get_type_hints(make)
+    for option, value in options.items():
         if option not in known:
-            raise ConfigError(f"the recipe {base!r} has no option {option!r}{nearest(option, known)}.")
+            shown = known.keys() - {"trainer", "sampler", "return"}
+            raise ConfigError(f"the recipe {base!r} has no option {option!r}{nearest(option, shown)}.")
+        options[option] = convert(value, known[option], f"{base}.{option}")
     return make(**options, **({"ecgr": True} if plus else {}))
 
 

@@ -103,12 +103,25 @@ def test_carrying_between_bins_changes_no_bit(monkeypatch) -> None:
 
 def test_neither_a_term_nor_a_merged_sum_nor_a_value_is_shared() -> None:
     term = torch.tensor([1.0], dtype=torch.float64)
-    one, two = in_order([term], ExactSum), in_order([term], ExactSum)
-    two.merge(one)
-    value = two.value()
-    two.add(term)
-    one.add(term)
-    assert (term.item(), value.item(), one.value().item(), two.value().item()) == (1.0, 2.0, 2.0, 3.0)
+    one, empty = in_order([term], ExactSum), ExactSum()
+    empty.merge(one)
+    value = empty.value()
+    empty.add(term)
+    assert (term.item(), value.item(), one.value().item(), empty.value().item()) == (1.0, 1.0, 1.0, 2.0)
+
+
+@pytest.mark.parametrize("doublings", [10, 20, 21, 40])
+def test_more_terms_than_a_bin_can_hold_are_carried_in_time(doublings) -> None:
+    def many(term: float) -> ExactSum:
+        total = in_order([torch.tensor([term], dtype=torch.float64)], ExactSum)
+        for _ in range(doublings):
+            total.merge(ExactSum({k: held.clone() for k, held in total.bins.items()}, total.terms))
+        return total
+
+    total = many(2.0**32 - 1)
+    total.add(torch.ones(1))
+    total.merge(many(1.0 - 2.0**32))
+    assert total.value().item() == 1.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -129,28 +129,32 @@ def build(cls: type[T], numbers: Mapping[str, Any]) -> T:
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in numbers:
             raise ConfigError(f"{owner} needs the option {name!r}, which is missing.")
-    return cls(**{name: _convert(value, types_of[name], f"{owner}.{name}") for name, value in numbers.items()})
+    return cls(**{name: convert(value, types_of[name], f"{owner}.{name}") for name, value in numbers.items()})
 
 
-def _convert(value: Any, wanted: Any, where: str) -> Any:
-    """The value as the declared type, or a refusal; an integer is taken for a float, and nothing else bends."""
+def convert(value: Any, wanted: Any, where: str) -> Any:
+    """The value as the declared type: an integer is taken for a float, "none" for nothing, and no more bends.
+
+    Raises:
+        ConfigError: saying `where`, what was needed and what was found.
+    """
     origin, options = typing.get_origin(wanted), typing.get_args(wanted)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in options:
+        if type(None) in options and (value is None or value == "none"):  # TOML and others have no null
             return None
         choices = [option for option in options if option is not type(None)]
         for option in choices[:-1]:
             try:
-                return _convert(value, option, where)
+                return convert(value, option, where)
             except ConfigError:
                 continue
-        return _convert(value, choices[-1], where)
+        return convert(value, choices[-1], where)
     if origin is Literal:
         if value in options and type(value) in {type(option) for option in options}:
             return value
         raise ConfigError(f"{where} must be one of {', '.join(map(repr, options))}, found {value!r}.")
     if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_convert(item, options[0], where) for item in value)
+        return tuple(convert(item, options[0], where) for item in value)
     if dataclasses.is_dataclass(wanted) and isinstance(value, Mapping):
         return build(typing.cast(type, wanted), value)
     if wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):

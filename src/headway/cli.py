@@ -1,0 +1,156 @@
+"""The command line.  Nothing heavy is imported until a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from headway import __version__
+from headway.core.errors import HeadwayError
+
+app = typer.Typer(
+    name="headway",
+    help="Federated learning for clients that are not alike, not reliable and not trusted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+File = Annotated[str, typer.Argument(metavar="FILE|NAME", help="A run file (.toml), or a packaged example's name.")]
+Sets = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a value, e.g. algorithm.ECGR.beta=0.1; repeatable."),
+]
+Seed = Annotated[Optional[int], typer.Option(min=0, help="The run's seed, instead of the file's.")]  # noqa: UP045
+Rounds = Annotated[Optional[int], typer.Option(min=1, help="How many rounds, instead of the file's.")]  # noqa: UP045
+Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output, and nothing else.")]
+Out = Annotated[Optional[Path], typer.Option(help="Where to write; a new place by default.")]  # noqa: UP045
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    context.obj = debug
+    if version:
+        typer.echo(f"headway {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def run(
+    file: File, set_: Sets = None, seed: Seed = None, rounds: Rounds = None, out: Out = None, json: Json = False
+) -> None:
+    """Train what a run file says, and keep the run in a folder."""
+    from headway.commands.training import run_file
+
+    run_file(file, set_ or [], seed, rounds, out, json)
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    rounds: Rounds = None,
+    json: Json = False,
+) -> None:
+    """Go on with a run that was stopped, from its last checkpoint, to the same result."""
+    from headway.commands.training import resume_folder
+
+    resume_folder(folder, rounds, json)
+
+
+@app.command()
+def explain(file: File, set_: Sets = None) -> None:
+    """Show an algorithm stage by stage: where it runs, what the server sees."""
+    from headway.commands.showing import explain_file
+
+    explain_file(file, set_ or [])
+
+
+@app.command()
+def compare(
+    files: Annotated[list[str], typer.Argument(metavar="FILE|NAME...", help="One run file, or several.")],
+    methods: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Recipes or [methods] of the file, separated by commas."),
+    ] = None,
+    seeds: Annotated[Optional[int], typer.Option(min=1, help="How many seeds: 0, 1, 2, ...")] = None,  # noqa: UP045
+    set_: Sets = None,
+    rounds: Rounds = None,
+    target: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="The value whose rounds and bytes are counted; 95 % of the best by default."),
+    ] = None,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Processes; the numbers do not depend on it."),
+    ] = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Compare methods on the same data, partitions and initial models, over several seeds."""
+    from headway.commands.comparing import compare_files
+
+    chosen = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
+    compare_files(files, chosen, seeds, set_ or [], rounds, target, workers, out, json)
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Option(help="A .csv, .parquet or .npz file.")],
+    client_column: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The column that says whose row it is."),
+    ] = None,
+    target: Annotated[Optional[str], typer.Option(help="The column to predict.")] = None,  # noqa: UP045
+    out: Annotated[Path, typer.Option(help="The run file to write.")] = Path("run.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+) -> None:
+    """Write a run file for your own data."""
+    from headway.commands.starting import init_file
+
+    init_file(data, client_column, target, out, force)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Out = None,
+    best: Annotated[bool, typer.Option("--best", help="The best model instead of the last.")] = False,
+) -> None:
+    """Write a run's model as a plain PyTorch state dict (safetensors)."""
+    from headway.commands.showing import export_model
+
+    export_model(folder, out, best)
+
+
+@app.command("list")
+def list_() -> None:
+    """Say what there is: examples, recipes, stages, models, data, partitions."""
+    from headway.commands.showing import list_names
+
+    list_names()
+
+
+def main() -> None:
+    """The entry point: a user's mistake is one sentence and a non-zero exit, never a traceback."""
+    try:
+        app()
+    except HeadwayError as error:
+        if "--debug" in sys.argv:
+            raise
+        typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
+        typer.echo(str(error), err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

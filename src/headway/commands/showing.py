@@ -1,0 +1,92 @@
+"""`headway explain`, `headway list`, `headway export`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+from headway import models, recipes, samplers
+from headway.client import trainers
+from headway.client.workbench import Workbench
+from headway.core.errors import RunFolderError
+from headway.core.explain import COLUMNS
+from headway.core.keys import Key
+from headway.core.stage import stages
+from headway.data import PARTITIONERS, sources
+from headway.observe.folder import BEST, CONFIG, read_identity, read_tensors, write_atomically, writing
+from headway.observe.text import bytes_text, console, plain_table, show_table
+from headway.runfile import examples, load_runfile
+
+
+def explain_file(name: str, sets: Sequence[str]) -> None:
+    """Shows the chain of a run file as a table."""
+    runfile = load_runfile(name, sets)
+    explanation = runfile.algorithm.explain()
+    screen = console()
+    screen.print(f"[bold]{runfile.name}[/bold]: {runfile.algorithm.trainer!r}", markup=True, soft_wrap=True)
+    screen.print(f"cohort: {runfile.algorithm.sampler!r}\n", soft_wrap=True)
+    show_table(screen, plain_table(COLUMNS, explanation.rows, numbers=False))
+    for note in explanation.notes:
+        screen.print(note)
+    for warning in explanation.warnings:
+        screen.print(f"[yellow]warning:[/yellow] {warning}")
+
+
+def list_names() -> None:
+    """Says what there is, a line each."""
+    screen = console()
+    registered = {
+        "stages": {name: stages.get(name) for name in stages.names()},
+        "trainers": {name: trainers.get(name) for name in trainers.names()},
+        "samplers": {name: samplers.samplers.get(name) for name in samplers.samplers.names()},
+        "partitions": dict(PARTITIONERS),
+        "models": dict(models.MODELS),
+        "recipes": dict(recipes.RECIPES),
+    }
+    tables = {"examples": examples(), "data": dict(sources())}
+    tables |= {
+        title: {name: (inspect.getdoc(thing) or "").splitlines()[0] for name, thing in things.items()}
+        for title, things in registered.items()
+    }
+    for title in ("examples", "recipes", "stages", "trainers", "samplers", "models", "data", "partitions"):
+        rows = [[f"  {name}", line] for name, line in tables[title].items()]
+        show_table(screen, plain_table([title, ""], rows, numbers=False))
+        if title == "recipes":
+            screen.print("  (with +ecgr after a name: ECGR on top, as in fedavg+ecgr)")
+        screen.print()
+
+
+def export_model(folder: Path, out: Path | None, best: bool) -> None:
+    """Writes the global model under the module's own names.
+
+    Raises:
+        RunFolderError: if the folder holds no such model, or was made in Python.
+    """
+    read_identity(folder)
+    if not (folder / CONFIG).is_file():
+        raise RunFolderError(f"{folder} has no {CONFIG}: the run was made in Python; save run.model().state_dict().")
+    if best:
+        source = folder / BEST
+    else:
+        found = sorted((folder / "checkpoints").glob("round-*.safetensors"))
+        if not found:
+            raise RunFolderError(f"{folder} holds no checkpoint yet, so there is no model to export.")
+        source = found[-1]
+    tensors, notes = read_tensors(source)
+    runfile = load_runfile(str(folder / CONFIG))
+    bench = Workbench(runfile.build().task, Key.root(runfile.sections.run.seed))
+    bench.load(tensors["params"], None, tensors.get("buffers"))
+    state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in bench.module.state_dict().items()}
+    path = out or folder / ("best-model.safetensors" if best else "model.safetensors")
+    with writing(path):
+        write_atomically(path, safetensors.torch.save({name: tensor.clone() for name, tensor in state.items()}))
+    screen = console()
+    size = bytes_text(path.stat().st_size)
+    screen.print(f"{path}: the model of round {notes['round']}, {len(state)} tensors, {size}.", soft_wrap=True)
+    screen.print("load it with: module.load_state_dict(safetensors.torch.load_file(...))")
+    if bench.personal.numel() or (bench.has_statistics and bench.task.buffers == "local"):
+        screen.print("What stays with the clients (personal parameters, local statistics) has its initial values in it.")

@@ -1,0 +1,195 @@
+"""`headway run` and `headway resume`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from rich.console import Console
+
+from headway.core.errors import RunFolderError
+from headway.observe.folder import CONFIG, read_identity
+from headway.observe.progress import Meter
+from headway.observe.report import RoundReport
+from headway.observe.text import bytes_text, console, emit, number_text, plain_table, show_table
+from headway.run import Run
+from headway.runfile import Experiment, RunFile, load_runfile
+
+
+def run_file(
+    name: str, sets: Sequence[str], seed: int | None, rounds: int | None, out: Path | None, as_json: bool
+) -> None:
+    """Trains what a run file says."""
+    runfile = load_runfile(name, sets, seed=seed, rounds=rounds)
+    _set_threads(runfile)
+    experiment = runfile.build()
+    folder = out or free_path(Path("runs") / f"{runfile.name}-s{runfile.sections.run.seed}")
+    run = make_run(runfile, experiment, folder)
+    _train(run, runfile, folder, as_json)
+
+
+def resume_folder(folder: Path, rounds: int | None, as_json: bool) -> None:
+    """Goes on with a run.
+
+    Raises:
+        RunFolderError: if the folder is none, or was changed.
+    """
+    read_identity(folder)
+    if not (folder / CONFIG).is_file():
+        raise RunFolderError(
+            f"{folder} has no {CONFIG}: the run was made in Python, and is resumed there with Run(..., resume=True)."
+        )
+    runfile = load_runfile(str(folder / CONFIG), rounds=rounds)
+    run = make_run(runfile, runfile.build(), folder, resume=True)
+    if run.state.round >= run.rounds:
+        if as_json:
+            emit({"event": "complete", "round": run.state.round, "folder": str(folder)})
+        else:
+            console().print(f"{folder} is complete: {run.state.round} of {run.rounds} rounds are done.")
+        run.close()
+        return
+    _train(run, runfile, folder, as_json)
+
+
+def make_run(runfile: RunFile, experiment: Experiment, folder: Path | None, resume: bool = False) -> Run:
+    """The run of a run file."""
+    section = runfile.sections.run
+    return Run(
+        experiment.algorithm,
+        experiment.data,
+        experiment.task,
+        rounds=section.rounds,
+        seed=section.seed,
+        folder=folder,
+        resume=resume,
+        evaluate_every=section.evaluate_every,
+        checkpoint_every=section.checkpoint_every,
+        keep=section.keep,
+        config=runfile.to_toml(),
+    )
+
+
+def _set_threads(runfile: RunFile) -> None:
+    if runfile.sections.run.threads is not None:
+        torch.set_num_threads(runfile.sections.run.threads)
+
+
+def free_path(path: Path) -> Path:
+    """The path, or the next one with a number that is not taken."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _train(run: Run, runfile: RunFile, folder: Path, as_json: bool) -> None:
+    screen = console()
+    if not as_json:
+        _header(screen, run, runfile, folder)
+    report: RoundReport | None = None
+    with _interruptible(screen, folder, as_json), Meter(screen, "round", run.rounds, run.state.round) as meter:
+        try:
+            for report in run:
+                if as_json:
+                    emit(_record(report))
+                else:
+                    _warn(meter, report)
+                    meter.step(_news(report, run))
+        finally:
+            run.close()
+    assert report is not None
+    if as_json:
+        emit({"event": "done", "round": report.round, "folder": str(folder), "best": run.notes["best"]})
+    else:
+        _footer(screen, run, report, folder)
+
+
+@contextmanager
+def _interruptible(screen: Console, folder: Path, as_json: bool) -> Iterator[None]:
+    """Ctrl-C says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        how = f"headway resume {shlex.quote(str(folder))}"
+        if as_json:
+            emit({"event": "interrupted", "resume": how})
+        else:
+            screen.print(f"Stopped; the run is kept. Go on with: [bold]{how}[/bold]")
+        raise typer.Exit(130) from None
+
+
+def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
+    data = run.data
+    sizes = [len(index) for index in data.train.values()]
+    held = f"{min(sizes)} to {max(sizes)} each" if min(sizes) != max(sizes) else f"{sizes[0]} each"
+    central = f", {len(data.central)} in a central test set" if data.central is not None else ""
+    screen.print(f"[bold]{runfile.name}[/bold], seed {runfile.sections.run.seed}")
+    screen.print(f"  data    {data.name}: {len(sizes)} clients, {sum(sizes)} training examples ({held}){central}")
+    screen.print(f"  model   {runfile.sections.model.name}, {run.bench.layout.size:,} shared parameters")
+    screen.print(f"  chain   {' > '.join(map(repr, run.algorithm.chain.stages))}", markup=False)
+    screen.print(f"  folder  {folder}" + (f", from round {run.state.round}" if run.state.round else ""))
+    for warning in run.algorithm.explain().warnings:
+        screen.print(f"[yellow]warning:[/yellow] {warning}")
+
+
+def _warn(meter: Meter, report: RoundReport) -> None:
+    for client in report.clients:
+        if client.status == "rejected":
+            meter.say(f"[yellow]round {report.round}: the update of {client.client} was rejected:[/] {client.reason}")
+
+
+def _news(report: RoundReport, run: Run) -> str:
+    parts = [] if report.train_loss is None else [f"loss {number_text(report.train_loss)}"]
+    for name in run.task.metric_names[:1]:
+        if (value := report.headline(name)) is not None:
+            parts.append(f"{name} {number_text(value)}")
+    return "  ".join([*parts, f"{bytes_text(report.bytes_up + report.bytes_down)} a round"])
+
+
+def _record(report: RoundReport) -> dict[str, Any]:
+    """A round as JSON."""
+    return {
+        "event": "round",
+        "round": report.round,
+        "train_loss": report.train_loss,
+        "metrics": dict(report.metrics),
+        "central": dict(report.central),
+        "counted": report.count("counted"),
+        "rejected": {c.client: c.reason for c in report.clients if c.status == "rejected"},
+        "dropped": [c.client for c in report.clients if c.status == "dropped"],
+        "bytes_up": report.bytes_up,
+        "bytes_down": report.bytes_down,
+        "seconds": report.seconds,
+    }
+
+
+def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> None:
+    names = [*run.task.metric_names, "loss"]
+    sizes = {client: len(index) for client, index in run.data.test.items()}
+    rows = [
+        [client, str(sizes[client]), *(number_text(scores.get(name)) for name in names)]
+        for client, scores in list(report.evaluation.items())[:20]
+    ]
+    if len(report.evaluation) > 20:
+        rows.append([f"... {len(report.evaluation) - 20} more in the journal"])
+    if report.metrics:
+        total = sum(sizes[client] for client in report.evaluation) if report.evaluation else sum(sizes.values())
+        rows.append(["all clients", str(total), *(number_text(report.metrics.get(name)) for name in names)])
+    if run.data.central is not None:
+        rows.append(
+            ["central test", str(len(run.data.central)), *(number_text(report.central.get(name)) for name in names)]
+        )
+    screen.print()
+    show_table(screen, plain_table(["on the test part of", "examples", *names], rows))
+    best = run.notes["best"]
+    if best is not None:
+        screen.print(f"\nBest {best['metric']}: {number_text(best['value'])}, in round {best['round']}.")
+    screen.print(f"The run is in {folder}: resume it for more rounds, or `headway export {folder}`.")
+
+

@@ -1,0 +1,94 @@
+"""Numbers for people, and the console."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def console() -> Console:
+    """Standard output: coloured on a terminal, plain and unwrapped when piped."""
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=10_000, no_color=True, force_terminal=False)
+
+
+def emit(record: dict[str, Any]) -> None:
+    """One JSON object on a line of its own; what is not a number is null."""
+    print(json.dumps(strict(record), allow_nan=False), flush=True)
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes, in units of 1000.
+
+    >>> bytes_text(999), bytes_text(1234567)
+    ('999 B', '1.2 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.5 else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration.
+
+    >>> seconds_text(7.2), seconds_text(190), seconds_text(7300)
+    ('7 s', '3 min 10 s', '2 h 01 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def number_text(value: float | None) -> str:
+    """A metric: four digits, or a dash where there is none.
+
+    >>> number_text(0.91234), number_text(None)
+    ('0.9123', '-')
+    """
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
+
+
+def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> Table:
+    """A table without heavy lines; all columns but the first hold numbers, unless said otherwise."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index and numbers else "left", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def show_table(screen: Console, table: Table) -> None:
+    """Prints a table; piped, without the blanks at the ends of its lines."""
+    if screen.is_terminal:
+        screen.print(table)
+        return
+    with screen.capture() as captured:
+        screen.print(table)
+    screen.print("\n".join(line.rstrip() for line in captured.get().splitlines()), markup=False, soft_wrap=True)
+
+
+def strict(value: Any) -> Any:
+    """The value as strict JSON can hold it: what is not a finite number is null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(item) for item in value]
+    return value

@@ -1,0 +1,367 @@
+"""The run file: a TOML text that holds a whole run, checked before anything is done."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headway import models, recipes
+from headway.client import LocalSGD, Task, trainers
+from headway.core.algorithm import Algorithm
+from headway.core.ask import Quorum
+from headway.core.chain import Chain
+from headway.core.errors import ConfigError, nearest
+from headway.core.registry import build, to_numbers
+from headway.core.sampler import samplers
+from headway.core.stage import stages
+from headway.data import FederatedData, load
+from headway.samplers import All
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class RunSection(_Section):
+    """How long, how often, from which seed."""
+
+    name: str | None = None
+    rounds: int = Field(ge=1)
+    seed: int = Field(default=0, ge=0)
+    evaluate_every: int = Field(default=1, ge=1)
+    checkpoint_every: int = Field(default=10, ge=1)
+    keep: int = Field(default=3, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+
+
+class DataSection(_Section):
+    """Which data, and how they are divided; further keys are options of the source."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    source: str
+    test_share: float = Field(default=0.2, ge=0, lt=1)
+    clients: int | None = None
+    partition: dict[str, Any] | None = None
+
+
+class ModelSection(_Section):
+    """Which model; further keys are its options.  path: where a module of one's own is found."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    name: str
+    path: str | None = None
+
+
+class TaskSection(_Section):
+    """Loss, metrics, what is shared; what is not said follows from the data."""
+
+    loss: str | None = None
+    metrics: list[str] | None = None
+    shared: list[str] | None = None
+    buffers: Literal["local", "average"] | None = None
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+class AlgorithmSection(_Section):
+    """A recipe with its options, or a chain; trainer, sampler and quorum."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    recipe: str | None = None
+    chain: list[dict[str, Any]] | None = None
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    sampler: dict[str, Any] = Field(default_factory=dict)
+    quorum: dict[str, Any] = Field(default_factory=dict)
+
+
+class CompareSection(_Section):
+    """What `headway compare` compares."""
+
+    methods: list[str] = Field(default_factory=list)
+    seeds: int = Field(default=3, ge=1)
+    target: float | None = None
+
+
+class Sections(_Section):
+    """The whole file."""
+
+    run: RunSection
+    data: DataSection
+    model: ModelSection
+    task: TaskSection = Field(default_factory=TaskSection)
+    algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
+    compare: CompareSection = Field(default_factory=CompareSection)
+    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that `Run` needs."""
+
+    algorithm: Algorithm
+    data: FederatedData
+    task: Task
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A checked run file: its sections, and the algorithm that they name."""
+
+    sections: Sections
+    algorithm: Algorithm
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        assert self.sections.run.name is not None
+        return self.sections.run.name
+
+    def with_seed(self, seed: int) -> RunFile:
+        """The same run from another seed."""
+        run = self.sections.run.model_copy(update={"seed": seed})
+        return RunFile(self.sections.model_copy(update={"run": run}), self.algorithm)
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything explicit: chain, trainer, sampler and quorum by names and numbers."""
+        tables = self.sections.model_dump(exclude_none=True, exclude={"compare", "methods", "algorithm"})
+        tables["algorithm"] = _with_none_said(
+            {
+                "chain": self.algorithm.chain.to_config(),
+                "trainer": trainers.describe(self.algorithm.trainer),  # type: ignore[arg-type]
+                "sampler": samplers.describe(self.algorithm.sampler),
+                "quorum": to_numbers(self.algorithm.quorum),
+            }
+        )
+        return tables
+
+    def to_toml(self) -> str:
+        """The resolved run file; loading it gives the same run."""
+        return tomli_w.dumps(self.resolved())
+
+    def build(self) -> Experiment:
+        """Reads the data and makes the task.
+
+        Raises:
+            DataError, ConfigError: if the data or the model cannot be had as asked.
+        """
+        data = self.load_data()
+        return Experiment(self.algorithm, data, self._task(data))
+
+    def load_data(self) -> FederatedData:
+        """The data, divided by the run's seed."""
+        section = self.sections.data
+        return load(
+            section.source,
+            key=self.sections.run.seed,
+            partition=section.partition,
+            clients=section.clients,
+            test_share=section.test_share,
+            **(section.model_extra or {}),
+        )
+
+    def _task(self, data: FederatedData) -> Task:
+        section, model = self.sections.task, self.sections.model
+        if model.path is not None and model.path not in sys.path:
+            sys.path.insert(0, model.path)
+        make = models.factory(model.name, data.input_shape, data.classes or 1, model.model_extra)
+        labelled = data.classes is not None
+        metrics = section.metrics or (["accuracy"] if labelled else ["mean_absolute_error"])
+        return Task(
+            model=make,
+            loss=section.loss or ("cross_entropy" if labelled else "mean_squared_error"),
+            metrics=tuple(metrics),
+            shared=None if section.shared is None else tuple(section.shared),
+            buffers=section.buffers,
+            dtype=section.dtype,
+        )
+
+
+def load_runfile(
+    name: str, sets: Sequence[str] = (), *, seed: int | None = None, rounds: int | None = None, method: str | None = None
+) -> RunFile:
+    """The run file at a path, or the packaged example of that name, with `--set` changes applied.
+
+    method: a recipe's name or one of the file's [methods], put in the place of the file's algorithm.
+
+    Raises:
+        ConfigError: in one sentence, with the path of the value at fault.
+    """
+    tables, folder, title = _read(name)
+    simple, of_stages = _parse_sets(sets)
+    for path, value in simple:
+        _put(tables, path, value)
+    run = _table(tables, "run")
+    run.setdefault("name", title)
+    run |= {key: value for key, value in (("seed", seed), ("rounds", rounds)) if value is not None}
+    if method is not None:
+        _choose_method(tables, method)
+    sections = _check(tables)
+    sections.data.source = _absolute(sections.data.source, folder)
+    if ":" in sections.model.name and sections.model.path is None:
+        sections.model.path = str(folder)
+    return RunFile(sections, _algorithm(sections.algorithm, of_stages))
+
+
+def examples() -> dict[str, str]:
+    """The packaged examples, each with the first line of its comment."""
+    folder = resources.files("headway") / "examples"
+    found = {}
+    for file in sorted(folder.iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".toml"):
+            found[file.name.removesuffix(".toml")] = file.read_text().splitlines()[0].lstrip("# ")
+    return found
+
+
+def _read(name: str) -> tuple[dict[str, Any], Path, str]:
+    """The tables, the folder that relative paths start from, and the file's name."""
+    if not name.endswith(".toml") and os.sep not in name:
+        if name not in examples():
+            raise ConfigError(
+                f"there is no packaged example named {name!r}{nearest(name, examples())}; a run file of your own is "
+                "named with its ending, .toml."
+            )
+        text, folder, title = (resources.files("headway") / "examples" / f"{name}.toml").read_text(), Path.cwd(), name
+    else:
+        path = Path(name)
+        try:
+            text, folder, title = path.read_text(), path.resolve().parent, path.stem
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the run file {name} cannot be read: {getattr(error, 'strerror', error)}.") from error
+    try:
+        return tomllib.loads(text), folder, title
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the run file {name} is not valid TOML: {error}.") from error
+
+
+def _parse_sets(sets: Sequence[str]) -> tuple[list[tuple[list[str], Any]], list[tuple[list[str], Any]]]:
+    """The changes to the file's own keys, and those addressed to stages of the chain."""
+    simple, of_stages = [], []
+    for text in sets:
+        path, equals, raw = text.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"--set needs path=value, found {text!r}.")
+        try:
+            value = tomllib.loads(f"value = {raw}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = raw
+        keys = path.strip().split(".")
+        own = {*AlgorithmSection.model_fields}
+        to_stage = keys[0] == "algorithm" and len(keys) == 3 and keys[1] not in own
+        (of_stages if to_stage else simple).append((keys, value))
+    return simple, of_stages
+
+
+def _put(tables: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    for depth, key in enumerate(keys[:-1]):
+        tables = tables.setdefault(key, {})
+        if not isinstance(tables, dict):
+            raise ConfigError(f"--set {'.'.join(keys)}: {'.'.join(keys[: depth + 1])} is a value and not a table.")
+    tables[keys[-1]] = value
+
+
+def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
+    found = tables.setdefault(name, {})
+    if not isinstance(found, dict):
+        raise ConfigError(f"{name} must be a table, [{name}], found {found!r}.")
+    return found
+
+
+def _choose_method(tables: dict[str, Any], method: str) -> None:
+    """Puts a named method in the place of the file's recipe or chain; the trainer stays unless it says more."""
+    algorithm = _table(tables, "algorithm")
+    own = _table(tables, "methods").get(method)
+    for key in list(algorithm):
+        if key not in ("trainer", "sampler", "quorum"):
+            del algorithm[key]
+    if own is None:
+        if method not in recipes.names():
+            known = [*recipes.names(), *tables["methods"]]
+            raise ConfigError(f"there is no method named {method!r}{nearest(method, known)}.")
+        own = {"recipe": method}
+    if not isinstance(own, dict):
+        raise ConfigError(f"methods.{method} must be a table, found {own!r}.")
+    for key, value in own.items():
+        if key in ("trainer", "sampler", "quorum") and isinstance(value, dict):
+            algorithm[key] = {**algorithm.get(key, {}), **value}
+        else:
+            algorithm[key] = value
+
+
+def _check(tables: dict[str, Any]) -> Sections:
+    """The sections, or one sentence about the first thing that is wrong."""
+    try:
+        return Sections.model_validate(copy.deepcopy(tables))
+    except ValidationError as error:
+        raise ConfigError(_sentence(error.errors()[0])) from error
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    keys = [str(key) for key in problem["loc"]]
+    path, last = ".".join(keys), keys[-1]
+    if problem["type"] == "extra_forbidden":
+        model: Any = Sections
+        for key in keys[:-1]:
+            model = model.model_fields[key].annotation
+        return f"the run file has an unknown key {path!r}{nearest(last, model.model_fields)}."
+    if problem["type"] == "missing":
+        return f"the run file needs {path!r}, which is missing."
+    return f"{path} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}."
+
+
+def _algorithm(section: AlgorithmSection, of_stages: Sequence[tuple[list[str], Any]]) -> Algorithm:
+    """The algorithm of a section, with changes addressed to its stages."""
+    options = section.model_extra or {}
+    if section.recipe is not None and section.chain is not None:
+        raise ConfigError("algorithm has both a recipe and a chain; keep one of them.")
+    if section.chain is not None:
+        if options:
+            name = next(iter(options))
+            raise ConfigError(f"the run file has an unknown key 'algorithm.{name}'{nearest(name, type(section).model_fields)}.")
+        tables = [dict(table) for table in section.chain]
+        for table in tables:
+            stages.build(table)
+    else:
+        tables = recipes.recipe(section.recipe or "fedavg", **options).chain.to_config()
+    for keys, value in of_stages:
+        _set_on_stage(tables, keys, value)
+    trainer_table = dict(section.trainer)
+    if section.recipe == "fedsgd" and not trainer_table:
+        trainer_table = trainers.describe(recipes.fedsgd().trainer)  # type: ignore[arg-type]
+    return Algorithm(
+        Chain.from_config(tables),
+        trainers.build({"trainer": LocalSGD.__name__, **trainer_table}),
+        samplers.build({"sampler": All.__name__, **section.sampler}),
+        build(Quorum, section.quorum),
+    )
+
+
+def _set_on_stage(tables: list[dict[str, Any]], keys: Sequence[str], value: Any) -> None:
+    _, stage, field = keys
+    found = [table for table in tables if table["stage"] == stage]
+    if not found:
+        names = [table["stage"] for table in tables]
+        raise ConfigError(f"--set {'.'.join(keys)}: the chain has no stage {stage!r}{nearest(stage, names)}.")
+    found[0][field] = value
+
+
+def _absolute(source: str, folder: Path) -> str:
+    """A file's path as an absolute one; the name of a packaged source as it is."""
+    return str((folder / source).resolve()) if Path(source).suffix else source
+
+
+def _with_none_said(value: Any) -> Any:
+    """TOML has no null, so nothing is said as "none"."""
+    if isinstance(value, Mapping):
+        return {key: _with_none_said(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_none_said(item) for item in value]
+    return "none" if value is None else value
