@@ -108,7 +108,7 @@ class Comparison:
         if not ranked:
             return "Every method failed at some seed, so none can be called better."
         first = ranked[0]
-        where = "on a test set that no client owns" if self.central else "over the clients' own test parts"
+        where = "on the central test set" if self.central else "over the clients' own test parts"
         word = "lowest" if self.lower_is_better else "highest"
         head = f"Mean {self.metric} {where}, over the last {self._tail} rounds: {first.method} is {word} with {first.mean:.4f}"
         if self.seeds == 1:

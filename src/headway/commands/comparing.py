@@ -161,7 +161,7 @@ def _write(folder: Path, comparison: Comparison, runfiles: Mapping[str, RunFile]
         folder / "comparison.png",
         title=f"{comparison.name}: {comparison.description}, {comparison.seeds} seeds",
         metric=comparison.metric,
-        where="on a test set of nobody's" if comparison.central else "over the clients' test parts",
+        where="on the central test set" if comparison.central else "over the clients' test parts",
         curves={m: [(t.rounds, t.values) for t in comparison.of(m)] for m in comparison.methods},
         clients={m: _client_means(comparison.of(m)) for m in comparison.methods},
         target=comparison.target if comparison.stated_target else None,

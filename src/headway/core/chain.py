@@ -69,14 +69,8 @@ class Chain:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """A unique name for each stage: its class, numbered from the second of a kind on."""
-        seen: dict[str, int] = {}
-        labels = []
-        for stage in self.stages:
-            name = type(stage).__name__
-            seen[name] = seen.get(name, 0) + 1
-            labels.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-        return tuple(labels)
+        """The name of each stage, its class: no class is in a chain twice."""
+        return tuple(type(stage).__name__ for stage in self.stages)
 
     @cached_property
     def labelled(self) -> tuple[tuple[str, Stage], ...]:
@@ -139,7 +133,9 @@ class Chain:
         for index, (label, stage) in enumerate(self.labelled):
             here = at(ctx, label, told, flows, index)
             if index == border:
-                update = self.aggregator.lift(update, here)
+                update = self.aggregator.lift(update, self._at_aggregator(ctx, flows))
+            if isinstance(stage, Protocol):
+                here = replace(here, secret=ctx.secret)
             update, kept = stage.send(update, memory.get(label, {}), here)
             if kept:
                 after[label] = kept
@@ -157,12 +153,11 @@ class Chain:
         if flows[-1].server_sees == "sum":
             return update
         update = self.decode(update, ctx, flows)
-        return update if self.aggregator.whole_cohort else self.aggregator.lift(update, ctx)
+        return update if self.aggregator.whole_cohort else self.aggregator.lift(update, self._at_aggregator(ctx, flows))
 
     def finish(self, total: Total, ctx: Context, flows: Sequence[Flow]) -> Update:
         """The aggregate of the total, released: noise is added before anything else reads it."""
-        index = self.stages.index(self.aggregator)
-        here = at(ctx, self.labels[index], {}, flows, index)
+        here = self._at_aggregator(ctx, flows)
         if flows[-1].server_sees == "sum":
             decoded = self.decode(total.value(), ctx, flows)
             exact = Total()
@@ -188,6 +183,10 @@ class Chain:
                     after[label] = kept
         return update, after
 
+    def _at_aggregator(self, ctx: Context, flows: Sequence[Flow]) -> Context:
+        index = self.stages.index(self.aggregator)
+        return at(ctx, self.labels[index], {}, flows, index)
+
     @cached_property
     def _first_codec(self) -> int:
         """The first stage whose `send` has a `decode`, or masks; the aggregator where there is none."""
@@ -202,7 +201,7 @@ def at(ctx: Context, label: str, told: Labelled, flows: Sequence[Flow], index: i
     """The context as one stage sees it: its own key, its own broadcast, the facts that reach it."""
     flow = flows[index - 1] if index else flows[0]
     key = ctx.key.derive(label) if isinstance(ctx.key, Key) else tuple(k.derive(label) for k in ctx.key)
-    return replace(ctx, key=key, received=told.get(label, {}), flow=flow)
+    return replace(ctx, key=key, received=told.get(label, {}), flow=flow, secret=None)
 
 
 def _kept(pairs: Iterable[tuple[str, Tensors]]) -> dict[str, Tensors]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,8 @@ def comparison_picture(
 
 
 def _curves(axes: Axes, curves: Mapping[str, Series], metric: str, where: str, target: float | None) -> None:
-    ends = []
+    ends: list[tuple[float, str, str, int]] = []
+    last = max((rounds[-1] for series in curves.values() for rounds, _ in series if rounds), default=1)
     for index, (method, series) in enumerate(curves.items()):
         colour = COLOURS[index % len(COLOURS)]
         rounds, mean, low, high = _band(series)
@@ -54,27 +55,50 @@ def _curves(axes: Axes, curves: Mapping[str, Series], metric: str, where: str, t
             continue
         axes.fill_between(rounds, low, high, color=colour, alpha=0.13, linewidth=0)
         axes.plot(rounds, mean, color=colour, linewidth=2, solid_capstyle="round")
-        ends.append((mean[-1], method, colour, rounds[-1]))
+        stopped = rounds[-1] < last
+        if stopped:
+            axes.plot(rounds[-1], mean[-1], marker="x", color=colour, markersize=8, markeredgewidth=2)
+        ends.append((mean[-1], f"{method} (a seed stopped)" if stopped else method, colour, rounds[-1]))
     if target is not None:
         axes.axhline(target, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
         axes.text(0.005, target, " target", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8)
-    _label_ends(axes, ends)
+    _label_ends(axes, ends, last)
     _dress(axes, f"{metric.replace('_', ' ')} {where}")
     axes.set_xlabel("round (line: mean, band: range over seeds)")
 
 
-def _label_ends(axes: Axes, ends: list[tuple[float, str, str, int]]) -> None:
-    """Names at the lines' ends, pushed apart where they would overlap."""
-    if not ends:
-        return
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str, int]], last: int) -> None:
+    """Names at the lines' ends, pushed apart evenly where they would overlap."""
     low, high = axes.get_ylim()
-    gap, last = (high - low) * 0.055, None
-    for value, method, colour, round_ in sorted(ends):
-        height = value if last is None else max(value, last + gap)
-        axes.text(round_, height, f"  {method}", color=colour, fontweight="bold", va="center")
-        last = height
+    gap = (high - low) * 0.06
+    heights = _apart([end[0] for end in sorted(ends)], gap)
+    top = max([high, *(height + gap / 2 for height in heights)])
+    for (_, name, colour, round_), height in zip(sorted(ends), heights, strict=True):
+        axes.text(round_, height, f"  {name}", color=colour, fontweight="bold", va="center")
+    axes.set_ylim(low, top)
     axes.margins(x=0)
-    axes.set_xlim(right=1.25 * max(end[3] for end in ends))
+    axes.set_xlim(right=1.28 * last)
+    axes.set_xticks([tick for tick in axes.get_xticks() if 0 < tick <= last])
+
+
+def _apart(values: Sequence[float], gap: float) -> list[float]:
+    """Ascending values moved as little as groups of neighbours need to stand `gap` apart.
+
+    >>> _apart([0.0, 1.0, 1.0], 0.5)
+    [0.0, 0.75, 1.25]
+    """
+    groups: list[list[float]] = []
+    for value in values:
+        groups.append([value])
+        while len(groups) > 1 and _low(groups[-1], gap) < _low(groups[-2], gap) + gap * len(groups[-2]):
+            merged = groups.pop()
+            groups[-1] += merged
+    return [_low(group, gap) + gap * place for group in groups for place in range(len(group))]
+
+
+def _low(group: Sequence[float], gap: float) -> float:
+    """Where the lowest of a group stands when the group is centred on its mean."""
+    return statistics.fmean(group) - gap * (len(group) - 1) / 2
 
 
 def _clients(axes: Axes, clients: Mapping[str, Mapping[str, float]], metric: str) -> None:
@@ -101,15 +125,15 @@ def _dress(axes: Axes, title: str) -> None:
 
 
 def _band(series: Series) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Mean, lowest and highest over the seeds that have a value at a round."""
+    """Mean, lowest and highest over the seeds, up to the first round that a seed did not reach."""
     at: dict[int, list[float]] = {}
     for rounds, values in series:
         for round_, value in zip(rounds, values, strict=True):
             at.setdefault(round_, []).append(value)
-    ordered: list[Any] = sorted(at)
+    common = [round_ for round_ in sorted(at) if len(at[round_]) == len(series)]
     return (
-        ordered,
-        [statistics.fmean(at[r]) for r in ordered],
-        [min(at[r]) for r in ordered],
-        [max(at[r]) for r in ordered],
+        common,
+        [statistics.fmean(at[r]) for r in common],
+        [min(at[r]) for r in common],
+        [max(at[r]) for r in common],
     )

@@ -65,6 +65,14 @@ class Mean(Aggregator):
                 do_this='use Weigh(by="uniform") or Weigh(by="capped", cap=...)',
             )
         expected = flow.sampler.expected if flow.sampler is not None else None
+        if self.over == "expected" and expected is None and flow.engine is not None:
+            flow.refuse(
+                self,
+                "sampler",
+                needed="a sampler that announces the size of its cohort",
+                found="one that does not",
+                do_this='use All, Uniform or Fixed, or Mean(over="clients")',
+            )
         if flow.bound is None:
             return flow
         if self.over != "expected":
