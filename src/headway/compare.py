@@ -110,10 +110,12 @@ class Comparison:
         first = ranked[0]
         where = "on the central test set" if self.central else "over the clients' own test parts"
         word = "lowest" if self.lower_is_better else "highest"
-        head = f"Mean {self.metric} {where}, over the last {self._tail} rounds: {first.method} is {word} with {first.mean:.4f}"
+        when = f"over the last {self._tail} rounds"
+        head = f"Mean {self.metric} {where}, {when}: {first.method} is {word} with {first.mean:.4f}"
         if self.seeds == 1:
             return f"{head}, from one seed, which says nothing of chance: use --seeds 5 or more."
-        head += f" (95 % interval {first.mean - first.half_width:.4f} to {first.mean + first.half_width:.4f}, {self.seeds} seeds)"
+        low, high = first.mean - first.half_width, first.mean + first.half_width
+        head += f" (95 % interval {low:.4f} to {high:.4f}, {self.seeds} seeds)"
         if len(ranked) == 1:
             return f"{head}."
         alike = [s.method for s in ranked[1:] if not self.differs(first.method, s.method)]
@@ -204,10 +206,13 @@ def run_trials(runfiles: Mapping[str, RunFile], seeds: int, workers: int) -> Ite
 
 
 def _in_worker(job: tuple[str, RunFile, int], ticks: Any) -> Trial:
-    for step in _steps(*job):
-        if isinstance(step, Trial):
-            return step
-        ticks.put(step)
+    try:
+        for step in _steps(*job):
+            if isinstance(step, Trial):
+                return step
+            ticks.put(step)
+    except HeadwayError as error:  # as a sentence, since what it carries may not cross to another process
+        raise HeadwayError(f"{job[0]}, seed {job[2]}: {error}") from None
     raise AssertionError
 
 
@@ -215,13 +220,10 @@ def _steps(method: str, runfile: RunFile, seed: int) -> Iterator[Trial | tuple[s
     """The rounds of one trial, and the trial."""
     import torch
 
-    from headway.commands.training import make_run
-
     threads = torch.get_num_threads()
     torch.set_num_threads(runfile.sections.run.threads or 1)
     try:
-        seeded = runfile.with_seed(seed)
-        run = make_run(seeded, seeded.build(), None)
+        run = runfile.with_seed(seed).start()
         name = run.task.metric_names[0]
         rounds, values, losses, totals, tails = [], [], [], [], []
         total, failure = 0, None
@@ -259,9 +261,7 @@ def gather(name: str, runfiles: Mapping[str, RunFile], trials: Sequence[Trial], 
     experiment = first.build()
     metric = experiment.task.metric_names[0]
     lower = metric in LOWER_IS_BETTER
-    finals = [
-        interval([t.final for t in trials if t.method == method and not t.failure])[0] for method in runfiles
-    ]
+    finals = [interval([t.final for t in trials if t.method == method and not t.failure])[0] for method in runfiles]
     known = [value for value in finals if not math.isnan(value)]
     if not known:
         reasons = {t.failure for t in trials if t.failure}
@@ -271,7 +271,11 @@ def gather(name: str, runfiles: Mapping[str, RunFile], trials: Sequence[Trial], 
     if target is None:
         target = best / 0.95 if lower else best * 0.95
     partition = first.sections.data.partition
-    how = "" if partition is None else ", " + " ".join(f"{k} {v}" if k != "kind" else str(v) for k, v in partition.items())
+    how = (
+        ""
+        if partition is None
+        else ", " + " ".join(f"{k} {v}" if k != "kind" else str(v) for k, v in partition.items())
+    )
     description = f"{experiment.data.name}, {len(experiment.data.clients)} clients{how}"
     seeds = len({t.seed for t in trials})
     return Comparison(

@@ -25,6 +25,7 @@ from headway.core.registry import build, to_numbers
 from headway.core.sampler import samplers
 from headway.core.stage import stages
 from headway.data import FederatedData, load
+from headway.run import Run
 from headway.samplers import All
 
 
@@ -156,6 +157,27 @@ class RunFile:
         data = self.load_data()
         return Experiment(self.algorithm, data, self._task(data))
 
+    def start(self, folder: Path | None = None, resume: bool = False) -> Run:
+        """The run, ready to be iterated over.
+
+        Raises:
+            What `build` and `Run` raise, before any training.
+        """
+        experiment, section = self.build(), self.sections.run
+        return Run(
+            experiment.algorithm,
+            experiment.data,
+            experiment.task,
+            rounds=section.rounds,
+            seed=section.seed,
+            folder=folder,
+            resume=resume,
+            evaluate_every=section.evaluate_every,
+            checkpoint_every=section.checkpoint_every,
+            keep=section.keep,
+            config=self.to_toml(),
+        )
+
     def load_data(self) -> FederatedData:
         """The data, divided by the run's seed."""
         section = self.sections.data
@@ -186,7 +208,12 @@ class RunFile:
 
 
 def load_runfile(
-    name: str, sets: Sequence[str] = (), *, seed: int | None = None, rounds: int | None = None, method: str | None = None
+    name: str,
+    sets: Sequence[str] = (),
+    *,
+    seed: int | None = None,
+    rounds: int | None = None,
+    method: str | None = None,
 ) -> RunFile:
     """The run file at a path, or the packaged example of that name, with `--set` changes applied.
 
@@ -244,7 +271,8 @@ def _read(name: str) -> tuple[dict[str, Any], Path, str]:
 
 def _parse_sets(sets: Sequence[str]) -> tuple[list[tuple[list[str], Any]], list[tuple[list[str], Any]]]:
     """The changes to the file's own keys, and those addressed to stages of the chain."""
-    simple, of_stages = [], []
+    simple: list[tuple[list[str], Any]] = []
+    of_stages: list[tuple[list[str], Any]] = []
     for text in sets:
         path, equals, raw = text.partition("=")
         if not equals or not path.strip():
@@ -325,7 +353,9 @@ def _algorithm(section: AlgorithmSection, of_stages: Sequence[tuple[list[str], A
     if section.chain is not None:
         if options:
             name = next(iter(options))
-            raise ConfigError(f"the run file has an unknown key 'algorithm.{name}'{nearest(name, type(section).model_fields)}.")
+            raise ConfigError(
+                f"the run file has an unknown key 'algorithm.{name}'{nearest(name, type(section).model_fields)}."
+            )
         tables = [dict(table) for table in section.chain]
         for table in tables:
             stages.build(table)

@@ -17,9 +17,9 @@ from headway.core.chain import at
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
 from headway.core.keys import Key
-from headway.core.stage import Context, Tensors
+from headway.core.stage import Context
 from headway.core.total import not_finite
-from headway.core.update import Update
+from headway.core.update import Tensors, Update
 from headway.data import Examples
 
 TRAINER = "trainer"

@@ -14,7 +14,8 @@ from headway.client.trainer import Trained, Trainer, Work, trainers
 from headway.core.errors import ConfigError
 from headway.core.flow import TrainerFacts
 from headway.core.keys import Key
-from headway.core.stage import Context, Stage, Tensors, slice_tensors
+from headway.core.stage import Context, Stage, slice_tensors
+from headway.core.update import Tensors
 from headway.data import Examples, batch_bounds, epoch_order
 
 EVALUATION_BATCH = 1024

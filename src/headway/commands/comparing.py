@@ -21,7 +21,16 @@ from headway.observe.progress import Meter
 from headway.observe.text import bytes_text, console, emit, number_text, plain_table, show_table, strict
 from headway.runfile import RunFile, load_runfile
 
-COLUMNS = ["method", "mean", "+- 95 %", "spread", "worst client", "rounds to target", "bytes to target", "bytes a round"]
+COLUMNS = [
+    "method",
+    "mean",
+    "+- 95 %",
+    "spread",
+    "worst client",
+    "rounds to target",
+    "bytes to target",
+    "bytes a round",
+]
 
 
 def compare_files(
@@ -94,7 +103,9 @@ def _of_file(sets: Sequence[str]) -> list[str]:
 
 def _for_method(sets: Sequence[str], file: str, method: str) -> list[str]:
     """The changes that apply to a method: one addressed to a stage is for the methods that have it."""
-    chain = {table["stage"] for table in load_runfile(file, _of_file(sets), method=method).resolved()["algorithm"]["chain"]}
+    chain = {
+        table["stage"] for table in load_runfile(file, _of_file(sets), method=method).resolved()["algorithm"]["chain"]
+    }
     own = {"recipe", "chain", "trainer", "sampler", "quorum"}
     kept = []
     for text in sets:
@@ -112,8 +123,8 @@ def _check_same_data(runfiles: Mapping[str, RunFile]) -> None:
         for name in names[1:]:
             if tables[name] != tables[names[0]]:
                 raise ConfigError(
-                    f"methods are compared on the same data and model, but [{section}] of {name!r} differs from that of "
-                    f"{names[0]!r}: {tables[name]} and {tables[names[0]]}."
+                    f"methods are compared on the same data and model, but [{section}] of {name!r} differs from that "
+                    f"of {names[0]!r}: {tables[name]} and {tables[names[0]]}."
                 )
     if len({runfile.sections.run.rounds for runfile in runfiles.values()}) > 1:
         raise ConfigError("methods are compared over the same number of rounds: give --rounds for all.")

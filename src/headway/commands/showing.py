@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
-from headway import models, recipes, samplers
+from headway import models, recipes
 from headway.client import trainers
 from headway.client.workbench import Workbench
 from headway.core.errors import RunFolderError
 from headway.core.explain import COLUMNS
 from headway.core.keys import Key
+from headway.core.sampler import samplers
 from headway.core.stage import stages
 from headway.data import PARTITIONERS, sources
 from headway.observe.folder import BEST, CONFIG, read_identity, read_tensors, write_atomically, writing
@@ -39,10 +41,10 @@ def explain_file(name: str, sets: Sequence[str]) -> None:
 def list_names() -> None:
     """Says what there is, a line each."""
     screen = console()
-    registered = {
+    registered: dict[str, dict[str, Any]] = {
         "stages": {name: stages.get(name) for name in stages.names()},
         "trainers": {name: trainers.get(name) for name in trainers.names()},
-        "samplers": {name: samplers.samplers.get(name) for name in samplers.samplers.names()},
+        "samplers": {name: samplers.get(name) for name in samplers.names()},
         "partitions": dict(PARTITIONERS),
         "models": dict(models.MODELS),
         "recipes": dict(recipes.RECIPES),
@@ -89,4 +91,6 @@ def export_model(folder: Path, out: Path | None, best: bool) -> None:
     screen.print(f"{path}: the model of round {notes['round']}, {len(state)} tensors, {size}.", soft_wrap=True)
     screen.print("load it with: module.load_state_dict(safetensors.torch.load_file(...))")
     if bench.personal.numel() or (bench.has_statistics and bench.task.buffers == "local"):
-        screen.print("What stays with the clients (personal parameters, local statistics) has its initial values in it.")
+        screen.print(
+            "What stays with the clients (personal parameters, local statistics) has its initial values in it."
+        )

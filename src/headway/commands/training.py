@@ -18,7 +18,7 @@ from headway.observe.progress import Meter
 from headway.observe.report import RoundReport
 from headway.observe.text import bytes_text, console, emit, number_text, plain_table, show_table
 from headway.run import Run
-from headway.runfile import Experiment, RunFile, load_runfile
+from headway.runfile import RunFile, load_runfile
 
 
 def run_file(
@@ -27,9 +27,8 @@ def run_file(
     """Trains what a run file says."""
     runfile = load_runfile(name, sets, seed=seed, rounds=rounds)
     _set_threads(runfile)
-    experiment = runfile.build()
     folder = out or free_path(Path("runs") / f"{runfile.name}-s{runfile.sections.run.seed}")
-    run = make_run(runfile, experiment, folder)
+    run = runfile.start(folder)
     _train(run, runfile, folder, as_json)
 
 
@@ -45,7 +44,7 @@ def resume_folder(folder: Path, rounds: int | None, as_json: bool) -> None:
             f"{folder} has no {CONFIG}: the run was made in Python, and is resumed there with Run(..., resume=True)."
         )
     runfile = load_runfile(str(folder / CONFIG), rounds=rounds)
-    run = make_run(runfile, runfile.build(), folder, resume=True)
+    run = runfile.start(folder, resume=True)
     if run.state.round >= run.rounds:
         if as_json:
             emit({"event": "complete", "round": run.state.round, "folder": str(folder)})
@@ -54,24 +53,6 @@ def resume_folder(folder: Path, rounds: int | None, as_json: bool) -> None:
         run.close()
         return
     _train(run, runfile, folder, as_json)
-
-
-def make_run(runfile: RunFile, experiment: Experiment, folder: Path | None, resume: bool = False) -> Run:
-    """The run of a run file."""
-    section = runfile.sections.run
-    return Run(
-        experiment.algorithm,
-        experiment.data,
-        experiment.task,
-        rounds=section.rounds,
-        seed=section.seed,
-        folder=folder,
-        resume=resume,
-        evaluate_every=section.evaluate_every,
-        checkpoint_every=section.checkpoint_every,
-        keep=section.keep,
-        config=runfile.to_toml(),
-    )
 
 
 def _set_threads(runfile: RunFile) -> None:
@@ -146,9 +127,9 @@ def _warn(meter: Meter, report: RoundReport) -> None:
 
 def _news(report: RoundReport, run: Run) -> str:
     parts = [] if report.train_loss is None else [f"loss {number_text(report.train_loss)}"]
-    for name in run.task.metric_names[:1]:
-        if (value := report.headline(name)) is not None:
-            parts.append(f"{name} {number_text(value)}")
+    name = next(iter(run.task.metric_names), "loss")
+    if (value := report.headline(name)) is not None:
+        parts.append(f"{name} {number_text(value)}")
     return "  ".join([*parts, f"{bytes_text(report.bytes_up + report.bytes_down)} a round"])
 
 
@@ -191,5 +172,3 @@ def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> Non
     if best is not None:
         screen.print(f"\nBest {best['metric']}: {number_text(best['value'])}, in round {best['round']}.")
     screen.print(f"The run is in {folder}: resume it for more rounds, or `headway export {folder}`.")
-
-

@@ -18,7 +18,8 @@ from headway.core.flow import EngineFacts, Flow, TrainerFacts
 from headway.core.keys import Key
 from headway.core.layout import Layout
 from headway.core.sampler import Sampler
-from headway.core.stage import Context, Tensors
+from headway.core.stage import Context
+from headway.core.update import Tensors, flat_names
 
 
 class Trainer(Structural):
@@ -45,12 +46,7 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under flat names; `from_tensors` takes them back."""
-        named = {"params": self.params}
-        if self.buffers is not None:
-            named["buffers"] = self.buffers
-        for label, kept in self.stages.items():
-            named |= {f"stages/{label}/{name}": tensor for name, tensor in kept.items()}
-        return named
+        return flat_names(self.params, self.buffers, self.stages, "stages/")
 
     @classmethod
     def from_tensors(cls, round: int, named: Mapping[str, Tensor]) -> State:

@@ -9,8 +9,8 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 from headway.core.errors import ConfigError
-from headway.core.stage import Tensors
 from headway.core.total import Total
+from headway.core.update import Tensors, flat_names
 
 R = TypeVar("R")
 
@@ -46,12 +46,7 @@ class Message:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under flat names, as they go on the wire."""
-        named = {"params": self.params}
-        if self.buffers is not None:
-            named["buffers"] = self.buffers
-        for label, tensors in self.stages.items():
-            named |= {f"{label}/{name}": tensor for name, tensor in tensors.items()}
-        return named
+        return flat_names(self.params, self.buffers, self.stages, "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,10 @@ from headway.core.stage import (
     Context,
     Protocol,
     Stage,
-    Tensors,
     stages,
 )
 from headway.core.total import Total
-from headway.core.update import Update
+from headway.core.update import Tensors, Update
 
 Labelled = Mapping[str, Tensors]
 

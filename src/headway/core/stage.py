@@ -7,7 +7,7 @@ are named tensors whose last axis is P, or 1 for a scalar.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
@@ -19,13 +19,12 @@ from headway.core.flow import Flow
 from headway.core.keys import Key
 from headway.core.layout import Layout
 from headway.core.registry import Registry
-from headway.core.update import Update
+from headway.core.update import Tensors, Update
 
 if TYPE_CHECKING:
     from headway.core.ask import Answer, Ask
     from headway.core.total import Total
 
-Tensors = Mapping[str, Tensor]
 NOTHING: Tensors = {}
 
 

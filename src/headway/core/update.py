@@ -8,6 +8,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+Tensors = Mapping[str, Tensor]
+
+
+def flat_names(params: Tensor, buffers: Tensor | None, stages: Mapping[str, Tensors], prefix: str) -> dict[str, Tensor]:
+    """The model, its averaged buffers and what belongs to stages, under names without nesting."""
+    named = {"params": params} if buffers is None else {"params": params, "buffers": buffers}
+    for label, tensors in stages.items():
+        named |= {f"{prefix}{label}/{name}": tensor for name, tensor in tensors.items()}
+    return named
+
 
 @dataclass(frozen=True, slots=True)
 class Update:

@@ -14,9 +14,9 @@ from headway.core import frame
 from headway.core.ask import Answer, Ask, ClientReport
 from headway.core.errors import ConfigError, UpdateRejected
 from headway.core.flow import EngineFacts
-from headway.core.stage import Context, Tensors
+from headway.core.stage import Context
 from headway.core.total import Group, Total, guard
-from headway.core.update import Update
+from headway.core.update import Tensors, Update
 from headway.engines.engine import Engine, Job
 
 GROUP = 64  # clients summed in float64 before the exact accumulator is paid; part of what fixes a run's bits

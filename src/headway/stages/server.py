@@ -10,8 +10,8 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError
 from headway.core.flow import Flow
-from headway.core.stage import Context, Place, Stage, Tensors, stages
-from headway.core.update import Update
+from headway.core.stage import Context, Place, Stage, stages
+from headway.core.update import Tensors, Update
 
 
 @final
