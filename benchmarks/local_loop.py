@@ -96,9 +96,7 @@ def main() -> None:
             ours.append(end - middle)
             exact.append(spent[0] / (end - middle))
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    print(
     print(f"torch {torch.__version__}, {options.threads} threads, {options.recipe}, {options.rounds} pairs")
-    )
     print(f"plain loop   {statistics.median(theirs) * 1e3:8.1f} ms a round (median)")
     print(f"Headway      {statistics.median(ours) * 1e3:8.1f} ms a round (median)")
     print(f"ratio        {ratio:8.3f}    (median of the pairs)")

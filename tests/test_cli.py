@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -54,13 +55,16 @@ def headway(tmp_path, monkeypatch, capsys):
     return headway
 
 
-def apart(*arguments, **options):
+def apart(*arguments, cwd, **environment):
+    """Starts a command as a process of its own, in a folder."""
+    source = str(Path(cli.__file__).parents[1])
     return subprocess.Popen(
         [sys.executable, "-m", "headway.cli", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": source, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
 
 
@@ -310,6 +314,5 @@ def test_init_refuses_a_column_that_is_not_there(headway, tmp_path, options, sen
 
 def test_piped_output_has_no_escape_codes_even_where_colour_is_wished_for(tmp_path):
     (tmp_path / "mine.toml").write_text(PLAIN)
-    environment = {**os.environ, "TERM": "xterm-256color"}
-    out, err = apart("run", "mine.toml", cwd=tmp_path, env=environment).communicate()
+    out, err = apart("run", "mine.toml", cwd=tmp_path, TERM="xterm-256color").communicate()
     assert not re.search("[\x1b\r]", out + err)

@@ -170,7 +170,7 @@ def _write(folder: Path, comparison: Comparison, runfiles: Mapping[str, RunFile]
     write_atomically(folder / "table.md", f"{_caption(comparison)}\n\n{text}\n\n{comparison.sentence()}\n".encode())
     comparison_picture(
         folder / "comparison.png",
-        title=f"{comparison.name}: {comparison.description}, {comparison.seeds} seeds",
+        title=f"{comparison.description}, {comparison.seeds} seeds",
         metric=comparison.metric,
         where="on the central test set" if comparison.central else "over the clients' test parts",
         curves={m: [(t.rounds, t.values) for t in comparison.of(m)] for m in comparison.methods},

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart with any kind of colour vision, and in grey by their order
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8C8C00")
+FEW = 6  # clients whose names there is room for
 INK, FAINT = "#222222", "#D8D8D8"
 
 Series = Sequence[tuple[Sequence[int], Sequence[float]]]
@@ -104,11 +105,14 @@ def _low(group: Sequence[float], gap: float) -> float:
 def _clients(axes: Axes, clients: Mapping[str, Mapping[str, float]], metric: str) -> None:
     names = list(clients)
     for index, method in enumerate(names):
-        colour, values = COLOURS[index % len(COLOURS)], sorted(clients[method].values())
+        colour, values = COLOURS[index % len(COLOURS)], list(clients[method].values())
         row = len(names) - 1 - index
         axes.scatter(values, [row] * len(values), s=34, color=colour, alpha=0.65, linewidth=0)
         if values:
             axes.plot([statistics.fmean(values)] * 2, [row - 0.28, row + 0.28], color=colour, linewidth=2.5)
+        if len(values) <= FEW:
+            for client, value in clients[method].items():
+                axes.text(value, row - 0.16, client, color=colour, fontsize=7, ha="center", va="top", rotation=20)
     axes.set_yticks(range(len(names)), list(reversed(names)))
     axes.set_ylim(-0.6, len(names) - 0.4)
     _dress(axes, f"each client's own {metric.replace('_', ' ')}")
