@@ -142,10 +142,13 @@ def list_() -> None:
 
 def main() -> None:
     """The entry point: a user's mistake is one sentence and a non-zero exit, never a traceback."""
+    debug = "--debug" in sys.argv  # wherever it stands, before or after the command
+    if debug:
+        sys.argv.remove("--debug")
     try:
         app()
     except HeadwayError as error:
-        if "--debug" in sys.argv:
+        if debug:
             raise
         typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
         typer.echo(str(error), err=True)

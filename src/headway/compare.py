@@ -6,8 +6,9 @@ import math
 import multiprocessing
 import os
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,8 +141,7 @@ class Comparison:
         whole = [t for t in trials if not t.failure]
         mean, half = interval([t.final for t in whole])
         reached = [t.reached(self.target, self.lower_is_better) for t in whole]
-        found = [r for r in reached if r is not None]
-        enough = len(found) * 2 >= len(trials) and bool(found)
+        rounds, spent = (_median(each[place] if each is not None else math.inf for each in reached) for place in (0, 1))
         worst = [(max if self.lower_is_better else min)(t.clients.values()) for t in whole if t.clients]
         return Summary(
             method,
@@ -149,8 +149,8 @@ class Comparison:
             half,
             statistics.fmean(t.spread for t in whole) if whole else math.nan,
             statistics.fmean(worst) if worst else math.nan,
-            statistics.median(r for r, _ in found) if enough else None,
-            statistics.median(b for _, b in found) if enough else None,
+            rounds,
+            spent,
             statistics.fmean(t.bytes_total[-1] / t.rounds[-1] for t in whole) if whole else math.nan,
             len(trials) - len(whole),
         )
@@ -194,6 +194,10 @@ def run_trials(runfiles: Mapping[str, RunFile], seeds: int, workers: int) -> Ite
                 yield ticks.get()
             for future in done:
                 yield future.result()
+    except BrokenProcessPool as error:
+        raise HeadwayError(
+            "a worker process ended before its work was done, perhaps for want of memory: try --workers 1."
+        ) from error
     finally:
         for process in list((getattr(pool, "_processes", None) or {}).values()):
             if pending:
@@ -239,6 +243,8 @@ def _steps(method: str, runfile: RunFile, seed: int) -> Iterator[Trial | tuple[s
                 yield method, seed
         except Diverged as error:
             failure = str(error)
+        if not values and failure is None:
+            failure = f"{name} was not defined in any round: it needs test examples (data.test_share, central_share)."
         clients = _tail_means(tails[-TAIL:])
         yield Trial(method, seed, tuple(rounds), tuple(values), tuple(losses), tuple(totals), clients, failure)
     finally:
@@ -289,6 +295,13 @@ def gather(name: str, runfiles: Mapping[str, RunFile], trials: Sequence[Trial], 
         stated,
         description,
     )
+
+
+def _median(values: Iterable[float]) -> float | None:
+    """The median over seeds, where a seed that never got there counts as infinitely late."""
+    known = list(values)
+    middle = statistics.median_low(known) if known else math.inf
+    return middle if math.isfinite(middle) else None
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -95,10 +95,15 @@ def factory(
     for option in options:
         if not takes_any and option not in known:
             raise ConfigError(f"the model {name!r} has no option {option!r}{nearest(option, known)}.")
-    return lambda: _checked(make(**given, **options), name)
+    return lambda: _made(make, given, options, name)
 
 
-def _checked(made: Any, name: str) -> nn.Module:
+def _made(make: Callable[..., nn.Module], given: Mapping[str, Any], options: Mapping[str, Any], name: str) -> nn.Module:
+    try:
+        made = make(**given, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        said = ", ".join(f"{option} = {value!r}" for option, value in options.items()) or "no options"
+        raise ConfigError(f"the model {name!r} cannot be made with {said}: {error}.") from error
     if not isinstance(made, nn.Module):
         raise ConfigError(f"{name} must return a torch.nn.Module, found {type(made).__name__}.")
     return made

@@ -307,9 +307,6 @@ def _choose_method(tables: dict[str, Any], method: str) -> None:
     """Puts a named method in the place of the file's recipe or chain; the trainer stays unless it says more."""
     algorithm = _table(tables, "algorithm")
     own = _table(tables, "methods").get(method)
-    for key in list(algorithm):
-        if key not in ("trainer", "sampler", "quorum"):
-            del algorithm[key]
     if own is None:
         if method not in recipes.names():
             known = [*recipes.names(), *tables["methods"]]
@@ -317,6 +314,9 @@ def _choose_method(tables: dict[str, Any], method: str) -> None:
         own = {"recipe": method}
     if not isinstance(own, dict):
         raise ConfigError(f"methods.{method} must be a table, found {own!r}.")
+    if "recipe" in own or "chain" in own:  # without either, it changes numbers of the file's own algorithm
+        for key in algorithm.keys() - {"trainer", "sampler", "quorum"}:
+            del algorithm[key]
     for key, value in own.items():
         if key in ("trainer", "sampler", "quorum") and isinstance(value, dict):
             algorithm[key] = {**algorithm.get(key, {}), **value}
@@ -329,7 +329,9 @@ def _check(tables: dict[str, Any]) -> Sections:
     try:
         return Sections.model_validate(copy.deepcopy(tables))
     except ValidationError as error:
-        raise ConfigError(_sentence(error.errors()[0])) from error
+        # an unknown key first: it is often the misspelling of the one that is missing
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        raise ConfigError(_sentence(problems[0])) from error
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from headway.commands.training import free_path
 from headway.compare import Comparison, Summary, Trial, gather, run_trials
-from headway.core.errors import ConfigError
+from headway.core.errors import ConfigError, nearest
 from headway.observe.folder import write_atomically, writing
 from headway.observe.plot import comparison_picture
 from headway.observe.progress import Meter
 from headway.observe.text import bytes_text, console, emit, number_text, plain_table, show_table, strict
-from headway.runfile import RunFile, load_runfile
+from headway.runfile import AlgorithmSection, RunFile, load_runfile
 
 COLUMNS = [
     "method",
@@ -52,6 +52,8 @@ def compare_files(
     target = target if target is not None else section.target
     workers = workers or min(os.cpu_count() or 1, 2, len(runfiles) * seeds)
     first.build()  # what is wrong with the data or the model is said before any training
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists already: choose another folder with --out.")
     folder = out or free_path(Path("comparisons") / first.name)
     screen = console()
     if not as_json:
@@ -78,10 +80,13 @@ def _methods(
         ConfigError: if nothing is there to compare, or the files differ in their data.
     """
     runfiles: dict[str, RunFile] = {}
+    _check_sets(sets, files)
     for file in files:
         plain = load_runfile(file, sets if methods is None else (), rounds=rounds) if len(files) > 1 else None
         names = methods or (load_runfile(file, _of_file(sets)).sections.compare.methods if plain is None else None)
         if plain is not None and names is None:
+            if plain.name in runfiles:
+                raise ConfigError(f"two of the files are named {plain.name!r}: give each its own [run] name.")
             runfiles[plain.name] = plain
             continue
         for name in names or ():
@@ -93,7 +98,37 @@ def _methods(
             "[compare] methods in the file."
         )
     _check_same_data(runfiles)
+    if len(files) == 1:
+        _check_reached(sets, runfiles)
     return runfiles
+
+
+def _check_sets(sets: Sequence[str], files: Sequence[str]) -> None:
+    """Refuses to set an option of a recipe where there are several methods, each with its own."""
+    for keys in map(_keys, sets):
+        if len(files) == 1 and len(keys) == 2 and keys[0] == "algorithm":
+            raise ConfigError(
+                f"--set {'.'.join(keys)} changes one recipe, and several methods are compared: set a stage's field "
+                "(algorithm.FedProx.mu=0.1), or write a [methods.NAME] table."
+            )
+
+
+def _check_reached(sets: Sequence[str], runfiles: Mapping[str, RunFile]) -> None:
+    """Refuses a change to a stage that no method has."""
+    present = {label for runfile in runfiles.values() for label in runfile.algorithm.chain.labels}
+    for keys in filter(_is_of_stage, map(_keys, sets)):
+        if keys[1] not in present:
+            raise ConfigError(
+                f"--set {'.'.join(keys)}: none of the methods has a stage {keys[1]!r}{nearest(keys[1], present)}."
+            )
+
+
+def _keys(text: str) -> list[str]:
+    return text.partition("=")[0].strip().split(".")
+
+
+def _is_of_stage(keys: Sequence[str]) -> bool:
+    return keys[0] == "algorithm" and len(keys) == 3 and keys[1] not in AlgorithmSection.model_fields
 
 
 def _of_file(sets: Sequence[str]) -> list[str]:
@@ -106,14 +141,7 @@ def _for_method(sets: Sequence[str], file: str, method: str) -> list[str]:
     chain = {
         table["stage"] for table in load_runfile(file, _of_file(sets), method=method).resolved()["algorithm"]["chain"]
     }
-    own = {"recipe", "chain", "trainer", "sampler", "quorum"}
-    kept = []
-    for text in sets:
-        keys = text.partition("=")[0].strip().split(".")
-        to_stage = keys[0] == "algorithm" and len(keys) == 3 and keys[1] not in own
-        if not to_stage or keys[1] in chain:
-            kept.append(text)
-    return kept
+    return [text for text in sets if not _is_of_stage(_keys(text)) or _keys(text)[1] in chain]
 
 
 def _check_same_data(runfiles: Mapping[str, RunFile]) -> None:
