@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from headway.core.errors import Diverged, HeadwayError
@@ -72,7 +72,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All trials, and what follows from them."""
+    """All trials, and what follows from them.  drawn: whether each seed draws the clients' data anew."""
 
     name: str
     metric: str
@@ -83,7 +83,7 @@ class Comparison:
     target: float
     stated_target: bool
     description: str = ""
-    notes: tuple[str, ...] = field(default=())
+    drawn: bool = False
 
     @property
     def lower_is_better(self) -> bool:
@@ -111,7 +111,7 @@ class Comparison:
         first = ranked[0]
         where = "on the central test set" if self.central else "over the clients' own test parts"
         word = "lowest" if self.lower_is_better else "highest"
-        when = f"over the last {self._tail} rounds"
+        when = f"over rounds {self._tail[0]} to {self._tail[1]}"
         head = f"Mean {self.metric} {where}, {when}: {first.method} is {word} with {first.mean:.4f}"
         if self.seeds == 1:
             return f"{head}, from one seed, which says nothing of chance: use --seeds 5 or more."
@@ -121,24 +121,31 @@ class Comparison:
             return f"{head}."
         alike = [s.method for s in ranked[1:] if not self.differs(first.method, s.method)]
         if not alike:
-            return f"{head}, ahead of every other method seed by seed (paired 95 % intervals exclude zero)."
+            return f"{head}, ahead of every other method (paired by seed, at 95 % for all {len(ranked) - 1} together)."
         ahead = [s.method for s in ranked[1:] if s.method not in alike]
         told = f"; paired by seed it is ahead of {_listed(ahead)}, but" if ahead else ", but"
         return f"{head}{told} {self.seeds} seeds do not tell it apart from {_listed(alike)}."
 
     def differs(self, one: str, other: str) -> bool:
-        """Whether the paired difference between two methods has a 95 % interval without zero."""
+        """Whether the paired difference between two methods has an interval without zero.
+
+        The level is 95 % for the best method against all others together (Bonferroni).
+        """
         pairs = [a.final - b.final for a, b in zip(self.of(one), self.of(other), strict=True)]
-        mean, half = interval(pairs)
+        mean, half = interval(pairs, 1 - 0.05 / max(len(self.methods) - 1, 1))
         return math.isfinite(half) and abs(mean) > half
 
     @property
-    def _tail(self) -> int:
-        return min(TAIL, *(len(t.values) for t in self.trials if not t.failure))
+    def _tail(self) -> tuple[int, int]:
+        """The first and the last of the rounds that final values are the mean of."""
+        rounds = next(t.rounds for t in self.trials if not t.failure)
+        return rounds[-TAIL:][0], rounds[-1]
 
     def _summary(self, method: str) -> Summary:
+        """The seeds together.  If one of them failed, no value is given: the others would flatter the method."""
         trials = self.of(method)
-        whole = [t for t in trials if not t.failure]
+        failures = sum(t.failure is not None for t in trials)
+        whole = [] if failures else trials
         mean, half = interval([t.final for t in whole])
         reached = [t.reached(self.target, self.lower_is_better) for t in whole]
         rounds, spent = (_median(each[place] if each is not None else math.inf for each in reached) for place in (0, 1))
@@ -147,17 +154,23 @@ class Comparison:
             method,
             mean,
             half,
-            statistics.fmean(t.spread for t in whole) if whole else math.nan,
-            statistics.fmean(worst) if worst else math.nan,
+            _mean(t.spread for t in whole),
+            _mean(worst),
             rounds,
             spent,
-            statistics.fmean(t.bytes_total[-1] / t.rounds[-1] for t in whole) if whole else math.nan,
-            len(trials) - len(whole),
+            _mean(t.bytes_total[-1] / t.rounds[-1] for t in trials if t.rounds),
+            failures,
         )
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and the half width of its 95 % interval by Student's t; NaN where there are too few values.
+def _mean(values: Iterable[float]) -> float:
+    """The mean; NaN of nothing."""
+    known = list(values)
+    return statistics.fmean(known) if known else math.nan
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """The mean and the half width of its interval by Student's t; NaN where there are too few values.
 
     >>> mean, half = interval([1.0, 2.0, 3.0])
     >>> round(mean, 3), round(half, 3)
@@ -167,7 +180,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
         return (values[0] if values else math.nan), math.nan
     from scipy import stats
 
-    quantile = float(stats.t.ppf(0.975, len(values) - 1))
+    quantile = float(stats.t.ppf((1 + level) / 2, len(values) - 1))
     return statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
@@ -267,22 +280,22 @@ def gather(name: str, runfiles: Mapping[str, RunFile], trials: Sequence[Trial], 
     experiment = first.build()
     metric = experiment.task.metric_names[0]
     lower = metric in LOWER_IS_BETTER
-    finals = [interval([t.final for t in trials if t.method == method and not t.failure])[0] for method in runfiles]
-    known = [value for value in finals if not math.isnan(value)]
+    finals = [_mean(t.final for t in trials if t.method == method) for method in runfiles]
+    known = [value for value in finals if not math.isnan(value)] or [t.final for t in trials if not t.failure]
     if not known:
-        reasons = {t.failure for t in trials if t.failure}
-        raise HeadwayError(f"no run finished, so there is nothing to compare: {' '.join(sorted(map(str, reasons)))}")
+        failed = next(t for t in trials if t.failure)
+        raise HeadwayError(
+            f"no run finished, so nothing can be compared; {failed.method} stopped like this: {failed.failure}"
+        )
     best = (min if lower else max)(known)
     stated = target is not None
     if target is None:
         target = best / 0.95 if lower else best * 0.95
     partition = first.sections.data.partition
-    how = (
-        ""
-        if partition is None
-        else ", " + " ".join(f"{k} {v}" if k != "kind" else str(v) for k, v in partition.items())
+    how = [str(v) if k == "kind" else f"{k} {v}" for k, v in (partition or {}).items()]
+    description = ", ".join(
+        [experiment.data.name, f"{len(experiment.data.clients)} clients", *([" ".join(how)] if how else [])]
     )
-    description = f"{experiment.data.name}, {len(experiment.data.clients)} clients{how}"
     seeds = len({t.seed for t in trials})
     return Comparison(
         name,
@@ -294,6 +307,7 @@ def gather(name: str, runfiles: Mapping[str, RunFile], trials: Sequence[Trial], 
         target,
         stated,
         description,
+        drawn=partition is not None,
     )
 
 

@@ -36,7 +36,7 @@ class _Section(BaseModel):
 class RunSection(_Section):
     """How long, how often, from which seed."""
 
-    name: str | None = None
+    name: str | None = Field(default=None, pattern=r"^\w[\w.+-]*$")
     rounds: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=1, ge=1)

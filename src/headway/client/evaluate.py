@@ -9,6 +9,7 @@ from torch import Tensor
 
 from headway.client.memory import MemoryStore
 from headway.client.runner import TRAINER
+from headway.client.task import Metric
 from headway.client.workbench import Workbench
 from headway.core.ask import Message
 from headway.core.errors import ConfigError
@@ -83,4 +84,14 @@ def _outputs(bench: Workbench, examples: Examples) -> Tensor:
 
 def _scores(bench: Workbench, outputs: Tensor, targets: Tensor) -> dict[str, float]:
     loss = float(bench.task.criterion.per_example(outputs, targets).double().mean())
-    return {name: metric(outputs, targets) for name, metric in bench.task.scorers.items()} | {"loss": loss}
+    scores = {name: _measured(name, metric, outputs, targets) for name, metric in bench.task.scorers.items()}
+    return scores | {"loss": loss}
+
+
+def _measured(name: str, metric: Metric, outputs: Tensor, targets: Tensor) -> float:
+    try:
+        return float(metric(outputs, targets))
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise ConfigError(
+            f"the metric {name!r} failed on outputs {list(outputs.shape)} and targets {list(targets.shape)}: {error}."
+        ) from error

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headway.core.errors import ConfigError
+
 PerExample = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -65,7 +67,12 @@ def auroc(outputs: Tensor, targets: Tensor) -> float:
     """The probability that a positive example scores above a negative one, ties counting half.
 
     NaN where the targets hold only one class: the area is then not defined.
+
+    Raises:
+        ConfigError: if the model tells more than two classes apart.
     """
+    if outputs.ndim > targets.ndim and outputs.shape[-1] > 2:
+        raise ConfigError(f"the metric 'auroc' is for two classes, and the model has {outputs.shape[-1]} outputs.")
     if outputs.ndim > targets.ndim and outputs.shape[-1] == 2:
         scores = (outputs[..., 1] - outputs[..., 0]).double()
     else:

@@ -202,18 +202,20 @@ def _write(folder: Path, comparison: Comparison, runfiles: Mapping[str, RunFile]
         metric=comparison.metric,
         where="on the central test set" if comparison.central else "over the clients' test parts",
         curves={m: [(t.rounds, t.values) for t in comparison.of(m)] for m in comparison.methods},
-        clients={m: _client_means(comparison.of(m)) for m in comparison.methods},
+        clients={m: _client_values(comparison, m) for m in comparison.methods},
         target=comparison.target if comparison.stated_target else None,
     )
 
 
-def _client_means(trials: Sequence[Trial]) -> dict[str, float]:
-    """Each client's value, over the seeds at which it is known."""
+def _client_values(comparison: Comparison, method: str) -> list[tuple[str, float]]:
+    """Each client's value: by name over the seeds, or of every seed where a seed draws other clients."""
     values: dict[str, list[float]] = {}
-    for trial in trials:
-        for client, value in trial.clients.items():
+    for trial in comparison.of(method):
+        for client, value in trial.clients.items() if not trial.failure else ():
             values.setdefault(client, []).append(value)
-    return {client: sum(each) / len(each) for client, each in values.items()}
+    if comparison.drawn:
+        return [("", value) for each in values.values() for value in each]
+    return [(client, sum(each) / len(each)) for client, each in values.items()]
 
 
 def _row(summary: Summary) -> list[str]:

@@ -44,7 +44,8 @@ def explain(chain: Chain, flows: Sequence[Flow]) -> Explanation:
         noise = ", ".join(f"{e.mechanism} (noise x{e.noise_multiplier:g})" for e in events)
         rows.append((repr(stage), _where(stage), _seen(stage, flow, flows[-1]), _bound(stage, flow), noise or "-"))
     last = flows[-1]
-    notes = [f"travels: {', '.join(last.vectors)} (and the weight)"]
+    travels = [*last.vectors, *(["weight"] if "weight" not in last.vectors else [])]
+    notes = [f"travels: {', '.join(travels)}"]
     if last.server_sees == "each" and not last.events:
         notes.append(f"the server sees each client's update, and in the clear: {', '.join(last.exposed)}.")
     if last.needs:

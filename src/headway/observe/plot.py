@@ -25,12 +25,12 @@ def comparison_picture(
     metric: str,
     where: str,
     curves: Mapping[str, Series],
-    clients: Mapping[str, Mapping[str, float]],
+    clients: Mapping[str, Sequence[tuple[str, float]]],
     target: float | None = None,
 ) -> None:
     """Draws a metric over rounds, a line per method with the band of its seeds, and each client's final value.
 
-    curves: per method, (rounds, values) of every seed.  clients: per method, each client's value.
+    curves: per method, (rounds, values) of every seed.  clients: per method, (name or nothing, value) of each client.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -102,21 +102,21 @@ def _low(group: Sequence[float], gap: float) -> float:
     return statistics.fmean(group) - gap * (len(group) - 1) / 2
 
 
-def _clients(axes: Axes, clients: Mapping[str, Mapping[str, float]], metric: str) -> None:
+def _clients(axes: Axes, clients: Mapping[str, Sequence[tuple[str, float]]], metric: str) -> None:
     names = list(clients)
     for index, method in enumerate(names):
-        colour, values = COLOURS[index % len(COLOURS)], list(clients[method].values())
+        colour, values = COLOURS[index % len(COLOURS)], [value for _, value in clients[method]]
         row = len(names) - 1 - index
         axes.scatter(values, [row] * len(values), s=34, color=colour, alpha=0.65, linewidth=0)
         if values:
             axes.plot([statistics.fmean(values)] * 2, [row - 0.28, row + 0.28], color=colour, linewidth=2.5)
         if len(values) <= FEW:
-            for client, value in clients[method].items():
+            for client, value in clients[method]:
                 axes.text(value, row - 0.16, client, color=colour, fontsize=7, ha="center", va="top", rotation=20)
     axes.set_yticks(range(len(names)), list(reversed(names)))
     axes.set_ylim(-0.6, len(names) - 0.4)
     _dress(axes, f"each client's own {metric.replace('_', ' ')}")
-    axes.set_xlabel("mean of the last rounds and of seeds (bar: mean)")
+    axes.set_xlabel("one dot per client, mean of the last rounds (bar: mean of dots)")
 
 
 def _dress(axes: Axes, title: str) -> None:
