@@ -110,13 +110,15 @@ def _clients(axes: Axes, clients: Mapping[str, Sequence[tuple[str, float]]], met
         axes.scatter(values, [row] * len(values), s=34, color=colour, alpha=0.65, linewidth=0)
         if values:
             axes.plot([statistics.fmean(values)] * 2, [row - 0.28, row + 0.28], color=colour, linewidth=2.5)
-        if len(values) <= FEW:
-            for client, value in clients[method]:
-                axes.text(value, row - 0.16, client, color=colour, fontsize=7, ha="center", va="top", rotation=20)
+        if len(values) <= FEW:  # names above and below in turn, so that neighbours do not meet
+            for place, (client, value) in enumerate(sorted(clients[method], key=lambda each: each[1])):
+                above = place % 2
+                height, side = row + (0.14 if above else -0.14), "bottom" if above else "top"
+                axes.text(value, height, client, color=INK, fontsize=7, ha="center", va=side)
     axes.set_yticks(range(len(names)), list(reversed(names)))
     axes.set_ylim(-0.6, len(names) - 0.4)
     _dress(axes, f"each client's own {metric.replace('_', ' ')}")
-    axes.set_xlabel("one dot per client, mean of the last rounds (bar: mean of dots)")
+    axes.set_xlabel("a dot per client, over the last rounds (bar: mean)")
 
 
 def _dress(axes: Axes, title: str) -> None:
