@@ -13,7 +13,7 @@ Scaffold(option='II')                                                        cli
 ECGR(select=0.5, beta=0.2, rule='greedy')                                    client                        -              none   -
 Mean(over='clients')                                                         server                        each update    none   -
 ServerAdam(lr=0.1, beta1=0.9, beta2=0.99, tau=0.001, bias_correction=False)  server                        the aggregate  -      -
-travels: delta, control (and the weight)
+travels: delta, control, weight
 the server sees each client's update, and in the clear: number of examples, training loss.
 asked of the trainer: steps
 warning: Scaffold with ServerAdam runs, but no theory covers the pair: compare it with ServerSGD."""  # noqa: E501
@@ -28,7 +28,7 @@ PairwiseMasks()                  client and server  -                          0
 Mean(over='expected')            server             only the sum               0.25   -
 NoisyRelease(multiplier=1.1)     server             the aggregate, with noise  -      gaussian (noise x1.1)
 ServerSGD(lr=1.0, momentum=0.0)  server             the aggregate, with noise  -      -
-travels: delta, weight (and the weight)"""
+travels: delta, weight"""
 
 
 def test_a_plain_chain_is_explained() -> None:

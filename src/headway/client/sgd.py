@@ -199,9 +199,10 @@ class _Loop:
 
     def __init__(self, trainer: LocalSGD, work: Work, length: int) -> None:
         self.trainer, self.work, self.bench = trainer, work, work.bench
-        self.bench.module.train()
+        if not self.bench.module.training:
+            self.bench.module.train()
         self.mean_loss = self.bench.task.criterion.mean
-        self.start = self.bench.shared.clone()
+        self.start = work.ctx.global_params
         self.velocity = [torch.zeros_like(p) for p in self.bench.parameters] if trainer.momentum else []
         self.rules = _rules_per_tensor(work)
         self.flat = self.bench.layout.slices(self.bench.shared)
@@ -272,12 +273,12 @@ class _Loop:
 
     def result(self, initial_loss: float | None, initial_gradient: Tensor | None, finished: bool) -> Trained:
         """What was done."""
-        sizes = torch.tensor(self.sizes, dtype=torch.float64)
+        losses = torch.stack(self.losses).tolist()
         return Trained(
             movement=self.bench.shared - self.start,
             count=self.count,
             gain=self.gain,
-            loss=float(torch.stack(self.losses).double() @ sizes / sizes.sum()),
+            loss=sum(loss * size for loss, size in zip(losses, self.sizes, strict=True)) / sum(self.sizes),
             steps=self.steps,
             initial_loss=initial_loss,
             initial_gradient=initial_gradient,

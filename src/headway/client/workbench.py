@@ -39,7 +39,8 @@ class Workbench:
     def load(self, params: Tensor, personal: Tensor | None, statistics: Tensor | None) -> None:
         """Puts a model on the bench; what is not given starts from its initial values."""
         self.shared.copy_(params)
-        self.personal.copy_(self.initial_personal if personal is None else personal)
+        if self.personal.numel():
+            self.personal.copy_(self.initial_personal if personal is None else personal)
         if self._buffers:
             values = self.initial_statistics if statistics is None else statistics
             for name, value in self._buffer_layout.views(values).items():

@@ -130,9 +130,12 @@ class Chain:
         border = self._first_codec if flows[-1].server_sees == "sum" else None
         after: dict[str, Tensors] = {}
         for index, (label, stage) in enumerate(self.labelled):
-            here = at(ctx, label, told, flows, index)
             if index == border:
                 update = self.aggregator.lift(update, self._at_aggregator(ctx, flows))
+            if not stage.has("send"):
+                after |= {label: memory[label]} if label in memory else {}
+                continue
+            here = at(ctx, label, told, flows, index)
             if isinstance(stage, Protocol):
                 here = replace(here, secret=ctx.secret)
             update, kept = stage.send(update, memory.get(label, {}), here)

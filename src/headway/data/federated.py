@@ -162,7 +162,7 @@ class FederatedData:
         Raises:
             DataError: no such client.
         """
-        return self._part(self._index(self.train, client))
+        return self._part(self.train, client)
 
     def test_of(self, client: str) -> Examples:
         """The test part of one client; it may be empty.
@@ -170,15 +170,26 @@ class FederatedData:
         Raises:
             DataError: no such client.
         """
-        return self._part(self._index(self.test, client))
+        return self._part(self.test, client)
 
-    def _part(self, index: Tensor) -> Examples:
-        """The examples at an index: a view of the store where they lie there one after another."""
-        if len(index) and int(index[-1]) - int(index[0]) + 1 == len(index):
-            start = int(index[0])
-            if torch.equal(index, torch.arange(start, start + len(index))):
-                return self.store.rows(start, start + len(index))
-        return self.store.take(index)
+    def _part(self, held: Mapping[str, Tensor], client: str) -> Examples:
+        """A client's part: a view of the store where its examples lie there one after another."""
+        index = self._index(held, client)
+        start = self._starts(held).get(client)
+        return self.store.take(index) if start is None else self.store.rows(start, start + len(index))
+
+    def _starts(self, held: Mapping[str, Tensor]) -> dict[str, int]:
+        """Where the parts begin that lie one after another; looked up once."""
+        name = "_train_starts" if held is self.train else "_test_starts"
+        starts: dict[str, int] | None = self.__dict__.get(name)
+        if starts is None:
+            starts = {
+                client: int(index[0])
+                for client, index in held.items()
+                if len(index) and torch.equal(index, torch.arange(int(index[0]), int(index[0]) + len(index)))
+            }
+            object.__setattr__(self, name, starts)
+        return starts
 
     def fingerprint(self) -> str:
         """128-bit hash, in hex, of every value and of who holds it; equal data give equal fingerprints."""
