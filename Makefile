@@ -12,16 +12,12 @@ demo: .venv/demo
 
 test: .venv/dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak"
-	@$(BIN)/python -m pytest --doctest-modules src/headway -p no:cacheprovider
 
 soak: .venv/dev
 	$(BIN)/python -m pytest -m soak
 
 check: .venv/dev
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layers.py tests/test_public_names.py
+	$(BIN)/python -m pytest tests/test_static.py tests/test_layers.py tests/test_public_names.py
 
 format: .venv/dev
 	$(BIN)/ruff format src tests benchmarks

@@ -24,7 +24,15 @@ class Meter:
         self._bar: Progress | None = None
         if console.is_terminal:
             columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
-            self._bar = Progress(*columns, console=console, transient=True)
+            # drawn only when something happened, and standard output left alone: a debugger's prompt stays usable
+            self._bar = Progress(
+                *columns,
+                console=console,
+                transient=True,
+                auto_refresh=False,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
             self._task = self._bar.add_task(f"{what} {first}/{total}", total=total, completed=first)
 
     def __enter__(self) -> Meter:
@@ -47,7 +55,7 @@ class Meter:
         left = (self.total - self.done) / rate
         line = f"{self.what} {self.done}/{self.total}  {news}  {pace}  ETA {seconds_text(left)}"
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, description=line)
+            self._bar.update(self._task, completed=self.done, description=line, refresh=True)
         elif self.done * 10 // self.total > self._said or self.done == self.total:
             self._said = self.done * 10 // self.total
             self.console.print(line)
