@@ -9,10 +9,10 @@ import headway
 
 NAMES = set(
     """
-Aggregator Algorithm All Chain ChainRefused ClientFailed Clip ConfigError Context DataError Diverged ECGR Examples
-FedProx FederatedData Fixed Flow HeadwayError Layout LocalEngine LocalSGD Mean Place Protocol Quorum RoundReport Run
-RunFolderError Sampler Scaffold Schedule ServerAdam ServerSGD Stage Task Trainer Uniform Update Weigh
-__version__ chain data models recipes rounds stages
+__version__ Aggregator Algorithm All Chain chain ChainRefused ClientFailed Clip ConfigError Context data DataError
+Diverged ECGR Examples FedDyn FederatedData FedNova FedProx Fixed Flow HeadwayError Layout LocalEngine LocalSGD Mean
+models Place Protocol QFedAvg Quorum recipes RoundReport rounds Run RunFolderError Sampler Scaffold Schedule
+ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Task Trainer Uniform Update Weigh
 """.split()  # noqa: SIM905
 )
 

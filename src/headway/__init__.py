@@ -24,6 +24,8 @@ _WHERE = {
     "DataError": "core.errors",
     "Diverged": "core.errors",
     "Examples": "data",
+    "FedDyn": "stages",
+    "FedNova": "stages",
     "FedProx": "stages",
     "FederatedData": "data",
     "Fixed": "samplers",
@@ -35,6 +37,7 @@ _WHERE = {
     "Mean": "stages",
     "Place": "core.stage",
     "Protocol": "core.stage",
+    "QFedAvg": "stages",
     "Quorum": "core.ask",
     "RoundReport": "observe.report",
     "Run": "run",
@@ -42,8 +45,10 @@ _WHERE = {
     "Sampler": "core.sampler",
     "Scaffold": "stages",
     "Schedule": "client",
+    "ServerAdagrad": "stages",
     "ServerAdam": "stages",
     "ServerSGD": "stages",
+    "ServerYogi": "stages",
     "Stage": "core.stage",
     "Task": "client",
     "Trainer": "client",
@@ -85,7 +90,21 @@ if TYPE_CHECKING:
     from headway.observe.report import RoundReport
     from headway.run import Run, rounds
     from headway.samplers import All, Fixed, Uniform
-    from headway.stages import ECGR, Clip, FedProx, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
+    from headway.stages import (
+        ECGR,
+        Clip,
+        FedDyn,
+        FedNova,
+        FedProx,
+        Mean,
+        QFedAvg,
+        Scaffold,
+        ServerAdagrad,
+        ServerAdam,
+        ServerSGD,
+        ServerYogi,
+        Weigh,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,19 @@ from headway.core.registry import convert
 from headway.core.sampler import Sampler
 from headway.core.stage import Stage
 from headway.samplers import All
-from headway.stages import ECGR, FedProx, Mean, Scaffold, ServerAdam, ServerSGD
+from headway.stages import (
+    ECGR,
+    FedDyn,
+    FedNova,
+    FedProx,
+    Mean,
+    QFedAvg,
+    Scaffold,
+    ServerAdagrad,
+    ServerAdam,
+    ServerSGD,
+    ServerYogi,
+)
 
 
 def _algorithm(
@@ -91,11 +103,76 @@ def fedadam(
     return _algorithm([Mean(), server], trainer, sampler, ecgr)
 
 
+def fedavgm(
+    *,
+    lr: float = 1.0,
+    momentum: float = 0.9,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """FedAvgM: FedAvg with momentum at the server.  Hsu et al., arXiv 1909.06335."""
+    return _algorithm([Mean(), ServerSGD(lr=lr, momentum=momentum)], trainer, sampler, ecgr)
+
+
+def fedadagrad(
+    *,
+    lr: float = 0.01,
+    tau: float = 1e-3,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """FedAdagrad: Adagrad at the server.  Reddi et al., arXiv 2003.00295, Algorithm 2."""
+    return _algorithm([Mean(), ServerAdagrad(lr=lr, tau=tau)], trainer, sampler, ecgr)
+
+
+def fedyogi(
+    *,
+    lr: float = 0.01,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+    tau: float = 1e-3,
+    bias_correction: bool = False,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """FedYogi: Yogi at the server.  Reddi et al., arXiv 2003.00295, Algorithm 2."""
+    server = ServerYogi(lr=lr, beta1=beta1, beta2=beta2, tau=tau, bias_correction=bias_correction)
+    return _algorithm([Mean(), server], trainer, sampler, ecgr)
+
+
+def fednova(*, trainer: Trainer | None = None, sampler: Sampler | None = None, ecgr: ECGR | bool = False) -> Algorithm:
+    """FedNova: deltas normalised by the local work.  Wang et al., arXiv 2007.07481."""
+    return _algorithm([FedNova(), Mean(), ServerSGD()], trainer, sampler, ecgr)
+
+
+def feddyn(
+    *, alpha: float = 0.1, trainer: Trainer | None = None, sampler: Sampler | None = None, ecgr: ECGR | bool = False
+) -> Algorithm:
+    """FedDyn: dynamic regularisation.  Acar et al., arXiv 2111.04263."""
+    return _algorithm([FedDyn(alpha=alpha), Mean(over="clients"), ServerSGD()], trainer, sampler, ecgr)
+
+
+def qfedavg(
+    *, q: float = 1.0, trainer: Trainer | None = None, sampler: Sampler | None = None, ecgr: ECGR | bool = False
+) -> Algorithm:
+    """q-FedAvg: clients with a high loss count more.  Li et al., arXiv 1905.10497."""
+    return _algorithm([QFedAvg(q=q), Mean(over="clients"), ServerSGD()], trainer, sampler, ecgr)
+
+
 RECIPES: dict[str, Callable[..., Algorithm]] = {
+    "fedadagrad": fedadagrad,
     "fedadam": fedadam,
     "fedavg": fedavg,
+    "fedavgm": fedavgm,
+    "feddyn": feddyn,
+    "fednova": fednova,
     "fedprox": fedprox,
     "fedsgd": fedsgd,
+    "fedyogi": fedyogi,
+    "qfedavg": qfedavg,
     "scaffold": scaffold,
 }
 

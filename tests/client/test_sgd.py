@@ -126,6 +126,20 @@ def test_gain_is_the_movement_of_a_constant_gradient(nesterov):
     assert outcome.trained.gain == pytest.approx(-float(w.detach()))
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_gain_is_shortened_by_a_proximal_term(momentum):
+    """The constant gradient is pulled back as FedProx pulls the model."""
+    trainer = hw.LocalSGD(lr=0.1, batch_size=5, epochs=2, momentum=momentum)
+    outcome = trained(trainer, hw.FedProx(mu=0.7))[0]
+    w = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([w], lr=0.1, momentum=momentum)
+    for _ in range(outcome.trained.count):
+        w.grad = 1 + 0.7 * w.detach()
+        optimizer.step()
+    assert outcome.trained.gain == pytest.approx(-float(w.detach()))
+    assert outcome.trained.lr_sum == pytest.approx(0.6)
+
+
 def test_steps_are_the_displacements():
     trainer = hw.LocalSGD(lr=0.1, batch_size=5, epochs=2)
     outcome = trained(trainer, hw.ECGR(beta=1.0))[0]

@@ -18,15 +18,34 @@ from headway.core.layout import Layout
 from headway.core.stage import Aggregator, Context, Place, Stage
 from headway.core.total import Total
 from headway.core.update import Update
-from headway.stages import ECGR, Clip, FedProx, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
+from headway.stages import (
+    ECGR,
+    Clip,
+    FedDyn,
+    FedNova,
+    FedProx,
+    Mean,
+    QFedAvg,
+    Scaffold,
+    ServerAdagrad,
+    ServerAdam,
+    ServerSGD,
+    ServerYogi,
+    Weigh,
+)
 
 EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "Clip": (Clip(), Clip(0.03), Clip(1e9)),
     "ECGR": (ECGR(), ECGR(0.3, 0.0), ECGR(1.0, 1.0), *(ECGR(rule=r) for r in ("smallest", "random", "centred"))),
+    "FedDyn": (FedDyn(), FedDyn(2.0)),
+    "FedNova": (FedNova(),),
     "FedProx": (FedProx(), FedProx(0.0), FedProx(3.0)),
     "Mean": (Mean("examples"), Mean("clients"), Mean("expected")),
+    "QFedAvg": (QFedAvg(), QFedAvg(0.0), QFedAvg(0.3)),
     "Scaffold": (Scaffold("I"), Scaffold("II")),
     "ServerAdam": (ServerAdam(), ServerAdam(0.3, 0.0, 0.5, 0.1, bias_correction=True)),
+    "ServerAdagrad": (ServerAdagrad(), ServerAdagrad(0.3, 0.5, 0.1)),
+    "ServerYogi": (ServerYogi(), ServerYogi(0.3, 0.0, 0.5, 0.1, bias_correction=True)),
     "ServerSGD": (ServerSGD(), ServerSGD(0.5, momentum=0.9)),
     "Weigh": (Weigh("examples"), Weigh("uniform"), Weigh("capped", 3)),
 }
@@ -62,7 +81,8 @@ def around(stage: Stage) -> tuple[Stage, ...]:
         return (stage,)
     if isinstance(stage, NoisyRelease):
         return (Clip(), Mean("expected"), stage)
-    return (stage, Mean()) if stage.place < Place.AGGREGATE else (Mean(), stage)
+    over = "clients" if isinstance(stage, (FedDyn, QFedAvg)) else "examples"
+    return (stage, Mean(over)) if stage.place < Place.AGGREGATE else (Mean(), stage)
 
 
 def flow_at(stage: Stage, before: bool = True) -> Flow:
@@ -94,11 +114,13 @@ def case(stage: Stage, seed: int = 0) -> Case:
         movement=steps.sum(-2),
         steps=torch.tensor(RAGGED),
         gain=0.1 * torch.tensor(RAGGED).double(),
+        lr_sum=0.1 * torch.tensor(RAGGED).double(),
         examples=torch.tensor([1, 7, 3, 2]),
-        initial_loss=draw("loss", LANES),
+        initial_loss=draw("loss", LANES).abs(),
         initial_gradient=draw("initial gradient", LANES, SIZE),
     )
-    beside = {name: draw(name, LANES, SIZE) for name in flow_at(stage, before=False).vectors if name != "delta"}
+    lengths = flow_at(stage, before=False).lengths(SIZE)
+    beside = {name: draw(name, LANES, length) for name, length in lengths.items() if name != "delta"}
     update = Update.of(draw("delta", LANES, SIZE), ctx.examples.double(), **beside)
     total = Total()
     for lane in range(LANES):
@@ -118,7 +140,7 @@ def case(stage: Stage, seed: int = 0) -> Case:
     )
 
 
-NO_CLIENT = dict.fromkeys(("movement", "steps", "gain", "examples", "initial_loss", "initial_gradient"))
+NO_CLIENT = dict.fromkeys(("movement", "steps", "gain", "lr_sum", "examples", "initial_loss", "initial_gradient"))
 CLIENT_HOOKS: dict[str, Callable[[Any, Case], Any]] = {
     "step": lambda stage, c: stage.step(c.grad, c.w, c.memory, c.ctx),
     "combine": lambda stage, c: stage.combine(c.gram, c.ctx),

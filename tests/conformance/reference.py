@@ -176,3 +176,124 @@ def scaffold(
             own[i] = new
         x, c = server(x, delta), plus(c, change)
     return x
+
+
+def server_second_moment(
+    lr: float, b1: float, tau: float, moment: Callable[[float, float], float]
+) -> Callable[[Vector, Vector], Vector]:
+    """FedAdagrad and FedYogi, arXiv 2003.00295, Algorithm 2: they differ in v, given by `moment(v, d)`."""
+    m: Vector = []
+    v: Vector = []
+
+    def update(x: Vector, delta: Vector) -> Vector:
+        if not m:
+            m[:], v[:] = [0.0] * len(x), [tau * tau] * len(x)
+        for j, d in enumerate(delta):
+            m[j] = b1 * m[j] + (1 - b1) * d
+            v[j] = moment(v[j], d)
+        return [x[j] + lr * m[j] / (sqrt(v[j]) + tau) for j in range(len(x))]
+
+    return update
+
+
+def nova_length(count: int, lr: float, momentum: float, mu: float) -> float:
+    """arXiv 2007.07481: the L1 norm of how the gradients are accumulated."""
+    if mu:
+        a = 0.0
+        for _ in range(count):
+            a = a * (1 - lr * mu) + 1
+        return a
+    if momentum:
+        return (count - momentum * (1 - momentum**count) / (1 - momentum)) / (1 - momentum)
+    return float(count)
+
+
+def fednova(
+    problems: Sequence[Problem],
+    start: Vector,
+    cohorts: Sequence[Sequence[int]],
+    counts: Sequence[int],
+    lr: float,
+    *,
+    momentum: float = 0.0,
+    mu: float = 0.0,
+    reaggregate: Reaggregate = summed,
+    server: Callable[[Vector, Vector], Vector] = plus,
+) -> Vector:
+    """arXiv 2007.07481: x <- x - tau_eff sum p_i d_i; with a proximal term tau_eff counts plain steps."""
+    x = list(start)
+    for cohort in cohorts:
+        examples = sum(problems[i][2] for i in cohort)
+        mean, effective = [0.0] * len(x), 0.0
+        for i in cohort:
+            p, anchor = problems[i][2] / examples, list(x)
+            steps = local_steps(
+                problems[i], x, counts[i], lr, momentum, lambda g, w, anchor=anchor: plus(g, plus(w, anchor, -1.0), mu)
+            )
+            a = nova_length(counts[i], lr, momentum, mu)
+            mean = plus(mean, reaggregate(steps), p / a)
+            effective += p * (counts[i] if mu else a)
+        x = server(x, [effective * d for d in mean])
+    return x
+
+
+def feddyn(
+    problems: Sequence[Problem],
+    start: Vector,
+    cohorts: Sequence[Sequence[int]],
+    count: int,
+    lr: float,
+    *,
+    alpha: float,
+    momentum: float = 0.0,
+    reaggregate: Reaggregate = summed,
+    server: Callable[[Vector, Vector], Vector] = plus,
+) -> Vector:
+    """arXiv 2111.04263, Algorithm 1, with gradient steps on the bent objective."""
+    x, h = list(start), [0.0] * len(start)
+    bent = [[0.0] * len(start) for _ in problems]
+    for cohort in cohorts:
+        total = [0.0] * len(x)
+        for i in cohort:
+            anchor, own = list(x), bent[i]
+            steps = local_steps(
+                problems[i],
+                x,
+                count,
+                lr,
+                momentum,
+                lambda g, w, anchor=anchor, own=own: plus(plus(g, own, -1.0), plus(w, anchor, -1.0), alpha),
+            )
+            moved = reaggregate(steps)
+            bent[i] = plus(own, moved, -alpha)
+            total = plus(total, moved)
+        h = plus(h, total, -alpha / len(problems))
+        x = server(x, plus([t / len(cohort) for t in total], h, -1.0 / alpha))
+    return x
+
+
+def qfedavg(
+    problems: Sequence[Problem],
+    start: Vector,
+    cohorts: Sequence[Sequence[int]],
+    count: int,
+    lr: float,
+    *,
+    q: float,
+    momentum: float = 0.0,
+    reaggregate: Reaggregate = summed,
+    server: Callable[[Vector, Vector], Vector] = plus,
+) -> Vector:
+    """arXiv 1905.10497, Algorithm 2, with L = 1 / lr."""
+    x = list(start)
+    for cohort in cohorts:
+        top, bottom = [0.0] * len(x), 0.0
+        for i in cohort:
+            A, b, _ = problems[i]
+            gap = plus(x, b, -1.0)
+            loss = 0.5 * sum(gap[r] * A[r][c] * gap[c] for r in range(len(x)) for c in range(len(x))) + 1e-10
+            grad = [-d / lr for d in reaggregate(local_steps(problems[i], x, count, lr, momentum))]
+            top = plus(top, grad, loss**q)
+            bottom += q * loss ** (q - 1) * norm(grad) ** 2 + loss**q / lr
+        x = server(x, [-t / bottom for t in top])
+    return x

@@ -51,7 +51,7 @@ class PairwiseMasks(Protocol):
         if not (flow.additive and flow.dense):
             fact = "dense" if flow.additive else "additive"
             flow.refuse(self, fact, needed="vectors that add", found="others", do_this="leave the encoder out")
-        flow = flow.carry(self, "weight").set(self, server_sees="sum", exposed=())
+        flow = flow.carry(self, "weight", scalar=True).set(self, server_sees="sum", exposed=())
         return flow.keep(self, "additive", "dense", "bound")
 
     def answer(self, ask: Ask, secret: Tensors, client: str, key: Key) -> tuple[Tensors, Tensors]:

@@ -29,6 +29,10 @@ class Quadratic:
     A: Tensor
     b: Tensor
     examples: int = 1
+    steps: int | None = None  # of its own, where clients differ
+
+    def loss(self, w: Tensor) -> Tensor:
+        return (w - self.b) @ self.A @ (w - self.b) / 2
 
     def grad(self, w: Tensor) -> Tensor:
         return self.A @ (w - self.b)
@@ -120,7 +124,7 @@ class Tiny:
         links, size = self.algorithm.chain, self.size
         update, memory, ctx = self._train(client, ask)
         self.sent[client] = update
-        lengths = {name: 1 if name == "weight" else size for name in self.flows[-1].vectors}
+        lengths = self.flows[-1].lengths(size)
         guard(update, lengths, client, integers=self.flows[-1].number == "ring")
         lifted = links.lift(update, ctx, self.flows)
         if links.aggregator.whole_cohort:
@@ -142,21 +146,24 @@ class Tiny:
             global_params=start,
             examples=torch.tensor(problem.examples),
             initial_gradient=problem.grad(start),
+            initial_loss=problem.loss(start),
             secret=self.secrets.get(client),
         )
         w, velocity, gain, push, steps = start, torch.zeros_like(start), 0.0, 0.0, []
-        for _ in range(loop.steps):
+        count, proximal = problem.steps or loop.steps, self.flows[-1].proximal
+        for _ in range(count):
             grad = problem.grad(w)
             for label, stage in links.step_rules:
                 here = at(ctx, label, told, self.flows, links.labels.index(label))
                 grad = stage.step(grad, w, memory.get(label, {}), here)
-            velocity, push = loop.momentum * velocity + grad, loop.momentum * push + 1.0
+            velocity, push = loop.momentum * velocity + grad, loop.momentum * push + 1.0 - proximal * gain
             step, gain = -loop.lr * velocity, gain + loop.lr * push
             w = w + step
             steps.append(step)
         movement = w - start
-        numbers = {"steps": torch.tensor(loop.steps), "gain": torch.tensor(gain, dtype=torch.float64)}
-        ctx = replace(ctx, movement=movement, **numbers)
+        rates = {"gain": gain, "lr_sum": count * loop.lr}
+        numbers = {name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()}
+        ctx = replace(ctx, movement=movement, steps=torch.tensor(count), **numbers)
         delta = movement + self._extra(torch.stack(steps), ctx, told)
         update = Update.of(delta, float(problem.examples))
         update, memory = links.send(update, memory, ctx, told, self.flows)

@@ -1,11 +1,26 @@
 """Whole runs agree with the slow references, and with closed forms where there are any."""
 
+from dataclasses import replace
+from math import copysign
+
 import pytest
 import torch
 from conformance import reference
 from conformance.tiny import Loop, Quadratic, engine, quadratics
 
-from headway.stages import ECGR, FedProx, Mean, Scaffold, ServerAdam, ServerSGD
+from headway.stages import (
+    ECGR,
+    FedDyn,
+    FedNova,
+    FedProx,
+    Mean,
+    QFedAvg,
+    Scaffold,
+    ServerAdagrad,
+    ServerAdam,
+    ServerSGD,
+    ServerYogi,
+)
 
 ROUNDS = 8
 FULL = ((0, 1, 2, 3, 4),) * ROUNDS
@@ -27,16 +42,17 @@ def cases(test):
     return test
 
 
-def agrees(method, stages, server, ecgr, cohorts, momentum, **options) -> None:
+def agrees(method, stages, server, ecgr, cohorts, momentum, problems=PROBLEMS, counts=None, **options) -> None:
     """Runs the chain and the reference, and compares the models."""
     loop = LOOPS[momentum]
     combine = [ECGR(*ecgr)] if ecgr else []
     before, after = stages
-    tiny = engine(*before, *combine, *after, problems=PROBLEMS, loop=loop, rounds=cohorts)
+    tiny = engine(*before, *combine, *after, problems=problems, loop=loop, rounds=cohorts)
     if ecgr:
         options["reaggregate"] = reference.ecgr(*ecgr)
     start = tiny.start().params.tolist()
-    expected = method(PLAIN, start, cohorts, loop.steps, loop.lr, momentum=momentum, server=server, **options)
+    steps = counts or loop.steps
+    expected = method(PLAIN, start, cohorts, steps, loop.lr, momentum=momentum, server=server, **options)
     found = tiny.run(ROUNDS).params
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-13)
     assert float((found - torch.tensor(start)).norm()) > 0.1
@@ -80,6 +96,46 @@ def test_scaffold_under_fedavgm(ecgr, cohorts, momentum) -> None:
     agrees(reference.scaffold, chain, server, ecgr, cohorts, momentum, option="II")
 
 
+@cases
+@pytest.mark.parametrize("name", ["adagrad", "yogi"])
+def test_fedadagrad_and_fedyogi(ecgr, cohorts, momentum, name) -> None:
+    stages = {"adagrad": ServerAdagrad(0.3, 0.4, 1e-2), "yogi": ServerYogi(0.3, 0.4, 0.9, 1e-2)}
+    moments = {
+        "adagrad": lambda v, d: v + d * d,
+        "yogi": lambda v, d: v - 0.1 * d * d * (copysign(1.0, v - d * d) if v != d * d else 0.0),
+    }
+    server = reference.server_second_moment(0.3, 0.4, 1e-2, moments[name])
+    agrees(reference.fedavg, ([], [Mean(), stages[name]]), server, ecgr, cohorts, momentum)
+
+
+COUNTS = (7, 2, 12, 1, 5)
+UNEVEN = [replace(problem, steps=count) for problem, count in zip(PROBLEMS, COUNTS, strict=True)]
+
+
+@cases
+def test_fednova_with_uneven_work(ecgr, cohorts, momentum) -> None:
+    chain = ([], [FedNova(), Mean()])
+    agrees(reference.fednova, chain, reference.plus, ecgr, cohorts, momentum, UNEVEN, COUNTS)
+
+
+@pytest.mark.parametrize("ecgr", REAGGREGATED)
+@pytest.mark.parametrize("cohorts", [FULL, PARTIAL], ids=["full", "partial"])
+def test_fednova_with_a_proximal_term(ecgr, cohorts) -> None:
+    chain = ([FedProx(0.7)], [FedNova(), Mean()])
+    agrees(reference.fednova, chain, reference.plus, ecgr, cohorts, 0.0, UNEVEN, COUNTS, mu=0.7)
+
+
+@cases
+def test_feddyn(ecgr, cohorts, momentum) -> None:
+    agrees(reference.feddyn, ([FedDyn(0.5)], [Mean("clients")]), reference.plus, ecgr, cohorts, momentum, alpha=0.5)
+
+
+@cases
+@pytest.mark.parametrize("q", [0.0, 0.5, 2.0])
+def test_qfedavg(ecgr, cohorts, momentum, q) -> None:
+    agrees(reference.qfedavg, ([], [QFedAvg(q), Mean("clients")]), reference.plus, ecgr, cohorts, momentum, q=q)
+
+
 def line(a: float, b: float, examples: int = 1) -> Quadratic:
     """f(w) = a/2 (w - b)^2."""
     return Quadratic(torch.tensor([[a]]).double(), torch.tensor([b]).double(), examples)
@@ -116,3 +172,32 @@ def test_fedprox_ends_where_the_proximal_points_balance(mu, steps, rounds) -> No
     balance = sum(pull * p.b.item() for pull, p in zip(pulls, TWO, strict=True)) / sum(pulls)
     found = ends_at(FedProx(mu), Mean(), rounds=rounds, loop=Loop(steps=steps, lr=0.1))
     assert found == pytest.approx(balance, rel=1e-9)
+
+
+def test_feddyn_reaches_the_optimum_where_fedavg_stalls() -> None:
+    optimum = (0.5 * -1.0 + 4.0 * 2.0) / 4.5
+    found = ends_at(FedDyn(1.0), Mean("clients"), rounds=300, loop=Loop(steps=40, lr=0.05))
+    assert found == pytest.approx(optimum, abs=1e-8)
+
+
+def test_fednova_removes_the_bias_of_uneven_work() -> None:
+    """A client moves by (1 - (1 - lr A)^tau) (b - x): closed form of where each method ends."""
+    uneven, loop = [replace(TWO[0], steps=1), replace(TWO[1], steps=20)], Loop(lr=0.002)
+    moves = [s * (1 - (1 - loop.lr * p.A.item()) ** p.steps) for s, p in zip((0.75, 0.25), uneven, strict=True)]
+
+    def balance(weights) -> float:
+        return sum(w * p.b.item() for w, p in zip(weights, TWO, strict=True)) / sum(weights)
+
+    normalised = [move / problem.steps for move, problem in zip(moves, uneven, strict=True)]
+    found = ends_at(FedNova(), Mean(), problems=uneven, rounds=3000, loop=loop)
+    biased = ends_at(Mean(), problems=uneven, rounds=3000, loop=loop)
+    assert found == pytest.approx(balance(normalised), rel=1e-9)
+    assert biased == pytest.approx(balance(moves), rel=1e-9)
+    optimum = balance([0.75 * 0.5, 0.25 * 4.0])
+    assert abs(found - optimum) < abs(biased - optimum) / 5
+
+
+def test_fednova_with_even_work_is_fedavg() -> None:
+    loop = LOOPS[0.9]
+    one = engine(FedNova(), Mean(), problems=PROBLEMS, loop=loop).run(5).params
+    torch.testing.assert_close(one, engine(Mean(), problems=PROBLEMS, loop=loop).run(5).params, rtol=1e-12, atol=0)

@@ -101,6 +101,7 @@ class ClientRunner:
             movement=trained.movement,
             steps=torch.tensor(trained.count),
             gain=torch.tensor(trained.gain, dtype=torch.float64),
+            lr_sum=torch.tensor(trained.lr_sum, dtype=torch.float64),
             initial_loss=None if trained.initial_loss is None else torch.tensor(trained.initial_loss),
             initial_gradient=trained.initial_gradient,
         )

@@ -213,7 +213,8 @@ class _Loop:
         self.count = 0
         self.sizes: list[int] = []
         self.losses: list[Tensor] = []
-        self.gain = self.unit_velocity = 0.0
+        self.proximal = work.flows[-1].proximal
+        self.gain = self.unit_velocity = self.lr_sum = 0.0
 
     def step(self, batch: Examples, lr: float) -> None:
         """One local step."""
@@ -264,9 +265,11 @@ class _Loop:
         self.count += 1
         self.sizes.append(examples)
         self.losses.append(loss)
-        rho = self.trainer.momentum
-        self.unit_velocity = rho * self.unit_velocity + 1.0
-        self.gain += lr * (1.0 + rho * self.unit_velocity if self.trainer.nesterov else self.unit_velocity)
+        # what the same loop makes of a gradient that is always 1, pulled back as FedProx pulls
+        rho, unit = self.trainer.momentum, 1.0 - self.proximal * self.gain
+        self.unit_velocity = rho * self.unit_velocity + unit
+        self.gain += lr * (unit + rho * self.unit_velocity if self.trainer.nesterov else self.unit_velocity)
+        self.lr_sum += lr
         if self.steps is not None:
             torch.sub(self.bench.shared, self.previous, out=self.steps[self.count - 1])
             self.previous.copy_(self.bench.shared)
@@ -278,6 +281,7 @@ class _Loop:
             movement=self.bench.shared - self.start,
             count=self.count,
             gain=self.gain,
+            lr_sum=self.lr_sum,
             loss=sum(loss * size for loss, size in zip(losses, self.sizes, strict=True)) / sum(self.sizes),
             steps=self.steps,
             initial_loss=initial_loss,

@@ -46,13 +46,14 @@ class Trained:
     """What local training did.
 
     movement: w_K - w_t, `[P]`.  steps: displacements `[K, P]` where asked for.  count: local steps.
-    gain: the learning rate summed as the gradients received it.  loss: mean over the examples used.
-    finished: False for a straggler that could not do all of its work.
+    gain: the learning rate summed as the gradients received it; lr_sum: summed as it was.
+    loss: mean over the examples used.  finished: False for a straggler that could not do all of its work.
     """
 
     movement: Tensor
     count: int
     gain: float
+    lr_sum: float
     loss: float
     steps: Tensor | None = None
     initial_loss: float | None = None

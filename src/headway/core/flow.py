@@ -68,7 +68,9 @@ class Flow:
         its effect on the aggregate.
     weight_bound: the largest weight that a client can have.
     exposed: what else leaves the client unprotected.
-    vectors: the names of the vectors that travel.
+    vectors: the names of the vectors that travel; scalars: those of them that have one number and not P.
+    proximal: strength of the pull towards w_t that step rules add, which shortens what a gradient moves.
+    equal: whether every client must count the same.
     """
 
     number: Literal["real", "ring"] = "real"
@@ -80,6 +82,9 @@ class Flow:
     weight_bound: float | None = None
     exposed: tuple[str, ...] = ("number of examples", "training loss")
     vectors: tuple[str, ...] = ("delta",)
+    scalars: tuple[str, ...] = ()
+    proximal: float = 0.0
+    equal: bool = False
     needs: frozenset[Need] = frozenset()
     events: tuple[PrivacyEvent, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -119,9 +124,14 @@ class Flow:
                 )
         return self.set(stage, needs=self.needs | set(needs))
 
-    def carry(self, stage: object, *vectors: str) -> Flow:
-        """Adds named vectors to those that travel beside the delta."""
-        return self.set(stage, vectors=self.vectors + vectors)
+    def carry(self, stage: object, *names: str, scalar: bool = False) -> Flow:
+        """Adds named vectors, `[..., P]` or `[..., 1]`, to those that travel beside the delta."""
+        flow = self.set(stage, vectors=self.vectors + names)
+        return flow.set(stage, scalars=self.scalars + names) if scalar else flow
+
+    def lengths(self, size: int) -> dict[str, int]:
+        """How many numbers each travelling vector has, P being `size`."""
+        return {name: 1 if name in self.scalars else size for name in self.vectors}
 
     def warn(self, sentence: str) -> Flow:
         """Adds a warning that `explain` and the command line show."""

@@ -70,6 +70,7 @@ class Context:
     steps: how many local steps the client made.
     gain: the learning rate that each step's gradient finally received, summed over steps: K * eta for
         plain SGD; with momentum or a schedule, minus the movement that a constant gradient of 1 causes.
+    lr_sum: the learning rates of the steps, summed.
     counted, population: at the server, how many updates count, and how many clients there are.
     """
 
@@ -82,6 +83,7 @@ class Context:
     movement: Tensor | None = None
     steps: Tensor | None = None
     gain: Tensor | None = None
+    lr_sum: Tensor | None = None
     examples: Tensor | None = None
     initial_loss: Tensor | None = None
     initial_gradient: Tensor | None = None

@@ -37,7 +37,7 @@ class LocalEngine(Engine):
         self.bench = Workbench(job.task, job.key)
         self.runner = ClientRunner(job.algorithm, self.bench, self.flows, job.key)
         self.secrets: dict[str, Tensors] = {}
-        self.expected = dict.fromkeys(self.flows[-1].vectors, self.bench.layout.size)
+        self.expected = self.flows[-1].lengths(self.bench.layout.size)
         if job.task.buffers == "average" and self.bench.has_statistics:
             self.expected["buffers"] = self.bench.statistics_layout.size
 

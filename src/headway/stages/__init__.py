@@ -2,11 +2,27 @@
 
 from headway.core.stage import stages as _registry
 from headway.stages.aggregate import Mean
-from headway.stages.local import FedProx, Scaffold
+from headway.stages.local import FedDyn, FedProx, Scaffold
+from headway.stages.normalise import FedNova, QFedAvg
 from headway.stages.scale import Clip, Weigh
-from headway.stages.server import ServerAdam, ServerSGD
+from headway.stages.server import ServerAdagrad, ServerAdam, ServerSGD, ServerYogi
 from headway.stages.steps import ECGR
 
-__all__ = ["ECGR", "Clip", "FedProx", "Mean", "Scaffold", "ServerAdam", "ServerSGD", "Weigh", "register"]
+__all__ = [
+    "ECGR",
+    "Clip",
+    "FedDyn",
+    "FedNova",
+    "FedProx",
+    "Mean",
+    "QFedAvg",
+    "Scaffold",
+    "ServerAdagrad",
+    "ServerAdam",
+    "ServerSGD",
+    "ServerYogi",
+    "Weigh",
+    "register",
+]
 
 register = _registry.register

@@ -30,7 +30,8 @@ class Mean(Aggregator):
 
     Raises:
         ConfigError: for another denominator.
-        ChainRefused: `clients` after Weigh, or `expected` with weights that have no upper limit.
+        ChainRefused: `clients` after Weigh, `expected` with weights that have no upper limit, or weights where a
+            stage needs clients to count the same.
 
     Reference: McMahan et al., arXiv 1602.05629, Algorithm 1; arXiv 1710.06963, section 3, for `expected`.
 
@@ -48,6 +49,14 @@ class Mean(Aggregator):
     def connect(self, flow: Flow) -> Flow:
         """Checks the weights, and turns the bound of one client into that of its effect."""
         weighed = "weight_bound" in flow.set_by
+        if flow.equal and (self.over == "examples" or weighed):
+            flow.refuse(
+                self,
+                "equal",
+                needed="clients that count the same",
+                found="weights by size" if self.over == "examples" else "weights set by Weigh",
+                do_this='use Mean(over="clients")',
+            )
         if self.over == "clients" and weighed:
             flow.refuse(
                 self,

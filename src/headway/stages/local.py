@@ -39,6 +39,10 @@ class FedProx(Stage):
         if not self.mu >= 0:
             raise ConfigError(f"FedProx.mu must be at least 0, found {self.mu}.")
 
+    def connect(self, flow: Flow) -> Flow:
+        """Says how strongly steps are pulled back."""
+        return flow.set(self, proximal=flow.proximal + self.mu)
+
     def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: Context) -> Tensor:
         """The gradient with the proximal term."""
         return torch.add(grad, w - ctx.global_params, alpha=self.mu)
@@ -81,22 +85,7 @@ class Scaffold(Stage):
 
     def connect(self, flow: Flow) -> Flow:
         """Needs client memory and rounds in step; adds the vector `control`."""
-        if flow.engine is not None and not flow.engine.memory:
-            flow.refuse(
-                self,
-                "engine",
-                needed="clients that keep memory between rounds",
-                found=f"the {flow.engine.name} engine, which keeps none",
-                do_this="run on an engine with client memory, or use FedProx",
-            )
-        if flow.asynchronous:
-            flow.refuse(
-                self,
-                "asynchronous",
-                needed="synchronous rounds: a stale control variate breaks the correction",
-                found="updates of any age",
-                do_this='use Quorum(late="drop"), or leave Scaffold out',
-            )
+        _check_memory_and_pace(self, flow)
         if self.option == "I":
             flow = flow.need(self, "initial_gradient")
         return flow.carry(self, "control").keep(self, "additive", "dense")
@@ -137,3 +126,86 @@ class Scaffold(Stage):
         share = update.sums["clients"] / ctx.population
         change = update.vectors["control"] * share.to(state["control"].dtype)
         return update, {"control": state["control"] + change.to(state["control"].dtype)}
+
+
+@final
+@stages.register
+@dataclass(frozen=True)
+class FedDyn(Stage):
+    """Dynamic regularisation: each client's objective is bent so that its minimum agrees with the global one.
+
+    Formula, x being the model at the start of the round and y_i the client's at its end:
+
+        g <- g - l_i + alpha (w - x);   l_i <- l_i - alpha (y_i - x)            at the client
+        h <- h - (alpha / N) sum_S (y_i - x);   x <- mean_S y_i - h / alpha     at the server
+
+    N is the whole population.  l_i and h start at zero; h is the mean of all l_i.  Shapes: `[..., P]`.
+    Where a stage combines the steps (ECGR), what it makes of them stands for y_i - x in both.
+
+    Raises:
+        ConfigError: unless alpha > 0.
+        ChainRefused: on an engine without client memory, with buffered asynchrony, or under a mean that weighs
+            clients by size.
+
+    Reference: Acar et al., arXiv 2111.04263, Algorithm 1.
+
+    >>> FedDyn(alpha=0.1)
+    FedDyn(alpha=0.1)
+    """
+
+    place: ClassVar[Place] = Place.STEP
+    alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.alpha > 0:
+            raise ConfigError(f"FedDyn.alpha must be above 0, found {self.alpha}.")
+
+    def connect(self, flow: Flow) -> Flow:
+        """Needs client memory, rounds in step, and clients that count the same."""
+        _check_memory_and_pace(self, flow)
+        return flow.set(self, equal=True, proximal=flow.proximal + self.alpha).keep(self, "additive", "dense")
+
+    def init(self, w: Tensor) -> Tensors:
+        """h = 0."""
+        return {"h": torch.zeros_like(w)}
+
+    def remember(self, w: Tensor) -> Tensors:
+        """l_i = 0."""
+        return {"l": torch.zeros_like(w)}
+
+    def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: Context) -> Tensor:
+        """The gradient of the bent objective."""
+        return grad - memory["l"] + self.alpha * (w - ctx.global_params)
+
+    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """Remembers l_i; the update is left alone."""
+        return update, {"l": memory["l"] - self.alpha * update.delta.to(memory["l"].dtype)}
+
+    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """Moves h, and the model by the mean and by h."""
+        assert ctx.population is not None
+        share = (update.sums["clients"] / ctx.population).to(state["h"].dtype)
+        delta = update.delta.to(state["h"].dtype)
+        h = state["h"] - self.alpha * share * delta
+        return update.with_delta(delta - h / self.alpha), {"h": h}
+
+
+def _check_memory_and_pace(stage: Stage, flow: Flow) -> None:
+    """What a correction that clients keep between rounds depends on."""
+    name = type(stage).__name__
+    if flow.engine is not None and not flow.engine.memory:
+        flow.refuse(
+            stage,
+            "engine",
+            needed="clients that keep memory between rounds",
+            found=f"the {flow.engine.name} engine, which keeps none",
+            do_this="run on an engine with client memory, or use FedProx",
+        )
+    if flow.asynchronous:
+        flow.refuse(
+            stage,
+            "asynchronous",
+            needed="synchronous rounds: a stale control variate breaks the correction",
+            found="updates of any age",
+            do_this=f'use Quorum(late="drop"), or leave {name} out',
+        )

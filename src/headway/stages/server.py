@@ -83,40 +83,151 @@ class ServerAdam(Stage):
     bias_correction: bool = False
 
     def __post_init__(self) -> None:
-        _check_lr(self, self.lr)
-        for name, beta in (("beta1", self.beta1), ("beta2", self.beta2)):
-            if not 0 <= beta < 1:
-                raise ConfigError(f"ServerAdam.{name} must be at least 0 and below 1, found {beta}.")
-        if not self.tau > 0:
-            raise ConfigError(f"ServerAdam.tau must be above 0, found {self.tau}.")
+        _check_adaptive(self)
 
     def connect(self, flow: Flow) -> Flow:
         """Warns of the pair with control variates, for which there is no theory."""
-        if "control" in flow.vectors:
-            return flow.warn("Scaffold with ServerAdam runs, but no theory covers the pair: compare it with ServerSGD.")
-        return flow
+        return _warn_of_control(self, flow)
 
     def init(self, w: Tensor) -> Tensors:
         """m = 0, v = tau^2, t = 0."""
-        return {
-            "m": torch.zeros_like(w),
-            "v": torch.full_like(w, self.tau**2),
-            "t": torch.zeros(1, dtype=torch.float64),
-        }
+        return _moments(w, self.tau)
 
     def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
         """The server's step."""
         delta = update.delta.to(state["m"].dtype)
-        m = self.beta1 * state["m"] + (1 - self.beta1) * delta
         v = self.beta2 * state["v"] + (1 - self.beta2) * delta**2
-        t = state["t"] + 1
-        m_hat, v_hat = m, v
-        if self.bias_correction:
-            m_hat = m / (1 - self.beta1 ** float(t))
-            v_hat = v / (1 - self.beta2 ** float(t))
-        return update.with_delta(self.lr * m_hat / (v_hat.sqrt() + self.tau)), {"m": m, "v": v, "t": t}
+        return _adaptive(self, update, state, delta, v)
 
 
-def _check_lr(stage: ServerSGD | ServerAdam, lr: float) -> None:
+@final
+@stages.register
+@dataclass(frozen=True)
+class ServerYogi(Stage):
+    """Yogi at the server (FedYogi): the second moment moves by at most (1 - beta2) Delta^2 a round.
+
+    Formula: as ServerAdam, with `v <- v - (1 - beta2) Delta^2 sign(v - Delta^2)`.
+
+    Raises:
+        ConfigError: unless lr > 0, tau > 0 and both betas are in [0, 1).
+
+    Reference: Reddi et al., arXiv 2003.00295, Algorithm 2.
+    Differs from Keras and TensorFlow Federated, which correct the bias: that is `bias_correction=True`.
+
+    >>> ServerYogi(lr=0.01)
+    ServerYogi(lr=0.01, beta1=0.9, beta2=0.99, tau=0.001, bias_correction=False)
+    """
+
+    place: ClassVar[Place] = Place.SERVER
+    lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+    bias_correction: bool = False
+
+    def __post_init__(self) -> None:
+        _check_adaptive(self)
+
+    def connect(self, flow: Flow) -> Flow:
+        """Warns of the pair with control variates."""
+        return _warn_of_control(self, flow)
+
+    def init(self, w: Tensor) -> Tensors:
+        """m = 0, v = tau^2, t = 0."""
+        return _moments(w, self.tau)
+
+    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """The server's step."""
+        delta = update.delta.to(state["m"].dtype)
+        v = state["v"] - (1 - self.beta2) * delta**2 * torch.sign(state["v"] - delta**2)
+        return _adaptive(self, update, state, delta, v)
+
+
+@final
+@stages.register
+@dataclass(frozen=True)
+class ServerAdagrad(Stage):
+    """Adagrad at the server (FedAdagrad).
+
+    Formula: `v <- v + Delta^2`; `x <- x + lr m / (sqrt(v) + tau)`, with `m <- beta1 m + (1 - beta1) Delta`
+    (beta1 = 0 by default, as published) from v = tau^2.  Units: tau is that of Delta.
+
+    Raises:
+        ConfigError: unless lr > 0, tau > 0 and beta1 is in [0, 1).
+
+    Reference: Reddi et al., arXiv 2003.00295, Algorithm 2.
+    Differs from TensorFlow Federated, which starts v at 0.1 and adds its epsilon inside the root.
+
+    >>> ServerAdagrad(lr=0.01)
+    ServerAdagrad(lr=0.01, beta1=0.0, tau=0.001)
+    """
+
+    place: ClassVar[Place] = Place.SERVER
+    lr: float = 0.01
+    beta1: float = 0.0
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_adaptive(self)
+
+    def connect(self, flow: Flow) -> Flow:
+        """Warns of the pair with control variates."""
+        return _warn_of_control(self, flow)
+
+    def init(self, w: Tensor) -> Tensors:
+        """m = 0, v = tau^2, t = 0."""
+        return _moments(w, self.tau)
+
+    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """The server's step."""
+        delta = update.delta.to(state["m"].dtype)
+        return _adaptive(self, update, state, delta, state["v"] + delta**2)
+
+
+_Adaptive = ServerAdam | ServerYogi | ServerAdagrad
+
+
+def _adaptive(
+    stage: _Adaptive, update: Update, state: Tensors, delta: Tensor, v: Tensor
+) -> tuple[Update, dict[str, Tensor]]:
+    """The step that the three share, given their second moment: `lr m / (sqrt(v) + tau)`."""
+    m = stage.beta1 * state["m"] + (1 - stage.beta1) * delta
+    t = state["t"] + 1
+    m_hat, v_hat = m, v
+    if not isinstance(stage, ServerAdagrad) and stage.bias_correction:
+        m_hat = m / (1 - stage.beta1 ** float(t))
+        v_hat = v / (1 - stage.beta2 ** float(t))
+    return update.with_delta(stage.lr * m_hat / (v_hat.sqrt() + stage.tau)), {"m": m, "v": v, "t": t}
+
+
+def _moments(w: Tensor, tau: float) -> dict[str, Tensor]:
+    """m = 0, v = tau^2, t = 0."""
+    return {
+        "m": torch.zeros_like(w),
+        "v": torch.full_like(w, tau**2),
+        "t": torch.zeros(1, dtype=torch.float64),
+    }
+
+
+def _warn_of_control(stage: Stage, flow: Flow) -> Flow:
+    """For control variates under an adaptive server there is no theory."""
+    if "control" not in flow.vectors:
+        return flow
+    name = type(stage).__name__
+    return flow.warn(f"Scaffold with {name} runs, but no theory covers the pair: compare it with ServerSGD.")
+
+
+def _check_adaptive(stage: _Adaptive) -> None:
+    name = type(stage).__name__
+    _check_lr(stage, stage.lr)
+    for field in ("beta1", "beta2"):
+        beta = getattr(stage, field, 0.0)
+        if not 0 <= beta < 1:
+            raise ConfigError(f"{name}.{field} must be at least 0 and below 1, found {beta}.")
+    if not stage.tau > 0:
+        raise ConfigError(f"{name}.tau must be above 0, found {stage.tau}.")
+
+
+def _check_lr(stage: Stage, lr: float) -> None:
     if not lr > 0:
         raise ConfigError(f"{type(stage).__name__}.lr must be above 0, found {lr}.")

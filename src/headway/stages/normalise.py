@@ -1,0 +1,111 @@
+"""Stages that put clients on one scale: by how far they could go, or by how well they are served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+
+from headway.core.errors import ConfigError
+from headway.core.flow import Flow
+from headway.core.stage import Context, Place, Stage, stages
+from headway.core.update import Tensors, Update
+
+LOSS_FLOOR = 1e-10  # added to a loss that is raised to a power which may be negative
+
+
+@final
+@stages.register
+@dataclass(frozen=True)
+class FedNova(Stage):
+    """Normalised averaging: clients that made more, or longer, local steps do not pull the model their way.
+
+    Formula: `d_i = (w_t - w_K) / a_i`; `x <- x - tau_eff sum p_i d_i`; `tau_eff = sum p_i a_i`.
+    a_i is how much a client's gradients count in its movement: tau for plain SGD, [tau - rho (1 - rho^tau) /
+    (1 - rho)] / (1 - rho) with momentum rho, a <- a (1 - eta mu) + 1 with a proximal term (tau_eff is then
+    `sum p_i tau_i`, as in the paper); in general the movement of a constant gradient, over the mean
+    learning rate.  p_i are the aggregator's weights.  a_i travels as a vector `[..., 1]`.
+
+    Clients that make equally many equal steps are averaged as by FedAvg.
+
+    Reference: Wang et al., arXiv 2007.07481, equations (6) to (8) and section 4.
+
+    >>> FedNova()
+    FedNova()
+    """
+
+    place: ClassVar[Place] = Place.WEIGH
+
+    def connect(self, flow: Flow) -> Flow:
+        """Adds the scalar `normaliser`."""
+        return flow.carry(self, "normaliser", scalar=True).keep(self, "additive", "dense")
+
+    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """The delta per unit of gradient, and the unit."""
+        assert ctx.gain is not None
+        assert ctx.steps is not None
+        assert ctx.lr_sum is not None
+        delta = update.delta
+        steps = ctx.steps.to(delta.dtype)
+        a = torch.where(steps > 0, ctx.gain * steps / ctx.lr_sum, 1.0).to(delta.dtype)
+        counted = steps if ctx.flow.proximal else torch.where(steps > 0, a, 0.0)
+        return update.with_vectors(delta=delta / a.unsqueeze(-1), normaliser=counted.unsqueeze(-1)), memory
+
+    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """The mean direction, as long as the clients' mean effort."""
+        return update.with_delta(update.delta * update.vectors["normaliser"].to(update.delta.dtype)), state
+
+
+@final
+@stages.register
+@dataclass(frozen=True)
+class QFedAvg(Stage):
+    """q-FedAvg: clients with a high loss count more, so that accuracy is spread more evenly.
+
+    Formula, F_i being the client's loss at w_t and L = 1 / eta:
+
+        D_i = F_i^q L (w_t - w_K);   h_i = q F_i^(q-1) ||L (w_t - w_K)||^2 + L F_i^q
+        x <- x - sum D_i / sum h_i
+
+    q = 0 is the plain mean over clients.  F_i is raised by 1e-10, so that a loss of zero does no harm.
+    h_i travels as a vector `[..., 1]`.
+
+    Raises:
+        ConfigError: if q is negative.
+        ChainRefused: if the trainer offers no initial loss, or the mean weighs clients by size.
+
+    Reference: Li et al., arXiv 1905.10497, Algorithm 2.
+
+    >>> QFedAvg(q=1.0)
+    QFedAvg(q=1.0)
+    """
+
+    place: ClassVar[Place] = Place.WEIGH
+    q: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.q >= 0:
+            raise ConfigError(f"QFedAvg.q must be at least 0, found {self.q}.")
+
+    def connect(self, flow: Flow) -> Flow:
+        """Needs each client's loss at the broadcast model, and clients that count the same; adds a scalar."""
+        flow = flow.need(self, "initial_loss").set(self, equal=True)
+        return flow.carry(self, "normaliser", scalar=True).keep(self, "additive", "dense")
+
+    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """The delta scaled by the loss, and the estimate of its Lipschitz constant."""
+        assert ctx.initial_loss is not None
+        assert ctx.steps is not None
+        assert ctx.lr_sum is not None
+        loss = ctx.initial_loss.double() + LOSS_FLOOR
+        inverse_lr = torch.where(ctx.steps > 0, ctx.steps / ctx.lr_sum, 1.0).double()
+        squared = (inverse_lr * torch.linalg.vector_norm(update.delta.double(), dim=-1)) ** 2
+        h = self.q * loss ** (self.q - 1) * squared + inverse_lr * loss**self.q
+        scale = (loss**self.q * inverse_lr).unsqueeze(-1).to(update.delta.dtype)
+        normaliser = h.unsqueeze(-1).to(update.delta.dtype)
+        return update.with_vectors(delta=update.delta * scale, normaliser=normaliser), memory
+
+    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """Sum over sum: the means' common denominator cancels."""
+        return update.with_delta(update.delta / update.vectors["normaliser"].to(update.delta.dtype)), state
