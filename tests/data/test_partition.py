@@ -20,7 +20,10 @@ DRAWN = [
     partitioner("dirichlet-niid", alpha=0.5, min_examples=1),
     partitioner("dirichlet-class", alpha=0.5),
     partitioner("dirichlet-client", alpha=0.5),
+    partitioner("quantity", alpha=0.8, min_examples=1),
+    partitioner("shards", per_client=2),
 ]
+NEEDED = {"classes": {"per_client": 1}, "iid": {}, "shards": {}, "column": {}}
 
 
 def kind_of(partition: Partitioner) -> str:
@@ -142,8 +145,7 @@ def test_column_gives_each_owner_its_own() -> None:
 
 @pytest.mark.parametrize("kind", sorted(PARTITIONERS))
 def test_impossible_counts_are_refused(kind: str) -> None:
-    numbers = {"alpha": 1.0} if kind.startswith("dirichlet") else {}
-    partition = partitioner(kind, **numbers)
+    partition = partitioner(kind, **NEEDED.get(kind, {"alpha": 1.0}))
     with pytest.raises(DataError, match=r"0 clients were asked for"):
         partition.assign(torch.zeros(4, dtype=torch.int64), 0, KEY)
     with pytest.raises(DataError, match=r"4 examples cannot be divided among 5 clients"):
@@ -189,3 +191,65 @@ def test_names_and_numbers_are_checked(kind: str, numbers: dict[str, object], se
 
 def test_a_partition_equals_its_rebuild() -> None:
     assert partitioner("dirichlet-niid", alpha=1) == partitioner("dirichlet-niid", alpha=1, min_examples=10)
+
+
+@settings(max_examples=40, deadline=None)
+@given(classes=st.integers(1, 7), clients=st.integers(1, 12), per_client=st.integers(1, 4), seed=st.integers(0, 99))
+def test_classes_gives_each_client_so_many_and_leaves_no_example_out(
+    classes: int, clients: int, per_client: int, seed: int
+) -> None:
+    labels = torch.arange(40 * classes) % classes
+    partition = partitioner("classes", per_client=per_client)
+    if not per_client <= classes <= per_client * clients:
+        with pytest.raises(
+            DataError, match=rf"{clients} clients with {per_client} classes each cannot share {classes}"
+        ):
+            partition.assign(labels, clients, Key.root(seed))
+        return
+    parts = partition.assign(labels, clients, Key.root(seed))
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(len(labels)))
+    for client, part in enumerate(parts):
+        held = labels[part].unique()
+        assert len(held) == per_client
+        assert client % classes in held
+    for label in range(classes):
+        shares = [int((labels[part] == label).sum()) for part in parts if bool((labels[part] == label).any())]
+        assert max(shares) - min(shares) <= 1
+
+
+def test_classes_refuses_more_holders_than_examples() -> None:
+    with pytest.raises(DataError, match=r"fewer examples than the clients that are to hold it"):
+        partitioner("classes", per_client=2).assign(torch.tensor([0, 0, 0, 0, 0, 1]), 4, KEY)
+
+
+def test_shards_hold_few_classes_and_are_equally_large() -> None:
+    labels = torch.arange(600) % 10
+    parts = partitioner("shards", per_client=2).assign(labels, 10, KEY)
+    assert sizes(parts) == [60] * 10
+    assert max(len(labels[part].unique()) for part in parts) <= 4
+    with pytest.raises(DataError, match=r"5 examples cannot be cut into 6 shards"):
+        partitioner("shards", per_client=2).assign(torch.zeros(5, dtype=torch.int64), 3, KEY)
+
+
+def test_quantity_differs_in_size_and_not_in_mix() -> None:
+    labels = torch.arange(20_000) % 4
+    parts = partitioner("quantity", alpha=0.5).assign(labels, 6, KEY)
+    held = sizes(parts)
+    assert max(held) > 3 * min(held) >= 30
+    for part in parts:
+        if len(part) > 2000:
+            assert torch.bincount(labels[part]).numpy() / len(part) == pytest.approx([0.25] * 4, abs=0.05)
+
+
+def test_quantity_has_the_second_moment_of_the_dirichlet() -> None:
+    """For q ~ Dir(a, ..., a) over n clients, E sum q^2 = (a + 1) / (n a + 1)."""
+    partition, n, a = partitioner("quantity", alpha=0.7, min_examples=1), 5, 0.7
+    labels = torch.zeros(5000, dtype=torch.int64)
+    shares = [np.array(sizes(partition.assign(labels, n, Key.root(i)))) / 5000 for i in range(1500)]
+    assert np.mean([np.square(each).sum() for each in shares]) == pytest.approx((a + 1) / (n * a + 1), abs=0.012)
+
+
+@pytest.mark.parametrize("kind", ["classes", "shards"])
+def test_per_client_must_be_positive(kind: str) -> None:
+    with pytest.raises(DataError, match=rf"per_client of '{kind}' is 0"):
+        partitioner(kind, per_client=0)

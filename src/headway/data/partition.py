@@ -160,6 +160,102 @@ class DirichletClient(Partitioner):
 
 
 @dataclass(frozen=True)
+class Classes(Partitioner):
+    """`classes`: each client holds examples of `per_client` classes only ("#C = k").
+
+    Client j holds class j mod K, and further classes drawn evenly; the examples of a class are divided evenly
+    among those that hold it.
+
+    Differs from the paper: with fewer clients than classes, classes that nobody holds yet are drawn first,
+    where the code of NIID-Bench would leave their examples out.
+
+    Reference: NIID-Bench, arXiv 2102.02079, section 4.1.
+    """
+
+    kind: ClassVar[str] = "classes"
+    per_client: int
+
+    def __post_init__(self) -> None:
+        _check_per_client(self)
+
+    def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
+        """Indices of each client, dealt class by class."""
+        _check_counts(len(labels), clients)
+        group, sizes = _groups(labels, self.kind)
+        if not self.per_client <= len(sizes) <= self.per_client * clients:
+            raise DataError(
+                f"{clients} clients with {self.per_client} classes each cannot share {len(sizes)} classes; each class "
+                "needs a client, and each client as many different classes."
+            )
+        held = np.zeros((len(sizes), clients), dtype=bool)
+        held[np.arange(clients) % len(sizes), np.arange(clients)] = True
+        for client in range(clients):
+            drawn = key.derive("classes", client).permutation(len(sizes)).tolist()
+            wanted = [c for c in sorted(drawn, key=lambda c: bool(held[c].any())) if not held[c, client]]
+            held[wanted[: self.per_client - 1], client] = True
+        if (held.sum(axis=1) > sizes).any():
+            raise DataError(f"a class has fewer examples than the clients that are to hold it ({clients} clients).")
+        counts = np.zeros(held.shape, dtype=np.int64)
+        for row, (owners, size) in enumerate(zip(held, sizes, strict=True)):
+            share, rest = divmod(int(size), int(owners.sum()))
+            counts[row, owners] = share + (np.arange(owners.sum()) < rest)
+        return _deal(group, counts, key)
+
+
+@dataclass(frozen=True)
+class Shards(Partitioner):
+    """`shards`: the examples, sorted by class, are cut into equal shards, and each client gets `per_client`.
+
+    Reference: McMahan et al., arXiv 1602.05629, section 3 (two shards per client).
+    """
+
+    kind: ClassVar[str] = "shards"
+    per_client: int = 2
+
+    def __post_init__(self) -> None:
+        _check_per_client(self)
+
+    def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
+        """Indices of each client."""
+        _check_counts(len(labels), clients)
+        if clients * self.per_client > len(labels):
+            raise DataError(
+                f"{len(labels)} examples cannot be cut into {clients * self.per_client} shards; ask for fewer clients."
+            )
+        group, _ = _groups(labels, self.kind)
+        order = key.derive("order").permutation(len(labels))
+        shards = torch.tensor_split(order[group[order].argsort(stable=True)], clients * self.per_client)
+        dealt = key.derive("shards").permutation(len(shards)).reshape(clients, self.per_client)
+        return [torch.cat([shards[i] for i in mine]).sort().values for mine in dealt.tolist()]
+
+
+@dataclass(frozen=True)
+class Quantity(Partitioner):
+    """`quantity`: clients hold the same mix in unlike amounts, drawn as q ~ Dir(alpha) over the clients.
+
+    The draw is repeated until every client has `min_examples` examples.
+
+    Reference: NIID-Bench, arXiv 2102.02079, section 4.3.
+    """
+
+    kind: ClassVar[str] = "quantity"
+    alpha: float
+    min_examples: int = 10
+
+    def __post_init__(self) -> None:
+        _check_alpha(self)
+        _check_min_examples(self)
+
+    def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
+        """Indices of each client; `labels` only says how many examples there are."""
+        alike = torch.zeros(len(labels), dtype=torch.int64)
+        return _deal_until_enough(self, self._counts, alike, clients, key)
+
+    def _counts(self, sizes: Counts, clients: int, rng: np.random.Generator) -> Counts:
+        return _cut(rng.dirichlet([self.alpha] * clients, size=1), sizes)
+
+
+@dataclass(frozen=True)
 class Column(Partitioner):
     """`column`: the natural partition, by a column that says who each example came from.
 
@@ -178,7 +274,7 @@ class Column(Partitioner):
 
 
 PARTITIONERS: Mapping[str, type[Partitioner]] = {
-    cls.kind: cls for cls in (Iid, DirichletNiid, DirichletClass, DirichletClient, Column)
+    cls.kind: cls for cls in (Iid, DirichletNiid, DirichletClass, DirichletClient, Classes, Shards, Quantity, Column)
 }
 
 
@@ -209,14 +305,19 @@ def partitioner(kind: str, **numbers: Any) -> Partitioner:
     return cls(**numbers)
 
 
-def _check_alpha(partition: DirichletNiid | DirichletClass | DirichletClient) -> None:
+def _check_alpha(partition: DirichletNiid | DirichletClass | DirichletClient | Quantity) -> None:
     if not 0.0 < partition.alpha < float("inf"):
         raise DataError(f"alpha of {partition.kind!r} is {partition.alpha}, but a number above 0 is needed.")
 
 
-def _check_min_examples(partition: DirichletNiid | DirichletClass) -> None:
+def _check_min_examples(partition: DirichletNiid | DirichletClass | Quantity) -> None:
     if partition.min_examples < 1:
         raise DataError(f"min_examples of {partition.kind!r} is {partition.min_examples}, but at least 1 is needed.")
+
+
+def _check_per_client(partition: Classes | Shards) -> None:
+    if partition.per_client < 1:
+        raise DataError(f"per_client of {partition.kind!r} is {partition.per_client}, but at least 1 is needed.")
 
 
 def _check_counts(examples: int, clients: int) -> None:
@@ -249,7 +350,7 @@ def _cut(shares: NDArray[np.float64], sizes: Counts) -> Counts:
 
 
 def _deal_until_enough(
-    partition: DirichletNiid | DirichletClass, draw: Any, labels: Tensor, clients: int, key: Key
+    partition: DirichletNiid | DirichletClass | Quantity, draw: Any, labels: Tensor, clients: int, key: Key
 ) -> list[Tensor]:
     """Repeat `draw(sizes, clients, rng) -> counts` until every client has enough, then deal the examples."""
     _check_counts(len(labels), clients)
