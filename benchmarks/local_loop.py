@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--recipe", default="fedavg", choices=recipes.names())
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--drift", action="store_true", help="measure drift as well")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
@@ -81,6 +82,7 @@ def main() -> None:
         hw.Task(model=factory),
         rounds=10**6,
         evaluate_every=10**6,
+        engine=hw.LocalEngine(drift=options.drift),
     )
     rounds = iter(run)
     ours, theirs, exact = [], [], []

@@ -186,6 +186,7 @@ class Run:
             seconds=time.perf_counter() - begun,
             bytes_up=sum(r.bytes_up for r in reports),
             bytes_down=sum(r.bytes_down for r in reports),
+            drift={name: figure for answer in answers for name, figure in answer.figures.items()},
         )
         if after.round % self.evaluate_every == 0 or after.round == self.rounds:
             report = self._evaluated(report)

@@ -16,6 +16,7 @@ from headway.core.ask import Ask
 from headway.core.chain import at
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
+from headway.core.gram import gram_matrix
 from headway.core.keys import Key
 from headway.core.stage import Context
 from headway.core.total import not_finite
@@ -23,7 +24,6 @@ from headway.core.update import Tensors, Update
 from headway.data import Examples
 
 TRAINER = "trainer"
-COLUMNS = 1 << 16  # of the steps, converted to float64 at a time for the Gram matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +133,3 @@ class ClientRunner:
         if self.bench.has_statistics and self.bench.task.buffers == "local":
             own["statistics"] = self.bench.statistics()
         return {**kept, TRAINER: own} if own else kept
-
-
-def gram_matrix(steps: Tensor) -> Tensor:
-    """`G G^T` of steps `[K, P]`, accumulated in float64, `[K, K]`."""
-    gram = torch.zeros(steps.shape[0], steps.shape[0], dtype=torch.float64)
-    for block in steps.split(COLUMNS, dim=-1):
-        wide = block.double()
-        gram.addmm_(wide, wide.T)
-    return gram

@@ -141,6 +141,7 @@ def _record(report: RoundReport) -> dict[str, Any]:
         "train_loss": report.train_loss,
         "metrics": dict(report.metrics),
         "central": dict(report.central),
+        "drift": dict(report.drift),
         "counted": report.count("counted"),
         "rejected": {c.client: c.reason for c in report.clients if c.status == "rejected"},
         "dropped": [c.client for c in report.clients if c.status == "dropped"],
@@ -168,6 +169,13 @@ def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> Non
         )
     screen.print()
     show_table(screen, plain_table(["on the test part of", "examples", *names], rows))
+    if report.drift:
+        along, across = number_text(report.drift["headway"]), number_text(report.drift["leeway"])
+        screen.print(
+            f"\nIn the last round a client's update went {along} along the cohort's common direction (headway) and "
+            f"{across} across it (leeway), on average.",
+            soft_wrap=True,
+        )
     best = run.notes["best"]
     if best is not None:
         screen.print(f"\nBest {best['metric']}: {number_text(best['value'])}, in round {best['round']}.")

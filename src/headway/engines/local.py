@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -18,12 +19,20 @@ from headway.core.stage import Context
 from headway.core.total import Group, Total, guard
 from headway.core.update import Tensors, Update
 from headway.engines.engine import Engine, Job
+from headway.observe.drift import DriftMeter
 
 GROUP = 64  # clients summed in float64 before the exact accumulator is paid; part of what fixes a run's bits
 
 
 class LocalEngine(Engine):
-    """Simple and exact: what fails, fails here, under your debugger, with the client, the stage and its inputs."""
+    """Simple and exact: what fails, fails here, under your debugger, with the client, the stage and its inputs.
+
+    drift: whether to measure how far the clients pull apart, each round (never of a protected chain).
+    """
+
+    def __init__(self, drift: bool = True) -> None:
+        self.drift = drift
+        self.meter: DriftMeter | None = None
 
     @property
     def facts(self) -> EngineFacts:
@@ -69,11 +78,27 @@ class LocalEngine(Engine):
         total = Total()
         reports: list[ClientReport] = []
         down = frame.size(ask.message.tensors())
+        if self.drift and not self.job.algorithm.protected:
+            key = self.job.key.derive("drift", ask.round)
+            self.meter = DriftMeter(len(ask.cohort), self.bench.layout.size, key)
         for members in groups(ask.cohort):
             group = Group()
             reports += [self._train_client(ask, client, down, group, total) for client in members]
             total.add_group(group)
-        return Answer(total=total, reports=tuple(reports))
+        return self._with_drift(Answer(total=total, reports=tuple(reports)))
+
+    def _with_drift(self, answer: Answer) -> Answer:
+        """The answer with what the deltas say of each other."""
+        drift = self.meter.drift() if self.meter is not None else None
+        self.meter = None
+        if drift is None:
+            return answer
+        reports = []
+        for report in answer.reports:
+            own = drift.clients.get(report.client)
+            numbers = {} if own is None else {"headway": own.headway, "leeway": own.leeway, "cosine": own.cosine}
+            reports.append(replace(report, metrics={**report.metrics, **numbers}))
+        return replace(answer, reports=tuple(reports), figures=drift.numbers())
 
     def _train_client(self, ask: Ask, client: str, down: int, group: Group, total: Total) -> ClientReport:
         """Trains one client and adds its update to the group, if the guard lets it pass."""
@@ -111,6 +136,8 @@ class LocalEngine(Engine):
             total.add_row(client, term)
         else:
             group.add(term)
+        if self.meter is not None:
+            self.meter.add(client, update.delta, float(term.weight))
 
     def _evaluate(self, ask: Ask) -> Answer:
         scores = evaluate_clients(self.bench, ask.message, self.job.data, ask.cohort, self.job.memory)

@@ -24,7 +24,7 @@ TABLES = ("rounds", "clients", "metrics")
 class Journal:
     """Appends finished rounds, one transaction each.
 
-    In `metrics` the scope is "clients" (the mean over them), "central", or "client:NAME".
+    In `metrics` the scope is "clients" (the mean over them), "central", "drift", or "client:NAME".
     """
 
     def __init__(self, path: Path) -> None:
@@ -100,8 +100,16 @@ def _client_rows(report: RoundReport) -> list[tuple[Any, ...]]:
 
 
 def _metric_rows(report: RoundReport) -> list[tuple[Any, ...]]:
-    scopes = {"clients": report.metrics, "central": report.central}
-    scopes |= {f"client:{client}": metrics for client, metrics in report.evaluation.items()}
+    scopes: dict[str, dict[str, float]] = {
+        "clients": dict(report.metrics),
+        "central": dict(report.central),
+        "drift": dict(report.drift),
+    }
+    for client, metrics in report.evaluation.items():
+        scopes[f"client:{client}"] = dict(metrics)
+    for asked in report.clients:
+        others = {name: value for name, value in asked.metrics.items() if name != "train_loss"}
+        scopes[f"client:{asked.client}"] = others | scopes.get(f"client:{asked.client}", {})
     return [
         (report.round, scope, name, None if value != value else value)
         for scope, metrics in scopes.items()

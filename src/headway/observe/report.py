@@ -15,6 +15,7 @@ class RoundReport:
     round: rounds completed.  train_loss: mean over the counted clients' examples.
     metrics: mean over clients' own test parts, weighted by examples.  central: on the test set of nobody's.
     clients: what became of each client asked.  evaluation: each client's metrics, where it was evaluated.
+    drift: how far the updates pulled apart (see `observe.drift`), where it was measured.
     seconds: of training and aggregation.  bytes: as a message's frame counts them.
     """
 
@@ -28,6 +29,7 @@ class RoundReport:
     central: Mapping[str, float] = field(default_factory=dict)
     evaluation: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     evaluation_seconds: float = 0.0
+    drift: Mapping[str, float] = field(default_factory=dict)
 
     def count(self, status: str) -> int:
         """How many of the clients asked ended as "counted", "rejected" or "dropped"."""
