@@ -117,7 +117,8 @@ def _imported(name: str) -> Callable[..., nn.Module]:
         raise ConfigError(f"the model's module {module_name!r} cannot be imported: {error}.") from error
     found = getattr(module, function, None)
     if not callable(found):
-        raise ConfigError(f"the module {module_name!r} has no function {function!r}{nearest(function, vars(module))}.")
+        public = [known for known in vars(module) if not known.startswith("_")]
+        raise ConfigError(f"the module {module_name!r} has no function {function!r}{nearest(function, public)}.")
     make: Callable[..., nn.Module] = found
     return make
 
