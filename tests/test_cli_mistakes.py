@@ -1,7 +1,10 @@
 """Mistakes that were once a traceback, or passed in silence."""
 
+import os
 import re
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -103,3 +106,88 @@ def test_a_seed_that_never_reaches_the_target_is_late_in_the_median():
     ]
     summary = gather("name", runfiles, trials, 0.5).summaries()[0]
     assert (summary.rounds_to_target, summary.bytes_to_target) == (3, 30)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("data.key=3", "unknown key 'data.key'"),
+        ("run.threads=100000", "less than or equal to 1024"),
+        ('model.name=":f"', "module '' cannot be imported"),
+        ('model.name="broken:f"', "'broken' cannot be imported: SyntaxError"),
+        ('model.name="raising:f"', "'raising' cannot be imported: KeyError"),
+        ('model.name="builtins:dict"', "whose arguments are known"),
+        ('model.name="own:fails"', "cannot be made with .*: KeyError"),
+        ('model.name="own:number"', r"no function 'number' .known: fails"),
+    ],
+)
+def test_a_wrong_value_is_a_sentence(headway, tmp_path, change, sentence):
+    (tmp_path / "broken.py").write_text("def f(:")
+    (tmp_path / "raising.py").write_text("raise KeyError(1)")
+    (tmp_path / "own.py").write_text("number = 3\ndef fails(hidden): return {}[0]")
+    code, _, said = headway("run", "mine.toml", "--set", change)
+    assert code == 1
+    assert re.search(sentence, said)
+
+
+def test_a_run_file_may_start_with_a_byte_order_mark(headway, tmp_path):
+    (tmp_path / "mine.toml").write_text(PLAIN, encoding="utf-8-sig")
+    assert headway("explain", "mine.toml")[0] == 0
+
+
+def test_no_metrics_leaves_the_loss(headway):
+    assert "Best loss" in headway("run", "mine.toml", "--set", "task.metrics=[]")[1]
+    arguments = ("--methods", "fedavg,fedprox", "--seeds", "1", "--workers", "1", "--set", "task.metrics=[]")
+    assert "Mean loss" in headway("compare", "mine.toml", *arguments)[1]
+
+
+def test_a_target_that_is_no_number_is_refused(headway):
+    code, _, said = headway("compare", "mine.toml", "--methods", "fedavg,fedprox", "--target", "nan")
+    assert (code, "must be a finite number" in said) == (1, True)
+
+
+def test_a_round_in_which_nobody_counts_is_said(headway):
+    drops = ("epochs=2", "stragglers=1.0", "straggler_policy=drop")
+    sets = [part for change in drops for part in ("--set", f"algorithm.trainer.{change}")]
+    assert "no client was counted" in headway("run", "mine.toml", *sets)[1]
+
+
+def _command(*arguments):
+    return [sys.executable, "-m", "headway.cli", *arguments]
+
+
+def test_a_terminal_without_the_letters_gets_their_numbers(tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    run = ("run", "hospitals", "--rounds", "1", "--out", "r\u00e4")
+    done = subprocess.run(_command(*run), cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, "r\\xe4" in done.stdout) == (0, True)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_under_the_output_is_a_sentence(tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            _command("list"), cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_comparison_that_is_terminated_leaves_no_worker(tmp_path):
+    many = ("--methods", "fedavg,fedprox", "--rounds", "100000", "--seeds", "2", "--workers", "2", "--json")
+    going = subprocess.Popen(
+        _command("compare", "hospitals", *many), cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    time.sleep(8)
+    going.terminate()
+    assert going.wait(30) == 130
+    deadline = time.monotonic() + 10
+    while _alive(going.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _alive(going.pid)
+
+
+def _alive(group):
+    """Whether a process of the group still runs (one that only waits to be reaped does not)."""
+    states = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    return any(line.split()[0] == str(group) and "Z" not in line.split()[1] for line in states.splitlines())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -141,13 +144,21 @@ def list_() -> None:
 
 
 def main() -> None:
-    """The entry point: a user's mistake is one sentence and a non-zero exit, never a traceback."""
+    """The entry point: a user's mistake is one sentence and a non-zero exit, never a traceback.
+
+    SIGTERM is taken like Ctrl-C, so that what runs is kept and no worker is left behind.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter gets its number
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv  # wherever it stands, before or after the command
     if debug:
         sys.argv.remove("--debug")
     try:
         app()
-    except HeadwayError as error:
+    except (HeadwayError, OSError) as error:
         if debug:
             raise
         typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)

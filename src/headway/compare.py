@@ -241,7 +241,7 @@ def _steps(method: str, runfile: RunFile, seed: int) -> Iterator[Trial | tuple[s
     torch.set_num_threads(runfile.sections.run.threads or 1)
     try:
         run = runfile.with_seed(seed).start()
-        name = run.task.metric_names[0]
+        name = run.task.headline
         rounds, values, losses, totals, tails = [], [], [], [], []
         total, failure = 0, None
         try:
@@ -278,7 +278,7 @@ def gather(name: str, runfiles: Mapping[str, RunFile], trials: Sequence[Trial], 
     """
     first = next(iter(runfiles.values()))
     experiment = first.build()
-    metric = experiment.task.metric_names[0]
+    metric = experiment.task.headline
     lower = metric in LOWER_IS_BETTER
     finals = [_mean(t.final for t in trials if t.method == method) for method in runfiles]
     known = [value for value in finals if not math.isnan(value)] or [t.final for t in trials if not t.failure]

@@ -88,7 +88,7 @@ def factory(
         raise ConfigError(
             f"there is no model named {name!r}{nearest(name, MODELS)}; your own is named as module:function."
         )
-    parameters = inspect.signature(make).parameters
+    parameters = _parameters(make, name)
     given = {k: v for k, v in {"shape": tuple(shape), "outputs": outputs}.items() if k in parameters}
     known = parameters.keys() - {"shape", "outputs"}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -101,9 +101,9 @@ def factory(
 def _made(make: Callable[..., nn.Module], given: Mapping[str, Any], options: Mapping[str, Any], name: str) -> nn.Module:
     try:
         made = make(**given, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever a function of one's own may raise
         said = ", ".join(f"{option} = {value!r}" for option, value in options.items()) or "no options"
-        raise ConfigError(f"the model {name!r} cannot be made with {said}: {error}.") from error
+        raise ConfigError(f"the model {name!r} cannot be made with {said}: {_reason(error)}.") from error
     if not isinstance(made, nn.Module):
         raise ConfigError(f"{name} must return a torch.nn.Module, found {type(made).__name__}.")
     return made
@@ -113,14 +113,27 @@ def _imported(name: str) -> Callable[..., nn.Module]:
     module_name, _, function = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"the model's module {module_name!r} cannot be imported: {error}.") from error
+    except Exception as error:  # whatever a module of one's own may raise
+        raise ConfigError(f"the model's module {module_name!r} cannot be imported: {_reason(error)}.") from error
     found = getattr(module, function, None)
     if not callable(found):
-        public = [known for known in vars(module) if not known.startswith("_")]
+        public = [known for known, thing in vars(module).items() if callable(thing) and not known.startswith("_")]
         raise ConfigError(f"the module {module_name!r} has no function {function!r}{nearest(function, public)}.")
     make: Callable[..., nn.Module] = found
     return make
+
+
+def _parameters(make: Callable[..., nn.Module], name: str) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(make).parameters
+    except ValueError as error:
+        raise ConfigError(f"the model {name!r} is no function whose arguments are known: {error}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """What an error says; with its kind, where that alone says little."""
+    plain = isinstance(error, (ImportError, TypeError, ValueError, RuntimeError))
+    return str(error) if plain else f"{type(error).__name__}: {error}"
 
 
 def _image(shape: Sequence[int], model: str, smallest: int) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,18 @@ class Run:
         keep: int = 3,
         config: str | None = None,
     ) -> None:
-        for name, number in (
-            ("rounds", rounds),
-            ("evaluate_every", evaluate_every),
-            ("checkpoint_every", checkpoint_every),
-            ("keep", keep),
+        for name, number, least in (
+            ("rounds", rounds, 1),
+            ("seed", seed, 0),
+            ("evaluate_every", evaluate_every, 1),
+            ("checkpoint_every", checkpoint_every, 1),
+            ("keep", keep, 1),
         ):
-            if number < 1:
-                raise ConfigError(f"{name} must be at least 1, found {number}.")
+            if not isinstance(number, Integral):
+                raise ConfigError(f"{name} must be a whole number, found {number!r}.")
+            if number < least:
+                raise ConfigError(f"{name} must be at least {least}, found {number}.")
+        seed, data = int(seed), data.to(task.number)
         self.algorithm, self.data, self.task, self.rounds = algorithm, data, task, rounds
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
         self.key = Key.root(seed)
@@ -209,7 +214,7 @@ class Run:
         return replace(report, evaluation_seconds=time.perf_counter() - begun)
 
     def _keep_best(self, report: RoundReport) -> None:
-        name = (*self.task.metric_names, "loss")[0]
+        name = self.task.headline
         value = report.headline(name)
         if value is None or value != value:
             return

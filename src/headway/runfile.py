@@ -42,7 +42,7 @@ class RunSection(_Section):
     evaluate_every: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=10, ge=1)
     keep: int = Field(default=3, ge=1)
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
 
 
 class DataSection(_Section):
@@ -181,6 +181,8 @@ class RunFile:
     def load_data(self) -> FederatedData:
         """The data, divided by the run's seed."""
         section = self.sections.data
+        if "key" in (section.model_extra or {}):
+            raise ConfigError("the run file has an unknown key 'data.key': what is drawn follows from 'run.seed'.")
         return load(
             section.source,
             key=self.sections.run.seed,
@@ -196,11 +198,11 @@ class RunFile:
             sys.path.insert(0, model.path)
         make = models.factory(model.name, data.input_shape, data.classes or 1, model.model_extra)
         labelled = data.classes is not None
-        metrics = section.metrics or (["accuracy"] if labelled else ["mean_absolute_error"])
+        usual = ["accuracy"] if labelled else ["mean_absolute_error"]
         return Task(
             model=make,
             loss=section.loss or ("cross_entropy" if labelled else "mean_squared_error"),
-            metrics=tuple(metrics),
+            metrics=tuple(usual if section.metrics is None else section.metrics),
             shared=None if section.shared is None else tuple(section.shared),
             buffers=section.buffers,
             dtype=section.dtype,
@@ -260,7 +262,7 @@ def _read(name: str) -> tuple[dict[str, Any], Path, str]:
     else:
         path = Path(name)
         try:
-            text, folder, title = path.read_text(), path.resolve().parent, path.stem
+            text, folder, title = path.read_text("utf-8-sig"), path.resolve().parent, path.stem
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the run file {name} cannot be read: {getattr(error, 'strerror', error)}.") from error
     try:

@@ -10,6 +10,7 @@ from typing import final
 from headway.core.errors import ConfigError, nearest
 from headway.core.flow import SamplerFacts
 from headway.core.keys import Key
+from headway.core.registry import check_types
 from headway.core.sampler import Sampler, samplers
 
 
@@ -54,6 +55,7 @@ class Uniform(Sampler):
     share: float | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         if (self.count is None) == (self.share is None):
             raise ConfigError(f"Uniform needs either count or share, found {self!r}.")
         if self.count is not None and self.count < 1:
@@ -97,6 +99,7 @@ class Fixed(Sampler):
     clients: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not self.clients or len(set(self.clients)) != len(self.clients):
             raise ConfigError(f"Fixed needs at least one client, each once, found {list(self.clients)}.")
 

@@ -214,3 +214,28 @@ class TestStragglers:
 def test_bad_numbers_are_refused(options, named):
     with pytest.raises(hw.ConfigError, match=named):
         hw.LocalSGD(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"epochs": 1.5}, "LocalSGD.epochs must be a whole number, found 1.5"),
+        ({"batch_size": 2.5}, "LocalSGD.batch_size must be a whole number"),
+        ({"lr": "0.1"}, "LocalSGD.lr must be a number"),
+        ({"schedule": "cosine"}, "LocalSGD.schedule must be a table"),
+    ],
+)
+def test_a_number_of_a_wrong_type_is_refused(options, sentence):
+    with pytest.raises(hw.ConfigError, match=sentence):
+        hw.LocalSGD(**options)
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(hw.ConfigError, match=r"Schedule.over must be one of 'rounds', 'epochs', 'steps'"):
+        hw.Schedule(over="epoch")
+
+
+@pytest.mark.parametrize("make", [lambda: hw.Uniform(count=2.5), lambda: hw.Fixed(clients="abc")])
+def test_a_sampler_with_a_value_of_a_wrong_type_is_refused(make):
+    with pytest.raises(hw.ConfigError, match="must be a"):
+        make()

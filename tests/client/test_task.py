@@ -141,3 +141,58 @@ class TestMetrics:
         squared = hw.Task(lambda: nn.Linear(4, 1), loss="mean_squared_error", metrics=("mean_absolute_error",))
         reports = list(hw.rounds(hw.recipes.fedavg(trainer=hw.LocalSGD(lr=0.01)), real, squared, rounds=30))
         assert reports[-1].train_loss < reports[0].train_loss / 2
+
+
+def test_a_factory_may_give_one_module_again_and_again():
+    kept = nn.Linear(4, 3)
+    before = kept.weight.detach().clone()
+    made, _ = run(hw.Task(model=lambda: kept))
+    start = torch.cat([before.reshape(-1), kept.bias.detach()])
+    assert torch.equal(Workbench(hw.Task(model=lambda: kept), KEY).shared, start)
+    assert not torch.equal(made.state.params, start)
+    assert torch.equal(kept.weight.detach(), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"model": nn.Linear(4, 3)}, "must be a factory"),
+        ({"metrics": "accuracy"}, r"Task.metrics must be a tuple of texts, such as \('accuracy',\)"),
+        ({"shared": "0.*"}, "Task.shared must be a tuple of texts"),
+        ({"metrics": (lambda o, t: 0.0, lambda o, t: 1.0)}, "two metrics are named '<lambda>'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(options, sentence):
+    with pytest.raises(hw.ConfigError, match=sentence):
+        hw.Task(**{"model": lambda: nn.Linear(4, 3), **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"model": lambda: 3}, "must make a torch.nn.Module"),
+        ({"shared": ("weight", "biass")}, "no parameter is like 'biass' .did you mean 'bias'"),
+        ({"loss": nn.functional.cross_entropy}, r"one loss per example, of shape \[7\], found \[\]"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_the_run(options, sentence):
+    with pytest.raises(hw.ConfigError, match=sentence):
+        run(hw.Task(**{"model": lambda: nn.Linear(4, 3), **options}))
+
+
+def test_a_run_converts_the_data_to_the_number_type_of_the_task():
+    made, reports = run(linear_task(dtype="float64"))
+    assert made.state.params.dtype == made.data.store.inputs.dtype == torch.float64
+    assert made.data.store.targets.dtype == torch.int64
+    narrow = run(linear_task())[0].state.params
+    torch.testing.assert_close(made.state.params.float(), narrow, rtol=1e-4, atol=1e-5)
+    assert "accuracy" in reports[-1].metrics
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [({"rounds": 2.5}, "rounds must be a whole number"), ({"seed": "a"}, "seed must be a whole"), ({"seed": -1}, "0")],
+)
+def test_a_run_refuses_counts_that_are_none(options, sentence):
+    with pytest.raises(hw.ConfigError, match=sentence):
+        hw.Run(hw.recipes.fedavg(trainer=TRAINER), blobs(), linear_task(), **{"rounds": 1, **options})

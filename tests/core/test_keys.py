@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,3 +86,7 @@ def test_uniform_numbers_are_below_one_and_uniform() -> None:
     assert 0 <= float(drawn.min()) < 1e-3
     assert 1 - 1e-3 < float(drawn.max()) < 1
     assert chi_square(Counter((drawn * 20).long().tolist()), 20) < 43.8  # 99.9 %, 19 degrees of freedom
+
+
+def test_integers_of_numpy_are_integers():
+    assert Key.root(np.int64(3)) == Key.root(3)

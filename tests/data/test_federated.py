@@ -179,3 +179,8 @@ def test_from_clients_regression_has_no_classes() -> None:
 def test_from_clients_refusals(given: dict[str, tuple[object, ...]], sentence: str) -> None:
     with pytest.raises((DataError), match=sentence):
         FederatedData.from_clients(given, name="mine")
+
+
+def test_a_client_id_that_is_no_text_is_refused():
+    with pytest.raises(DataError, match="the client id 1 is not a text; write '1'"):
+        FederatedData.from_clients({1: ([[0.0]], [0]), "a": ([[1.0]], [1])})

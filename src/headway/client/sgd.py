@@ -14,6 +14,7 @@ from headway.client.trainer import Trained, Trainer, Work, trainers
 from headway.core.errors import ConfigError
 from headway.core.flow import TrainerFacts
 from headway.core.keys import Key
+from headway.core.registry import check_types
 from headway.core.stage import Context, Stage, slice_tensors
 from headway.core.update import Tensors
 from headway.data import Examples, batch_bounds, epoch_order
@@ -36,7 +37,7 @@ class Schedule:
     over: what t counts; epochs and steps start anew in each round.
 
     Raises:
-        ConfigError: for a factor, floor, horizon or interval out of range.
+        ConfigError: for an unknown kind, or a factor, floor, horizon or interval out of range.
 
     >>> [Schedule(kind="step", every=2, factor=0.5)(t) for t in range(5)]
     [1.0, 1.0, 0.5, 0.5, 0.25]
@@ -50,8 +51,7 @@ class Schedule:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("constant", "step", "exponential", "linear", "cosine"):
-            raise ConfigError(f"Schedule.kind is not known: {self.kind!r}.")
+        check_types(self)
         if not 0 < self.factor <= 1 or not 0 <= self.floor <= 1:
             raise ConfigError(f"Schedule needs 0 < factor <= 1 and 0 <= floor <= 1, found {self!r}.")
         if self.every < 1 or self.horizon < 1:
@@ -88,7 +88,7 @@ class LocalSGD(Trainer):
         nothing.  Reference: Li et al., arXiv 1812.06127, section 5.2.
 
     Raises:
-        ConfigError: for a number out of range.
+        ConfigError: for a number out of range or of a wrong type.
 
     >>> LocalSGD(lr=0.1, epochs=2).facts.name
     'LocalSGD'
@@ -107,6 +107,7 @@ class LocalSGD(Trainer):
     straggler_policy: Literal["partial", "drop"] = "partial"
 
     def __post_init__(self) -> None:
+        check_types(self)
         positive: dict[str, float | None] = {
             "lr": self.lr,
             "batch_size": self.batch_size,

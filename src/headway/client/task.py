@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ Metric = Callable[[Tensor, Tensor], float]
 class Task:
     """What every client trains.
 
-    model: a factory of the module; called once, with the initial weights drawn from the run's key.
+    model: a factory of the module, with the initial weights drawn from the run's key.  What it makes is
+        copied, so that it may give one (pretrained) module again and again.
     loss: a name ("cross_entropy", "binary_cross_entropy", "mean_squared_error"), or a function of
         (outputs, targets) that gives one loss per example, `[B]`.
     metrics: names ("accuracy", "balanced_accuracy", "auroc", "mean_absolute_error") or named functions of
@@ -31,10 +33,11 @@ class Task:
     shared: patterns of the parameters that are sent; `None` for all.  The others stay with each client.
     buffers: what becomes of floating-point buffers such as BatchNorm's statistics: "local" (never sent) or
         "average".  A model that has some must choose.
-    dtype: the number type of the model and of the inputs.
+    dtype: the number type of the model; a run converts floating-point inputs and targets to it.
 
     Raises:
-        ConfigError: for an unknown loss or metric.
+        ConfigError: for an unknown loss or metric, two metrics of one name, a text where a tuple of texts is
+            needed, or a model that is no factory.
 
     >>> Task(model=lambda: nn.Linear(4, 2), metrics=("accuracy",)).metric_names
     ('accuracy',)
@@ -48,11 +51,19 @@ class Task:
     dtype: Literal["float32", "float64"] = "float32"
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, nn.Module) or not callable(self.model):
+            raise ConfigError(f"Task.model must be a factory, such as lambda: net, found {_kind(self.model)}.")
+        for option, value in (("metrics", self.metrics), ("shared", self.shared)):
+            if isinstance(value, str):
+                raise ConfigError(f"Task.{option} must be a tuple of texts, such as ({value!r},), found {value!r}.")
         if isinstance(self.loss, str) and self.loss not in LOSSES:
             raise ConfigError(f"there is no loss named {self.loss!r}{nearest(self.loss, LOSSES)}.")
         for metric in self.metrics:
             if isinstance(metric, str) and metric not in METRICS:
                 raise ConfigError(f"there is no metric named {metric!r}{nearest(metric, METRICS)}.")
+        names = [_name(metric) for metric in self.metrics]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"two metrics are named {twice[0]!r}; keep one, or give each function its own name.")
         if self.buffers not in (None, "local", "average"):
             raise ConfigError(f'Task.buffers must be "local" or "average", found {self.buffers!r}.')
         if self.dtype not in ("float32", "float64"):
@@ -63,7 +74,17 @@ class Task:
         """The loss per example and over a batch."""
         if isinstance(self.loss, str):
             return LOSSES[self.loss]
-        per_example = self.loss
+        given = self.loss
+
+        def per_example(outputs: Tensor, targets: Tensor) -> Tensor:
+            losses = given(outputs, targets)
+            if losses.shape != targets.shape[:1]:
+                raise ConfigError(
+                    f"Task.loss must give one loss per example, of shape {list(targets.shape[:1])}, found "
+                    f'{list(losses.shape)}: leave out its mean (reduction="none" in torch).'
+                )
+            return losses
+
         return Loss(per_example, lambda outputs, targets: per_example(outputs, targets).mean())
 
     @cached_property
@@ -77,6 +98,11 @@ class Task:
         return tuple(self.scorers)
 
     @property
+    def headline(self) -> str:
+        """What decides which model is best: the first metric, or the loss where there is none."""
+        return (*self.metric_names, "loss")[0]
+
+    @property
     def number(self) -> torch.dtype:
         """The torch number type."""
         return torch.float64 if self.dtype == "float64" else torch.float32
@@ -85,14 +111,22 @@ class Task:
         """The module with its initial weights, a pure function of the key.
 
         Raises:
-            ConfigError: if nothing is trainable or shared, or the model has statistics and no policy for them.
+            ConfigError: if nothing is trainable or shared, a pattern matches nothing, or the model has statistics
+                and no policy for them.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key.derive("model").seed())
-            module = self.model().to(self.number)
+            made = self.model()
+            if not isinstance(made, nn.Module):
+                raise ConfigError(f"Task.model must make a torch.nn.Module, found {_kind(made)}.")
+            module = copy.deepcopy(made).to(self.number)
         if not shared_parameters(module, self.shared):
             what = "has no trainable parameter" if self.shared is None else f"has no parameter like {self.shared}"
             raise ConfigError(f"the model {type(module).__name__} {what}, so there is nothing to learn together.")
+        for pattern in self.shared or ():
+            if not shared_parameters(module, (pattern,)):
+                names = [name for name, _ in module.named_parameters()]
+                raise ConfigError(f"Task.shared: no parameter is like {pattern!r}{nearest(pattern, names)}.")
         if self.buffers is None and floating_buffers(module):
             norms = sorted({type(m).__name__ for m in module.modules() if isinstance(m, _NormBase)})
             raise ConfigError(
@@ -118,6 +152,10 @@ def floating_buffers(module: nn.Module) -> dict[str, Tensor]:
     """The persistent buffers that can be averaged; integer ones (counters) never are."""
     saved = module.state_dict(keep_vars=True)
     return {name: buffer for name, buffer in module.named_buffers() if name in saved and buffer.is_floating_point()}
+
+
+def _kind(thing: object) -> str:
+    return f"a value of type {type(thing).__name__}"
 
 
 def _name(metric: str | Metric) -> str:

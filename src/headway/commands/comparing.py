@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,6 +51,8 @@ def compare_files(
     section = first.sections.compare
     seeds = seeds or section.seeds
     target = target if target is not None else section.target
+    if target is not None and not math.isfinite(target):
+        raise ConfigError(f"the target must be a finite number, found {target}.")
     workers = workers or min(os.cpu_count() or 1, 2, len(runfiles) * seeds)
     first.build()  # what is wrong with the data or the model is said before any training
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):

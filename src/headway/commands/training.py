@@ -123,11 +123,13 @@ def _warn(meter: Meter, report: RoundReport) -> None:
     for client in report.clients:
         if client.status == "rejected":
             meter.say(f"[yellow]round {report.round}: the update of {client.client} was rejected:[/] {client.reason}")
+    if not report.count("counted"):
+        meter.say(f"[yellow]round {report.round}: no client was counted, so nothing was learned.[/]")
 
 
 def _news(report: RoundReport, run: Run) -> str:
     parts = [] if report.train_loss is None else [f"loss {number_text(report.train_loss)}"]
-    name = next(iter(run.task.metric_names), "loss")
+    name = run.task.headline
     if (value := report.headline(name)) is not None:
         parts.append(f"{name} {number_text(value)}")
     return "  ".join([*parts, f"{bytes_text(report.bytes_up + report.bytes_down)} a round"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ Part = str | int
 def _encode(part: Part) -> bytes:
     """Unambiguous bytes of one part: its kind, its length, itself."""
     body = str(part).encode()
-    kind = b"i" if isinstance(part, int) else b"s"
+    kind = b"i" if isinstance(part, Integral) else b"s"  # NumPy's integers are integers too
     return kind + len(body).to_bytes(4, "big") + body
 
 

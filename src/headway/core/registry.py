@@ -132,6 +132,17 @@ def build(cls: type[T], numbers: Mapping[str, Any]) -> T:
     return cls(**{name: convert(value, types_of[name], f"{owner}.{name}") for name, value in numbers.items()})
 
 
+def check_types(thing: Any) -> None:
+    """Refuses a plain dataclass made in Python with a value that a run file could not hold.
+
+    Raises:
+        ConfigError: naming the field, what was needed and what was found.
+    """
+    types_of = typing.get_type_hints(type(thing))
+    for field in dataclasses.fields(thing):
+        convert(getattr(thing, field.name), types_of[field.name], f"{type(thing).__name__}.{field.name}")
+
+
 def convert(value: Any, wanted: Any, where: str) -> Any:
     """The value as the declared type: an integer is taken for a float, "none" for nothing, and no more bends.
 

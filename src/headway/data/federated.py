@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,10 @@ class Examples:
         """The examples at `index` (int64 `[n]`), in that order."""
         return Examples(self.inputs[index], self.targets[index])
 
+    def to(self, number: torch.dtype) -> Examples:
+        """The examples with floating-point values as `number`; whole numbers stay as they are."""
+        return Examples(*(t.to(number) if t.is_floating_point() else t for t in (self.inputs, self.targets)))
+
     def rows(self, start: int, stop: int) -> Examples:
         """The examples `start..stop`, without copying."""
         return Examples(self.inputs[start:stop], self.targets[start:stop])
@@ -68,8 +72,9 @@ class FederatedData:
     No example is in two places, so that nothing tested was trained on.
 
     Raises:
-        DataError: a client without a training example, an index out of range or held twice, a label
-            outside `0..classes-1`, a value that is not finite, or a central test set of another shape.
+        DataError: a client without a training example or whose id is not a text, an index out of range or held
+            twice, a label outside `0..classes-1`, a value that is not finite, or a central test set of another
+            shape.
 
     >>> data = FederatedData.from_clients({"a": ([[0.0], [1.0]], [0, 1]), "b": ([[2.0]], [1])}, name="toy")
     >>> data.clients, data.classes, len(data.train_of("a"))
@@ -92,6 +97,9 @@ class FederatedData:
         if not self.train:
             raise DataError(f"{self.name!r} has no client; at least one is needed.")
         none = torch.empty(0, dtype=torch.int64)
+        for client in self.train:
+            if not isinstance(client, str):
+                raise DataError(f"the client id {client!r} is not a text; write {str(client)!r}.")
         ids = sorted(self.train)
         object.__setattr__(self, "train", {client: self.train[client] for client in ids})
         object.__setattr__(self, "test", {client: self.test.get(client, none) for client in ids})
@@ -190,6 +198,11 @@ class FederatedData:
             }
             object.__setattr__(self, name, starts)
         return starts
+
+    def to(self, number: torch.dtype) -> FederatedData:
+        """The same data with floating-point inputs and targets as `number`; whole numbers stay as they are."""
+        central = None if self.central is None else self.central.to(number)
+        return replace(self, store=self.store.to(number), central=central)
 
     def fingerprint(self) -> str:
         """128-bit hash, in hex, of every value and of who holds it; equal data give equal fingerprints."""
