@@ -389,7 +389,7 @@ def _set_on_stage(tables: list[dict[str, Any]], keys: Sequence[str], value: Any)
 
 def _absolute(source: str, folder: Path) -> str:
     """A file's path as an absolute one; the name of a packaged source as it is."""
-    return str((folder / source).resolve()) if Path(source).suffix else source
+    return str((folder / source).resolve()) if Path(source).suffix or "/" in source else source
 
 
 def _with_none_said(value: Any) -> Any:
