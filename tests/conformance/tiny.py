@@ -153,7 +153,6 @@ class Tiny:
         count, proximal = problem.steps or loop.steps, self.flows[-1].proximal
         for _ in range(count):
 
-
             def ruled(value: Tensor, w: Tensor = w, *, steering: bool) -> Tensor:
                 for label, stage in links.step_rules:
                     here = at(ctx, label, told, self.flows, links.labels.index(label))
