@@ -13,6 +13,7 @@ from headway.core.keys import Key
 from headway.data.federated import FederatedData
 from headway.data.files import npz_pool, table_pool
 from headway.data.hospitals import hospital_pool
+from headway.data.hub import is_saved, saved_pool
 from headway.data.images import class_folders, fashion_mnist_pool, has_idx, idx_pool
 from headway.data.packaged import DIGITS, MNIST5K
 from headway.data.pool import PartitionLike, Pool
@@ -34,7 +35,9 @@ _FILES: Mapping[str, tuple[Callable[..., Pool], str]] = {
     ".csv": (table_pool, "a table with a header line; give target and client_column"),
     ".parquet": (table_pool, "a table; needs headway[parquet]; give target and client_column"),
 }
-_FOLDER = "a folder of pictures for each class (LC25000 and its like), or MNIST's four IDX files"
+_FOLDER = (
+    "a folder of pictures for each class (as LC25000 has), MNIST's four IDX files, or a saved Hugging Face data set"
+)
 _TEXT_OPTIONS = frozenset({"target", "client_column", "task", "standardise"})
 
 
@@ -80,7 +83,7 @@ def load(
     if name in _NAMED:
         read = _NAMED[name][0]
     elif path.is_dir():
-        read, given = (idx_pool if has_idx(path) else class_folders), {"path": path}
+        read, given = _folder_reader(path), {"path": path}
     elif suffix in _FILES:
         read, given = _FILES[suffix][0], {"path": path}
     elif os.sep in name and not suffix:
@@ -93,6 +96,12 @@ def load(
     if "key" in inspect.signature(read).parameters:  # only what draws a central test set takes a key
         given["key"] = key
     return read(**given, **options).divide(key=key, partition=partition, clients=clients, test_share=test_share)
+
+
+def _folder_reader(path: Path) -> Callable[..., Pool]:
+    if has_idx(path):
+        return idx_pool
+    return saved_pool if is_saved(path) else class_folders
 
 
 def _check_options(source: str, options: Mapping[str, Any], read: Callable[..., Pool]) -> None:
