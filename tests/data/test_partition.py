@@ -12,7 +12,7 @@ from torch import Tensor
 from headway.core.errors import ConfigError, DataError
 from headway.core.keys import Key
 from headway.data import PARTITIONERS, Partitioner, partitioner
-from headway.data.partition import _generator
+from headway.data.dealing import generator
 
 KEY = Key.root(5)
 DRAWN = [
@@ -87,7 +87,7 @@ def test_dirichlet_niid_follows_the_published_loop() -> None:
     labels, clients, alpha, minimum = torch.arange(300) % 6, 6, 0.2, 10
     expected = None
     for attempt in range(2000):
-        rng = _generator(KEY.derive("shares", attempt))
+        rng = generator(KEY.derive("shares", attempt))
         held: list[list[int]] = [[] for _ in range(clients)]
         for label in range(6):
             members = [label] * 50

@@ -1,9 +1,10 @@
 """Data that clients hold: sources, natural and drawn partitions, repeatable splits and batches."""
 
 from headway.data.batches import batch_bounds, epoch_order
+from headway.data.dealing import Partitioner
 from headway.data.federated import ClientSummary, Examples, FederatedData
 from headway.data.hospitals import hospitals
-from headway.data.partition import PARTITIONERS, Partitioner, partitioner
+from headway.data.partition import PARTITIONERS, partitioner
 from headway.data.skew import LabelSkew, label_skew
 from headway.data.source import load, sources
 from headway.data.split import split
