@@ -292,10 +292,10 @@ def gather(name: str, runfiles: Mapping[str, RunFile], trials: Sequence[Trial], 
     if target is None:
         target = best / 0.95 if lower else best * 0.95
     partition = first.sections.data.partition
-    how = [str(v) if k == "kind" else f"{k} {v}" for k, v in (partition or {}).items()]
-    description = ", ".join(
-        [experiment.data.name, f"{len(experiment.data.clients)} clients", *([" ".join(how)] if how else [])]
-    )
+    shift = first.sections.data.shift or []
+    shifts = [shift] if isinstance(shift, dict) else shift
+    how = [_said(rule) for rule in ([] if partition is None else [partition]) + shifts]
+    description = ", ".join([experiment.data.name, f"{len(experiment.data.clients)} clients", *how])
     seeds = len({t.seed for t in trials})
     return Comparison(
         name,
@@ -307,8 +307,13 @@ def gather(name: str, runfiles: Mapping[str, RunFile], trials: Sequence[Trial], 
         target,
         stated,
         description,
-        drawn=partition is not None,
+        drawn=partition is not None or first.sections.data.source == "synthetic",
     )
+
+
+def _said(rule: Mapping[str, Any]) -> str:
+    """A partition or a shift in words, such as `noise level 0.1`."""
+    return " ".join(str(value) if key == "kind" else f"{key} {value}" for key, value in rule.items())
 
 
 def _median(values: Iterable[float]) -> float | None:

@@ -5,6 +5,8 @@ from headway.data.dealing import Partitioner
 from headway.data.federated import ClientSummary, Examples, FederatedData
 from headway.data.hospitals import hospitals
 from headway.data.partition import PARTITIONERS, partitioner
+from headway.data.shift import SHIFTS, shift, shifted
+from headway.data.shifting import Shift
 from headway.data.skew import LabelSkew, label_skew
 from headway.data.source import load, sources
 from headway.data.split import split
@@ -13,11 +15,13 @@ from headway.data.torchset import from_torch
 
 __all__ = [
     "PARTITIONERS",
+    "SHIFTS",
     "ClientSummary",
     "Examples",
     "FederatedData",
     "LabelSkew",
     "Partitioner",
+    "Shift",
     "TableFacts",
     "batch_bounds",
     "epoch_order",
@@ -27,6 +31,8 @@ __all__ = [
     "label_skew",
     "load",
     "partitioner",
+    "shift",
+    "shifted",
     "sources",
     "split",
 ]

@@ -68,8 +68,17 @@ def check_counts(examples: int, clients: int) -> None:
         raise DataError(f"{examples} examples cannot be divided among {clients} clients; ask for fewer clients.")
 
 
+def check_enough(examples: int, clients: int, min_examples: int) -> None:
+    """Refuses a minimum that the examples cannot meet."""
+    if clients * min_examples > examples:
+        raise DataError(
+            f"{examples} examples cannot give each of {clients} clients {min_examples}; "
+            "ask for fewer clients or a smaller min_examples."
+        )
+
+
 def generator(key: Key) -> np.random.Generator:
-    """NumPy's generator as a pure function of a key, for the gamma and multinomial draws."""
+    """NumPy's generator as a pure function of a key, for the draws that are not uniform."""
     return np.random.Generator(np.random.Philox(key=key.bits(2).numpy().astype(np.uint64)))
 
 
@@ -93,11 +102,7 @@ def cut(shares: NDArray[np.float64], sizes: Counts) -> Counts:
 def deal_until_enough(partition: Repeated, draw: Draw, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
     """Repeat `draw(sizes, clients, rng) -> counts` until every client has enough, then deal the examples."""
     check_counts(len(labels), clients)
-    if clients * partition.min_examples > len(labels):
-        raise DataError(
-            f"{len(labels)} examples cannot give each of {clients} clients {partition.min_examples}; "
-            "ask for fewer clients or a smaller min_examples."
-        )
+    check_enough(len(labels), clients, partition.min_examples)
     group, sizes = groups(labels, partition.kind)
     for attempt in range(ATTEMPTS):
         counts = draw(sizes, clients, generator(key.derive("shares", attempt)))

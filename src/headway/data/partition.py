@@ -8,11 +8,12 @@ from typing import Any
 
 from headway.core.errors import ConfigError, nearest
 from headway.data.by_label import Classes, DirichletClass, DirichletClient, DirichletNiid, Shards
-from headway.data.by_size import Column, Iid, Quantity
+from headway.data.by_size import Column, Iid, PowerLaw, Quantity
 from headway.data.dealing import Partitioner
 
 PARTITIONERS: Mapping[str, type[Partitioner]] = {
-    cls.kind: cls for cls in (Iid, DirichletNiid, DirichletClass, DirichletClient, Classes, Shards, Quantity, Column)
+    cls.kind: cls
+    for cls in (Iid, DirichletNiid, DirichletClass, DirichletClient, Classes, Shards, Quantity, PowerLaw, Column)
 }
 
 
