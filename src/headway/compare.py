@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headway.core.errors import Diverged, HeadwayError
+from headway.data import described
 from headway.run import LOWER_IS_BETTER
 from headway.runfile import RunFile
 
@@ -292,9 +293,7 @@ def gather(name: str, runfiles: Mapping[str, RunFile], trials: Sequence[Trial], 
     if target is None:
         target = best / 0.95 if lower else best * 0.95
     partition = first.sections.data.partition
-    shift = first.sections.data.shift or []
-    shifts = [shift] if isinstance(shift, dict) else shift
-    how = [_said(rule) for rule in ([] if partition is None else [partition]) + shifts]
+    how = described(partition, first.sections.data.shift)
     description = ", ".join([experiment.data.name, f"{len(experiment.data.clients)} clients", *how])
     seeds = len({t.seed for t in trials})
     return Comparison(
@@ -309,11 +308,6 @@ def gather(name: str, runfiles: Mapping[str, RunFile], trials: Sequence[Trial], 
         description,
         drawn=partition is not None or first.sections.data.source == "synthetic",
     )
-
-
-def _said(rule: Mapping[str, Any]) -> str:
-    """A partition or a shift in words, such as `noise level 0.1`."""
-    return " ".join(str(value) if key == "kind" else f"{key} {value}" for key, value in rule.items())
 
 
 def _median(values: Iterable[float]) -> float | None:

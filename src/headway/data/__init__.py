@@ -7,8 +7,8 @@ from headway.data.hospitals import hospitals
 from headway.data.partition import PARTITIONERS, partitioner
 from headway.data.shift import SHIFTS, shift, shifted
 from headway.data.shifting import Shift
-from headway.data.skew import LabelSkew, label_skew
-from headway.data.source import load, sources
+from headway.data.skew import ClientSkew, LabelSkew, Skew, Spread, label_skew, skew_of
+from headway.data.source import described, load, sources
 from headway.data.split import split
 from headway.data.tables import TableFacts, infer_csv
 from headway.data.torchset import from_torch
@@ -16,14 +16,18 @@ from headway.data.torchset import from_torch
 __all__ = [
     "PARTITIONERS",
     "SHIFTS",
+    "ClientSkew",
     "ClientSummary",
     "Examples",
     "FederatedData",
     "LabelSkew",
     "Partitioner",
     "Shift",
+    "Skew",
+    "Spread",
     "TableFacts",
     "batch_bounds",
+    "described",
     "epoch_order",
     "from_torch",
     "hospitals",
@@ -33,6 +37,7 @@ __all__ = [
     "partitioner",
     "shift",
     "shifted",
+    "skew_of",
     "sources",
     "split",
 ]

@@ -93,6 +93,20 @@ def load(
     return shifted(divided, rules, key=key)
 
 
+def described(partition: Mapping[str, Any] | None, shift: Any = None) -> list[str]:
+    """A partition and shifts of a run file in words.
+
+    >>> described({"kind": "iid"}, {"kind": "noise", "level": 0.1})
+    ['iid', 'noise level 0.1']
+    """
+    rules = [*([] if partition is None else [partition]), *(shift if isinstance(shift, list) else [shift])]
+    return [
+        " ".join(str(value) if name == "kind" else f"{name} {value}" for name, value in rule.items())
+        for rule in rules
+        if rule is not None
+    ]
+
+
 def _check_options(source: str, options: Mapping[str, Any], read: Callable[..., Pool]) -> None:
     """Refuse an option that is unknown, missing or of the wrong type, by its name."""
     parameters = inspect.signature(read).parameters
