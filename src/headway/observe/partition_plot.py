@@ -203,7 +203,7 @@ def _samples(figure: Any, data: FederatedData, clients: Sequence[str]) -> None:
                 if named:
                     label = f"{int(data.store.targets[index[row]])} "
                     axes.text(0, 1, label, transform=axes.transAxes, ha="right", va="top", fontsize=8)
-        grid[0][column].set_title(client.removeprefix("client-"), fontsize=8)
+        grid[0][column].set_title(client[:14], fontsize=8, parse_math=False)
 
 
 def _chosen(data: FederatedData, client: str) -> torch.Tensor:
