@@ -77,7 +77,7 @@ class Rotation(Shift):
     Raises:
         ConfigError: degrees outside -360..360, or negative clusters.
 
-    Reference: rotated MNIST of IFCA, Ghosh et al., arXiv 2006.04088, section 6.1.
+    Reference: rotated MNIST of IFCA, Ghosh et al., arXiv 2006.04088, section 6.
 
     >>> Rotation(clusters=4)
     Rotation(degrees=360.0, clusters=4)

@@ -6,6 +6,8 @@ from math import inf
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from headway.core.errors import ConfigError
 from headway.core.keys import Key
@@ -14,6 +16,8 @@ from headway.data.dealing import generator
 from headway.data.pool import Pool
 
 DECAY = 1.2  # of the inputs' variances, j^-1.2
+
+Model = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def synthetic_pool(
@@ -48,44 +52,53 @@ def synthetic_pool(
     standard deviations, and the sizes, are those of the authors' code.
     Differs from the paper: `largest`.
     """
+    if not isinstance(iid, bool):
+        raise ConfigError(f"the option 'iid' of 'synthetic' is {iid!r}, but true or false is needed.")
     if iid and (alpha or beta):
         raise ConfigError("iid synthetic data share one model and one distribution: leave alpha and beta out.")
     alpha, beta = (0.0 if iid else 1.0 if given is None else given for given in (alpha, beta))
-    for name, value, low in (("alpha", alpha, 0), ("beta", beta, 0), ("size_mean", size_mean, -inf)):
-        _need(name, value, low)
+    for number, value, low in (("alpha", alpha, 0), ("beta", beta, 0), ("size_mean", size_mean, -inf)):
+        _need(number, value, low)
     _need("size_spread", size_spread, 0)
-    for name, count, least in (("clients", clients, 1), ("dimension", dimension, 1), ("classes", classes, 2)):
-        _need(name, count, least, whole=True)
+    for number, count, least in (("clients", clients, 1), ("dimension", dimension, 1), ("classes", classes, 2)):
+        _need(number, count, least, whole=True)
     _need("smallest", smallest, 1, whole=True)
     if largest is not None:
         _need("largest", largest, smallest, whole=True)
-    if not isinstance(iid, bool):
-        raise ConfigError(f"the option 'iid' of 'synthetic' is {iid!r}, but true or false is needed.")
     drawn = np.exp(generator(key.derive("sizes")).normal(size_mean, size_spread, clients))
     sizes = np.minimum(np.floor(drawn) + smallest, inf if largest is None else largest).astype(np.int64)
-    shared = generator(key.derive("shared"))
-    model = shared.normal(0.0, 1.0, (dimension, classes)), shared.normal(0.0, 1.0, classes)
-    inputs, targets = [], []
-    for number, size in enumerate(sizes.tolist()):
-        rng = generator(key.derive("client", number))
-        tilt, centre = rng.normal(0.0, alpha), rng.normal(0.0, beta)
-        own = rng.normal(tilt, 1.0, (dimension, classes)), rng.normal(tilt, 1.0, classes)
-        means = rng.normal(centre, 1.0, dimension)
-        x = rng.standard_normal((size, dimension)) * np.arange(1, dimension + 1) ** (-DECAY / 2)
-        x += 0.0 if iid else means
-        weights, offsets = model if iid else own
-        inputs.append(torch.from_numpy(x).float())
-        targets.append(torch.from_numpy((x @ weights + offsets).argmax(axis=1)))
+    shared = _model(generator(key.derive("shared")), 0.0, dimension, classes) if iid else None
+    shape = dimension, classes
+    parts = [_examples(key.derive("client", k), int(n), alpha, beta, shape, shared) for k, n in enumerate(sizes)]
     owners = [owner for owner, size in zip(client_ids(clients), sizes.tolist(), strict=True) for _ in range(size)]
     name = "synthetic-iid" if iid else f"synthetic({alpha:g},{beta:g})"
     return Pool(
         name,
-        torch.cat(inputs),
-        torch.cat(targets),
+        torch.cat([x for x, _ in parts]),
+        torch.cat([y for _, y in parts]),
         classes,
         tuple(owners),
         description=f"{name}: examples drawn from a model per client (Li et al., arXiv 1812.06127)",
     )
+
+
+def _model(rng: np.random.Generator, tilt: float, dimension: int, classes: int) -> Model:
+    """W `[F, K]` and b `[K]`, their elements drawn about `tilt`."""
+    return rng.normal(tilt, 1.0, (dimension, classes)), rng.normal(tilt, 1.0, classes)
+
+
+def _examples(
+    key: Key, size: int, alpha: float, beta: float, shape: tuple[int, int], shared: Model | None
+) -> tuple[Tensor, Tensor]:
+    """One client's inputs and labels, by its own model and about its own mean, or by the shared ones."""
+    rng = generator(key)
+    tilt, centre = rng.normal(0.0, alpha), rng.normal(0.0, beta)
+    weights, offsets = _model(rng, tilt, *shape)
+    means = rng.normal(centre, 1.0, shape[0])
+    if shared is not None:
+        (weights, offsets), means = shared, np.zeros(shape[0])
+    x = means + rng.standard_normal((size, shape[0])) * np.arange(1, shape[0] + 1) ** (-DECAY / 2)
+    return torch.from_numpy(x).float(), torch.from_numpy((x @ weights + offsets).argmax(axis=1))
 
 
 def _need(name: str, value: object, least: float, whole: bool = False) -> None:

@@ -80,7 +80,7 @@ class Labels(Shift):
     Raises:
         ConfigError: a share outside 0..1, negative clusters, a single class, or one named twice or negative.
 
-    Reference: clusters of clients with permuted labels, Sattler et al., arXiv 1910.01991, section 5; concept shift,
+    Reference: clusters of clients with permuted labels, Sattler et al., arXiv 1910.01991; concept shift,
     Kairouz et al., arXiv 1912.04977, section 3.1.
 
     >>> Labels(share=0.3, classes=(4, 9))
