@@ -41,4 +41,4 @@ bench: .venv/demo
 	@touch $@
 
 clean:
-	rm -rf .venv build dist runs comparisons .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist runs comparisons partitions .pytest_cache .mypy_cache .ruff_cache

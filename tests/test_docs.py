@@ -1,6 +1,8 @@
 """What the README shows is run."""
 
+import dataclasses
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,9 +50,24 @@ def test_the_stage_of_ones_own():
     assert hw.Chain.from_config([{"stage": "DampLeeway"}, {"stage": "Mean"}]).stages[0] == damp(keep=0.5)
 
 
-@pytest.mark.parametrize("path", ["docs/design.md", "CHANGELOG.md", "LICENSE", "NOTICE"])
+NAMED = ["docs/design.md", "docs/skew.md", "docs/images/partition.png", "CHANGELOG.md", "LICENSE", "NOTICE"]
+
+
+@pytest.mark.parametrize("path", NAMED)
 def test_named_files_exist(path):
     assert (ROOT / path).exists()
+
+
+def test_the_page_on_skew_names_every_partition_and_shift_with_its_numbers():
+    page = (ROOT / "docs/skew.md").read_text()
+    for kind, rule in {**hw.data.PARTITIONERS, **hw.data.SHIFTS}.items():
+        (row,) = [line for line in page.partition("## Synthetic")[0].splitlines() if line.startswith(f"| `{kind}`")]
+        for field in dataclasses.fields(rule):
+            assert f"`{field.name}`" in row.split("|")[1], (kind, field.name)
+    (config,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    section = tomllib.loads(config)["data"]
+    assert [hw.data.shift(**each).kind for each in section["shift"]] == ["rotation", "labels"]
+    assert hw.data.partitioner(**section["partition"]).alpha == 0.5
 
 
 def test_every_command_in_the_readme_exists():

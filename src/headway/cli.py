@@ -79,6 +79,20 @@ def explain(file: File, set_: Sets = None) -> None:
 
 
 @app.command()
+def partition(
+    file: File,
+    set_: Sets = None,
+    seed: Seed = None,
+    out: Annotated[Optional[Path], typer.Option(help="The picture to write, .png; a new one by default.")] = None,  # noqa: UP045
+    json: Json = False,
+) -> None:
+    """Show who holds what and how alike the clients are, in numbers and as a picture; nothing is trained."""
+    from headway.commands.partitioning import partition_file
+
+    partition_file(file, set_ or [], seed, out, json)
+
+
+@app.command()
 def compare(
     files: Annotated[list[str], typer.Argument(metavar="FILE|NAME...", help="One run file, or several.")],
     methods: Annotated[
@@ -151,7 +165,7 @@ def export(
 
 @app.command("list")
 def list_() -> None:
-    """Say what there is: examples, recipes, stages, models, data, partitions."""
+    """Say what there is: examples, recipes, stages, models, data, partitions, shifts."""
     from headway.commands.showing import list_names
 
     list_names()

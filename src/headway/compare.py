@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headway.core.errors import HeadwayError
+from headway.data import described
 from headway.run import LOWER_IS_BETTER
 from headway.runfile import RunFile
 from headway.trials import TAIL, Trial
@@ -235,10 +236,8 @@ def gather(
         )
     best = (min if lower else max)(known)
     partition = first.sections.data.partition
-    how = [str(v) if k == "kind" else f"{k} {v}" for k, v in (partition or {}).items()]
-    description = ", ".join(
-        [experiment.data.name, f"{len(experiment.data.clients)} clients", *([" ".join(how)] if how else [])]
-    )
+    how = described(partition, first.sections.data.shift)
+    description = ", ".join([experiment.data.name, f"{len(experiment.data.clients)} clients", *how])
     return Comparison(
         name,
         metric,
@@ -249,7 +248,7 @@ def gather(
         target=(best / 0.95 if lower else best * 0.95) if target is None else target,
         stated_target=target is not None,
         description=description,
-        drawn=partition is not None,
+        drawn=partition is not None or first.sections.data.source == "synthetic",
         budget=min(t.bytes_total[-1] for t in trials if not t.failure) if budget is None else budget,
         bounds=bounds or {},
         tuned=tuned or {},

@@ -56,6 +56,7 @@ class DataSection(_Section):
     test_share: float = Field(default=0.2, ge=0, lt=1)
     clients: int | None = None
     partition: dict[str, Any] | None = None
+    shift: Any = None
 
 
 class ModelSection(_Section):
@@ -198,6 +199,7 @@ class RunFile:
             partition=section.partition,
             clients=section.clients,
             test_share=section.test_share,
+            shift=section.shift,
             **(section.model_extra or {}),
         )
         return self.view.of(data, Key.of(seed, "view"))

@@ -248,6 +248,21 @@ def test_npz_train_and_test(archive: Callable[..., Path]) -> None:
     assert len(tested.test_of("a")) == 0
 
 
+def test_npz_clients_named_by_another_array(archive: Callable[..., Path]) -> None:
+    x, y, writer = np.zeros((6, 2)), np.array([0, 1] * 3), np.array([4, 4, 4, 9, 9, 9])
+    data = load(archive(x=x, y=y, writer=writer, client=np.zeros(6, dtype=int)), client_column="writer", test_share=0)
+    assert data.clients == ("client-4", "client-9")
+    assert data.train["client-9"].tolist() == [3, 4, 5]
+    path = archive(x_train=x, y_train=y, x_test=x, y_test=y, w_train=writer, w_test=writer[::-1])
+    data = load(path, client_column="w")
+    assert data.central is None
+    assert data.test["client-9"].tolist() == [6, 7, 8]
+    with pytest.raises(DataError, match=r"no array 'writers_train' .*, which is to name the clients"):
+        load(path, client_column="writers")
+    with pytest.raises(ConfigError, match=r"option 'client_column' of .* is 3, but text"):
+        load(path, client_column=3)
+
+
 def test_npz_regression_has_no_classes(archive: Callable[..., Path]) -> None:
     data = load(archive(x=np.zeros((4, 2)), y=np.zeros(4)), key=KEY, partition=IID, clients=2)
     assert data.classes is None

@@ -12,7 +12,7 @@ from torch import Tensor
 from headway.core.errors import ConfigError, DataError
 from headway.core.keys import Key
 from headway.data import PARTITIONERS, Partitioner, partitioner
-from headway.data.partition import _generator
+from headway.data.dealing import generator
 
 KEY = Key.root(5)
 DRAWN = [
@@ -22,8 +22,9 @@ DRAWN = [
     partitioner("dirichlet-client", alpha=0.5),
     partitioner("quantity", alpha=0.8, min_examples=1),
     partitioner("shards", per_client=2),
+    partitioner("power-law", min_examples=1),
 ]
-NEEDED = {"classes": {"per_client": 1}, "iid": {}, "shards": {}, "column": {}}
+NEEDED = {"classes": {"per_client": 1}, "iid": {}, "shards": {}, "column": {}, "power-law": {}}
 
 
 def kind_of(partition: Partitioner) -> str:
@@ -87,7 +88,7 @@ def test_dirichlet_niid_follows_the_published_loop() -> None:
     labels, clients, alpha, minimum = torch.arange(300) % 6, 6, 0.2, 10
     expected = None
     for attempt in range(2000):
-        rng = _generator(KEY.derive("shares", attempt))
+        rng = generator(KEY.derive("shares", attempt))
         held: list[list[int]] = [[] for _ in range(clients)]
         for label in range(6):
             members = [label] * 50
@@ -247,6 +248,34 @@ def test_quantity_has_the_second_moment_of_the_dirichlet() -> None:
     labels = torch.zeros(5000, dtype=torch.int64)
     shares = [np.array(sizes(partition.assign(labels, n, Key.root(i)))) / 5000 for i in range(1500)]
     assert np.mean([np.square(each).sum() for each in shares]) == pytest.approx((a + 1) / (n * a + 1), abs=0.012)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.7, 2.0])
+def test_power_law_sizes_are_the_formula(exponent: float) -> None:
+    """n_r = m + (N - n m) r^-a / sum_s s^-a, within one of rounding, summing to N; and the mix stays."""
+    count, clients, least = 20_000, 7, 30
+    labels = torch.arange(count) % 4
+    parts = partitioner("power-law", exponent=exponent, min_examples=least).assign(labels, clients, KEY)
+    weights = [rank**-exponent for rank in range(1, clients + 1)]
+    wanted = [least + (count - clients * least) * weight / sum(weights) for weight in weights]
+    assert sum(sizes(parts)) == count
+    assert sorted(sizes(parts), reverse=True) == pytest.approx(wanted, abs=1.0)
+    largest = max(parts, key=len)
+    assert torch.bincount(labels[largest]).numpy() / len(largest) == pytest.approx([0.25] * 4, abs=0.04)
+
+
+def test_power_law_ranks_go_to_clients_at_random() -> None:
+    rule, labels = partitioner("power-law"), torch.zeros(500, dtype=torch.int64)
+    firsts = {int(np.argmax(sizes(rule.assign(labels, 5, Key.root(seed))))) for seed in range(40)}
+    assert firsts == set(range(5))
+
+
+def test_power_law_refusals() -> None:
+    for exponent in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(DataError, match=r"exponent of 'power-law' is .* at least 0"):
+            partitioner("power-law", exponent=exponent)
+    with pytest.raises(DataError, match=r"20 examples cannot give each of 3 clients 10"):
+        partitioner("power-law").assign(torch.zeros(20), 3, KEY)
 
 
 @pytest.mark.parametrize("kind", ["classes", "shards"])

@@ -18,7 +18,7 @@ from headway.core.explain import COLUMNS
 from headway.core.keys import Key
 from headway.core.sampler import samplers
 from headway.core.stage import stages
-from headway.data import PARTITIONERS, sources
+from headway.data import PARTITIONERS, SHIFTS, sources
 from headway.observe.folder import BEST, CONFIG, read_identity, read_tensors, write_atomically, writing
 from headway.observe.text import bytes_text, console, plain_table, show_table
 from headway.runfile import examples, load_runfile
@@ -46,6 +46,7 @@ def list_names() -> None:
         "trainers": {name: trainers.get(name) for name in trainers.names()},
         "samplers": {name: samplers.get(name) for name in samplers.names()},
         "partitions": dict(PARTITIONERS),
+        "shifts": dict(SHIFTS),
         "models": dict(models.MODELS),
         "recipes": dict(recipes.RECIPES),
     }
@@ -54,7 +55,7 @@ def list_names() -> None:
         title: {name: (inspect.getdoc(thing) or "").splitlines()[0] for name, thing in things.items()}
         for title, things in registered.items()
     }
-    for title in ("examples", "recipes", "stages", "trainers", "samplers", "models", "data", "partitions"):
+    for title in ("examples", "recipes", "stages", "trainers", "samplers", "models", "data", "partitions", "shifts"):
         rows = [[f"  {name}", line] for name, line in tables[title].items()]
         show_table(screen, plain_table([title, ""], rows, numbers=False))
         if title == "recipes":

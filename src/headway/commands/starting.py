@@ -47,13 +47,11 @@ def init_file(source: Path, client_column: str | None, target: str | None, out: 
 
 def _npz(path: Path, client_column: str | None, target: str | None) -> tuple[dict[str, Any], list[str]]:
     """The options under `[data]`, and what was decided."""
-    if client_column is not None or target is not None:
-        raise ConfigError(
-            f"{path} holds arrays, not columns: name them x, y and client in the file, and leave "
-            "--client-column and --target out."
-        )
-    pool = npz_pool(path)
-    return ({}, []) if pool.owners is not None else _dealt(len(pool.targets), "an array named client")
+    if target is not None:
+        raise ConfigError(f"{path} holds arrays, not columns: its target is the array y, so leave --target out.")
+    pool = npz_pool(path, client_column=client_column)
+    named = {} if client_column is None else {"client_column": client_column}
+    return (named, []) if pool.owners is not None else _dealt(len(pool.targets), "an array named client")
 
 
 def _table(path: Path, client_column: str | None, target: str | None) -> tuple[dict[str, Any], list[str]]:

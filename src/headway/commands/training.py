@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from headway.core.errors import RunFolderError
+from headway.data import described
 from headway.observe.folder import CONFIG, read_identity
 from headway.observe.progress import Meter
 from headway.observe.report import RoundReport
@@ -106,12 +107,16 @@ def _interruptible(screen: Console, folder: Path, as_json: bool) -> Iterator[Non
 
 
 def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
-    data = run.data
+    data, section = run.data, runfile.sections.data
     sizes = [len(index) for index in data.train.values()]
     held = f"{min(sizes)} to {max(sizes)} each" if min(sizes) != max(sizes) else f"{sizes[0]} each"
     central = f", {len(data.central)} in a central test set" if data.central is not None else ""
     screen.print(f"[bold]{runfile.name}[/bold], seed {runfile.sections.run.seed}")
     screen.print(f"  data    {data.name}: {len(sizes)} clients, {sum(sizes)} training examples ({held}){central}")
+    if data.shifts:
+        screen.print(
+            f"  shift   {len(data.shifts)} of the clients: {', '.join(described(None, section.shift))}", markup=False
+        )
     screen.print(f"  model   {runfile.sections.model.name}, {run.bench.layout.size:,} shared parameters")
     screen.print(f"  chain   {' > '.join(map(repr, run.algorithm.chain.stages))}", markup=False)
     screen.print(f"  folder  {folder}" + (f", from round {run.state.round}" if run.state.round else ""))

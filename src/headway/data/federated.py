@@ -68,7 +68,7 @@ class FederatedData:
 
     `store` has shape `[N, ...]`; `train` and `test` map a client id to indices into it (a client may have
     no test part); `central` is a test set that no client owns; `classes` is None for regression;
-    `features` names the columns of tabular inputs.
+    `features` names the columns of tabular inputs, and `shifts` says in words what was done to a client's examples.
     No example is in two places, so that nothing tested was trained on.
 
     Raises:
@@ -89,6 +89,7 @@ class FederatedData:
     classes: int | None = None
     description: str = ""
     features: tuple[str, ...] = ()
+    shifts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.test) - set(self.train))

@@ -23,19 +23,22 @@ _MOST_CATEGORIES = 100
 _NPZ_FORMS = "'x' and 'y', or 'x_train', 'y_train', 'x_test' and 'y_test'"
 
 
-def npz_pool(path: Path) -> Pool:
+def npz_pool(path: Path, *, client_column: str | None = None) -> Pool:
     """The arrays `x`, `y`, optional `client`; or `x_train`, `y_train`, `x_test`, `y_test`, optional ids.
 
     With `client_train` the test arrays are a central test set; with `client_test` as well, they are the
     clients' own test parts.  uint8 inputs are images, scaled to [0, 1]; `[N, H, W]` gets a channel axis.
+    `client_column` names another array in the place of `client`, such as `writer` (`writer_train`, ...).
 
     Raises:
         DataError: the file is missing, unreadable, holds Python objects, or lacks an array.
     """
     arrays = _read_npz(path)
-    plain = "x" in arrays
-    main = ("x", "y", "client") if plain else ("x_train", "y_train", "client_train")
+    plain, owner = "x" in arrays, client_column or "client"
+    main = ("x", "y", owner) if plain else ("x_train", "y_train", f"{owner}_train")
     train = _examples(arrays, main, path)
+    if client_column is not None and main[2] not in arrays:
+        raise DataError(f"{path} has no array {main[2]!r}{nearest(main[2], arrays)}, which is to name the clients.")
     owners = _owners(arrays, main[2], len(train), path)
     tested, central = None, None
     if not plain:
@@ -46,12 +49,12 @@ def npz_pool(path: Path) -> Pool:
                     f"{path}: '{axis}_test' holds examples of shape {list(mine.shape[1:])} and {mine.dtype}, "
                     f"but '{axis}_train' of {list(other.shape[1:])} and {other.dtype}; make them alike."
                 )
-        test_owners = _owners(arrays, "client_test", len(test), path)
+        test_owners = _owners(arrays, f"{owner}_test", len(test), path)
         if owners is None or test_owners is None:
             central = test
         else:
             tested = torch.arange(len(train) + len(test)) >= len(train)
-            ids = np.concatenate([arrays["client_train"], arrays["client_test"]])
+            ids = np.concatenate([arrays[f"{owner}_train"], arrays[f"{owner}_test"]])
             owners = owner_ids(ids, f"{path}: clients")
             train = Examples(torch.cat([train.inputs, test.inputs]), torch.cat([train.targets, test.targets]))
     found = [class_count(part.targets, f"{path}: targets") for part in (train, central) if part is not None]

@@ -12,9 +12,11 @@ from torch import Tensor
 from headway.core.errors import ConfigError
 from headway.core.keys import Key
 from headway.data.arrays import client_ids
+from headway.data.by_size import Column
+from headway.data.dealing import Partitioner
 from headway.data.federated import Examples, FederatedData
 from headway.data.impute import Table
-from headway.data.partition import Column, Partitioner, partitioner
+from headway.data.partition import partitioner
 from headway.data.split import split
 
 PartitionLike = Partitioner | Mapping[str, Any]

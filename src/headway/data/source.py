@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from headway.data.hub import is_saved, saved_pool
 from headway.data.images import class_folders, fashion_mnist_pool, has_idx, idx_pool
 from headway.data.packaged import DIGITS, MNIST5K
 from headway.data.pool import PartitionLike, Pool
+from headway.data.shift import ShiftLike, shifted, shifts
+from headway.data.synthetic import synthetic_pool
 
 _NAMED: Mapping[str, tuple[Callable[..., Pool], str]] = {
     "hospitals": (
@@ -24,6 +26,7 @@ _NAMED: Mapping[str, tuple[Callable[..., Pool], str]] = {
         "heart disease at 4 hospitals, 920 patients; has its own clients",
     ),
     "mnist5k": (MNIST5K.pool, "5,000 MNIST digits; needs headway[mnist] and a partition"),
+    "synthetic": (synthetic_pool, "drawn from a model per client, as in FedProx; has its own clients"),
     "digits": (DIGITS.pool, "1,797 digits of 8x8; needs scikit-learn and a partition"),
     "fashion-mnist": (
         fashion_mnist_pool,
@@ -31,7 +34,7 @@ _NAMED: Mapping[str, tuple[Callable[..., Pool], str]] = {
     ),
 }
 _FILES: Mapping[str, tuple[Callable[..., Pool], str]] = {
-    ".npz": (npz_pool, "a file of NumPy arrays x, y and perhaps client"),
+    ".npz": (npz_pool, "a file of NumPy arrays x, y and perhaps client (or another, as client_column)"),
     ".csv": (table_pool, "a table with a header line; give target and client_column"),
     ".parquet": (table_pool, "a table; needs headway[parquet]; give target and client_column"),
 }
@@ -45,7 +48,7 @@ def sources() -> dict[str, str]:
     """What `load` accepts, each with a line that says what it is.
 
     >>> sorted(name for name in sources() if "path" not in name)
-    ['digits', 'fashion-mnist', 'hospitals', 'mnist5k']
+    ['digits', 'fashion-mnist', 'hospitals', 'mnist5k', 'synthetic']
     """
     named = {name: line for name, (_, line) in _NAMED.items()}
     return named | {f"path/to/*{suffix}": line for suffix, (_, line) in _FILES.items()} | {"path/to/": _FOLDER}
@@ -58,25 +61,27 @@ def load(
     partition: PartitionLike | None = None,
     clients: int | None = None,
     test_share: float = 0.2,
+    shift: ShiftLike | Sequence[ShiftLike] | None = None,
     **options: Any,
 ) -> FederatedData:
     """Data from a name (see `sources`), or a path to an `.npz`, `.csv` or `.parquet` file or to a folder.
 
     `key` decides every draw; a seed stands for the key that a run of that seed draws its data by.
     `partition` and `clients` divide a source that has no clients of its own.  Every client keeps
-    `test_share` of its examples for testing.  Options: `central_share` for `mnist5k` and `digits`;
-    `target`, `client_column`, `task`, `standardise` and `drop` for tables; those of
+    `test_share` of its examples for testing.  `shift`, or each of a list, then changes the clients' examples; see
+    `shifted`.  Options: `central_share` for `mnist5k` and `digits`; `client_column` for arrays; `target`,
+    `client_column`, `task`, `standardise` and `drop` for tables; those of `synthetic_pool` for `synthetic`, and of
     `headway.data.images.class_folders` for folders of pictures.
 
     Raises:
-        ConfigError: an unknown source or option, one of the wrong type, a partition where the source has
-            its own clients, or none where it has not.
-        DataError: the data are missing or malformed, or cannot be divided like this.
+        ConfigError: an unknown source, option or shift, one of the wrong type, a partition where the source
+            has its own clients, or none where it has not.
+        DataError: the data are missing or malformed, or cannot be divided or shifted like this.
 
     >>> load("hospitals").input_shape
     (35,)
     """
-    key = Key.of(key, "data")
+    key, rules = Key.of(key, "data"), shifts(shift)
     name, path = str(source), Path(source)
     suffix = path.suffix.lower()
     given: dict[str, Any] = {}
@@ -93,9 +98,28 @@ def load(
     else:
         raise ConfigError(f"there is no data source {name!r}{nearest(name, _NAMED)}.")
     _check_options(name, options, read)
-    if "key" in inspect.signature(read).parameters:  # only what draws a central test set takes a key
+    known = inspect.signature(read).parameters
+    if "key" in known:  # only what draws examples or a central test set takes a key
         given["key"] = key
-    return read(**given, **options).divide(key=key, partition=partition, clients=clients, test_share=test_share)
+    if "clients" in known and clients is not None:
+        given["clients"] = clients
+    pool = read(**given, **options)
+    divided = pool.divide(key=key, partition=partition, clients=clients, test_share=test_share)
+    return shifted(divided, rules, key=key)
+
+
+def described(partition: Mapping[str, Any] | None, shift: Any = None) -> list[str]:
+    """A partition and shifts of a run file in words.
+
+    >>> described({"kind": "iid"}, {"kind": "noise", "level": 0.1})
+    ['iid', 'noise level 0.1']
+    """
+    rules = [*([] if partition is None else [partition]), *(shift if isinstance(shift, list) else [shift])]
+    return [
+        " ".join(str(value) if name == "kind" else f"{name} {value}" for name, value in rule.items())
+        for rule in rules
+        if rule is not None
+    ]
 
 
 def _folder_reader(path: Path) -> Callable[..., Pool]:
@@ -107,7 +131,7 @@ def _folder_reader(path: Path) -> Callable[..., Pool]:
 def _check_options(source: str, options: Mapping[str, Any], read: Callable[..., Pool]) -> None:
     """Refuse an option that is unknown, missing or of the wrong type, by its name."""
     parameters = inspect.signature(read).parameters
-    known = {name: each for name, each in parameters.items() if name not in ("key", "path")}
+    known = {name: each for name, each in parameters.items() if name not in ("key", "path", "clients")}
     for name, value in options.items():
         if name not in known:
             raise ConfigError(f"the data source {source!r} has no option {name!r}{nearest(name, known)}.")

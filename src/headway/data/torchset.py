@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from headway.core.keys import Key
 from headway.data.arrays import as_inputs, as_targets, as_tensor, class_count
 from headway.data.federated import FederatedData
 from headway.data.pool import PartitionLike, Pool
+from headway.data.shift import ShiftLike, shifted
 
 
 def from_torch(
@@ -22,12 +24,13 @@ def from_torch(
     partition: PartitionLike,
     clients: int,
     test_share: float = 0.2,
+    shift: ShiftLike | Sequence[ShiftLike] | None = None,
     name: str | None = None,
 ) -> FederatedData:
     """Read every `(x, y)` of a map-style dataset once, transforms included, and divide them among clients.
 
     Raises:
-        ConfigError: a malformed partition or `test_share`.
+        ConfigError: a malformed partition, shift or `test_share`.
         DataError: the dataset is iterable or empty, its items are not pairs of numbers, or they differ in
             shape; or the examples cannot be divided like this.
 
@@ -53,7 +56,9 @@ def from_torch(
         targets=targets,
         classes=class_count(targets, "the dataset's targets"),
     )
-    return pool.divide(key=Key.of(key, "data"), partition=partition, clients=clients, test_share=test_share)
+    key = Key.of(key, "data")
+    divided = pool.divide(key=key, partition=partition, clients=clients, test_share=test_share)
+    return shifted(divided, shift, key=key)
 
 
 def _read(dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
