@@ -115,12 +115,16 @@ def init(
     ] = None,
     target: Annotated[Optional[str], typer.Option(help="The column to predict.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="The run file to write.")] = Path("run.toml"),
+    preset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="cross-device or cross-silo: defaults for that kind of federation."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
     """Write a run file for your own data."""
     from headway.commands.starting import init_file
 
-    init_file(data, client_column, target, out, force)
+    init_file(data, client_column, target, out, force, preset)
 
 
 @app.command()
