@@ -96,6 +96,15 @@ class CompareSection(_Section):
     target: float | None = None
 
 
+class AdviseSection(_Section):
+    """What `headway advise` cannot measure: see its options."""
+
+    untrusted_server: bool | None = None
+    untrusted_clients: bool | None = None
+    unreliable: float | None = Field(default=None, ge=0, le=1)
+    uplink: str | None = None
+
+
 class Sections(_Section):
     """The whole file."""
 
@@ -105,6 +114,7 @@ class Sections(_Section):
     task: TaskSection = Field(default_factory=TaskSection)
     algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
     compare: CompareSection = Field(default_factory=CompareSection)
+    advise: AdviseSection = Field(default_factory=AdviseSection)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
@@ -138,7 +148,7 @@ class RunFile:
 
     def resolved(self) -> dict[str, Any]:
         """Everything explicit: chain, trainer, sampler and quorum by names and numbers."""
-        tables = self.sections.model_dump(exclude_none=True, exclude={"compare", "methods", "algorithm"})
+        tables = self.sections.model_dump(exclude_none=True, exclude={"compare", "methods", "algorithm", "advise"})
         tables["algorithm"] = _with_none_said(
             {
                 "chain": self.algorithm.chain.to_config(),
