@@ -169,7 +169,7 @@ def test_a_report_for_people_names_every_threshold_that_was_used(headway):
 
 
 def test_a_probe_that_diverges_is_said_and_the_rest_still_told(headway):
-    code, out, _ = headway("advise", "mine.toml", "--set", "algorithm.trainer.lr=1e9", "--set", "model.name=mlp")
+    code, out, _ = headway("advise", "mine.toml", "--set", "algorithm.trainer.lr=1e30", "--set", "model.name=mlp")
     assert code == 0
     assert "The probe stopped: the run diverged in round 1" in out
     assert "not probed" in out
