@@ -48,7 +48,18 @@ def test_the_stage_of_ones_own():
     assert hw.Chain.from_config([{"stage": "DampLeeway"}, {"stage": "Mean"}]).stages[0] == damp(keep=0.5)
 
 
-@pytest.mark.parametrize("path", ["docs/design.md", "CHANGELOG.md", "LICENSE", "NOTICE"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "docs/design.md",
+        "docs/tutorial.md",
+        "docs/choosing.md",
+        "docs/stages/index.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "NOTICE",
+    ],
+)
 def test_named_files_exist(path):
     assert (ROOT / path).exists()
 

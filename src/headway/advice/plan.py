@@ -10,8 +10,9 @@ from typing import Any
 import tomli_w
 
 from headway.advice.findings import SILOS, Finding, Told, dominant, level
+from headway.client import LocalSGD
 from headway.core.algorithm import Algorithm
-from headway.core.errors import HeadwayError
+from headway.core.errors import ConfigError, HeadwayError
 from headway.core.stage import stages
 from headway.observe.text import to_toml
 from headway.presets import PRESETS
@@ -66,6 +67,8 @@ def make_plan(
             methods.append(method)
         except HeadwayError as error:
             refused.append(f"{method} is left out, as it would be refused here: {error}")
+    if not methods:
+        raise ConfigError(f"none of {', '.join(candidates)} can be run with this file: {refused[0]}")
     if recipe not in methods:
         recipe = methods[0]
     reasons = (why, because, *notes, *refused)
@@ -110,15 +113,23 @@ def _recipe(found: Sequence[Finding], preset: str) -> tuple[str, str]:
 
 def _sets(found: Sequence[Finding], told: Told, runfile: RunFile, preset: str) -> tuple[list[str], list[str]]:
     """The changes to the run file, and a sentence for each that is not plain."""
-    sets, notes = [f"algorithm.preset={preset}"], []
+    sets: list[str] = [] if runfile.preset is not None else [f"algorithm.preset={preset}"]
+    notes: list[str] = []
     trainer = own_tables(runfile).get("trainer", {})
+    sgd = isinstance(runfile.algorithm.trainer, LocalSGD)  # a trainer of one's own has numbers of its own
     work = max(trainer.get("epochs", 1), trainer.get("steps", 1)) if trainer.keys() & {"epochs", "steps"} else None
     usual = {choice.path: choice.value for choice in PRESETS[preset].choices}["trainer.epochs"]
-    if level(found, "bytes") == "strong" and level(found, "likeness") != "strong" and work is None and usual == 1:
+    if (
+        level(found, "bytes") == "strong"
+        and level(found, "likeness") != "strong"
+        and sgd
+        and work is None
+        and usual == 1
+    ):
         sets.append("algorithm.trainer.epochs=5")
         notes.append("Bytes are dear and clients not too unlike, so each does 5 epochs before it sends.")
         work = 5
-    if level(found, "reliability") in ("mild", "strong") and "stragglers" not in trainer:
+    if level(found, "reliability") in ("mild", "strong") and sgd and "stragglers" not in trainer:
         if (work or usual) < 2:  # type: ignore[operator]
             sets.append("algorithm.trainer.epochs=2")
         sets.append(f"algorithm.trainer.stragglers={told.unreliable:g}")

@@ -76,7 +76,7 @@ def advise_file(
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(out, whole_file(plan, runfile).encode())
-    command = _command(name, sets, seed, plan, out)
+    command = _command(name, sets, plan, out)
     if as_json:
         _emit(judged, plan, fragment_text(plan, runfile), command, costs)
         return
@@ -122,11 +122,12 @@ def _of_file(sets: Sequence[str]) -> list[str]:
     return [text for text in sets if not text.startswith("algorithm.") or text.startswith(shared)]
 
 
-def _command(name: str, sets: Sequence[str], seed: int | None, plan: Plan, out: Path | None) -> str:
+def _command(name: str, sets: Sequence[str], plan: Plan, out: Path | None) -> str:
     if out is not None:
         return f"headway compare {shlex.quote(str(out))}"
-    changes = " ".join(f"--set {shlex.quote(text)}" for text in (*_of_file(sets), *plan.sets))
-    return f"headway compare {shlex.quote(name)} --methods {','.join(plan.methods)} --seeds {SEEDS} {changes}"
+    changes = [f" --set {shlex.quote(text)}" for text in (*_of_file(sets), *plan.sets)]
+    methods = ",".join(plan.methods)
+    return f"headway compare {shlex.quote(name)} --methods {methods} --seeds {SEEDS}{''.join(changes)}"
 
 
 def _emit(judged: Sequence[Finding], plan: Plan, text: str, command: str, costs: dict[str, tuple[int, int]]) -> None:
