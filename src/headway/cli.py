@@ -100,7 +100,10 @@ def advise(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="SPEED", help="What a client can send, e.g. 1MB/s or 20Mbit/s."),
     ] = None,
-    out: Out = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the run file with the advice in it there."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say what constrains a federation most, and what to try and compare."""

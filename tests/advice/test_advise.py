@@ -118,8 +118,27 @@ def likely(beyond=0.0, sizes=(100, 100)):
     return Likeness(sizes, (200, 200), 0, mix, None, None)
 
 
+def test_a_shift_that_was_standardised_away_is_said_to_be(headway, tmp_path):
+    rows = "".join(f"{i % 3},{i * 7 % 11 + 50 * (i % 3)},{i * 5 % 13}.5\n" for i in range(150))
+    (tmp_path / "t.csv").write_text("site,dose,outcome\n" + rows)
+    headway("init", "--data", "t.csv", "--client-column", "site", "--target", "outcome")
+    _, figures = advice(headway, "run.toml", "--quick")
+    assert figures["features"]["level"] == "none"
+    assert "standardised apart" in figures["features"]["words"]
+    text = (tmp_path / "run.toml").read_text()
+    (tmp_path / "run.toml").write_text(text.replace('standardise = "client"', ""))
+    _, figures = advice(headway, "run.toml", "--quick")
+    assert figures["features"]["level"] == "strong"
+    assert "standardised" not in figures["features"]["words"]
+
+
+def test_what_is_not_known_is_not_called_fine():
+    assert level(findings(likely(), None, Told(untrusted_server=False), 100), "trust") == "unknown"
+    assert level(findings(likely(), None, Told(), 100), "likeness") == "unknown"  # the drift was not probed
+
+
 def test_levels_follow_the_thresholds():
-    for value, expected in ((0.09, "none"), (0.10, "mild"), (0.32, "mild"), (0.33, "strong")):
+    for value, expected in ((0.09, "unknown"), (0.10, "mild"), (0.32, "mild"), (0.33, "strong")):
         assert level(findings(likely(value), None, Told(), 100), "likeness") == expected
     told = findings(likely(), None, Told(unreliable=0.5, untrusted_server=False, untrusted_clients=False), 100)
     assert (level(told, "reliability"), level(told, "trust"), dominant(told)) == ("strong", "none", "reliability")

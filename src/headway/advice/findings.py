@@ -19,7 +19,7 @@ from headway.observe.text import bytes_text
 
 Level = Literal["none", "mild", "strong", "unknown"]
 ORDER = ("trust", "reliability", "bytes", "likeness", "sizes")  # what dominates where several are strong
-LEVELS = ("unknown", "none", "mild", "strong")
+LEVELS = ("none", "unknown", "mild", "strong")  # what is not known is not fine
 SILOS = 100  # clients, up to which a federation is taken for one of organisations
 BITS = {"bit": 1 / 8, "b": 1 / 8, "B": 1}
 UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
@@ -101,14 +101,18 @@ def rate(text: str) -> float:
     raise ConfigError(f"the uplink must be a speed such as 500kB/s, 1MB/s or 20Mbit/s, found {text!r}.")
 
 
-def findings(found: Likeness, probe: Probe | None, told: Told, upload: int) -> list[Finding]:
-    """Every figure, constraint by constraint.  upload: the bytes that a client of FedAvg sends in a round."""
+def findings(found: Likeness, probe: Probe | None, told: Told, upload: int, apart: bool = False) -> list[Finding]:
+    """Every figure, constraint by constraint.
+
+    upload: the bytes that a client of FedAvg sends in a round.  apart: whether each client's features were
+    standardised by its own means, so that these no longer show.
+    """
     return [
         *_trust(told),
         _reliability(told),
         _bytes(told, probe, upload),
         *_labels(found),
-        *_shifts(found),
+        *_shifts(found, apart),
         _drift(probe),
         _sizes(found, probe),
         _tests(found),
@@ -182,13 +186,14 @@ def _labels(found: Likeness) -> list[Finding]:
     ]
 
 
-def _shifts(found: Likeness) -> list[Finding]:
+def _shifts(found: Likeness, apart: bool) -> list[Finding]:
     rows = []
     if found.shift is not None:
         given = " within a class" if found.shift.given_class else ""
         words = f"clients' means differ by f = {found.shift.typical:.2f}{given} in the median feature"
         if found.shift.typical >= THRESHOLDS["features"].mild:
             words += "; most: " + ", ".join(f"{name} {value:.2f}" for name, value in found.shift.largest)
+        words += "; features are standardised by each client apart, which hides most of it" if apart else ""
         rows.append(_judged("likeness", "features", found.shift.typical, words))
     if found.target_shift is not None:
         words = f"clients' mean targets differ by f = {found.target_shift:.2f}"
@@ -216,11 +221,10 @@ def _ratio(drift: Mapping[str, float]) -> float:
 
 
 def _sizes(found: Likeness, probe: Probe | None) -> Finding:
-    smallest, largest = min(found.sizes), max(found.sizes)
     spread, of = found.spread, "examples"
     if probe is not None and len(probe.steps) == len(found.sizes):
         spread, of = statistics.pstdev(probe.steps) / max(statistics.fmean(probe.steps), 1e-9), "local steps"
-    words = f"{smallest} to {largest} examples a client; {of} spread by {spread:.2f} of their mean"
+    words = f"{_range(found.sizes)} examples a client; {of} spread by {spread:.2f} of their mean"
     return _judged("sizes", "sizes", spread, words)
 
 
@@ -231,5 +235,10 @@ def _tests(found: Likeness) -> Finding:
         return Finding("tests", "own tests", None, words, "none" if found.central else "strong")
     least = min(tested)
     width = 0.98 / math.sqrt(least)
-    words = f"{least} to {max(tested)} test examples a client: the smallest knows its accuracy to +- {width:.2f}"
+    words = f"{_range(tested)} test examples a client: an accuracy on the fewest is known to +- {width:.2f}"
     return _judged("tests", "own tests", width, words)
+
+
+def _range(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return str(least) if least == most else f"{least} to {most}"

@@ -98,7 +98,7 @@ def _recipe(found: Sequence[Finding], preset: str) -> tuple[str, str]:
     if level(found, "reliability") == "strong":
         return (
             "fedprox",
-            "Most work would be partial: FedProx was made for that, and keeps no memory that could go stale.",
+            "Much work would be partial: FedProx was made for that, and keeps no memory that could go stale.",
         )
     if alike and level(found, "sizes") == "strong":
         return "fednova", "Clients are alike but make unlike numbers of steps, which FedNova evens out."

@@ -63,7 +63,8 @@ def advise_file(
     found = likeness(data, Key.root(runfile.sections.run.seed).derive("advice"))
     seen, trouble = (None, None) if quick else _probe(Console(quiet=True) if as_json else screen, experiment, runfile)
     upload, _ = traffic(recipe("fedavg"), task, clients)
-    judged = findings(found, seen, told, upload)
+    apart = (runfile.sections.data.model_extra or {}).get("standardise") == "client"
+    judged = findings(found, seen, told, upload, apart)
 
     def load(method: str, changes: Sequence[str]) -> Algorithm:
         algorithm = load_runfile(name, [*_of_file(sets), *changes], seed=seed, method=method).algorithm
