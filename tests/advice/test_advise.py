@@ -124,7 +124,7 @@ def test_a_shift_that_was_standardised_away_is_said_to_be(headway, tmp_path):
     headway("init", "--data", "t.csv", "--client-column", "site", "--target", "outcome")
     _, figures = advice(headway, "run.toml", "--quick")
     assert figures["features"]["level"] == "none"
-    assert "standardised apart" in figures["features"]["words"]
+    assert "standardised by each client apart" in figures["features"]["words"]
     text = (tmp_path / "run.toml").read_text()
     (tmp_path / "run.toml").write_text(text.replace('standardise = "client"', ""))
     _, figures = advice(headway, "run.toml", "--quick")
