@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test soak check format bench clean
+.PHONY: demo test soak check format docs bench clean
 
 demo: .venv/demo
 	@$(BIN)/headway compare mnist
@@ -20,8 +20,11 @@ check: .venv/dev
 	$(BIN)/python -m pytest tests/test_static.py tests/test_layers.py tests/test_public_names.py
 
 format: .venv/dev
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks docs
+	$(BIN)/ruff check --fix src tests benchmarks docs
+
+docs: .venv/demo
+	$(BIN)/python docs/make_stage_pages.py
 
 bench: .venv/demo
 	$(BIN)/python benchmarks/local_loop.py

@@ -50,7 +50,17 @@ def test_the_stage_of_ones_own():
     assert hw.Chain.from_config([{"stage": "DampLeeway"}, {"stage": "Mean"}]).stages[0] == damp(keep=0.5)
 
 
-NAMED = ["docs/design.md", "docs/skew.md", "docs/images/partition.png", "CHANGELOG.md", "LICENSE", "NOTICE"]
+NAMED = [
+    "docs/design.md",
+    "docs/skew.md",
+    "docs/tutorial.md",
+    "docs/choosing.md",
+    "docs/stages/index.md",
+    "docs/images/partition.png",
+    "CHANGELOG.md",
+    "LICENSE",
+    "NOTICE",
+]
 
 
 @pytest.mark.parametrize("path", NAMED)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TREES = ("src", "tests", "benchmarks")
+TREES = ("src", "tests", "benchmarks", "docs")
 
 
 @pytest.mark.parametrize(

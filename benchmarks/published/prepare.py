@@ -38,7 +38,8 @@ def ahcd(archive: Path, out: Path) -> None:
         arrays[f"y_{part}"] = arrays[f"y_{part}"].astype(np.int64)
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out, **arrays)
-    print(f"{len(arrays['y_train'])} + {len(arrays['y_test'])} letters of {len(set(arrays['client_train']))} writers in {out}")
+    writers = len(set(arrays["client_train"].tolist()))
+    print(f"{len(arrays['y_train'])} + {len(arrays['y_test'])} letters of {writers} writers in {out}")
 
 
 if __name__ == "__main__":

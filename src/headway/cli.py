@@ -93,6 +93,41 @@ def partition(
 
 
 @app.command()
+def advise(
+    file: File,
+    set_: Sets = None,
+    seed: Seed = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Look at the data only; train nothing.")] = False,
+    untrusted_server: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--untrusted-server/--trusted-server", help="Whether it may see single updates."),
+    ] = None,
+    untrusted_clients: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--untrusted-clients/--trusted-clients", help="Whether they may send what harms."),
+    ] = None,
+    unreliable: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0, max=1, help="The share of clients that are late or lost in a round."),
+    ] = None,
+    uplink: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="SPEED", help="What a client can send, e.g. 1MB/s or 20Mbit/s."),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the run file with the advice in it there."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what constrains a federation most, and what to try and compare."""
+    from headway.commands.advising import advise_file
+
+    told = (untrusted_server, untrusted_clients, unreliable, uplink)
+    advise_file(file, set_ or [], seed, quick, told, out, json)
+
+
+@app.command()
 def compare(
     files: Annotated[list[str], typer.Argument(metavar="FILE|NAME...", help="One run file, or several.")],
     methods: Annotated[
@@ -143,12 +178,16 @@ def init(
     ] = None,
     target: Annotated[Optional[str], typer.Option(help="The column to predict.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="The run file to write.")] = Path("run.toml"),
+    preset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="cross-device or cross-silo: defaults for that kind of federation."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
     """Write a run file for your own data."""
     from headway.commands.starting import init_file
 
-    init_file(data, client_column, target, out, force)
+    init_file(data, client_column, target, out, force, preset)
 
 
 @app.command()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +29,10 @@ from headway.core.stage import stages
 from headway.data import FederatedData, load
 from headway.data.view import View
 from headway.engines import PooledEngine
+from headway.presets import Applied, apply_preset
 from headway.run import Run
 from headway.samplers import All
+from headway.sets import parse_sets, put, set_on_stage
 
 
 class _Section(BaseModel):
@@ -78,9 +81,10 @@ class TaskSection(_Section):
 
 
 class AlgorithmSection(_Section):
-    """A recipe with its options, or a chain; trainer, sampler and quorum."""
+    """A preset, a recipe with its options or a chain; trainer, sampler and quorum.  What is said here wins."""
 
     model_config = ConfigDict(extra="allow", strict=True)
+    preset: str | None = None
     recipe: str | None = None
     chain: list[dict[str, Any]] | None = None
     trainer: dict[str, Any] = Field(default_factory=dict)
@@ -99,6 +103,15 @@ class CompareSection(_Section):
     tuning_seeds: int = Field(default=1, ge=1)
 
 
+class AdviseSection(_Section):
+    """What `headway advise` cannot measure: see its options."""
+
+    untrusted_server: bool | None = None
+    untrusted_clients: bool | None = None
+    unreliable: float | None = Field(default=None, ge=0, le=1)
+    uplink: str | None = None
+
+
 class Sections(_Section):
     """The whole file."""
 
@@ -108,6 +121,7 @@ class Sections(_Section):
     task: TaskSection = Field(default_factory=TaskSection)
     algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
     compare: CompareSection = Field(default_factory=CompareSection)
+    advise: AdviseSection = Field(default_factory=AdviseSection)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
@@ -122,10 +136,12 @@ class Experiment:
 
 @dataclass(frozen=True)
 class RunFile:
-    """A checked run file: its sections, the algorithm that they name, and how it looks at the data."""
+    """A checked run file: its sections, the algorithm that they name, what a preset put into them, and how it looks
+    at the data."""
 
     sections: Sections
     algorithm: Algorithm
+    preset: Applied | None = None
     view: View = View()
 
     @property
@@ -137,11 +153,11 @@ class RunFile:
     def with_seed(self, seed: int) -> RunFile:
         """The same run from another seed."""
         run = self.sections.run.model_copy(update={"seed": seed})
-        return replace(self, sections=self.sections.model_copy(update={"run": run}))
+        return dataclasses.replace(self, sections=self.sections.model_copy(update={"run": run}))
 
     def resolved(self) -> dict[str, Any]:
         """Everything explicit: chain, trainer, sampler and quorum by names and numbers."""
-        tables = self.sections.model_dump(exclude_none=True, exclude={"compare", "methods", "algorithm"})
+        tables = self.sections.model_dump(exclude_none=True, exclude={"compare", "methods", "algorithm", "advise"})
         tables["algorithm"] = _with_none_said(
             {
                 "chain": self.algorithm.chain.to_config(),
@@ -237,19 +253,20 @@ def load_runfile(
         ConfigError: in one sentence, with the path of the value at fault.
     """
     tables, folder, title = _read(name)
-    simple, of_stages = _parse_sets(sets)
+    simple, of_stages = parse_sets(sets, AlgorithmSection.model_fields)
     for path, value in simple:
-        _put(tables, path, value)
+        put(tables, path, value)
     run = _table(tables, "run")
     run.setdefault("name", title)
     run |= {key: value for key, value in (("seed", seed), ("rounds", rounds)) if value is not None}
     if method is not None:
         _choose_method(tables, method)
+    preset = apply_preset(_table(tables, "algorithm"))
     sections = _check(tables)
     sections.data.source = _absolute(sections.data.source, folder)
     if ":" in sections.model.name and sections.model.path is None:
         sections.model.path = str(folder)
-    return RunFile(sections, _algorithm(sections.algorithm, of_stages))
+    return RunFile(sections, _algorithm(sections.algorithm, of_stages), preset)
 
 
 def examples() -> dict[str, str]:
@@ -283,33 +300,6 @@ def _read(name: str) -> tuple[dict[str, Any], Path, str]:
         raise ConfigError(f"the run file {name} is not valid TOML: {error}.") from error
 
 
-def _parse_sets(sets: Sequence[str]) -> tuple[list[tuple[list[str], Any]], list[tuple[list[str], Any]]]:
-    """The changes to the file's own keys, and those addressed to stages of the chain."""
-    simple: list[tuple[list[str], Any]] = []
-    of_stages: list[tuple[list[str], Any]] = []
-    for text in sets:
-        path, equals, raw = text.partition("=")
-        if not equals or not path.strip():
-            raise ConfigError(f"--set needs path=value, found {text!r}.")
-        try:
-            value = tomllib.loads(f"value = {raw}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = raw
-        keys = path.strip().split(".")
-        own = {*AlgorithmSection.model_fields}
-        to_stage = keys[0] == "algorithm" and len(keys) == 3 and keys[1] not in own
-        (of_stages if to_stage else simple).append((keys, value))
-    return simple, of_stages
-
-
-def _put(tables: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    for depth, key in enumerate(keys[:-1]):
-        tables = tables.setdefault(key, {})
-        if not isinstance(tables, dict):
-            raise ConfigError(f"--set {'.'.join(keys)}: {'.'.join(keys[: depth + 1])} is a value and not a table.")
-    tables[keys[-1]] = value
-
-
 def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
     found = tables.setdefault(name, {})
     if not isinstance(found, dict):
@@ -329,7 +319,7 @@ def _choose_method(tables: dict[str, Any], method: str) -> None:
     if not isinstance(own, dict):
         raise ConfigError(f"methods.{method} must be a table, found {own!r}.")
     if "recipe" in own or "chain" in own:  # without either, it changes numbers of the file's own algorithm
-        for key in algorithm.keys() - {"trainer", "sampler", "quorum"}:
+        for key in algorithm.keys() - {"preset", "trainer", "sampler", "quorum"}:
             del algorithm[key]
     for key, value in own.items():
         if key == "grid":
@@ -380,7 +370,7 @@ def _algorithm(section: AlgorithmSection, of_stages: Sequence[tuple[list[str], A
     else:
         tables = recipes.recipe(section.recipe or "fedavg", **options).chain.to_config()
     for keys, value in of_stages:
-        _set_on_stage(tables, keys, value)
+        set_on_stage(tables, keys, value)
     trainer_table = dict(section.trainer)
     if section.recipe == "fedsgd" and not trainer_table:
         trainer_table = trainers.describe(recipes.fedsgd().trainer)  # type: ignore[arg-type]
@@ -390,15 +380,6 @@ def _algorithm(section: AlgorithmSection, of_stages: Sequence[tuple[list[str], A
         samplers.build({"sampler": All.__name__, **section.sampler}),
         build(Quorum, section.quorum),
     )
-
-
-def _set_on_stage(tables: list[dict[str, Any]], keys: Sequence[str], value: Any) -> None:
-    _, stage, field = keys
-    found = [table for table in tables if table["stage"] == stage]
-    if not found:
-        names = [table["stage"] for table in tables]
-        raise ConfigError(f"--set {'.'.join(keys)}: the chain has no stage {stage!r}{nearest(stage, names)}.")
-    found[0][field] = value
 
 
 def _absolute(source: str, folder: Path) -> str:

@@ -44,7 +44,7 @@ def method_files(
 def _check_sets(sets: Sequence[str], files: Sequence[str]) -> None:
     """Refuses to set an option of a recipe where there are several methods, each with its own."""
     for keys in map(_keys, sets):
-        if len(files) == 1 and len(keys) == 2 and keys[0] == "algorithm":
+        if len(files) == 1 and len(keys) == 2 and keys[0] == "algorithm" and keys[1] != "preset":
             raise ConfigError(
                 f"--set {'.'.join(keys)} changes one recipe, and several methods are compared: set a stage's field "
                 "(algorithm.FedProx.mu=0.1), or write a [methods.NAME] table."

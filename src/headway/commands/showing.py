@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from rich.console import Console
 from torch import Tensor
 
 from headway import models, recipes
@@ -20,7 +21,8 @@ from headway.core.sampler import samplers
 from headway.core.stage import stages
 from headway.data import PARTITIONERS, SHIFTS, sources
 from headway.observe.folder import BEST, CONFIG, read_identity, read_tensors, write_atomically, writing
-from headway.observe.text import bytes_text, console, plain_table, show_table
+from headway.observe.text import bytes_text, console, plain_table, show_table, to_toml
+from headway.presets import PRESETS, Applied
 from headway.runfile import examples, load_runfile
 
 
@@ -36,6 +38,19 @@ def explain_file(name: str, sets: Sequence[str]) -> None:
         screen.print(note)
     for warning in explanation.warnings:
         screen.print(f"[yellow]warning:[/yellow] {warning}")
+    _show_preset(screen, runfile.preset)
+
+
+def _show_preset(screen: Console, applied: Applied | None) -> None:
+    """What a preset set and why, and what the file says instead."""
+    if applied is None:
+        return
+    rows = [[f"  {choice.path} = {to_toml(choice.value)}", choice.why] for choice in applied.used]
+    screen.print()
+    show_table(screen, plain_table([f"set by the preset {applied.preset.name}", "because"], rows, numbers=False))
+    if applied.overruled:
+        said = ", ".join(choice.path for choice in applied.overruled)
+        screen.print(f"left to the file, which says otherwise: {said}", soft_wrap=True)
 
 
 def list_names() -> None:
@@ -51,11 +66,23 @@ def list_names() -> None:
         "recipes": dict(recipes.RECIPES),
     }
     tables = {"examples": examples(), "data": dict(sources())}
+    tables["presets"] = {name: preset.summary for name, preset in PRESETS.items()}
     tables |= {
         title: {name: (inspect.getdoc(thing) or "").splitlines()[0] for name, thing in things.items()}
         for title, things in registered.items()
     }
-    for title in ("examples", "recipes", "stages", "trainers", "samplers", "models", "data", "partitions", "shifts"):
+    for title in (
+        "examples",
+        "presets",
+        "recipes",
+        "stages",
+        "trainers",
+        "samplers",
+        "models",
+        "data",
+        "partitions",
+        "shifts",
+    ):
         rows = [[f"  {name}", line] for name, line in tables[title].items()]
         show_table(screen, plain_table([title, ""], rows, numbers=False))
         if title == "recipes":

@@ -7,21 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from headway.core.errors import ConfigError
 from headway.core.keys import Key
 from headway.data import FederatedData, infer_csv, load
 from headway.data.files import npz_pool
 from headway.data.tables import read_table
 from headway.observe.folder import write_atomically, writing
-from headway.observe.text import console
+from headway.observe.text import console, to_toml
+from headway.presets import CROSS_SILO, Preset, preset
 
 MOST_CATEGORIES = 100  # of a text column that becomes features
 ROWS_PER_CLIENT = 20
 
 
-def init_file(source: Path, client_column: str | None, target: str | None, out: Path, force: bool) -> None:
+def init_file(
+    source: Path, client_column: str | None, target: str | None, out: Path, force: bool, preset_name: str | None = None
+) -> None:
     """Looks at the data and writes a run file that trains on them as it is.
 
     Raises:
@@ -30,13 +31,14 @@ def init_file(source: Path, client_column: str | None, target: str | None, out: 
     """
     if out.exists() and not force:
         raise ConfigError(f"{out} exists already: choose another place with --out, or write over it with --force.")
+    chosen = None if preset_name is None else preset(preset_name)
     look = _npz if source.suffix.lower() == ".npz" else _table
     options, notes = look(source, client_column, target)
     data = load(source, key=Key.root(0), **options)
     relative = os.path.relpath(source.resolve(), out.resolve().parent)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, _text(data, {"source": Path(relative).as_posix(), **options}, notes).encode())
+        write_atomically(out, _text(data, {"source": Path(relative).as_posix(), **options}, notes, chosen).encode())
     screen = console()
     kind = "regression" if data.classes is None else f"{data.classes} classes"
     screen.print(f"{out}: {len(data.clients)} clients, {len(data.store)} examples, {kind}.", soft_wrap=True)
@@ -87,7 +89,7 @@ def _dealt(rows: int, instead: str) -> tuple[dict[str, Any], list[str]]:
     return {"clients": clients, "partition": {"kind": "iid"}}, [note]
 
 
-def _text(data: FederatedData, options: dict[str, Any], notes: Sequence[str]) -> str:
+def _text(data: FederatedData, options: dict[str, Any], notes: Sequence[str], chosen: Preset | None) -> str:
     """The run file."""
     image = len(data.input_shape) == 3 and min(data.input_shape[1:]) >= 12
     if data.classes is None:
@@ -114,15 +116,16 @@ def _text(data: FederatedData, options: dict[str, Any], notes: Sequence[str]) ->
         *_toml({"metrics": metrics}),
         "",
         "[algorithm]               # `headway list` names the recipes and stages",
-        'recipe = "fedavg"',
+        'recipe = "fedavg"'
+        if chosen is None
+        else f'preset = "{chosen.name}"      # what it sets, and why: headway explain',
         "",
         "[algorithm.trainer]" + ("       # gradients are clipped: the target is not scaled" if scaled else ""),
         *_toml(trainer),
-        "batch_size = 32",
-        "epochs = 1",
+        *(["batch_size = 32", "epochs = 1"] if chosen is None else []),
         "",
         "[compare]                 # `headway compare` on this file",
-        'methods = ["fedavg", "fedprox", "scaffold", "fedavg+ecgr"]',
+        f"methods = {to_toml((chosen or CROSS_SILO).methods)}",
         "seeds = 5",
         "",
     ]
@@ -131,12 +134,4 @@ def _text(data: FederatedData, options: dict[str, Any], notes: Sequence[str]) ->
 
 def _toml(values: Mapping[str, Any]) -> list[str]:
     """A line for each value, lists and tables written inline."""
-    return [f"{key} = {_inline(value)}" for key, value in values.items()]
-
-
-def _inline(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(_toml(value)) + " }"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_inline, value))}]"
-    return tomli_w.dumps({"value": value}).removeprefix("value = ").rstrip()
+    return [f"{key} = {to_toml(value)}" for key, value in values.items()]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import tomli_w
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -81,6 +82,19 @@ def show_table(screen: Console, table: Table) -> None:
     with screen.capture() as captured:
         screen.print(table)
     screen.print("\n".join(line.rstrip() for line in captured.get().splitlines()), markup=False, soft_wrap=True)
+
+
+def to_toml(value: Any) -> str:
+    """A value as it stands in a run file, lists and tables written inline.
+
+    >>> to_toml({"kind": "iid", "sizes": [1, 2.5]})
+    '{ kind = "iid", sizes = [1, 2.5] }'
+    """
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {to_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(to_toml, value))}]"
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").rstrip()
 
 
 def strict(value: Any) -> Any:

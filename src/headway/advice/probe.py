@@ -1,0 +1,106 @@
+"""A few rounds of FedAvg, to see whether what clients send pulls apart: and the same on data dealt at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from headway.client.task import Task
+from headway.client.workbench import Workbench
+from headway.core import frame
+from headway.core.algorithm import Algorithm
+from headway.core.ask import Message
+from headway.core.chain import chain
+from headway.core.keys import Key
+from headway.core.update import Update
+from headway.data import FederatedData
+from headway.engines import LocalEngine
+from headway.observe.report import RoundReport
+from headway.run import Run
+from headway.samplers import All
+from headway.stages import Mean, ServerSGD
+
+ROUNDS = 3
+CLIENTS = 16  # of a larger population, as many are drawn
+NO_NEWS = "a round"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The last of the probe's rounds.
+
+    own, dealt: the drift figures of the clients' own data, and of the same examples dealt at random.
+    cosines: each client's delta against the common direction.
+    steps: local steps of each client.  seconds: of one client's round on this machine, the mean.
+    """
+
+    clients: int
+    rounds: int
+    own: Mapping[str, float]
+    dealt: Mapping[str, float]
+    cosines: Mapping[str, float]
+    steps: tuple[int, ...]
+    seconds: float
+
+    @property
+    def lost(self) -> tuple[float, float] | None:
+        """1 - 1/B^2, own and dealt: how much of the updates' squared length the mean no longer has."""
+        if not self.own or not self.dealt:
+            return None
+        return 1 - self.own["dissimilarity"] ** -2, 1 - self.dealt["dissimilarity"] ** -2
+
+
+def probe(data: FederatedData, task: Task, trainer: Any, seed: int) -> Iterator[str | Probe]:
+    """Trains FedAvg twice with the run's own trainer; yields a word after each round and the probe at its end.
+
+    Raises:
+        Diverged: if training does not stay finite.
+    """
+    key = Key.root(seed).derive("probe")
+    names = data.clients
+    chosen = sorted(names[int(i)] for i in key.permutation(len(names))[:CLIENTS])
+    train = {client: data.train[client] for client in chosen}
+    own = replace(data, train=train, test={}, central=None)
+    rows = torch.cat(list(train.values()))
+    parts = rows[key.derive("deal").permutation(len(rows))].split([len(index) for index in train.values()])
+    dealt = replace(own, train=dict(zip(train, parts, strict=True)))
+    algorithm = Algorithm(chain(Mean(), ServerSGD()), trainer, All())
+    last: list[RoundReport] = []
+    for part in (own, dealt):
+        run = Run(algorithm, part, task, rounds=ROUNDS, seed=seed, engine=LocalEngine(drift=True))
+        try:
+            for report in run:
+                last.append(report)
+                yield NO_NEWS
+        finally:
+            run.close()
+    own_end, dealt_end = last[ROUNDS - 1], last[-1]
+    counted = [client for client in own_end.clients if client.status == "counted"]
+    yield Probe(
+        len(chosen),
+        ROUNDS,
+        own_end.drift,
+        dealt_end.drift,
+        {client.client: client.metrics["cosine"] for client in counted if "cosine" in client.metrics},
+        tuple(client.steps for client in counted),
+        sum(client.seconds for client in counted) / max(len(counted), 1),
+    )
+
+
+def traffic(algorithm: Algorithm, task: Task, population: int) -> tuple[int, int]:
+    """The bytes that a client sends and receives in a round, as a message's frame counts them."""
+    bench = Workbench(task, Key.root(0))
+    flows = algorithm.flows(LocalEngine().facts, population)
+    with_buffers = task.buffers == "average" and bench.has_statistics
+    lengths = dict(flows[-1].lengths(bench.layout.size))
+    if with_buffers:
+        lengths["buffers"] = bench.statistics_layout.size
+    cell = torch.zeros((), dtype=task.number)
+    update = Update.of(**{name: cell.expand(length) for name, length in lengths.items()})
+    state = algorithm.chain.init(bench.shared)
+    buffers = bench.statistics() if with_buffers else None
+    message = Message(bench.shared, algorithm.chain.broadcast(state), buffers)
+    return frame.size(frame.of_update(update)), frame.size(message.tensors())
