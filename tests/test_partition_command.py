@@ -110,6 +110,14 @@ def test_clients_by_an_array_of_the_file(headway):
     assert re.findall(r"^client-\d", out, re.MULTILINE) == [f"client-{i}" for i in range(5)]
 
 
+def test_init_takes_the_name_of_an_array_of_clients(headway):
+    assert headway("init", "--data", "pictures.npz", "--client-column", "writer", "--out", "new.toml")[0] == 0
+    assert len(load_runfile("new.toml").load_data().clients) == 5
+    code, _, err = headway("init", "--data", "pictures.npz", "--target", "y", "--out", "other.toml")
+    assert code == 1
+    assert "leave --target out" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -17,6 +17,20 @@ ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Task Trainer Uniform 
 )
 
 
+DATA = set(
+    """
+ClientSkew ClientSummary Examples FederatedData LabelSkew PARTITIONERS Partitioner SHIFTS Shift Skew Spread TableFacts
+batch_bounds described epoch_order from_torch hospitals infer_csv label_skew load partitioner shift shifted skew_of
+sources split
+""".split()  # noqa: SIM905
+)
+
+
+def test_names_of_the_data_layer_are_as_pinned():
+    assert set(headway.data.__all__) == DATA
+    assert all(getattr(headway.data, name) is not None for name in DATA)
+
+
 def test_names_are_as_pinned():
     assert len(headway.__all__) == len(NAMES)
     assert set(headway.__all__) == NAMES

@@ -138,6 +138,8 @@ def test_a_shift_of_features_is_seen_though_labels_are_alike() -> None:
     assert "times as far apart as by chance (mean" in after.sentence()
     assert after.sentence().endswith("all of them shifted.")
     noisy = skew_of(shifted(data, {"kind": "noise", "level": 1.0}))
+    assert "they vary 0.67 to 1.2 times as much" in noisy.sentence()
+    assert "they vary" not in before.sentence()
     spreads = [each.feature_spread for each in noisy.clients]
     wanted = np.sqrt(np.array([1 / 12 + i / 4 for i in (1, 2, 3, 4)]) / (1 / 12 + 10 / 16))
     assert spreads == pytest.approx(wanted, rel=0.05)

@@ -116,6 +116,9 @@ class Skew:
         for what, found in (("label mixes", self.labels), ("targets", self.targets), (features, self.features)):
             if found is not None:
                 said.append(_alike(what, found))
+        spreads = [each.feature_spread for each in self.clients if each.feature_spread is not None]
+        if spreads and max(spreads) > 1.4 * min(spreads):
+            said.append(f"they vary {min(spreads):.2g} to {max(spreads):.2g} times as much as all clients' do")
         if self.shifted:
             count = "all" if len(self.shifted) == len(sizes) else str(len(self.shifted))
             said.append(f"{count} of them shifted")

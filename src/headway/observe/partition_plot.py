@@ -128,7 +128,8 @@ def _many(figure: Any, found: Skew) -> None:
         top.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         top.yaxis.set_minor_locator(NullLocator())
         top.yaxis.set_major_formatter(ScalarFormatter())
-    _dress(top, f"training examples ({min(sizes)} to {max(sizes)})")
+    each = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else f"{sizes[0]} each"
+    _dress(top, f"training examples ({each})")
     _distances(middle, [found.clients[i] for i in order], upright=True)
     if found.labels is not None:
         counts = torch.tensor([found.clients[i].labels for i in order], dtype=torch.float64)
