@@ -75,7 +75,7 @@ def median_seconds(chromium: str, path: Path) -> float:
 
 def write_comparison(folder: Path, methods: tuple[str, ...], seeds: int, rounds: int, clients: int) -> None:
     sets = ["data.source=digits", f"data.clients={clients}", "task.metrics=['accuracy']", f"run.rounds={rounds}"]
-    partition = "data.partition={kind='dirichlet-niid', alpha=0.3}"
+    partition = "data.partition={kind='dirichlet-client', alpha=0.3}"
     runfiles = {name: load_runfile("hospitals", [*sets, partition], method=name) for name in methods}
     trials = []
     for place, method in enumerate(methods):
@@ -90,7 +90,7 @@ def write_comparison(folder: Path, methods: tuple[str, ...], seeds: int, rounds:
             (run / CONFIG).write_text(runfile.to_toml())
             trials.append(journal(run / JOURNAL, method, place, seed, rounds, clients))
     finals = [statistics.fmean(t.final for t in trials if t.method == name) for name in methods]
-    description = f"digits, {clients} clients, dirichlet-niid alpha 0.3"
+    description = f"digits, {clients} clients, dirichlet-client alpha 0.3"
     comparison = Comparison(
         "made-up", "accuracy", True, tuple(trials), methods, seeds, 0.95 * max(finals), False, description, drawn=True
     )

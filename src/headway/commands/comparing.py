@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -251,3 +252,4 @@ def _show(screen: Console, comparison: Comparison, folder: Path) -> None:
     screen.print("Spread: standard deviation over the last rounds. All methods use the same trainer; none was tuned.")
     screen.print(f"\nPicture: {folder / 'comparison.png'} (beside it: table.md, results.json)", soft_wrap=True)
     screen.print(f"[bold]{comparison.sentence()}[/bold]")
+    screen.print(f"Curves, drift and clients on one page: headway report {shlex.quote(str(folder))}", soft_wrap=True)

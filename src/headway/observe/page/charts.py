@@ -17,7 +17,7 @@ from headway.observe.text import number_text
 
 COLOURS, DASHES = 8, 6
 WIDTH, HEIGHT, TOP, BOTTOM, LEFT = 460, 280, 12, 42, 54
-LETTER = 6.3  # pixels, of the labels' font on average
+LETTER, BOLD = 6.4, 7.7  # pixels, of the labels' font on average
 LONGEST = 18  # letters of a label on a picture; the whole name is in the legend
 FEW = 6  # clients whose names there is room for
 NOTHING = Markup("")
@@ -89,9 +89,10 @@ def line_chart(
     unit: str = "",
 ) -> Markup:
     """Curves with bands and names at their ends.  unit: "bytes" where x is to be said so."""
-    right = WIDTH - 16 - LETTER * max((len(short(line.name)) for line in lines), default=0)
+    right = WIDTH - 12 - BOLD * max((len(short(line.name)) for line in lines), default=0)
     kept = [_thinned(line) for line in lines]
-    across = axis((x for line in kept for x in line.x), LEFT, right, room=0)
+    first = [0.0] if unit == "bytes" else []
+    across = axis([*first, *(x for line in kept for x in line.x)], LEFT, right, room=0)
     values = [value for line in kept for part in (line.low, line.high) for value in part]
     up = axis(values, HEIGHT - BOTTOM, TOP, log=log)
     parts = [_grid(across, up, x_text, x_name)]
@@ -126,11 +127,11 @@ def _brief(value: float) -> float:
     return int(value) if value == int(value) else float(f"{value:.5g}")
 
 
-def _grid(across: Axis, up: Axis, x_text: Text, x_name: str) -> Markup:
-    """Faint lines, and the numbers beside them."""
+def _grid(across: Axis, up: Axis, x_text: Text, x_name: str, beside: bool = True) -> Markup:
+    """Faint lines, and the numbers below and beside them."""
     left, right, bottom, top = across.start, across.end, up.start, up.end
     parts = []
-    for value in up.ticks():
+    for value in up.ticks(7) if beside else ():
         y = up.at(value)
         parts.append(Markup('<path class="grid" d="M{:.1f} {}H{:.1f}"/>').format(left, y, right))
         parts.append(text(left - 6, y + 4, tick_text(value), "tick", "end"))
@@ -175,13 +176,13 @@ def _end_names(lines: Sequence[Line], across: Axis, up: Axis) -> Markup:
 
 def strip_chart(title: str, rows: Sequence[Dots], x_name: str) -> Markup:
     """A row per method, a dot per client, a bar at the mean and a triangle at the worst decile."""
-    left = 14 + LETTER * max((len(short(row.name)) for row in rows), default=0)
+    left = 14 + BOLD * max((len(short(row.name)) for row in rows), default=0)
     few = all(len(row.points) <= FEW for row in rows)
     step = 54 if few else 44
     bottom = TOP + step * max(len(rows), 1)
     marks = (value for row in rows for value in (*(x for _, x, _ in row.points), row.mean, row.decile))
     across = axis(marks, left, WIDTH - 14)
-    parts = [_grid(across, Axis(-2, -1, bottom, TOP), tick_text, x_name)]
+    parts = [_grid(across, Axis(0, 1, bottom, TOP), tick_text, x_name, beside=False)]
     for place, row in enumerate(rows):
         middle = TOP + step * (place + 0.5)
         parts.append(_of(row.index, text(left - 8, middle + 4, short(row.name), "name", "end")))
@@ -222,7 +223,7 @@ def scatter_chart(title: str, dots: Dots, spans: tuple[Axis, Axis], named: Seque
     """Headway across, leeway up: a dot per client, on axes that all methods share; `named` clients by name."""
     across, up = spans
     parts = [_grid(across, up, tick_text, "headway (along the course)")]
-    parts.append(text(LEFT, TOP - 1, "leeway (across it)", "axis"))
+    parts.append(text(LEFT + 4, TOP + 2, "leeway (across it)", "axis"))
     if across.low < 0 < across.high:
         x = across.at(0)
         parts.append(Markup('<path class="zero" d="M{} {:.1f}V{:.1f}"/>').format(x, up.start, up.end))
@@ -236,16 +237,16 @@ def scatter_chart(title: str, dots: Dots, spans: tuple[Axis, Axis], named: Seque
     places = apart([each[0] for each in chosen], 13, up.end + 8, up.start)
     for (_, x, client), y in zip(chosen, places, strict=True):
         over = x > (across.start + across.end) / 2
-        parts.append(text(x + (-8 if over else 8), y + 4, short(client), "small", "end" if over else "start"))
-    return frame(title, join(parts), 360, HEIGHT)
+        parts.append(text(x + (-8 if over else 8), y + 4, short(client, 26), "small", "end" if over else "start"))
+    return frame(title, join(parts), WIDTH, HEIGHT)
 
 
 def scatter_axes(points: Iterable[tuple[str, float, float]]) -> tuple[Axis, Axis]:
     """Axes on which all these points lie."""
     known = list(points)
     return (
-        axis((x for _, x, _ in known), LEFT, 346, room=0.06),
-        axis([0.0, *(y for _, _, y in known)], HEIGHT - BOTTOM, TOP + 8, room=0.06),
+        axis((x for _, x, _ in known), LEFT, WIDTH - 14, room=0.06),
+        axis([0.0, *(y for _, _, y in known)], HEIGHT - BOTTOM, TOP + 8),
     )
 
 
@@ -253,7 +254,7 @@ def bar_chart(
     title: str, rows: Sequence[tuple[int, str, float, float]], parts_named: tuple[str, str], value_text: Text
 ) -> Markup:
     """A bar per method in two parts, the second one lighter, with the sum at its end."""
-    left = 14 + LETTER * max((len(short(name)) for _, name, _, _ in rows), default=0)
+    left = 14 + BOLD * max((len(short(name)) for _, name, _, _ in rows), default=0)
     most = max((one + two for _, _, one, two in rows), default=0.0) or 1.0
     full = WIDTH - left - 80
     body = []

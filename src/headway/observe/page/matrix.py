@@ -51,8 +51,8 @@ def bubble_chart(title: str, partition: Partition) -> Markup:
     if more:
         parts.append(text(left + CELL * (classes + 0.5), HEAD - 8, "other", "tick", "middle"))
     place: float = end
-    for name, width in COLUMNS:
-        place += width
+    for name, room in COLUMNS:
+        place += room
         parts.append(text(place, HEAD - 8, name, "tick", "end"))
     for line, holding in enumerate(rows.holdings):
         numbers = [str(holding.size), number_text(holding.entropy), number_text(holding.distance)]

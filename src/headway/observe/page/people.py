@@ -53,7 +53,7 @@ def pulls(evidence: Evidence) -> Section:
         + (" A client is told apart by seed, as each seed draws other clients." if _by_seed(evidence) else "")
     )
     columns = ["method", "client", "headway", "leeway", "cosine", "rounds", "why it is named"]
-    return Section(anchor, title, lead, pictures, [Table(columns, rows, "", methods)])
+    return Section(anchor, title, lead, pictures, [Table(columns, rows, "", methods, words=True)])
 
 
 def _by_seed(evidence: Evidence) -> bool:
@@ -123,7 +123,7 @@ def distribution(evidence: Evidence) -> Section:
         return Section(anchor, title, "No client's own value is known: clients have no test part, or are protected.")
     worse = "highest" if evidence.lower_is_better else "lowest"
     picture = Figure(
-        f"each client's own {evidence.measure}",
+        f"Each client's own {evidence.measure}",
         "A dot per client, a mean over the last rounds"
         + ("; every seed has clients of its own" if _by_seed(evidence) else " and over seeds")
         + ". Bar: mean. Triangle: worst decile.",
@@ -163,7 +163,7 @@ def holdings(evidence: Evidence) -> Section:
         "Distance: total variation to the labels of all clients together, 0 where they are alike."
     )
     picture: Markup = bubble_chart("training examples by client and class", found)
-    return Section(anchor, title, lead, [Figure("clients by classes", caption, picture, table, wide=True)])
+    return Section(anchor, title, lead, [Figure("Clients by classes", caption, picture, table, wide=True)])
 
 
 def _rows(found: Partition) -> Sequence[Sequence[str]]:

@@ -11,7 +11,6 @@ from headway.observe.page.charts import bar_chart, line_chart
 from headway.observe.page.content import Evidence, Method
 from headway.observe.page.gather import Record
 from headway.observe.page.parts import Figure, Section, Table, band, curves_table, listed, mean, per_run, round_text
-from headway.observe.page.scale import tick_text
 from headway.observe.text import bytes_text, number_text
 
 DRIFT = {
@@ -52,7 +51,7 @@ def fairness_of(evidence: Evidence, method: Method) -> Fairness:
 
 def summary(evidence: Evidence) -> Section:
     """The table of methods."""
-    columns = ["method", "seeds", "mean", "± 95 %", "spread", "worst client", "worst decile", "Jain's index"]
+    columns = ["method", "seeds", "mean", "±\u00a095\u00a0%", "spread", "worst client", "worst decile", "Jain's index"]
     columns += ["rounds to target", "bytes to target", "bytes a round", "seconds a round"]
     rows = []
     for method in evidence.methods:
@@ -102,13 +101,13 @@ def learning(evidence: Evidence) -> Section:
     losses = per_run(methods, _losses)
     pictures = [
         Figure(
-            f"{name} over rounds",
+            f"{name.capitalize()} over rounds",
             f"{name.capitalize()} {evidence.where}.",
             line_chart(f"{name} over rounds", values, x_name="round", target=evidence.target),
             curves_table("round", values, number_text, round_text),
         ),
         Figure(
-            f"{name} over bytes",
+            f"{name.capitalize()} over bytes",
             "The same values by the bytes sent until then, up and down together, all clients.",
             line_chart(
                 f"{name} over bytes",
@@ -124,7 +123,7 @@ def learning(evidence: Evidence) -> Section:
     if losses:
         pictures.append(
             Figure(
-                "training loss over rounds",
+                "Training loss over rounds",
                 "Mean over the counted clients' examples, as each client saw it while it trained.",
                 line_chart("training loss over rounds", losses, x_name="round", log=True),
                 curves_table("round", losses, number_text, round_text),
@@ -163,7 +162,9 @@ def drift(evidence: Evidence) -> Section:
         lines = per_run(evidence.methods, lambda m, name=name: [_drift_curve(r, name) for r in m.records()])  # type: ignore[misc]
         if lines:
             picture = line_chart(f"{title} over rounds", lines, x_name="round", log=name != "share")
-            pictures.append(Figure(title, words, picture, curves_table("round", lines, number_text, round_text)))
+            pictures.append(
+                Figure(title.capitalize(), words, picture, curves_table("round", lines, number_text, round_text))
+            )
     lead = (
         "Every update splits into a part along the cohort's common direction (headway) and a part across it (leeway). "
         + _band_words(evidence)
@@ -211,11 +212,17 @@ def costs(evidence: Evidence) -> Section:
     columns += ["evaluation a round", "training of a run"]
     note = "Means over rounds and seeds. Up: from clients to the server. Seconds are those of the machine that ran it."
     pictures = [
-        Figure("bytes a round", "Up to the server, and down to the clients.", bar_chart(
-            "bytes a round", traffic, ("up", "down"), bytes_text)),
-        Figure("seconds a round", "Training with aggregation, and evaluation; runs side by side share a machine.",
-               bar_chart("seconds a round", clock, ("training", "evaluation"), _seconds)),
-    ]  # fmt: skip
+        Figure(
+            "Bytes a round",
+            "Up to the server, and down to the clients.",
+            bar_chart("bytes a round", traffic, ("up", "down"), bytes_text),
+        ),
+        Figure(
+            "Seconds a round",
+            "Training with aggregation, and evaluation; runs side by side share a machine.",
+            bar_chart("seconds a round", clock, ("training", "evaluation"), _seconds),
+        ),
+    ]
     missing = [method.name for method in evidence.methods if not method.records()]
     lead = f"Not recorded for {listed(missing)}." if missing else ""
     return Section(anchor, title, lead, pictures, [Table(columns, rows, note, methods)])
@@ -233,8 +240,9 @@ def _seconds(value: float) -> str:
     """A duration, short ones too.
 
     >>> _seconds(0.01234), _seconds(12.34), _seconds(float("nan"))
-    ('0.012 s', '12 s', '-')
+    ('0.012 s', '12.3 s', '-')
     """
     if math.isnan(value):
         return "-"
-    return f"{tick_text(float(f'{value:.2g}'))} s" if value < 100 else f"{value:.0f} s"
+    digits = 3 if value < 0.1 else 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{digits}f} s"
