@@ -34,7 +34,8 @@ class Fairness:
 def fairness(values: Iterable[float], lower_is_better: bool = False) -> Fairness:
     """The fairness of clients' values; all five numbers are NaN where there are none.
 
-    Values that are NaN (a metric that is not defined at a client) are left out.
+    Values that are NaN (a metric that is not defined at a client) are left out; an infinite one leaves the variance
+    and Jain's index undefined.
 
     >>> fairness([1.0, 0.0])
     Fairness(mean=0.5, variance=0.25, worst=0.0, worst_decile=0.0, jain=0.5)
@@ -44,13 +45,16 @@ def fairness(values: Iterable[float], lower_is_better: bool = False) -> Fairness
     known = sorted((value for value in values if not math.isnan(value)), reverse=lower_is_better)
     if not known:
         return Fairness(*[math.nan] * 5)
-    mean = statistics.fmean(known)
-    largest = max(map(abs, known))
-    scaled = [value / largest for value in known] if 0 < largest < math.inf else []  # so that squares stay in range
+    worst = known[: max(len(known) // 10, 1)]
+    unit = max(map(abs, known)) or 1.0  # sums are of values of at most 1, whose squares cannot overflow
+    if math.isinf(unit):
+        return Fairness(sum(known) / len(known), math.nan, known[0], sum(worst) / len(worst), math.nan)
+    scaled = [value / unit for value in known]
+    mean, squares = statistics.fmean(scaled), math.fsum(value**2 for value in scaled)
     return Fairness(
-        mean,
-        statistics.fmean((value - mean) ** 2 for value in known),
+        mean * unit,
+        statistics.fmean((value - mean) ** 2 for value in scaled) * unit * unit,
         known[0],
-        statistics.fmean(known[: max(len(known) // 10, 1)]),
-        math.fsum(scaled) ** 2 / (len(scaled) * math.fsum(value**2 for value in scaled)) if scaled else 1.0,
+        statistics.fmean(value / unit for value in worst) * unit,
+        math.fsum(scaled) ** 2 / (len(scaled) * squares) if squares else 1.0,
     )

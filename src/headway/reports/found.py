@@ -81,7 +81,9 @@ def _of_run(path: Path) -> Found:
         plain = {**(tables or {}), "algorithm": algorithm}
         flat_numbers(plain)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"{path / IDENTITY} is damaged ({error!r}); restore it from a copy.") from error
+        raise RunFolderError(
+            f"{path / IDENTITY} is damaged ({_why(error)}); restore it from a copy, or leave the run out."
+        ) from error
     metric = str(metrics[0]) if metrics else next(iter({**record.central, **record.clients}), "loss")
     values = record.headline(metric)
     until = record.bytes_until()
@@ -112,9 +114,17 @@ def _runfile(path: Path) -> tuple[str | None, dict[str, Any] | None]:
         return None, None
     try:
         text = path.read_text("utf-8")
-        return text, tomllib.loads(text)
+        tables = tomllib.loads(text)
+        for name, table in tables.items():
+            if not isinstance(table, dict):
+                raise ValueError(f"{name} is no table")
+        return text, tables
     except (ValueError, OSError) as error:
         raise RunFolderError(f"{path} is damaged ({error}); restore it from a copy, or leave the run out.") from error
+
+
+def _why(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _texts(table: Mapping[str, Any]) -> dict[str, str]:
@@ -130,7 +140,7 @@ def _of_comparison(path: Path) -> tuple[list[Found], Comparison]:
         for tables in methods.values():
             flat_numbers(tables)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{file} is damaged ({error!r}); restore it from a copy, or compare anew.") from error
+        raise RunFolderError(f"{file} is damaged ({_why(error)}); restore it from a copy, or compare anew.") from error
     if not comparison.trials:
         raise RunFolderError(f"{file} holds no trial, so there is nothing to report; compare anew.")
     return [_of_trial(path, comparison, trial, methods[trial.method]) for trial in comparison.trials], comparison
