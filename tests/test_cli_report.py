@@ -181,7 +181,8 @@ def browse(page: bytes, folder):
     proxy = Proxy(page)
     command = [
         CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0", f"--user-data-dir={folder}",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+        "--v=0", f"--user-data-dir={folder}",
         f"--proxy-server=127.0.0.1:{proxy.server.server_port}", "--proxy-bypass-list=<-loopback>",
         "--virtual-time-budget=3000", "--dump-dom", "http://page.test/report.html",
     ]  # fmt: skip
