@@ -36,9 +36,8 @@ def report_runs(paths: Sequence[Path], out: Path | None, as_json: bool) -> None:
         )
         return
     screen = console()
-    for notice in gathered.notices:
-        screen.print(notice, soft_wrap=True, markup=False)
-    screen.print(gathered.sentence, soft_wrap=True, markup=False)
+    for words in (gathered.sentence, *gathered.notices):
+        screen.print(words, soft_wrap=True, markup=False)
     screen.print(f"{path}: {bytes_text(len(page))}; open it in a browser.", soft_wrap=True, markup=False)
 
 

@@ -52,12 +52,13 @@ def look(index: int) -> str:
 
 
 def short(name: str, most: int = LONGEST) -> str:
-    """A name cut to the room that there is.
+    """A name cut to the room that there is, in its middle: names often differ at their ends.
 
-    >>> short("a" * 30, 5)
-    'aaaa…'
+    >>> short("fedprox FedProx.mu=0.1")
+    'fedprox …ox.mu=0.1'
     """
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    head = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:head]}…{name[head + 1 - most :]}"
 
 
 def join(parts: Iterable[Markup]) -> Markup:
@@ -204,7 +205,7 @@ def _strip(row: Dots, across: Axis, middle: float, few: bool) -> Markup:
         at = across.at(row.mean)
         parts.append(Markup('<path class="mean" d="M{} {:.1f}V{:.1f}"/>').format(at, middle - 14, middle + 14))
     if math.isfinite(row.decile):
-        at, top = across.at(row.decile), middle + 12
+        at, top = across.at(row.decile), middle + (-5 if few else 12)
         parts.append(
             Markup('<path class="mark" d="M{} {:.1f}l5 9h-10z"><title>{}</title></path>').format(
                 at, top, f"worst decile: {number_text(row.decile)}"
@@ -270,5 +271,5 @@ def bar_chart(
         body.append(_of(index, inside + Markup("<title>{}</title>").format(label)))
         body.append(text(left + first + second + 6, y + 16, value_text(one + two), "tick"))
     height = 6 + 34 * max(len(rows), 1)
-    body.append(text(left, height + 12, f"dark: {parts_named[0]}; light: {parts_named[1]}", "axis"))
+    body.append(text(left, height + 12, f"full: {parts_named[0]}; faint: {parts_named[1]}", "axis"))
     return frame(title, join(body), WIDTH, height + 20)

@@ -132,7 +132,8 @@ def distribution(evidence: Evidence) -> Section:
     )
     note = (
         f"Each client counts once. Worst decile: the mean of the {worse} tenth of clients, at least one. "
-        "Variance over clients. Jain's index: (sum x)² / (n sum x²), 1 where all are served alike. Means over seeds."
+        "Variance over clients. Jain's index: (sum x)² / (n sum x²), 1 where all are served alike. All are of each "
+        "seed's model, then means over seeds; so the worst may lie outside the dots, which are means themselves."
     )
     columns = ["method", "mean", "worst client", "worst decile", "variance", "Jain's index"]
     return Section(anchor, title, "", [picture], [Table(columns, table, note, methods)])

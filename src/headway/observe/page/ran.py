@@ -69,7 +69,8 @@ def made_of(evidence: Evidence) -> Section:
         ),
         Table(["method", "seed", "rounds", *versions, "data fingerprint", "read from"], runs, words=True),
     ]
-    paths = sorted({path for method in evidence.methods for path in method.numbers})
+    # a path without a dot is a stage's place in the chain, which the table of chains shows better
+    paths = sorted({path for method in evidence.methods for path in method.numbers if "." in path})
     rows = [[path, *(method.numbers.get(path, "") for method in evidence.methods)] for path in paths]
     differ = [row for row in rows if len(set(row[1:])) > 1]
     alike = [row for row in rows if len(set(row[1:])) == 1]
