@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,3 +64,12 @@ def test_a_line_with_gaps_is_drawn_without_them():
 
 def test_no_line_is_no_error():
     assert "<svg" in line_chart("title", [], x_name="round")
+
+
+def test_rounds_are_counted_in_whole_numbers():
+    line = Line(0, "a", (1.0, 2.0, 3.0), *[(10.0, 20.0, 30.0)] * 3)
+    assert re.findall('class="tick" text-anchor="middle">([^<]*)<', line_chart("title", [line], x_name="round")) == [
+        "1",
+        "2",
+        "3",
+    ]

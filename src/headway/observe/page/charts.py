@@ -96,7 +96,7 @@ def line_chart(
     across = axis([*first, *(x for line in kept for x in line.x)], LEFT, right, room=0)
     values = [value for line in kept for part in (line.low, line.high) for value in part]
     up = axis(values, HEIGHT - BOTTOM, TOP, log=log)
-    parts = [_grid(across, up, x_text, x_name)]
+    parts = [_grid(across, up, x_text, x_name, whole=True)]  # rounds and bytes are counted
     if target is not None and up.low <= target <= up.high:
         y = up.at(target)
         parts.append(Markup('<path class="target" d="M{} {}H{}"/>').format(LEFT, y, across.end))
@@ -128,7 +128,7 @@ def _brief(value: float) -> float:
     return int(value) if value == int(value) else float(f"{value:.5g}")
 
 
-def _grid(across: Axis, up: Axis, x_text: Text, x_name: str, beside: bool = True) -> Markup:
+def _grid(across: Axis, up: Axis, x_text: Text, x_name: str, beside: bool = True, whole: bool = False) -> Markup:
     """Faint lines, and the numbers below and beside them."""
     left, right, bottom, top = across.start, across.end, up.start, up.end
     parts = []
@@ -137,7 +137,7 @@ def _grid(across: Axis, up: Axis, x_text: Text, x_name: str, beside: bool = True
         parts.append(Markup('<path class="grid" d="M{:.1f} {}H{:.1f}"/>').format(left, y, right))
         parts.append(text(left - 6, y + 4, tick_text(value), "tick", "end"))
     room = max(len(x_text(across.high)), len(x_text(across.low)), 3) * LETTER + 14
-    for value in across.ticks(max(int((right - left) // room), 1)):
+    for value in across.ticks(max(int((right - left) // room), 1), whole):
         x = across.at(value)
         parts.append(Markup('<path class="grid" d="M{} {:.1f}V{:.1f}"/>').format(x, bottom, top))
         parts.append(text(x, bottom + 16, x_text(value), "tick", "middle"))

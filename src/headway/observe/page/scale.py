@@ -28,19 +28,21 @@ class Axis:
             low, high, inside = math.log10(low), math.log10(high), math.log10(inside)
         return round(self.start + (self.end - self.start) * (inside - low) / (high - low), 1)
 
-    def ticks(self, about: int = 5) -> list[float]:
-        """Round values between `low` and `high`.
+    def ticks(self, about: int = 5, whole: bool = False) -> list[float]:
+        """Round values between `low` and `high`; whole numbers where nothing lies between them.
 
         >>> Axis(0.0, 1.0, 0, 100).ticks()
         [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
         >>> Axis(0.5, 300.0, 0, 100, log=True).ticks()
         [1.0, 10.0, 100.0]
+        >>> Axis(1.0, 3.0, 0, 100).ticks(whole=True)
+        [1.0, 2.0, 3.0]
         """
         if self.log:
             decades = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
             every = -(-len(decades) // 6) if decades else 1
             return [10.0**power for power in decades][::every]
-        step = nice_step((self.high - self.low) / about)
+        step = max(nice_step((self.high - self.low) / about), 1.0 if whole else 0.0)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [round(count * step, 12) for count in range(first, last + 1)]
