@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from headway.compare import Comparison, Trial
+from headway.compare import Comparison
 from headway.core.ask import ClientReport
 from headway.observe.folder import CONFIG, IDENTITY, JOURNAL
 from headway.observe.journal import Journal
@@ -28,6 +28,7 @@ from headway.observe.page import render
 from headway.observe.report import RoundReport
 from headway.reports import evidence
 from headway.runfile import load_runfile
+from headway.trials import Trial, trial_folder
 
 METHODS = ("fedavg", "fedprox", "scaffold", "fedavg+ecgr", "feddyn", "fednova", "qfedavg", "fedavgm")
 
@@ -80,7 +81,7 @@ def write_comparison(folder: Path, methods: tuple[str, ...], seeds: int, rounds:
     trials = []
     for place, method in enumerate(methods):
         for seed in range(seeds):
-            run = folder / "runs" / f"{method}-s{seed}"
+            run = trial_folder(folder, method, seed)
             run.mkdir(parents=True)
             runfile = runfiles[method].with_seed(seed)
             algorithm = runfile.resolved()["algorithm"]
@@ -92,7 +93,17 @@ def write_comparison(folder: Path, methods: tuple[str, ...], seeds: int, rounds:
     finals = [statistics.fmean(t.final for t in trials if t.method == name) for name in methods]
     description = f"digits, {clients} clients, dirichlet-client alpha 0.3"
     comparison = Comparison(
-        "made-up", "accuracy", True, tuple(trials), methods, seeds, 0.95 * max(finals), False, description, drawn=True
+        "made-up",
+        "accuracy",
+        True,
+        tuple(trials),
+        methods,
+        seeds,
+        0.95 * max(finals),
+        False,
+        description,
+        drawn=True,
+        budget=min(t.bytes_total[-1] for t in trials),
     )
     results = {
         "comparison": comparison.__dict__ | {"trials": [trial.__dict__ for trial in trials]},

@@ -1,5 +1,6 @@
 """`headway report` as a person runs it, its refusals, and the page in a browser."""
 
+import html
 import http.server
 import json
 import re
@@ -66,12 +67,34 @@ def test_where_to_write(headway, tmp_path):
     assert out.splitlines()[-1].startswith("report.html: ")
 
 
-def test_a_comparison_names_the_command_that_reports_it(headway):
-    _, out, _ = headway("compare", "mine.toml", "--methods", "fedavg,fedprox", "--seeds", "2", "--workers", "1")
+def test_a_comparison_names_the_command_that_reports_it(headway, tmp_path):
+    _, out, _ = headway("compare", "mine.toml", "--methods", "fedavg,scaffold", "--seeds", "2", "--workers", "1")
     (command,) = re.findall(r"headway (report \S+)", out)
     code, out, _ = headway(*command.split())
+    page = (tmp_path / "comparisons" / "mine" / "report.html").read_text()
+    results = json.loads((tmp_path / "comparisons" / "mine" / "results.json").read_text())
     assert code == 0
     assert "over rounds 1 to 2" in out
+    assert "leeway over rounds" in page  # from the journals of its runs
+    assert "seconds a round" in page
+    assert len(results["sentences"]) == 2  # scaffold sends twice as much
+    for sentence in results["sentences"]:
+        assert html.escape(sentence, quote=False).replace("'", "&#39;") in page
+
+
+def test_tuning_and_bounds_are_told(headway, tmp_path):
+    (tmp_path / "tuned.toml").write_text(PLAIN + "[compare.grid]\n'algorithm.trainer.lr' = [0.01, 0.1]\n")
+    options = ["--methods", "fedavg,fedprox", "--seeds", "2", "--workers", "1", "--bounds", "--out", "bounded"]
+    code, _, err = headway("compare", "tuned.toml", *options)
+    assert (code, err) == (0, "")
+    assert headway("report", "bounded")[0] == 0
+    page = (tmp_path / "bounded" / "report.html").read_text()
+    assert re.search(r"Tuned on held-out training examples: fedavg: .*lr 0\.0?1, best of 2", page)
+    assert "Each client alone reaches" in page
+    gaps = json.loads((tmp_path / "bounded" / "results.json").read_text())["gaps"]
+    for gap in gaps:
+        cells = "".join(f"<td>{gap[name]:.4f}</td>" for name in ("alone", "federated", "pooled"))
+        assert f'<th scope="row">{gap["client"]}</th>{cells}' in page
 
 
 def test_as_json(headway, tmp_path):

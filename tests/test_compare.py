@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from headway import cli
-from headway.compare import Trial, gather, interval, run_trials
+from headway.compare import gather, interval
 from headway.runfile import load_runfile
+from headway.trials import Trial, run_trials
 
 SMALL = ["model.hidden=[4]", "algorithm.trainer.epochs=1", "run.rounds=3"]
 
@@ -61,10 +62,17 @@ def test_the_target_is_a_share_of_the_best_mean_unless_given():
     assert (second.rounds_to_target, second.bytes_to_target) == (None, None)
 
 
-def test_trials_do_not_depend_on_workers():
+def test_trials_do_not_depend_on_workers(tmp_path):
     runfiles = {method: load_runfile("hospitals", SMALL, method=method) for method in ("fedavg", "scaffold+ecgr")}
     alone, together = (
-        sorted((step for step in run_trials(runfiles, 2, workers) if isinstance(step, Trial)), key=str)
+        sorted(
+            (
+                step
+                for step in run_trials(runfiles, range(2), workers, tmp_path / str(workers))
+                if isinstance(step, Trial)
+            ),
+            key=str,
+        )
         for workers in (1, 2)
     )
     assert len(alone) == 4
@@ -100,7 +108,7 @@ def test_compare_writes_numbers_table_and_picture(headway, tmp_path):
     assert results["sentence"] in out
     assert results["sentence"] in (folder / "table.md").read_text()
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    for word in ("fedavg+ecgr", "worst client", "rounds to target", "none was tuned", "comparison.png"):
+    for word in ("fedavg+ecgr", "worst client", "rounds to target", "untuned", "comparison.png"):
         assert word in out
     assert not re.search("[\x1b\r]", out)
 

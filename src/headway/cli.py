@@ -96,14 +96,28 @@ def compare(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Processes; the numbers do not depend on it."),
     ] = None,
-    out: Out = None,
+    budget_bytes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="SIZE", help="Also compare at equal bytes, e.g. 50MB; by default what the thriftiest sent."
+        ),
+    ] = None,
+    bounds: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--bounds/--no-bounds", help="Also train each client alone, and one that holds all examples."),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The comparison's folder: a new one, or one that was stopped, which is gone on with."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare methods on the same data, partitions and initial models, over several seeds."""
-    from headway.commands.comparing import compare_files
+    from headway.commands.comparing import Options, compare_files
 
     chosen = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
-    compare_files(files, chosen, seeds, set_ or [], rounds, target, workers, out, json)
+    options = Options(seeds, target, budget_bytes, bounds, workers, out, json)
+    compare_files(files, chosen, set_ or [], rounds, options)
 
 
 @app.command()

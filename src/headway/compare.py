@@ -3,61 +3,28 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from headway.core.errors import Diverged, HeadwayError
+from headway.core.errors import HeadwayError
 from headway.run import LOWER_IS_BETTER
 from headway.runfile import RunFile
-
-TAIL = 10  # the rounds at the end that a final value is the mean of
+from headway.trials import TAIL, Trial
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One run of one method at one seed, round by round.
+class Tuned:
+    """How a method's numbers were chosen: of `tried` settings `chosen` did best, by `score` on held-out examples."""
 
-    values: the headline metric after each evaluated round.  worst: the lowest client's metric over the last
-    rounds, and `clients` that of each.  failure: why it stopped early, if it did.
-    """
-
-    method: str
-    seed: int
-    rounds: tuple[int, ...]
-    values: tuple[float, ...]
-    losses: tuple[float, ...]
-    bytes_total: tuple[int, ...]
-    clients: Mapping[str, float]
-    failure: str | None = None
-
-    @property
-    def final(self) -> float:
-        """The mean over the last rounds; NaN for a run that failed."""
-        return math.nan if self.failure else statistics.fmean(self.values[-TAIL:])
-
-    @property
-    def spread(self) -> float:
-        """The standard deviation over the last rounds."""
-        tail = self.values[-TAIL:]
-        return statistics.stdev(tail) if len(tail) > 1 and not self.failure else math.nan
-
-    def reached(self, target: float, lower: bool) -> tuple[int, int] | None:
-        """The first round at which the target is met, and the bytes until then."""
-        for round_, value, total in zip(self.rounds, self.values, self.bytes_total, strict=True):
-            if (value <= target) if lower else (value >= target):
-                return round_, total
-        return None
+    tried: int
+    chosen: Mapping[str, object]
+    score: float
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the trials of one method say together."""
+    """What the trials of one method say together.  at_budget: the mean value at equal bytes."""
 
     method: str
     mean: float
@@ -67,12 +34,18 @@ class Summary:
     rounds_to_target: float | None
     bytes_to_target: float | None
     bytes_a_round: float
+    at_budget: float
     failures: int
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All trials, and what follows from them.  drawn: whether each seed draws the clients' data anew."""
+    """All trials, and what follows from them.
+
+    target: the value whose rounds and bytes are counted.  budget: the bytes at which methods are compared at equal
+    cost.  drawn: whether each seed draws the clients' data anew.  bounds: the trials of each client alone and of
+    pooled training, where they were run.  tuned: how methods got their numbers; one that is not named is untuned.
+    """
 
     name: str
     metric: str
@@ -84,11 +57,26 @@ class Comparison:
     stated_target: bool
     description: str = ""
     drawn: bool = False
+    budget: float = math.inf
+    bounds: Mapping[str, tuple[Trial, ...]] = field(default_factory=dict)
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)
 
     @property
     def lower_is_better(self) -> bool:
         """Whether a small value is a good one."""
         return self.metric in LOWER_IS_BETTER
+
+    @property
+    def unequal_bytes(self) -> bool:
+        """Whether some method sends more in a round than another, so that equal bytes are another question."""
+        spent = [summary.bytes_a_round for summary in self.summaries() if not math.isnan(summary.bytes_a_round)]
+        return bool(spent) and (
+            max(spent) > 1.01 * min(spent) or self.budget < max(t.bytes_total[-1] for t in self._whole)
+        )
+
+    @property
+    def _whole(self) -> list[Trial]:
+        return [trial for trial in self.trials if not trial.failure]
 
     def of(self, method: str) -> list[Trial]:
         """The trials of a method, by seed."""
@@ -100,45 +88,76 @@ class Comparison:
 
     def ranked(self) -> list[Summary]:
         """The methods of which every seed finished, the best first."""
-        whole = [s for s in self.summaries() if not s.failures]
-        return sorted(whole, key=lambda s: s.mean, reverse=not self.lower_is_better)
+        return self._sorted(lambda summary: summary.mean)
 
     def sentence(self) -> str:
         """What the reader is looking at, in one sentence that says no more than the numbers do."""
         ranked = self.ranked()
         if not ranked:
             return "Every method failed at some seed, so none can be called better."
-        first = ranked[0]
         where = "on the central test set" if self.central else "over the clients' own test parts"
-        word = "lowest" if self.lower_is_better else "highest"
         when = f"over rounds {self._tail[0]} to {self._tail[1]}"
-        head = f"Mean {self.metric} {where}, {when}: {first.method} is {word} with {first.mean:.4f}"
-        if self.seeds == 1:
-            return f"{head}, from one seed, which says nothing of chance: use --seeds 5 or more."
-        low, high = first.mean - first.half_width, first.mean + first.half_width
-        head += f" (95 % interval {low:.4f} to {high:.4f}, {self.seeds} seeds)"
-        if len(ranked) == 1:
-            return f"{head}."
-        alike = [s.method for s in ranked[1:] if not self.differs(first.method, s.method)]
-        if not alike:
-            return f"{head}, ahead of every other method (paired by seed, at 95 % for all {len(ranked) - 1} together)."
-        ahead = [s.method for s in ranked[1:] if s.method not in alike]
-        told = f"; paired by seed it is ahead of {_listed(ahead)}, but" if ahead else ", but"
-        return f"{head}{told} {self.seeds} seeds do not tell it apart from {_listed(alike)}."
+        head = f"Mean {self.metric} {where}, {when}: "
+        return head + self._verdict([(s.method, s.mean) for s in ranked], lambda trial: trial.final)
 
-    def differs(self, one: str, other: str) -> bool:
+    def budget_sentence(self) -> str | None:
+        """The same at equal bytes; None where that is the same question."""
+        ranked = [s for s in self._sorted(lambda summary: summary.at_budget) if not math.isnan(s.at_budget)]
+        if not self.unequal_bytes:
+            return None
+        if not ranked:
+            return "no method can send a round."
+        return self._verdict([(s.method, s.at_budget) for s in ranked], lambda trial: trial.within(self.budget))
+
+    def differs(self, one: str, other: str, value: Callable[[Trial], float] = lambda trial: trial.final) -> bool:
         """Whether the paired difference between two methods has an interval without zero.
 
         The level is 95 % for the best method against all others together (Bonferroni).
         """
-        pairs = [a.final - b.final for a, b in zip(self.of(one), self.of(other), strict=True)]
+        pairs = [value(a) - value(b) for a, b in zip(self.of(one), self.of(other), strict=True)]
         mean, half = interval(pairs, 1 - 0.05 / max(len(self.methods) - 1, 1))
         return math.isfinite(half) and abs(mean) > half
+
+    def gap_sentence(self) -> str | None:
+        """How much of the way from each client alone to pooled training the best method goes."""
+        ranked = self.ranked()
+        if not self.bounds or not ranked:
+            return None
+        alone, pooled = (_mean(t.final for t in self.bounds[name]) for name in ("alone", "pooled"))
+        best = ranked[0]
+        head = f"Each client alone reaches {alone:.4f}, pooled training {pooled:.4f}, {best.method} {best.mean:.4f}"
+        gain = (alone - pooled) if self.lower_is_better else (pooled - alone)
+        if not gain > 0:
+            return f"{head}: pooling the data brings nothing here, so there is no gap to close."
+        share = (best.mean - alone) / (pooled - alone)
+        return f"{head}: {share:.0%} of the way from the first to the second."
+
+    def _verdict(self, ranked: Sequence[tuple[str, float]], value: Callable[[Trial], float]) -> str:
+        """Who is best by a value of trials, by how sure a margin."""
+        word = "lowest" if self.lower_is_better else "highest"
+        (best, mean), others = ranked[0], [method for method, _ in ranked[1:]]
+        head = f"{best} is {word} with {mean:.4f}"
+        if self.seeds == 1:
+            return f"{head}, from one seed, which says nothing of chance: use --seeds 5 or more."
+        _, half = interval([value(trial) for trial in self.of(best)])
+        head += f" (95 % interval {mean - half:.4f} to {mean + half:.4f}, {self.seeds} seeds)"
+        if not others:
+            return f"{head}."
+        alike = [method for method in others if not self.differs(best, method, value)]
+        if not alike:
+            return f"{head}, ahead of every other method (paired by seed, at 95 % for all {len(others)} together)."
+        ahead = [method for method in others if method not in alike]
+        told = f"; paired by seed it is ahead of {_listed(ahead)}, but" if ahead else ", but"
+        return f"{head}{told} {self.seeds} seeds do not tell it apart from {_listed(alike)}."
+
+    def _sorted(self, value: Callable[[Summary], float]) -> list[Summary]:
+        whole = [s for s in self.summaries() if not s.failures]
+        return sorted(whole, key=value, reverse=not self.lower_is_better)
 
     @property
     def _tail(self) -> tuple[int, int]:
         """The first and the last of the rounds that final values are the mean of."""
-        rounds = next(t.rounds for t in self.trials if not t.failure)
+        rounds = self._whole[0].rounds
         return rounds[-TAIL:][0], rounds[-1]
 
     def _summary(self, method: str) -> Summary:
@@ -159,6 +178,7 @@ class Comparison:
             rounds,
             spent,
             _mean(t.bytes_total[-1] / t.rounds[-1] for t in trials if t.rounds),
+            _mean(t.within(self.budget) for t in whole),
             failures,
         )
 
@@ -184,94 +204,20 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     return statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def run_trials(runfiles: Mapping[str, RunFile], seeds: int, workers: int) -> Iterator[Trial | tuple[str, int]]:
-    """Runs every method at every seed, and yields (method, seed) after each round and each trial at its end.
+def gather(
+    name: str,
+    runfiles: Mapping[str, RunFile],
+    trials: Sequence[Trial],
+    target: float | None,
+    budget: float | None = None,
+    *,
+    bounds: Mapping[str, tuple[Trial, ...]] | None = None,
+    tuned: Mapping[str, Tuned] | None = None,
+) -> Comparison:
+    """The comparison of finished trials.
 
-    A trial runs on one thread whatever the number of workers, so its numbers do not depend on it.
-    """
-    jobs = [(method, runfile, seed) for seed in range(seeds) for method, runfile in runfiles.items()]
-    if workers == 1:
-        for job in jobs:
-            yield from _steps(*job)
-        return
-    context = multiprocessing.get_context("spawn")
-    ticks = context.Manager().Queue()
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the workers; a spinning thread would steal the other's core
-    pool = ProcessPoolExecutor(workers, mp_context=context)
-    try:
-        pending: set[Future[Trial]] = {pool.submit(_in_worker, job, ticks) for job in jobs}
-        while pending:
-            done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            while not ticks.empty():
-                yield ticks.get()
-            for future in done:
-                yield future.result()
-    except BrokenProcessPool as error:
-        raise HeadwayError(
-            "a worker process ended before its work was done, perhaps for want of memory: try --workers 1."
-        ) from error
-    finally:
-        for process in list((getattr(pool, "_processes", None) or {}).values()):
-            if pending:
-                process.terminate()
-        pool.shutdown(wait=not pending, cancel_futures=True)
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
-
-
-def _in_worker(job: tuple[str, RunFile, int], ticks: Any) -> Trial:
-    try:
-        for step in _steps(*job):
-            if isinstance(step, Trial):
-                return step
-            ticks.put(step)
-    except HeadwayError as error:  # as a sentence, since what it carries may not cross to another process
-        raise HeadwayError(f"{job[0]}, seed {job[2]}: {error}") from None
-    raise AssertionError
-
-
-def _steps(method: str, runfile: RunFile, seed: int) -> Iterator[Trial | tuple[str, int]]:
-    """The rounds of one trial, and the trial."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(runfile.sections.run.threads or 1)
-    try:
-        run = runfile.with_seed(seed).start()
-        name = run.task.headline
-        rounds, values, losses, totals, tails = [], [], [], [], []
-        total, failure = 0, None
-        try:
-            for report in run:
-                total += report.bytes_up + report.bytes_down
-                if (value := report.headline(name)) is not None:
-                    rounds.append(report.round)
-                    values.append(value)
-                    losses.append(report.train_loss if report.train_loss is not None else math.nan)
-                    totals.append(total)
-                    tails.append({client: scores[name] for client, scores in report.evaluation.items()})
-                yield method, seed
-        except Diverged as error:
-            failure = str(error)
-        if not values and failure is None:
-            failure = f"{name} was not defined in any round: it needs test examples (data.test_share, central_share)."
-        clients = _tail_means(tails[-TAIL:])
-        yield Trial(method, seed, tuple(rounds), tuple(values), tuple(losses), tuple(totals), clients, failure)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _tail_means(tails: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Each client's mean over the last rounds; a client for which the metric is not defined is left out."""
-    means = {client: statistics.fmean(tail[client] for tail in tails) for client in (tails[-1] if tails else {})}
-    return {client: mean for client, mean in means.items() if not math.isnan(mean)}
-
-
-def gather(name: str, runfiles: Mapping[str, RunFile], trials: Sequence[Trial], target: float | None) -> Comparison:
-    """The comparison of finished trials.  Without a target, it is 95 % of the best method's mean final value.
+    Without a target, it is 95 % of the best method's mean final value; without a budget, it is what the method
+    that sends least has sent at the end.
 
     Raises:
         HeadwayError: if no trial finished.
@@ -288,26 +234,25 @@ def gather(name: str, runfiles: Mapping[str, RunFile], trials: Sequence[Trial], 
             f"no run finished, so nothing can be compared; {failed.method} stopped like this: {failed.failure}"
         )
     best = (min if lower else max)(known)
-    stated = target is not None
-    if target is None:
-        target = best / 0.95 if lower else best * 0.95
     partition = first.sections.data.partition
     how = [str(v) if k == "kind" else f"{k} {v}" for k, v in (partition or {}).items()]
     description = ", ".join(
         [experiment.data.name, f"{len(experiment.data.clients)} clients", *([" ".join(how)] if how else [])]
     )
-    seeds = len({t.seed for t in trials})
     return Comparison(
         name,
         metric,
         experiment.data.central is not None,
         tuple(trials),
         tuple(runfiles),
-        seeds,
-        target,
-        stated,
-        description,
+        len({t.seed for t in trials}),
+        target=(best / 0.95 if lower else best * 0.95) if target is None else target,
+        stated_target=target is not None,
+        description=description,
         drawn=partition is not None,
+        budget=min(t.bytes_total[-1] for t in trials if not t.failure) if budget is None else budget,
+        bounds=bounds or {},
+        tuned=tuned or {},
     )
 
 

@@ -31,10 +31,14 @@ def mlp(shape: Sequence[int], outputs: int, hidden: Sequence[int] = (200,)) -> n
     return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
 
 
-def lenet(shape: Sequence[int], outputs: int) -> nn.Module:
-    """LeNet-5 with ReLU and max-pooling: conv 6, conv 16, 120, 84.  LeCun et al., Proc. IEEE 86 (1998)."""
-    channels, height, width = _image(shape, "lenet", smallest=12)
-    padding = 2 if height < 32 else 0
+def lenet(shape: Sequence[int], outputs: int, padding: int | None = None) -> nn.Module:
+    """LeNet-5 with ReLU and max-pooling: conv 6, conv 16, 120, 84.  LeCun et al., Proc. IEEE 86 (1998).
+
+    padding: of the first convolution; 2 for images below 32 pixels unless said, as in the paper.  With 0 it is
+    the CNN of NIID-Bench, arXiv 2102.02079.
+    """
+    padding = (2 if shape[1:] and shape[1] < 32 else 0) if padding is None else padding
+    channels, height, width = _image(shape, "lenet", smallest=16 - 2 * padding)
     features = 16 * _after(height, padding) * _after(width, padding)
     return nn.Sequential(
         nn.Conv2d(channels, 6, 5, padding=padding),

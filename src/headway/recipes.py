@@ -77,13 +77,14 @@ def fedprox(
 def scaffold(
     *,
     option: Literal["I", "II"] = "II",
+    correct: Literal["gradient", "step"] = "gradient",
     server_lr: float = 1.0,
     trainer: Trainer | None = None,
     sampler: Sampler | None = None,
     ecgr: ECGR | bool = False,
 ) -> Algorithm:
     """SCAFFOLD: control variates, and the plain mean over clients.  Karimireddy et al., arXiv 1910.06378."""
-    parts = [Scaffold(option=option), Mean(over="clients"), ServerSGD(lr=server_lr)]
+    parts = [Scaffold(option=option, correct=correct), Mean(over="clients"), ServerSGD(lr=server_lr)]
     return _algorithm(parts, trainer, sampler, ecgr)
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +21,13 @@ from headway.core.algorithm import Algorithm
 from headway.core.ask import Quorum
 from headway.core.chain import Chain
 from headway.core.errors import ConfigError, nearest
+from headway.core.keys import Key
 from headway.core.registry import build, to_numbers
 from headway.core.sampler import samplers
 from headway.core.stage import stages
 from headway.data import FederatedData, load
+from headway.data.view import View
+from headway.engines import PooledEngine
 from headway.run import Run
 from headway.samplers import All
 
@@ -90,6 +93,9 @@ class CompareSection(_Section):
     methods: list[str] = Field(default_factory=list)
     seeds: int = Field(default=3, ge=1)
     target: float | None = None
+    bounds: bool = False
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    tuning_seeds: int = Field(default=1, ge=1)
 
 
 class Sections(_Section):
@@ -115,10 +121,11 @@ class Experiment:
 
 @dataclass(frozen=True)
 class RunFile:
-    """A checked run file: its sections, and the algorithm that they name."""
+    """A checked run file: its sections, the algorithm that they name, and how it looks at the data."""
 
     sections: Sections
     algorithm: Algorithm
+    view: View = View()
 
     @property
     def name(self) -> str:
@@ -129,7 +136,7 @@ class RunFile:
     def with_seed(self, seed: int) -> RunFile:
         """The same run from another seed."""
         run = self.sections.run.model_copy(update={"seed": seed})
-        return RunFile(self.sections.model_copy(update={"run": run}), self.algorithm)
+        return replace(self, sections=self.sections.model_copy(update={"run": run}))
 
     def resolved(self) -> dict[str, Any]:
         """Everything explicit: chain, trainer, sampler and quorum by names and numbers."""
@@ -170,6 +177,7 @@ class RunFile:
             experiment.task,
             rounds=section.rounds,
             seed=section.seed,
+            engine=PooledEngine() if self.view.pooled else None,
             folder=folder,
             resume=resume,
             evaluate_every=section.evaluate_every,
@@ -183,14 +191,16 @@ class RunFile:
         section = self.sections.data
         if "key" in (section.model_extra or {}):
             raise ConfigError("the run file has an unknown key 'data.key': what is drawn follows from 'run.seed'.")
-        return load(
+        seed = self.sections.run.seed
+        data = load(
             section.source,
-            key=self.sections.run.seed,
+            key=seed,
             partition=section.partition,
             clients=section.clients,
             test_share=section.test_share,
             **(section.model_extra or {}),
         )
+        return self.view.of(data, Key.of(seed, "view"))
 
     def _task(self, data: FederatedData) -> Task:
         section, model = self.sections.task, self.sections.model
@@ -320,6 +330,8 @@ def _choose_method(tables: dict[str, Any], method: str) -> None:
         for key in algorithm.keys() - {"trainer", "sampler", "quorum"}:
             del algorithm[key]
     for key, value in own.items():
+        if key == "grid":
+            continue  # what `headway compare` tries for the method
         if key in ("trainer", "sampler", "quorum") and isinstance(value, dict):
             algorithm[key] = {**algorithm.get(key, {}), **value}
         else:
@@ -389,7 +401,7 @@ def _set_on_stage(tables: list[dict[str, Any]], keys: Sequence[str], value: Any)
 
 def _absolute(source: str, folder: Path) -> str:
     """A file's path as an absolute one; the name of a packaged source as it is."""
-    return str((folder / source).resolve()) if Path(source).suffix else source
+    return str((folder / source).resolve()) if Path(source).suffix or "/" in source else source
 
 
 def _with_none_said(value: Any) -> Any:

@@ -42,7 +42,7 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "FedProx": (FedProx(), FedProx(0.0), FedProx(3.0)),
     "Mean": (Mean("examples"), Mean("clients"), Mean("expected")),
     "QFedAvg": (QFedAvg(), QFedAvg(0.0), QFedAvg(0.3)),
-    "Scaffold": (Scaffold("I"), Scaffold("II")),
+    "Scaffold": (Scaffold("I"), Scaffold("II"), Scaffold("II", "step")),
     "ServerAdam": (ServerAdam(), ServerAdam(0.3, 0.0, 0.5, 0.1, bias_correction=True)),
     "ServerAdagrad": (ServerAdagrad(), ServerAdagrad(0.3, 0.5, 0.1)),
     "ServerYogi": (ServerYogi(), ServerYogi(0.3, 0.0, 0.5, 0.1, bias_correction=True)),

@@ -40,12 +40,13 @@ def local_steps(
     lr: float,
     momentum: float = 0.0,
     change: Callable[[Vector, Vector], Vector] = lambda grad, w: grad,
+    steer: Callable[[Vector], Vector] = lambda v: v,
 ) -> list[Vector]:
     """The displacements of heavy-ball descent: v <- momentum v + g; w <- w - lr v."""
     w, v, displacements = list(start), [0.0] * len(start), []
     for _ in range(count):
         v = plus(change(gradient(problem, w), w), v, momentum)
-        step = [-lr * x for x in v]
+        step = [-lr * x for x in steer(v)]
         w = plus(w, step)
         displacements.append(step)
     return displacements
@@ -149,6 +150,7 @@ def scaffold(
     lr: float,
     *,
     option: str,
+    correct: str = "gradient",
     momentum: float = 0.0,
     reaggregate: Reaggregate = summed,
     server: Callable[[Vector, Vector], Vector] = plus,
@@ -156,17 +158,22 @@ def scaffold(
     """arXiv 1910.06378, Algorithm 1: uniform mean of the models, c over all N clients.
 
     With momentum, option II divides by the learning rate that each gradient received until the last step:
-    the gradient of step k counts lr (1 + momentum + ... + momentum^(K-1-k)).
+    the gradient of step k counts lr (1 + momentum + ... + momentum^(K-1-k)).  With correct="step" the
+    correction is added to the velocity as it is used, and the divisor is K lr.
     """
     x, c = list(start), [0.0] * len(start)
     own = [[0.0] * len(start) for _ in problems]
     received = sum(lr * momentum**j for k in range(count) for j in range(count - k))
+    received = count * lr if correct == "step" else received
     for cohort in cohorts:
         delta, change = [0.0] * len(x), [0.0] * len(x)
         for i in cohort:
-            steps = local_steps(
-                problems[i], x, count, lr, momentum, lambda g, w, c=c, c_i=own[i]: plus(plus(g, c_i, -1.0), c)
-            )
+
+            def corrected(g: Vector, w: Vector | None = None, c: Vector = c, c_i: Vector = own[i]) -> Vector:
+                return plus(plus(g, c_i, -1.0), c)
+
+            rule = {"steer": corrected} if correct == "step" else {"change": corrected}
+            steps = local_steps(problems[i], x, count, lr, momentum, **rule)
             if option == "I":
                 new = gradient(problems[i], x)
             else:

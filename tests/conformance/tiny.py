@@ -152,12 +152,17 @@ class Tiny:
         w, velocity, gain, push, steps = start, torch.zeros_like(start), 0.0, 0.0, []
         count, proximal = problem.steps or loop.steps, self.flows[-1].proximal
         for _ in range(count):
-            grad = problem.grad(w)
-            for label, stage in links.step_rules:
-                here = at(ctx, label, told, self.flows, links.labels.index(label))
-                grad = stage.step(grad, w, memory.get(label, {}), here)
-            velocity, push = loop.momentum * velocity + grad, loop.momentum * push + 1.0 - proximal * gain
-            step, gain = -loop.lr * velocity, gain + loop.lr * push
+
+            def ruled(value: Tensor, w: Tensor = w, *, steering: bool) -> Tensor:
+                for label, stage in links.step_rules:
+                    here = at(ctx, label, told, self.flows, links.labels.index(label))
+                    if stage.steers == steering:
+                        value = stage.step(value, w, memory.get(label, {}), here)
+                return value
+
+            velocity = loop.momentum * velocity + ruled(problem.grad(w), steering=False)
+            push = loop.momentum * push + 1.0 - proximal * gain
+            step, gain = -loop.lr * ruled(velocity, steering=True), gain + loop.lr * push
             w = w + step
             steps.append(step)
         movement = w - start

@@ -321,7 +321,7 @@ def test_data_that_changed_are_not_shown(compared, tmp_path):
     identity = tmp_path / "run" / "run.json"
     identity.write_text(re.sub(r'"data": "\w+"', '"data": "00"', identity.read_text()))
     assert evidence([tmp_path / "run"]).partition == (
-        "The data are no longer those that the run trained on, so who holds what is not shown."
+        "The data read now are not those that the run trained on, so who holds what is not shown."
     )
 
 

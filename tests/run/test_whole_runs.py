@@ -27,8 +27,8 @@ def model() -> nn.Module:
 TASK = hw.Task(model=model, dtype="float64")
 
 
-def local(start, client, round_, change):
-    """One client's displacements: torch.optim.SGD on batches in the documented order."""
+def local(start, client, round_, change, steer=None):
+    """One client's displacements: torch.optim.SGD on batches in the documented order; `steer` follows each step."""
     module = model().double()
     vector_to_parameters(start.clone(), module.parameters())
     optimizer = torch.optim.SGD(module.parameters(), lr=LR, momentum=MOMENTUM)
@@ -48,6 +48,9 @@ def local(start, client, round_, change):
                 place += parameter.numel()
             optimizer.step()
             after = parameters_to_vector(module.parameters()).detach()
+            if steer is not None:
+                after = after - LR * steer
+                vector_to_parameters(after.clone(), module.parameters())
             steps.append(after - before)
             before = after
     return torch.stack(steps)
@@ -73,17 +76,19 @@ def reference(recipe: str):
     for round_ in range(ROUNDS):
         total, change = torch.zeros_like(x), torch.zeros_like(x)
         for client in DATA.clients:
+            base, late = recipe.partition("+")[0], recipe.startswith("scaffold-step")
             pull = {
                 "fedprox": lambda w, x=x: 0.3 * (w - x),
                 "scaffold": lambda w, c=c, c_i=own[client]: c - c_i,
-            }.get(recipe.partition("+")[0], torch.zeros_like)
-            steps = local(x, client, round_, pull)
+            }.get(base, torch.zeros_like)
+            steps = local(x, client, round_, pull, c - own[client] if late else None)
             moved = steps.sum(0)
             delta = reaggregate(steps) if recipe.endswith("+ecgr") else moved
             uniform = recipe.startswith("scaffold")
             total += delta * (1 / len(sizes) if uniform else sizes[client] / sum(sizes.values()))
             if uniform:
                 received = sum(LR * MOMENTUM**j for k in range(len(steps)) for j in range(len(steps) - k))
+                received = len(steps) * LR if late else received
                 new = own[client] - c - moved / received
                 change += (new - own[client]) / len(sizes)
                 own[client] = new
@@ -95,13 +100,13 @@ def reference(recipe: str):
     return x
 
 
-@pytest.mark.parametrize("recipe", ["fedavg", "fedprox", "scaffold", "fedadam"])
+@pytest.mark.parametrize("recipe", ["fedavg", "fedprox", "scaffold", "scaffold-step", "fedadam"])
 @pytest.mark.parametrize("ecgr", ["", "+ecgr"])
 def test_agrees_with_the_independent_loop(recipe, ecgr):
     trainer = hw.LocalSGD(lr=LR, momentum=MOMENTUM, batch_size=BATCH, epochs=EPOCHS)
-    options = {"mu": 0.3} if recipe == "fedprox" else {}
+    options = {"fedprox": {"mu": 0.3}, "scaffold-step": {"correct": "step"}}.get(recipe, {})
     run = hw.Run(
-        hw.recipes.recipe(recipe + ecgr, trainer=trainer, **options),
+        hw.recipes.recipe(recipe.partition("-")[0] + ecgr, trainer=trainer, **options),
         DATA,
         TASK,
         rounds=ROUNDS,

@@ -69,10 +69,10 @@ def test_fedprox(ecgr, cohorts, momentum) -> None:
 
 
 @cases
-@pytest.mark.parametrize("option", ["I", "II"])
-def test_scaffold(ecgr, cohorts, momentum, option) -> None:
-    chain = ([Scaffold(option)], [Mean("clients")])
-    agrees(reference.scaffold, chain, reference.plus, ecgr, cohorts, momentum, option=option)
+@pytest.mark.parametrize(("option", "correct"), [("I", "gradient"), ("II", "gradient"), ("II", "step")])
+def test_scaffold(ecgr, cohorts, momentum, option, correct) -> None:
+    chain = ([Scaffold(option, correct)], [Mean("clients")])
+    agrees(reference.scaffold, chain, reference.plus, ecgr, cohorts, momentum, option=option, correct=correct)
 
 
 @cases

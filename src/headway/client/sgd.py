@@ -80,6 +80,7 @@ class LocalSGD(Trainer):
     Formula, per step, g being the mean gradient over the batch (of the examples that it really has):
     `g <- step rules of the chain`; `g <- g min(1, clip_gradient / ||g||)`; `g <- g + weight_decay w`;
     `v <- momentum v + g`; `w <- w - lr v` (nesterov: `w - lr (g + momentum v)`).  v starts at 0 each round.
+    Step rules that steer map the direction (v, or g + momentum v) instead.
 
     batch_size: examples per step, `None` for all.  epochs: passes over the client's examples, in a new
         order each; or steps: a fixed number of steps, if given.
@@ -205,7 +206,8 @@ class _Loop:
         self.mean_loss = self.bench.task.criterion.mean
         self.start = work.ctx.global_params
         self.velocity = [torch.zeros_like(p) for p in self.bench.parameters] if trainer.momentum else []
-        self.rules = _rules_per_tensor(work)
+        self.rules = _rules_per_tensor(work, steering=False)
+        self.steering = _rules_per_tensor(work, steering=True)
         self.flat = self.bench.layout.slices(self.bench.shared)
         self.steps: Tensor | None = None
         if "steps" in work.flows[-1].needs:
@@ -233,7 +235,15 @@ class _Loop:
         self._account(loss.detach(), len(batch), lr)
 
     def _directions(self, grads: list[Tensor]) -> list[Tensor]:
-        """What each parameter moves along: the gradients after rules, clipping, decay and momentum."""
+        """What each parameter moves along: the gradients after rules, clipping, decay and momentum, steered."""
+        directions = self._heavy(grads)
+        if not self.steering:
+            return directions
+        steered = [self._ruled(d, w, r) for d, w, r in zip(directions, self.flat, self.steering, strict=False)]
+        return steered + directions[len(steered) :]  # personal parameters come last, and no rule knows them
+
+    def _heavy(self, grads: list[Tensor]) -> list[Tensor]:
+        """The gradients after rules, clipping, decay and momentum."""
         t, parameters = self.trainer, self.bench.parameters
         for index, rules in enumerate(self.rules):
             grads[index] = self._ruled(grads[index], self.flat[index], rules)
@@ -291,13 +301,14 @@ class _Loop:
         )
 
 
-def _rules_per_tensor(work: Work) -> list[list[tuple[str, Stage, Tensors, Context]]]:
-    """For every shared tensor, the step rules with memory and context sliced to it."""
+def _rules_per_tensor(work: Work, steering: bool) -> list[list[tuple[str, Stage, Tensors, Context]]]:
+    """For every shared tensor, the step rules (that steer, or not) with memory and context sliced to it."""
     layout = work.bench.layout
     rules: list[list[tuple[str, Stage, Tensors, Context]]] = []
-    if not work.chain.step_rules:
+    chosen = [(label, stage) for label, stage in work.chain.step_rules if stage.steers == steering]
+    if not chosen:
         return rules
-    contexts = [(label, stage, work.context(label)) for label, stage in work.chain.step_rules]
+    contexts = [(label, stage, work.context(label)) for label, stage in chosen]
     for entry in layout.entries:
         start, stop = entry.offset, entry.offset + entry.numel
         rules.append(

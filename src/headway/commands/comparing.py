@@ -7,199 +7,191 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 
+from headway.bounds import ALONE, POOLED, bound_jobs, by_client, gather_alone
+from headway.commands.methods import method_files, method_grids
 from headway.commands.training import free_path
-from headway.compare import Comparison, Summary, Trial, gather, run_trials
-from headway.core.errors import ConfigError, nearest
+from headway.compare import Comparison, Summary, Tuned, gather
+from headway.core.errors import ConfigError
 from headway.observe.folder import write_atomically, writing
 from headway.observe.plot import comparison_picture
 from headway.observe.progress import Meter
 from headway.observe.text import bytes_text, console, emit, number_text, plain_table, show_table, strict
-from headway.runfile import AlgorithmSection, RunFile, load_runfile
+from headway.runfile import RunFile
+from headway.trials import RUNS, Job, Trial, in_processes, run_trials, trial_folder
+from headway.tuning import HELD_OUT, Candidate, choose, tuning_trials
 
-COLUMNS = [
-    "method",
-    "mean",
-    "+- 95 %",
-    "spread",
-    "worst client",
-    "rounds to target",
-    "bytes to target",
-    "bytes a round",
-]
+Steps = Iterator[Trial | tuple[str, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line says of a comparison; None where the run file decides."""
+
+    seeds: int | None = None
+    target: float | None = None
+    budget: str | None = None
+    bounds: bool | None = None
+    workers: int | None = None
+    out: Path | None = None
+    as_json: bool = False
 
 
 def compare_files(
-    files: Sequence[str],
-    methods: Sequence[str] | None,
-    seeds: int | None,
-    sets: Sequence[str],
-    rounds: int | None,
-    target: float | None,
-    workers: int | None,
-    out: Path | None,
-    as_json: bool,
+    files: Sequence[str], methods: Sequence[str] | None, sets: Sequence[str], rounds: int | None, options: Options
 ) -> None:
     """Runs methods x seeds, and shows a table, a picture and a sentence."""
-    runfiles = _methods(files, methods, sets, rounds)
+    runfiles = method_files(files, methods, sets, rounds)
     first = next(iter(runfiles.values()))
     section = first.sections.compare
-    seeds = seeds or section.seeds
-    target = target if target is not None else section.target
+    seeds = options.seeds or section.seeds
+    target = options.target if options.target is not None else section.target
     if target is not None and not math.isfinite(target):
         raise ConfigError(f"the target must be a finite number, found {target}.")
-    workers = workers or min(os.cpu_count() or 1, 2, len(runfiles) * seeds)
+    budget = None if options.budget is None else _bytes(options.budget)
+    grids = method_grids(files, runfiles, sets, rounds)
     first.build()  # what is wrong with the data or the model is said before any training
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists already: choose another folder with --out.")
-    folder = out or free_path(Path("comparisons") / first.name)
-    screen = console()
-    if not as_json:
-        count = first.sections.run.rounds
-        screen.print(f"[bold]{first.name}[/bold]: {', '.join(runfiles)}; {seeds} seeds of {count} rounds each")
-    comparison = _run(screen, runfiles, seeds, workers, target, as_json)
+    folder = _folder(options.out, first.name)
+    work = _Work(folder, options, len(runfiles) * seeds)
+    work.say(
+        f"[bold]{first.name}[/bold]: {', '.join(runfiles)}; {seeds} seeds of {first.sections.run.rounds} rounds each"
+    )
+    tuned: dict[str, Tuned] = {}
+    if grids:
+        runfiles, tuned = _tune(work, grids, runfiles, section.tuning_seeds)
+    count = len(runfiles) * seeds
+    found = work.trials(lambda: run_trials(runfiles, range(seeds), work.workers, folder), count, first)
+    order = list(runfiles)
+    trials = sorted(found, key=lambda t: (order.index(t.method), t.seed))
+    wanted = section.bounds if options.bounds is None else options.bounds
+    bounds = _bounds(work, first, seeds) if wanted else {}
+    comparison = gather(first.name, runfiles, trials, target, budget, bounds=bounds, tuned=tuned)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, comparison, runfiles)
-    if as_json:
-        for summary in comparison.summaries():
-            emit({"event": "method", **dataclasses.asdict(summary)})
-        emit({"event": "done", "sentence": comparison.sentence(), "target": comparison.target, "folder": str(folder)})
-    else:
-        _show(screen, comparison, folder)
+    _tell(work, comparison, folder)
 
 
-def _methods(
-    files: Sequence[str], methods: Sequence[str] | None, sets: Sequence[str], rounds: int | None
-) -> dict[str, RunFile]:
-    """The run file of every method; those of several files must train on the same data.
+class _Work:
+    """Runs trials with a meter, on the screen or as JSON."""
 
-    Raises:
-        ConfigError: if nothing is there to compare, or the files differ in their data.
-    """
-    runfiles: dict[str, RunFile] = {}
-    _check_sets(sets, files)
-    for file in files:
-        plain = load_runfile(file, sets if methods is None else (), rounds=rounds) if len(files) > 1 else None
-        names = methods or (load_runfile(file, _of_file(sets)).sections.compare.methods if plain is None else None)
-        if plain is not None and names is None:
-            if plain.name in runfiles:
-                raise ConfigError(f"two of the files are named {plain.name!r}: give each its own [run] name.")
-            runfiles[plain.name] = plain
-            continue
-        for name in names or ():
-            method = load_runfile(file, _for_method(sets, file, name), rounds=rounds, method=name)
-            runfiles[name if len(files) == 1 else f"{method.name} {name}"] = method
-    if len(runfiles) < 2:
-        raise ConfigError(
-            "a comparison needs at least two methods: give --methods fedavg,scaffold, several files, or "
-            "[compare] methods in the file."
-        )
-    _check_same_data(runfiles)
-    if len(files) == 1:
-        _check_reached(sets, runfiles)
-    return runfiles
+    def __init__(self, folder: Path, options: Options, jobs: int) -> None:
+        self.folder, self.as_json = folder, options.as_json
+        self.screen = console()
+        self.workers = options.workers or min(os.cpu_count() or 1, 2, jobs)
 
+    def say(self, line: str) -> None:
+        """A line for a reader."""
+        if not self.as_json:
+            self.screen.print(line)
 
-def _check_sets(sets: Sequence[str], files: Sequence[str]) -> None:
-    """Refuses to set an option of a recipe where there are several methods, each with its own."""
-    for keys in map(_keys, sets):
-        if len(files) == 1 and len(keys) == 2 and keys[0] == "algorithm":
-            raise ConfigError(
-                f"--set {'.'.join(keys)} changes one recipe, and several methods are compared: set a stage's field "
-                "(algorithm.FedProx.mu=0.1), or write a [methods.NAME] table."
-            )
+    def trials(self, start: Callable[[], Steps], count: int, runfile: RunFile, shown: bool = True) -> list[Trial]:
+        """All trials of `count` runs, when they are done."""
+        steps, found = start(), []
+        quiet = Console(quiet=True) if self.as_json else self.screen
+        try:
+            with Meter(quiet, "round", count * runfile.sections.run.rounds) as meter:
+                for step in steps:
+                    if not isinstance(step, Trial):
+                        meter.step(f"{step[0]}, seed {step[1]}")
+                        continue
+                    found.append(step)
+                    if step.failure:
+                        meter.say(f"[yellow]{step.method}, seed {step.seed}, stopped:[/yellow] {step.failure}")
+                    if self.as_json and shown:
+                        emit({"event": "trial", **dataclasses.asdict(step), "final": step.final})
+        except KeyboardInterrupt:
+            steps.close()  # type: ignore[attr-defined]
+            self.screen.print(f"Stopped. Go on with the same command and --out {self.folder}", soft_wrap=True)
+            raise typer.Exit(130) from None
+        return found
 
 
-def _check_reached(sets: Sequence[str], runfiles: Mapping[str, RunFile]) -> None:
-    """Refuses a change to a stage that no method has."""
-    present = {label for runfile in runfiles.values() for label in runfile.algorithm.chain.labels}
-    for keys in filter(_is_of_stage, map(_keys, sets)):
-        if keys[1] not in present:
-            raise ConfigError(
-                f"--set {'.'.join(keys)}: none of the methods has a stage {keys[1]!r}{nearest(keys[1], present)}."
-            )
-
-
-def _keys(text: str) -> list[str]:
-    return text.partition("=")[0].strip().split(".")
-
-
-def _is_of_stage(keys: Sequence[str]) -> bool:
-    return keys[0] == "algorithm" and len(keys) == 3 and keys[1] not in AlgorithmSection.model_fields
-
-
-def _of_file(sets: Sequence[str]) -> list[str]:
-    """The changes to a file's own keys, leaving out those to stages."""
-    return [text for text in sets if not text.startswith("algorithm.")]
-
-
-def _for_method(sets: Sequence[str], file: str, method: str) -> list[str]:
-    """The changes that apply to a method: one addressed to a stage is for the methods that have it."""
-    chain = {
-        table["stage"] for table in load_runfile(file, _of_file(sets), method=method).resolved()["algorithm"]["chain"]
-    }
-    return [text for text in sets if not _is_of_stage(_keys(text)) or _keys(text)[1] in chain]
-
-
-def _check_same_data(runfiles: Mapping[str, RunFile]) -> None:
-    names = list(runfiles)
-    for section in ("data", "model", "task"):
-        tables = {name: runfiles[name].resolved().get(section, {}) for name in names}
-        for name in names[1:]:
-            if tables[name] != tables[names[0]]:
-                raise ConfigError(
-                    f"methods are compared on the same data and model, but [{section}] of {name!r} differs from that "
-                    f"of {names[0]!r}: {tables[name]} and {tables[names[0]]}."
-                )
-    if len({runfile.sections.run.rounds for runfile in runfiles.values()}) > 1:
-        raise ConfigError("methods are compared over the same number of rounds: give --rounds for all.")
-
-
-def _run(
-    screen: Console, runfiles: Mapping[str, RunFile], seeds: int, workers: int, target: float | None, as_json: bool
-) -> Comparison:
-    rounds = next(iter(runfiles.values())).sections.run.rounds
-    trials: list[Trial] = []
-    steps = run_trials(runfiles, seeds, workers)
-    quiet = Console(quiet=True) if as_json else screen
+def _bytes(text: str) -> int:
     try:
-        with Meter(quiet, "round", len(runfiles) * seeds * rounds) as meter:
-            for step in steps:
-                if not isinstance(step, Trial):
-                    meter.step(f"{step[0]}, seed {step[1]}")
-                    continue
-                trials.append(step)
-                if step.failure:
-                    meter.say(f"[yellow]{step.method}, seed {step.seed}, stopped:[/yellow] {step.failure}")
-                if as_json:
-                    emit({"event": "trial", **dataclasses.asdict(step), "final": step.final})
-    except KeyboardInterrupt:
-        steps.close()  # type: ignore[attr-defined]
-        screen.print("Stopped; nothing was written.")
-        raise typer.Exit(130) from None
-    name = next(iter(runfiles.values())).name
-    return gather(name, runfiles, sorted(trials, key=lambda t: (list(runfiles).index(t.method), t.seed)), target)
+        size = int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        size = 0
+    if size < 1:
+        raise ConfigError(f"a budget needs a number of bytes such as 50MB or 1.5GiB, found {text!r}.")
+    return size
+
+
+def _folder(out: Path | None, name: str) -> Path:
+    """Where the comparison is kept: a new place, or one that holds some of its runs already."""
+    if out is None:
+        return free_path(Path("comparisons") / name)
+    if out.exists() and not (out / RUNS).is_dir() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            f"{out} exists already, and is no comparison to go on with: choose another folder with --out."
+        )
+    return out
+
+
+def _tune(
+    work: _Work, grids: Sequence[Candidate], runfiles: Mapping[str, RunFile], seeds: int
+) -> tuple[dict[str, RunFile], dict[str, Tuned]]:
+    """The run files with the settings that did best."""
+    work.say(f"tuning: {len(grids)} settings, each client testing on {HELD_OUT:.0%} of its training examples")
+    first = grids[0].runfile
+    trials = work.trials(
+        lambda: tuning_trials(grids, seeds, work.workers, work.folder), len(grids) * seeds, first, shown=False
+    )
+    chosen = choose(grids, trials, first.build().task.headline)
+    tuned = {method: how for method, (_, how) in chosen.items()}
+    for method, how in tuned.items():
+        work.say(f"tuned: {method} takes {_setting(how)}, best of {how.tried}")
+    return {m: chosen[m][0].runfile if m in chosen else runfile for m, runfile in runfiles.items()}, tuned
+
+
+def _setting(how: Tuned) -> str:
+    return ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in how.chosen.items())
+
+
+def _bounds(work: _Work, runfile: RunFile, seeds: int) -> dict[str, tuple[Trial, ...]]:
+    """Each client alone and pooled training, at every seed."""
+    jobs: list[Job] = [job for seed in range(seeds) for job in bound_jobs(runfile, seed, work.folder)]
+    work.say("bounds: each client alone, and pooled training")
+    trials = work.trials(lambda: in_processes(jobs, work.workers), len(jobs), runfile, shown=False)
+    alone = []
+    for seed in range(seeds):
+        own = [t for t in trials if t.seed == seed and t.method != POOLED]
+        alone.append(gather_alone(own, runfile.with_seed(seed).load_data(), seed))
+    pooled = sorted((t for t in trials if t.method == POOLED), key=lambda t: t.seed)
+    if failed := [t for t in (*alone, *pooled) if t.failure]:
+        work.say(f"[yellow]no bounds, since {failed[0].method}, seed {failed[0].seed}, stopped:[/] {failed[0].failure}")
+        return {}
+    return {ALONE: tuple(alone), POOLED: tuple(pooled)}
 
 
 def _write(folder: Path, comparison: Comparison, runfiles: Mapping[str, RunFile]) -> None:
+    ranked = comparison.ranked()
+    gaps = by_client(comparison.bounds, comparison.of(ranked[0].method)) if comparison.bounds and ranked else []
     results: dict[str, Any] = {
         "comparison": dataclasses.asdict(comparison),
         "summaries": [dataclasses.asdict(summary) for summary in comparison.summaries()],
         "sentence": comparison.sentence(),
+        "sentences": _sentences(comparison),
         "methods": {name: runfile.resolved() for name, runfile in runfiles.items()},
+        "runs": {
+            method: {t.seed: trial_folder(Path(), method, t.seed).as_posix() for t in comparison.of(method)}
+            for method in comparison.methods
+        },
+        "gaps": [dict(zip(("client", "alone", "federated", "pooled"), row, strict=True)) for row in gaps],
     }
     write_atomically(folder / "results.json", json.dumps(strict(results), indent=1, allow_nan=False).encode())
-    rows = [_row(summary) for summary in comparison.summaries()]
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    write_atomically(folder / "table.md", f"{_caption(comparison)}\n\n{text}\n\n{comparison.sentence()}\n".encode())
+    columns, rows = _columns(comparison), _rows(comparison)
+    text = "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *rows])
+    said = "\n\n".join(_sentences(comparison))
+    notes = f"{_caption(comparison)}\n{_how_tuned(comparison)}"
+    write_atomically(folder / "table.md", f"{notes}\n\n{text}\n\n{said}\n".encode())
     comparison_picture(
         folder / "comparison.png",
         title=f"{comparison.description}, {comparison.seeds} seeds",
@@ -222,7 +214,27 @@ def _client_values(comparison: Comparison, method: str) -> list[tuple[str, float
     return [(client, sum(each) / len(each)) for client, each in values.items()]
 
 
-def _row(summary: Summary) -> list[str]:
+def _sentences(comparison: Comparison) -> list[str]:
+    """The verdict; at equal bytes, where that is another question; and the gap to the bounds."""
+    said = [comparison.sentence()]
+    if (equal := comparison.budget_sentence()) is not None:
+        said.append(f"At equal bytes, {bytes_text(comparison.budget)} each: {equal}")
+    if (gap := comparison.gap_sentence()) is not None:
+        said.append(gap)
+    return said
+
+
+def _columns(comparison: Comparison) -> list[str]:
+    columns = ["method", "mean", "+- 95 %", "spread", "worst client", "rounds to target", "bytes to target"]
+    equal = [f"at {bytes_text(comparison.budget)}"] if comparison.unequal_bytes else []
+    return [*columns, "bytes a round", *equal]
+
+
+def _rows(comparison: Comparison) -> list[list[str]]:
+    return [_row(summary, comparison.unequal_bytes) for summary in comparison.summaries()]
+
+
+def _row(summary: Summary, equal: bool) -> list[str]:
     reached = summary.rounds_to_target
     return [
         summary.method + (f" ({summary.failures} failed)" if summary.failures else ""),
@@ -233,6 +245,7 @@ def _row(summary: Summary) -> list[str]:
         "-" if reached is None else f"{reached:g}",
         "-" if summary.bytes_to_target is None else bytes_text(summary.bytes_to_target),
         bytes_text(summary.bytes_a_round),
+        *([number_text(summary.at_budget)] if equal else []),
     ]
 
 
@@ -244,12 +257,38 @@ def _caption(comparison: Comparison) -> str:
     )
 
 
-def _show(screen: Console, comparison: Comparison, folder: Path) -> None:
+def _how_tuned(comparison: Comparison) -> str:
+    """Where the methods' numbers come from."""
+    if not comparison.tuned:
+        return "All methods are untuned: the numbers are those of the run file."
+    told = [f"{method}: {_setting(how)}, best of {how.tried}" for method, how in comparison.tuned.items()]
+    plain = [method for method in comparison.methods if method not in comparison.tuned]
+    untuned = f"; untuned: {', '.join(plain)}" if plain else ""
+    return f"Tuned on held-out training examples: {'; '.join(told)}{untuned}."
+
+
+def _tell(work: _Work, comparison: Comparison, folder: Path) -> None:
+    if work.as_json:
+        for summary in comparison.summaries():
+            emit({"event": "method", **dataclasses.asdict(summary)})
+        said = _sentences(comparison)
+        emit(
+            {
+                "event": "done",
+                "sentence": said[0],
+                "sentences": said,
+                "target": comparison.target,
+                "folder": str(folder),
+            }
+        )
+        return
+    screen = work.screen
     screen.print()
-    show_table(screen, plain_table(COLUMNS, [_row(summary) for summary in comparison.summaries()]))
+    show_table(screen, plain_table(_columns(comparison), _rows(comparison)))
     screen.print()
     screen.print(_caption(comparison), soft_wrap=True)
-    screen.print("Spread: standard deviation over the last rounds. All methods use the same trainer; none was tuned.")
-    screen.print(f"\nPicture: {folder / 'comparison.png'} (beside it: table.md, results.json)", soft_wrap=True)
-    screen.print(f"[bold]{comparison.sentence()}[/bold]")
+    screen.print(f"Spread: standard deviation over the last rounds. {_how_tuned(comparison)}")
+    screen.print(f"\nPicture: {folder / 'comparison.png'} (beside it: table.md, results.json, {RUNS}/)", soft_wrap=True)
+    for sentence in _sentences(comparison):
+        screen.print(f"[bold]{sentence}[/bold]")
     screen.print(f"Curves, drift and clients on one page: headway report {shlex.quote(str(folder))}", soft_wrap=True)

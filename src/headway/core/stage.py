@@ -138,6 +138,11 @@ class Stage:
         """The direction of one local step; elementwise in the parameter axis."""
         return grad
 
+    @property
+    def steers(self) -> bool:
+        """Whether `step` maps the direction that clipping, weight decay and momentum make, and not the gradient."""
+        return False
+
     def combine(self, gram: Tensor, ctx: Context) -> Tensor:
         """Coefficients `[..., K]` of the local steps in the delta, from their Gram matrix `[..., K, K]`."""
         return torch.ones_like(gram[..., 0])

@@ -3,6 +3,7 @@
 from headway.data.batches import batch_bounds, epoch_order
 from headway.data.federated import ClientSummary, Examples, FederatedData
 from headway.data.hospitals import hospitals
+from headway.data.hub import from_huggingface
 from headway.data.partition import PARTITIONERS, Partitioner, partitioner
 from headway.data.skew import LabelSkew, label_skew
 from headway.data.source import load, sources
@@ -20,6 +21,7 @@ __all__ = [
     "TableFacts",
     "batch_bounds",
     "epoch_order",
+    "from_huggingface",
     "from_torch",
     "hospitals",
     "infer_csv",

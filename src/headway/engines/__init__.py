@@ -2,5 +2,6 @@
 
 from headway.engines.engine import Engine, Job
 from headway.engines.local import LocalEngine
+from headway.engines.pooled import PooledEngine
 
-__all__ = ["Engine", "Job", "LocalEngine"]
+__all__ = ["Engine", "Job", "LocalEngine", "PooledEngine"]

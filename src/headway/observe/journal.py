@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +71,26 @@ class Journal:
         return sorted((dict(zip(names, row, strict=True)) for row in cursor), key=lambda row: row["round"])
 
     def series(self, scope: str, name: str) -> list[tuple[int, float]]:
-        """A metric over rounds."""
+        """A metric over rounds; NaN where it was not defined."""
         cursor = self._connection.execute(
             "SELECT round, value FROM metrics WHERE scope = ? AND name = ? ORDER BY round", (scope, name)
         )
-        return [(int(round_), float(value)) for round_, value in cursor]
+        return [(int(round_), math.nan if value is None else float(value)) for round_, value in cursor]
+
+    def client_means(self, name: str, rounds: Sequence[int]) -> dict[str, float]:
+        """Each client's mean of a metric over some rounds; one for which it was not defined is left out."""
+        if not rounds:
+            return {}
+        cursor = self._connection.execute(
+            "SELECT substr(scope, 8), value FROM metrics WHERE name = ? AND scope LIKE 'client:%' "
+            "AND round BETWEEN ? AND ? ORDER BY scope, round",
+            (name, min(rounds), max(rounds)),
+        )
+        values: dict[str, list[float]] = {}
+        for client, value in cursor:
+            values.setdefault(client, []).append(math.nan if value is None else float(value))
+        means = {client: math.fsum(each) / len(each) for client, each in values.items()}
+        return {client: mean for client, mean in means.items() if not math.isnan(mean)}
 
     def close(self) -> None:
         """Closes the file."""

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from headway.compare import TAIL, Comparison, Trial
+from headway.compare import Comparison
 from headway.core.errors import ConfigError, HeadwayError
 from headway.observe.page import Evidence, Method, Partition, SeedRun, Summed, partition_of
 from headway.observe.text import number_text
-from headway.reports.found import Found, find
+from headway.reports.found import Found, Told, find
 from headway.reports.naming import chain_text, differing, label, tell_apart
 from headway.runfile import load_runfile
+from headway.trials import TAIL, Trial
 
 Groups = dict[str, list[Found]]
 
@@ -29,28 +30,31 @@ def evidence(paths: Sequence[Path]) -> Evidence:
         ConfigError: if the runs measure different things, or a method is there twice at one seed.
     """
     found: list[Found] = []
-    comparisons: list[Comparison] = []
+    told: list[Told] = []
     for path in {path.resolve(): path for path in paths}.values():
-        runs, comparison = find(path)
+        runs, one = find(path)
         found += runs
-        comparisons += [comparison] if comparison is not None else []
+        told += [one] if one is not None else []
     _check_metrics(found)
     found, unfinished = _finished(found)
     groups = _groups(found)
-    only = comparisons[0] if len(comparisons) == 1 and all(each.given for each in found) else None
-    comparison = only or _compared(groups, found)
+    only = told[0] if len(told) == 1 and all(each.given for each in found) else None
+    comparison = only.comparison if only is not None else _compared(groups, found)
     notices = [*unfinished, *_unlike(groups)]
     methods = _methods(groups, comparison)
     partition, seed = _partition(found)
     return Evidence(
         title=comparison.description or comparison.name,
         sentence=_sentence(comparison, methods, notices),
+        more=only.sentences[1:] if only is not None else (),
         caption=_caption(groups, comparison),
         metric=comparison.metric,
         central=comparison.central,
         lower_is_better=comparison.lower_is_better,
         drawn=comparison.drawn,
         target=comparison.target,
+        budget=comparison.budget if comparison.unequal_bytes else None,
+        gaps=only.gaps if only is not None else (),
         tail=_tail(methods),
         methods=methods,
         partition=partition,
@@ -151,7 +155,8 @@ def _compared(groups: Groups, found: Sequence[Found]) -> Comparison:
         return comparison
     lower = comparison.lower_is_better
     target = min(known) / 0.95 if lower else max(known) * 0.95
-    return dataclasses.replace(comparison, target=target)
+    budget = min(trial.bytes_total[-1] for trial in trials if not trial.failure)
+    return dataclasses.replace(comparison, target=target, budget=budget)
 
 
 def _title(found: Sequence[Found]) -> str:
@@ -234,7 +239,19 @@ def _caption(groups: Groups, comparison: Comparison) -> str:
     several = "methods" if len(groups) > 1 else "method"
     goal = "as asked" if comparison.stated_target else "95 % of the best mean"
     target = "" if math.isnan(comparison.target) else f" Target {number_text(comparison.target)} ({goal})."
-    return f"{len(groups)} {several}, {rounds} rounds, {'seeds' if len(seeds) > 1 else 'seed'} {names}.{target}"
+    numbered = "seeds" if len(seeds) > 1 else "seed"
+    return f"{len(groups)} {several}, {rounds} rounds, {numbered} {names}.{target}{_tuned(comparison)}"
+
+
+def _tuned(comparison: Comparison) -> str:
+    """Where the methods' numbers come from, where some were chosen by trying."""
+    told = [
+        f"{method}: {', '.join(f'{path} {value}' for path, value in how.chosen.items())}, best of {how.tried}"
+        for method, how in comparison.tuned.items()
+    ]
+    plain = [method for method in comparison.methods if method not in comparison.tuned]
+    untuned = f"; untuned: {', '.join(plain)}" if plain else ""
+    return f" Tuned on held-out training examples: {'; '.join(told)}{untuned}." if told else ""
 
 
 def _partition(found: Sequence[Found]) -> tuple[Partition | str, int]:
@@ -253,7 +270,7 @@ def _partition(found: Sequence[Found]) -> tuple[Partition | str, int]:
     except (HeadwayError, OSError) as error:
         return f"The data could not be read again, so who holds what is not shown: {_ended(str(error))}", seed
     if first.run.fingerprint not in (None, own):
-        return "The data are no longer those that the run trained on, so who holds what is not shown.", seed
+        return "The data read now are not those that the run trained on, so who holds what is not shown.", seed
     return partition_of(data), seed
 
 

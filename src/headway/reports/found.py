@@ -12,13 +12,14 @@ from typing import Any
 
 import tomli_w
 
-from headway.compare import TAIL, Comparison, Trial
+from headway.compare import Comparison, Tuned
 from headway.core.errors import RunFolderError
 from headway.observe.folder import CONFIG, IDENTITY, JOURNAL, read_identity
 from headway.observe.page import Record, SeedRun, read_record
 from headway.reports.naming import Numbers, flat_numbers
+from headway.trials import TAIL, Trial, trial_folder
 
-RESULTS, RUNS = "results.json", "runs"
+RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,16 @@ class Found:
         return None if data is None else data.get("partition") is not None
 
 
-def find(path: Path) -> tuple[list[Found], Comparison | None]:
+@dataclass(frozen=True)
+class Told:
+    """A comparison as it was written down: what it said, and each client's value alone, federated and pooled."""
+
+    comparison: Comparison
+    sentences: tuple[str, ...] = ()
+    gaps: tuple[tuple[str, float, float, float], ...] = ()
+
+
+def find(path: Path) -> tuple[list[Found], Told | None]:
     """The runs of a folder, and the comparison that they belong to, if it is one.
 
     Raises:
@@ -131,7 +141,7 @@ def _texts(table: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): str(value) for name, value in table.items()}
 
 
-def _of_comparison(path: Path) -> tuple[list[Found], Comparison]:
+def _of_comparison(path: Path) -> tuple[list[Found], Told]:
     file = path / RESULTS
     try:
         results = json.loads(file.read_text("utf-8"))
@@ -139,16 +149,21 @@ def _of_comparison(path: Path) -> tuple[list[Found], Comparison]:
         methods = {name: dict(results["methods"][name]) for name in comparison.methods}
         for tables in methods.values():
             flat_numbers(tables)
+        gaps = tuple(
+            (str(gap["client"]), _number(gap["alone"]), _number(gap["federated"]), _number(gap["pooled"]))
+            for gap in results.get("gaps", [])
+        )
+        told = Told(comparison, tuple(map(str, results.get("sentences", []))), gaps)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{file} is damaged ({_why(error)}); restore it from a copy, or compare anew.") from error
     if not comparison.trials:
         raise RunFolderError(f"{file} holds no trial, so there is nothing to report; compare anew.")
-    return [_of_trial(path, comparison, trial, methods[trial.method]) for trial in comparison.trials], comparison
+    return [_of_trial(path, comparison, trial, methods[trial.method]) for trial in comparison.trials], told
 
 
 def _of_trial(path: Path, comparison: Comparison, trial: Trial, tables: Mapping[str, Any]) -> Found:
     """A trial with its journal, where the comparison kept one."""
-    folder = path / RUNS / f"{trial.method}-s{trial.seed}"
+    folder = trial_folder(path, trial.method, trial.seed)
     record: Record | None = None
     fingerprint, versions, text = None, None, tomli_w.dumps(tables)
     if (folder / IDENTITY).is_file():
@@ -200,6 +215,12 @@ def read_comparison(table: Mapping[str, Any]) -> Comparison:
         stated_target=bool(table["stated_target"]),
         description=str(table.get("description", "")),
         drawn=bool(table.get("drawn", False)),
+        budget=math.inf if table.get("budget") is None else float(table["budget"]),
+        bounds={str(name): tuple(map(_trial, trials)) for name, trials in table.get("bounds", {}).items()},
+        tuned={
+            str(name): Tuned(int(how["tried"]), dict(how["chosen"]), _number(how["score"]))
+            for name, how in table.get("tuned", {}).items()
+        },
     )
 
 

@@ -63,25 +63,37 @@ class Scaffold(Stage):
     All variates start at zero.  With momentum or a schedule, `sum(eta)` is the learning rate that the
     gradients finally received (K * eta for plain SGD), so that c_i+ stays an average gradient.
 
+    correct: what `c - c_i` is added to: the "gradient", or with "step" the direction of the step, after clipping,
+        weight decay and momentum; `sum(eta)` is then the sum of the learning rates, so that c_i+ is an average
+        direction.  Without momentum the two are the same.
+
     Raises:
         ChainRefused: on an engine without client memory, and with buffered asynchrony (a stale variate
             breaks the correction).
 
     Reference: Karimireddy et al., arXiv 1910.06378, Algorithm 1, equations (3) to (5).
-    Differs from the paper: momentum and schedules are not in the paper; see above.  The server's mean of
-    the models is the aggregator's: `Mean(over="clients")` is the paper's, and the same weights then apply
-    to both vectors.
+    Differs from the paper: momentum and schedules are not in the paper; see above.  correct="step" is what the
+    code of NIID-Bench (arXiv 2102.02079) does.  The server's mean of the models is the aggregator's:
+    `Mean(over="clients")` is the paper's, and the same weights then apply to both vectors.
 
     >>> Scaffold()
-    Scaffold(option='II')
+    Scaffold(option='II', correct='gradient')
     """
 
     place: ClassVar[Place] = Place.STEP
     option: Literal["I", "II"] = "II"
+    correct: Literal["gradient", "step"] = "gradient"
 
     def __post_init__(self) -> None:
         if self.option not in ("I", "II"):
             raise ConfigError(f"Scaffold.option must be 'I' or 'II', found {self.option!r}.")
+        if self.correct not in ("gradient", "step"):
+            raise ConfigError(f"Scaffold.correct must be 'gradient' or 'step', found {self.correct!r}.")
+
+    @property
+    def steers(self) -> bool:
+        """Whether the rule is for the direction of the step, and not for the gradient."""
+        return self.correct == "step"
 
     def connect(self, flow: Flow) -> Flow:
         """Needs client memory and rounds in step; adds the vector `control`."""
@@ -103,7 +115,7 @@ class Scaffold(Stage):
         return {"control": state["control"]}
 
     def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: Context) -> Tensor:
-        """The corrected gradient."""
+        """The corrected gradient, or direction."""
         return grad + (ctx.received["control"] - memory["control"])
 
     def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
@@ -114,8 +126,9 @@ class Scaffold(Stage):
             new = ctx.initial_gradient
         else:
             assert ctx.movement is not None
-            assert ctx.gain is not None
-            gain = ctx.gain.unsqueeze(-1).to(old.dtype)
+            received = ctx.lr_sum if self.steers else ctx.gain
+            assert received is not None
+            gain = received.unsqueeze(-1).to(old.dtype)
             moved = old - ctx.received["control"] - ctx.movement / gain
             new = torch.where(gain > 0, moved, old)  # a client that made no step learned nothing
         return update.with_vectors(control=new - old), {"control": new}

@@ -41,6 +41,7 @@ class Summed:
     rounds_to_target: float | None
     bytes_to_target: float | None
     bytes_a_round: float
+    at_budget: float
     failures: int
 
 
@@ -90,6 +91,9 @@ class Partition:
 class Evidence:
     """All that a page is made from.
 
+    more: what else a comparison said, at equal bytes or of the way to pooled training.
+    budget: the bytes at which methods are compared at equal cost, where that is another question.
+    gaps: each client's value alone, in the federation and with pooled data, where that was run.
     drawn: whether each seed draws the clients' data anew, so that a client's name means another one at each seed.
     partition: who holds what at the seed `partition_seed`, or a sentence that says why it is not shown.
     notices: sentences that a reader must know before believing a number.
@@ -97,12 +101,15 @@ class Evidence:
 
     title: str
     sentence: str
+    more: tuple[str, ...]
     caption: str
     metric: str
     central: bool
     lower_is_better: bool
     drawn: bool
     target: float
+    budget: float | None
+    gaps: tuple[tuple[str, float, float, float], ...]
     tail: tuple[int, int]
     methods: tuple[Method, ...]
     partition: Partition | str

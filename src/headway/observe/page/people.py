@@ -136,7 +136,12 @@ def distribution(evidence: Evidence) -> Section:
         "seed's model, then means over seeds; so the worst may lie outside the dots, which are means themselves."
     )
     columns = ["method", "mean", "worst client", "worst decile", "variance", "Jain's index"]
-    return Section(anchor, title, "", [picture], [Table(columns, table, note, methods)])
+    tables = [Table(columns, table, note, methods)]
+    if evidence.gaps:
+        found = [[client, *map(number_text, numbers)] for client, *numbers in evidence.gaps]
+        words = "What each client gains: trained alone, in the best federation, and with all data pooled."
+        tables.append(Table(["client", "alone", "federated", "pooled"], found, words))
+    return Section(anchor, title, "", [picture], tables)
 
 
 def _variance(value: float) -> str:

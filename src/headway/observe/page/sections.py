@@ -52,7 +52,8 @@ def fairness_of(evidence: Evidence, method: Method) -> Fairness:
 def summary(evidence: Evidence) -> Section:
     """The table of methods."""
     columns = ["method", "seeds", "mean", "±\u00a095\u00a0%", "spread", "worst client", "worst decile", "Jain's index"]
-    columns += ["rounds to target", "bytes to target", "bytes a round", "seconds a round"]
+    columns += ["rounds to target", "bytes to target", "bytes a round"]
+    columns += [*([f"at {bytes_text(evidence.budget)}"] if evidence.budget is not None else []), "seconds a round"]
     rows = []
     for method in evidence.methods:
         total, fair = method.summed, fairness_of(evidence, method)
@@ -70,6 +71,7 @@ def summary(evidence: Evidence) -> Section:
                 "-" if reached is None else f"{reached:g}",
                 "-" if total.bytes_to_target is None else bytes_text(total.bytes_to_target),
                 "-" if math.isnan(total.bytes_a_round) else bytes_text(total.bytes_a_round),
+                *([number_text(total.at_budget)] if evidence.budget is not None else []),
                 _seconds(mean(second for record in method.records() for second in record.seconds.values())),
             ]
         )
@@ -81,6 +83,8 @@ def summary(evidence: Evidence) -> Section:
         f"Target: {number_text(evidence.target)}; rounds and bytes to it are medians over seeds, a dash where most "
         "seeds did not reach it. Bytes count both ways."
     )
+    if evidence.budget is not None:
+        note += f" At {bytes_text(evidence.budget)}: the mean as if each run had ended when it had sent so much."
     table = Table(columns, rows, note, methods=range(len(rows)))
     return Section("methods", "Methods", evidence.caption, tables=[table])
 

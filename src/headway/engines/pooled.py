@@ -1,0 +1,50 @@
+"""Pooled training: what could be learned if all examples lay in one place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import final
+
+from headway.core.ask import Answer, Ask
+from headway.core.errors import ConfigError
+from headway.core.flow import EngineFacts
+from headway.data.view import pooled
+from headway.engines.engine import Engine, Job
+from headway.engines.local import LocalEngine
+
+
+@final
+class PooledEngine(Engine):
+    """A single client holds everyone's training examples; the model is still evaluated on each client's own test part.
+
+    Raises:
+        ConfigError: when it is opened, if a part of the model stays with each client.
+    """
+
+    def __init__(self) -> None:
+        self.learner, self.testers = LocalEngine(drift=False), LocalEngine(drift=False)
+
+    @property
+    def facts(self) -> EngineFacts:
+        """Those of the Local engine."""
+        return self.learner.facts
+
+    def open(self, job: Job) -> None:
+        """Brings the examples together."""
+        if job.task.shared is not None:
+            raise ConfigError("pooled training needs a model that is shared whole: leave task.shared out.")
+        self.learner.open(replace(job, data=pooled(job.data)))
+        self.testers.open(job)
+
+    def clients(self) -> tuple[str, ...]:
+        """The one client."""
+        return self.learner.clients()
+
+    def ask(self, ask: Ask) -> Answer:
+        """Trains the one, evaluates the many."""
+        if ask.kind == "evaluate":
+            return self.testers.ask(replace(ask, cohort=self.testers.clients()))
+        return self.learner.ask(ask)
+
+    def close(self) -> None:
+        """Nothing is held open."""

@@ -1,0 +1,203 @@
+"""The runs that a comparison is made of: each in a folder of its own, so that none is lost and any can be looked at."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from headway.core.errors import Diverged, HeadwayError
+from headway.observe.folder import JOURNAL
+from headway.observe.journal import Journal
+from headway.run import Run
+from headway.runfile import RunFile
+
+TAIL = 10  # the rounds at the end that a final value is the mean of
+RUNS = "runs"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of one method at one seed, round by round.
+
+    values: the headline metric after each evaluated round.  clients: each client's metric, as its mean over the
+    last rounds.  failure: why it stopped early, if it did.
+    """
+
+    method: str
+    seed: int
+    rounds: tuple[int, ...]
+    values: tuple[float, ...]
+    losses: tuple[float, ...]
+    bytes_total: tuple[int, ...]
+    clients: Mapping[str, float]
+    failure: str | None = None
+
+    @property
+    def final(self) -> float:
+        """The mean over the last rounds; NaN for a run that failed."""
+        return math.nan if self.failure else statistics.fmean(self.values[-TAIL:])
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation over the last rounds."""
+        tail = self.values[-TAIL:]
+        return statistics.stdev(tail) if len(tail) > 1 and not self.failure else math.nan
+
+    def within(self, budget: float) -> float:
+        """What `final` is if the run had ended when its bytes would have passed a budget; NaN before the first."""
+        known = [value for value, total in zip(self.values, self.bytes_total, strict=True) if total <= budget]
+        return statistics.fmean(known[-TAIL:]) if known and not self.failure else math.nan
+
+    def reached(self, target: float, lower: bool) -> tuple[int, int] | None:
+        """The first round at which the target is met, and the bytes until then."""
+        for round_, value, total in zip(self.rounds, self.values, self.bytes_total, strict=True):
+            if (value <= target) if lower else (value >= target):
+                return round_, total
+        return None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial that is to be run in a folder, or gone on with where the folder has part of it."""
+
+    method: str
+    runfile: RunFile
+    seed: int
+    folder: Path
+
+
+def trial_folder(folder: Path, method: str, seed: int) -> Path:
+    """Where a comparison keeps a trial.
+
+    >>> trial_folder(Path("c"), "fedavg+ecgr", 0).as_posix()
+    'c/runs/fedavg+ecgr-s0'
+    """
+    plain = re.sub(r"[^\w.+=,-]+", "_", method)
+    return folder / RUNS / f"{plain}-s{seed}"
+
+
+def run_trials(
+    runfiles: Mapping[str, RunFile], seeds: Sequence[int], workers: int, folder: Path
+) -> Iterator[Trial | tuple[str, int]]:
+    """Runs every method at every seed, and yields (method, seed) after each round and each trial at its end.
+
+    What the folder holds of an earlier call is gone on with, not run again.  A trial runs on one thread whatever
+    the number of workers, so its numbers do not depend on it.
+
+    Raises:
+        RunFolderError: if the folder holds another run under a trial's name.
+    """
+    jobs = [
+        Job(method, runfile, seed, trial_folder(folder, method, seed))
+        for seed in seeds
+        for method, runfile in runfiles.items()
+    ]
+    yield from in_processes(jobs, workers)
+
+
+def in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Trial | tuple[str, int]]:
+    """The steps and trials of all jobs, as they come."""
+    if workers == 1:
+        for job in jobs:
+            yield from _steps(job)
+        return
+    context = multiprocessing.get_context("spawn")
+    ticks = context.Manager().Queue()
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the workers; a spinning thread would steal the other's core
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        pending: set[Future[Trial]] = {pool.submit(_in_worker, job, ticks) for job in jobs}
+        while pending:
+            done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not ticks.empty():
+                yield ticks.get()
+            for future in done:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise HeadwayError(
+            "a worker process ended before its work was done, perhaps for want of memory: try --workers 1."
+        ) from error
+    finally:
+        for process in list((getattr(pool, "_processes", None) or {}).values()):
+            if pending:
+                process.terminate()
+        pool.shutdown(wait=not pending, cancel_futures=True)
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _in_worker(job: Job, ticks: Any) -> Trial:
+    try:
+        for step in _steps(job):
+            if isinstance(step, Trial):
+                return step
+            ticks.put(step)
+    except HeadwayError as error:  # as a sentence, since what it carries may not cross to another process
+        raise HeadwayError(f"{job.method}, seed {job.seed}: {error}") from None
+    raise AssertionError
+
+
+def _steps(job: Job) -> Iterator[Trial | tuple[str, int]]:
+    """The rounds of one trial, and the trial."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(job.runfile.sections.run.threads or 1)
+    try:
+        run = job.runfile.with_seed(job.seed).start(job.folder, resume=job.folder.exists())
+        try:
+            for _ in range(run.state.round):
+                yield job.method, job.seed
+            failure = None
+            try:
+                for _report in run:
+                    yield job.method, job.seed
+            except Diverged as error:
+                failure = str(error)
+            yield read_trial(job, run, failure)
+        finally:
+            run.close()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def read_trial(job: Job, run: Run, failure: str | None) -> Trial:
+    """The trial that a run's journal tells of."""
+    name = run.task.headline
+    journal = Journal(job.folder / JOURNAL)
+    try:
+        scope = "clients" if run.data.central is None else "central"
+        known = dict(journal.series(scope, name))
+        rows = [row for row in journal.rows("rounds") if row["round"] <= run.rounds]
+        spent = accumulate(row["bytes_up"] + row["bytes_down"] for row in rows)
+        totals = dict(zip((row["round"] for row in rows), spent, strict=True))
+        losses = {row["round"]: row["train_loss"] for row in rows}
+        rounds = sorted(known.keys() & totals.keys())
+        clients = journal.client_means(name, rounds[-TAIL:])
+    finally:
+        journal.close()
+    if not rounds and failure is None:
+        failure = f"{name} was not defined in any round: it needs test examples (data.test_share, central_share)."
+    return Trial(
+        job.method,
+        job.seed,
+        rounds=tuple(rounds),
+        values=tuple(known[round_] for round_ in rounds),
+        losses=tuple(math.nan if losses[round_] is None else losses[round_] for round_ in rounds),
+        bytes_total=tuple(totals[round_] for round_ in rounds),
+        clients=clients,
+        failure=failure,
+    )
