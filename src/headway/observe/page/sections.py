@@ -53,7 +53,10 @@ def summary(evidence: Evidence) -> Section:
     """The table of methods."""
     columns = ["method", "seeds", "mean", "±\u00a095\u00a0%", "spread", "worst client", "worst decile", "Jain's index"]
     columns += ["rounds to target", "bytes to target", "bytes a round"]
-    columns += [*([f"at {bytes_text(evidence.budget)}"] if evidence.budget is not None else []), "seconds a round"]
+    columns += [
+        *([f"at {bytes_text(evidence.budget)}".replace(" ", "\u00a0", 2)] if evidence.budget is not None else []),
+        "seconds a round",
+    ]
     rows = []
     for method in evidence.methods:
         total, fair = method.summed, fairness_of(evidence, method)
