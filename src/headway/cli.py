@@ -170,6 +170,21 @@ def compare(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders and comparison folders.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE.html", help="Where to write; report.html in the folder by default."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write one HTML page about runs and comparisons, to look at in a browser."""
+    from headway.commands.reporting import report_runs
+
+    report_runs(runs, out, json)
+
+
+@app.command()
 def init(
     data: Annotated[Path, typer.Option(help="A .csv, .parquet or .npz file.")],
     client_column: Annotated[

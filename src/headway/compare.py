@@ -131,6 +131,10 @@ class Comparison:
         if not gain > 0:
             return f"{head}: pooling the data brings nothing here, so there is no gap to close."
         share = (best.mean - alone) / (pooled - alone)
+        if share > 1:
+            return f"{head}: beyond what pooling the data would bring."
+        if share < 0:
+            return f"{head}: the federation is worse than none."
         return f"{head}: {share:.0%} of the way from the first to the second."
 
     def _verdict(self, ranked: Sequence[tuple[str, float]], value: Callable[[Trial], float]) -> str:
@@ -146,7 +150,8 @@ class Comparison:
             return f"{head}."
         alike = [method for method in others if not self.differs(best, method, value)]
         if not alike:
-            return f"{head}, ahead of every other method (paired by seed, at 95 % for all {len(others)} together)."
+            sure = f"95 % for all {len(others)} together" if len(others) > 1 else "95 %"
+            return f"{head}, ahead of every other method (paired by seed, at {sure})."
         ahead = [method for method in others if method not in alike]
         told = f"; paired by seed it is ahead of {_listed(ahead)}, but" if ahead else ", but"
         return f"{head}{told} {self.seeds} seeds do not tell it apart from {_listed(alike)}."

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,4 @@ def _tell(work: _Work, comparison: Comparison, folder: Path) -> None:
     screen.print(f"\nPicture: {folder / 'comparison.png'} (beside it: table.md, results.json, {RUNS}/)", soft_wrap=True)
     for sentence in _sentences(comparison):
         screen.print(f"[bold]{sentence}[/bold]")
+    screen.print(f"Curves, drift and clients on one page: headway report {shlex.quote(str(folder))}", soft_wrap=True)

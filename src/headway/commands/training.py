@@ -187,3 +187,4 @@ def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> Non
     if best is not None:
         screen.print(f"\nBest {best['metric']}: {number_text(best['value'])}, in round {best['round']}.")
     screen.print(f"The run is in {folder}: resume it for more rounds, or `headway export {folder}`.")
+    screen.print(f"Curves, drift and clients on one page: headway report {shlex.quote(str(folder))}", soft_wrap=True)

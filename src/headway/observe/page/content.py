@@ -1,0 +1,127 @@
+"""What a page shows, as plain data: gathered elsewhere, drawn here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headway.observe.page.gather import Record
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One run of a method at one seed.
+
+    values, losses, bytes_total: at the evaluated `rounds`.  clients: each client's own value over the last rounds.
+    failure: why it counts for nothing, if so.  record: its journal, where one was kept.
+    fingerprint: of the data, where known.  versions: of what made it.
+    """
+
+    seed: int
+    rounds: tuple[int, ...]
+    values: tuple[float, ...]
+    losses: tuple[float, ...]
+    bytes_total: tuple[int, ...]
+    clients: Mapping[str, float]
+    failure: str | None = None
+    record: Record | None = None
+    source: str = ""
+    fingerprint: str | None = None
+    versions: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Summed:
+    """What the seeds of a method say together; NaN or `None` where they say nothing."""
+
+    mean: float
+    half_width: float
+    spread: float
+    worst: float
+    rounds_to_target: float | None
+    bytes_to_target: float | None
+    bytes_a_round: float
+    at_budget: float
+    failures: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: its name, its seeds, and what it was made of.
+
+    chain: its stages in words.  numbers: everything that was set, by its path.  runfile: a TOML text, where kept.
+    """
+
+    name: str
+    runs: tuple[SeedRun, ...]
+    summed: Summed
+    chain: str
+    numbers: Mapping[str, str]
+    runfile: str | None = None
+
+    def records(self) -> list[Record]:
+        """The journals that were kept."""
+        return [run.record for run in self.runs if run.record is not None]
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What one client trains on: its size, how often each class occurs, and how unlike the pool it is.
+
+    entropy: H_i = -sum_k p_ik log p_ik, in nats.  distance: TV_i = 1/2 sum_k |p_ik - p_k|.
+    """
+
+    client: str
+    size: int
+    labels: tuple[int, ...]
+    entropy: float
+    distance: float
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Who holds which labels.  classes: how many; 0 where targets are not classes."""
+
+    source: str
+    classes: int
+    holdings: tuple[Holding, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a page is made from.
+
+    more: what else a comparison said, at equal bytes or of the way to pooled training.
+    budget: the bytes at which methods are compared at equal cost, where that is another question.
+    gaps: each client's value alone, in the federation and with pooled data, where that was run.
+    drawn: whether each seed draws the clients' data anew, so that a client's name means another one at each seed.
+    partition: who holds what at the seed `partition_seed`, or a sentence that says why it is not shown.
+    notices: sentences that a reader must know before believing a number.
+    """
+
+    title: str
+    sentence: str
+    more: tuple[str, ...]
+    caption: str
+    metric: str
+    central: bool
+    lower_is_better: bool
+    drawn: bool
+    target: float
+    budget: float | None
+    gaps: tuple[tuple[str, float, float, float], ...]
+    tail: tuple[int, int]
+    methods: tuple[Method, ...]
+    partition: Partition | str
+    partition_seed: int = 0
+    notices: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """On what the metric was measured."""
+        return "on the central test set" if self.central else "over the clients' own test parts"
+
+    @property
+    def measure(self) -> str:
+        """The metric's name in words."""
+        return self.metric.replace("_", " ")

@@ -1,0 +1,248 @@
+"""What is found in a folder: one run, or all trials of a comparison."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from headway.compare import Comparison, Tuned
+from headway.core.errors import RunFolderError
+from headway.observe.folder import CONFIG, IDENTITY, JOURNAL, read_identity
+from headway.observe.page import Record, SeedRun, read_record
+from headway.reports.naming import Numbers, flat_numbers
+from headway.trials import TAIL, Trial, trial_folder
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Found:
+    """One run, and what is needed to put it beside others.
+
+    given: the method's name, where a comparison gave one.  tables: what was set; without a run file only the
+    algorithm.  planned: the rounds that it was to have, where known.
+    """
+
+    run: SeedRun
+    metric: str
+    central: bool
+    tables: Mapping[str, Any]
+    path: Path
+    given: str | None = None
+    planned: int | None = None
+    runfile: str | None = None
+
+    @property
+    def numbers(self) -> Numbers:
+        """All that was set but the seed, by path."""
+        return flat_numbers(self.tables)
+
+    @property
+    def drawn(self) -> bool | None:
+        """Whether each seed draws the clients' data anew; `None` where that is not known."""
+        data = self.tables.get("data")
+        return None if data is None else data.get("partition") is not None
+
+
+@dataclass(frozen=True)
+class Told:
+    """A comparison as it was written down: what it said, and each client's value alone, federated and pooled."""
+
+    comparison: Comparison
+    sentences: tuple[str, ...] = ()
+    gaps: tuple[tuple[str, float, float, float], ...] = ()
+
+
+def find(path: Path) -> tuple[list[Found], Told | None]:
+    """The runs of a folder, and the comparison that they belong to, if it is one.
+
+    Raises:
+        RunFolderError: if it is neither a run nor a comparison, or is damaged, or holds no round.
+    """
+    if (path / RESULTS).is_file():
+        return _of_comparison(path)
+    if (path / IDENTITY).is_file():
+        return [_of_run(path)], None
+    if not path.exists():
+        raise RunFolderError(f"{path} does not exist; name a folder that `headway run` or `headway compare` wrote.")
+    raise RunFolderError(
+        f"{path} is neither a run nor a comparison: it has no {IDENTITY} and no {RESULTS}; name a folder that "
+        "`headway run` or `headway compare` wrote."
+    )
+
+
+def _of_run(path: Path) -> Found:
+    identity = read_identity(path)
+    text, tables = _runfile(path / CONFIG)
+    record = read_record(path / JOURNAL, TAIL)
+    try:
+        seed = int(identity["seed"])
+        algorithm, versions = dict(identity["algorithm"]), _texts(identity.get("versions", {}))
+        fingerprint = str(identity["data"]) if "data" in identity else None
+        metrics = (tables or {}).get("task", {}).get("metrics", [])
+        planned = (tables or {}).get("run", {}).get("rounds")
+        plain = {**(tables or {}), "algorithm": algorithm}
+        flat_numbers(plain)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(
+            f"{path / IDENTITY} is damaged ({_why(error)}); restore it from a copy, or leave the run out."
+        ) from error
+    metric = str(metrics[0]) if metrics else next(iter({**record.central, **record.clients}), "loss")
+    values = record.headline(metric)
+    until = record.bytes_until()
+    rounds = tuple(round_ for round_ in values if round_ in until)
+    run = SeedRun(
+        seed,
+        rounds,
+        tuple(values[r] for r in rounds),
+        tuple(record.loss.get(r, math.nan) for r in rounds),
+        tuple(until[r] for r in rounds),
+        record.tails.get(metric, {}),
+        failure=None if rounds else _never(metric),
+        record=record,
+        source=str(path),
+        fingerprint=fingerprint,
+        versions=versions,
+    )
+    return Found(run, metric, metric in record.central, plain, path, None, planned, text)
+
+
+def _never(metric: str) -> str:
+    return f"{metric} was not defined in any round: it needs test examples (data.test_share, central_share)."
+
+
+def _runfile(path: Path) -> tuple[str | None, dict[str, Any] | None]:
+    """The run file's text and tables; nothing for a run that was made in Python."""
+    if not path.is_file():
+        return None, None
+    try:
+        text = path.read_text("utf-8")
+        tables = tomllib.loads(text)
+        for name, table in tables.items():
+            if not isinstance(table, dict):
+                raise ValueError(f"{name} is no table")
+        return text, tables
+    except (ValueError, OSError) as error:
+        raise RunFolderError(f"{path} is damaged ({error}); restore it from a copy, or leave the run out.") from error
+
+
+def _why(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def _texts(table: Mapping[str, Any]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in table.items()}
+
+
+def _of_comparison(path: Path) -> tuple[list[Found], Told]:
+    file = path / RESULTS
+    try:
+        results = json.loads(file.read_text("utf-8"))
+        comparison = read_comparison(results["comparison"])
+        methods = {name: dict(results["methods"][name]) for name in comparison.methods}
+        for tables in methods.values():
+            flat_numbers(tables)
+        gaps = tuple(
+            (str(gap["client"]), _number(gap["alone"]), _number(gap["federated"]), _number(gap["pooled"]))
+            for gap in results.get("gaps", [])
+        )
+        told = Told(comparison, tuple(map(str, results.get("sentences", []))), gaps)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(f"{file} is damaged ({_why(error)}); restore it from a copy, or compare anew.") from error
+    if not comparison.trials:
+        raise RunFolderError(f"{file} holds no trial, so there is nothing to report; compare anew.")
+    return [_of_trial(path, comparison, trial, methods[trial.method]) for trial in comparison.trials], told
+
+
+def _of_trial(path: Path, comparison: Comparison, trial: Trial, tables: Mapping[str, Any]) -> Found:
+    """A trial with its journal, where the comparison kept one."""
+    folder = trial_folder(path, trial.method, trial.seed)
+    record: Record | None = None
+    fingerprint, versions, text = None, None, tomli_w.dumps(tables)
+    if (folder / IDENTITY).is_file():
+        identity = read_identity(folder)
+        fingerprint, versions = str(identity.get("data", "")) or None, _texts(identity.get("versions", {}))
+        text = _runfile(folder / CONFIG)[0] or text
+        if trial.rounds or (folder / JOURNAL).is_file():
+            record = _record_of_trial(folder, trial)
+    run = SeedRun(
+        trial.seed,
+        trial.rounds,
+        trial.values,
+        trial.losses,
+        trial.bytes_total,
+        trial.clients,
+        trial.failure,
+        record,
+        str(folder if record is not None else path),
+        fingerprint,
+        versions,
+    )
+    return Found(run, comparison.metric, comparison.central, tables, path, trial.method, None, text)
+
+
+def _record_of_trial(folder: Path, trial: Trial) -> Record | None:
+    """The journal; a trial that failed in its first round has none worth reading."""
+    try:
+        return read_record(folder / JOURNAL, TAIL)
+    except RunFolderError:
+        if trial.failure and not trial.rounds:
+            return None
+        raise
+
+
+def read_comparison(table: Mapping[str, Any]) -> Comparison:
+    """The comparison that `headway compare` wrote as JSON; null stands for what was not a number.
+
+    Raises:
+        KeyError, TypeError, ValueError: if it is not one.
+    """
+    return Comparison(
+        name=str(table["name"]),
+        metric=str(table["metric"]),
+        central=bool(table["central"]),
+        trials=tuple(_trial(each) for each in table["trials"]),
+        methods=tuple(map(str, table["methods"])),
+        seeds=int(table["seeds"]),
+        target=_number(table["target"]),
+        stated_target=bool(table["stated_target"]),
+        description=str(table.get("description", "")),
+        drawn=bool(table.get("drawn", False)),
+        budget=math.inf if table.get("budget") is None else float(table["budget"]),
+        bounds={str(name): tuple(map(_trial, trials)) for name, trials in table.get("bounds", {}).items()},
+        tuned={
+            str(name): Tuned(int(how["tried"]), dict(how["chosen"]), _number(how["score"]))
+            for name, how in table.get("tuned", {}).items()
+        },
+    )
+
+
+def _trial(table: Mapping[str, Any]) -> Trial:
+    trial = Trial(
+        str(table["method"]),
+        int(table["seed"]),
+        tuple(int(round_) for round_ in table["rounds"]),
+        _floats(table["values"]),
+        _floats(table["losses"]),
+        tuple(int(count) for count in table["bytes_total"]),
+        {str(client): _number(value) for client, value in table["clients"].items()},
+        None if table["failure"] is None else str(table["failure"]),
+    )
+    if not len(trial.rounds) == len(trial.values) == len(trial.losses) == len(trial.bytes_total):
+        raise ValueError(f"the trial of {trial.method} at seed {trial.seed} has columns of different lengths")
+    return trial
+
+
+def _floats(values: Sequence[Any]) -> tuple[float, ...]:
+    return tuple(map(_number, values))
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
