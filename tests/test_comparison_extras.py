@@ -230,3 +230,19 @@ class TestTuning:
         (tmp_path / "mine.toml").write_text(f"{FILE}[compare.grid]\n{grid}\n")
         code, _, said = headway("compare", "mine.toml", "--workers", "1")
         assert (code, sentence in said) == (1, True), said
+
+
+@pytest.mark.parametrize(
+    ("alone", "pooled", "said"),
+    [
+        (0.5, 0.9, "50 % of the way"),
+        (0.5, 0.6, "beyond what pooling"),
+        (0.8, 0.9, "worse than none"),
+        (0.9, 0.5, "pooling the data brings nothing"),
+    ],
+)
+def test_the_gap_in_words(alone, pooled, said):
+    runfiles = {method: load_runfile("hospitals", SMALL) for method in ("a", "b")}
+    trials = [trial(method, seed, [0.7] * 3, 1) for method in runfiles for seed in range(2)]
+    bounds = {"alone": (trial("alone", 0, [alone], 1),), "pooled": (trial("pooled", 0, [pooled], 1),)}
+    assert said in gather("name", runfiles, trials, None, bounds=bounds).gap_sentence()

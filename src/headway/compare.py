@@ -135,7 +135,7 @@ class Comparison:
             return f"{head}: beyond what pooling the data would bring."
         if share < 0:
             return f"{head}: the federation is worse than none."
-        return f"{head}: {share:.0%} of the way from the first to the second."
+        return f"{head}: {share * 100:.0f} % of the way from the first to the second."
 
     def _verdict(self, ranked: Sequence[tuple[str, float]], value: Callable[[Trial], float]) -> str:
         """Who is best by a value of trials, by how sure a margin."""

@@ -9,7 +9,7 @@ PLAIN = """\
 stage                                                                        runs at                       server sees    bound  privacy event
 ---------------------------------------------------------------------------  ----------------------------  -------------  -----  -------------
 FedProx(mu=0.01)                                                             client, each step             -              none   -
-Scaffold(option='II')                                                        client, each step and server  -              none   -
+Scaffold(option='II', correct='gradient')                                    client, each step and server  -              none   -
 ECGR(select=0.5, beta=0.2, rule='greedy')                                    client                        -              none   -
 Mean(over='clients')                                                         server                        each update    none   -
 ServerAdam(lr=0.1, beta1=0.9, beta2=0.99, tau=0.001, bias_correction=False)  server                        the aggregate  -      -

@@ -289,6 +289,6 @@ def _tell(work: _Work, comparison: Comparison, folder: Path) -> None:
     screen.print(_caption(comparison), soft_wrap=True)
     screen.print(f"Spread: standard deviation over the last rounds. {_how_tuned(comparison)}")
     screen.print(f"\nPicture: {folder / 'comparison.png'} (beside it: table.md, results.json, {RUNS}/)", soft_wrap=True)
+    screen.print(f"Curves, drift and clients on one page: headway report {shlex.quote(str(folder))}", soft_wrap=True)
     for sentence in _sentences(comparison):
         screen.print(f"[bold]{sentence}[/bold]")
-    screen.print(f"Curves, drift and clients on one page: headway report {shlex.quote(str(folder))}", soft_wrap=True)
