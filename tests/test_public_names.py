@@ -9,10 +9,11 @@ import headway
 
 NAMES = set(
     """
-__version__ Aggregator Algorithm All Chain chain ChainRefused ClientFailed Clip ConfigError Context data DataError
-Diverged ECGR Examples FedDyn FederatedData FedNova FedProx Fixed Flow HeadwayError Layout LocalEngine LocalSGD Mean
-models Place Protocol QFedAvg Quorum recipes RoundReport rounds Run RunFolderError Sampler Scaffold Schedule
-ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Task Trainer Uniform Update Weigh
+__version__ AFL Aggregator Algorithm All AverageModel chain Chain ChainRefused ClientFailed Clip ConfigError Context
+data DataError Diverged ECGR Examples FedDyn FederatedData FedNova FedProx Fixed Flow HeadwayError Layout LocalEngine
+LocalSGD LossTerm Mean models Moon Place Protocol QFedAvg Quorum recipes RoundReport rounds Run RunFolderError Sampler
+Scaffold Schedule ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Task Trainer Uniform Update Weigh
+WeighByQuality
 """.split()  # noqa: SIM905
 )
 
@@ -20,8 +21,8 @@ ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Task Trainer Uniform 
 DATA = set(
     """
 ClientSkew ClientSummary Examples FederatedData LabelSkew PARTITIONERS Partitioner SHIFTS Shift Skew Spread TableFacts
-batch_bounds described epoch_order from_torch hospitals infer_csv label_skew load partitioner shift shifted skew_of
-sources split
+batch_bounds described epoch_order from_huggingface from_torch hospitals infer_csv label_skew load partitioner shift
+shifted skew_of sources split
 """.split()  # noqa: SIM905
 )
 

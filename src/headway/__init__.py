@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
+    "AFL": "stages",
     "ECGR": "stages",
     "Aggregator": "core.stage",
     "Algorithm": "core.algorithm",
     "All": "samplers",
+    "AverageModel": "stages",
     "Chain": "core.chain",
     "ChainRefused": "core.errors",
     "ClientFailed": "core.errors",
@@ -34,7 +36,9 @@ _WHERE = {
     "Layout": "core.layout",
     "LocalEngine": "engines",
     "LocalSGD": "client",
+    "LossTerm": "client",
     "Mean": "stages",
+    "Moon": "client",
     "Place": "core.stage",
     "Protocol": "core.stage",
     "QFedAvg": "stages",
@@ -55,6 +59,7 @@ _WHERE = {
     "Uniform": "samplers",
     "Update": "core.update",
     "Weigh": "stages",
+    "WeighByQuality": "stages",
     "chain": "core.chain",
     "rounds": "run",
 }
@@ -67,7 +72,7 @@ if TYPE_CHECKING:
     from headway import models as models
     from headway import recipes as recipes
     from headway import stages as stages
-    from headway.client import LocalSGD, Schedule, Task, Trainer
+    from headway.client import LocalSGD, LossTerm, Moon, Schedule, Task, Trainer
     from headway.core.algorithm import Algorithm
     from headway.core.ask import Quorum
     from headway.core.chain import Chain, chain
@@ -91,7 +96,9 @@ if TYPE_CHECKING:
     from headway.run import Run, rounds
     from headway.samplers import All, Fixed, Uniform
     from headway.stages import (
+        AFL,
         ECGR,
+        AverageModel,
         Clip,
         FedDyn,
         FedNova,
@@ -104,6 +111,7 @@ if TYPE_CHECKING:
         ServerSGD,
         ServerYogi,
         Weigh,
+        WeighByQuality,
     )
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 from headway.client.sgd import LocalSGD
+from headway.client.terms import Moon
 from headway.client.trainer import Trainer
 from headway.core.algorithm import Algorithm
 from headway.core.ask import Quorum
@@ -24,7 +26,9 @@ from headway.core.sampler import Sampler
 from headway.core.stage import Stage
 from headway.samplers import All
 from headway.stages import (
+    AFL,
     ECGR,
+    AverageModel,
     FedDyn,
     FedNova,
     FedProx,
@@ -35,6 +39,7 @@ from headway.stages import (
     ServerAdam,
     ServerSGD,
     ServerYogi,
+    WeighByQuality,
 )
 
 
@@ -163,7 +168,66 @@ def qfedavg(
     return _algorithm([QFedAvg(q=q), Mean(over="clients"), ServerSGD()], trainer, sampler, ecgr)
 
 
+def afl(
+    *,
+    lr: float = 0.1,
+    server_lr: float = 1.0,
+    average: bool = True,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """AFL: the mixture of clients that is served worst; every client, every round.  Mohri et al., arXiv 1902.00146.
+
+    lr: of the mixture.  average: whether the average of the models of all rounds is evaluated, as in the paper.
+    The paper's clients make one step: LocalSGD(steps=1, batch_size=None).
+    """
+    parts = [AFL(lr=lr), ServerSGD(lr=server_lr), *([AverageModel()] if average else [])]
+    return _algorithm(parts, trainer, sampler, ecgr)
+
+
+def quality(
+    *,
+    by: Literal["alignment", "validation", "entropy"] = "alignment",
+    power: float = 1.0,
+    floor: float = 0.1,
+    temperature: float = 1.0,
+    cap: float | None = None,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """FedAvg in which clients with better data count more; what is better, `by` says (see WeighByQuality)."""
+    if by == "validation" and trainer is None:
+        trainer = LocalSGD(validation=0.1)
+    weigh = WeighByQuality(by=by, power=power, floor=floor, temperature=temperature, cap=cap)
+    return _algorithm([weigh, Mean(), ServerSGD()], trainer, sampler, ecgr)
+
+
+def moon(
+    *,
+    mu: float = 1.0,
+    temperature: float = 0.5,
+    representation: str | None = None,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """MOON: FedAvg with a model-contrastive term in the loss.  Li et al., arXiv 2103.16257.
+
+    Raises:
+        ConfigError: if the trainer is none that takes a loss term, or has one already.
+    """
+    trainer = trainer or LocalSGD()
+    if not isinstance(trainer, LocalSGD) or trainer.loss_term is not None:
+        found = f"{type(trainer).__name__}" if not isinstance(trainer, LocalSGD) else repr(trainer.loss_term)
+        raise ConfigError(f"the recipe 'moon' adds its own term to the loss of LocalSGD, and found {found}.")
+    term = Moon(mu=mu, temperature=temperature, representation=representation)
+    return _algorithm([Mean(), ServerSGD()], replace(trainer, loss_term=term), sampler, ecgr)
+
+
 RECIPES: dict[str, Callable[..., Algorithm]] = {
+    "afl": afl,
     "fedadagrad": fedadagrad,
     "fedadam": fedadam,
     "fedavg": fedavg,
@@ -173,7 +237,9 @@ RECIPES: dict[str, Callable[..., Algorithm]] = {
     "fedprox": fedprox,
     "fedsgd": fedsgd,
     "fedyogi": fedyogi,
+    "moon": moon,
     "qfedavg": qfedavg,
+    "quality": quality,
     "scaffold": scaffold,
 }
 
@@ -201,6 +267,12 @@ def recipe(name: str, **options: Any) -> Algorithm:
             raise ConfigError(f"the recipe {base!r} has no option {option!r}{nearest(option, shown)}.")
         options[option] = convert(value, known[option], f"{base}.{option}")
     return make(**options, **({"ecgr": True} if plus else {}))
+
+
+def takes_trainer(name: str) -> bool:
+    """Whether the recipe of this name (or of none) trains with what it is given."""
+    make = RECIPES.get(name.partition("+")[0])
+    return make is None or "trainer" in typing.get_type_hints(make)
 
 
 def chain_of(name: str) -> Chain:

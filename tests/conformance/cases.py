@@ -19,7 +19,9 @@ from headway.core.stage import Aggregator, Context, Place, Stage
 from headway.core.total import Total
 from headway.core.update import Update
 from headway.stages import (
+    AFL,
     ECGR,
+    AverageModel,
     Clip,
     FedDyn,
     FedNova,
@@ -32,9 +34,12 @@ from headway.stages import (
     ServerSGD,
     ServerYogi,
     Weigh,
+    WeighByQuality,
 )
 
 EXAMPLES: dict[str, tuple[Stage, ...]] = {
+    "AverageModel": (AverageModel(),),
+    "AFL": (AFL(), AFL(0.0), AFL(5.0)),
     "Clip": (Clip(), Clip(0.03), Clip(1e9)),
     "ECGR": (ECGR(), ECGR(0.3, 0.0), ECGR(1.0, 1.0), *(ECGR(rule=r) for r in ("smallest", "random", "centred"))),
     "FedDyn": (FedDyn(), FedDyn(2.0)),
@@ -48,6 +53,12 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "ServerYogi": (ServerYogi(), ServerYogi(0.3, 0.0, 0.5, 0.1, bias_correction=True)),
     "ServerSGD": (ServerSGD(), ServerSGD(0.5, momentum=0.9)),
     "Weigh": (Weigh("examples"), Weigh("uniform"), Weigh("capped", 3)),
+    "WeighByQuality": (
+        *(WeighByQuality(by) for by in ("alignment", "validation", "entropy")),
+        WeighByQuality("alignment", power=0.5, floor=0.3, cap=2.5),
+        WeighByQuality("validation", power=0.0, floor=1.0, temperature=0.2),
+        WeighByQuality("entropy", floor=1e-9, cap=1e4),
+    ),
 }
 TEST_ONLY: tuple[Stage, ...] = (FixedPoint(), Median(), NoisyRelease())
 REGISTERED = tuple(stage for stages in EXAMPLES.values() for stage in stages)
@@ -56,7 +67,7 @@ EVERY = REGISTERED + TEST_ONLY
 LANES, SIZE, STEPS = 4, 5, 6
 RAGGED = (6, 1, 0, 3)  # local steps of each lane
 LAYOUT = Layout.of({"w": torch.zeros(2, 1).double(), "b": torch.zeros(3).double()})
-START = Flow(trainer=ALL_OFFERS, sampler=SamplerFacts("fixed", 2.0, 8))
+SOME, ALL = SamplerFacts("fixed", 2.0, 8), SamplerFacts("all", 8.0, 8)
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,8 @@ def flow_at(stage: Stage, before: bool = True) -> Flow:
     """The facts that reach a stage in its chain, or that hold after it."""
     stages = around(stage)
     index = stages.index(stage)
-    flows = (START, *chain(*stages).trace(START))
+    start = Flow(trainer=ALL_OFFERS, sampler=ALL if isinstance(stage, AFL) else SOME)
+    flows = (start, *chain(*stages).trace(start))
     return flows[index + (not before)]
 
 
@@ -118,20 +130,25 @@ def case(stage: Stage, seed: int = 0) -> Case:
         examples=torch.tensor([1, 7, 3, 2]),
         initial_loss=draw("loss", LANES).abs(),
         initial_gradient=draw("initial gradient", LANES, SIZE),
+        validation_loss=draw("validation loss", LANES).abs(),
+        label_entropy=draw("label entropy", LANES).abs() / 2,
     )
     lengths = flow_at(stage, before=False).lengths(SIZE)
     beside = {name: draw(name, LANES, length) for name, length in lengths.items() if name != "delta"}
     update = Update.of(draw("delta", LANES, SIZE), ctx.examples.double(), **beside)
+    memory = {name: draw(f"memory {name}", *kept.shape) for name, kept in stage.remember(lanes).items()}
+    arrived = stage.send(update, memory, ctx)[0] if isinstance(stage, Aggregator) else update
     total = Total()
     for lane in range(LANES):
-        total.add_row(f"c{lane}", update.lane(lane)) if is_whole_cohort(stage) else total.add(update.lane(lane))
-    sums = {"clients": torch.tensor(2.0).double()}
+        one = arrived.lane(lane)
+        total.add_row(f"c{lane}", one) if is_whole_cohort(stage) else total.add(one)
+    sums = {name: torch.tensor(2.0).double() for name in ("clients", "threshold")}
     return Case(
         ctx=ctx,
         grad=draw("grad", LANES, SIZE),
         w=draw("w", LANES, SIZE),
         gram=steps @ steps.mT,
-        memory={name: draw(f"memory {name}", *kept.shape) for name, kept in stage.remember(lanes).items()},
+        memory=memory,
         update=update,
         server=replace(ctx, key=Key.root(seed), received={}, counted=2, population=8, **NO_CLIENT),
         state=state,
@@ -140,7 +157,8 @@ def case(stage: Stage, seed: int = 0) -> Case:
     )
 
 
-NO_CLIENT = dict.fromkeys(("movement", "steps", "gain", "lr_sum", "examples", "initial_loss", "initial_gradient"))
+MEASURED = ("initial_loss", "initial_gradient", "validation_loss", "label_entropy")
+NO_CLIENT = dict.fromkeys(("movement", "steps", "gain", "lr_sum", "examples", *MEASURED))
 CLIENT_HOOKS: dict[str, Callable[[Any, Case], Any]] = {
     "step": lambda stage, c: stage.step(c.grad, c.w, c.memory, c.ctx),
     "combine": lambda stage, c: stage.combine(c.gram, c.ctx),

@@ -35,14 +35,20 @@ class Trainer(Structural):
 class State:
     """All that the server keeps between rounds.
 
-    round: rounds completed.  params: the model `[P]`.  buffers: averaged buffers `[B]`, if the task has them.
-    stages: each stage's own state.
+    round: rounds completed.  params: the model `[P]` that the next round starts from.
+    buffers: averaged buffers `[B]`, if the task has them.  stages: each stage's own state.
     """
 
     round: int
     params: Tensor
     stages: Mapping[str, Tensors] = field(default_factory=dict)
     buffers: Tensor | None = None
+
+    @property
+    def model(self) -> Tensor:
+        """The model `[P]` to evaluate, keep and export: `params`, or that of a stage which has one, as `model`."""
+        own = [kept["model"] for kept in self.stages.values() if "model" in kept]
+        return own[-1] if own else self.params
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under flat names; `from_tensors` takes them back."""
@@ -96,6 +102,7 @@ class Algorithm:
         )
         if engine is not None:
             _check_quorum(self.quorum, engine)
+            _check_memory(self.trainer.facts, engine)
         return self.chain.trace(start)
 
     @cached_property
@@ -168,4 +175,15 @@ def _check_quorum(quorum: Quorum, engine: EngineFacts) -> None:
             found=f"the {engine.name} engine, in which every client answers at once",
             caused_by=repr(quorum),
             do_this="leave the quorum out, or draw stragglers in the trainer (stragglers=...)",
+        )
+
+
+def _check_memory(trainer: TrainerFacts, engine: EngineFacts) -> None:
+    """Refuses a trainer that keeps something between rounds on an engine whose clients keep nothing."""
+    if trainer.memory and not engine.memory:
+        raise ChainRefused(
+            needed=f"clients that keep memory between rounds ({trainer.adds or trainer.name} depends on it)",
+            found=f"the {engine.name} engine, which keeps none",
+            caused_by=engine.name,
+            do_this=f"run on an engine with client memory, or leave {trainer.adds or trainer.name} out",
         )

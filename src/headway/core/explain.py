@@ -50,14 +50,16 @@ def explain(chain: Chain, flows: Sequence[Flow]) -> Explanation:
         notes.append(f"the server sees each client's update, and in the clear: {', '.join(last.exposed)}.")
     if last.needs:
         notes.append(f"asked of the trainer: {', '.join(sorted(n.replace('_', ' ') for n in last.needs))}")
+    if last.trainer is not None and last.trainer.adds:
+        notes.append(f"added to the task's loss in each local step: {last.trainer.adds}")
     return Explanation(tuple(rows), tuple(notes), last.warnings)
 
 
 def _where(stage: Stage) -> str:
+    if isinstance(stage, Protocol) or (isinstance(stage, Aggregator) and stage.has("send")):
+        return "client and server"
     if isinstance(stage, Aggregator):
         return "server"
-    if isinstance(stage, Protocol):
-        return "client and server"
     places = []
     if stage.has("step"):
         places.append("client, each step")

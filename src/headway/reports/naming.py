@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from headway import recipes
+from headway.client import trainers
 
 Numbers = Mapping[str, str]
 NOT_THE_METHOD = {
@@ -70,13 +71,22 @@ def label(tables: Mapping[str, Any]) -> str:
     stages = [table["stage"] for table in mine]
     near = []
     for name in recipes.names():
-        chain = recipes.chain_of(name).to_config()
+        named = recipes.recipe(name)
+        chain = named.chain.to_config()
+        if _term(trainers.describe(named.trainer)) != _term(tables.get("algorithm", {}).get("trainer", {})):  # type: ignore[arg-type]
+            continue
         if [table["stage"] for table in chain] == stages and not (name == "fedsgd" and not _full_batch(tables)):
             other = sum(
                 table.get(key) != value for table, own in zip(chain, mine, strict=True) for key, value in own.items()
             )
             near.append((other, len(name), name))
     return min(near)[2] if near else " > ".join(map(str, stages)) or "unnamed"
+
+
+def _term(trainer: Mapping[str, Any]) -> str | None:
+    """What a trainer adds to the loss, by name."""
+    term = trainer.get("loss_term")
+    return str(term["term"]) if isinstance(term, Mapping) else None
 
 
 def _full_batch(tables: Mapping[str, Any]) -> bool:
