@@ -234,10 +234,10 @@ def _sets(stage: Stage) -> str:
     hidden = {"vectors", "scalars", "needs", "additive", "dense", "equal"}
     facts = {name: getattr(after, name) for name in sorted(after.set_by) if name not in hidden}
     changed = {name: value for name, value in facts.items() if value != getattr(before, name)}
-    return ", ".join(f"`{name}` = {_shown(value)}" for name, value in changed.items()) or "none"
+    return ", ".join(f"`{name}` = {_fact(value)}" for name, value in changed.items()) or "none"
 
 
-def _shown(value: object) -> str:
+def _fact(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
