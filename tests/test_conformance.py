@@ -33,7 +33,7 @@ from headway.core.keys import Key
 from headway.core.stage import Place, slice_tensors, stages
 from headway.core.total import Total
 from headway.core.update import Update
-from headway.stages import ECGR, Clip, FedProx, Mean, ServerSGD, Weigh
+from headway.stages import ECGR, Clip, FedProx, Mean, ServerSGD, Weigh, WeighByQuality
 
 ALL_HOOKS = CLIENT_HOOKS | SERVER_HOOKS
 CODECS = [stage for stage in EVERY if stage.has("decode")]
@@ -129,7 +129,7 @@ def test_a_claimed_bound_holds_for_hostile_updates(stage, kind) -> None:
 def test_a_claimed_weight_bound_holds(stage, examples) -> None:
     given = one_client(case(stage), 0)
     ctx = replace(given.ctx, examples=torch.tensor(examples))
-    sent, _ = stage.send(given.update, {}, ctx)
+    sent, _ = stage.send(given.update, given.memory, ctx)
     assert 0 <= float(sent.weight) <= flow_at(stage, before=False).weight_bound
 
 
@@ -140,6 +140,8 @@ NEUTRAL = {
     "Clip(huge)": (Clip(1e30), Mean()),
     "Clip(inf)": (Clip(math.inf), Mean()),
     "Weigh(examples)": (Weigh("examples"), Mean()),
+    "WeighByQuality(floor=1)": (WeighByQuality(floor=1.0), Mean()),
+    "WeighByQuality(entropy, floor=1)": (WeighByQuality("entropy", floor=1.0), Mean()),
     "ServerSGD()": (Mean(), ServerSGD()),
     "all": (FedProx(0.0), ECGR(beta=1.0), Weigh(), Clip(1e30), Mean(), ServerSGD()),
 }
@@ -218,7 +220,7 @@ def test_state_and_memory_are_named_vectors_or_scalars(stage) -> None:
     assert {name: kept.shape[:-1] for name, kept in lanes.items()} == dict.fromkeys(stage.remember(w), (LANES,))
 
 
-@of(*(s for s in REGISTERED if s.place <= Place.CLIP))
+@of(*(s for s in REGISTERED if s.place <= Place.CLIP and flow_at(s, before=False).weight_tells is None))
 def test_every_client_stage_composes_with_a_secure_sum(stage) -> None:
     mean = around(stage)[-1]
     secure = engine(stage, FixedPoint(), PairwiseMasks(), mean)

@@ -55,6 +55,7 @@ _WHERE = {
     "Uniform": "samplers",
     "Update": "core.update",
     "Weigh": "stages",
+    "WeighByQuality": "stages",
     "chain": "core.chain",
     "rounds": "run",
 }
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
         ServerSGD,
         ServerYogi,
         Weigh,
+        WeighByQuality,
     )
 
 

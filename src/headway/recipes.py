@@ -35,6 +35,7 @@ from headway.stages import (
     ServerAdam,
     ServerSGD,
     ServerYogi,
+    WeighByQuality,
 )
 
 
@@ -163,6 +164,24 @@ def qfedavg(
     return _algorithm([QFedAvg(q=q), Mean(over="clients"), ServerSGD()], trainer, sampler, ecgr)
 
 
+def quality(
+    *,
+    by: Literal["alignment", "validation", "entropy"] = "alignment",
+    power: float = 1.0,
+    floor: float = 0.1,
+    temperature: float = 1.0,
+    cap: float | None = None,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """FedAvg in which clients with better data count more; what is better, `by` says (see WeighByQuality)."""
+    if by == "validation" and trainer is None:
+        trainer = LocalSGD(validation=0.1)
+    weigh = WeighByQuality(by=by, power=power, floor=floor, temperature=temperature, cap=cap)
+    return _algorithm([weigh, Mean(), ServerSGD()], trainer, sampler, ecgr)
+
+
 RECIPES: dict[str, Callable[..., Algorithm]] = {
     "fedadagrad": fedadagrad,
     "fedadam": fedadam,
@@ -174,6 +193,7 @@ RECIPES: dict[str, Callable[..., Algorithm]] = {
     "fedsgd": fedsgd,
     "fedyogi": fedyogi,
     "qfedavg": qfedavg,
+    "quality": quality,
     "scaffold": scaffold,
 }
 

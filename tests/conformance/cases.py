@@ -32,6 +32,7 @@ from headway.stages import (
     ServerSGD,
     ServerYogi,
     Weigh,
+    WeighByQuality,
 )
 
 EXAMPLES: dict[str, tuple[Stage, ...]] = {
@@ -48,6 +49,12 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "ServerYogi": (ServerYogi(), ServerYogi(0.3, 0.0, 0.5, 0.1, bias_correction=True)),
     "ServerSGD": (ServerSGD(), ServerSGD(0.5, momentum=0.9)),
     "Weigh": (Weigh("examples"), Weigh("uniform"), Weigh("capped", 3)),
+    "WeighByQuality": (
+        *(WeighByQuality(by) for by in ("alignment", "validation", "entropy")),
+        WeighByQuality("alignment", power=0.5, floor=0.3, cap=2.5),
+        WeighByQuality("validation", power=0.0, floor=1.0, temperature=0.2),
+        WeighByQuality("entropy", floor=1e-9, cap=1e4),
+    ),
 }
 TEST_ONLY: tuple[Stage, ...] = (FixedPoint(), Median(), NoisyRelease())
 REGISTERED = tuple(stage for stages in EXAMPLES.values() for stage in stages)
@@ -118,20 +125,25 @@ def case(stage: Stage, seed: int = 0) -> Case:
         examples=torch.tensor([1, 7, 3, 2]),
         initial_loss=draw("loss", LANES).abs(),
         initial_gradient=draw("initial gradient", LANES, SIZE),
+        validation_loss=draw("validation loss", LANES).abs(),
+        label_entropy=draw("label entropy", LANES).abs() / 2,
     )
     lengths = flow_at(stage, before=False).lengths(SIZE)
     beside = {name: draw(name, LANES, length) for name, length in lengths.items() if name != "delta"}
     update = Update.of(draw("delta", LANES, SIZE), ctx.examples.double(), **beside)
+    memory = {name: draw(f"memory {name}", *kept.shape) for name, kept in stage.remember(lanes).items()}
+    arrived = stage.send(update, memory, ctx)[0] if isinstance(stage, Aggregator) else update
     total = Total()
     for lane in range(LANES):
-        total.add_row(f"c{lane}", update.lane(lane)) if is_whole_cohort(stage) else total.add(update.lane(lane))
-    sums = {"clients": torch.tensor(2.0).double()}
+        one = arrived.lane(lane)
+        total.add_row(f"c{lane}", one) if is_whole_cohort(stage) else total.add(one)
+    sums = {name: torch.tensor(2.0).double() for name in ("clients", "threshold")}
     return Case(
         ctx=ctx,
         grad=draw("grad", LANES, SIZE),
         w=draw("w", LANES, SIZE),
         gram=steps @ steps.mT,
-        memory={name: draw(f"memory {name}", *kept.shape) for name, kept in stage.remember(lanes).items()},
+        memory=memory,
         update=update,
         server=replace(ctx, key=Key.root(seed), received={}, counted=2, population=8, **NO_CLIENT),
         state=state,
@@ -140,7 +152,8 @@ def case(stage: Stage, seed: int = 0) -> Case:
     )
 
 
-NO_CLIENT = dict.fromkeys(("movement", "steps", "gain", "lr_sum", "examples", "initial_loss", "initial_gradient"))
+MEASURED = ("initial_loss", "initial_gradient", "validation_loss", "label_entropy")
+NO_CLIENT = dict.fromkeys(("movement", "steps", "gain", "lr_sum", "examples", *MEASURED))
 CLIENT_HOOKS: dict[str, Callable[[Any, Case], Any]] = {
     "step": lambda stage, c: stage.step(c.grad, c.w, c.memory, c.ctx),
     "combine": lambda stage, c: stage.combine(c.gram, c.ctx),

@@ -16,6 +16,8 @@ from headway.core.stage import Aggregator, Context, Place, Protocol, Stage, Tens
 from headway.core.total import Total
 from headway.core.update import Update
 
+WEIGHT_BITS = 40  # of a weight behind the mask, below the point
+
 
 @dataclass(frozen=True)
 class FixedPoint(Stage):
@@ -64,7 +66,8 @@ class PairwiseMasks(Protocol):
 
     def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
         assert ctx.secret is not None
-        clear = {**update.vectors, "weight": update.weight.reshape(1).to(torch.int64)}
+        weight = torch.round(update.weight.double().reshape(1) * 2.0**WEIGHT_BITS).to(torch.int64)
+        clear = {**update.vectors, "weight": weight}
         mine, others = ctx.secret["public"], ctx.received["publics"]
         masked = {name: v + _masks(mine, others, torch.tensor([v.numel()])) for name, v in clear.items()}
         return replace(update, vectors=masked, weight=torch.zeros_like(update.weight)), memory
@@ -89,7 +92,7 @@ class PairwiseMasks(Protocol):
         for reply in unmasked.replies.values():
             clear = {name: clear[name] - reply[name] for name in clear}
         total = Total()
-        total.weight.add(float(clear.pop("weight")))
+        total.weight.add(float(clear.pop("weight")) / 2.0**WEIGHT_BITS)
         total.integers, total.count = clear, answer.total.count
         return replace(answer, total=total)
 

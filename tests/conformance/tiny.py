@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from headway.core.algorithm import Algorithm, State
 from headway.core.ask import Answer, Ask, ClientReport, Quorum, drive
 from headway.core.chain import at, chain
-from headway.core.flow import EngineFacts, SamplerFacts, TrainerFacts
+from headway.core.flow import EngineFacts, Need, SamplerFacts, TrainerFacts
 from headway.core.keys import Key
 from headway.core.layout import Layout
 from headway.core.sampler import Sampler
@@ -19,7 +20,7 @@ from headway.core.stage import Context, Stage
 from headway.core.total import Total, guard
 from headway.core.update import Update
 
-ALL_OFFERS = TrainerFacts("Loop", frozenset({"steps", "initial_loss", "initial_gradient"}))
+ALL_OFFERS = TrainerFacts("Loop", frozenset(typing.get_args(Need)))
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ class Tiny:
             examples=torch.tensor(problem.examples),
             initial_gradient=problem.grad(start),
             initial_loss=problem.loss(start),
+            validation_loss=problem.loss(start + 0.1),
+            label_entropy=torch.tensor(1 / problem.examples, dtype=torch.float64),
             secret=self.secrets.get(client),
         )
         w, velocity, gain, push, steps = start, torch.zeros_like(start), 0.0, 0.0, []

@@ -100,10 +100,12 @@ class ClientRunner:
             ctx,
             movement=trained.movement,
             steps=torch.tensor(trained.count),
-            gain=torch.tensor(trained.gain, dtype=torch.float64),
-            lr_sum=torch.tensor(trained.lr_sum, dtype=torch.float64),
-            initial_loss=None if trained.initial_loss is None else torch.tensor(trained.initial_loss),
+            gain=_number(trained.gain),
+            lr_sum=_number(trained.lr_sum),
+            initial_loss=_number(trained.initial_loss),
             initial_gradient=trained.initial_gradient,
+            validation_loss=_number(trained.validation_loss),
+            label_entropy=_number(trained.label_entropy),
         )
         trace.enter("the combination of steps", movement=trained.movement, steps=trained.steps)
         update = Update.of(self._delta(trained, ctx), float(len(examples)))
@@ -133,3 +135,8 @@ class ClientRunner:
         if self.bench.has_statistics and self.bench.task.buffers == "local":
             own["statistics"] = self.bench.statistics()
         return {**kept, TRAINER: own} if own else kept
+
+
+def _number(value: float | None) -> Tensor | None:
+    """A number as the context holds it, in float64."""
+    return None if value is None else torch.tensor(value, dtype=torch.float64)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
+from headway.client.start import AtStart, hold_out, measure
 from headway.client.trainer import Trained, Trainer, Work, trainers
 from headway.core.errors import ConfigError
-from headway.core.flow import TrainerFacts
+from headway.core.flow import Need, TrainerFacts
 from headway.core.keys import Key
 from headway.core.registry import check_types
 from headway.core.stage import Context, Stage, slice_tensors
 from headway.core.update import Tensors
 from headway.data import Examples, batch_bounds, epoch_order
-
-EVALUATION_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,8 @@ class LocalSGD(Trainer):
     stragglers: the share of clients, drawn each round, that manage only 1 to epochs-1 epochs (or 1 to
         steps-1 steps), drawn evenly; under the policy "partial" they send what they have, under "drop"
         nothing.  Reference: Li et al., arXiv 1812.06127, section 5.2.
+    validation: the share of its examples that each client never trains on, for stages that need its validation
+        loss; at least one example, the same ones in every round.
 
     Raises:
         ConfigError: for a number out of range or of a wrong type.
@@ -106,6 +107,7 @@ class LocalSGD(Trainer):
     schedule: Schedule = Schedule()
     stragglers: float = 0.0
     straggler_policy: Literal["partial", "drop"] = "partial"
+    validation: float = 0.0
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -125,6 +127,8 @@ class LocalSGD(Trainer):
             raise ConfigError(f"LocalSGD.weight_decay must be at least 0, found {self.weight_decay}.")
         if not 0 <= self.stragglers <= 1 or self.straggler_policy not in ("partial", "drop"):
             raise ConfigError("LocalSGD needs 0 <= stragglers <= 1, and the policy 'partial' or 'drop'.")
+        if not 0 <= self.validation < 1:
+            raise ConfigError(f"LocalSGD.validation must be at least 0 and below 1, found {self.validation}.")
         if self.stragglers and (self.steps or self.epochs) < 2:
             raise ConfigError(
                 "stragglers do part of the work, which needs at least 2 epochs (or 2 steps): raise LocalSGD.epochs."
@@ -132,8 +136,11 @@ class LocalSGD(Trainer):
 
     @property
     def facts(self) -> TrainerFacts:
-        """Offers single steps, the initial loss and the initial gradient."""
-        return TrainerFacts("LocalSGD", frozenset({"steps", "initial_loss", "initial_gradient"}))
+        """Offers single steps and what is measured before them; a validation loss where examples are held out."""
+        offers: set[Need] = {"steps", "initial_loss", "initial_gradient", "label_entropy"}
+        if self.validation:
+            offers.add("validation_loss")
+        return TrainerFacts("LocalSGD", frozenset(offers))
 
     def drops(self, client_key: Key) -> bool:
         """Whether this client is a straggler under the policy "drop"."""
@@ -141,13 +148,15 @@ class LocalSGD(Trainer):
 
     def train(self, work: Work) -> Trained:
         """Runs the local loop; the workbench's model ends trained."""
-        initial_loss, initial_gradient = self._at_start(work)
+        examples, held_out = hold_out(work.examples, self.validation)
+        work = replace(work, examples=examples)
+        start = measure(work, held_out)
         amount, finished = self._amount(work.key)
         length = amount if self.steps is not None else amount * len(batch_bounds(len(work.examples), self.batch_size))
         loop = _Loop(self, work, length)
         for batch, lr in self._batches(work.examples, work.key, amount, work.ctx.round):
             loop.step(batch, lr)
-        return loop.result(initial_loss, initial_gradient, finished)
+        return loop.result(start, finished)
 
     def _straggles(self, key: Key) -> bool:
         return self.stragglers > 0 and float(key.derive("straggler").uniform(1)) < self.stragglers
@@ -174,26 +183,6 @@ class LocalSGD(Trainer):
                 if self.steps is not None and step == amount:
                     return
             epoch += 1
-
-    def _at_start(self, work: Work) -> tuple[float | None, Tensor | None]:
-        """The client's mean loss and gradient over all of its examples at w_t, where a stage asks for them."""
-        needs = work.flows[-1].needs
-        if not needs & {"initial_loss", "initial_gradient"}:
-            return None, None
-        bench, count = work.bench, len(work.examples)
-        bench.module.eval()
-        loss_sum, gradient = 0.0, torch.zeros_like(bench.shared)
-        parameters = bench.parameters[: bench.shared_count]
-        for start, stop in batch_bounds(count, EVALUATION_BATCH):
-            batch = work.examples.rows(start, stop)
-            inputs, targets = batch.inputs, batch.targets
-            work.trace.enter("the model, at the start of the round", inputs=inputs, targets=targets)
-            loss = bench.task.criterion.per_example(bench.module(inputs), targets).sum()
-            loss_sum += float(loss.detach())
-            if "initial_gradient" in needs:
-                grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
-                gradient += torch.cat([grad.reshape(-1) for grad in grads])
-        return loss_sum / count, gradient / count if "initial_gradient" in needs else None
 
 
 class _Loop:
@@ -285,7 +274,7 @@ class _Loop:
             torch.sub(self.bench.shared, self.previous, out=self.steps[self.count - 1])
             self.previous.copy_(self.bench.shared)
 
-    def result(self, initial_loss: float | None, initial_gradient: Tensor | None, finished: bool) -> Trained:
+    def result(self, start: AtStart, finished: bool) -> Trained:
         """What was done."""
         losses = torch.stack(self.losses).tolist()
         return Trained(
@@ -295,8 +284,10 @@ class _Loop:
             lr_sum=self.lr_sum,
             loss=sum(loss * size for loss, size in zip(losses, self.sizes, strict=True)) / sum(self.sizes),
             steps=self.steps,
-            initial_loss=initial_loss,
-            initial_gradient=initial_gradient,
+            initial_loss=start.initial_loss,
+            initial_gradient=start.initial_gradient,
+            validation_loss=start.validation_loss,
+            label_entropy=start.label_entropy,
             finished=finished,
         )
 

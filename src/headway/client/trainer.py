@@ -47,7 +47,9 @@ class Trained:
 
     movement: w_K - w_t, `[P]`.  steps: displacements `[K, P]` where asked for.  count: local steps.
     gain: the learning rate summed as the gradients received it; lr_sum: summed as it was.
-    loss: mean over the examples used.  finished: False for a straggler that could not do all of its work.
+    loss: the task's, mean over the examples used.
+    initial_loss, initial_gradient, validation_loss, label_entropy: where a stage needs them (see `Context`).
+    finished: False for a straggler that could not do all of its work.
     """
 
     movement: Tensor
@@ -58,6 +60,8 @@ class Trained:
     steps: Tensor | None = None
     initial_loss: float | None = None
     initial_gradient: Tensor | None = None
+    validation_loss: float | None = None
+    label_entropy: float | None = None
     finished: bool = True
 
 

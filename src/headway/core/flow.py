@@ -15,7 +15,8 @@ from typing import Any, Literal, NoReturn
 from headway.core.errors import ChainRefused
 
 GUARANTEES: Mapping[str, Any] = {"bound": None, "additive": False, "dense": False}
-Need = Literal["steps", "initial_loss", "initial_gradient"]
+Need = Literal["steps", "initial_loss", "initial_gradient", "validation_loss", "label_entropy"]
+HOW_TO_HAVE: Mapping[str, str] = {"validation_loss": "train with LocalSGD(validation=0.1)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Flow:
     bound: L2 bound of one client's contribution, all vectors taken together; after the aggregator, of
         its effect on the aggregate.
     weight_bound: the largest weight that a client can have.
+    weight_tells: what a weight tells of one client's data, beyond how many examples there are.
     exposed: what else leaves the client unprotected.
     vectors: the names of the vectors that travel; scalars: those of them that have one number and not P.
     proximal: strength of the pull towards w_t that step rules add, which shortens what a gradient moves.
@@ -80,6 +82,7 @@ class Flow:
     weighted: bool = False
     bound: float | None = None
     weight_bound: float | None = None
+    weight_tells: str | None = None
     exposed: tuple[str, ...] = ("number of examples", "training loss")
     vectors: tuple[str, ...] = ("delta",)
     scalars: tuple[str, ...] = ()
@@ -109,7 +112,8 @@ class Flow:
         return self.set(stage, **{name: getattr(self, name) for name in names})
 
     def need(self, stage: object, *needs: Need) -> Flow:
-        """Asks for what is not free: the client's `steps`, its `initial_loss` or `initial_gradient`.
+        """Asks for what is not free: the client's `steps`, its `initial_loss` or `initial_gradient` over its
+        training examples, its `validation_loss` over examples held out, its normalised `label_entropy`.
 
         Raises:
             ChainRefused: if the trainer does not offer it.
@@ -120,7 +124,7 @@ class Flow:
                     needed=f"a trainer that offers the client's {name.replace('_', ' ')} ({_name(stage)} reads it)",
                     found=f"{self.trainer.name}, which does not",
                     caused_by=self.trainer.name,
-                    do_this=f"train with LocalSGD, or leave {_name(stage)} out",
+                    do_this=f"{HOW_TO_HAVE.get(name, 'train with LocalSGD')}, or leave {_name(stage)} out",
                 )
         return self.set(stage, needs=self.needs | set(needs))
 

@@ -71,6 +71,9 @@ class Context:
     gain: the learning rate that each step's gradient finally received, summed over steps: K * eta for
         plain SGD; with momentum or a schedule, minus the movement that a constant gradient of 1 causes.
     lr_sum: the learning rates of the steps, summed.
+    initial_loss, initial_gradient: of the broadcast model over the client's training examples;
+        validation_loss: of the same model over examples that the client never trains on.
+    label_entropy: of the client's labels, as a share of its maximum, in [0, 1].
     counted, population: at the server, how many updates count, and how many clients there are.
     """
 
@@ -87,6 +90,8 @@ class Context:
     examples: Tensor | None = None
     initial_loss: Tensor | None = None
     initial_gradient: Tensor | None = None
+    validation_loss: Tensor | None = None
+    label_entropy: Tensor | None = None
     age: Tensor | None = None
     counted: int | None = None
     population: int | None = None
@@ -181,7 +186,7 @@ class Aggregator(Stage):
     whole_cohort: ClassVar[bool] = False
 
     def connect(self, flow: Flow) -> Flow:
-        """A whole-cohort rule must see each update."""
+        """A whole-cohort rule must see each update; behind a sum, no weight may tell of one client's data."""
         if self.whole_cohort and flow.server_sees == "sum":
             flow.refuse(
                 self,
@@ -189,6 +194,14 @@ class Aggregator(Stage):
                 needed="each client's update at the server",
                 found="only their sum",
                 do_this="use Mean(), or leave the secure sum out",
+            )
+        if flow.weight_tells is not None and flow.server_sees == "sum":
+            flow.refuse(
+                self,
+                "weight_tells",
+                needed="weights that tell the server nothing of one client's data, since it may see only sums",
+                found=f"weights by the {flow.weight_tells}",
+                do_this='weigh by="alignment", which the server\'s own last aggregate decides, or by examples',
             )
         return flow
 

@@ -119,6 +119,8 @@ class LocalEngine(Engine):
         if self.job.algorithm.protected:
             return ClientReport(client, "counted", seconds=seconds, bytes_up=up, bytes_down=down)
         metrics = {"train_loss": outcome.trained.loss}
+        if "weight_bound" in self.flows[-1].set_by:  # a stage sets the weights
+            metrics["weight"] = float(outcome.update.weight)
         steps = outcome.trained.count
         return ClientReport(client, "counted", len(examples), steps, norm, seconds, up, down, metrics)
 

@@ -4,6 +4,7 @@ from headway.core.stage import stages as _registry
 from headway.stages.aggregate import Mean
 from headway.stages.local import FedDyn, FedProx, Scaffold
 from headway.stages.normalise import FedNova, QFedAvg
+from headway.stages.quality import WeighByQuality
 from headway.stages.scale import Clip, Weigh
 from headway.stages.server import ServerAdagrad, ServerAdam, ServerSGD, ServerYogi
 from headway.stages.steps import ECGR
@@ -22,6 +23,7 @@ __all__ = [
     "ServerSGD",
     "ServerYogi",
     "Weigh",
+    "WeighByQuality",
     "register",
 ]
 

@@ -48,13 +48,15 @@ class Mean(Aggregator):
 
     def connect(self, flow: Flow) -> Flow:
         """Checks the weights, and turns the bound of one client into that of its effect."""
+        flow = super().connect(flow)
         weighed = "weight_bound" in flow.set_by
+        by = flow.set_by.get("weight_bound", "Weigh")
         if flow.equal and (self.over == "examples" or weighed):
             flow.refuse(
                 self,
                 "equal",
                 needed="clients that count the same",
-                found="weights by size" if self.over == "examples" else "weights set by Weigh",
+                found="weights by size" if self.over == "examples" else f"weights set by {by}",
                 do_this='use Mean(over="clients")',
             )
         if self.over == "clients" and weighed:
@@ -62,8 +64,8 @@ class Mean(Aggregator):
                 self,
                 "weight_bound",
                 needed="clients that count the same",
-                found="weights set by Weigh",
-                do_this='use Mean(over="examples"), or leave Weigh out',
+                found=f"weights set by {by}",
+                do_this=f'use Mean(over="examples"), or leave {by} out',
             )
         if self.over == "expected" and weighed and flow.weight_bound is None:
             flow.refuse(
@@ -71,7 +73,7 @@ class Mean(Aggregator):
                 "weight_bound",
                 needed="weights with an upper limit, for a fixed denominator",
                 found="weights by number of examples",
-                do_this='use Weigh(by="uniform") or Weigh(by="capped", cap=...)',
+                do_this=f'use {by} with a cap, or Weigh(by="uniform")',
             )
         expected = flow.sampler.expected if flow.sampler is not None else None
         if self.over == "expected" and expected is None and flow.engine is not None:

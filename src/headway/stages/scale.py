@@ -103,6 +103,7 @@ class Weigh(Stage):
 
     def connect(self, flow: Flow) -> Flow:
         """Sets the largest weight; the vectors are left alone."""
+        check_only_weight(self, flow)
         bound = {"examples": None, "uniform": 1.0, "capped": float(self.cap or 0)}[self.by]
         return flow.set(self, weight_bound=bound).keep(self, "bound", "additive", "dense")
 
@@ -113,3 +114,16 @@ class Weigh(Stage):
         if self.by == "uniform":
             return update.with_weight(torch.ones_like(examples)), memory
         return update.with_weight(examples if self.cap is None else examples.clamp_max(self.cap)), memory
+
+
+def check_only_weight(stage: Stage, flow: Flow) -> None:
+    """Refuses a second stage that sets weights: the first one's would be lost without a word."""
+    if "weight_bound" in flow.set_by:
+        first, name = flow.set_by["weight_bound"], type(stage).__name__
+        flow.refuse(
+            stage,
+            "weight_bound",
+            needed="one stage that sets the weights",
+            found=f"{first} and {name}",
+            do_this=f"keep {first} or {name}",
+        )

@@ -1,0 +1,98 @@
+"""What a client finds out before it trains: how the model of all serves it, and what its labels are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headway.client.trainer import Work
+from headway.core.errors import ConfigError
+from headway.core.keys import Key
+from headway.data import Examples, batch_bounds
+
+EVALUATION_BATCH = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class AtStart:
+    """What was asked for of: the mean loss and gradient of w_t over the training examples, its mean loss over
+    those held out, and the labels' entropy as a share of its maximum."""
+
+    initial_loss: float | None = None
+    initial_gradient: Tensor | None = None
+    validation_loss: float | None = None
+    label_entropy: float | None = None
+
+
+def hold_out(examples: Examples, share: float) -> tuple[Examples, Examples]:
+    """The examples to train on and those to hold out: at least one of each, where there are two.
+
+    Which ones is a function of their number alone, so that they are the same in every round.
+    """
+    if not share:
+        return examples, examples.rows(0, 0)
+    count = len(examples)
+    held = min(max(1, int(share * count)), count - 1)
+    order = Key.root(0).derive("held out").permutation(count)
+    return examples.take(order[held:].sort().values), examples.take(order[:held].sort().values)
+
+
+def measure(work: Work, held_out: Examples) -> AtStart:
+    """What the stages need to know of the client, with the broadcast model on the workbench.
+
+    A client whose only example cannot be held out is measured on that.
+    """
+    needs = work.flows[-1].needs
+    if not needs & {"initial_loss", "initial_gradient", "validation_loss", "label_entropy"}:
+        return AtStart()
+    work.bench.module.eval()
+    loss, gradient, validation, entropy = None, None, None, None
+    if needs & {"initial_loss", "initial_gradient"}:
+        loss, gradient = _loss(work, work.examples, "initial_gradient" in needs)
+    if "validation_loss" in needs:
+        validation, _ = _loss(work, held_out if len(held_out) else work.examples, False)
+    if "label_entropy" in needs:
+        with torch.no_grad():
+            outputs = work.bench.module(work.examples.rows(0, 1).inputs)
+        entropy = label_entropy(work.examples.targets, outputs.shape[1] if outputs.ndim > 1 else 1)
+    return AtStart(loss, gradient, validation, entropy)
+
+
+def label_entropy(targets: Tensor, outputs: int) -> float:
+    """`-sum_k p_k log p_k / log K`, p being the shares of the K labels; one output tells two classes apart.
+
+    Raises:
+        ConfigError: if the targets are no classes.
+
+    >>> label_entropy(torch.tensor([0, 0, 1, 1]), 4)
+    0.5
+    """
+    classes, labels = max(outputs, 2), targets.reshape(-1).long()
+    if not bool((labels == targets.reshape(-1)).all()) or int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise ConfigError(
+            f"the entropy of labels needs targets that are classes from 0 to {classes - 1}, found numbers from "
+            f'{float(targets.min()):g} to {float(targets.max()):g}: weigh by="validation" or by="alignment" instead.'
+        )
+    shares = torch.bincount(labels).double() / len(labels)
+    entropy = float(torch.special.entr(shares).sum()) / math.log(classes)
+    return min(entropy, 1.0)
+
+
+def _loss(work: Work, examples: Examples, with_gradient: bool) -> tuple[float, Tensor | None]:
+    """The mean loss over the examples, and its gradient with respect to the shared parameters."""
+    bench = work.bench
+    total, gradient = 0.0, torch.zeros_like(bench.shared)
+    parameters = bench.parameters[: bench.shared_count]
+    for start, stop in batch_bounds(len(examples), EVALUATION_BATCH):
+        batch = examples.rows(start, stop)
+        work.trace.enter("the model, at the start of the round", inputs=batch.inputs, targets=batch.targets)
+        with torch.set_grad_enabled(with_gradient):
+            loss = bench.task.criterion.per_example(bench.module(batch.inputs), batch.targets).sum()
+        total += float(loss.detach())
+        if with_gradient:
+            grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            gradient += torch.cat([grad.reshape(-1) for grad in grads])
+    return total / len(examples), gradient / len(examples) if with_gradient else None

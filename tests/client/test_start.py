@@ -1,0 +1,86 @@
+"""What a client finds out before it trains, and the examples that it never trains on."""
+
+import math
+
+import pytest
+import torch
+from toys import blobs, linear_task
+
+import headway as hw
+from headway.client.start import hold_out, label_entropy
+
+
+def examples(count):
+    return hw.Examples(torch.arange(float(count)).reshape(-1, 1), torch.arange(count))
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "held"), [(10, 0.3, 3), (10, 0.01, 1), (2, 0.9, 1), (1, 0.5, 0), (5, 0.99, 4), (7, 0.0, 0)]
+)
+def test_some_are_held_out_and_none_is_lost(count, share, held):
+    kept, out = hold_out(examples(count), share)
+    assert len(out) == held
+    assert sorted(kept.targets.tolist() + out.targets.tolist()) == list(range(count))
+    again = hold_out(examples(count), share)[1]
+    assert torch.equal(out.targets, again.targets)
+
+
+def test_held_out_examples_are_drawn_and_not_the_last_ones():
+    drawn = hold_out(examples(100), 0.2)[1].targets.tolist()
+    assert drawn != list(range(80, 100))
+    assert min(drawn) < 40
+
+
+def test_held_out_examples_have_no_effect_on_training():
+    data, client = blobs(), "client-1"
+    held = hold_out(examples(12), 0.25)[1].targets
+    spoilt = data.store.inputs.clone()
+    spoilt[data.train[client][held]] = 1e3
+    other = hw.FederatedData(
+        data.name, hw.Examples(spoilt, data.store.targets), data.train, data.test, classes=data.classes
+    )
+    assert not torch.equal(data.train_of(client).inputs, other.train_of(client).inputs)
+
+    def end(data, **options):
+        run = hw.Run(hw.recipes.fedavg(trainer=hw.LocalSGD(batch_size=4, **options)), data, linear_task(), rounds=2)
+        list(run)
+        return run.state.params
+
+    assert torch.equal(end(data, validation=0.25), end(other, validation=0.25))
+    assert not torch.equal(end(data), end(other))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, math.nan])
+def test_a_share_out_of_range_is_refused(share):
+    with pytest.raises(hw.ConfigError, match=r"LocalSGD\.validation must be at least 0 and below 1"):
+        hw.LocalSGD(validation=share)
+
+
+@pytest.mark.parametrize(
+    ("targets", "outputs", "entropy"),
+    [
+        ([0, 1, 2], 3, 1.0),
+        ([2, 2, 2], 3, 0.0),
+        ([0.0, 1.0], 1, 1.0),
+        ([0, 0, 0, 1], 2, (3 / 4 * math.log(4 / 3) + math.log(4) / 4) / math.log(2)),
+        ([0, 1], 4, 0.5),
+    ],
+)
+def test_the_entropy_of_labels(targets, outputs, entropy):
+    assert label_entropy(torch.tensor(targets), outputs) == pytest.approx(entropy, abs=1e-15)
+
+
+@pytest.mark.parametrize("targets", [[0.5, 1.0], [0, 3], [-1, 0]])
+def test_targets_that_are_no_classes_are_refused(targets):
+    with pytest.raises(hw.ConfigError, match=r"classes from 0 to 2, found numbers from .*validation"):
+        label_entropy(torch.tensor(targets), 3)
+
+
+def test_a_run_whose_targets_are_no_classes_is_refused():
+    data = blobs()
+    real = hw.FederatedData.from_clients(
+        {c: (data.train_of(c).inputs, data.train_of(c).inputs[:, 0]) for c in data.clients}
+    )
+    task = hw.Task(lambda: torch.nn.Linear(4, 1), loss="mean_squared_error", metrics=("mean_absolute_error",))
+    with pytest.raises(hw.ConfigError, match="entropy of labels needs targets that are classes"):
+        list(hw.rounds(hw.recipes.quality(by="entropy"), real, task, rounds=1))
