@@ -9,10 +9,10 @@ import headway
 
 NAMES = set(
     """
-__version__ Aggregator Algorithm All chain Chain ChainRefused ClientFailed Clip ConfigError Context data DataError
-Diverged ECGR Examples FedDyn FederatedData FedNova FedProx Fixed Flow HeadwayError Layout LocalEngine LocalSGD Mean
-models Place Protocol QFedAvg Quorum recipes RoundReport rounds Run RunFolderError Sampler Scaffold Schedule
-ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Task Trainer Uniform Update Weigh WeighByQuality
+__version__ AFL Aggregator Algorithm All AverageModel chain Chain ChainRefused ClientFailed Clip ConfigError Context
+data DataError Diverged ECGR Examples FedDyn FederatedData FedNova FedProx Fixed Flow HeadwayError Layout LocalEngine
+LocalSGD Mean models Place Protocol QFedAvg Quorum recipes RoundReport rounds Run RunFolderError Sampler Scaffold
+Schedule ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Task Trainer Uniform Update Weigh WeighByQuality
 """.split()  # noqa: SIM905
 )
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
+    "AFL": "stages",
     "ECGR": "stages",
     "Aggregator": "core.stage",
     "Algorithm": "core.algorithm",
     "All": "samplers",
+    "AverageModel": "stages",
     "Chain": "core.chain",
     "ChainRefused": "core.errors",
     "ClientFailed": "core.errors",
@@ -92,7 +94,9 @@ if TYPE_CHECKING:
     from headway.run import Run, rounds
     from headway.samplers import All, Fixed, Uniform
     from headway.stages import (
+        AFL,
         ECGR,
+        AverageModel,
         Clip,
         FedDyn,
         FedNova,

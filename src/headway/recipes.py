@@ -24,7 +24,9 @@ from headway.core.sampler import Sampler
 from headway.core.stage import Stage
 from headway.samplers import All
 from headway.stages import (
+    AFL,
     ECGR,
+    AverageModel,
     FedDyn,
     FedNova,
     FedProx,
@@ -164,6 +166,24 @@ def qfedavg(
     return _algorithm([QFedAvg(q=q), Mean(over="clients"), ServerSGD()], trainer, sampler, ecgr)
 
 
+def afl(
+    *,
+    lr: float = 0.1,
+    server_lr: float = 1.0,
+    average: bool = True,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """AFL: the mixture of clients that is served worst; every client, every round.  Mohri et al., arXiv 1902.00146.
+
+    lr: of the mixture.  average: whether the average of the models of all rounds is evaluated, as in the paper.
+    The paper's clients make one step: LocalSGD(steps=1, batch_size=None).
+    """
+    parts = [AFL(lr=lr), ServerSGD(lr=server_lr), *([AverageModel()] if average else [])]
+    return _algorithm(parts, trainer, sampler, ecgr)
+
+
 def quality(
     *,
     by: Literal["alignment", "validation", "entropy"] = "alignment",
@@ -183,6 +203,7 @@ def quality(
 
 
 RECIPES: dict[str, Callable[..., Algorithm]] = {
+    "afl": afl,
     "fedadagrad": fedadagrad,
     "fedadam": fedadam,
     "fedavg": fedavg,

@@ -123,7 +123,7 @@ class Run:
     def model(self) -> nn.Module:
         """The global model as a module of its own."""
         module = Workbench(self.task, self.key)
-        module.load(self.state.params, None, self.state.buffers)
+        module.load(self.state.model, None, self.state.buffers)
         return module.module
 
     def __iter__(self) -> Iterator[RoundReport]:
@@ -200,13 +200,13 @@ class Run:
     def _evaluated(self, report: RoundReport) -> RoundReport:
         """The report with the metrics of every client and of the central test set; keeps the best model."""
         begun = time.perf_counter()
-        message = Message(self.state.params, buffers=self.state.buffers)
+        message = Message(self.state.model, buffers=self.state.buffers)
         answer = self.engine.ask(Ask("evaluate", message, self.engine.clients(), round=self.state.round))
         scores = {r.client: r.metrics for r in answer.reports}
         sizes = {r.client: r.examples for r in answer.reports}
         central: dict[str, float] = {}
         if self.data.central is not None:
-            self.bench.load(self.state.params, None, self.state.buffers)
+            self.bench.load(self.state.model, None, self.state.buffers)
             central = score(self.bench, self.data.central)
         shown = {} if self.algorithm.protected else scores
         report = replace(report, metrics=mean_metrics(scores, sizes), central=central, evaluation=shown)
@@ -301,7 +301,7 @@ class Run:
 
     def _model_tensors(self) -> dict[str, Tensor]:
         """The model alone, as a checkpoint holds it."""
-        return State(self.state.round, self.state.params, buffers=self.state.buffers).tensors()
+        return State(self.state.round, self.state.model, buffers=self.state.buffers).tensors()
 
 
 def rounds(

@@ -19,7 +19,9 @@ from headway.core.stage import Aggregator, Context, Place, Stage
 from headway.core.total import Total
 from headway.core.update import Update
 from headway.stages import (
+    AFL,
     ECGR,
+    AverageModel,
     Clip,
     FedDyn,
     FedNova,
@@ -36,6 +38,8 @@ from headway.stages import (
 )
 
 EXAMPLES: dict[str, tuple[Stage, ...]] = {
+    "AverageModel": (AverageModel(),),
+    "AFL": (AFL(), AFL(0.0), AFL(5.0)),
     "Clip": (Clip(), Clip(0.03), Clip(1e9)),
     "ECGR": (ECGR(), ECGR(0.3, 0.0), ECGR(1.0, 1.0), *(ECGR(rule=r) for r in ("smallest", "random", "centred"))),
     "FedDyn": (FedDyn(), FedDyn(2.0)),
@@ -63,7 +67,7 @@ EVERY = REGISTERED + TEST_ONLY
 LANES, SIZE, STEPS = 4, 5, 6
 RAGGED = (6, 1, 0, 3)  # local steps of each lane
 LAYOUT = Layout.of({"w": torch.zeros(2, 1).double(), "b": torch.zeros(3).double()})
-START = Flow(trainer=ALL_OFFERS, sampler=SamplerFacts("fixed", 2.0, 8))
+SOME, ALL = SamplerFacts("fixed", 2.0, 8), SamplerFacts("all", 8.0, 8)
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ def flow_at(stage: Stage, before: bool = True) -> Flow:
     """The facts that reach a stage in its chain, or that hold after it."""
     stages = around(stage)
     index = stages.index(stage)
-    flows = (START, *chain(*stages).trace(START))
+    start = Flow(trainer=ALL_OFFERS, sampler=ALL if isinstance(stage, AFL) else SOME)
+    flows = (start, *chain(*stages).trace(start))
     return flows[index + (not before)]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from headway import models, recipes
 from headway.client import trainers
 from headway.client.workbench import Workbench
+from headway.core.algorithm import State
 from headway.core.errors import RunFolderError
 from headway.core.explain import COLUMNS
 from headway.core.keys import Key
@@ -109,7 +110,8 @@ def export_model(folder: Path, out: Path | None, best: bool) -> None:
     tensors, notes = read_tensors(source)
     runfile = load_runfile(str(folder / CONFIG))
     bench = Workbench(runfile.build().task, Key.root(runfile.sections.run.seed))
-    bench.load(tensors["params"], None, tensors.get("buffers"))
+    kept = State.from_tensors(int(notes["round"]), tensors)
+    bench.load(kept.model, None, kept.buffers)
     state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in bench.module.state_dict().items()}
     path = out or folder / ("best-model.safetensors" if best else "model.safetensors")
     with writing(path):

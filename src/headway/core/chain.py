@@ -234,7 +234,8 @@ def _check_order(parts: Sequence[Stage]) -> None:
             one, two = type(first).__name__, type(second).__name__
             raise ChainRefused(
                 needed="the order in which an update travels: rules for local steps, combination of steps, weight, "
-                "sparsifier, clip, quantiser, noise, mask, aggregator, noise on the aggregate, server optimizer",
+                "sparsifier, clip, quantiser, noise, mask, aggregator, noise on the aggregate, server optimizer, "
+                "average of models",
                 found=f"{one} ({first.place.spoken}) before {two} ({second.place.spoken})",
                 caused_by=two,
                 do_this=f"put {two} before {one}",

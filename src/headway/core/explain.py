@@ -54,10 +54,10 @@ def explain(chain: Chain, flows: Sequence[Flow]) -> Explanation:
 
 
 def _where(stage: Stage) -> str:
+    if isinstance(stage, Protocol) or (isinstance(stage, Aggregator) and stage.has("send")):
+        return "client and server"
     if isinstance(stage, Aggregator):
         return "server"
-    if isinstance(stage, Protocol):
-        return "client and server"
     places = []
     if stage.has("step"):
         places.append("client, each step")

@@ -42,6 +42,7 @@ class Place(IntEnum):
     AGGREGATE = 9
     RELEASE = 10
     SERVER = 11
+    AVERAGE = 12
 
     @property
     def spoken(self) -> str:
@@ -58,6 +59,7 @@ class Place(IntEnum):
             Place.AGGREGATE: "the aggregator",
             Place.RELEASE: "noise on the aggregate",
             Place.SERVER: "a server optimizer",
+            Place.AVERAGE: "an average of models",
         }[self]
 
 

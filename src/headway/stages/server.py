@@ -184,6 +184,34 @@ class ServerAdagrad(Stage):
         return _adaptive(self, update, state, delta, state["v"] + delta**2)
 
 
+@final
+@stages.register
+@dataclass(frozen=True)
+class AverageModel(Stage):
+    """Evaluates and keeps the average of the models of all rounds; training goes on from the last one.
+
+    Formula: `m <- m + (x_t - m) / t`, so that m = (x_1 + ... + x_t) / t.  What clients are sent is x_t.
+    The statistics of a model that has some are those of the last round.
+
+    Reference: Polyak and Juditsky, SIAM J. Control Optim. 30 (1992); it is what AFL returns.
+
+    >>> AverageModel()
+    AverageModel()
+    """
+
+    place: ClassVar[Place] = Place.AVERAGE
+
+    def init(self, w: Tensor) -> Tensors:
+        """m = the initial model, of no round."""
+        return {"model": w.clone(), "rounds": torch.zeros(1, dtype=torch.float64)}
+
+    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+        """Adds the new model to the average; the update is left alone."""
+        new = ctx.global_params + update.delta.to(ctx.global_params.dtype)
+        rounds = state["rounds"] + 1
+        return update, {"model": state["model"] + (new - state["model"]) / float(rounds), "rounds": rounds}
+
+
 _Adaptive = ServerAdam | ServerYogi | ServerAdagrad
 
 
