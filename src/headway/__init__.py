@@ -36,7 +36,9 @@ _WHERE = {
     "Layout": "core.layout",
     "LocalEngine": "engines",
     "LocalSGD": "client",
+    "LossTerm": "client",
     "Mean": "stages",
+    "Moon": "client",
     "Place": "core.stage",
     "Protocol": "core.stage",
     "QFedAvg": "stages",
@@ -70,7 +72,7 @@ if TYPE_CHECKING:
     from headway import models as models
     from headway import recipes as recipes
     from headway import stages as stages
-    from headway.client import LocalSGD, Schedule, Task, Trainer
+    from headway.client import LocalSGD, LossTerm, Moon, Schedule, Task, Trainer
     from headway.core.algorithm import Algorithm
     from headway.core.ask import Quorum
     from headway.core.chain import Chain, chain

@@ -22,20 +22,21 @@ def logistic(shape: Sequence[int], outputs: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), outputs))
 
 
-def mlp(shape: Sequence[int], outputs: int, hidden: Sequence[int] = (200,)) -> nn.Module:
-    """A multilayer perceptron with ReLU between its layers."""
+def mlp(shape: Sequence[int], outputs: int, hidden: Sequence[int] = (200,), projection: int | None = None) -> nn.Module:
+    """A multilayer perceptron with ReLU between its layers; `projection` as in `lenet`."""
     sizes = [prod(shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for wide, narrow in itertools.pairwise(sizes):
         layers += [nn.Linear(wide, narrow), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+    return nn.Sequential(*layers, *_head(sizes[-1], outputs, projection))
 
 
-def lenet(shape: Sequence[int], outputs: int, padding: int | None = None) -> nn.Module:
+def lenet(shape: Sequence[int], outputs: int, padding: int | None = None, projection: int | None = None) -> nn.Module:
     """LeNet-5 with ReLU and max-pooling: conv 6, conv 16, 120, 84.  LeCun et al., Proc. IEEE 86 (1998).
 
     padding: of the first convolution; 2 for images below 32 pixels unless said, as in the paper.  With 0 it is
     the CNN of NIID-Bench, arXiv 2102.02079.
+    projection: the width of a projection head before the output layer, for MOON; 256 in arXiv 2103.16257.
     """
     padding = (2 if shape[1:] and shape[1] < 32 else 0) if padding is None else padding
     channels, height, width = _image(shape, "lenet", smallest=16 - 2 * padding)
@@ -52,12 +53,15 @@ def lenet(shape: Sequence[int], outputs: int, padding: int | None = None) -> nn.
         nn.ReLU(),
         nn.Linear(120, 84),
         nn.ReLU(),
-        nn.Linear(84, outputs),
+        *_head(84, outputs, projection),
     )
 
 
-def cnn(shape: Sequence[int], outputs: int) -> nn.Module:
-    """The CNN of the FedAvg paper: conv 5x5x32, conv 5x5x64, 512.  McMahan et al., arXiv 1602.05629."""
+def cnn(shape: Sequence[int], outputs: int, projection: int | None = None) -> nn.Module:
+    """The CNN of the FedAvg paper: conv 5x5x32, conv 5x5x64, 512.  McMahan et al., arXiv 1602.05629.
+
+    projection: as in `lenet`.
+    """
     channels, height, width = _image(shape, "cnn", smallest=4)
     return nn.Sequential(
         nn.Conv2d(channels, 32, 5, padding=2),
@@ -69,7 +73,7 @@ def cnn(shape: Sequence[int], outputs: int) -> nn.Module:
         nn.Flatten(),
         nn.Linear(64 * (height // 4) * (width // 4), 512),
         nn.ReLU(),
-        nn.Linear(512, outputs),
+        *_head(512, outputs, projection),
     )
 
 
@@ -138,6 +142,16 @@ def _reason(error: Exception) -> str:
     """What an error says; with its kind, where that alone says little."""
     plain = isinstance(error, (ImportError, TypeError, ValueError, RuntimeError))
     return str(error) if plain else f"{type(error).__name__}: {error}"
+
+
+def _head(features: int, outputs: int, projection: int | None) -> list[nn.Module]:
+    """The output layer, after a projection head of two layers where there is one."""
+    if projection is None:
+        return [nn.Linear(features, outputs)]
+    if projection < 1:
+        raise ConfigError(f"projection must be at least 1, found {projection}.")
+    head = [nn.Linear(features, features), nn.ReLU(), nn.Linear(features, projection)]
+    return [*head, nn.Linear(projection, outputs)]
 
 
 def _image(shape: Sequence[int], model: str, smallest: int) -> tuple[int, int, int]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 from headway.client.sgd import LocalSGD
+from headway.client.terms import Moon
 from headway.client.trainer import Trainer
 from headway.core.algorithm import Algorithm
 from headway.core.ask import Quorum
@@ -202,6 +204,28 @@ def quality(
     return _algorithm([weigh, Mean(), ServerSGD()], trainer, sampler, ecgr)
 
 
+def moon(
+    *,
+    mu: float = 1.0,
+    temperature: float = 0.5,
+    representation: str | None = None,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """MOON: FedAvg with a model-contrastive term in the loss.  Li et al., arXiv 2103.16257.
+
+    Raises:
+        ConfigError: if the trainer is none that takes a loss term, or has one already.
+    """
+    trainer = trainer or LocalSGD()
+    if not isinstance(trainer, LocalSGD) or trainer.loss_term is not None:
+        found = f"{type(trainer).__name__}" if not isinstance(trainer, LocalSGD) else repr(trainer.loss_term)
+        raise ConfigError(f"the recipe 'moon' adds its own term to the loss of LocalSGD, and found {found}.")
+    term = Moon(mu=mu, temperature=temperature, representation=representation)
+    return _algorithm([Mean(), ServerSGD()], replace(trainer, loss_term=term), sampler, ecgr)
+
+
 RECIPES: dict[str, Callable[..., Algorithm]] = {
     "afl": afl,
     "fedadagrad": fedadagrad,
@@ -213,6 +237,7 @@ RECIPES: dict[str, Callable[..., Algorithm]] = {
     "fedprox": fedprox,
     "fedsgd": fedsgd,
     "fedyogi": fedyogi,
+    "moon": moon,
     "qfedavg": qfedavg,
     "quality": quality,
     "scaffold": scaffold,
@@ -242,6 +267,12 @@ def recipe(name: str, **options: Any) -> Algorithm:
             raise ConfigError(f"the recipe {base!r} has no option {option!r}{nearest(option, shown)}.")
         options[option] = convert(value, known[option], f"{base}.{option}")
     return make(**options, **({"ecgr": True} if plus else {}))
+
+
+def takes_trainer(name: str) -> bool:
+    """Whether the recipe of this name (or of none) trains with what it is given."""
+    make = RECIPES.get(name.partition("+")[0])
+    return make is None or "trainer" in typing.get_type_hints(make)
 
 
 def chain_of(name: str) -> Chain:

@@ -17,7 +17,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headway import models, recipes
-from headway.client import LocalSGD, Task, trainers
+from headway.client import LocalSGD, Task, Trainer, trainers
 from headway.core.algorithm import Algorithm
 from headway.core.ask import Quorum
 from headway.core.chain import Chain
@@ -356,6 +356,7 @@ def _sentence(problem: Mapping[str, Any]) -> str:
 def _algorithm(section: AlgorithmSection, of_stages: Sequence[tuple[list[str], Any]]) -> Algorithm:
     """The algorithm of a section, with changes addressed to its stages."""
     options = section.model_extra or {}
+    trainer = trainers.build({"trainer": LocalSGD.__name__, **section.trainer})
     if section.recipe is not None and section.chain is not None:
         raise ConfigError("algorithm has both a recipe and a chain; keep one of them.")
     if section.chain is not None:
@@ -368,15 +369,18 @@ def _algorithm(section: AlgorithmSection, of_stages: Sequence[tuple[list[str], A
         for table in tables:
             stages.build(table)
     else:
-        tables = recipes.recipe(section.recipe or "fedavg", **options).chain.to_config()
+        name = section.recipe or "fedavg"
+        given = {"trainer": trainer} if recipes.takes_trainer(name) else {}
+        named = recipes.recipe(name, **options, **given)
+        tables = named.chain.to_config()
+        if given or not section.trainer:  # a recipe may add to the trainer's loss, or have a trainer of its own
+            assert isinstance(named.trainer, Trainer)
+            trainer = named.trainer
     for keys, value in of_stages:
         set_on_stage(tables, keys, value)
-    trainer_table = dict(section.trainer)
-    if section.recipe == "fedsgd" and not trainer_table:
-        trainer_table = trainers.describe(recipes.fedsgd().trainer)  # type: ignore[arg-type]
     return Algorithm(
         Chain.from_config(tables),
-        trainers.build({"trainer": LocalSGD.__name__, **trainer_table}),
+        trainer,
         samplers.build({"sampler": All.__name__, **section.sampler}),
         build(Quorum, section.quorum),
     )

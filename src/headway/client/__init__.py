@@ -3,6 +3,7 @@
 from headway.client.memory import Memory, MemoryStore
 from headway.client.sgd import LocalSGD, Schedule
 from headway.client.task import Task
+from headway.client.terms import LossTerm, Moon
 from headway.client.trainer import Trainer, trainers
 
-__all__ = ["LocalSGD", "Memory", "MemoryStore", "Schedule", "Task", "Trainer", "trainers"]
+__all__ = ["LocalSGD", "LossTerm", "Memory", "MemoryStore", "Moon", "Schedule", "Task", "Trainer", "trainers"]

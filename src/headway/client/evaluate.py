@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from headway.client.memory import MemoryStore
-from headway.client.runner import TRAINER
+from headway.client.memory import TRAINER, MemoryStore
 from headway.client.task import Metric
 from headway.client.workbench import Workbench
 from headway.core.ask import Message

@@ -17,6 +17,7 @@ from headway.core.chain import Labelled
 from headway.core.errors import RunFolderError
 
 Memory = Labelled
+TRAINER = "trainer"  # the label of what the trainer keeps
 Tag = tuple[int, int]  # (round, attempt)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from headway.client.memory import Memory
+from headway.client.memory import TRAINER, Memory
 from headway.client.trace import Trace
 from headway.client.trainer import Trained, Trainer, Work
 from headway.client.workbench import Workbench
@@ -22,8 +22,6 @@ from headway.core.stage import Context
 from headway.core.total import not_finite
 from headway.core.update import Tensors, Update
 from headway.data import Examples
-
-TRAINER = "trainer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,7 @@ class ClientRunner:
         self.algorithm, self.bench, self.flows, self.key = algorithm, bench, flows, key
         trainer = algorithm.trainer
         assert isinstance(trainer, Trainer)
+        trainer.check(bench)
         self.trainer = trainer
 
     def client_key(self, client: str, round_: int) -> Key:
@@ -113,7 +112,7 @@ class ClientRunner:
             update = update.with_vectors(buffers=bench.statistics() - message.buffers)
         trace.enter("send", **update.vectors)
         update, kept = chain.send(update, memory, ctx, told, self.flows)
-        return Outcome(update, self._next_memory(kept), trained)
+        return Outcome(update, self._next_memory(kept, trained), trained)
 
     def _delta(self, trained: Trained, ctx: Context) -> Tensor:
         """`sum_l a_l step_l`, written as a change of the movement so that coefficients of one are exact."""
@@ -127,9 +126,9 @@ class ClientRunner:
             return trained.movement
         return torch.addmv(trained.movement, trained.steps.T, (coefficients - 1).to(trained.steps.dtype))
 
-    def _next_memory(self, kept: dict[str, Tensors]) -> Memory:
-        """The stages' memory, with the parameters and statistics that never leave the client."""
-        own: dict[str, Tensor] = {}
+    def _next_memory(self, kept: dict[str, Tensors], trained: Trained) -> Memory:
+        """The stages' memory, with the trainer's and the parameters and statistics that never leave the client."""
+        own: dict[str, Tensor] = dict(trained.keep)
         if self.bench.personal.numel():
             own["personal"] = self.bench.personal.clone()
         if self.bench.has_statistics and self.bench.task.buffers == "local":

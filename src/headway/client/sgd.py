@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from headway.client.start import AtStart, hold_out, measure
+from headway.client.terms import LossTerm
 from headway.client.trainer import Trained, Trainer, Work, trainers
+from headway.client.workbench import Workbench
 from headway.core.errors import ConfigError
 from headway.core.flow import Need, TrainerFacts
 from headway.core.keys import Key
@@ -88,6 +90,7 @@ class LocalSGD(Trainer):
         nothing.  Reference: Li et al., arXiv 1812.06127, section 5.2.
     validation: the share of its examples that each client never trains on, for stages that need its validation
         loss; at least one example, the same ones in every round.
+    loss_term: what is added to the task's loss in each step, such as `Moon(mu=1.0)`.
 
     Raises:
         ConfigError: for a number out of range or of a wrong type.
@@ -108,6 +111,7 @@ class LocalSGD(Trainer):
     stragglers: float = 0.0
     straggler_policy: Literal["partial", "drop"] = "partial"
     validation: float = 0.0
+    loss_term: LossTerm | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -140,7 +144,14 @@ class LocalSGD(Trainer):
         offers: set[Need] = {"steps", "initial_loss", "initial_gradient", "label_entropy"}
         if self.validation:
             offers.add("validation_loss")
-        return TrainerFacts("LocalSGD", frozenset(offers))
+        term = self.loss_term
+        remembers = term is not None and term.remembers
+        return TrainerFacts("LocalSGD", frozenset(offers), remembers, "" if term is None else repr(term))
+
+    def check(self, bench: Workbench) -> None:
+        """Refuses a model that the loss term cannot look into."""
+        if self.loss_term is not None:
+            self.loss_term.check(bench)
 
     def drops(self, client_key: Key) -> bool:
         """Whether this client is a straggler under the policy "drop"."""
@@ -193,6 +204,7 @@ class _Loop:
         if not self.bench.module.training:
             self.bench.module.train()
         self.mean_loss = self.bench.task.criterion.mean
+        self.forward = None if trainer.loss_term is None else trainer.loss_term.begin(work)
         self.start = work.ctx.global_params
         self.velocity = [torch.zeros_like(p) for p in self.bench.parameters] if trainer.momentum else []
         self.rules = _rules_per_tensor(work, steering=False)
@@ -212,11 +224,16 @@ class _Loop:
         """One local step."""
         parameters, trace = self.bench.parameters, self.work.trace
         trace.enter("the model's forward pass", inputs=batch.inputs)
-        outputs = self.bench.module(batch.inputs)
+        term: Tensor | None = None
+        if self.forward is None:
+            outputs = self.bench.module(batch.inputs)
+        else:
+            outputs, term = self.forward(batch.inputs)
         trace.enter("the loss", outputs=outputs, targets=batch.targets)
         loss = self.mean_loss(outputs, batch.targets)
-        trace.enter("the backward pass", inputs=batch.inputs, targets=batch.targets, loss=loss)
-        grads = torch.autograd.grad(loss, parameters, torch.ones_like(loss), materialize_grads=True)
+        trace.enter("the backward pass", inputs=batch.inputs, targets=batch.targets, loss=loss, term=term)
+        whole = loss if term is None else loss + term
+        grads = torch.autograd.grad(whole, parameters, torch.ones_like(whole), materialize_grads=True)
         with torch.no_grad():
             directions = self._directions(list(grads))
             for parameter, direction in zip(parameters, directions, strict=True):
@@ -276,6 +293,7 @@ class _Loop:
 
     def result(self, start: AtStart, finished: bool) -> Trained:
         """What was done."""
+        term = self.trainer.loss_term
         losses = torch.stack(self.losses).tolist()
         return Trained(
             movement=self.bench.shared - self.start,
@@ -288,6 +306,7 @@ class _Loop:
             initial_gradient=start.initial_gradient,
             validation_loss=start.validation_loss,
             label_entropy=start.label_entropy,
+            keep={} if term is None else term.keep(self.bench),
             finished=finished,
         )
 

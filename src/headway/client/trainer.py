@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from headway.core.flow import Flow, TrainerFacts
 from headway.core.keys import Key
 from headway.core.registry import Registry
 from headway.core.stage import Context
+from headway.core.update import Tensors
 from headway.data import Examples
 
 
@@ -49,6 +50,7 @@ class Trained:
     gain: the learning rate summed as the gradients received it; lr_sum: summed as it was.
     loss: the task's, mean over the examples used.
     initial_loss, initial_gradient, validation_loss, label_entropy: where a stage needs them (see `Context`).
+    keep: what the trainer remembers at the client, under its own label, if the update is counted.
     finished: False for a straggler that could not do all of its work.
     """
 
@@ -62,6 +64,7 @@ class Trained:
     initial_gradient: Tensor | None = None
     validation_loss: float | None = None
     label_entropy: float | None = None
+    keep: Tensors = field(default_factory=dict)
     finished: bool = True
 
 
@@ -77,6 +80,9 @@ class Trainer(ABC):
     @abstractmethod
     def drops(self, client_key: Key) -> bool:
         """Whether this client is a straggler whose work would be dropped, known before it starts."""
+
+    def check(self, bench: Workbench) -> None:  # noqa: B027 (most trainers train any model)
+        """Refuses a model that it cannot train, before any round."""
 
     @abstractmethod
     def train(self, work: Work) -> Trained:

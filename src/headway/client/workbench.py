@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +35,7 @@ class Workbench:
         self.parameters: list[nn.Parameter] = [*chosen.values(), *others.values()]
         self.shared_count = len(chosen)
         self._scratch = torch.empty(0, dtype=task.number)
+        self._twin: nn.Module | None = None
         self.initial_personal = self.personal.clone()
         self.initial_statistics = self.statistics()
 
@@ -56,6 +59,16 @@ class Workbench:
         if self._scratch.numel() < wanted:
             self._scratch = torch.empty(wanted, dtype=like.dtype)
         return self._scratch[:wanted].view(rows, -1)
+
+    def twin(self) -> nn.Module:
+        """A copy of the model as it is now, in evaluation mode, which training the model does not change.
+
+        There is one: the next call writes over it.
+        """
+        if self._twin is None:
+            self._twin = copy.deepcopy(self.module).eval().requires_grad_(False)
+        self._twin.load_state_dict(self.module.state_dict())
+        return self._twin
 
     @property
     def has_statistics(self) -> bool:

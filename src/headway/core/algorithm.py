@@ -102,6 +102,7 @@ class Algorithm:
         )
         if engine is not None:
             _check_quorum(self.quorum, engine)
+            _check_memory(self.trainer.facts, engine)
         return self.chain.trace(start)
 
     @cached_property
@@ -174,4 +175,15 @@ def _check_quorum(quorum: Quorum, engine: EngineFacts) -> None:
             found=f"the {engine.name} engine, in which every client answers at once",
             caused_by=repr(quorum),
             do_this="leave the quorum out, or draw stragglers in the trainer (stragglers=...)",
+        )
+
+
+def _check_memory(trainer: TrainerFacts, engine: EngineFacts) -> None:
+    """Refuses a trainer that keeps something between rounds on an engine whose clients keep nothing."""
+    if trainer.memory and not engine.memory:
+        raise ChainRefused(
+            needed=f"clients that keep memory between rounds ({trainer.adds or trainer.name} depends on it)",
+            found=f"the {engine.name} engine, which keeps none",
+            caused_by=engine.name,
+            do_this=f"run on an engine with client memory, or leave {trainer.adds or trainer.name} out",
         )

@@ -50,10 +50,12 @@ class EngineFacts:
 
 @dataclass(frozen=True, slots=True)
 class TrainerFacts:
-    """What a trainer offers to the stages."""
+    """What a trainer offers to the stages; whether it keeps memory at the client; what it adds to the loss."""
 
     name: str
     offers: frozenset[Need] = frozenset()
+    memory: bool = False
+    adds: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Things that are rebuilt from a name and numbers: never pickled, never found by a class path.
 
-A registered thing is a frozen dataclass of plain values.  Another package adds its own by an entry point
+A registered thing is a frozen dataclass of plain values.  One that is a field of another is named in its table,
+if its abstract class has a `registry`.  Another package adds its own by an entry point
 in the group of that kind (`headway.stages`, `headway.trainers`, `headway.samplers`) that names a module or
 the class itself; loading it registers the class.
 """
@@ -106,7 +107,8 @@ def to_numbers(thing: Any) -> dict[str, Any]:
     for field in dataclasses.fields(thing):
         value = getattr(thing, field.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            value = to_numbers(value)
+            own = getattr(value, "registry", None)
+            value = own.describe(value) if isinstance(own, Registry) else to_numbers(value)
         elif isinstance(value, tuple):
             value = list(value)
         numbers[field.name] = value
@@ -166,6 +168,9 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
         raise ConfigError(f"{where} must be one of {', '.join(map(repr, options))}, found {value!r}.")
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(convert(item, options[0], where) for item in value)
+    own = getattr(wanted, "registry", None)
+    if isinstance(own, Registry) and isinstance(value, Mapping):  # one of several classes, which the table names
+        return own.build(value)
     if dataclasses.is_dataclass(wanted) and isinstance(value, Mapping):
         return build(typing.cast(type, wanted), value)
     if wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
