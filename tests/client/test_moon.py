@@ -213,7 +213,9 @@ class TestContrast:
         gradient = torch.autograd.grad(value, z)[0]
         rows = [contrast(z[i : i + 1], three[1][i : i + 1], three[2][i : i + 1], 0.5) for i in range(2)]
         assert float(value.detach()) == pytest.approx(float(sum(rows).detach()) / 2)
-        assert which != 0 or float(rows[0].detach()) == pytest.approx(math.log(2))
+        cosines = [(0.0, 0.0), (0.0, 3**-0.5), (-1.0, 0.0)][which]  # with the global and the previous model's
+        expected = math.log(1 + math.exp((cosines[1] - cosines[0]) / 0.5))
+        assert float(rows[0].detach()) == pytest.approx(expected)
         assert float(gradient.abs().max()) < 10
         assert which != 0 or not gradient[0].any()
 

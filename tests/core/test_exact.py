@@ -162,3 +162,14 @@ def test_a_scalar_sum_may_leave_float64_and_come_back() -> None:
 def test_a_scalar_sum_refuses_what_is_not_finite(bad) -> None:
     with pytest.raises(HeadwayError, match="finite terms"):
         ExactScalar().add(bad)
+
+
+def test_sums_of_zeros_pass_the_capacity(monkeypatch) -> None:
+    """Nothing was ever put into a bin, so there is nothing to carry."""
+    monkeypatch.setattr(exact, "CAPACITY", 2)
+    total, other = ExactSum(), ExactSum(terms=2)
+    total.merge(other)
+    total.merge(other)
+    total.add(torch.zeros(2))
+    total.add(torch.ones(2))
+    assert total.value().tolist() == [1.0, 1.0]

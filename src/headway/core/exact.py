@@ -89,7 +89,7 @@ class ExactSum:
     def _reserve(self, terms: int) -> None:
         """Carries between bins before `terms` more could make an integer inexact."""
         if self.terms + terms > CAPACITY:
-            self.bins = _carry(self.bins)
+            self.bins = _carry(self.bins) if self.bins else {}
             self.terms = 1
         self.terms += terms
 
