@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from headway.client.memory import Memory
+from headway.client.steps import add_steps, gram_of
 from headway.client.trace import Trace
 from headway.client.trainer import Trained, Trainer, Work
 from headway.client.workbench import Workbench
@@ -16,7 +18,6 @@ from headway.core.ask import Ask
 from headway.core.chain import at
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
-from headway.core.gram import gram_matrix
 from headway.core.keys import Key
 from headway.core.stage import Context
 from headway.core.total import not_finite
@@ -51,6 +52,16 @@ class ClientRunner:
     def drops(self, client: str, round_: int) -> bool:
         """Whether the client is a straggler whose work would be dropped."""
         return self.trainer.drops(self.client_key(client, round_).derive(TRAINER))
+
+    def check(self, sizes: Iterable[int]) -> None:
+        """Refuses, before any training, steps that the trainer could not keep; sizes: the clients' examples.
+
+        Raises:
+            ConfigError: if a client's steps do not fit the trainer's budget.
+        """
+        if "steps" in self.flows[-1].needs:
+            for examples in sorted(set(sizes), reverse=True):
+                self.trainer.step_plan(examples, self.bench.layout)
 
     def train(
         self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
@@ -114,16 +125,16 @@ class ClientRunner:
         return Outcome(update, self._next_memory(kept), trained)
 
     def _delta(self, trained: Trained, ctx: Context) -> Tensor:
-        """`sum_l a_l step_l`, written as a change of the movement so that coefficients of one are exact."""
+        """The client's delta: its steps with the coefficients that the chain gives them."""
         combiner = self.algorithm.chain.combiner
         if combiner is None or trained.steps is None or trained.count == 0:
             return trained.movement
         label, stage = combiner
         here = at(ctx, label, {}, self.flows, self.algorithm.chain.labels.index(label))
-        coefficients = stage.combine(gram_matrix(trained.steps), here)
+        coefficients = stage.combine(gram_of(trained.steps), here)
         if bool((coefficients == 1).all()):
             return trained.movement
-        return torch.addmv(trained.movement, trained.steps.T, (coefficients - 1).to(trained.steps.dtype))
+        return add_steps(trained.movement, trained.steps, coefficients)
 
     def _next_memory(self, kept: dict[str, Tensors]) -> Memory:
         """The stages' memory, with the parameters and statistics that never leave the client."""

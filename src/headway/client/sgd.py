@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
+from headway.client.steps import StepPlan, Steps, Tape, keep_steps, plan_steps
 from headway.client.trainer import Trained, Trainer, Work, trainers
 from headway.core.errors import ConfigError
-from headway.core.flow import TrainerFacts
+from headway.core.flow import Need, TrainerFacts
 from headway.core.keys import Key
+from headway.core.layout import Layout
 from headway.core.registry import check_types
+from headway.core.sizes import bytes_of
 from headway.core.stage import Context, Stage, slice_tensors
 from headway.core.update import Tensors
 from headway.data import Examples, batch_bounds, epoch_order
@@ -83,6 +86,8 @@ class LocalSGD(Trainer):
 
     batch_size: examples per step, `None` for all.  epochs: passes over the client's examples, in a new
         order each; or steps: a fixed number of steps, if given.
+    steps_memory: bytes that the single steps may take where a stage combines them (a number, or a text such as
+        "256 MB").  steps_kept: how they are kept, "full", "half" or "replay"; "auto" takes the first that fits.
     stragglers: the share of clients, drawn each round, that manage only 1 to epochs-1 epochs (or 1 to
         steps-1 steps), drawn evenly; under the policy "partial" they send what they have, under "drop"
         nothing.  Reference: Li et al., arXiv 1812.06127, section 5.2.
@@ -105,6 +110,8 @@ class LocalSGD(Trainer):
     schedule: Schedule = Schedule()
     stragglers: float = 0.0
     straggler_policy: Literal["partial", "drop"] = "partial"
+    steps_memory: int | str = "1 GB"
+    steps_kept: Literal["auto", "full", "half", "replay"] = "auto"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -124,6 +131,7 @@ class LocalSGD(Trainer):
             raise ConfigError(f"LocalSGD.weight_decay must be at least 0, found {self.weight_decay}.")
         if not 0 <= self.stragglers <= 1 or self.straggler_policy not in ("partial", "drop"):
             raise ConfigError("LocalSGD needs 0 <= stragglers <= 1, and the policy 'partial' or 'drop'.")
+        bytes_of(self.steps_memory, "LocalSGD.steps_memory")
         if self.stragglers and (self.steps or self.epochs) < 2:
             raise ConfigError(
                 "stragglers do part of the work, which needs at least 2 epochs (or 2 steps): raise LocalSGD.epochs."
@@ -132,7 +140,10 @@ class LocalSGD(Trainer):
     @property
     def facts(self) -> TrainerFacts:
         """Offers single steps, the initial loss and the initial gradient."""
-        return TrainerFacts("LocalSGD", frozenset({"steps", "initial_loss", "initial_gradient"}))
+        offers: frozenset[Need] = frozenset({"steps", "initial_loss", "initial_gradient"})
+        how = "in full, else in half precision, else by repeated training, as fits"
+        how = how if self.steps_kept == "auto" else self.steps_kept
+        return TrainerFacts("LocalSGD", offers, f"kept within {self.steps_memory} a client, {how}")
 
     def drops(self, client_key: Key) -> bool:
         """Whether this client is a straggler under the policy "drop"."""
@@ -142,11 +153,35 @@ class LocalSGD(Trainer):
         """Runs the local loop; the workbench's model ends trained."""
         initial_loss, initial_gradient = self._at_start(work)
         amount, finished = self._amount(work.key)
-        length = amount if self.steps is not None else amount * len(batch_bounds(len(work.examples), self.batch_size))
-        loop = _Loop(self, work, length)
-        for batch, lr in self._batches(work.examples, work.key, amount, work.ctx.round):
-            loop.step(batch, lr)
-        return loop.result(initial_loss, initial_gradient, finished)
+
+        def run(tape: Tape | None) -> _Loop:
+            loop = _Loop(self, work, tape)
+            for batch, lr in self._batches(work.examples, work.key, amount, work.ctx.round):
+                loop.step(batch, lr)
+            return loop
+
+        steps: Tensor | Steps | None = None
+        if "steps" in work.flows[-1].needs:
+            plan = self._plan(amount, len(work.examples), work.bench.layout)
+            steps, loop = keep_steps(plan, work.bench, run)
+        else:
+            loop = run(None)
+        return replace(
+            loop.result(), steps=steps, initial_loss=initial_loss, initial_gradient=initial_gradient, finished=finished
+        )
+
+    def step_plan(self, examples: int, layout: Layout) -> StepPlan:
+        """How the steps of a client of so many examples are kept, if it does all of its work.
+
+        Raises:
+            ConfigError: if they cannot be kept within `steps_memory`.
+        """
+        return self._plan(self.steps or self.epochs, examples, layout)
+
+    def _plan(self, amount: int, examples: int, layout: Layout) -> StepPlan:
+        count = amount if self.steps is not None else amount * len(batch_bounds(examples, self.batch_size))
+        budget = bytes_of(self.steps_memory, "LocalSGD.steps_memory")
+        return plan_steps(count, layout.size, layout.dtype.itemsize, budget, self.steps_kept)
 
     def _straggles(self, key: Key) -> bool:
         return self.stragglers > 0 and float(key.derive("straggler").uniform(1)) < self.stragglers
@@ -196,10 +231,10 @@ class LocalSGD(Trainer):
 
 
 class _Loop:
-    """The state of one client's local loop of `length` steps."""
+    """The state of one client's local loop; a tape is told the model after each step."""
 
-    def __init__(self, trainer: LocalSGD, work: Work, length: int) -> None:
-        self.trainer, self.work, self.bench = trainer, work, work.bench
+    def __init__(self, trainer: LocalSGD, work: Work, tape: Tape | None) -> None:
+        self.trainer, self.work, self.bench, self.tape = trainer, work, work.bench, tape
         if not self.bench.module.training:
             self.bench.module.train()
         self.mean_loss = self.bench.task.criterion.mean
@@ -207,10 +242,6 @@ class _Loop:
         self.velocity = [torch.zeros_like(p) for p in self.bench.parameters] if trainer.momentum else []
         self.rules = _rules_per_tensor(work)
         self.flat = self.bench.layout.slices(self.bench.shared)
-        self.steps: Tensor | None = None
-        if "steps" in work.flows[-1].needs:
-            self.steps = self.bench.scratch(length, self.bench.shared)
-            self.previous = self.start.clone()
         self.count = 0
         self.sizes: list[int] = []
         self.losses: list[Tensor] = []
@@ -271,11 +302,10 @@ class _Loop:
         self.unit_velocity = rho * self.unit_velocity + unit
         self.gain += lr * (unit + rho * self.unit_velocity if self.trainer.nesterov else self.unit_velocity)
         self.lr_sum += lr
-        if self.steps is not None:
-            torch.sub(self.bench.shared, self.previous, out=self.steps[self.count - 1])
-            self.previous.copy_(self.bench.shared)
+        if self.tape is not None:
+            self.tape.add(self.bench.shared)
 
-    def result(self, initial_loss: float | None, initial_gradient: Tensor | None, finished: bool) -> Trained:
+    def result(self) -> Trained:
         """What was done."""
         losses = torch.stack(self.losses).tolist()
         return Trained(
@@ -284,10 +314,6 @@ class _Loop:
             gain=self.gain,
             lr_sum=self.lr_sum,
             loss=sum(loss * size for loss, size in zip(losses, self.sizes, strict=True)) / sum(self.sizes),
-            steps=self.steps,
-            initial_loss=initial_loss,
-            initial_gradient=initial_gradient,
-            finished=finished,
         )
 
 

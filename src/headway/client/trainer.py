@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from headway.client.steps import StepPlan, Steps
 from headway.client.trace import Trace
 from headway.client.workbench import Workbench
 from headway.core.chain import Chain, Labelled, at
 from headway.core.flow import Flow, TrainerFacts
 from headway.core.keys import Key
+from headway.core.layout import Layout
 from headway.core.registry import Registry
 from headway.core.stage import Context
 from headway.data import Examples
@@ -45,7 +47,8 @@ class Work:
 class Trained:
     """What local training did.
 
-    movement: w_K - w_t, `[P]`.  steps: displacements `[K, P]` where asked for.  count: local steps.
+    movement: w_K - w_t, `[P]`.  count: local steps.
+    steps: displacements `[K, P]` where asked for, or `Steps` that keep them in less memory.
     gain: the learning rate summed as the gradients received it; lr_sum: summed as it was.
     loss: mean over the examples used.  finished: False for a straggler that could not do all of its work.
     """
@@ -55,7 +58,7 @@ class Trained:
     gain: float
     lr_sum: float
     loss: float
-    steps: Tensor | None = None
+    steps: Tensor | Steps | None = None
     initial_loss: float | None = None
     initial_gradient: Tensor | None = None
     finished: bool = True
@@ -73,6 +76,14 @@ class Trainer(ABC):
     @abstractmethod
     def drops(self, client_key: Key) -> bool:
         """Whether this client is a straggler whose work would be dropped, known before it starts."""
+
+    def step_plan(self, examples: int, layout: Layout) -> StepPlan | None:
+        """How the steps of a client of so many examples would be kept; `None` for a trainer without a budget.
+
+        Raises:
+            ConfigError: if they cannot be kept.
+        """
+        return None
 
     @abstractmethod
     def train(self, work: Work) -> Trained:

@@ -50,6 +50,8 @@ def explain(chain: Chain, flows: Sequence[Flow]) -> Explanation:
         notes.append(f"the server sees each client's update, and in the clear: {', '.join(last.exposed)}.")
     if last.needs:
         notes.append(f"asked of the trainer: {', '.join(sorted(n.replace('_', ' ') for n in last.needs))}")
+    if "steps" in last.needs and last.trainer is not None and last.trainer.steps:
+        notes.append(f"the steps are {last.trainer.steps}")
     return Explanation(tuple(rows), tuple(notes), last.warnings)
 
 

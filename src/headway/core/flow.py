@@ -49,10 +49,11 @@ class EngineFacts:
 
 @dataclass(frozen=True, slots=True)
 class TrainerFacts:
-    """What a trainer offers to the stages."""
+    """What a trainer offers to the stages.  steps: how it keeps the client's steps, in words."""
 
     name: str
     offers: frozenset[Need] = frozenset()
+    steps: str = ""
 
 
 @dataclass(frozen=True)

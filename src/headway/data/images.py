@@ -120,7 +120,9 @@ def class_folders(
         raise ConfigError(f"side is {side!r}, but a whole number of pixels is needed.")
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
     if not files:
-        raise DataError(f"{path} holds no picture ({', '.join(_SUFFIXES)}) and no IDX files; put each class into a folder.")
+        raise DataError(
+            f"{path} holds no picture ({', '.join(_SUFFIXES)}) and no IDX files; put each class into a folder."
+        )
     parted = layout == "class" and {file.relative_to(path).parts[0] for file in files} == {"train", "test"}
     depth = 1 if parted or layout == "client/class" else 0
     names = [_class_of(file, path, depth) for file in files]
@@ -174,4 +176,3 @@ def _pictures(files: Sequence[Path], side: int | None, colour: str) -> Tensor:
         store[number] = torch.from_numpy(pixels).permute(2, 0, 1)
     assert store is not None
     return store
-

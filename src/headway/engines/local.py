@@ -45,6 +45,7 @@ class LocalEngine(Engine):
         self.flows = job.algorithm.flows(self.facts, population=len(job.data.clients))
         self.bench = Workbench(job.task, job.key)
         self.runner = ClientRunner(job.algorithm, self.bench, self.flows, job.key)
+        self.runner.check(len(index) for index in job.data.train.values())
         self.secrets: dict[str, Tensors] = {}
         self.expected = self.flows[-1].lengths(self.bench.layout.size)
         if job.task.buffers == "average" and self.bench.has_statistics:
