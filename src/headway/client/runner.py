@@ -37,10 +37,15 @@ class Outcome:
 
 
 class ClientRunner:
-    """Runs clients one at a time on one workbench; the same code on a simulated and on a real client."""
+    """Runs clients one at a time on one workbench; the same code on a simulated and on a real client.
 
-    def __init__(self, algorithm: Algorithm, bench: Workbench, flows: tuple[Flow, ...], key: Key) -> None:
-        self.algorithm, self.bench, self.flows, self.key = algorithm, bench, flows, key
+    measure: whether to measure the lengths of each client's steps.
+    """
+
+    def __init__(
+        self, algorithm: Algorithm, bench: Workbench, flows: tuple[Flow, ...], key: Key, measure: bool = False
+    ) -> None:
+        self.algorithm, self.bench, self.flows, self.key, self.measure = algorithm, bench, flows, key, measure
         trainer = algorithm.trainer
         assert isinstance(trainer, Trainer)
         self.trainer = trainer
@@ -104,7 +109,8 @@ class ClientRunner:
         seed = key.derive("ambient").seed()  # for what draws from torch's own generator, such as dropout
         torch.default_generator.manual_seed(seed)
         told, trainer_key = message.stages, key.derive(TRAINER)
-        trained = self.trainer.train(Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace))
+        work = Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure)
+        trained = self.trainer.train(work)
         if (trouble := not_finite(trained.movement)) is not None:
             raise UpdateRejected(client, f"its local training ended with a model that {trouble}")
         ctx = replace(
@@ -117,24 +123,28 @@ class ClientRunner:
             initial_gradient=trained.initial_gradient,
         )
         trace.enter("the combination of steps", movement=trained.movement, steps=trained.steps)
-        update = Update.of(self._delta(trained, ctx), float(len(examples)))
+        trained, delta = self._combined(trained, ctx)
+        update = Update.of(delta, float(len(examples)))
         if message.buffers is not None:
             update = update.with_vectors(buffers=bench.statistics() - message.buffers)
         trace.enter("send", **update.vectors)
         update, kept = chain.send(update, memory, ctx, told, self.flows)
         return Outcome(update, self._next_memory(kept), trained)
 
-    def _delta(self, trained: Trained, ctx: Context) -> Tensor:
-        """The client's delta: its steps with the coefficients that the chain gives them."""
-        combiner = self.algorithm.chain.combiner
-        if combiner is None or trained.steps is None or trained.count == 0:
-            return trained.movement
+    def _combined(self, trained: Trained, ctx: Context) -> tuple[Trained, Tensor]:
+        """The client's delta, its steps with the coefficients that the chain gives them; and how long they were."""
+        combiner, steps = self.algorithm.chain.combiner, trained.steps
+        if combiner is None or steps is None or trained.count == 0:
+            return trained, trained.movement
         label, stage = combiner
         here = at(ctx, label, {}, self.flows, self.algorithm.chain.labels.index(label))
-        coefficients = stage.combine(gram_of(trained.steps), here)
+        gram = gram_of(steps)
+        coefficients = stage.combine(gram, here)
+        if self.measure:
+            trained = replace(trained, squares=gram.diagonal())
         if bool((coefficients == 1).all()):
-            return trained.movement
-        return add_steps(trained.movement, trained.steps, coefficients)
+            return trained, trained.movement
+        return trained, add_steps(trained.movement, steps, coefficients)
 
     def _next_memory(self, kept: dict[str, Tensors]) -> Memory:
         """The stages' memory, with the parameters and statistics that never leave the client."""

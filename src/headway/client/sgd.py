@@ -245,6 +245,8 @@ class _Loop:
         self.count = 0
         self.sizes: list[int] = []
         self.losses: list[Tensor] = []
+        self.measure = work.measure and tape is None  # from a tape, the Gram matrix tells
+        self.lengths: list[Tensor] = []
         self.proximal = work.flows[-1].proximal
         self.gain = self.unit_velocity = self.lr_sum = 0.0
 
@@ -261,6 +263,9 @@ class _Loop:
             directions = self._directions(list(grads))
             for parameter, direction in zip(parameters, directions, strict=True):
                 parameter.add_(direction, alpha=-lr)
+            if self.measure:
+                shared = directions[: self.bench.shared_count]
+                self.lengths.append(lr * torch.stack([torch.linalg.vector_norm(d) for d in shared]))
         self._account(loss.detach(), len(batch), lr)
 
     def _directions(self, grads: list[Tensor]) -> list[Tensor]:
@@ -314,6 +319,7 @@ class _Loop:
             gain=self.gain,
             lr_sum=self.lr_sum,
             loss=sum(loss * size for loss, size in zip(losses, self.sizes, strict=True)) / sum(self.sizes),
+            squares=torch.stack(self.lengths).double().square().sum(1) if self.lengths else None,
         )
 
 

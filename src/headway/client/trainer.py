@@ -26,6 +26,7 @@ class Work:
     ctx: the client's context of this round; memory and told: each stage's memory and broadcast.
     flows: the facts after each stage; the last one says what the stages need of the trainer.
     key: the client's own in this round.  trace: told what is called next.
+    measure: whether the lengths of the single steps are wanted; that must not change what is trained.
     """
 
     bench: Workbench
@@ -37,6 +38,7 @@ class Work:
     flows: tuple[Flow, ...]
     key: Key
     trace: Trace
+    measure: bool = False
 
     def context(self, label: str) -> Context:
         """The context as the stage of this label sees it."""
@@ -49,6 +51,7 @@ class Trained:
 
     movement: w_K - w_t, `[P]`.  count: local steps.
     steps: displacements `[K, P]` where asked for, or `Steps` that keep them in less memory.
+    squares: the squared length of each step, float64 `[K]`, where measured.
     gain: the learning rate summed as the gradients received it; lr_sum: summed as it was.
     loss: mean over the examples used.  finished: False for a straggler that could not do all of its work.
     """
@@ -62,6 +65,7 @@ class Trained:
     initial_loss: float | None = None
     initial_gradient: Tensor | None = None
     finished: bool = True
+    squares: Tensor | None = None
 
 
 @dataclass(frozen=True)
