@@ -213,7 +213,8 @@ class Replayed(Steps):
     Each repetition starts from the same parameters, personal parameters, buffers of every kind and state of
     torch's generator, and must end with the same movement to the bit; afterwards the bench is as the first
     training left it.  The Gram matrix has the bits that it has in full where a block has `COLUMNS` coordinates
-    or more, and those of another order of float64 sums below that; the combination is summed in float64.
+    or more; below that it has another order of float64 sums, which can decide a tie otherwise (clipped gradients
+    make steps of equal length).  The combination is summed in float64.
 
     Raises:
         ConfigError: if a repetition ends elsewhere.  That is so for a model or loss that draws from other

@@ -115,7 +115,7 @@ def _against(recent: Sequence[Figures], labels: Labels) -> Alarm | None:
     found = _persistent(recent, agreement, lambda value: value < AGAINST)
     if not found:
         return None
-    told = _list(f"{client} ({found[client]:.2f}{_labels([client], labels)})" for client in found)
+    told = _list(_named(client, f"{found[client]:.2f}", _labels([client], labels)) for client in found)
     pulls = "pulls" if len(found) == 1 else "pull"
     return Alarm(
         "against",
@@ -137,7 +137,7 @@ def _above(recent: Sequence[Figures], labels: Labels) -> Alarm | None:
     found = _persistent(recent, times, lambda value: value > 0)
     if not found:
         return None
-    told = _list(f"{client} ({found[client]:.3g} times the median{_labels([client], labels)})" for client in found)
+    told = _list(_named(client, f"{found[client]:.3g} times the median", _labels([client], labels)) for client in found)
     return Alarm(
         "above",
         tuple(found),
@@ -166,7 +166,7 @@ def _camps(recent: Sequence[Figures], labels: Labels) -> Alarm | None:
         return None
     count = int(max(rounds[0].values()))
     camps = tuple(tuple(sorted(c for c, camp in rounds[0].items() if camp == n)) for n in range(1, count + 1))
-    told = " and ".join(f"{_list(camp, most=6)}{_labels(camp, labels)}" for camp in camps)
+    told = " and ".join(_named(_list(camp, most=6), _labels(camp, labels)) for camp in camps)
     within, between = numbers["within_camps"], numbers["between_camps"]
     return Alarm(
         "camps",
@@ -210,30 +210,37 @@ def _persistent(
 def common_labels(clients: Iterable[str], labels: Labels) -> tuple[int, ...]:
     """The labels that these clients mostly have and the others do not, or none.
 
-    The fewest labels that make up three quarters of the clients' examples, if all examples have half as many of
-    them or fewer, by share.
+    The fewest labels that make up three quarters of the clients' examples, if they make up at most half of that
+    share of the other clients' examples.
 
     >>> common_labels(["a"], {"a": (9, 0, 1), "b": (1, 6, 8)})
     (0,)
     >>> common_labels(["a"], {"a": (5, 5), "b": (4, 6)})
     ()
     """
-    own = [sum(column) for column in zip(*(labels[client] for client in clients if client in labels), strict=True)]
-    everyone = [sum(column) for column in zip(*labels.values(), strict=True)]
-    if not own or not sum(own):
+    named = set(clients)
+    own = [sum(column) for column in zip(*(labels[c] for c in labels if c in named), strict=True)]
+    others = [sum(column) for column in zip(*(labels[c] for c in labels if c not in named), strict=True)]
+    if not sum(own) or not sum(others):
         return ()
     ranked = sorted(range(len(own)), key=lambda label: (-own[label], label))
     most: list[int] = []
     while sum(own[label] for label in most) < 0.75 * sum(own):
         most.append(ranked[len(most)])
     share = sum(own[label] for label in most) / sum(own)
-    return tuple(sorted(most)) if sum(everyone[label] for label in most) / sum(everyone) <= share / 2 else ()
+    return tuple(sorted(most)) if sum(others[label] for label in most) / sum(others) <= share / 2 else ()
 
 
 def _labels(clients: Iterable[str], labels: Labels) -> str:
-    """What they have in common, in words, to be put behind their names."""
+    """What they have in common, in words."""
     most = common_labels(clients, labels)
-    return f", mostly label{'s' * (len(most) > 1)} {', '.join(map(str, most))}" if most else ""
+    return f"mostly label{'s' * (len(most) > 1)} {', '.join(map(str, most))}" if most else ""
+
+
+def _named(names: str, *about: str) -> str:
+    """Names, with what is known about them in brackets."""
+    known = ", ".join(filter(None, about))
+    return f"{names} ({known})" if known else names
 
 
 def _list(things: Iterable[str], most: int = 4) -> str:

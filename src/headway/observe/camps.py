@@ -20,7 +20,8 @@ class Camps:
     """The groups of one round.
 
     of: the camp of each client, 1 being the largest; who stands alone is in none.
-    separation: the smaller of two mean silhouettes (see `find_camps`).  within, between: the mean cosine of two clients of one camp, and of two.
+    separation: the smaller of two mean silhouettes (see `find_camps`).
+    within, between: the mean cosine of two clients of one camp, and of two.
     """
 
     of: Mapping[str, int]
