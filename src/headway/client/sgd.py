@@ -247,6 +247,7 @@ class _Loop:
         self.losses: list[Tensor] = []
         self.measure = work.measure and tape is None  # from a tape, the Gram matrix tells
         self.lengths: list[Tensor] = []
+        self.lrs: list[float] = []
         self.proximal = work.flows[-1].proximal
         self.gain = self.unit_velocity = self.lr_sum = 0.0
 
@@ -264,8 +265,8 @@ class _Loop:
             for parameter, direction in zip(parameters, directions, strict=True):
                 parameter.add_(direction, alpha=-lr)
             if self.measure:
-                shared = directions[: self.bench.shared_count]
-                self.lengths.append(lr * torch.stack([torch.linalg.vector_norm(d) for d in shared]))
+                self.lrs.append(lr)
+                self.lengths += map(torch.linalg.vector_norm, directions[: self.bench.shared_count])
         self._account(loss.detach(), len(batch), lr)
 
     def _directions(self, grads: list[Tensor]) -> list[Tensor]:
@@ -319,8 +320,13 @@ class _Loop:
             gain=self.gain,
             lr_sum=self.lr_sum,
             loss=sum(loss * size for loss, size in zip(losses, self.sizes, strict=True)) / sum(self.sizes),
-            squares=torch.stack(self.lengths).double().square().sum(1) if self.lengths else None,
+            squares=self._squares() if self.measure else None,
         )
+
+    def _squares(self) -> Tensor:
+        """The squared length of each step, from what each tensor moved along."""
+        lengths = torch.stack(self.lengths).double().view(self.count, -1)
+        return lengths.square().sum(1) * torch.tensor(self.lrs, dtype=torch.float64).square()
 
 
 def _rules_per_tensor(work: Work) -> list[list[tuple[str, Stage, Tensors, Context]]]:
