@@ -29,6 +29,7 @@ from headway.core.registry import to_numbers
 from headway.core.sampler import samplers
 from headway.data import FederatedData
 from headway.engines import Engine, Job, LocalEngine
+from headway.observe.alarm import HORIZON, Figures, Watch
 from headway.observe.folder import JOURNAL, MEMORY, RunFolder, writing
 from headway.observe.journal import Journal
 from headway.observe.report import RoundReport
@@ -94,6 +95,7 @@ class Run:
             buffers = self.bench.statistics()
         self.state = algorithm.initial_state(self.bench.shared, buffers)
         self.notes: dict[str, Any] = {"best": None, "first_loss": None}
+        self.watch = Watch({each.client: each.labels for each in data.summary() if each.labels is not None})
         self.folder: RunFolder | None = None
         if folder is not None:
             self._open_folder(Path(folder), self.identity(seed), resume, keep, config)
@@ -193,6 +195,7 @@ class Run:
             bytes_down=sum(r.bytes_down for r in reports),
             drift={name: figure for answer in answers for name, figure in answer.figures.items()},
         )
+        report = replace(report, alarms=self.watch.see(Figures.of(report)))
         if after.round % self.evaluate_every == 0 or after.round == self.rounds:
             report = self._evaluated(report)
         return report
@@ -286,6 +289,7 @@ class Run:
         with writing(path):
             journal = Journal(path)
             journal.forget_after(self.state.round)
+            self.watch.recall(journal.figures(after=self.state.round - HORIZON))
             if not self.folder.checkpoints():
                 self._checkpoint()  # so that a run killed in its first rounds can be resumed
         return path, journal

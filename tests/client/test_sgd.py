@@ -9,9 +9,10 @@ from torch import nn
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.client.runner import ClientRunner, gram_matrix
+from headway.client.runner import ClientRunner
 from headway.client.workbench import Workbench
 from headway.core.ask import Ask, Message
+from headway.core.gram import gram_matrix
 from headway.core.keys import Key
 from headway.data import batch_bounds, epoch_order
 

@@ -81,7 +81,7 @@ def test_without_a_common_direction_there_is_nothing_to_say(deltas):
 
 def test_a_client_that_stood_still_has_no_direction():
     drift = measure([[1.0, 0.0], [0.0, 0.0]])
-    assert drift.clients["c001"] == drift.clients["c001"].__class__(0.0, 0.0, 0.0, 0.0)
+    assert drift.clients["c001"] == drift.clients["c001"].__class__(0.0, 0.0, 0.0, 0.0, 0.0)
     assert drift.clients["c000"].cosine == pytest.approx(1.0)
 
 
@@ -92,7 +92,8 @@ class TestInARun:
         run = hw.Run(hw.recipes.fedavg(trainer=self.trainer), blobs(), linear_task(), rounds=2, folder=tmp_path / "r")
         reports = list(run)
         run.close()
-        assert reports[0].drift.keys() == {"headway", "leeway", "diversity", "dissimilarity", "alignment"}
+        names = {"headway", "leeway", "diversity", "dissimilarity", "alignment"}
+        assert reports[0].drift.keys() == names | {"path_efficiency", "step_variance", "relative_step_variance"}
         for client in reports[0].clients:
             assert client.metrics["headway"] ** 2 + client.metrics["leeway"] ** 2 == pytest.approx(
                 client.norm**2, rel=1e-5

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from headway.client.memory import TRAINER, Memory
+from headway.client.steps import add_steps, gram_of
 from headway.client.trace import Trace
 from headway.client.trainer import Trained, Trainer, Work
 from headway.client.workbench import Workbench
@@ -16,7 +18,6 @@ from headway.core.ask import Ask
 from headway.core.chain import at
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
-from headway.core.gram import gram_matrix
 from headway.core.keys import Key
 from headway.core.stage import Context
 from headway.core.total import not_finite
@@ -34,10 +35,15 @@ class Outcome:
 
 
 class ClientRunner:
-    """Runs clients one at a time on one workbench; the same code on a simulated and on a real client."""
+    """Runs clients one at a time on one workbench; the same code on a simulated and on a real client.
 
-    def __init__(self, algorithm: Algorithm, bench: Workbench, flows: tuple[Flow, ...], key: Key) -> None:
-        self.algorithm, self.bench, self.flows, self.key = algorithm, bench, flows, key
+    measure: whether to measure the lengths of each client's steps.
+    """
+
+    def __init__(
+        self, algorithm: Algorithm, bench: Workbench, flows: tuple[Flow, ...], key: Key, measure: bool = False
+    ) -> None:
+        self.algorithm, self.bench, self.flows, self.key, self.measure = algorithm, bench, flows, key, measure
         trainer = algorithm.trainer
         assert isinstance(trainer, Trainer)
         trainer.check(bench)
@@ -50,6 +56,16 @@ class ClientRunner:
     def drops(self, client: str, round_: int) -> bool:
         """Whether the client is a straggler whose work would be dropped."""
         return self.trainer.drops(self.client_key(client, round_).derive(TRAINER))
+
+    def check(self, sizes: Iterable[int]) -> None:
+        """Refuses, before any training, steps that the trainer could not keep; sizes: the clients' examples.
+
+        Raises:
+            ConfigError: if a client's steps do not fit the trainer's budget.
+        """
+        if "steps" in self.flows[-1].needs:
+            for examples in sorted(set(sizes), reverse=True):
+                self.trainer.step_plan(examples, self.bench.layout)
 
     def train(
         self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
@@ -92,7 +108,8 @@ class ClientRunner:
         seed = key.derive("ambient").seed()  # for what draws from torch's own generator, such as dropout
         torch.default_generator.manual_seed(seed)
         told, trainer_key = message.stages, key.derive(TRAINER)
-        trained = self.trainer.train(Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace))
+        work = Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure)
+        trained = self.trainer.train(work)
         if (trouble := not_finite(trained.movement)) is not None:
             raise UpdateRejected(client, f"its local training ended with a model that {trouble}")
         ctx = replace(
@@ -107,24 +124,28 @@ class ClientRunner:
             label_entropy=_number(trained.label_entropy),
         )
         trace.enter("the combination of steps", movement=trained.movement, steps=trained.steps)
-        update = Update.of(self._delta(trained, ctx), float(len(examples)))
+        trained, delta = self._combined(trained, ctx)
+        update = Update.of(delta, float(len(examples)))
         if message.buffers is not None:
             update = update.with_vectors(buffers=bench.statistics() - message.buffers)
         trace.enter("send", **update.vectors)
         update, kept = chain.send(update, memory, ctx, told, self.flows)
         return Outcome(update, self._next_memory(kept, trained), trained)
 
-    def _delta(self, trained: Trained, ctx: Context) -> Tensor:
-        """`sum_l a_l step_l`, written as a change of the movement so that coefficients of one are exact."""
-        combiner = self.algorithm.chain.combiner
-        if combiner is None or trained.steps is None or trained.count == 0:
-            return trained.movement
+    def _combined(self, trained: Trained, ctx: Context) -> tuple[Trained, Tensor]:
+        """The client's delta, its steps with the coefficients that the chain gives them; and how long they were."""
+        combiner, steps = self.algorithm.chain.combiner, trained.steps
+        if combiner is None or steps is None or trained.count == 0:
+            return trained, trained.movement
         label, stage = combiner
         here = at(ctx, label, {}, self.flows, self.algorithm.chain.labels.index(label))
-        coefficients = stage.combine(gram_matrix(trained.steps), here)
+        gram = gram_of(steps)
+        coefficients = stage.combine(gram, here)
+        if self.measure:
+            trained = replace(trained, squares=gram.diagonal())
         if bool((coefficients == 1).all()):
-            return trained.movement
-        return torch.addmv(trained.movement, trained.steps.T, (coefficients - 1).to(trained.steps.dtype))
+            return trained, trained.movement
+        return trained, add_steps(trained.movement, steps, coefficients)
 
     def _next_memory(self, kept: dict[str, Tensors], trained: Trained) -> Memory:
         """The stages' memory, with the trainer's and the parameters and statistics that never leave the client."""

@@ -10,14 +10,17 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from headway.client.start import AtStart, hold_out, measure
+from headway.client.start import AtStart, held_out_count, hold_out, measure
+from headway.client.steps import StepPlan, Steps, Tape, keep_steps, plan_steps
 from headway.client.terms import LossTerm
 from headway.client.trainer import Trained, Trainer, Work, trainers
 from headway.client.workbench import Workbench
 from headway.core.errors import ConfigError
 from headway.core.flow import Need, TrainerFacts
 from headway.core.keys import Key
+from headway.core.layout import Layout
 from headway.core.registry import check_types
+from headway.core.sizes import bytes_of
 from headway.core.stage import Context, Stage, slice_tensors
 from headway.core.update import Tensors
 from headway.data import Examples, batch_bounds, epoch_order
@@ -85,6 +88,8 @@ class LocalSGD(Trainer):
 
     batch_size: examples per step, `None` for all.  epochs: passes over the client's examples, in a new
         order each; or steps: a fixed number of steps, if given.
+    steps_memory: bytes that the single steps may take where a stage combines them (a number, or a text such as
+        "256 MB").  steps_kept: how they are kept, "full", "half" or "replay"; "auto" takes the first that fits.
     stragglers: the share of clients, drawn each round, that manage only 1 to epochs-1 epochs (or 1 to
         steps-1 steps), drawn evenly; under the policy "partial" they send what they have, under "drop"
         nothing.  Reference: Li et al., arXiv 1812.06127, section 5.2.
@@ -112,6 +117,8 @@ class LocalSGD(Trainer):
     straggler_policy: Literal["partial", "drop"] = "partial"
     validation: float = 0.0
     loss_term: LossTerm | None = None
+    steps_memory: int | str = "1 GB"
+    steps_kept: Literal["auto", "full", "half", "replay"] = "auto"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -133,6 +140,7 @@ class LocalSGD(Trainer):
             raise ConfigError("LocalSGD needs 0 <= stragglers <= 1, and the policy 'partial' or 'drop'.")
         if not 0 <= self.validation < 1:
             raise ConfigError(f"LocalSGD.validation must be at least 0 and below 1, found {self.validation}.")
+        bytes_of(self.steps_memory, "LocalSGD.steps_memory")
         if self.stragglers and (self.steps or self.epochs) < 2:
             raise ConfigError(
                 "stragglers do part of the work, which needs at least 2 epochs (or 2 steps): raise LocalSGD.epochs."
@@ -145,8 +153,15 @@ class LocalSGD(Trainer):
         if self.validation:
             offers.add("validation_loss")
         term = self.loss_term
-        remembers = term is not None and term.remembers
-        return TrainerFacts("LocalSGD", frozenset(offers), remembers, "" if term is None else repr(term))
+        how = "in full, else in half precision, else by repeated training, as fits"
+        how = how if self.steps_kept == "auto" else self.steps_kept
+        return TrainerFacts(
+            "LocalSGD",
+            frozenset(offers),
+            memory=term is not None and term.remembers,
+            adds="" if term is None else repr(term),
+            steps=f"kept within {self.steps_memory} a client, {how}",
+        )
 
     def check(self, bench: Workbench) -> None:
         """Refuses a model that the loss term cannot look into."""
@@ -163,11 +178,33 @@ class LocalSGD(Trainer):
         work = replace(work, examples=examples)
         start = measure(work, held_out)
         amount, finished = self._amount(work.key)
-        length = amount if self.steps is not None else amount * len(batch_bounds(len(work.examples), self.batch_size))
-        loop = _Loop(self, work, length)
-        for batch, lr in self._batches(work.examples, work.key, amount, work.ctx.round):
-            loop.step(batch, lr)
-        return loop.result(start, finished)
+
+        def run(tape: Tape | None) -> _Loop:
+            loop = _Loop(self, work, tape)
+            for batch, lr in self._batches(work.examples, work.key, amount, work.ctx.round):
+                loop.step(batch, lr)
+            return loop
+
+        steps: Tensor | Steps | None = None
+        if "steps" in work.flows[-1].needs:
+            plan = self._plan(amount, len(work.examples), work.bench.layout)
+            steps, loop = keep_steps(plan, work.bench, run)
+        else:
+            loop = run(None)
+        return replace(loop.result(start), steps=steps, finished=finished)
+
+    def step_plan(self, examples: int, layout: Layout) -> StepPlan:
+        """How the steps of a client of so many examples are kept, if it does all of its work.
+
+        Raises:
+            ConfigError: if they cannot be kept within `steps_memory`.
+        """
+        return self._plan(self.steps or self.epochs, examples - held_out_count(examples, self.validation), layout)
+
+    def _plan(self, amount: int, examples: int, layout: Layout) -> StepPlan:
+        count = amount if self.steps is not None else amount * len(batch_bounds(examples, self.batch_size))
+        budget = bytes_of(self.steps_memory, "LocalSGD.steps_memory")
+        return plan_steps(count, layout.size, layout.dtype.itemsize, budget, self.steps_kept)
 
     def _straggles(self, key: Key) -> bool:
         return self.stragglers > 0 and float(key.derive("straggler").uniform(1)) < self.stragglers
@@ -197,10 +234,10 @@ class LocalSGD(Trainer):
 
 
 class _Loop:
-    """The state of one client's local loop of `length` steps."""
+    """The state of one client's local loop; a tape is told the model after each step."""
 
-    def __init__(self, trainer: LocalSGD, work: Work, length: int) -> None:
-        self.trainer, self.work, self.bench = trainer, work, work.bench
+    def __init__(self, trainer: LocalSGD, work: Work, tape: Tape | None) -> None:
+        self.trainer, self.work, self.bench, self.tape = trainer, work, work.bench, tape
         if not self.bench.module.training:
             self.bench.module.train()
         self.mean_loss = self.bench.task.criterion.mean
@@ -210,13 +247,12 @@ class _Loop:
         self.rules = _rules_per_tensor(work, steering=False)
         self.steering = _rules_per_tensor(work, steering=True)
         self.flat = self.bench.layout.slices(self.bench.shared)
-        self.steps: Tensor | None = None
-        if "steps" in work.flows[-1].needs:
-            self.steps = self.bench.scratch(length, self.bench.shared)
-            self.previous = self.start.clone()
         self.count = 0
         self.sizes: list[int] = []
         self.losses: list[Tensor] = []
+        self.measure = work.measure and tape is None  # from a tape, the Gram matrix tells
+        self.lengths: list[Tensor] = []
+        self.lrs: list[float] = []
         self.proximal = work.flows[-1].proximal
         self.gain = self.unit_velocity = self.lr_sum = 0.0
 
@@ -238,6 +274,9 @@ class _Loop:
             directions = self._directions(list(grads))
             for parameter, direction in zip(parameters, directions, strict=True):
                 parameter.add_(direction, alpha=-lr)
+            if self.measure:
+                self.lrs.append(lr)
+                self.lengths += map(torch.linalg.vector_norm, directions[: self.bench.shared_count])
         self._account(loss.detach(), len(batch), lr)
 
     def _directions(self, grads: list[Tensor]) -> list[Tensor]:
@@ -287,11 +326,10 @@ class _Loop:
         self.unit_velocity = rho * self.unit_velocity + unit
         self.gain += lr * (unit + rho * self.unit_velocity if self.trainer.nesterov else self.unit_velocity)
         self.lr_sum += lr
-        if self.steps is not None:
-            torch.sub(self.bench.shared, self.previous, out=self.steps[self.count - 1])
-            self.previous.copy_(self.bench.shared)
+        if self.tape is not None:
+            self.tape.add(self.bench.shared)
 
-    def result(self, start: AtStart, finished: bool) -> Trained:
+    def result(self, start: AtStart) -> Trained:
         """What was done."""
         term = self.trainer.loss_term
         losses = torch.stack(self.losses).tolist()
@@ -301,14 +339,18 @@ class _Loop:
             gain=self.gain,
             lr_sum=self.lr_sum,
             loss=sum(loss * size for loss, size in zip(losses, self.sizes, strict=True)) / sum(self.sizes),
-            steps=self.steps,
             initial_loss=start.initial_loss,
             initial_gradient=start.initial_gradient,
             validation_loss=start.validation_loss,
             label_entropy=start.label_entropy,
             keep={} if term is None else term.keep(self.bench),
-            finished=finished,
+            squares=self._squares() if self.measure else None,
         )
+
+    def _squares(self) -> Tensor:
+        """The squared length of each step, from what each tensor moved along."""
+        lengths = torch.stack(self.lengths).double().view(self.count, -1)
+        return lengths.square().sum(1) * torch.tensor(self.lrs, dtype=torch.float64).square()
 
 
 def _rules_per_tensor(work: Work, steering: bool) -> list[list[tuple[str, Stage, Tensors, Context]]]:

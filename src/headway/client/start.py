@@ -27,6 +27,15 @@ class AtStart:
     label_entropy: float | None = None
 
 
+def held_out_count(examples: int, share: float) -> int:
+    """How many of a client's examples are held out: at least one where there are two, and never all.
+
+    >>> held_out_count(10, 0.25), held_out_count(2, 0.1), held_out_count(1, 0.9), held_out_count(10, 0.0)
+    (2, 1, 0, 0)
+    """
+    return min(max(1, int(share * examples)), examples - 1) if share else 0
+
+
 def hold_out(examples: Examples, share: float) -> tuple[Examples, Examples]:
     """The examples to train on and those to hold out: at least one of each, where there are two.
 
@@ -35,7 +44,7 @@ def hold_out(examples: Examples, share: float) -> tuple[Examples, Examples]:
     if not share:
         return examples, examples.rows(0, 0)
     count = len(examples)
-    held = min(max(1, int(share * count)), count - 1)
+    held = held_out_count(count, share)
     order = Key.root(0).derive("held out").permutation(count)
     return examples.take(order[held:].sort().values), examples.take(order[:held].sort().values)
 

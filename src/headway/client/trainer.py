@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from headway.client.steps import StepPlan, Steps
 from headway.client.trace import Trace
 from headway.client.workbench import Workbench
 from headway.core.chain import Chain, Labelled, at
 from headway.core.flow import Flow, TrainerFacts
 from headway.core.keys import Key
+from headway.core.layout import Layout
 from headway.core.registry import Registry
 from headway.core.stage import Context
 from headway.core.update import Tensors
@@ -25,6 +27,7 @@ class Work:
     ctx: the client's context of this round; memory and told: each stage's memory and broadcast.
     flows: the facts after each stage; the last one says what the stages need of the trainer.
     key: the client's own in this round.  trace: told what is called next.
+    measure: whether the lengths of the single steps are wanted; that must not change what is trained.
     """
 
     bench: Workbench
@@ -36,6 +39,7 @@ class Work:
     flows: tuple[Flow, ...]
     key: Key
     trace: Trace
+    measure: bool = False
 
     def context(self, label: str) -> Context:
         """The context as the stage of this label sees it."""
@@ -46,7 +50,9 @@ class Work:
 class Trained:
     """What local training did.
 
-    movement: w_K - w_t, `[P]`.  steps: displacements `[K, P]` where asked for.  count: local steps.
+    movement: w_K - w_t, `[P]`.  count: local steps.
+    steps: displacements `[K, P]` where asked for, or `Steps` that keep them in less memory.
+    squares: the squared length of each step, float64 `[K]`, where measured.
     gain: the learning rate summed as the gradients received it; lr_sum: summed as it was.
     loss: the task's, mean over the examples used.
     initial_loss, initial_gradient, validation_loss, label_entropy: where a stage needs them (see `Context`).
@@ -59,13 +65,14 @@ class Trained:
     gain: float
     lr_sum: float
     loss: float
-    steps: Tensor | None = None
+    steps: Tensor | Steps | None = None
     initial_loss: float | None = None
     initial_gradient: Tensor | None = None
     validation_loss: float | None = None
     label_entropy: float | None = None
     keep: Tensors = field(default_factory=dict)
     finished: bool = True
+    squares: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,14 @@ class Trainer(ABC):
 
     def check(self, bench: Workbench) -> None:  # noqa: B027 (most trainers train any model)
         """Refuses a model that it cannot train, before any round."""
+
+    def step_plan(self, examples: int, layout: Layout) -> StepPlan | None:
+        """How the steps of a client of so many examples would be kept; `None` for a trainer without a budget.
+
+        Raises:
+            ConfigError: if they cannot be kept.
+        """
+        return None
 
     @abstractmethod
     def train(self, work: Work) -> Trained:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class Workbench:
         self._buffer_layout = Layout.of(self._buffers)
         self.parameters: list[nn.Parameter] = [*chosen.values(), *others.values()]
         self.shared_count = len(chosen)
-        self._scratch = torch.empty(0, dtype=task.number)
+        self._scratch = torch.empty(0, dtype=torch.uint8)
         self._twin: nn.Module | None = None
         self.initial_personal = self.personal.clone()
         self.initial_statistics = self.statistics()
@@ -53,12 +54,31 @@ class Workbench:
         """The buffers as a fresh vector `[B]`."""
         return self._buffer_layout.flatten(self._buffers).clone()
 
-    def scratch(self, rows: int, like: Tensor) -> Tensor:
-        """A matrix `[rows, len(like)]` to write into, whose memory is used again for the next client."""
-        wanted = rows * like.numel()
+    def scratch(self, rows: int, columns: int, number: torch.dtype) -> Tensor:
+        """A matrix `[rows, columns]` to write into, whose memory is used again for the next client."""
+        wanted = rows * columns * number.itemsize
         if self._scratch.numel() < wanted:
-            self._scratch = torch.empty(wanted, dtype=like.dtype)
-        return self._scratch[:wanted].view(rows, -1)
+            self._scratch = torch.empty(0, dtype=torch.uint8)  # lets go of the old memory before taking the new
+            self._scratch = torch.empty(wanted, dtype=torch.uint8)
+        return self._scratch[:wanted].view(number).view(rows, columns)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """How much memory `scratch` has taken so far."""
+        return self._scratch.numel()
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies of all that training changes: shared and personal parameters, and every buffer, integers too."""
+        return {name: tensor.clone() for name, tensor in self._changing().items()}
+
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+        """Puts a snapshot back."""
+        for name, tensor in self._changing().items():
+            tensor.copy_(snapshot[name])
+
+    def _changing(self) -> dict[str, Tensor]:
+        buffers = {f"buffer {name}": buffer for name, buffer in self.module.named_buffers()}
+        return {"shared": self.shared, "personal": self.personal, **buffers}
 
     def twin(self) -> nn.Module:
         """A copy of the model as it is now, in evaluation mode, which training the model does not change.

@@ -11,9 +11,13 @@ from typing import Any
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 
+from headway.client.steps import StepPlan
+from headway.client.trainer import Trainer
 from headway.core.errors import RunFolderError
 from headway.data import described
+from headway.observe.alarm import Lines
 from headway.observe.folder import CONFIG, read_identity
 from headway.observe.progress import Meter
 from headway.observe.report import RoundReport
@@ -75,13 +79,14 @@ def _train(run: Run, runfile: RunFile, folder: Path, as_json: bool) -> None:
     if not as_json:
         _header(screen, run, runfile, folder)
     report: RoundReport | None = None
+    lines = Lines()
     with _interruptible(screen, folder, as_json), Meter(screen, "round", run.rounds, run.state.round) as meter:
         try:
             for report in run:
                 if as_json:
                     emit(_record(report))
                 else:
-                    _warn(meter, report)
+                    _warn(meter, report, lines)
                     meter.step(_news(report, run))
         finally:
             run.close()
@@ -90,6 +95,8 @@ def _train(run: Run, runfile: RunFile, folder: Path, as_json: bool) -> None:
         emit({"event": "done", "round": report.round, "folder": str(folder), "best": run.notes["best"]})
     else:
         _footer(screen, run, report, folder)
+        if (summary := lines.summary()) is not None:
+            screen.print(f"[yellow]{escape(summary)}[/yellow] The journal has them round by round.", soft_wrap=True)
 
 
 @contextmanager
@@ -119,17 +126,39 @@ def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
         )
     screen.print(f"  model   {runfile.sections.model.name}, {run.bench.layout.size:,} shared parameters")
     screen.print(f"  chain   {' > '.join(map(repr, run.algorithm.chain.stages))}", markup=False)
+    if said := _steps_said(run):
+        screen.print(f"  steps   {said}", soft_wrap=True)
     screen.print(f"  folder  {folder}" + (f", from round {run.state.round}" if run.state.round else ""))
     for warning in run.algorithm.explain().warnings:
         screen.print(f"[yellow]warning:[/yellow] {warning}")
 
 
-def _warn(meter: Meter, report: RoundReport) -> None:
+def _steps_said(run: Run) -> str:
+    """How the clients' single steps are kept, where a stage combines them and the trainer has a budget."""
+    trainer = run.algorithm.trainer
+    if "steps" not in run.flows[-1].needs or not isinstance(trainer, Trainer):
+        return ""
+    plans = [trainer.step_plan(len(index), run.bench.layout) for index in run.data.train.values()]
+    ways: dict[str, list[StepPlan]] = {}
+    for plan in plans:
+        if plan is not None:
+            ways.setdefault(plan.kept, []).append(plan)
+    told = []
+    for found in ways.values():
+        most = max(found, key=lambda plan: plan.bytes * plan.blocks)
+        who = "" if len(ways) == 1 else f" for {len(found)} of {len(plans)} clients"
+        told.append(f"kept {most.spoken}{who}, up to {bytes_text(most.bytes)} a client")
+    return "; ".join(told)
+
+
+def _warn(meter: Meter, report: RoundReport, lines: Lines) -> None:
     for client in report.clients:
         if client.status == "rejected":
             meter.say(f"[yellow]round {report.round}: the update of {client.client} was rejected:[/] {client.reason}")
     if not report.count("counted"):
         meter.say(f"[yellow]round {report.round}: no client was counted, so nothing was learned.[/]")
+    for line in lines.of(report.round, report.alarms):
+        meter.say(f"[yellow]round {report.round}:[/] {escape(line)}")
 
 
 def _news(report: RoundReport, run: Run) -> str:
@@ -149,6 +178,10 @@ def _record(report: RoundReport) -> dict[str, Any]:
         "metrics": dict(report.metrics),
         "central": dict(report.central),
         "drift": dict(report.drift),
+        "alarms": [
+            {"kind": a.kind, "clients": list(a.clients), "camps": [list(camp) for camp in a.camps], "text": a.text}
+            for a in report.alarms
+        ],
         "counted": report.count("counted"),
         "rejected": {c.client: c.reason for c in report.clients if c.status == "rejected"},
         "dropped": [c.client for c in report.clients if c.status == "dropped"],

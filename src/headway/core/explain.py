@@ -52,6 +52,8 @@ def explain(chain: Chain, flows: Sequence[Flow]) -> Explanation:
         notes.append(f"asked of the trainer: {', '.join(sorted(n.replace('_', ' ') for n in last.needs))}")
     if last.trainer is not None and last.trainer.adds:
         notes.append(f"added to the task's loss in each local step: {last.trainer.adds}")
+    if "steps" in last.needs and last.trainer is not None and last.trainer.steps:
+        notes.append(f"the steps are {last.trainer.steps}")
     return Explanation(tuple(rows), tuple(notes), last.warnings)
 
 

@@ -50,12 +50,14 @@ class EngineFacts:
 
 @dataclass(frozen=True, slots=True)
 class TrainerFacts:
-    """What a trainer offers to the stages; whether it keeps memory at the client; what it adds to the loss."""
+    """What a trainer offers to the stages; whether it keeps memory at the client; what it adds to the loss, and how
+    it keeps the client's steps, in words."""
 
     name: str
     offers: frozenset[Need] = frozenset()
     memory: bool = False
     adds: str = ""
+    steps: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-COLUMNS = 1 << 16  # converted to float64 at a time
+COLUMNS = 1 << 12  # converted to float64 at a time
 
 
 def gram_matrix(rows: Tensor) -> Tensor:
     """`G G^T` of vectors `[K, P]`, accumulated in float64, `[K, K]`."""
-    gram = torch.zeros(rows.shape[0], rows.shape[0], dtype=torch.float64)
+    return add_gram(torch.zeros(rows.shape[0], rows.shape[0], dtype=torch.float64), rows)
+
+
+def add_gram(gram: Tensor, rows: Tensor) -> Tensor:
+    """Adds the part of these coordinates `[K, W]` to a Gram matrix `[K, K]`, in place.
+
+    Blocks of coordinates that follow each other give the bits of the whole, if all but the last have a multiple
+    of `COLUMNS`: the same products are then added in the same order.
+    """
     for start in range(0, rows.shape[1], COLUMNS):
-        wide = rows[:, start : start + COLUMNS].double()
+        wide = rows[:, start : start + COLUMNS].to(torch.float64, copy=True, memory_format=torch.contiguous_format)
         gram.addmm_(wide, wide.T)
     return gram
+
+
+def add_combination(base: Tensor, rows: Tensor, coefficients: Tensor) -> Tensor:
+    """`base + sum_l a_l row_l` as a fresh vector `[P]`, in float64 for a few coordinates at a time.
+
+    Shapes: base `[P]`, rows `[K, P]`, coefficients float64 `[K]`.
+    """
+    total = base.clone()
+    for start in range(0, rows.shape[1], COLUMNS):
+        part = slice(start, start + COLUMNS)
+        wide = rows[:, part].to(torch.float64)
+        total[part] = torch.addmv(base[part].to(torch.float64), wide.T, coefficients)
+    return total

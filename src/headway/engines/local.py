@@ -27,7 +27,8 @@ GROUP = 64  # clients summed in float64 before the exact accumulator is paid; pa
 class LocalEngine(Engine):
     """Simple and exact: what fails, fails here, under your debugger, with the client, the stage and its inputs.
 
-    drift: whether to measure how far the clients pull apart, each round (never of a protected chain).
+    drift: whether to measure how far the clients, and the steps within each, pull apart in every round (never of
+        a protected chain).
     """
 
     def __init__(self, drift: bool = True) -> None:
@@ -44,7 +45,9 @@ class LocalEngine(Engine):
         self.job = job
         self.flows = job.algorithm.flows(self.facts, population=len(job.data.clients))
         self.bench = Workbench(job.task, job.key)
-        self.runner = ClientRunner(job.algorithm, self.bench, self.flows, job.key)
+        self.measure = self.drift and not job.algorithm.protected
+        self.runner = ClientRunner(job.algorithm, self.bench, self.flows, job.key, self.measure)
+        self.runner.check(len(index) for index in job.data.train.values())
         self.secrets: dict[str, Tensors] = {}
         self.expected = self.flows[-1].lengths(self.bench.layout.size)
         if job.task.buffers == "average" and self.bench.has_statistics:
@@ -78,7 +81,7 @@ class LocalEngine(Engine):
         total = Total()
         reports: list[ClientReport] = []
         down = frame.size(ask.message.tensors())
-        if self.drift and not self.job.algorithm.protected:
+        if self.measure:
             key = self.job.key.derive("drift", ask.round)
             self.meter = DriftMeter(len(ask.cohort), self.bench.layout.size, key)
         for members in groups(ask.cohort):
@@ -88,17 +91,15 @@ class LocalEngine(Engine):
         return self._with_drift(Answer(total=total, reports=tuple(reports)))
 
     def _with_drift(self, answer: Answer) -> Answer:
-        """The answer with what the deltas say of each other."""
-        drift = self.meter.drift() if self.meter is not None else None
-        self.meter = None
-        if drift is None:
+        """The answer with what the deltas say of each other, and the steps of each client."""
+        if self.meter is None:
             return answer
-        reports = []
-        for report in answer.reports:
-            own = drift.clients.get(report.client)
-            numbers = {} if own is None else {"headway": own.headway, "leeway": own.leeway, "cosine": own.cosine}
-            reports.append(replace(report, metrics={**report.metrics, **numbers}))
-        return replace(answer, reports=tuple(reports), figures=drift.numbers())
+        cohort, clients = self.meter.figures()
+        self.meter = None
+        reports = [
+            replace(report, metrics={**report.metrics, **clients.get(report.client, {})}) for report in answer.reports
+        ]
+        return replace(answer, reports=tuple(reports), figures=cohort)
 
     def _train_client(self, ask: Ask, client: str, down: int, group: Group, total: Total) -> ClientReport:
         """Trains one client and adds its update to the group, if the guard lets it pass."""
@@ -113,6 +114,8 @@ class LocalEngine(Engine):
             seconds = time.perf_counter() - begun
             return ClientReport(client, "rejected", seconds=seconds, bytes_down=down, reason=refusal.reason)
         self._count(ask, client, outcome.update, group, total)
+        if self.meter is not None and outcome.trained.squares is not None:
+            self.meter.add_path(client, outcome.trained.squares, outcome.trained.movement)
         self.job.memory.propose(client, (ask.round, ask.attempt), outcome.memory)
         up = frame.size(frame.of_update(outcome.update))
         seconds = time.perf_counter() - begun

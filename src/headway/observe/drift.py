@@ -7,10 +7,19 @@ With d_i the clients' deltas, p_i their share of the weight and u = sum p_i d_i 
     cosine_i  = <d_i, u> / (||d_i|| ||u||)
     diversity = sum ||p_i d_i||^2 / ||u||^2               1/C where C equal clients agree
     dissimilarity = sqrt(sum p_i ||d_i||^2) / ||u||       1 where all agree
+    agreement_i = mean over j != i of cos(d_i, d_j)       which no client's length or weight can sway
     alignment = mean over pairs of cos(d_i, d_j)
 
 All follow from the Gram matrix of the deltas.  It is exact while the cohort's deltas fit a stated budget;
 beyond it, it is estimated from a seeded sketch of each delta, and labelled so.
+
+Within one client, with s_l its tau local steps as they were made (before any stage combines them):
+
+    path_efficiency = ||sum_l s_l|| / sum_l ||s_l||                  1 for a straight path, 0 for one that returns
+    step_variance = sum_l ||s_l - mean s||^2 = sum_l ||s_l||^2 - ||sum_l s_l||^2 / tau
+    relative_step_variance = step_variance / sum_l ||s_l||^2         0 where all steps are equal
+
+The accumulated step variance has no single standard definition; this one is ours.
 
 Reference: Yin et al., arXiv 1706.05699 (gradient diversity); Li et al., arXiv 1812.06127, definition 3
 (B-dissimilarity); both of deltas here and not of gradients.  Charikar et al., ICALP 2002 (count sketch).
@@ -26,30 +35,44 @@ from torch import Tensor
 
 from headway.core.gram import gram_matrix
 from headway.core.keys import Key
+from headway.observe.camps import Camps, find_camps
 
 BUDGET = 64 * 2**20  # bytes of deltas that are kept to be exact
 SKETCH = 4096  # numbers per client beyond it
+RESOLVED = 1e-6  # of the steps' squared lengths: what their float32 norms can tell apart
 
 
 @dataclass(frozen=True, slots=True)
 class ClientDrift:
-    """One client's delta: its length, its part along and across the common direction, the cosine to it."""
+    """One client's delta: its length, its part along and across the common direction, the cosine to it, and the
+    mean cosine to the other clients."""
 
     norm: float
     headway: float
     leeway: float
     cosine: float
+    agreement: float
+
+    def numbers(self) -> dict[str, float]:
+        """The figures by name; the length is the report's own."""
+        return {
+            "headway": self.headway,
+            "leeway": self.leeway,
+            "cosine": self.cosine,
+            "agreement": self.agreement,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A round's drift.  estimated: from sketches, and not exact."""
+    """A round's drift.  estimated: from sketches, and not exact.  camps: the groups that it falls apart into."""
 
     clients: Mapping[str, ClientDrift]
     diversity: float
     dissimilarity: float
     alignment: float
     estimated: bool
+    camps: Camps | None = None
 
     def numbers(self) -> dict[str, float]:
         """The round's figures, by name; headway and leeway are means over clients."""
@@ -60,11 +83,17 @@ class Drift:
             "diversity": self.diversity,
             "dissimilarity": self.dissimilarity,
             "alignment": self.alignment,
+            **({} if self.camps is None else self.camps.numbers()),
         }
+
+    def numbers_of(self, client: str) -> dict[str, float]:
+        """One client's figures by name, with the number of its camp where it has one."""
+        own = self.clients[client].numbers()
+        return own if self.camps is None or client not in self.camps.of else {**own, "camp": self.camps.of[client]}
 
 
 class DriftMeter:
-    """Collects the deltas of one round.
+    """Collects the deltas and paths of one round.
 
     cohort, size: how many clients are asked, and P; they decide whether the deltas fit the budget.
     key: of the sketch; the same for all clients of a round.
@@ -74,11 +103,27 @@ class DriftMeter:
         self.sketch = None if 4 * cohort * size <= budget else _Sketch(size, key)
         self.rows: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}
+        self.paths: dict[str, dict[str, float]] = {}
 
     def add(self, client: str, delta: Tensor, weight: float) -> None:
         """Takes one client's delta `[P]`."""
         self.rows[client] = delta.float() if self.sketch is None else self.sketch(delta)
         self.weights[client] = weight
+
+    def add_path(self, client: str, squares: Tensor, movement: Tensor) -> None:
+        """Takes the squared lengths of one client's steps `[tau]`, and their sum `[P]`."""
+        self.paths[client] = within_client(squares, movement)
+
+    def figures(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """The round's figures and each client's, by name; those of paths are plain means over clients."""
+        drift = self.drift()
+        known = [path for path in self.paths.values() if path]
+        cohort = {name: sum(path[name] for path in known) / len(known) for name in (known[0] if known else ())}
+        if drift is None:
+            return cohort, self.paths
+        return {**drift.numbers(), **cohort}, {
+            client: {**drift.numbers_of(client), **self.paths.get(client, {})} for client in drift.clients
+        }
 
     def drift(self) -> Drift | None:
         """The round's drift; `None` without clients, or where they all stood still."""
@@ -106,15 +151,38 @@ def from_gram(clients: list[str], gram: Tensor, shares: Tensor, estimated: bool 
     cosine = torch.where(norms > 0, headway / norms, 0.0).clamp(-1, 1)
     pairs = gram / (norms.unsqueeze(0) * norms.unsqueeze(1)).clamp_min(1e-300)
     count = len(clients)
-    alignment = float(pairs.sum() - pairs.diagonal().sum()) / (count * (count - 1)) if count > 1 else 1.0
-    table = torch.stack([norms, headway, leeway, cosine], dim=1).tolist()
+    agreement = (pairs.sum(1) - pairs.diagonal()) / (count - 1) if count > 1 else torch.ones_like(norms)
+    table = torch.stack([norms, headway, leeway, cosine, agreement], dim=1).tolist()
     return Drift(
         {client: ClientDrift(*row) for client, row in zip(clients, table, strict=True)},
         diversity=float(shares**2 @ squares) / common,
         dissimilarity=(float(shares @ squares) / common) ** 0.5,
-        alignment=alignment,
+        alignment=float(agreement.mean()),
         estimated=estimated,
+        camps=find_camps(clients, gram),
     )
+
+
+def within_client(squares: Tensor, movement: Tensor) -> dict[str, float]:
+    """The figures of one client's path, from the squared lengths of its steps `[tau]` and their sum `[P]`.
+
+    Empty where it never moved.  A variance below a millionth of the sum of squares is rounding, and 0.
+
+    >>> within_client(torch.tensor([4.0, 4.0]), torch.tensor([0.0, 4.0]))
+    {'path_efficiency': 1.0, 'step_variance': 0.0, 'relative_step_variance': 0.0}
+    """
+    squares = squares.double()
+    energy, length = float(squares.sum()), float(squares.clamp_min(0).sqrt().sum())
+    if not energy > 0:
+        return {}
+    moved = float(torch.linalg.vector_norm(movement, dtype=torch.float64))
+    variance = energy - moved**2 / len(squares)
+    variance = variance if variance > RESOLVED * energy else 0.0
+    return {
+        "path_efficiency": min(moved / length, 1.0),
+        "step_variance": variance,
+        "relative_step_variance": variance / energy,
+    }
 
 
 class _Sketch:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from headway.observe.alarm import Figures
 from headway.observe.report import RoundReport
 
 SCHEMA = """
@@ -19,14 +21,17 @@ CREATE TABLE IF NOT EXISTS clients (
     bytes_up INTEGER, bytes_down INTEGER, seconds REAL, reason TEXT, PRIMARY KEY (round, client));
 CREATE TABLE IF NOT EXISTS metrics (
     round INTEGER, scope TEXT, name TEXT, value REAL, PRIMARY KEY (round, scope, name));
+CREATE TABLE IF NOT EXISTS alarms (
+    round INTEGER, kind TEXT, clients TEXT, camps TEXT, text TEXT, numbers TEXT, PRIMARY KEY (round, kind));
 """
-TABLES = ("rounds", "clients", "metrics")
+TABLES = ("rounds", "clients", "metrics", "alarms")
 
 
 class Journal:
     """Appends finished rounds, one transaction each.
 
-    In `metrics` the scope is "clients" (the mean over them), "central", "drift", or "client:NAME".
+    In `metrics` the scope is "clients" (the mean over them), "central", "drift", or "client:NAME".  In `alarms`,
+    clients, camps and numbers are JSON.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,6 +61,7 @@ class Journal:
                 "INSERT OR REPLACE INTO clients VALUES (?,?,?,?,?,?,?,?,?,?,?)", _client_rows(report)
             )
             connection.executemany("INSERT OR REPLACE INTO metrics VALUES (?,?,?,?)", _metric_rows(report))
+            connection.executemany("INSERT OR REPLACE INTO alarms VALUES (?,?,?,?,?,?)", _alarm_rows(report))
 
     def forget_after(self, round_: int) -> None:
         """Deletes the rounds after one: they are run again when a run resumes from it."""
@@ -64,7 +70,7 @@ class Journal:
                 connection.execute(f"DELETE FROM {table} WHERE round > ?", (round_,))
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """All rows of "rounds", "clients" or "metrics", by round."""
+        """All rows of "rounds", "clients", "metrics" or "alarms", by round."""
         assert table in TABLES
         cursor = self._connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
         names = [column[0] for column in cursor.description]
@@ -92,6 +98,26 @@ class Journal:
         means = {client: math.fsum(each) / len(each) for client, each in values.items()}
         return {client: mean for client, mean in means.items() if not math.isnan(mean)}
 
+    def figures(self, after: int) -> list[Figures]:
+        """The drift of the rounds after one, oldest first, as alarms are raised from it."""
+        clients: dict[int, dict[str, dict[str, float]]] = {}
+        cohort: dict[int, dict[str, float]] = {}
+        for round_, scope, name, value in self._connection.execute(
+            "SELECT round, scope, name, value FROM metrics WHERE round > ? AND value IS NOT NULL"
+            " AND (scope = 'drift' OR name IN ('agreement', 'camp'))",
+            (after,),
+        ):
+            if scope == "drift":
+                cohort.setdefault(round_, {})[name] = value
+            else:
+                clients.setdefault(round_, {}).setdefault(scope.removeprefix("client:"), {})[name] = value
+        for round_, client, norm in self._connection.execute(
+            "SELECT round, client, norm FROM clients WHERE round > ? AND status = 'counted'", (after,)
+        ):
+            if client in clients.get(round_, {}) and norm is not None:
+                clients[round_][client]["norm"] = norm
+        return [Figures(round_, clients[round_], cohort.get(round_, {})) for round_ in sorted(clients)]
+
     def close(self) -> None:
         """Closes the file."""
         self._connection.close()
@@ -113,6 +139,20 @@ def _client_rows(report: RoundReport) -> list[tuple[Any, ...]]:
             c.reason,
         )
         for c in report.clients
+    ]
+
+
+def _alarm_rows(report: RoundReport) -> list[tuple[Any, ...]]:
+    return [
+        (
+            report.round,
+            alarm.kind,
+            json.dumps(alarm.clients),
+            json.dumps(alarm.camps),
+            alarm.text,
+            json.dumps(dict(alarm.numbers)),
+        )
+        for alarm in report.alarms
     ]
 
 
