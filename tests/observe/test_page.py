@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import sqlite3
 import statistics
 
 import pytest
@@ -117,6 +118,7 @@ def test_curves_are_means_over_seeds_and_bands_their_range(compared, page):
 
 def test_every_measure_of_drift_has_a_chart(page):
     names = {"headway share", "headway", "leeway", "gradient diversity", "dissimilarity", "alignment"}
+    names |= {"path efficiency", "relative step variance", "step variance"}
     assert {f"{name} over rounds" for name in names} <= set(page.plots())
 
 
@@ -127,6 +129,26 @@ def test_clients_that_pull_elsewhere_are_named(compared, page):
         assert client in words
     assert "Largest leeway" in words
     assert "owest cosine" in words
+
+
+def test_alarms_are_told_with_their_rounds(tmp_path):
+    """Each kind of alarm about the same clients once, with what was said last."""
+    make_run(tmp_path / "run", "fedavg")
+    path = tmp_path / "run" / "journal.sqlite"
+    rows = [(r, "against", '["va"]', "[]", f"va pulls against <b> in round {r}", "{}") for r in (1, 2, 3)]
+    rows.append((2, "above", '["va"]', "[]", "va is far above", "{}"))
+    with sqlite3.connect(path) as database:
+        database.executemany("INSERT INTO alarms VALUES (?,?,?,?,?,?)", rows)
+    first, second = read_record(path, 10).alarms
+    assert (first.kind, first.count, first.first, first.last) == ("against", 3, 1, 3)
+    assert first.text == "va pulls against <b> in round 3"
+    assert (second.kind, second.count) == ("above", 1)
+    words = Page(render(evidence([tmp_path / "run"]))).text()
+    assert "3, from 1 to 3" in words
+    assert "va pulls against <b> in round 3" in words
+    with sqlite3.connect(path) as database:
+        database.execute("DROP TABLE alarms")
+    assert read_record(path, 10).alarms == ()
 
 
 def test_every_picture_has_a_name_and_ids_are_unique(page):

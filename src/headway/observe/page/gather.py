@@ -39,6 +39,17 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
+class Alarmed:
+    """One kind of alarm about the same clients: in how many rounds, the first and the last, and what was said last."""
+
+    kind: str
+    text: str
+    count: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What a journal says of one run.
 
@@ -59,6 +70,7 @@ class Record:
     tails: Mapping[str, Mapping[str, float]]
     pulls: Mapping[str, Pull]
     troubles: tuple[Trouble, ...]
+    alarms: tuple[Alarmed, ...] = ()
 
     def headline(self, metric: str) -> Curve:
         """A metric by round: on the central test set where there is one, else over the clients."""
@@ -130,6 +142,7 @@ def _record(database: sqlite3.Connection, tail: int) -> Record:
         tails=_tails(database, evaluated[-tail:]),
         pulls=_pulls(database),
         troubles=_troubles(database),
+        alarms=_alarms(database),
     )
 
 
@@ -172,3 +185,17 @@ def _troubles(database: sqlite3.Connection) -> tuple[Trouble, ...]:
         Trouble(str(client), str(status), str(reason), int(count), int(first), int(last))
         for client, status, reason, count, first, last in database.execute(query)
     )
+
+
+def _alarms(database: sqlite3.Connection) -> tuple[Alarmed, ...]:
+    """Most often raised first; a journal of before there were alarms has none."""
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alarms'").fetchone():
+        return ()
+    found: dict[tuple[str, str, str], Alarmed] = {}
+    query = "SELECT kind, clients, camps, text, round FROM alarms ORDER BY round, kind"
+    for kind, clients, camps, words, round_ in database.execute(query):
+        about = (str(kind), str(clients), str(camps))
+        earlier = found.get(about)
+        first, count = (int(round_), 0) if earlier is None else (earlier.first, earlier.count)
+        found[about] = Alarmed(str(kind), str(words), count + 1, first, int(round_))
+    return tuple(sorted(found.values(), key=lambda alarm: (-alarm.count, alarm.kind, alarm.first)))

@@ -53,7 +53,23 @@ def pulls(evidence: Evidence) -> Section:
         + (" A client is told apart by seed, as each seed draws other clients." if _by_seed(evidence) else "")
     )
     columns = ["method", "client", "headway", "leeway", "cosine", "rounds", "why it is named"]
-    return Section(anchor, title, lead, pictures, [Table(columns, rows, "", methods, words=True)])
+    tables = [Table(columns, rows, "", methods, words=True)]
+    if (alarms := _alarms(evidence)) is not None:
+        tables.append(alarms)
+    return Section(anchor, title, lead, pictures, tables)
+
+
+def _alarms(evidence: Evidence) -> Table | None:
+    """What the runs raised about their clients, of each run the alarms that it raised most often."""
+    rows, methods = [], []
+    for index, method in enumerate(evidence.methods):
+        for run in method.runs:
+            for alarm in (run.record.alarms if run.record is not None else ())[:NAMED]:
+                span = f"{alarm.first}" if alarm.count == 1 else f"{alarm.count}, from {alarm.first} to {alarm.last}"
+                rows.append([method.name, f"{run.seed}", span, alarm.text])
+                methods.append(index)
+    note = "Alarms: what stood out in three rounds in a row. A run is shown with those that it raised most often."
+    return Table(["method", "seed", "rounds", "alarm"], rows, note, methods, words=True) if rows else None
 
 
 def _by_seed(evidence: Evidence) -> bool:

@@ -34,6 +34,20 @@ DRIFT = {
         "alignment",
         "Mean cosine over pairs of clients: 1 the same direction, 0 unrelated, below 0 opposed.",
     ),
+    "path_efficiency": (
+        "path efficiency",
+        "How far a client got over how far its steps went together: 1 on a straight path, 0 where it ended where it "
+        "began; mean over clients.",
+    ),
+    "relative_step_variance": (
+        "relative step variance",
+        "The share of a client's squared step lengths that lies off its mean step: 0 where all steps are the same; "
+        "mean over clients.",
+    ),
+    "step_variance": (
+        "step variance",
+        "Squared distances of a client's steps from their mean, summed; mean over clients.",
+    ),
 }
 UNRECORDED = "No journal was kept for these runs, so this was not recorded"
 
