@@ -22,10 +22,11 @@ from headway.client.task import Task
 from headway.client.trainer import trainers
 from headway.client.workbench import Workbench
 from headway.core.algorithm import Algorithm, State
-from headway.core.ask import Answer, Ask, ClientReport, Message, drive
-from headway.core.errors import ConfigError, Diverged
+from headway.core.ask import Answer, Ask, ClientReport, Message, Quorum, drive
+from headway.core.chain import Chain
+from headway.core.errors import ConfigError, Diverged, HeadwayError
 from headway.core.keys import Key
-from headway.core.registry import to_numbers
+from headway.core.registry import build, to_numbers
 from headway.core.sampler import samplers
 from headway.data import FederatedData
 from headway.engines import Engine, Job, LocalEngine
@@ -102,12 +103,6 @@ class Run:
 
     def identity(self, seed: int) -> dict[str, Any]:
         """What must be the same for a run to be the same run, and the versions that made it."""
-        describe = {
-            "chain": self.algorithm.chain.to_config(),
-            "trainer": trainers.describe(self.algorithm.trainer),  # type: ignore[arg-type]
-            "sampler": samplers.describe(self.algorithm.sampler),
-            "quorum": to_numbers(self.algorithm.quorum),
-        }
         start = hashlib.sha256(self.bench.shared.numpy().tobytes()).hexdigest()[:32]
         return {
             "versions": {
@@ -116,7 +111,7 @@ class Run:
                 "python": platform.python_version(),
             },
             "seed": seed,
-            "algorithm": json.loads(json.dumps(describe)),
+            "algorithm": _described(self.algorithm),
             "model": {"layout": self.bench.layout.fingerprint, "start": start},
             "data": self.data.fingerprint(),
             "plan": {"engine": self.engine.facts.name, "threads": torch.get_num_threads()},
@@ -272,6 +267,7 @@ class Run:
         try:
             torch.set_num_threads(folder.identity.get("plan", {}).get("threads", torch.get_num_threads()))
             identity["plan"]["threads"] = torch.get_num_threads()
+            folder.identity["algorithm"] = _in_todays_words(folder.identity.get("algorithm"))
             folder.check_identity(identity)
             tensors, notes = folder.latest()
             self.state = State.from_tensors(int(notes["round"]), tensors)
@@ -323,6 +319,36 @@ def rounds(
         yield from run
     finally:
         run.close()
+
+
+def _described(algorithm: Algorithm) -> dict[str, Any]:
+    """All numbers of an algorithm, as JSON holds them."""
+    tables = {
+        "chain": algorithm.chain.to_config(),
+        "trainer": trainers.describe(algorithm.trainer),  # type: ignore[arg-type]
+        "sampler": samplers.describe(algorithm.sampler),
+        "quorum": to_numbers(algorithm.quorum),
+    }
+    described: dict[str, Any] = json.loads(json.dumps(tables))
+    return described
+
+
+def _in_todays_words(tables: Any) -> Any:
+    """An algorithm as it was described when a folder was made, with the options that have been added since.
+
+    What they are when nothing is said is what was done before they were there.
+    """
+    try:
+        return _described(
+            Algorithm(
+                Chain.from_config(tables["chain"]),
+                trainers.build(tables["trainer"]),
+                samplers.build(tables["sampler"]),
+                build(Quorum, tables["quorum"]),
+            )
+        )
+    except (HeadwayError, KeyError, TypeError):
+        return tables  # of a stage that is not known here: the comparison will say what differs
 
 
 def _mean_loss(reports: Sequence[ClientReport]) -> float | None:

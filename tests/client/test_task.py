@@ -196,3 +196,19 @@ def test_a_run_converts_the_data_to_the_number_type_of_the_task():
 def test_a_run_refuses_counts_that_are_none(options, sentence):
     with pytest.raises(hw.ConfigError, match=sentence):
         hw.Run(hw.recipes.fedavg(trainer=TRAINER), blobs(), linear_task(), **{"rounds": 1, **options})
+
+
+def test_counts_of_batches_do_not_pass_from_client_to_client():
+    """BatchNorm with momentum=None weighs a batch by how many it has counted: each client's count is its own."""
+
+    def model():
+        return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, momentum=None), nn.Linear(6, 3))
+
+    bench = Workbench(hw.Task(model, buffers="local"), KEY)
+    counted = []
+    for _ in ("one client", "the next"):
+        bench.load(bench.shared.clone(), None, None)
+        bench.module.train()
+        bench.module(torch.randn(8, 4))
+        counted.append(int(bench.module[1].num_batches_tracked))
+    assert counted == [1, 1]

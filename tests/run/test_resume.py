@@ -1,5 +1,6 @@
 """A resumed run ends with the same bits as an uninterrupted one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -63,6 +64,25 @@ def test_from_any_round(recipe, stop, whole, tmp_path):
     assert last == ROUNDS
     assert_same(tensors, whole[recipe][0])
     assert all(whole[recipe][1][r] == cohort for r, cohort in cohorts.items())
+
+
+def test_a_folder_of_before_an_option_was_added(whole, tmp_path):
+    """An option that the folder does not know is what it is when nothing is said; another value is another run."""
+    run = make("scaffold+ecgr", tmp_path / "run")
+    next(iter(run))
+    run.close()
+    path = tmp_path / "run" / "run.json"
+    identity = json.loads(path.read_text())
+    for option in ("loss_term", "validation", "steps_memory"):
+        del identity["algorithm"]["trainer"][option]
+    del identity["algorithm"]["chain"][0]["correct"]
+    path.write_text(json.dumps(identity))
+    assert_same(finish(make("scaffold+ecgr", tmp_path / "run", resume=True))[0], whole["scaffold+ecgr"][0])
+    for change in ({"correct": "step"}, {"correct": "no such thing"}):
+        identity["algorithm"]["chain"][0].update(change)
+        path.write_text(json.dumps(identity))
+        with pytest.raises(hw.RunFolderError, match="another algorithm"):
+            make("scaffold+ecgr", tmp_path / "run", resume=True)
 
 
 def crash(folder, recipe, at_line):

@@ -37,12 +37,16 @@ class Workbench:
         self.shared_count = len(chosen)
         self._scratch = torch.empty(0, dtype=torch.uint8)
         self._twin: nn.Module | None = None
+        self._counters = {n: b for n, b in self.module.named_buffers() if not b.is_floating_point()}
+        self._initial_counters = {name: buffer.clone() for name, buffer in self._counters.items()}
         self.initial_personal = self.personal.clone()
         self.initial_statistics = self.statistics()
 
     def load(self, params: Tensor, personal: Tensor | None, statistics: Tensor | None) -> None:
-        """Puts a model on the bench; what is not given starts from its initial values."""
+        """Puts a model on the bench; what is not given starts from its initial values, and so do integer buffers."""
         self.shared.copy_(params)
+        for name, counter in self._counters.items():
+            counter.copy_(self._initial_counters[name])
         if self.personal.numel():
             self.personal.copy_(self.initial_personal if personal is None else personal)
         if self._buffers:
