@@ -61,7 +61,7 @@ def compare_files(
     folder = _folder(options.out, first.name)
     work = _Work(folder, options, len(runfiles) * seeds)
     work.say(
-        f"[bold]{first.name}[/bold]: {', '.join(runfiles)}; {seeds} seeds of {first.sections.run.rounds} rounds each"
+        f"[bold]{first.name}[/bold]: {', '.join(runfiles)}; {_seeds(seeds)} of {first.sections.run.rounds} rounds each"
     )
     tuned: dict[str, Tuned] = {}
     if grids:
@@ -194,7 +194,7 @@ def _write(folder: Path, comparison: Comparison, runfiles: Mapping[str, RunFile]
     write_atomically(folder / "table.md", f"{notes}\n\n{text}\n\n{said}\n".encode())
     comparison_picture(
         folder / "comparison.png",
-        title=f"{comparison.description}, {comparison.seeds} seeds",
+        title=f"{comparison.description}, {_seeds(comparison.seeds)}",
         metric=comparison.metric,
         where="on the central test set" if comparison.central else "over the clients' test parts",
         curves={m: [(t.rounds, t.values) for t in comparison.of(m)] for m in comparison.methods},
@@ -253,8 +253,12 @@ def _caption(comparison: Comparison) -> str:
     how = "as asked" if comparison.stated_target else "95 % of the best mean"
     return (
         f"{comparison.metric.replace('_', ' ')} over the last rounds; {comparison.description}; "
-        f"{comparison.seeds} seeds. Target {comparison.target:.4f} ({how})."
+        f"{_seeds(comparison.seeds)}. Target {comparison.target:.4f} ({how})."
     )
+
+
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
 
 
 def _how_tuned(comparison: Comparison) -> str:
