@@ -76,26 +76,26 @@ class ClientRunner:
             ClientFailed: naming the client, the stage and the inputs of the call that failed.
             UpdateRejected: if training ended with NaN or infinity, which no stage may hide.
         """
-        trace = Trace(client)
-        with trace.naming():
-            return self._train(client, ask, examples, memory, secret, trace)
+        work = self.prepare(client, ask, examples, memory, secret)
+        with work.trace.naming():
+            return self.finish(client, ask, work, self.trainer.train(work))
 
-    def _train(
-        self,
-        client: str,
-        ask: Ask,
-        examples: Examples,
-        memory: Memory | None,
-        secret: Tensors | None,
-        trace: Trace,
-    ) -> Outcome:
-        message, bench, chain = ask.message, self.bench, self.algorithm.chain
-        if memory is None:
-            memory = chain.remember(message.params)
+    def prepare(
+        self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
+    ) -> Work:
+        """What the trainer is given, with the client's model on the bench and torch's generator at its seed.
+
+        Raises:
+            ClientFailed: naming the stage whose memory could not be made.
+        """
+        message, bench, chain, trace = ask.message, self.bench, self.algorithm.chain, Trace(client)
+        with trace.naming():
+            if memory is None:
+                memory = chain.remember(message.params)
+            own = memory.get(TRAINER, {})
+            statistics = message.buffers if message.buffers is not None else own.get("statistics")
+            bench.load(message.params, own.get("personal"), statistics)
         key = self.client_key(client, ask.round)
-        own = memory.get(TRAINER, {})
-        statistics = message.buffers if message.buffers is not None else own.get("statistics")
-        bench.load(message.params, own.get("personal"), statistics)
         ctx = Context(
             round=ask.round,
             key=key,
@@ -108,12 +108,19 @@ class ClientRunner:
         seed = key.derive("ambient").seed()  # for what draws from torch's own generator, such as dropout
         torch.default_generator.manual_seed(seed)
         told, trainer_key = message.stages, key.derive(TRAINER)
-        work = Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure)
-        trained = self.trainer.train(work)
+        return Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure)
+
+    def finish(self, client: str, ask: Ask, work: Work, trained: Trained) -> Outcome:
+        """The client's update, from what its training did.
+
+        Raises:
+            UpdateRejected: if training ended with NaN or infinity, which no stage may hide.
+        """
+        message, bench, chain, memory, trace = ask.message, self.bench, self.algorithm.chain, work.memory, work.trace
         if (trouble := not_finite(trained.movement)) is not None:
             raise UpdateRejected(client, f"its local training ended with a model that {trouble}")
         ctx = replace(
-            ctx,
+            work.ctx,
             movement=trained.movement,
             steps=torch.tensor(trained.count),
             gain=_number(trained.gain),
@@ -125,11 +132,11 @@ class ClientRunner:
         )
         trace.enter("the combination of steps", movement=trained.movement, steps=trained.steps)
         trained, delta = self._combined(trained, ctx)
-        update = Update.of(delta, float(len(examples)))
+        update = Update.of(delta, float(ctx.examples) if ctx.examples is not None else 1.0)
         if message.buffers is not None:
             update = update.with_vectors(buffers=bench.statistics() - message.buffers)
         trace.enter("send", **update.vectors)
-        update, kept = chain.send(update, memory, ctx, told, self.flows)
+        update, kept = chain.send(update, memory, ctx, message.stages, self.flows)
         return Outcome(update, self._next_memory(kept, trained), trained)
 
     def _combined(self, trained: Trained, ctx: Context) -> tuple[Trained, Tensor]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
+from headway.client.descent import Account, Descent
 from headway.client.start import AtStart, held_out_count, hold_out, measure
 from headway.client.steps import StepPlan, Steps, Tape, keep_steps, plan_steps
 from headway.client.terms import LossTerm
@@ -21,8 +22,6 @@ from headway.core.keys import Key
 from headway.core.layout import Layout
 from headway.core.registry import check_types
 from headway.core.sizes import bytes_of
-from headway.core.stage import Context, Stage, slice_tensors
-from headway.core.update import Tensors
 from headway.data import Examples, batch_bounds, epoch_order
 
 
@@ -177,7 +176,7 @@ class LocalSGD(Trainer):
         examples, held_out = hold_out(work.examples, self.validation)
         work = replace(work, examples=examples)
         start = measure(work, held_out)
-        amount, finished = self._amount(work.key)
+        amount, finished = self.amount(work.key)
 
         def run(tape: Tape | None) -> _Loop:
             loop = _Loop(self, work, tape)
@@ -209,7 +208,7 @@ class LocalSGD(Trainer):
     def _straggles(self, key: Key) -> bool:
         return self.stragglers > 0 and float(key.derive("straggler").uniform(1)) < self.stragglers
 
-    def _amount(self, key: Key) -> tuple[int, bool]:
+    def amount(self, key: Key) -> tuple[int, bool]:
         """How many epochs (or steps) this client manages in this round, and whether that is all."""
         whole = self.steps or self.epochs
         if not self._straggles(key):
@@ -218,18 +217,26 @@ class LocalSGD(Trainer):
 
     def _batches(self, examples: Examples, key: Key, amount: int, round_: int) -> Iterator[tuple[Examples, float]]:
         """The batches of this round, each with its learning rate."""
-        bounds = batch_bounds(len(examples), self.batch_size)
+        for order, cuts in self.epochs_of(len(examples), key, amount, round_):
+            shuffled = examples if order is None else examples.take(order)
+            for start, stop, lr in cuts:
+                yield shuffled.rows(start, stop), lr
+
+    def epochs_of(
+        self, count: int, key: Key, amount: int, round_: int
+    ) -> Iterator[tuple[Tensor | None, list[tuple[int, int, float]]]]:
+        """For each epoch of the round the order of the `count` examples, `[count]` or `None` where they are one batch,
+        and each batch as (start, stop, learning rate)."""
+        bounds = batch_bounds(count, self.batch_size)
         step = epoch = 0
         while epoch < amount if self.steps is None else step < amount:
-            shuffled = examples
-            if len(bounds) > 1:
-                shuffled = examples.take(epoch_order(len(examples), key.derive("epoch", epoch), True))
-            for start, stop in bounds:
+            order = epoch_order(count, key.derive("epoch", epoch), True) if len(bounds) > 1 else None
+            cuts = []
+            for start, stop in bounds if self.steps is None else bounds[: amount - step]:
                 t = {"rounds": round_, "epochs": epoch, "steps": step}[self.schedule.over]
-                yield shuffled.rows(start, stop), self.lr * self.schedule(t)
+                cuts.append((start, stop, self.lr * self.schedule(t)))
                 step += 1
-                if self.steps is not None and step == amount:
-                    return
+            yield order, cuts
             epoch += 1
 
 
@@ -243,18 +250,12 @@ class _Loop:
         self.mean_loss = self.bench.task.criterion.mean
         self.forward = None if trainer.loss_term is None else trainer.loss_term.begin(work)
         self.start = work.ctx.global_params
-        self.velocity = [torch.zeros_like(p) for p in self.bench.parameters] if trainer.momentum else []
-        self.rules = _rules_per_tensor(work, steering=False)
-        self.steering = _rules_per_tensor(work, steering=True)
-        self.flat = self.bench.layout.slices(self.bench.shared)
-        self.count = 0
-        self.sizes: list[int] = []
+        self.descent = Descent(trainer, work, self.bench.parameters, self.bench.layout.slices(self.bench.shared))
+        self.account = Account(trainer.momentum, trainer.nesterov, work.flows[-1].proximal)
         self.losses: list[Tensor] = []
         self.measure = work.measure and tape is None  # from a tape, the Gram matrix tells
         self.lengths: list[Tensor] = []
         self.lrs: list[float] = []
-        self.proximal = work.flows[-1].proximal
-        self.gain = self.unit_velocity = self.lr_sum = 0.0
 
     def step(self, batch: Examples, lr: float) -> None:
         """One local step."""
@@ -271,107 +272,35 @@ class _Loop:
         whole = loss if term is None else loss + term
         grads = torch.autograd.grad(whole, parameters, torch.ones_like(whole), materialize_grads=True)
         with torch.no_grad():
-            directions = self._directions(list(grads))
+            directions = self.descent.directions(list(grads))
             for parameter, direction in zip(parameters, directions, strict=True):
                 parameter.add_(direction, alpha=-lr)
             if self.measure:
                 self.lrs.append(lr)
-                self.lengths += map(torch.linalg.vector_norm, directions[: self.bench.shared_count])
-        self._account(loss.detach(), len(batch), lr)
-
-    def _directions(self, grads: list[Tensor]) -> list[Tensor]:
-        """What each parameter moves along: the gradients after rules, clipping, decay and momentum, steered."""
-        directions = self._heavy(grads)
-        if not self.steering:
-            return directions
-        steered = [self._ruled(d, w, r) for d, w, r in zip(directions, self.flat, self.steering, strict=False)]
-        return steered + directions[len(steered) :]  # personal parameters come last, and no rule knows them
-
-    def _heavy(self, grads: list[Tensor]) -> list[Tensor]:
-        """The gradients after rules, clipping, decay and momentum."""
-        t, parameters = self.trainer, self.bench.parameters
-        for index, rules in enumerate(self.rules):
-            grads[index] = self._ruled(grads[index], self.flat[index], rules)
-        if t.clip_gradient is not None:
-            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
-            factor = (t.clip_gradient / norm).clamp_max(1.0)
-            grads = [grad * factor for grad in grads]
-        if t.weight_decay:
-            grads = [torch.add(g, p, alpha=t.weight_decay) for g, p in zip(grads, parameters, strict=True)]
-        if not t.momentum:
-            return grads
-        for velocity, grad in zip(self.velocity, grads, strict=True):
-            velocity.mul_(t.momentum).add_(grad)
-        if not t.nesterov:
-            return self.velocity
-        return [torch.add(g, v, alpha=t.momentum) for g, v in zip(grads, self.velocity, strict=True)]
-
-    def _ruled(self, grad: Tensor, w: Tensor, rules: list[tuple[str, Stage, Tensors, Context]]) -> Tensor:
-        """One tensor's gradient after the chain's step rules."""
-        if not rules:
-            return grad
-        flat = grad.reshape(-1)
-        for label, stage, memory, ctx in rules:
-            self.work.trace.enter(f"{label}.step", grad=flat, w=w, **memory)
-            flat = stage.step(flat, w, memory, ctx)
-        return flat.view(grad.shape)
-
-    def _account(self, loss: Tensor, examples: int, lr: float) -> None:
-        """What the stages and the report will want to know of the step."""
-        self.count += 1
-        self.sizes.append(examples)
-        self.losses.append(loss)
-        # what the same loop makes of a gradient that is always 1, pulled back as FedProx pulls
-        rho, unit = self.trainer.momentum, 1.0 - self.proximal * self.gain
-        self.unit_velocity = rho * self.unit_velocity + unit
-        self.gain += lr * (unit + rho * self.unit_velocity if self.trainer.nesterov else self.unit_velocity)
-        self.lr_sum += lr
+                self.lengths.append(self.descent.lengths(directions, self.bench.shared_count))
+        self.losses.append(loss.detach())
+        self.account.step(len(batch), lr)
         if self.tape is not None:
             self.tape.add(self.bench.shared)
 
     def result(self, start: AtStart) -> Trained:
         """What was done."""
         term = self.trainer.loss_term
-        losses = torch.stack(self.losses).tolist()
         return Trained(
             movement=self.bench.shared - self.start,
-            count=self.count,
-            gain=self.gain,
-            lr_sum=self.lr_sum,
-            loss=sum(loss * size for loss, size in zip(losses, self.sizes, strict=True)) / sum(self.sizes),
+            count=self.account.count,
+            gain=self.account.gain,
+            lr_sum=self.account.lr_sum,
+            loss=self.account.mean_loss(torch.stack(self.losses).tolist()),
             initial_loss=start.initial_loss,
             initial_gradient=start.initial_gradient,
             validation_loss=start.validation_loss,
             label_entropy=start.label_entropy,
             keep={} if term is None else term.keep(self.bench),
-            squares=self._squares() if self.measure else None,
+            squares=step_squares(self.lengths, self.lrs) if self.measure else None,
         )
 
-    def _squares(self) -> Tensor:
-        """The squared length of each step, from what each tensor moved along."""
-        lengths = torch.stack(self.lengths).double().view(self.count, -1)
-        return lengths.square().sum(1) * torch.tensor(self.lrs, dtype=torch.float64).square()
 
-
-def _rules_per_tensor(work: Work, steering: bool) -> list[list[tuple[str, Stage, Tensors, Context]]]:
-    """For every shared tensor, the step rules (that steer, or not) with memory and context sliced to it."""
-    layout = work.bench.layout
-    rules: list[list[tuple[str, Stage, Tensors, Context]]] = []
-    chosen = [(label, stage) for label, stage in work.chain.step_rules if stage.steers == steering]
-    if not chosen:
-        return rules
-    contexts = [(label, stage, work.context(label)) for label, stage in chosen]
-    for entry in layout.entries:
-        start, stop = entry.offset, entry.offset + entry.numel
-        rules.append(
-            [
-                (
-                    label,
-                    stage,
-                    slice_tensors(work.memory.get(label, {}), start, stop, layout.size),
-                    ctx.sliced(start, stop),
-                )
-                for label, stage, ctx in contexts
-            ]
-        )
-    return rules
+def step_squares(lengths: Sequence[Tensor], lrs: Sequence[float]) -> Tensor:
+    """The squared length of each step, float64 `[K]`, from the lengths `[tensors]` of what each tensor moved along."""
+    return torch.stack(list(lengths)).double().square().sum(1) * torch.tensor(lrs, dtype=torch.float64).square()

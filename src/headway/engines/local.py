@@ -1,15 +1,18 @@
-"""The Local engine: one client at a time, in this process."""
+"""The Local engine: clients in this process, one at a time or in lanes side by side."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from headway.client.evaluate import evaluate_clients
+from headway.client.lanes import Lanes, why_not
 from headway.client.runner import ClientRunner
+from headway.client.sgd import LocalSGD
+from headway.client.trainer import Trained, Work
 from headway.client.workbench import Workbench
 from headway.core import frame
 from headway.core.ask import Answer, Ask, ClientReport
@@ -29,16 +32,25 @@ class LocalEngine(Engine):
 
     drift: whether to measure how far the clients, and the steps within each, pull apart in every round (never of
         a protected chain).
+    lanes: how many clients train side by side as one batched program; where they cannot, `alone` says why, and they
+        train one at a time.  The numbers agree to rounding.
+
+    Raises:
+        ConfigError: if lanes is below 1.
     """
 
-    def __init__(self, drift: bool = True) -> None:
-        self.drift = drift
+    def __init__(self, drift: bool = True, lanes: int = 1) -> None:
+        if isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1:
+            raise ConfigError(f"lanes must be a whole number from 1, found {lanes!r}.")
+        self.drift, self.width = drift, lanes
         self.meter: DriftMeter | None = None
+        self.lanes: Lanes | None = None
+        self.alone: str | None = None
 
     @property
     def facts(self) -> EngineFacts:
         """Keeps memory; every client answers at once."""
-        return EngineFacts("Local")
+        return EngineFacts("Local" if self.width == 1 else f"Lanes of {self.width}")
 
     def open(self, job: Job) -> None:
         """Builds the one workbench that all clients use in turn."""
@@ -48,6 +60,10 @@ class LocalEngine(Engine):
         self.measure = self.drift and not job.algorithm.protected
         self.runner = ClientRunner(job.algorithm, self.bench, self.flows, job.key, self.measure)
         self.runner.check(len(index) for index in job.data.train.values())
+        self.alone = why_not(self.runner.trainer, self.bench) if self.width > 1 else "one at a time was asked for"
+        if self.alone is None:
+            assert isinstance(self.runner.trainer, LocalSGD)
+            self.lanes = Lanes(self.runner.trainer, self.bench)
         self.secrets: dict[str, Tensors] = {}
         self.expected = self.flows[-1].lengths(self.bench.layout.size)
         if job.task.buffers == "average" and self.bench.has_statistics:
@@ -85,8 +101,10 @@ class LocalEngine(Engine):
             key = self.job.key.derive("drift", ask.round)
             self.meter = DriftMeter(len(ask.cohort), self.bench.layout.size, key)
         for members in groups(ask.cohort):
-            group = Group()
-            reports += [self._train_client(ask, client, down, group, total) for client in members]
+            group, side_by_side = Group(), self._side_by_side(ask, members)
+            reports += [
+                self._train_client(ask, client, down, group, total, side_by_side.get(client)) for client in members
+            ]
             total.add_group(group)
         return self._with_drift(Answer(total=total, reports=tuple(reports)))
 
@@ -101,14 +119,45 @@ class LocalEngine(Engine):
         ]
         return replace(answer, reports=tuple(reports), figures=cohort)
 
-    def _train_client(self, ask: Ask, client: str, down: int, group: Group, total: Total) -> ClientReport:
-        """Trains one client and adds its update to the group, if the guard lets it pass."""
-        begun = time.perf_counter()
+    def _side_by_side(self, ask: Ask, members: Sequence[str]) -> dict[str, tuple[Work, Trained, float]]:
+        """What clients that train in lanes were given, what training did, and each one's share of the seconds."""
+        found: dict[str, tuple[Work, Trained, float]] = {}
+        if self.lanes is None:
+            return found
+        data, memory = self.job.data, self.job.memory
+        present = [client for client in members if not self.runner.drops(client, ask.round)]
+        for clients in lane_groups(present, {client: len(data.train[client]) for client in present}, self.width):
+            begun = time.perf_counter()
+            works = [self.runner.prepare(c, ask, data.train_of(c), memory.get(c), self.secrets.get(c)) for c in clients]
+            try:
+                trained = self.lanes.train(works)
+            except Exception:  # whatever a model or a stage may raise: alone, the client and the stage are named
+                continue
+            seconds = (time.perf_counter() - begun) / len(clients)
+            found |= {c: (w, t, seconds) for c, w, t in zip(clients, works, trained, strict=True)}
+        return found
+
+    def _train_client(
+        self,
+        ask: Ask,
+        client: str,
+        down: int,
+        group: Group,
+        total: Total,
+        done: tuple[Work, Trained, float] | None = None,
+    ) -> ClientReport:
+        """Trains one client, unless that is done, and adds its update to the group, if the guard lets it pass."""
+        begun = time.perf_counter() - (0.0 if done is None else done[2])
         if self.runner.drops(client, ask.round):
             return ClientReport(client, "dropped", reason="a straggler, and the policy drops those", bytes_down=down)
         examples = self.job.data.train_of(client)
         try:
-            outcome = self.runner.train(client, ask, examples, self.job.memory.get(client), self.secrets.get(client))
+            if done is None:
+                kept = self.job.memory.get(client)
+                outcome = self.runner.train(client, ask, examples, kept, self.secrets.get(client))
+            else:
+                with done[0].trace.naming():
+                    outcome = self.runner.finish(client, ask, done[0], done[1])
             norm = guard(outcome.update, self.expected, client, integers=self.flows[-1].number == "ring")
         except UpdateRejected as refusal:
             seconds = time.perf_counter() - begun
@@ -177,3 +226,14 @@ def groups(cohort: Sequence[str]) -> Iterator[Sequence[str]]:
     ordered = sorted(cohort)
     for start in range(0, len(ordered), GROUP):
         yield ordered[start : start + GROUP]
+
+
+def lane_groups(members: Sequence[str], sizes: Mapping[str, int], width: int) -> Iterator[Sequence[str]]:
+    """The clients that train side by side: of like size, so that little is padded, and as many as there are lanes.
+
+    >>> list(lane_groups(["a", "b", "c"], {"a": 5, "b": 9, "c": 5}, 2))
+    [['b', 'a'], ['c']]
+    """
+    ordered = sorted(members, key=lambda client: (-sizes[client], client))
+    for start in range(0, len(ordered), width):
+        yield ordered[start : start + width]

@@ -1,0 +1,153 @@
+"""Clients that train side by side end as if they had trained one after another."""
+
+import pytest
+import torch
+from torch import nn
+from toys import blobs
+
+import headway as hw
+from headway.engines.local import lane_groups
+
+SIZES = (7, 12, 5, 9, 20, 1)
+
+
+def model():
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def run(recipe, lanes, trainer, data=None, make=model, rounds=4, number="float64", **options):
+    algorithm = recipe if isinstance(recipe, hw.Algorithm) else hw.recipes.recipe(recipe, trainer=trainer, **options)
+    task = hw.Task(make, dtype=number, metrics=("accuracy",))
+    engine = hw.LocalEngine(lanes=lanes)
+    made = hw.Run(algorithm, data or blobs(sizes=SIZES), task, rounds=rounds, engine=engine, seed=3)
+    return made, list(made)
+
+
+def agree(one, other, close=1e-10):
+    (a, reports), (b, others) = one, other
+    torch.testing.assert_close(a.state.params, b.state.params, rtol=close, atol=close)
+    assert not torch.equal(a.state.params, torch.zeros_like(a.state.params))
+    for client in a.memory.clients():
+        for label, kept in a.memory.get(client).items():
+            for name, tensor in kept.items():
+                torch.testing.assert_close(tensor, b.memory.get(client)[label][name], rtol=close, atol=close)
+    for mine, theirs in zip(reports, others, strict=True):
+        assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-6)
+        assert mine.drift.keys() == theirs.drift.keys()
+        for name, value in mine.drift.items():
+            assert value == pytest.approx(theirs.drift[name], rel=1e-6, abs=1e-9), name
+        assert [r.steps for r in mine.clients] == [r.steps for r in theirs.clients]
+
+
+TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2, momentum=0.5)
+RECIPES = [name for name in hw.recipes.names() if not name.startswith(("moon", "fedsgd"))]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe(recipe):
+    """Client sizes from 1 to 20, two epochs, momentum: six lanes, and three."""
+    alone = run(recipe, 1, TRAINER)
+    for lanes in (3, 6):
+        beside = run(recipe, lanes, TRAINER)
+        assert beside[0].engine.alone is None
+        agree(alone, beside)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": None, "epochs": 3},
+        {"steps": 5, "batch_size": 3},
+        {"clip_gradient": 0.05, "weight_decay": 0.1},
+        {"momentum": 0.9, "nesterov": True, "lr": 0.02},
+        {"schedule": hw.Schedule(kind="exponential", over="steps", factor=0.8)},
+        {"schedule": hw.Schedule(kind="step", over="epochs", factor=0.5), "epochs": 3},
+        {"stragglers": 0.5, "epochs": 3},
+        {"stragglers": 0.5, "epochs": 3, "straggler_policy": "drop"},
+        {"validation": 0.2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("recipe", ["fedavg", "scaffold+ecgr"])
+def test_every_option_of_the_loop(recipe, options):
+    trainer = hw.LocalSGD(**{"lr": 0.1, "batch_size": 4, **options})
+    agree(run(recipe, 1, trainer), run(recipe, 4, trainer))
+
+
+def test_a_convolution_on_real_digits():
+    pytest.importorskip("sklearn")
+    data = hw.data.load("digits", partition={"kind": "dirichlet-class", "alpha": 0.5}, clients=7)
+
+    def make():
+        return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, 10))
+
+    trainer = hw.LocalSGD(lr=0.05, batch_size=16)
+    agree(run("fedprox", 1, trainer, data, make, 2), run("fedprox", 7, trainer, data, make, 2))
+    agree(
+        run("fedavg", 1, trainer, data, make, 1, "float32"), run("fedavg", 7, trainer, data, make, 1, "float32"), 1e-5
+    )
+
+
+@pytest.mark.parametrize("correct", ["gradient", "step"])
+def test_rules_that_steer(correct):
+    agree(run("scaffold", 1, TRAINER, correct=correct), run("scaffold", 4, TRAINER, correct=correct))
+
+
+def test_some_clients_a_round():
+    def some(lanes):
+        algorithm = hw.recipes.recipe("scaffold+ecgr", trainer=TRAINER, sampler=hw.Uniform(count=3))
+        return run(algorithm, lanes, TRAINER)
+
+    agree(some(1), some(2))
+
+
+@pytest.mark.parametrize(
+    ("make", "recipe", "why"),
+    [
+        (lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3)), "fedavg", "0 draws at random"),
+        (model, "moon", "Moon looks at each client's last model"),
+    ],
+)
+def test_what_cannot_stand_side_by_side_trains_alone(make, recipe, why):
+    beside = run(recipe, 4, TRAINER, make=make)
+    assert beside[0].engine.alone == why
+    alone = run(recipe, 1, TRAINER, make=make)
+    assert torch.equal(alone[0].state.params, beside[0].state.params)
+
+
+class Branches(nn.Module):
+    """What it does depends on what it sees, which a batched program cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.inner(x) if float(x.sum()) > 0 else -self.inner(x)
+
+
+def test_a_model_that_branches_on_its_inputs_trains_alone():
+    alone, beside = run("fedavg", 1, TRAINER, make=Branches), run("fedavg", 4, TRAINER, make=Branches)
+    assert torch.equal(alone[0].state.params, beside[0].state.params)
+
+
+def test_a_failure_names_its_client():
+    class Fails(nn.Linear):
+        def forward(self, x):
+            raise ZeroDivisionError("on purpose")
+
+    with pytest.raises(hw.ClientFailed, match=r"client 'client-0' failed in the model's forward pass"):
+        run("fedavg", 4, TRAINER, make=lambda: Fails(4, 3))
+
+
+def test_lanes_hold_clients_of_like_size_whatever_the_order():
+    sizes = dict(zip("abcdef", SIZES, strict=True))
+    groups = [tuple(group) for group in lane_groups("abcdef", sizes, 2)]
+    assert groups == [("e", "b"), ("d", "a"), ("c", "f")]
+    assert groups == [tuple(group) for group in lane_groups("fedcba", sizes, 2)]
+
+
+@pytest.mark.parametrize("lanes", [0, -1, 1.5, True])
+def test_lanes_that_are_no_number_are_refused(lanes):
+    with pytest.raises(hw.ConfigError, match="lanes must be a whole number"):
+        hw.LocalEngine(lanes=lanes)
