@@ -128,6 +128,7 @@ class Branches(nn.Module):
 
 def test_a_model_that_branches_on_its_inputs_trains_alone():
     alone, beside = run("fedavg", 1, TRAINER, make=Branches), run("fedavg", 4, TRAINER, make=Branches)
+    assert beside[0].engine.alone == "RuntimeError in a batched program"
     assert torch.equal(alone[0].state.params, beside[0].state.params)
 
 

@@ -131,8 +131,9 @@ class LocalEngine(Engine):
             works = [self.runner.prepare(c, ask, data.train_of(c), memory.get(c), self.secrets.get(c)) for c in clients]
             try:
                 trained = self.lanes.train(works)
-            except Exception:  # whatever a model or a stage may raise: alone, the client and the stage are named
-                continue
+            except Exception as error:  # whatever a model or a stage may raise: alone, client and stage are named
+                self.lanes, self.alone = None, f"{type(error).__name__} in a batched program"
+                break
             seconds = (time.perf_counter() - begun) / len(clients)
             found |= {c: (w, t, seconds) for c, w, t in zip(clients, works, trained, strict=True)}
         return found
