@@ -24,9 +24,9 @@ from headway.compare import Comparison
 from headway.core.ask import ClientReport
 from headway.observe.folder import CONFIG, IDENTITY, JOURNAL
 from headway.observe.journal import Journal
-from headway.observe.page import render
 from headway.observe.report import RoundReport
 from headway.reports import evidence
+from headway.reports.page import render
 from headway.runfile import load_runfile
 from headway.trials import Trial, trial_folder
 

@@ -116,7 +116,7 @@ def test_equal_bytes_ask_another_question():
 @pytest.mark.parametrize("wrong", ["0", "-3MB", "much", "nan"])
 def test_a_budget_that_is_no_size_is_refused(headway, wrong):
     code, _, said = headway("compare", "mine.toml", "--budget-bytes", wrong)
-    assert (code, "needs a number of bytes" in said) == (1, True)
+    assert (code, "must be a number of bytes above 0" in said) == (1, True)
 
 
 def test_a_budget_is_shown(headway):

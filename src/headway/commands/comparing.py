@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 
 from headway.bounds import ALONE, POOLED, bound_jobs, by_client, gather_alone
@@ -20,6 +19,7 @@ from headway.commands.methods import method_files, method_grids
 from headway.commands.training import free_path
 from headway.compare import Comparison, Summary, Tuned, gather
 from headway.core.errors import ConfigError
+from headway.core.sizes import bytes_of
 from headway.observe.folder import write_atomically, writing
 from headway.observe.plot import comparison_picture
 from headway.observe.progress import Meter
@@ -55,7 +55,7 @@ def compare_files(
     target = options.target if options.target is not None else section.target
     if target is not None and not math.isfinite(target):
         raise ConfigError(f"the target must be a finite number, found {target}.")
-    budget = None if options.budget is None else _bytes(options.budget)
+    budget = None if options.budget is None else bytes_of(options.budget, "--budget-bytes")
     grids = method_grids(files, runfiles, sets, rounds)
     first.build()  # what is wrong with the data or the model is said before any training
     folder = _folder(options.out, first.name)
@@ -112,16 +112,6 @@ class _Work:
             self.screen.print(f"Stopped. Go on with the same command and --out {self.folder}", soft_wrap=True)
             raise typer.Exit(130) from None
         return found
-
-
-def _bytes(text: str) -> int:
-    try:
-        size = int(TypeAdapter(ByteSize).validate_python(text))
-    except ValidationError:
-        size = 0
-    if size < 1:
-        raise ConfigError(f"a budget needs a number of bytes such as 50MB or 1.5GiB, found {text!r}.")
-    return size
 
 
 def _folder(out: Path | None, name: str) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from headway.core.errors import ConfigError
 from headway.observe.folder import write_atomically, writing
-from headway.observe.page import GENERATOR, render
 from headway.observe.text import bytes_text, console, emit
 from headway.reports import evidence
+from headway.reports.page import GENERATOR, render
 
 NAME = "report.html"
 

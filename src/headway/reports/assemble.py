@@ -12,10 +12,10 @@ import torch
 
 from headway.compare import Comparison
 from headway.core.errors import ConfigError, HeadwayError
-from headway.observe.page import Evidence, Method, Partition, SeedRun, Summed, partition_of
 from headway.observe.text import number_text
 from headway.reports.found import Found, Told, find
 from headway.reports.naming import chain_text, differing, label, tell_apart
+from headway.reports.page import Evidence, Method, Partition, SeedRun, partition_of
 from headway.runfile import load_runfile
 from headway.trials import TAIL, Trial
 
@@ -175,9 +175,8 @@ def _methods(groups: Groups, comparison: Comparison) -> tuple[Method, ...]:
     methods = []
     for name, members in groups.items():
         first, summary = members[0], summaries[name]
-        figures = {field.name: getattr(summary, field.name) for field in dataclasses.fields(Summed)}
         runs = tuple(each.run for each in members)
-        methods.append(Method(name, runs, Summed(**figures), chain_text(first.tables), first.numbers, first.runfile))
+        methods.append(Method(name, runs, summary, chain_text(first.tables), first.numbers, first.runfile))
     return tuple(methods)
 
 

@@ -15,8 +15,8 @@ import tomli_w
 from headway.compare import Comparison, Tuned
 from headway.core.errors import RunFolderError
 from headway.observe.folder import CONFIG, IDENTITY, JOURNAL, read_identity
-from headway.observe.page import Record, SeedRun, read_record
 from headway.reports.naming import Numbers, flat_numbers
+from headway.reports.page import Record, SeedRun, read_record
 from headway.trials import TAIL, Trial, trial_folder
 
 RESULTS = "results.json"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from headway.observe.page.charts import LETTER, frame, join, short, text
-from headway.observe.page.content import Holding, Partition
 from headway.observe.text import number_text
+from headway.reports.page.charts import LETTER, frame, join, short, text
+from headway.reports.page.content import Holding, Partition
 
 MOST_CLIENTS, MOST_CLASSES = 40, 40
 CELL, ROW, HEAD = 26, 24, 26

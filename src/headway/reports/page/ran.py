@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from headway.observe.page.content import Evidence
-from headway.observe.page.parts import Section, Table
+from headway.reports.page.content import Evidence
+from headway.reports.page.parts import Section, Table
 
 MOST_TROUBLES = 60
 

@@ -18,12 +18,12 @@ from headway.core.ask import ClientReport
 from headway.core.errors import ConfigError
 from headway.data.skew import label_skew
 from headway.observe.journal import Journal
-from headway.observe.page import partition_of, read_record, render
-from headway.observe.page.matrix import MOST_CLIENTS, bubble_chart, shown
 from headway.observe.report import RoundReport
 from headway.observe.text import bytes_text, number_text
 from headway.reports import evidence
 from headway.reports.found import read_comparison
+from headway.reports.page import partition_of, read_record, render
+from headway.reports.page.matrix import MOST_CLIENTS, bubble_chart, shown
 
 HOSTILE = "<script>alert(1)</script>"
 

@@ -1,9 +1,9 @@
 """One page that shows what runs did: read from journals, written as a single HTML file that loads nothing."""
 
-from headway.observe.page.content import Evidence, Method, Partition, SeedRun, Summed
-from headway.observe.page.gather import Pull, Record, Trouble, read_record
-from headway.observe.page.page import GENERATOR, render
-from headway.observe.page.partition import partition_of
+from headway.reports.page.content import Evidence, Method, Partition, SeedRun
+from headway.reports.page.gather import Pull, Record, Trouble, read_record
+from headway.reports.page.page import GENERATOR, render
+from headway.reports.page.partition import partition_of
 
 __all__ = [
     "GENERATOR",
@@ -13,7 +13,6 @@ __all__ = [
     "Pull",
     "Record",
     "SeedRun",
-    "Summed",
     "Trouble",
     "partition_of",
     "read_record",

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from headway.observe.page.charts import Line
-from headway.observe.page.content import Method
-from headway.observe.page.scale import thinned
+from headway.reports.page.charts import Line
+from headway.reports.page.content import Method
+from headway.reports.page.scale import thinned
 
 MOST_ROWS = 50  # of a table behind a picture
 

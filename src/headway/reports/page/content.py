@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headway.observe.page.gather import Record
+from headway.compare import Summary
+from headway.reports.page.gather import Record
 
 
 @dataclass(frozen=True)
@@ -31,21 +32,6 @@ class SeedRun:
 
 
 @dataclass(frozen=True)
-class Summed:
-    """What the seeds of a method say together; NaN or `None` where they say nothing."""
-
-    mean: float
-    half_width: float
-    spread: float
-    worst: float
-    rounds_to_target: float | None
-    bytes_to_target: float | None
-    bytes_a_round: float
-    at_budget: float
-    failures: int
-
-
-@dataclass(frozen=True)
 class Method:
     """A method: its name, its seeds, and what it was made of.
 
@@ -54,7 +40,7 @@ class Method:
 
     name: str
     runs: tuple[SeedRun, ...]
-    summed: Summed
+    summed: Summary
     chain: str
     numbers: Mapping[str, str]
     runfile: str | None = None

@@ -7,7 +7,7 @@ import math
 import torch
 
 from headway.data import FederatedData
-from headway.observe.page.content import Holding, Partition
+from headway.reports.page.content import Holding, Partition
 
 
 def partition_of(data: FederatedData) -> Partition:

@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from headway.observe.fairness import Fairness, fairness
-from headway.observe.page.charts import bar_chart, line_chart
-from headway.observe.page.content import Evidence, Method
-from headway.observe.page.gather import Record
-from headway.observe.page.parts import Figure, Section, Table, band, curves_table, listed, mean, per_run, round_text
 from headway.observe.text import bytes_text, number_text
+from headway.reports.page.charts import bar_chart, line_chart
+from headway.reports.page.content import Evidence, Method
+from headway.reports.page.gather import Record
+from headway.reports.page.parts import Figure, Section, Table, band, curves_table, listed, mean, per_run, round_text
 
 DRIFT = {
     "share": (

@@ -9,9 +9,9 @@ from importlib import resources
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from headway.observe.page import people, ran, sections
-from headway.observe.page.charts import look
-from headway.observe.page.content import Evidence
+from headway.reports.page import people, ran, sections
+from headway.reports.page.charts import look
+from headway.reports.page.content import Evidence
 
 GENERATOR = "headway report"
 
@@ -50,7 +50,7 @@ def render(evidence: Evidence) -> str:
 
 
 def _file(name: str) -> str:
-    return (resources.files("headway.observe.page") / name).read_text(encoding="utf-8")
+    return (resources.files("headway.reports.page") / name).read_text(encoding="utf-8")
 
 
 def _policy(style: str, script: str) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from headway.observe.page.charts import FEW, Dots, scatter_axes, scatter_chart, strip_chart
-from headway.observe.page.content import Evidence, Method, Partition
-from headway.observe.page.gather import Pull
-from headway.observe.page.matrix import MOST_CLIENTS, bubble_chart, shown
-from headway.observe.page.parts import Figure, Section, Table, mean
-from headway.observe.page.sections import fairness_of
 from headway.observe.text import number_text
+from headway.reports.page.charts import FEW, Dots, scatter_axes, scatter_chart, strip_chart
+from headway.reports.page.content import Evidence, Method, Partition
+from headway.reports.page.gather import Pull
+from headway.reports.page.matrix import MOST_CLIENTS, bubble_chart, shown
+from headway.reports.page.parts import Figure, Section, Table, mean
+from headway.reports.page.sections import fairness_of
 
 NAMED = 3  # clients of a method that are named for their leeway, and for their cosine
 
