@@ -1,6 +1,7 @@
 """Comparing methods: the same start for all, numbers that do not depend on workers, and an honest sentence."""
 
 import json
+import math
 import re
 import sys
 
@@ -48,6 +49,13 @@ def test_the_sentence_uses_differences_paired_by_seed():
     assert "ahead of every other method" in paired.sentence()
     crossed = compare({"a": [0.5, 0.7, 0.9], "b": [0.52, 0.69, 0.88]})
     assert "do not tell it apart from b" in crossed.sentence()
+
+
+def test_differences_are_paired_with_the_first_method():
+    first, second = compare({"a": [0.5, 0.7, 0.9], "b": [0.52, 0.73, 0.91]}).summaries()
+    assert math.isnan(first.difference)
+    assert second.difference == pytest.approx(0.02)
+    assert second.difference_half == pytest.approx(4.302653 * 0.01 / 3**0.5, rel=1e-5)
 
 
 def test_the_sentence_claims_nothing_from_one_seed():

@@ -25,7 +25,11 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the trials of one method say together.  at_budget: the mean value at equal bytes."""
+    """What the trials of one method say together.
+
+    at_budget: the mean value at equal bytes.  difference, difference_half: to the first method, paired by seed, with
+    half the width of its 95 % interval; NaN for the first method itself, and where it cannot be had.
+    """
 
     method: str
     mean: float
@@ -37,6 +41,8 @@ class Summary:
     bytes_a_round: float
     at_budget: float
     failures: int
+    difference: float = math.nan
+    difference_half: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,7 @@ class Comparison:
         mean, half = interval([t.final for t in whole])
         reached = [t.reached(self.target, self.lower_is_better) for t in whole]
         rounds, spent = (_median(each[place] if each is not None else math.inf for each in reached) for place in (0, 1))
+        difference, difference_half = self._ahead_of_first(method)
         worst = [(max if self.lower_is_better else min)(t.clients.values()) for t in whole if t.clients]
         return Summary(
             method,
@@ -186,7 +193,17 @@ class Comparison:
             _mean(t.bytes_total[-1] / t.rounds[-1] for t in trials if t.rounds),
             _mean(t.within(self.budget) for t in whole),
             failures,
+            difference,
+            difference_half,
         )
+
+    def _ahead_of_first(self, method: str) -> tuple[float, float]:
+        """The paired difference of final values to the first method's."""
+        first, mine = self.of(self.methods[0]), self.of(method)
+        alike = [t.seed for t in first] == [t.seed for t in mine]
+        if method == self.methods[0] or not alike or any(t.failure for t in (*first, *mine)):
+            return math.nan, math.nan
+        return interval([a.final - b.final for a, b in zip(mine, first, strict=True)])
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -23,7 +23,16 @@ from headway.core.sizes import bytes_of
 from headway.observe.folder import write_atomically, writing
 from headway.observe.plot import comparison_picture
 from headway.observe.progress import Meter
-from headway.observe.text import bytes_text, console, emit, number_text, plain_table, show_table, strict
+from headway.observe.text import (
+    bytes_text,
+    console,
+    difference_text,
+    emit,
+    number_text,
+    plain_table,
+    show_table,
+    strict,
+)
 from headway.runfile import RunFile
 from headway.trials import RUNS, Job, Trial, in_processes, run_trials, trial_folder
 from headway.tuning import HELD_OUT, Candidate, choose, tuning_trials
@@ -217,6 +226,7 @@ def _sentences(comparison: Comparison) -> list[str]:
 def _columns(comparison: Comparison) -> list[str]:
     columns = ["method", "mean", "+- 95 %", "spread", "worst client", "rounds to target", "bytes to target"]
     equal = [f"at {bytes_text(comparison.budget)}"] if comparison.unequal_bytes else []
+    columns.insert(3, f"vs {comparison.methods[0]}")
     return [*columns, "bytes a round", *equal]
 
 
@@ -230,6 +240,7 @@ def _row(summary: Summary, equal: bool) -> list[str]:
         summary.method + (f" ({summary.failures} failed)" if summary.failures else ""),
         number_text(summary.mean),
         number_text(summary.half_width),
+        difference_text(summary.difference, summary.difference_half),
         number_text(summary.spread),
         number_text(summary.worst),
         "-" if reached is None else f"{reached:g}",
@@ -281,7 +292,10 @@ def _tell(work: _Work, comparison: Comparison, folder: Path) -> None:
     show_table(screen, plain_table(_columns(comparison), _rows(comparison)))
     screen.print()
     screen.print(_caption(comparison), soft_wrap=True)
-    screen.print(f"Spread: standard deviation over the last rounds. {_how_tuned(comparison)}")
+    screen.print(
+        f"Vs {comparison.methods[0]}: paired by seed, +- half the width of its 95 % interval. "
+        f"Spread: standard deviation over the last rounds. {_how_tuned(comparison)}"
+    )
     screen.print(f"\nPicture: {folder / 'comparison.png'} (beside it: table.md, results.json, {RUNS}/)", soft_wrap=True)
     screen.print(f"Curves, drift and clients on one page: headway report {shlex.quote(str(folder))}", soft_wrap=True)
     for sentence in _sentences(comparison):

@@ -64,6 +64,17 @@ def number_text(value: float | None) -> str:
     return f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
 
 
+def difference_text(mean: float, half: float) -> str:
+    """A difference with its sign and half the width of its interval.
+
+    >>> difference_text(0.08431, 0.0312), difference_text(-0.5, float("nan")), difference_text(float("nan"), 0.0)
+    ('+0.0843 +- 0.0312', '-0.5000', '-')
+    """
+    if math.isnan(mean):
+        return "-"
+    return f"{'+' if mean >= 0 else ''}{number_text(mean)}" + ("" if math.isnan(half) else f" +- {number_text(half)}")
+
+
 def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> Table:
     """A table without heavy lines; all columns but the first hold numbers, unless said otherwise."""
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from headway.observe.fairness import Fairness, fairness
-from headway.observe.text import bytes_text, number_text
+from headway.observe.text import bytes_text, difference_text, number_text
 from headway.reports.page.charts import bar_chart, line_chart
 from headway.reports.page.content import Evidence, Method
 from headway.reports.page.gather import Record
@@ -65,7 +65,8 @@ def fairness_of(evidence: Evidence, method: Method) -> Fairness:
 
 def summary(evidence: Evidence) -> Section:
     """The table of methods."""
-    columns = ["method", "seeds", "mean", "±\u00a095\u00a0%", "spread", "worst client", "worst decile", "Jain's index"]
+    columns = ["method", "seeds", "mean", "±\u00a095\u00a0%", f"vs\u00a0{evidence.methods[0].name}", "spread"]
+    columns += ["worst client", "worst decile", "Jain's index"]
     columns += ["rounds to target", "bytes to target", "bytes a round"]
     columns += [
         *([f"at {bytes_text(evidence.budget)}".replace(" ", "\u00a0", 2)] if evidence.budget is not None else []),
@@ -81,6 +82,7 @@ def summary(evidence: Evidence) -> Section:
                 str(len(method.runs)),
                 number_text(total.mean),
                 number_text(total.half_width),
+                difference_text(total.difference, total.difference_half).replace("+-", "±").replace(" ", "\u00a0"),
                 number_text(total.spread),
                 number_text(fair.worst),
                 number_text(fair.worst_decile),
@@ -95,7 +97,8 @@ def summary(evidence: Evidence) -> Section:
     low, high = evidence.tail
     note = (
         f"{evidence.measure.capitalize()} {evidence.where}, a mean over rounds {low} to {high}, then over seeds; "
-        "± is half the width of the 95 % interval over seeds (Student's t). Spread: standard deviation over those "
+        "± is half the width of the 95 % interval over seeds (Student's t). Vs the first method: the difference, "
+        "paired by seed. Spread: standard deviation over those "
         "rounds. Worst client, worst decile and Jain's index: of the clients' own values, mean over seeds. "
         f"Target: {number_text(evidence.target)}; rounds and bytes to it are medians over seeds, a dash where most "
         "seeds did not reach it. Bytes count both ways."
