@@ -112,8 +112,12 @@ def test_the_fragments_of_the_guide_load(tmp_path, block):
     path = tmp_path / "guide.toml"
     path.write_text(HEAD + block)
     runfile = load_runfile(str(path))
-    assert tomllib.loads(block).keys() <= {"advise", "algorithm", "methods"}
-    for method in runfile.sections.methods:
+    assert tomllib.loads(block).keys() <= {"advise", "algorithm", "compare", "methods"}
+    grid = runfile.sections.compare.grid
+    for method, table in runfile.sections.methods.items():
+        for changed, values in {**grid, **table.get("grid", {})}.items():
+            for value in values:
+                load_runfile(str(path), [f"{changed}={value}"], method=method)
         load_runfile(str(path), method=method)
 
 
