@@ -293,8 +293,8 @@ def _tell(work: _Work, comparison: Comparison, folder: Path) -> None:
     screen.print()
     screen.print(_caption(comparison), soft_wrap=True)
     screen.print(
-        f"Vs {comparison.methods[0]}: paired by seed, +- half the width of the 95 % interval of each difference alone; what "
-        "is said below is corrected for their number. "
+        f"Vs {comparison.methods[0]}: paired by seed, +- half the width of the 95 % interval of each difference alone; "
+        "what is said below is corrected for their number. "
         f"Spread: standard deviation over the last rounds. {_how_tuned(comparison)}"
     )
     screen.print(f"\nPicture: {folder / 'comparison.png'} (beside it: table.md, results.json, {RUNS}/)", soft_wrap=True)
