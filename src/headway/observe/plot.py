@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart with any kind of colour vision, and in grey by their order
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8C8C00")
+DASHES = ("-", "--", ":")  # when the colours have been used up
 FEW = 6  # clients whose names there is room for
 INK, FAINT = "#222222", "#D8D8D8"
 
@@ -39,10 +40,13 @@ def comparison_picture(
     with mpl.rc_context({"font.size": 10, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK}):
         figure = Figure(figsize=(11, 4.8), dpi=130, layout="constrained")
         FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2, width_ratios=(1.75, 1))
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        if any(clients.values()):
+            left, right = figure.subplots(1, 2, width_ratios=(1.75, 1))
+            _clients(right, clients, metric)
+        else:  # clients that have no test part of their own
+            left = figure.subplots()
         _curves(left, curves, metric, where, target)
-        _clients(right, clients, metric)
         figure.savefig(path, format="png")
 
 
@@ -55,11 +59,13 @@ def _curves(axes: Axes, curves: Mapping[str, Series], metric: str, where: str, t
         if not rounds:
             continue
         axes.fill_between(rounds, low, high, color=colour, alpha=0.13, linewidth=0)
-        axes.plot(rounds, mean, color=colour, linewidth=2, solid_capstyle="round")
+        dashes = DASHES[index // len(COLOURS) % len(DASHES)]
+        axes.plot(rounds, mean, color=colour, linewidth=2, linestyle=dashes, solid_capstyle="round")
         stopped = rounds[-1] < last
         if stopped:
             axes.plot(rounds[-1], mean[-1], marker="x", color=colour, markersize=8, markeredgewidth=2)
-        ends.append((mean[-1], f"{method} (a seed stopped)" if stopped else method, colour, rounds[-1]))
+        said = f"{method} (dashed)" if dashes == "--" else f"{method} (dotted)" if dashes == ":" else method
+        ends.append((mean[-1], f"{said}, a seed stopped" if stopped else said, colour, rounds[-1]))
     if target is not None:
         axes.axhline(target, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
         axes.text(0.005, target, " target", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8)
