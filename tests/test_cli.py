@@ -37,21 +37,9 @@ lr = 0.05
 
 
 @pytest.fixture
-def headway(tmp_path, monkeypatch, capsys):
-    """Runs a command in an empty folder, in this process; gives its exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
+def headway(headway, tmp_path):
+    """In a folder that holds what the tests run."""
     (tmp_path / "mine.toml").write_text(PLAIN)
-
-    def headway(*arguments):
-        monkeypatch.setattr(sys, "argv", ["headway", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
     return headway
 
 

@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from headway import cli
 from headway.compare import Trial, gather
 from headway.runfile import load_runfile
 
@@ -30,20 +29,10 @@ trainer = { lr = 0.2 }
 
 
 @pytest.fixture
-def headway(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def headway(headway, tmp_path, monkeypatch):
+    """In a folder that holds what the tests run."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mine.toml").write_text(PLAIN)
-
-    def headway(*arguments):
-        monkeypatch.setattr(sys, "argv", ["headway", *arguments])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
     return headway
 
 

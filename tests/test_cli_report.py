@@ -7,12 +7,9 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 import threading
 
 import pytest
-
-from headway import cli
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 PLAIN = """\
@@ -26,21 +23,9 @@ name = "logistic"
 
 
 @pytest.fixture
-def headway(tmp_path, monkeypatch, capsys):
+def headway(headway, tmp_path):
     """Runs a command in a folder with a run in it, in this process; gives its exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text(PLAIN)
-
-    def headway(*arguments):
-        monkeypatch.setattr(sys, "argv", ["headway", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
     code, out, _ = headway("run", "mine.toml", "--out", "run")
     assert code == 0
     assert "headway report run" in out

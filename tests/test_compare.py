@@ -3,11 +3,9 @@
 import json
 import math
 import re
-import sys
 
 import pytest
 
-from headway import cli
 from headway.compare import gather, interval
 from headway.runfile import load_runfile
 from headway.trials import Trial, run_trials
@@ -85,22 +83,6 @@ def test_trials_do_not_depend_on_workers(tmp_path):
     )
     assert len(alone) == 4
     assert alone == together
-
-
-@pytest.fixture
-def headway(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def headway(*arguments):
-        monkeypatch.setattr(sys, "argv", ["headway", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return headway
 
 
 def settings():

@@ -2,13 +2,11 @@
 
 import json
 import re
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
-from headway import cli
 from headway.bounds import bound_jobs, gather_alone
 from headway.client.evaluate import evaluate_clients, mean_metrics
 from headway.client.memory import MemoryStore
@@ -41,19 +39,9 @@ seeds = 2
 
 
 @pytest.fixture
-def headway(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def headway(headway, tmp_path):
+    """In a folder that holds what the tests run."""
     (tmp_path / "mine.toml").write_text(FILE)
-
-    def headway(*arguments):
-        monkeypatch.setattr(sys, "argv", ["headway", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
     return headway
 
 

@@ -2,13 +2,12 @@
 
 import re
 import shlex
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from headway import cli, recipes
+from headway import recipes
 from headway.advice.findings import THRESHOLDS
 from headway.core.stage import stages
 from headway.presets import PRESETS
@@ -38,22 +37,6 @@ def commands(text):
         for line in block.splitlines()
         if line.startswith("headway ")
     ]
-
-
-@pytest.fixture
-def headway(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def headway(*arguments):
-        monkeypatch.setattr(sys, "argv", ["headway", *arguments])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return headway
 
 
 def shortened(arguments):

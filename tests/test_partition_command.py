@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from headway import cli
 from headway.data import FederatedData, load, shifted, skew_of
 from headway.observe.folder import read_tensors
 from headway.observe.partition_plot import partition_picture
@@ -42,25 +40,13 @@ HOSPITALS = '[run]\nrounds = 1\n[data]\nsource = "hospitals"\n[model]\nname = "m
 
 
 @pytest.fixture
-def headway(tmp_path, monkeypatch, capsys):
-    """Runs a command in an empty folder, in this process; gives its exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
+def headway(headway, tmp_path):
+    """In a folder that holds what the tests run."""
     rng = np.random.default_rng(0)
     x = rng.integers(0, 255, (240, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "pictures.npz", x=x, y=np.arange(240) % 3, writer=np.arange(240) % 5)
     (tmp_path / "mine.toml").write_text(SHIFTED)
     (tmp_path / "sites.toml").write_text(HOSPITALS)
-
-    def headway(*arguments):
-        monkeypatch.setattr(sys, "argv", ["headway", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
     return headway
 
 

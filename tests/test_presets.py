@@ -1,12 +1,10 @@
 """Presets: what they fill in, and that a file's own word wins."""
 
 import json
-import sys
 
 import pytest
 from test_runfile import PLAIN
 
-from headway import cli
 from headway.core.errors import ConfigError
 from headway.engines import LocalEngine
 from headway.presets import PRESETS
@@ -100,22 +98,6 @@ def test_an_unknown_preset_is_refused(load):
         load(BARE.replace("cross-silo", "cross-silos"))
     with pytest.raises(ConfigError, match=r"algorithm\.preset is 3"):
         load(BARE.replace('"cross-silo"', "3"))
-
-
-@pytest.fixture
-def headway(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def headway(*arguments):
-        monkeypatch.setattr(sys, "argv", ["headway", *arguments])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return headway
 
 
 def test_explain_shows_what_was_set_and_what_the_file_says(headway):

@@ -2,14 +2,13 @@
 
 import json
 import shlex
-import sys
 
 import pytest
 import torch
 from toys import blobs, linear_task
 
 import headway as hw
-from headway import cli, recipes
+from headway import recipes
 from headway.advice.findings import THRESHOLDS, Finding, Told, dominant, findings, level, rate
 from headway.advice.likeness import LabelMix, Likeness
 from headway.advice.probe import Probe, probe, traffic
@@ -20,19 +19,9 @@ HEAD = '[run]\nrounds = 2\n[data]\nsource = "hospitals"\n[model]\nname = "logist
 
 
 @pytest.fixture
-def headway(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def headway(headway, tmp_path):
+    """In a folder that holds what the tests run."""
     (tmp_path / "mine.toml").write_text(HEAD + "[algorithm.trainer]\nlr = 0.05\n")
-
-    def headway(*arguments):
-        monkeypatch.setattr(sys, "argv", ["headway", *arguments])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
     return headway
 
 
