@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headway.bounds import bound_jobs, gather_alone
+from headway.bounds import bound_jobs, gather_alone, weights_alone
 from headway.client.evaluate import evaluate_clients, mean_metrics
 from headway.client.memory import MemoryStore
 from headway.client.workbench import Workbench
@@ -144,11 +144,11 @@ class TestViews:
 def test_bounds_are_plain_training(tmp_path):
     """Alone is a federation of one; pooled training is too, and is measured on each client's test part."""
     file = load_runfile("hospitals", SMALL, method="scaffold+ecgr")
-    jobs = bound_jobs(file, 0, tmp_path)
+    experiment = file.build()
+    jobs = bound_jobs(file, experiment.data.clients, 0, tmp_path)
     assert [job.method for job in jobs][:2] == ["pooled", "alone, cleveland"]
     trials = {t.method: t for t in finished(in_processes(jobs, 1))}
     assert set(trials["pooled"].clients) == set(load("hospitals", key=0).clients)
-    experiment = file.build()
     plain = load_runfile("hospitals", SMALL, method="fedavg").algorithm
     run = Run(plain, pooled(experiment.data), experiment.task, rounds=3, seed=0)
     list(run)
@@ -158,7 +158,7 @@ def test_bounds_are_plain_training(tmp_path):
     name = experiment.task.headline
     sizes = {client: len(data.test[client]) for client in data.clients}
     assert trials["pooled"].values[-1] == pytest.approx(mean_metrics(scores, sizes)[name])
-    alone = gather_alone([t for m, t in trials.items() if m != "pooled"], experiment.data, 0)
+    alone = gather_alone([t for m, t in trials.items() if m != "pooled"], weights_alone(experiment.data), 0)
     weights = {c: len(experiment.data.test[c]) for c in experiment.data.clients}
     expected = sum(weights[c] * trials[f"alone, {c}"].final for c in weights) / sum(weights.values())
     assert alone.final == pytest.approx(expected)

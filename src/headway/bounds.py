@@ -17,14 +17,13 @@ from headway.trials import Job, Trial, trial_folder
 ALONE, POOLED = "alone", "pooled"
 
 
-def bound_jobs(runfile: RunFile, seed: int, folder: Path) -> list[Job]:
-    """The runs that bound a federation at a seed: plain training with the file's trainer.
+def bound_jobs(runfile: RunFile, clients: Sequence[str], seed: int, folder: Path) -> list[Job]:
+    """The runs that bound a federation of these clients at a seed: plain training with the file's trainer.
 
     Each client alone makes as many rounds of local training as in the federation, and so does the one that holds
     all; both take the metrics that the federation takes.
     """
     alone = _plain(runfile, View(), runfile.sections.run.rounds)
-    clients = runfile.with_seed(seed).load_data().clients
     place = trial_folder(folder, ALONE, seed)
     jobs = [
         Job(f"{ALONE}, {client}", replace(alone, view=View(only=client)), seed, trial_folder(place, client, seed))
@@ -34,14 +33,18 @@ def bound_jobs(runfile: RunFile, seed: int, folder: Path) -> list[Job]:
     return [Job(POOLED, pooled, seed, trial_folder(folder, POOLED, seed)), *jobs]
 
 
-def gather_alone(trials: Sequence[Trial], data: FederatedData, seed: int) -> Trial:
-    """The clients' own trials as one: the mean over clients, by test examples where each has its own test part."""
+def weights_alone(data: FederatedData) -> dict[str, int]:
+    """How much each client counts in the mean of those alone: by test examples where each has its own test part."""
+    return {client: 1 if data.central is not None else len(index) for client, index in data.test.items()}
+
+
+def gather_alone(trials: Sequence[Trial], weights: Mapping[str, int], seed: int) -> Trial:
+    """The clients' own trials as one: the mean over clients, by these weights."""
     own = {trial.method.removeprefix(f"{ALONE}, "): trial for trial in trials}
     known = {client: trial.final for client, trial in own.items() if not trial.failure and not math.isnan(trial.final)}
     if not known:
         return Trial(ALONE, seed, (), (), (), (), {}, "no client could be trained or measured alone.")
-    weights = {client: 1 if data.central is not None else len(data.test[client]) for client in known}
-    value = sum(weights[c] * known[c] for c in known) / sum(weights.values())
+    value = sum(weights[c] * known[c] for c in known) / sum(weights[c] for c in known)
     loss = statistics.fmean(own[c].losses[-1] for c in known)
     clients = {client: mean for trial in own.values() for client, mean in trial.clients.items()}
     return Trial(ALONE, seed, own[next(iter(known))].rounds, (value,), (loss,), (0,), clients)

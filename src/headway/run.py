@@ -111,7 +111,7 @@ class Run:
                 "python": platform.python_version(),
             },
             "seed": seed,
-            "algorithm": _described(self.algorithm),
+            "algorithm": _as_json_holds_it(self.algorithm),
             "model": {"layout": self.bench.layout.fingerprint, "start": start},
             "data": self.data.fingerprint(),
             "plan": {"engine": self.engine.facts.name, "threads": torch.get_num_threads()},
@@ -321,16 +321,18 @@ def rounds(
         run.close()
 
 
-def _described(algorithm: Algorithm) -> dict[str, Any]:
-    """All numbers of an algorithm, as JSON holds them."""
-    tables = {
+def described(algorithm: Algorithm) -> dict[str, Any]:
+    """All of an algorithm by names and numbers: its chain, trainer, sampler and quorum."""
+    return {
         "chain": algorithm.chain.to_config(),
         "trainer": trainers.describe(algorithm.trainer),  # type: ignore[arg-type]
         "sampler": samplers.describe(algorithm.sampler),
         "quorum": to_numbers(algorithm.quorum),
     }
-    described: dict[str, Any] = json.loads(json.dumps(tables))
-    return described
+
+
+def _as_json_holds_it(algorithm: Algorithm) -> Any:
+    return json.loads(json.dumps(described(algorithm)))
 
 
 def _in_todays_words(tables: Any) -> Any:
@@ -339,7 +341,7 @@ def _in_todays_words(tables: Any) -> Any:
     What they are when nothing is said is what was done before they were there.
     """
     try:
-        return _described(
+        return _as_json_holds_it(
             Algorithm(
                 Chain.from_config(tables["chain"]),
                 trainers.build(tables["trainer"]),

@@ -23,14 +23,14 @@ from headway.core.ask import Quorum
 from headway.core.chain import Chain
 from headway.core.errors import ConfigError, nearest
 from headway.core.keys import Key
-from headway.core.registry import build, to_numbers
+from headway.core.registry import build
 from headway.core.sampler import samplers
 from headway.core.stage import stages
 from headway.data import FederatedData, load
 from headway.data.view import View
 from headway.engines import PooledEngine
 from headway.presets import Applied, apply_preset
-from headway.run import Run
+from headway.run import Run, described
 from headway.samplers import All
 from headway.sets import parse_sets, put, set_on_stage
 
@@ -158,14 +158,7 @@ class RunFile:
     def resolved(self) -> dict[str, Any]:
         """Everything explicit: chain, trainer, sampler and quorum by names and numbers."""
         tables = self.sections.model_dump(exclude_none=True, exclude={"compare", "methods", "algorithm", "advise"})
-        tables["algorithm"] = _with_none_said(
-            {
-                "chain": self.algorithm.chain.to_config(),
-                "trainer": trainers.describe(self.algorithm.trainer),  # type: ignore[arg-type]
-                "sampler": samplers.describe(self.algorithm.sampler),
-                "quorum": to_numbers(self.algorithm.quorum),
-            }
-        )
+        tables["algorithm"] = _with_none_said(described(self.algorithm))
         return tables
 
     def to_toml(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from headway.bounds import ALONE, POOLED, bound_jobs, by_client, gather_alone
+from headway.bounds import ALONE, POOLED, bound_jobs, by_client, gather_alone, weights_alone
 from headway.commands.methods import method_files, method_grids
 from headway.commands.training import free_path
 from headway.compare import Comparison, Summary, Tuned, gather
@@ -66,7 +66,7 @@ def compare_files(
         raise ConfigError(f"the target must be a finite number, found {target}.")
     budget = None if options.budget is None else bytes_of(options.budget, "--budget-bytes")
     grids = method_grids(files, runfiles, sets, rounds)
-    first.build()  # what is wrong with the data or the model is said before any training
+    metric = first.build().task.headline  # what is wrong with data or model is said before any training
     folder = _folder(options.out, first.name)
     work = _Work(folder, options, len(runfiles) * seeds)
     work.say(
@@ -74,7 +74,7 @@ def compare_files(
     )
     tuned: dict[str, Tuned] = {}
     if grids:
-        runfiles, tuned = _tune(work, grids, runfiles, section.tuning_seeds)
+        runfiles, tuned = _tune(work, grids, runfiles, section.tuning_seeds, metric)
     count = len(runfiles) * seeds
     found = work.trials(lambda: run_trials(runfiles, range(seeds), work.workers, folder), count, first)
     order = list(runfiles)
@@ -135,7 +135,7 @@ def _folder(out: Path | None, name: str) -> Path:
 
 
 def _tune(
-    work: _Work, grids: Sequence[Candidate], runfiles: Mapping[str, RunFile], seeds: int
+    work: _Work, grids: Sequence[Candidate], runfiles: Mapping[str, RunFile], seeds: int, metric: str
 ) -> tuple[dict[str, RunFile], dict[str, Tuned]]:
     """The run files with the settings that did best."""
     work.say(f"tuning: {len(grids)} settings, each client testing on {HELD_OUT:.0%} of its training examples")
@@ -143,7 +143,7 @@ def _tune(
     trials = work.trials(
         lambda: tuning_trials(grids, seeds, work.workers, work.folder), len(grids) * seeds, first, shown=False
     )
-    chosen = choose(grids, trials, first.build().task.headline)
+    chosen = choose(grids, trials, metric)
     tuned = {method: how for method, (_, how) in chosen.items()}
     for method, how in tuned.items():
         work.say(f"tuned: {method} takes {_setting(how)}, best of {how.tried}")
@@ -156,13 +156,16 @@ def _setting(how: Tuned) -> str:
 
 def _bounds(work: _Work, runfile: RunFile, seeds: int) -> dict[str, tuple[Trial, ...]]:
     """Each client alone and pooled training, at every seed."""
-    jobs: list[Job] = [job for seed in range(seeds) for job in bound_jobs(runfile, seed, work.folder)]
+    weights = [weights_alone(runfile.with_seed(seed).load_data()) for seed in range(seeds)]
+    jobs: list[Job] = [
+        job for seed, each in enumerate(weights) for job in bound_jobs(runfile, tuple(each), seed, work.folder)
+    ]
     work.say("bounds: each client alone, and pooled training")
     trials = work.trials(lambda: in_processes(jobs, work.workers), len(jobs), runfile, shown=False)
     alone = []
     for seed in range(seeds):
         own = [t for t in trials if t.seed == seed and t.method != POOLED]
-        alone.append(gather_alone(own, runfile.with_seed(seed).load_data(), seed))
+        alone.append(gather_alone(own, weights[seed], seed))
     pooled = sorted((t for t in trials if t.method == POOLED), key=lambda t: t.seed)
     if failed := [t for t in (*alone, *pooled) if t.failure]:
         work.say(f"[yellow]no bounds, since {failed[0].method}, seed {failed[0].seed}, stopped:[/] {failed[0].failure}")
