@@ -43,11 +43,11 @@ def lenet(shape: Sequence[int], outputs: int, padding: int | None = None, projec
     features = 16 * _after(height, padding) * _after(width, padding)
     return nn.Sequential(
         nn.Conv2d(channels, 6, 5, padding=padding),
+        nn.MaxPool2d(2),  # before ReLU: the same bits, as the two commute, over a quarter of the numbers
         nn.ReLU(),
-        nn.MaxPool2d(2),
         nn.Conv2d(6, 16, 5),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Flatten(),
         nn.Linear(features, 120),
         nn.ReLU(),
@@ -65,11 +65,11 @@ def cnn(shape: Sequence[int], outputs: int, projection: int | None = None) -> nn
     channels, height, width = _image(shape, "cnn", smallest=4)
     return nn.Sequential(
         nn.Conv2d(channels, 32, 5, padding=2),
+        nn.MaxPool2d(2),  # before ReLU, as in `lenet`
         nn.ReLU(),
-        nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 5, padding=2),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Flatten(),
         nn.Linear(64 * (height // 4) * (width // 4), 512),
         nn.ReLU(),
