@@ -118,7 +118,7 @@ def case(stage: Stage, seed: int = 0) -> Case:
     lanes = w.expand(LANES, SIZE)
     ctx = Context(
         round=3,
-        key=tuple(Key.root(seed).derive("lane", i) for i in range(LANES)),
+        key=Key.root(seed).for_each("lane", names=range(LANES)),
         layout=LAYOUT,
         flow=flow_at(stage),
         global_params=w,

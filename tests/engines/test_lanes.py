@@ -6,7 +6,7 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.engines.local import lane_groups
+from headway.engines.units import units
 
 SIZES = (7, 12, 5, 9, 20, 1)
 
@@ -143,9 +143,9 @@ def test_a_failure_names_its_client():
 
 def test_lanes_hold_clients_of_like_size_whatever_the_order():
     sizes = dict(zip("abcdef", SIZES, strict=True))
-    groups = [tuple(group) for group in lane_groups("abcdef", sizes, 2)]
-    assert groups == [("e", "b"), ("d", "a"), ("c", "f")]
-    assert groups == [tuple(group) for group in lane_groups("fedcba", sizes, 2)]
+    assert list(units("abcdef", sizes, lanes=2, group=2)) == [["e", "b"], ["d", "a"], ["c", "f"]]
+    assert list(units("fedcba", sizes, lanes=2, group=3)) == [["e", "b", "d", "a"], ["c", "f"]]
+    assert list(units("cba", sizes)) == [["a", "b", "c"]]
 
 
 @pytest.mark.parametrize("lanes", [0, -1, 1.5, True])

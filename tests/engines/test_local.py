@@ -14,7 +14,7 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.core.total import Group, Total
 from headway.core.update import Update
-from headway.engines.local import GROUP, groups
+from headway.engines.units import GROUP, units
 
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4)
 
@@ -148,9 +148,9 @@ class TestBadUpdates:
 def test_groups_are_a_function_of_the_sorted_cohort():
     names = [f"c{i:03d}" for i in range(2 * GROUP + 5)]
     shuffled = names[::-1]
-    assert [list(g) for g in groups(names)] == [list(g) for g in groups(shuffled)]
-    assert [len(g) for g in groups(names)] == [GROUP, GROUP, 5]
-    assert list(groups([])) == []
+    assert list(units(names, {})) == list(units(shuffled, {}))
+    assert [len(unit) for unit in units(names, {})] == [GROUP, GROUP, 5]
+    assert list(units([], {})) == []
 
 
 def test_same_seed_same_bits_and_another_seed_others():

@@ -7,28 +7,34 @@ that are done are left behind and never trained on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from headway.client.descent import Account, Descent
-from headway.client.sgd import LocalSGD, step_squares
-from headway.client.start import AtStart, hold_out, measure
+from headway.client.crew import Crew
+from headway.client.descent import Descent
+from headway.client.memory import TRAINER
+from headway.client.sgd import LocalSGD
+from headway.client.start import held_out_rows, measure_each
+from headway.client.timetable import Timetable, timetable
 from headway.client.trainer import Trained, Trainer, Work
 from headway.client.workbench import Workbench
-from headway.core.keys import Key
-from headway.core.update import Tensors
+from headway.core.chain import Chain
+from headway.core.keys import Keys
 from headway.data import Examples
 
 Stepped = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
-def why_not(trainer: Trainer, bench: Workbench) -> str | None:
+def why_not(trainer: Trainer, bench: Workbench, chain: Chain) -> str | None:
     """Why clients cannot train side by side, as a phrase; `None` if they can."""
+    if chain.protocol is not None:
+        return f"{chain.protocol[0]} exchanges secrets with each client"
     if not isinstance(trainer, LocalSGD):
         return f"{type(trainer).__name__} has a loop of its own"
     if trainer.loss_term is not None:
@@ -45,18 +51,6 @@ def why_not(trainer: Trainer, bench: Workbench) -> str | None:
     return None
 
 
-@dataclass
-class _Lane:
-    """One client: what it trains on, and where each of its batches lies in the stacked examples."""
-
-    work: Work
-    examples: Examples
-    start: AtStart
-    finished: bool
-    batches: list[tuple[Tensor, float]]
-    account: Account
-
-
 class Lanes:
     """Trains groups of clients on a workbench whose model is never moved: it is called with stacked parameters."""
 
@@ -64,127 +58,134 @@ class Lanes:
         self.trainer, self.bench = trainer, bench
         self.stepped = _stepped(bench)
 
-    def train(self, works: Sequence[Work]) -> list[Trained]:
-        """What each client's training did, in the order given; all start from the same model."""
-        lanes = [self._lane(work) for work in works]
-        order = sorted(range(len(lanes)), key=lambda i: -len(lanes[i].batches))
-        results = dict(zip(order, _Program(self, [lanes[i] for i in order]).run(), strict=True))
-        return [results[i] for i in range(len(lanes))]
+    def plan(self, crew: Crew, round_: int) -> tuple[Crew, Plan]:
+        """The crew in the order of its lanes, and what each lane will do."""
+        t, keys = self.trainer, crew.keys.derive(TRAINER)
+        training, held_out = held_out_rows(crew, t.validation)
+        managed = t.amounts(keys)
+        amounts = torch.tensor([amount for amount, _ in managed])
+        table = timetable(t, keys, training.rows, training.sizes, amounts, round_)
+        finished = torch.tensor([managed[i][1] for i in table.lanes])
+        return crew.chosen(table.lanes), Plan(
+            table, finished, training.chosen(table.lanes), held_out.chosen(table.lanes)
+        )
 
-    def _lane(self, work: Work) -> _Lane:
-        t = self.trainer
-        examples, held_out = hold_out(work.examples, t.validation)
-        work = replace(work, examples=examples)
-        start = measure(work, held_out)
-        amount, finished = t.amount(work.key)
-        batches: list[tuple[Tensor, float]] = []
-        for drawn, cuts in t.epochs_of(len(examples), work.key, amount, work.ctx.round):
-            visited = torch.arange(len(examples)) if drawn is None else drawn
-            batches += [(visited[begin:end], lr) for begin, end, lr in cuts]
-        account = Account(t.momentum, t.nesterov, work.flows[-1].proximal)
-        return _Lane(work, examples, start, finished, batches, account)
+    def probe(self, examples: Examples) -> str | None:
+        """Why the model cannot be a batched program, as a phrase, found out on these examples; `None` if it can."""
+        views = self.bench.layout.views(self.bench.shared.expand(2, -1).clone())
+        inputs, targets = (t.unsqueeze(0).expand(2, *t.shape) for t in (examples.inputs, examples.targets))
+        weights = self.bench.shared.new_full((2, len(examples)), 1 / len(examples))
+        try:
+            self.stepped(views, inputs, targets, weights)
+        except Exception as error:  # whatever the model may raise; alone, it is raised with client and stage
+            return f"{type(error).__name__} in a batched program"
+        return None
+
+    def fits(self, plan: Plan, keeps_steps: bool) -> bool:
+        """Whether the steps of all lanes can be kept in full within the trainer's budget."""
+        if not keeps_steps or self.trainer.steps_kept not in ("auto", "full"):
+            return not keeps_steps
+        lanes, steps = plan.table.sizes.shape
+        layout = self.bench.layout
+        return lanes * steps * layout.size * layout.dtype.itemsize <= self.trainer.steps_budget
+
+    def train(self, work: Work, plan: Plan) -> Trained:
+        """What the clients' training did, `[C, ...]`; all start from the same model."""
+        start: Mapping[str, Any] = measure_each(work, plan.training, plan.held_out)
+        program = _Program(self, work, plan.table)
+        program.run()
+        return replace(program.result(), **start, finished=plan.finished)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the lanes of a crew will do: their batches; which of them finish their work; the crew with the examples
+    that it trains on, and with those that it holds out."""
+
+    table: Timetable
+    finished: Tensor
+    training: Crew
+    held_out: Crew
 
 
 class _Program:
     """The steps of some lanes, those with most steps first."""
 
-    def __init__(self, lanes: Lanes, each: Sequence[_Lane]) -> None:
-        self.trainer, self.bench, self.stepped, self.each = lanes.trainer, lanes.bench, lanes.stepped, each
-        first = each[0].work
-        self.measure = first.measure and "steps" not in first.flows[-1].needs
-        self.start = first.ctx.global_params
-        self.vectors = self.start.expand(len(each), -1).clone()
-        self.inputs = torch.cat([lane.examples.inputs for lane in each])
-        self.targets = torch.cat([lane.examples.targets for lane in each])
-        sizes = torch.tensor([len(lane.examples) for lane in each])
-        self.offsets = (sizes.cumsum(0) - sizes).tolist()
-        self.steps: Tensor | None = None
-        if "steps" in first.flows[-1].needs:
-            self.steps = self.vectors.new_zeros(len(each), len(each[0].batches), self.vectors.shape[1])
-        self.losses: list[Tensor] = []
-        self.lengths: list[Tensor] = []
-        self.lrs: list[list[float]] = []
-        self.active = len(each)
+    def __init__(self, lanes: Lanes, work: Work, table: Timetable) -> None:
+        self.trainer, self.bench, self.stepped, self.table = lanes.trainer, lanes.bench, lanes.stepped, table
+        self.work = work
+        needs_steps = "steps" in work.flows[-1].needs
+        self.measure = work.measure and not needs_steps
+        self.start = work.ctx.global_params
+        lane_count, steps = table.sizes.shape
+        self.vectors = self.start.expand(lane_count, -1).clone()
+        self.steps = self.vectors.new_zeros(lane_count, steps, self.vectors.shape[1]) if needs_steps else None
+        self.weights = table.weights(self.vectors.dtype)
+        self.losses = torch.zeros(lane_count, steps, dtype=torch.float64)
+        self.squares = torch.zeros(lane_count, steps, dtype=torch.float64) if self.measure else None
+        self.active = lane_count
         self._look_at_front()
         layout = self.bench.layout
-        self.descent = Descent(self.trainer, self._work(), list(self.views.values()), layout.slices(self.vectors), True)
+        self.descent = Descent(self.trainer, work, list(self.views.values()), layout.slices(self.vectors), True)
 
-    def run(self) -> list[Trained]:
-        """All steps, and what each lane did."""
-        self.bench.module.train()
-        for number in range(len(self.each[0].batches)):
-            self._leave_behind(number)
-            self._step(number)
-        return [self._result(index) for index in range(len(self.each))]
-
-    def _leave_behind(self, number: int) -> None:
-        """Goes on with the lanes that have a batch of this number."""
-        active = self.active
-        while len(self.each[active - 1].batches) <= number:
-            active -= 1
-        if active < self.active:
-            self.active = active
-            self._look_at_front()
-            self.descent.keep_front(active)
-            self.descent.attend(self._work())
+    def run(self) -> None:
+        """All steps."""
+        if not self.bench.module.training:
+            self.bench.module.train()
+        for number, (active, width) in enumerate(zip(self.table.active(), self.table.widths(), strict=True)):
+            if active < self.active:
+                self.active = active
+                self._look_at_front()
+                self.descent.keep_front(active)
+                self.descent.attend(_front(self.work, active))
+            self._step(number, width)
 
     def _look_at_front(self) -> None:
         self.views = self.bench.layout.views(self.vectors[: self.active])
 
-    def _step(self, number: int) -> None:
+    def _step(self, number: int, width: int) -> None:
         """One step of every active lane."""
-        batches = [lane.batches[number] for lane in self.each[: self.active]]
-        index, weights = _padded([visited for visited, _ in batches], self.offsets, self.vectors.dtype)
-        grads, losses = self.stepped(self.views, self.inputs[index], self.targets[index], weights)
-        before = self.vectors[: self.active].clone() if self.steps is not None else None
+        table, front = self.table, slice(self.active)
+        index = table.index[front, number, :width]
+        store = self.work.examples
+        grads, losses = self.stepped(
+            self.views, store.inputs[index], store.targets[index], self.weights[front, number, :width]
+        )
+        before = self.vectors[front].clone() if self.steps is not None else None
+        rates = table.rates[front, number]
         with torch.no_grad():
             directions = self.descent.directions([grads[name] for name in self.views])
-            lrs = [lr for _, lr in batches]
             for view, direction in zip(self.views.values(), directions, strict=True):
-                _descend(view, direction, lrs)
-            if self.measure:
-                self.lengths.append(self.descent.lengths(directions, self.bench.shared_count).T)
+                _descend(view, direction, rates)
+            if self.squares is not None:
+                lengths = self.descent.lengths(directions, self.bench.shared_count)
+                self.squares[front, number] = lengths.double().square().sum(0) * rates.square()
             if self.steps is not None and before is not None:
-                torch.sub(self.vectors[: self.active], before, out=self.steps[: self.active, number])
-        self.losses.append(losses.detach())
-        self.lrs.append(lrs)
-        for lane, (visited, lr) in zip(self.each, batches, strict=False):
-            lane.account.step(len(visited), lr)
+                torch.sub(self.vectors[front], before, out=self.steps[front, number])
+        self.losses[front, number] = losses.detach().double()
 
-    def _work(self) -> Work:
-        """What the step rules of the active lanes see: memory and context stacked."""
-        works = [lane.work for lane in self.each[: self.active]]
-        memory: dict[str, Tensors] = {}
-        for label, _ in works[0].chain.step_rules:
-            if label in works[0].memory:
-                names = works[0].memory[label]
-                memory[label] = {name: torch.stack([work.memory[label][name] for work in works]) for name in names}
-        keys = tuple(work.ctx.key for work in works)
-        assert all(isinstance(key, Key) for key in keys)
-        examples = torch.stack([work.ctx.examples for work in works if work.ctx.examples is not None])
-        return replace(works[0], ctx=replace(works[0].ctx, key=keys, examples=examples), memory=memory)  # type: ignore[arg-type]
-
-    def _result(self, index: int) -> Trained:
-        lane = self.each[index]
-        count = len(lane.batches)
-        squares = None
-        if self.measure:
-            lengths, lrs = self.lengths[:count], self.lrs[:count]
-            squares = step_squares([each[index] for each in lengths], [each[index] for each in lrs])
+    def result(self) -> Trained:
+        """What was done, `[C, ...]`."""
+        t, table = self.trainer, self.table
+        made = table.sizes > 0
         return Trained(
-            movement=self.vectors[index] - self.start,
-            count=count,
-            gain=lane.account.gain,
-            lr_sum=lane.account.lr_sum,
-            loss=lane.account.mean_loss([float(losses[index]) for losses in self.losses[:count]]),
-            steps=None if self.steps is None else self.steps[index, :count],
-            initial_loss=lane.start.initial_loss,
-            initial_gradient=lane.start.initial_gradient,
-            validation_loss=lane.start.validation_loss,
-            label_entropy=lane.start.label_entropy,
-            finished=lane.finished,
-            squares=squares,
+            movement=self.vectors - self.start,
+            count=table.counts,
+            gain=table.gains(t.momentum, t.nesterov, self.work.flows[-1].proximal),
+            lr_sum=torch.where(made, table.rates, 0.0).sum(1),
+            loss=(self.losses * table.sizes).sum(1) / table.sizes.sum(1),
+            steps=self.steps,
+            squares=self.squares,
         )
+
+
+def _front(work: Work, count: int) -> Work:
+    """What the step rules of the first lanes see."""
+    memory = {label: {name: tensor[:count] for name, tensor in kept.items()} for label, kept in work.memory.items()}
+    assert isinstance(work.ctx.key, Keys)
+    assert work.ctx.examples is not None
+    ctx = replace(work.ctx, key=work.ctx.key[:count], examples=work.ctx.examples[:count])
+    return replace(work, ctx=ctx, memory=memory)
 
 
 def _stepped(bench: Workbench) -> Stepped:
@@ -199,22 +200,10 @@ def _stepped(bench: Workbench) -> Stepped:
     return gradients
 
 
-def _padded(batches: Sequence[Tensor], offsets: Sequence[int], number: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Where each lane's examples lie, int64 `[C, B]`, and what each counts in the lane's mean, `[C, B]`.
-
-    Padding repeats the lane's first example, with weight zero.
-    """
-    width = max(len(batch) for batch in batches)
-    full = [torch.cat([batch, batch[:1].expand(width - len(batch))]) for batch in batches]
-    index = torch.stack([batch + offset for batch, offset in zip(full, offsets, strict=False)])
-    sizes = torch.tensor([len(batch) for batch in batches]).unsqueeze(1)
-    return index, (torch.arange(width) < sizes).to(number) / sizes
-
-
-def _descend(view: Tensor, direction: Tensor, lrs: Sequence[float]) -> None:
-    """`w <- w - lr direction`, each lane by its own learning rate."""
-    if len(set(lrs)) == 1:
-        view.add_(direction, alpha=-lrs[0])
+def _descend(view: Tensor, direction: Tensor, rates: Tensor) -> None:
+    """`w <- w - lr direction`, each lane by its own learning rate `[C]`."""
+    first = float(rates[0])
+    if bool((rates == first).all()):
+        view.add_(direction, alpha=-first)
         return
-    rates = torch.tensor(lrs, dtype=view.dtype).view(-1, *(1,) * (view.ndim - 1))
-    view.sub_(direction * rates)
+    view.sub_(direction * rates.to(view.dtype).view(-1, *(1,) * (view.ndim - 1)))

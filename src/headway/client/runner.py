@@ -1,13 +1,14 @@
-"""One client's part of a round: train, combine, send."""
+"""The clients' part of a round: train, combine, send."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from headway.client.crew import Crew
 from headway.client.memory import TRAINER, Memory
 from headway.client.steps import add_steps, gram_of
 from headway.client.trace import Trace
@@ -18,7 +19,7 @@ from headway.core.ask import Ask
 from headway.core.chain import at
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
-from headway.core.keys import Key
+from headway.core.keys import Key, Keys
 from headway.core.stage import Context
 from headway.core.total import not_finite
 from headway.core.update import Tensors, Update
@@ -35,7 +36,7 @@ class Outcome:
 
 
 class ClientRunner:
-    """Runs clients one at a time on one workbench; the same code on a simulated and on a real client.
+    """Runs clients on one workbench, one at a time or in crews; the same code on a simulated and on a real client.
 
     measure: whether to measure the lengths of each client's steps.
     """
@@ -51,11 +52,16 @@ class ClientRunner:
 
     def client_key(self, client: str, round_: int) -> Key:
         """The client's key in a round, from which its stages' and its trainer's keys are derived."""
-        return self.key.derive("client", round_, client)
+        return self.client_keys((client,), round_)[0]
 
-    def drops(self, client: str, round_: int) -> bool:
-        """Whether the client is a straggler whose work would be dropped."""
-        return self.trainer.drops(self.client_key(client, round_).derive(TRAINER))
+    def client_keys(self, clients: Sequence[str], round_: int) -> Keys:
+        """Those of many clients."""
+        return self.key.for_each("client", round_, names=clients)
+
+    def dropped(self, clients: Sequence[str], round_: int) -> list[str]:
+        """The stragglers among the clients whose work would be dropped."""
+        dropped = self.trainer.dropped(self.client_keys(clients, round_).derive(TRAINER))
+        return [client for client, drops in zip(clients, dropped, strict=True) if drops]
 
     def check(self, sizes: Iterable[int]) -> None:
         """Refuses, before any training, steps that the trainer could not keep; sizes: the clients' examples.
@@ -110,19 +116,43 @@ class ClientRunner:
         told, trainer_key = message.stages, key.derive(TRAINER)
         return Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure)
 
+    def prepare_crew(self, crew: Crew, ask: Ask, memories: Sequence[Memory | None]) -> Work:
+        """What clients that train side by side are given: context and memory with a leading axis `[C, ...]`."""
+        message, chain = ask.message, self.algorithm.chain
+        first: Memory = {} if None not in memories else chain.remember(message.params)
+        held = [first if memory is None else memory for memory in memories]
+        stacked = {
+            label: {name: torch.stack([memory[label][name] for memory in held]) for name in kept}
+            for label, kept in held[0].items()
+        }
+        ctx = Context(
+            round=ask.round,
+            key=crew.keys,
+            layout=self.bench.layout,
+            flow=self.flows[-1],
+            global_params=message.params,
+            examples=crew.sizes,
+        )
+        trace, key = Trace(", ".join(crew.clients[:3])), crew.keys.derive(TRAINER)
+        return Work(self.bench, crew.store, chain, ctx, stacked, message.stages, self.flows, key, trace, self.measure)
+
     def finish(self, client: str, ask: Ask, work: Work, trained: Trained) -> Outcome:
         """The client's update, from what its training did.
 
         Raises:
             UpdateRejected: if training ended with NaN or infinity, which no stage may hide.
         """
-        message, bench, chain, memory, trace = ask.message, self.bench, self.algorithm.chain, work.memory, work.trace
         if (trouble := not_finite(trained.movement)) is not None:
             raise UpdateRejected(client, f"its local training ended with a model that {trouble}")
+        return self.send(ask, work, trained)
+
+    def send(self, ask: Ask, work: Work, trained: Trained) -> Outcome:
+        """What leaves one client, or each of many `[C, ...]`, and what it keeps."""
+        message, bench, chain, memory, trace = ask.message, self.bench, self.algorithm.chain, work.memory, work.trace
         ctx = replace(
             work.ctx,
             movement=trained.movement,
-            steps=torch.tensor(trained.count),
+            steps=torch.as_tensor(trained.count),
             gain=_number(trained.gain),
             lr_sum=_number(trained.lr_sum),
             initial_loss=_number(trained.initial_loss),
@@ -132,7 +162,7 @@ class ClientRunner:
         )
         trace.enter("the combination of steps", movement=trained.movement, steps=trained.steps)
         trained, delta = self._combined(trained, ctx)
-        update = Update.of(delta, float(ctx.examples) if ctx.examples is not None else 1.0)
+        update = Update.of(delta, 1.0 if ctx.examples is None else ctx.examples.double())
         if message.buffers is not None:
             update = update.with_vectors(buffers=bench.statistics() - message.buffers)
         trace.enter("send", **update.vectors)
@@ -140,16 +170,16 @@ class ClientRunner:
         return Outcome(update, self._next_memory(kept, trained), trained)
 
     def _combined(self, trained: Trained, ctx: Context) -> tuple[Trained, Tensor]:
-        """The client's delta, its steps with the coefficients that the chain gives them; and how long they were."""
+        """The delta, the steps with the coefficients that the chain gives them; and how long they were."""
         combiner, steps = self.algorithm.chain.combiner, trained.steps
-        if combiner is None or steps is None or trained.count == 0:
+        if combiner is None or steps is None or not torch.as_tensor(trained.count).any():
             return trained, trained.movement
         label, stage = combiner
         here = at(ctx, label, {}, self.flows, self.algorithm.chain.labels.index(label))
         gram = gram_of(steps)
         coefficients = stage.combine(gram, here)
         if self.measure:
-            trained = replace(trained, squares=gram.diagonal())
+            trained = replace(trained, squares=gram.diagonal(dim1=-2, dim2=-1))
         if bool((coefficients == 1).all()):
             return trained, trained.movement
         return trained, add_steps(trained.movement, steps, coefficients)
@@ -164,6 +194,6 @@ class ClientRunner:
         return {**kept, TRAINER: own} if own else kept
 
 
-def _number(value: float | None) -> Tensor | None:
+def _number(value: float | Tensor | None) -> Tensor | None:
     """A number as the context holds it, in float64."""
-    return None if value is None else torch.tensor(value, dtype=torch.float64)
+    return None if value is None else torch.as_tensor(value, dtype=torch.float64)

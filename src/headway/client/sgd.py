@@ -171,16 +171,23 @@ class LocalSGD(Trainer):
         """Whether this client is a straggler under the policy "drop"."""
         return self.straggler_policy == "drop" and self._straggles(client_key)
 
+    def dropped(self, keys: Sequence[Key]) -> list[bool]:
+        """`drops` of each of many clients; no key is looked at where nobody is dropped."""
+        if self.straggler_policy != "drop" or not self.stragglers:
+            return [False] * len(keys)
+        return [self._straggles(key) for key in keys]
+
     def train(self, work: Work) -> Trained:
         """Runs the local loop; the workbench's model ends trained."""
         examples, held_out = hold_out(work.examples, self.validation)
         work = replace(work, examples=examples)
-        start = measure(work, held_out)
-        amount, finished = self.amount(work.key)
+        start, key = measure(work, held_out), work.key
+        assert isinstance(key, Key)
+        amount, finished = self.amount(key)
 
         def run(tape: Tape | None) -> _Loop:
             loop = _Loop(self, work, tape)
-            for batch, lr in self._batches(work.examples, work.key, amount, work.ctx.round):
+            for batch, lr in self._batches(work.examples, key, amount, work.ctx.round):
                 loop.step(batch, lr)
             return loop
 
@@ -200,10 +207,14 @@ class LocalSGD(Trainer):
         """
         return self._plan(self.steps or self.epochs, examples - held_out_count(examples, self.validation), layout)
 
+    @property
+    def steps_budget(self) -> int:
+        """`steps_memory` in bytes."""
+        return bytes_of(self.steps_memory, "LocalSGD.steps_memory")
+
     def _plan(self, amount: int, examples: int, layout: Layout) -> StepPlan:
         count = amount if self.steps is not None else amount * len(batch_bounds(examples, self.batch_size))
-        budget = bytes_of(self.steps_memory, "LocalSGD.steps_memory")
-        return plan_steps(count, layout.size, layout.dtype.itemsize, budget, self.steps_kept)
+        return plan_steps(count, layout.size, layout.dtype.itemsize, self.steps_budget, self.steps_kept)
 
     def _straggles(self, key: Key) -> bool:
         return self.stragglers > 0 and float(key.derive("straggler").uniform(1)) < self.stragglers
@@ -214,6 +225,12 @@ class LocalSGD(Trainer):
         if not self._straggles(key):
             return whole, True
         return int(key.derive("amount").integers(1, whole - 1, 1)), False
+
+    def amounts(self, keys: Sequence[Key]) -> list[tuple[int, bool]]:
+        """`amount` of each of these clients; no key is looked at where nobody straggles."""
+        if not self.stragglers:
+            return [(self.steps or self.epochs, True)] * len(keys)
+        return [self.amount(key) for key in keys]
 
     def _batches(self, examples: Examples, key: Key, amount: int, round_: int) -> Iterator[tuple[Examples, float]]:
         """The batches of this round, each with its learning rate."""

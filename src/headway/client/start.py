@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from headway.client.crew import Crew
 from headway.client.trainer import Work
 from headway.core.errors import ConfigError
 from headway.core.keys import Key
 from headway.data import Examples, batch_bounds
 
 EVALUATION_BATCH = 1024
+MEASURED = {"initial_loss", "initial_gradient", "validation_loss", "label_entropy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,46 @@ def hold_out(examples: Examples, share: float) -> tuple[Examples, Examples]:
     return examples.take(order[held:].sort().values), examples.take(order[:held].sort().values)
 
 
+def held_out_rows(crew: Crew, share: float) -> tuple[Crew, Crew]:
+    """`hold_out` for each client of a crew; nobody holds anything out if the share is zero."""
+    if not share:
+        return crew, replace(crew, rows=crew.rows[:0], sizes=torch.zeros_like(crew.sizes))
+    kept, held = [], []
+    for rows in crew.rows.split(crew.sizes.tolist()):
+        count = held_out_count(len(rows), share)
+        order = Key.root(0).derive("held out").permutation(len(rows))
+        kept.append(rows[order[count:].sort().values])
+        held.append(rows[order[:count].sort().values])
+    return (
+        replace(crew, rows=torch.cat(kept), sizes=torch.tensor([len(rows) for rows in kept])),
+        replace(crew, rows=torch.cat(held), sizes=torch.tensor([len(rows) for rows in held])),
+    )
+
+
+def measure_each(work: Work, crew: Crew, held_out: Crew) -> dict[str, Tensor]:
+    """`measure` for each client of a crew: what was asked for, `[C, ...]`, by the names of `AtStart`."""
+    if not work.flows[-1].needs & MEASURED:
+        return {}
+    work.bench.load(work.ctx.global_params, None, None)
+    pairs = zip(crew.examples(), held_out.examples(), strict=True)
+    each = [measure(replace(work, examples=examples), held) for examples, held in pairs]
+    found: dict[str, Tensor] = {}
+    for name in ("initial_loss", "initial_gradient", "validation_loss", "label_entropy"):
+        values = [getattr(start, name) for start in each]
+        if isinstance(values[0], Tensor):
+            found[name] = torch.stack(values)
+        elif values[0] is not None:
+            found[name] = torch.tensor(values, dtype=torch.float64)
+    return found
+
+
 def measure(work: Work, held_out: Examples) -> AtStart:
     """What the stages need to know of the client, with the broadcast model on the workbench.
 
     A client whose only example cannot be held out is measured on that.
     """
     needs = work.flows[-1].needs
-    if not needs & {"initial_loss", "initial_gradient", "validation_loss", "label_entropy"}:
+    if not needs & MEASURED:
         return AtStart()
     work.bench.module.eval()
     loss, gradient, validation, entropy = None, None, None, None

@@ -140,18 +140,20 @@ def keep_steps(plan: StepPlan, bench: Workbench, train: Callable[[Tape], T]) -> 
 
 
 def gram_of(steps: Tensor | Steps) -> Tensor:
-    """The Gram matrix of steps however kept, float64 `[K, K]`."""
+    """The Gram matrix of steps however kept, float64 `[..., K, K]`."""
     return gram_matrix(steps) if isinstance(steps, Tensor) else steps.gram()
 
 
 def add_steps(movement: Tensor, steps: Tensor | Steps, coefficients: Tensor) -> Tensor:
     """`sum_l a_l s_l`, written as a change of their sum so that coefficients of one are exact.
 
-    Shapes: movement `[P]`, coefficients float64 `[K]`.  Nothing of the size of all steps is made.
+    Shapes: movement `[..., P]`, coefficients float64 `[..., K]`.  Nothing of the size of all steps is made.
     """
     change = coefficients - 1
-    if isinstance(steps, Tensor):
+    if isinstance(steps, Tensor) and steps.ndim == 2:
         return torch.addmv(movement, steps.T, change.to(steps.dtype))
+    if isinstance(steps, Tensor):
+        return torch.baddbmm(movement.unsqueeze(1), change.to(steps.dtype).unsqueeze(1), steps).squeeze(1)
     return steps.added(movement, change)
 
 

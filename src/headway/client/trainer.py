@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from headway.client.trace import Trace
 from headway.client.workbench import Workbench
 from headway.core.chain import Chain, Labelled, at
 from headway.core.flow import Flow, TrainerFacts
-from headway.core.keys import Key
+from headway.core.keys import Key, Keys
 from headway.core.layout import Layout
 from headway.core.registry import Registry
 from headway.core.stage import Context
@@ -24,7 +25,8 @@ from headway.data import Examples
 class Work:
     """What a trainer is given: the loaded workbench, the client's examples, and the chain's step rules.
 
-    ctx: the client's context of this round; memory and told: each stage's memory and broadcast.
+    ctx: the client's context of this round; memory and told: each stage's memory and broadcast.  In lanes context,
+        memory and key are those of many clients, `[C, ...]`, and the examples everybody's.
     flows: the facts after each stage; the last one says what the stages need of the trainer.
     key: the client's own in this round.  trace: told what is called next.
     measure: whether the lengths of the single steps are wanted; that must not change what is trained.
@@ -37,7 +39,7 @@ class Work:
     memory: Labelled
     told: Labelled
     flows: tuple[Flow, ...]
-    key: Key
+    key: Key | Keys
     trace: Trace
     measure: bool = False
 
@@ -48,7 +50,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What local training did.
+    """What local training did: of one client, or of many in lanes, which have a leading axis `[C, ...]`.
 
     movement: w_K - w_t, `[P]`.  count: local steps.
     steps: displacements `[K, P]` where asked for, or `Steps` that keep them in less memory.
@@ -61,17 +63,17 @@ class Trained:
     """
 
     movement: Tensor
-    count: int
-    gain: float
-    lr_sum: float
-    loss: float
+    count: int | Tensor
+    gain: float | Tensor
+    lr_sum: float | Tensor
+    loss: float | Tensor
     steps: Tensor | Steps | None = None
-    initial_loss: float | None = None
+    initial_loss: float | Tensor | None = None
     initial_gradient: Tensor | None = None
-    validation_loss: float | None = None
-    label_entropy: float | None = None
+    validation_loss: float | Tensor | None = None
+    label_entropy: float | Tensor | None = None
     keep: Tensors = field(default_factory=dict)
-    finished: bool = True
+    finished: bool | Tensor = True
     squares: Tensor | None = None
 
 
@@ -87,6 +89,10 @@ class Trainer(ABC):
     @abstractmethod
     def drops(self, client_key: Key) -> bool:
         """Whether this client is a straggler whose work would be dropped, known before it starts."""
+
+    def dropped(self, keys: Sequence[Key]) -> list[bool]:
+        """`drops` of each of many clients."""
+        return [self.drops(key) for key in keys]
 
     def check(self, bench: Workbench) -> None:  # noqa: B027 (most trainers train any model)
         """Refuses a model that it cannot train, before any round."""

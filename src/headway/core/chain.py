@@ -12,7 +12,6 @@ from torch import Tensor
 
 from headway.core.errors import ChainRefused
 from headway.core.flow import Flow
-from headway.core.keys import Key
 from headway.core.stage import (
     Aggregator,
     Context,
@@ -202,8 +201,7 @@ class Chain:
 def at(ctx: Context, label: str, told: Labelled, flows: Sequence[Flow], index: int) -> Context:
     """The context as one stage sees it: its own key, its own broadcast, the facts that reach it."""
     flow = flows[index - 1] if index else flows[0]
-    key = ctx.key.derive(label) if isinstance(ctx.key, Key) else tuple(k.derive(label) for k in ctx.key)
-    return replace(ctx, key=key, received=told.get(label, {}), flow=flow, secret=None)
+    return replace(ctx, key=ctx.key.derive(label), received=told.get(label, {}), flow=flow, secret=None)
 
 
 def _kept(pairs: Iterable[tuple[str, Tensors]]) -> dict[str, Tensors]:

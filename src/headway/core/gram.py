@@ -9,8 +9,15 @@ COLUMNS = 1 << 12  # converted to float64 at a time
 
 
 def gram_matrix(rows: Tensor) -> Tensor:
-    """`G G^T` of vectors `[K, P]`, accumulated in float64, `[K, K]`."""
-    return add_gram(torch.zeros(rows.shape[0], rows.shape[0], dtype=torch.float64), rows)
+    """`G G^T` of vectors `[..., K, P]`, accumulated in float64, `[..., K, K]`."""
+    count = rows.shape[-2]
+    gram = torch.zeros(*rows.shape[:-2], count, count, dtype=torch.float64)
+    if rows.ndim == 2:
+        return add_gram(gram, rows)
+    for start in range(0, rows.shape[-1], COLUMNS):
+        wide = rows[..., start : start + COLUMNS].to(torch.float64)
+        gram += wide @ wide.mT
+    return gram
 
 
 def add_gram(gram: Tensor, rows: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ version of a generator, or on anything drawn before.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -52,8 +54,11 @@ class Key:
 
     def derive(self, *parts: Part) -> Key:
         """A child key; different parts give unrelated keys."""
-        data = b"".join(map(_encode, parts))
-        return Key(hashlib.blake2b(data, digest_size=32, key=self.secret, person=b"headway-derive").digest())
+        return Key(_child(self.secret, b"".join(map(_encode, parts))))
+
+    def for_each(self, *parts: Part, names: Sequence[Part]) -> Keys:
+        """The keys `derive(*parts, name)` of many names."""
+        return Keys(lambda: _children(self.secret, b"".join(map(_encode, parts)), names), len(names))
 
     def seed(self) -> int:
         """A 63-bit integer, for a library that must be seeded."""
@@ -77,3 +82,77 @@ class Key:
     def integers(self, low: int, high: int, count: int) -> Tensor:
         """`count` uniform integers in `low..high` (both included), int64 `[count]`."""
         return low + self.bits(count) % (high - low + 1)
+
+
+class Keys(Sequence[Key]):
+    """Many keys, derived when one of them is looked at: what nobody draws from costs nothing.
+
+    >>> keys = Key.root(7).for_each("client", 3, names=("a", "b"))
+    >>> keys[1] == Key.root(7).derive("client", 3, "b"), keys.derive("x")[0] == keys[0].derive("x")
+    (True, True)
+    """
+
+    def __init__(self, make: Callable[[], list[bytes]], count: int) -> None:
+        self._make, self._count = make, count
+        self._known: list[bytes] | None = None
+
+    def secrets(self) -> list[bytes]:
+        """All keys as bytes."""
+        if self._known is None:
+            self._known = self._make()
+        return self._known
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Key: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Keys: ...
+
+    def __getitem__(self, index: int | slice) -> Key | Keys:
+        if isinstance(index, slice):
+            return Keys(lambda: self.secrets()[index], len(range(*index.indices(self._count))))
+        return Key(self.secrets()[index])
+
+    def chosen(self, index: Sequence[int]) -> Keys:
+        """The keys at these places, in this order."""
+        return Keys(lambda: [self.secrets()[i] for i in index], len(index))
+
+    def derive(self, *parts: Part) -> Keys:
+        """The child of each key."""
+        data = b"".join(map(_encode, parts))
+        return Keys(lambda: [_child(secret, data) for secret in self.secrets()], self._count)
+
+    def permutations(self, counts: Tensor) -> Tensor:
+        """Each key's `permutation` of its count, int64 `[C, n]`, n being the largest of the counts `[C]`.
+
+        What follows a row's own permutation is padding: the places after it, in order.
+        """
+        lengths = [8 * count for count in counts.tolist()]
+        longest = max(lengths, default=0)
+        drawn = (
+            hashlib.shake_128(secret).digest(length).ljust(longest, b"\xff")  # sorts after all that is drawn
+            for secret, length in zip(self.secrets(), lengths, strict=True)
+        )
+        stream = bytearray().join(drawn)
+        if not stream:
+            return torch.empty(len(lengths), 0, dtype=torch.int64)
+        bits = torch.frombuffer(stream, dtype=torch.int64) & 0x7FFF_FFFF_FFFF_FFFF
+        return torch.argsort(bits.view(len(lengths), -1), dim=1, stable=True)
+
+
+def _child(secret: bytes, data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=32, key=secret, person=b"headway-derive").digest()
+
+
+def _children(secret: bytes, data: bytes, names: Sequence[Part]) -> list[bytes]:
+    """The children by `data` and a name each; what they have in common is hashed once."""
+    start = hashlib.blake2b(data, digest_size=32, key=secret, person=b"headway-derive")
+    children = []
+    for name in names:
+        own = start.copy()
+        own.update(_encode(name))
+        children.append(own.digest())
+    return children

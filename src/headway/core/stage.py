@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from headway.core.flow import Flow
-from headway.core.keys import Key
+from headway.core.keys import Key, Keys
 from headway.core.layout import Layout
 from headway.core.registry import Registry
 from headway.core.update import Tensors, Update
@@ -80,7 +80,7 @@ class Context:
     """
 
     round: int
-    key: Key | tuple[Key, ...]
+    key: Key | Keys
     layout: Layout
     flow: Flow
     global_params: Tensor

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from headway.core.errors import UpdateRejected
 from headway.core.exact import ExactScalar, ExactSum
 from headway.core.update import Update
+
+COLUMNS = 1 << 17  # numbers of all lanes that are lifted at a time, in float64 of about a megabyte
+LEAST = 256
 
 
 def guard(update: Update, expected: Mapping[str, int], client: str, integers: bool = False) -> float:
@@ -41,6 +45,24 @@ def guard(update: Update, expected: Mapping[str, int], client: str, integers: bo
         return math.nan
     norm = _norm(update.delta)
     return norm if math.isfinite(norm) else float(torch.linalg.vector_norm(update.delta, dtype=torch.float64))
+
+
+def guard_lanes(update: Update, expected: Mapping[str, int], integers: bool = False) -> Tensor | None:
+    """`guard` for many updates at once: the norms of their deltas, float64 `[C]`; `None` if any would be refused."""
+    lanes = update.weight.shape
+    if update.vectors.keys() != expected.keys():
+        return None
+    for name, vector in update.vectors.items():
+        if tuple(vector.shape) != (*lanes, expected[name]) or vector.is_floating_point() == integers:
+            return None
+    if not bool((torch.isfinite(update.weight) & (update.weight >= 0)).all()):
+        return None
+    if not all(bool(torch.isfinite(number).all()) for number in update.sums.values()):
+        return None
+    if integers:
+        return torch.full(lanes, math.nan, dtype=torch.float64)
+    norms = {name: torch.linalg.vector_norm(vector, dim=-1) for name, vector in update.vectors.items()}
+    return norms["delta"].double() if all(bool(torch.isfinite(n).all()) for n in norms.values()) else None
 
 
 def _norm(vector: Tensor) -> float:
@@ -75,6 +97,22 @@ class Group:
             else:
                 held += vector
         self.total.add_numbers(term)
+
+    def add_lanes(self, update: Update, lift: Callable[[Update], Update]) -> Tensor:
+        """Adds many updates `[C, P]`, each lifted, a few coordinates at a time; returns their lifted weights `[C]`."""
+        width = max(COLUMNS // max(len(update.weight), 1), LEAST)
+        weight = update.weight
+        for start in range(0, max(vector.shape[-1] for vector in update.vectors.values()), width):
+            columns = slice(start, start + width)
+            term = lift(replace(update, vectors={name: v[:, columns] for name, v in update.vectors.items()}))
+            for name, lifted in term.vectors.items():
+                whole = update.vectors[name].shape[-1]
+                held = self.vectors.setdefault(name, torch.zeros(whole, dtype=lifted.dtype))
+                held[columns] += lifted.sum(0)
+            if start == 0:
+                weight = term.weight
+                self.total.add_many_numbers(term)
+        return weight
 
 
 class Total:
@@ -115,6 +153,13 @@ class Total:
             self.sums.setdefault(name, ExactScalar()).add(float(number))
         self.count += 1
 
+    def add_many_numbers(self, term: Update) -> None:
+        """`add_numbers` of many clients `[C]`."""
+        _add_all(self.weight, term.weight)
+        for name, numbers in term.sums.items():
+            _add_all(self.sums.setdefault(name, ExactScalar()), numbers)
+        self.count += len(term.weight)
+
     def merge(self, other: Total) -> None:
         """Adds all that another total holds."""
         for name, held in other.vectors.items():
@@ -152,3 +197,10 @@ class Total:
     def _add_integers(self, name: str, vector: Tensor) -> None:
         held = self.integers.get(name)
         self.integers[name] = vector.clone() if held is None else held + vector
+
+
+def _add_all(total: ExactScalar, numbers: Tensor) -> None:
+    """Adds each of the numbers `[C]`: at once, where they are whole and their sum is exact in float64."""
+    whole = bool((numbers == numbers.round()).all()) and float(numbers.double().abs().sum()) < 2.0**53
+    for number in [float(numbers.double().sum())] if whole else numbers.tolist():
+        total.add(number)

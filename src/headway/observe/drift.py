@@ -27,7 +27,7 @@ Reference: Yin et al., arXiv 1706.05699 (gradient diversity); Li et al., arXiv 1
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -114,6 +114,22 @@ class DriftMeter:
         """Takes the squared lengths of one client's steps `[tau]`, and their sum `[P]`."""
         self.paths[client] = within_client(squares, movement)
 
+    def add_lanes(self, clients: Sequence[str], deltas: Tensor, weights: Tensor) -> None:
+        """Takes the deltas of many clients `[C, P]`."""
+        rows = deltas.float() if self.sketch is None else self.sketch(deltas)
+        self.rows |= dict(zip(clients, rows, strict=True))
+        self.weights |= dict(zip(clients, weights.tolist(), strict=True))
+
+    def add_paths(self, clients: Sequence[str], squares: Tensor, counts: Tensor, movements: Tensor) -> None:
+        """Takes the squared lengths of many clients' steps `[C, K]`, of which the first `counts` were made."""
+        self.paths |= dict(zip(clients, within_clients(squares, counts, movements), strict=True))
+
+    def merge(self, other: DriftMeter) -> None:
+        """Takes all that another meter of the same round has collected."""
+        self.rows |= other.rows
+        self.weights |= other.weights
+        self.paths |= other.paths
+
     def figures(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
         """The round's figures and each client's, by name; those of paths are plain means over clients."""
         drift = self.drift()
@@ -171,18 +187,20 @@ def within_client(squares: Tensor, movement: Tensor) -> dict[str, float]:
     >>> within_client(torch.tensor([4.0, 4.0]), torch.tensor([0.0, 4.0]))
     {'path_efficiency': 1.0, 'step_variance': 0.0, 'relative_step_variance': 0.0}
     """
+    return within_clients(squares.unsqueeze(0), torch.tensor([len(squares)]), movement.unsqueeze(0))[0]
+
+
+def within_clients(squares: Tensor, counts: Tensor, movements: Tensor) -> list[dict[str, float]]:
+    """`within_client` of many: squares `[C, K]`, zero where a client made fewer steps than K, and sums `[C, P]`."""
     squares = squares.double()
-    energy, length = float(squares.sum()), float(squares.clamp_min(0).sqrt().sum())
-    if not energy > 0:
-        return {}
-    moved = float(torch.linalg.vector_norm(movement, dtype=torch.float64))
-    variance = energy - moved**2 / len(squares)
-    variance = variance if variance > RESOLVED * energy else 0.0
-    return {
-        "path_efficiency": min(moved / length, 1.0),
-        "step_variance": variance,
-        "relative_step_variance": variance / energy,
-    }
+    energy, length = squares.sum(1), squares.clamp_min(0).sqrt().sum(1)
+    moved = torch.linalg.vector_norm(movements, dim=1, dtype=torch.float64)
+    variance = energy - moved**2 / counts.clamp_min(1)
+    variance = torch.where(variance > RESOLVED * energy, variance, 0.0)
+    table = torch.stack([(moved / length).clamp_max(1.0), variance, variance / energy], dim=1).tolist()
+    names = ("path_efficiency", "step_variance", "relative_step_variance")
+    went = (energy > 0).tolist()
+    return [dict(zip(names, row, strict=True)) if far else {} for row, far in zip(table, went, strict=True)]
 
 
 class _Sketch:
@@ -197,4 +215,5 @@ class _Sketch:
         self.sign = ((bits >> 40) % 2 * 2 - 1).double()
 
     def __call__(self, delta: Tensor) -> Tensor:
-        return torch.zeros(SKETCH, dtype=torch.float64).index_add_(0, self.bucket, delta.double() * self.sign)
+        sketch = torch.zeros(*delta.shape[:-1], SKETCH, dtype=torch.float64)
+        return sketch.index_add_(-1, self.bucket, delta.double() * self.sign)

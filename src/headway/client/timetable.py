@@ -1,0 +1,102 @@
+"""Which examples many clients see in each of their local steps, worked out for all of them at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from headway.core.keys import Keys
+
+if TYPE_CHECKING:
+    from headway.client.sgd import LocalSGD
+
+
+@dataclass(frozen=True, slots=True)
+class Timetable:
+    """The batches of C clients, in lanes with the most steps first.
+
+    index: places in the store, int64 `[C, K, B]`; sizes: how many of the B are examples, int64 `[C, K]`, the rest
+    being padding (an example of the same client); rates: learning rates, float64 `[C, K]`; counts: steps, int64
+    `[C]`.  lanes: the order of the clients, as places in the order in which they were given.
+    """
+
+    index: Tensor
+    sizes: Tensor
+    rates: Tensor
+    counts: Tensor
+    lanes: list[int]
+
+    def active(self) -> list[int]:
+        """How many lanes have a step of each number."""
+        return (self.sizes > 0).sum(0).tolist()
+
+    def widths(self) -> list[int]:
+        """The largest batch of each step."""
+        return self.sizes.amax(0).tolist()
+
+    def weights(self, number: torch.dtype) -> Tensor:
+        """What each example counts in the mean of its batch, `[C, K, B]`; padding counts nothing."""
+        real = torch.arange(self.index.shape[2]) < self.sizes.unsqueeze(2)
+        return real.to(number) / self.sizes.clamp_min(1).unsqueeze(2)
+
+    def gains(self, momentum: float, nesterov: bool, proximal: float) -> Tensor:
+        """What each client's loop makes of a gradient that is always 1, float64 `[C]`: see `Account`."""
+        gain = torch.zeros(len(self.counts), dtype=torch.float64)
+        velocity = torch.zeros_like(gain)
+        for rate, made in zip(self.rates.T, (self.sizes > 0).T, strict=True):
+            unit = 1.0 - proximal * gain
+            velocity = momentum * velocity + unit
+            gain = gain + torch.where(made, rate * (unit + momentum * velocity if nesterov else velocity), 0.0)
+        return gain
+
+
+def timetable(trainer: LocalSGD, keys: Keys, rows: Tensor, sizes: Tensor, amounts: Tensor, round_: int) -> Timetable:
+    """The same batches as each client would see alone.
+
+    keys: the clients' own, for the trainer.  rows: their places in the store, one client after another, int64
+    `[sum n]`; sizes: how many each has, int64 `[C]`; amounts: epochs, or steps, that each does, int64 `[C]`.
+    """
+    batch = sizes if trainer.batch_size is None else torch.full_like(sizes, trainer.batch_size)
+    batches = (sizes + batch - 1) // batch  # in an epoch
+    counts = amounts * batches if trainer.steps is None else amounts
+    lanes = torch.argsort(counts, descending=True, stable=True)
+    step = torch.arange(int(counts.max()))
+    epoch = step // batches.unsqueeze(1)
+    begin = (step - epoch * batches.unsqueeze(1)) * batch.unsqueeze(1)
+    made = step < counts.unsqueeze(1)
+    held = torch.where(made, torch.minimum(batch.unsqueeze(1), sizes.unsqueeze(1) - begin), 0)
+    inside = torch.minimum(begin.unsqueeze(2) + torch.arange(int(held.max())), sizes.view(-1, 1, 1) - 1)
+    orders = _orders(keys, rows, sizes, batches, int(torch.where(made, epoch, 0).max()) + 1)
+    place = torch.where(made, epoch, 0).unsqueeze(2) * orders.shape[2] + inside
+    index = orders.flatten(1).gather(1, place.flatten(1)).view_as(place)
+    index, held, rates = index[lanes], held[lanes], _rates(trainer, epoch, round_)[lanes]
+    return Timetable(index, held, rates, counts[lanes], lanes.tolist())
+
+
+def _orders(keys: Keys, rows: Tensor, sizes: Tensor, batches: Tensor, epochs: int) -> Tensor:
+    """The places in the store of each client's examples in the order of each epoch, int64 `[C, epochs, n]`."""
+    longest = int(sizes.max())
+    starts = (sizes.cumsum(0) - sizes).unsqueeze(1)
+    stored = torch.arange(longest).expand(len(sizes), -1)
+    orders = []
+    for epoch in range(epochs):
+        order = stored
+        if bool((batches > 1).any()):  # who has a single batch sees it as it is stored
+            order = torch.where(batches.unsqueeze(1) > 1, keys.derive("epoch", epoch).permutations(sizes), stored)
+        orders.append(rows[(starts + order).clamp_max(len(rows) - 1)])
+    return torch.stack(orders, dim=1)
+
+
+def _rates(trainer: LocalSGD, epoch: Tensor, round_: int) -> Tensor:
+    """The learning rate of each step, float64 `[C, K]`."""
+    over = trainer.schedule.over
+    if over == "rounds":
+        return torch.full(epoch.shape, trainer.lr * trainer.schedule(round_), dtype=torch.float64)
+    if over == "steps":
+        rates = [trainer.lr * trainer.schedule(step) for step in range(epoch.shape[1])]
+        return torch.tensor(rates, dtype=torch.float64).expand(epoch.shape)
+    rates = [trainer.lr * trainer.schedule(t) for t in range(int(epoch.max()) + 1)]
+    return torch.tensor(rates, dtype=torch.float64)[epoch]

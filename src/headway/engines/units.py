@@ -1,0 +1,241 @@
+"""Units: the clients of a cohort that are trained one after another, or side by side, and summed together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from headway.client.crew import Crew
+from headway.client.lanes import Lanes, why_not
+from headway.client.runner import ClientRunner, Outcome
+from headway.client.sgd import LocalSGD
+from headway.client.trainer import Trained
+from headway.client.workbench import Workbench
+from headway.core import frame
+from headway.core.ask import Ask, ClientReport
+from headway.core.errors import UpdateRejected
+from headway.core.flow import Flow
+from headway.core.stage import Context
+from headway.core.total import Group, guard, guard_lanes
+from headway.core.update import Tensors, Update
+from headway.engines.engine import Job
+from headway.observe.drift import DriftMeter
+
+GROUP = 64  # clients summed in float64 before the exact accumulator is paid; part of what fixes a run's bits
+
+
+def units(cohort: Sequence[str], sizes: Mapping[str, int], lanes: int = 1, group: int = GROUP) -> Iterator[list[str]]:
+    """The cohort in units: a pure function of its sorted names, the clients' sizes and the plan.
+
+    lanes: clients side by side; if there are several, a unit has a whole number of crews, each of clients of like
+        size, so that little is padded.  group: the least number of clients in a unit, as far as they go.
+
+    >>> list(units(["c", "a", "b"], {"a": 5, "b": 9, "c": 5}, lanes=2, group=2))
+    [['b', 'a'], ['c']]
+    """
+    ordered = sorted(cohort)
+    if lanes > 1:
+        ordered.sort(key=lambda client: -sizes[client])
+    size = -(-group // lanes) * lanes
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+@dataclass(slots=True)
+class Done:
+    """What came of a unit: the sum of its counted updates, a report per client; the meter has been told the drift."""
+
+    group: Group = field(default_factory=Group)
+    reports: list[ClientReport] = field(default_factory=list)
+    meter: DriftMeter | None = None
+
+
+class UnitRunner:
+    """Runs the clients of one unit after another, on one workbench.
+
+    measure: whether to collect what tells of drift.  width: how many clients train side by side; where they cannot,
+        `alone` says why, and they train one at a time.
+    """
+
+    def __init__(self, job: Job, flows: tuple[Flow, ...], measure: bool, width: int) -> None:
+        self.job, self.flows, self.measure, self.width = job, flows, measure, width
+        self.bench = Workbench(job.task, job.key)
+        self.runner = ClientRunner(job.algorithm, self.bench, flows, job.key, measure)
+        self.runner.check(len(index) for index in job.data.train.values())
+        self.lanes: Lanes | None = None
+        self.alone: str | None = "one at a time was asked for"
+        if width > 1:
+            self.alone = why_not(self.runner.trainer, self.bench, job.algorithm.chain)
+        if self.alone is None:
+            assert isinstance(self.runner.trainer, LocalSGD)
+            self.lanes = Lanes(self.runner.trainer, self.bench)
+            self.alone = self.lanes.probe(job.data.store.rows(0, 2))
+        if self.alone is not None:
+            self.lanes, self.width = None, 1
+        self.expected = flows[-1].lengths(self.bench.layout.size)
+        if job.task.buffers == "average" and self.bench.has_statistics:
+            self.expected["buffers"] = self.bench.statistics_layout.size
+
+    def meter(self, ask: Ask) -> DriftMeter | None:
+        """What collects the drift of a round, if that is measured."""
+        if not self.measure:
+            return None
+        return DriftMeter(len(ask.cohort), self.bench.layout.size, self.job.key.derive("drift", ask.round))
+
+    def run(self, ask: Ask, members: Sequence[str], secrets: Mapping[str, Tensors], meter: DriftMeter | None) -> Done:
+        """Trains the clients of a unit and sums their updates, in this order."""
+        done, down = Done(meter=meter), frame.size(ask.message.tensors())
+        for start in range(0, len(members), self.width):
+            clients = members[start : start + self.width]
+            if self.lanes is not None and self._side_by_side(ask, clients, down, done):
+                continue
+            for client in clients:
+                done.reports.append(self._one(ask, client, down, secrets.get(client), done))
+        return done
+
+    # side by side ---------------------------------------------------------------------------------------
+
+    def _side_by_side(self, ask: Ask, clients: Sequence[str], down: int, done: Done) -> bool:
+        """Trains a crew in lanes; False, and nothing has happened, if these clients must train one at a time."""
+        begun, lanes, job = time.perf_counter(), self.lanes, self.job
+        assert lanes is not None
+        dropped = self.runner.dropped(clients, ask.round)
+        gone = set(dropped)
+        crew = self._crew([client for client in clients if client not in gone] if gone else clients, ask)
+        if len(crew):
+            keeps_steps = "steps" in self.flows[-1].needs
+            try:
+                crew, plan = lanes.plan(crew, ask.round)
+                if not lanes.fits(plan, keeps_steps):
+                    return False
+                work = self.runner.prepare_crew(crew, ask, [job.memory.get(client) for client in crew.clients])
+                trained = lanes.train(work, plan)
+            except Exception as error:  # whatever a model or a stage may raise: alone, client and stage are named
+                self.lanes, self.alone = None, f"{type(error).__name__} in a batched program"  # the units stay
+                return False
+            if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
+                return False
+            with work.trace.naming():
+                outcome = self.runner.send(ask, work, trained)
+            norms = guard_lanes(outcome.update, self.expected, integers=self.flows[-1].number == "ring")
+            if norms is None:
+                return False
+            self._count_crew(ask, crew, outcome, done)
+            seconds = (time.perf_counter() - begun) / len(crew)
+            done.reports += self._reports(crew, outcome, norms, seconds, down)
+        done.reports += [_straggler(client, down) for client in dropped]
+        return True
+
+    def _crew(self, clients: Sequence[str], ask: Ask) -> Crew:
+        train = self.job.data.train
+        parts = [train[client] for client in clients]
+        rows = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+        sizes = torch.tensor([len(part) for part in parts])
+        keys = self.runner.client_keys(clients, ask.round)
+        return Crew(tuple(clients), keys, self.job.data.store, rows, sizes)
+
+    def _count_crew(self, ask: Ask, crew: Crew, outcome: Outcome, done: Done) -> None:
+        """Adds all updates of a crew to the unit's sum, and keeps their memory as pending."""
+        chain, ctx, update, trained = self.job.algorithm.chain, self._at_server(ask), outcome.update, outcome.trained
+        if chain.aggregator.whole_cohort:
+            term = chain.lift(update, ctx, self.flows)
+            for index, client in enumerate(crew.clients):
+                done.group.total.add_row(client, term.lane(index))
+            weights = term.weight
+        else:
+            weights = done.group.add_lanes(update, lambda part: chain.lift(part, ctx, self.flows))
+        if done.meter is not None:
+            done.meter.add_lanes(crew.clients, update.delta, weights)
+            if trained.squares is not None:
+                counts = torch.as_tensor(trained.count)
+                done.meter.add_paths(crew.clients, trained.squares, counts, trained.movement)
+        if outcome.memory:
+            for index, client in enumerate(crew.clients):
+                own = {label: {n: t[index].clone() for n, t in kept.items()} for label, kept in outcome.memory.items()}
+                self.job.memory.propose(client, (ask.round, ask.attempt), own)
+
+    def _reports(
+        self, crew: Crew, outcome: Outcome, norms: torch.Tensor, seconds: float, down: int
+    ) -> list[ClientReport]:
+        trained, update = outcome.trained, outcome.update
+        up = frame.size(frame.of_update(update.lane(0)))
+        if self.job.algorithm.protected:
+            return [
+                ClientReport(client, "counted", seconds=seconds, bytes_up=up, bytes_down=down)
+                for client in crew.clients
+            ]
+        columns = {"train_loss": torch.as_tensor(trained.loss).tolist()}
+        if "weight_bound" in self.flows[-1].set_by:  # a stage sets the weights
+            columns["weight"] = update.weight.tolist()
+        rows = zip(*columns.values(), strict=True)
+        counts = torch.as_tensor(trained.count).tolist()
+        numbers = zip(crew.clients, crew.sizes.tolist(), counts, norms.tolist(), rows, strict=True)
+        return [
+            ClientReport(client, "counted", size, count, norm, seconds, up, down, dict(zip(columns, row, strict=True)))
+            for client, size, count, norm, row in numbers
+        ]
+
+    # one at a time --------------------------------------------------------------------------------------
+
+    def _one(self, ask: Ask, client: str, down: int, secret: Tensors | None, done: Done) -> ClientReport:
+        """Trains one client and adds its update to the unit's sum, if the guard lets it pass."""
+        begun = time.perf_counter()
+        if self.runner.dropped((client,), ask.round):
+            return _straggler(client, down)
+        examples = self.job.data.train_of(client)
+        try:
+            outcome = self.runner.train(client, ask, examples, self.job.memory.get(client), secret)
+            norm = guard(outcome.update, self.expected, client, integers=self.flows[-1].number == "ring")
+        except UpdateRejected as refusal:
+            seconds = time.perf_counter() - begun
+            return ClientReport(client, "rejected", seconds=seconds, bytes_down=down, reason=refusal.reason)
+        weight = self._count(ask, client, outcome.update, done.group)
+        if done.meter is not None:
+            done.meter.add(client, outcome.update.delta, weight)
+            if outcome.trained.squares is not None:
+                done.meter.add_path(client, outcome.trained.squares, outcome.trained.movement)
+        self.job.memory.propose(client, (ask.round, ask.attempt), outcome.memory)
+        up = frame.size(frame.of_update(outcome.update))
+        seconds = time.perf_counter() - begun
+        if self.job.algorithm.protected:
+            return ClientReport(client, "counted", seconds=seconds, bytes_up=up, bytes_down=down)
+        return self._report(client, len(examples), outcome, norm, seconds, up, down)
+
+    def _report(
+        self, client: str, examples: int, outcome: Outcome, norm: float, seconds: float, up: int, down: int
+    ) -> ClientReport:
+        trained: Trained = outcome.trained
+        metrics = {"train_loss": float(trained.loss)}
+        if "weight_bound" in self.flows[-1].set_by:  # a stage sets the weights
+            metrics["weight"] = float(outcome.update.weight)
+        return ClientReport(client, "counted", examples, int(trained.count), norm, seconds, up, down, metrics)
+
+    def _count(self, ask: Ask, client: str, update: Update, group: Group) -> float:
+        chain = self.job.algorithm.chain
+        term = chain.lift(update, self._at_server(ask), self.flows)
+        if chain.aggregator.whole_cohort:
+            group.total.add_row(client, term)
+        else:
+            group.add(term)
+        return float(term.weight)
+
+    def _at_server(self, ask: Ask) -> Context:
+        return Context(
+            round=ask.round,
+            key=self.job.key.derive("server", ask.round),
+            layout=self.bench.layout,
+            flow=self.flows[-1],
+            global_params=ask.message.params,
+        )
+
+
+def with_drift(reports: Sequence[ClientReport], clients: Mapping[str, Mapping[str, float]]) -> list[ClientReport]:
+    """The reports with each client's part of the round's drift."""
+    return [replace(report, metrics={**report.metrics, **clients.get(report.client, {})}) for report in reports]
+
+
+def _straggler(client: str, down: int) -> ClientReport:
+    return ClientReport(client, "dropped", reason="a straggler, and the policy drops those", bytes_down=down)
