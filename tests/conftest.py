@@ -29,3 +29,11 @@ def headway(tmp_path, monkeypatch, capsys):
         return code, out, err
 
     return headway
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plans_of_their_own(tmp_path_factory):
+    """No test reads or writes the plans that this machine remembers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

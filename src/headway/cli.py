@@ -30,6 +30,10 @@ Sets = Annotated[
 ]
 Seed = Annotated[Optional[int], typer.Option(min=0, help="The run's seed, instead of the file's.")]  # noqa: UP045
 Rounds = Annotated[Optional[int], typer.Option(min=1, help="How many rounds, instead of the file's.")]  # noqa: UP045
+Workers = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="Train in so many worker processes; their number changes no result."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output, and nothing else.")]
 Out = Annotated[Optional[Path], typer.Option(help="Where to write; a new place by default.")]  # noqa: UP045
 
@@ -48,26 +52,43 @@ def _options(
         typer.echo(context.get_help())
 
 
+def _engine(workers: int | None, lanes: str | None = None) -> list[str]:
+    """What is said about the engine, as changes of the run file."""
+    said = {"workers": workers, "lanes": lanes}
+    return [f"engine.{name}={value}" for name, value in said.items() if value is not None]
+
+
 @app.command()
 def run(
-    file: File, set_: Sets = None, seed: Seed = None, rounds: Rounds = None, out: Out = None, json: Json = False
+    file: File,
+    set_: Sets = None,
+    seed: Seed = None,
+    rounds: Rounds = None,
+    workers: Workers = None,
+    lanes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="N|auto", help="Clients that train side by side; auto measures what is fastest."),
+    ] = None,
+    out: Out = None,
+    json: Json = False,
 ) -> None:
     """Train what a run file says, and keep the run in a folder."""
     from headway.commands.training import run_file
 
-    run_file(file, set_ or [], seed, rounds, out, json)
+    run_file(file, [*(set_ or []), *_engine(workers, lanes)], seed, rounds, out, json)
 
 
 @app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     rounds: Rounds = None,
+    workers: Workers = None,
     json: Json = False,
 ) -> None:
     """Go on with a run that was stopped, from its last checkpoint, to the same result."""
     from headway.commands.training import resume_folder
 
-    resume_folder(folder, rounds, json)
+    resume_folder(folder, _engine(workers), rounds, json)
 
 
 @app.command()

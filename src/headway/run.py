@@ -31,7 +31,7 @@ from headway.core.sampler import samplers
 from headway.data import FederatedData
 from headway.engines import Engine, Job, LocalEngine
 from headway.observe.alarm import HORIZON, Figures, Watch
-from headway.observe.folder import JOURNAL, MEMORY, RunFolder, writing
+from headway.observe.folder import JOURNAL, MEMORY, RunFolder, read_identity, writing
 from headway.observe.journal import Journal
 from headway.observe.report import RoundReport
 
@@ -85,6 +85,8 @@ class Run:
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
         self.key = Key.root(seed)
         self.engine = engine or LocalEngine()
+        if resume and folder is not None:
+            self.engine.follow(read_identity(Path(folder)).get("plan", {}))
         self.memory = MemoryStore()
         self.flows = algorithm.flows(self.engine.facts, population=len(data.clients))
         self.engine.open(Job(algorithm, task, data, self.key, self.memory))
@@ -114,7 +116,7 @@ class Run:
             "algorithm": _as_json_holds_it(self.algorithm),
             "model": {"layout": self.bench.layout.fingerprint, "start": start},
             "data": self.data.fingerprint(),
-            "plan": {"engine": self.engine.facts.name, "threads": torch.get_num_threads()},
+            "plan": {"engine": self.engine.facts.name, **self.engine.decided, "threads": torch.get_num_threads()},
         }
 
     def model(self) -> nn.Module:

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from headway import models, recipes
 from headway.client import LocalSGD, Task, Trainer, trainers
@@ -32,97 +32,8 @@ from headway.engines import PooledEngine
 from headway.presets import Applied, apply_preset
 from headway.run import Run, described
 from headway.samplers import All
+from headway.sections import AlgorithmSection, Sections
 from headway.sets import parse_sets, put, set_on_stage
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class RunSection(_Section):
-    """How long, how often, from which seed."""
-
-    name: str | None = Field(default=None, pattern=r"^\w[\w.+-]*$")
-    rounds: int = Field(ge=1)
-    seed: int = Field(default=0, ge=0)
-    evaluate_every: int = Field(default=1, ge=1)
-    checkpoint_every: int = Field(default=10, ge=1)
-    keep: int = Field(default=3, ge=1)
-    threads: int | None = Field(default=None, ge=1, le=1024)
-
-
-class DataSection(_Section):
-    """Which data, and how they are divided; further keys are options of the source."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-    source: str
-    test_share: float = Field(default=0.2, ge=0, lt=1)
-    clients: int | None = None
-    partition: dict[str, Any] | None = None
-    shift: Any = None
-
-
-class ModelSection(_Section):
-    """Which model; further keys are its options.  path: where a module of one's own is found."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-    name: str
-    path: str | None = None
-
-
-class TaskSection(_Section):
-    """Loss, metrics, what is shared; what is not said follows from the data."""
-
-    loss: str | None = None
-    metrics: list[str] | None = None
-    shared: list[str] | None = None
-    buffers: Literal["local", "average"] | None = None
-    dtype: Literal["float32", "float64"] = "float32"
-
-
-class AlgorithmSection(_Section):
-    """A preset, a recipe with its options or a chain; trainer, sampler and quorum.  What is said here wins."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-    preset: str | None = None
-    recipe: str | None = None
-    chain: list[dict[str, Any]] | None = None
-    trainer: dict[str, Any] = Field(default_factory=dict)
-    sampler: dict[str, Any] = Field(default_factory=dict)
-    quorum: dict[str, Any] = Field(default_factory=dict)
-
-
-class CompareSection(_Section):
-    """What `headway compare` compares."""
-
-    methods: list[str] = Field(default_factory=list)
-    seeds: int = Field(default=3, ge=1)
-    target: float | None = None
-    bounds: bool = False
-    grid: dict[str, list[Any]] = Field(default_factory=dict)
-    tuning_seeds: int = Field(default=1, ge=1)
-
-
-class AdviseSection(_Section):
-    """What `headway advise` cannot measure: see its options."""
-
-    untrusted_server: bool | None = None
-    untrusted_clients: bool | None = None
-    unreliable: float | None = Field(default=None, ge=0, le=1)
-    uplink: str | None = None
-
-
-class Sections(_Section):
-    """The whole file."""
-
-    run: RunSection
-    data: DataSection
-    model: ModelSection
-    task: TaskSection = Field(default_factory=TaskSection)
-    algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
-    compare: CompareSection = Field(default_factory=CompareSection)
-    advise: AdviseSection = Field(default_factory=AdviseSection)
-    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,6 +69,8 @@ class RunFile:
     def resolved(self) -> dict[str, Any]:
         """Everything explicit: chain, trainer, sampler and quorum by names and numbers."""
         tables = self.sections.model_dump(exclude_none=True, exclude={"compare", "methods", "algorithm", "advise"})
+        if not tables["engine"]:
+            del tables["engine"]
         tables["algorithm"] = _with_none_said(described(self.algorithm))
         return tables
 
@@ -187,7 +100,7 @@ class RunFile:
             experiment.task,
             rounds=section.rounds,
             seed=section.seed,
-            engine=PooledEngine() if self.view.pooled else None,
+            engine=PooledEngine() if self.view.pooled else self.sections.engine.engine(),
             folder=folder,
             resume=resume,
             evaluate_every=section.evaluate_every,

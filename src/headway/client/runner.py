@@ -73,6 +73,11 @@ class ClientRunner:
             for examples in sorted(set(sizes), reverse=True):
                 self.trainer.step_plan(examples, self.bench.layout)
 
+    def first_memory(self) -> Memory:
+        """What a client's memory holds after its first training, in names, shapes and number types."""
+        keep = self.trainer.keeps(self.bench)
+        return self._next_memory(self.algorithm.chain.remember(self.bench.shared), keep)
+
     def train(
         self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
     ) -> Outcome:
@@ -167,7 +172,7 @@ class ClientRunner:
             update = update.with_vectors(buffers=bench.statistics() - message.buffers)
         trace.enter("send", **update.vectors)
         update, kept = chain.send(update, memory, ctx, message.stages, self.flows)
-        return Outcome(update, self._next_memory(kept, trained), trained)
+        return Outcome(update, self._next_memory(kept, trained.keep), trained)
 
     def _combined(self, trained: Trained, ctx: Context) -> tuple[Trained, Tensor]:
         """The delta, the steps with the coefficients that the chain gives them; and how long they were."""
@@ -184,9 +189,9 @@ class ClientRunner:
             return trained, trained.movement
         return trained, add_steps(trained.movement, steps, coefficients)
 
-    def _next_memory(self, kept: dict[str, Tensors], trained: Trained) -> Memory:
+    def _next_memory(self, kept: dict[str, Tensors], keep: Tensors) -> Memory:
         """The stages' memory, with the trainer's and the parameters and statistics that never leave the client."""
-        own: dict[str, Tensor] = dict(trained.keep)
+        own: dict[str, Tensor] = dict(keep)
         if self.bench.personal.numel():
             own["personal"] = self.bench.personal.clone()
         if self.bench.has_statistics and self.bench.task.buffers == "local":

@@ -22,6 +22,7 @@ from headway.core.keys import Key
 from headway.core.layout import Layout
 from headway.core.registry import check_types
 from headway.core.sizes import bytes_of
+from headway.core.update import Tensors
 from headway.data import Examples, batch_bounds, epoch_order
 
 
@@ -166,6 +167,10 @@ class LocalSGD(Trainer):
         """Refuses a model that the loss term cannot look into."""
         if self.loss_term is not None:
             self.loss_term.check(bench)
+
+    def keeps(self, bench: Workbench) -> Tensors:
+        """What the loss term remembers."""
+        return {} if self.loss_term is None else self.loss_term.keep(bench)
 
     def drops(self, client_key: Key) -> bool:
         """Whether this client is a straggler under the policy "drop"."""

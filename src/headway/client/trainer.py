@@ -105,6 +105,10 @@ class Trainer(ABC):
         """
         return None
 
+    def keeps(self, bench: Workbench) -> Tensors:
+        """What it remembers at each client (the names and shapes count); see `Trained.keep`."""
+        return {}
+
     @abstractmethod
     def train(self, work: Work) -> Trained:
         """Runs the local loop."""

@@ -23,7 +23,8 @@ from headway.observe.folder import write_atomically, writing
 from headway.observe.progress import Meter
 from headway.observe.text import bytes_text, console, emit, plain_table, show_table
 from headway.recipes import recipe
-from headway.runfile import AdviseSection, Experiment, RunFile, load_runfile
+from headway.runfile import Experiment, RunFile, load_runfile
+from headway.sections import AdviseSection
 
 QUESTIONS = {
     "trust": "is everybody trusted?",

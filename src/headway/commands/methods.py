@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from headway.core.errors import ConfigError, nearest
-from headway.runfile import AlgorithmSection, RunFile, load_runfile
+from headway.runfile import RunFile, load_runfile
+from headway.sections import AlgorithmSection
 from headway.tuning import Candidate, candidates
 
 

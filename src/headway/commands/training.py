@@ -37,7 +37,7 @@ def run_file(
     _train(run, runfile, folder, as_json)
 
 
-def resume_folder(folder: Path, rounds: int | None, as_json: bool) -> None:
+def resume_folder(folder: Path, sets: Sequence[str], rounds: int | None, as_json: bool) -> None:
     """Goes on with a run.
 
     Raises:
@@ -48,7 +48,7 @@ def resume_folder(folder: Path, rounds: int | None, as_json: bool) -> None:
         raise RunFolderError(
             f"{folder} has no {CONFIG}: the run was made in Python, and is resumed there with Run(..., resume=True)."
         )
-    runfile = load_runfile(str(folder / CONFIG), rounds=rounds)
+    runfile = load_runfile(str(folder / CONFIG), sets, rounds=rounds)
     run = runfile.start(folder, resume=True)
     if run.state.round >= run.rounds:
         if as_json:
@@ -128,6 +128,8 @@ def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
     screen.print(f"  chain   {' > '.join(map(repr, run.algorithm.chain.stages))}", markup=False)
     if said := _steps_said(run):
         screen.print(f"  steps   {said}", soft_wrap=True)
+    if said := run.engine.spoken:
+        screen.print(f"  engine  {said}", markup=False, soft_wrap=True)
     screen.print(f"  folder  {folder}" + (f", from round {run.state.round}" if run.state.round else ""))
     for warning in run.algorithm.explain().warnings:
         screen.print(f"[yellow]warning:[/yellow] {warning}")

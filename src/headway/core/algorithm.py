@@ -19,7 +19,7 @@ from headway.core.keys import Key
 from headway.core.layout import Layout
 from headway.core.sampler import Sampler
 from headway.core.stage import Context
-from headway.core.update import Tensors, flat_names
+from headway.core.update import Tensors, flat_names, unflat_names
 
 
 class Trainer(Structural):
@@ -57,12 +57,8 @@ class State:
     @classmethod
     def from_tensors(cls, round: int, named: Mapping[str, Tensor]) -> State:
         """The state of these tensors."""
-        stages: dict[str, dict[str, Tensor]] = {}
-        for path, tensor in named.items():
-            if path.startswith("stages/"):
-                _, label, name = path.split("/", 2)
-                stages.setdefault(label, {})[name] = tensor
-        return cls(round, named["params"], stages, named.get("buffers"))
+        params, buffers, stages = unflat_names(named, "stages/")
+        return cls(round, params, stages, buffers)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,17 @@ def flat_names(params: Tensor, buffers: Tensor | None, stages: Mapping[str, Tens
     return named
 
 
+def unflat_names(named: Tensors, prefix: str = "") -> tuple[Tensor, Tensor | None, dict[str, dict[str, Tensor]]]:
+    """What `flat_names` has named: the model, its averaged buffers, what belongs to stages."""
+    stages: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in named.items():
+        if path in ("params", "buffers") or not path.startswith(prefix):
+            continue
+        label, name = path.removeprefix(prefix).split("/", 1)
+        stages.setdefault(label, {})[name] = tensor
+    return named["params"], named.get("buffers"), stages
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """Named vectors `[..., P]` (always `delta`, new minus old: the server adds it), a weight `[...]` and

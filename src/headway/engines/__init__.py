@@ -3,5 +3,6 @@
 from headway.engines.engine import Engine, Job
 from headway.engines.local import LocalEngine
 from headway.engines.pooled import PooledEngine
+from headway.engines.processes import ProcessEngine
 
-__all__ = ["Engine", "Job", "LocalEngine", "PooledEngine"]
+__all__ = ["Engine", "Job", "LocalEngine", "PooledEngine", "ProcessEngine"]

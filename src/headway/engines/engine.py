@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from headway.client.memory import MemoryStore
 from headway.client.task import Task
@@ -32,6 +34,19 @@ class Engine(ABC):
     @abstractmethod
     def facts(self) -> EngineFacts:
         """What it can do."""
+
+    @property
+    def spoken(self) -> str:
+        """In a line, how it trains, where that is worth saying."""
+        return ""
+
+    @property
+    def decided(self) -> dict[str, int]:
+        """What it has decided by measuring, that fixes a run's bits."""
+        return {}
+
+    def follow(self, decided: Mapping[str, Any]) -> None:  # noqa: B027 (most engines decide nothing)
+        """Decides the same as a run that is resumed; said before `open`."""
 
     @abstractmethod
     def open(self, job: Job) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 import torch
 
 from headway.client.evaluate import evaluate_clients
@@ -11,6 +14,7 @@ from headway.core.flow import EngineFacts
 from headway.core.total import Total
 from headway.core.update import Tensors
 from headway.engines.engine import Engine, Job
+from headway.engines.planner import MOST, Plan, default_store, make_plan
 from headway.engines.units import UnitRunner, units, with_drift
 
 
@@ -20,21 +24,51 @@ class LocalEngine(Engine):
     drift: whether to measure how far the clients, and the steps within each, pull apart in every round (never of
         a protected chain).
     lanes: how many clients train side by side as one batched program; where they cannot, `alone` says why, and they
-        train one at a time.  The numbers agree to rounding.
+        train one at a time.  The numbers agree to rounding.  "auto" measures, when the engine opens, how many lanes
+        and threads are fastest here; `plan` says what was found.
 
     Raises:
         ConfigError: if lanes is below 1.
     """
 
-    def __init__(self, drift: bool = True, lanes: int = 1) -> None:
-        if isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1:
-            raise ConfigError(f"lanes must be a whole number from 1, found {lanes!r}.")
-        self.drift, self.width = drift, lanes
+    def __init__(self, drift: bool = True, lanes: int | Literal["auto"] = 1) -> None:
+        if lanes != "auto" and (isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1):
+            raise ConfigError(f'lanes must be a whole number from 1, or "auto", found {lanes!r}.')
+        self.drift = drift
+        self.lanes: int | Literal["auto"] = lanes
+        self.plan: Plan | None = None
 
     @property
     def facts(self) -> EngineFacts:
         """Keeps memory; every client answers at once."""
-        return EngineFacts("Local" if self.width == 1 else f"Lanes of {self.width}")
+        width = self._width
+        return EngineFacts("Local" if width == 1 else f"Lanes of {width}")
+
+    @property
+    def _width(self) -> int:
+        """How many lanes there are, as far as it is known."""
+        if self.plan is not None:
+            return self.plan.lanes
+        return 1 if self.lanes == "auto" else self.lanes
+
+    @property
+    def spoken(self) -> str:
+        """The plan, and why clients train one at a time where they should not."""
+        if self.lanes == 1:
+            return ""
+        why, beside = self.runner.why_not, f"{self._width} clients side by side"
+        said = beside if self.plan is None else self.plan.spoken
+        return said if why is None else f"clients one at a time, since {why}"
+
+    @property
+    def decided(self) -> dict[str, int]:
+        """The lanes, where there are several."""
+        return {} if self._width == 1 else {"lanes": self._width}
+
+    def follow(self, decided: Mapping[str, Any]) -> None:
+        """Measures nothing: does as a run did that is resumed."""
+        if self.lanes == "auto":
+            self.plan = Plan(int(decided.get("lanes", 1)), int(decided.get("threads", torch.get_num_threads())))
 
     def open(self, job: Job) -> None:
         """Builds the one workbench that all clients use."""
@@ -42,8 +76,22 @@ class LocalEngine(Engine):
         self.population = job.data.clients
         flows = job.algorithm.flows(self.facts, population=len(self.population))
         measure = self.drift and not job.algorithm.protected
-        self.runner = UnitRunner(job, flows, measure, self.width)
+        measuring = self.lanes == "auto" and self.plan is None
+        self.runner = UnitRunner(job, flows, measure, MOST if measuring else self._width)
+        if measuring:
+            cohort = job.algorithm.sampler.facts(len(self.population)).expected or len(self.population)
+            self.plan = self._measured(int(cohort))
+        if self.plan is not None:
+            self.runner.use(self.plan.lanes)
+            self._set_threads(self.plan.threads)
         self.secrets: dict[str, Tensors] = {}
+
+    def _measured(self, cohort: int) -> Plan:
+        """The fastest plan for cohorts of this size."""
+        return make_plan(self.runner, cohort, torch.get_num_threads(), default_store())
+
+    def _set_threads(self, threads: int) -> None:
+        torch.set_num_threads(threads)
 
     @property
     def alone(self) -> str | None:

@@ -66,24 +66,33 @@ class UnitRunner:
         self.runner = ClientRunner(job.algorithm, self.bench, flows, job.key, measure)
         self.runner.check(len(index) for index in job.data.train.values())
         self.lanes: Lanes | None = None
-        self.alone: str | None = "one at a time was asked for"
-        if width > 1:
-            self.alone = why_not(self.runner.trainer, self.bench, job.algorithm.chain)
-        if self.alone is None:
+        self.why_not = why_not(self.runner.trainer, self.bench, job.algorithm.chain) if width > 1 else None
+        if width > 1 and self.why_not is None:
             assert isinstance(self.runner.trainer, LocalSGD)
-            self.lanes = Lanes(self.runner.trainer, self.bench)
-            self.alone = self.lanes.probe(job.data.store.rows(0, 2))
-        if self.alone is not None:
-            self.lanes, self.width = None, 1
+            lanes = Lanes(self.runner.trainer, self.bench)
+            self.why_not = lanes.probe(job.data.store.rows(0, 2))
+            self.lanes = lanes if self.why_not is None else None
+        if self.lanes is None:
+            self.width = 1
         self.expected = flows[-1].lengths(self.bench.layout.size)
         if job.task.buffers == "average" and self.bench.has_statistics:
             self.expected["buffers"] = self.bench.statistics_layout.size
 
-    def meter(self, ask: Ask) -> DriftMeter | None:
-        """What collects the drift of a round, if that is measured."""
+    @property
+    def alone(self) -> str | None:
+        """Why clients train one at a time; `None` if they do not."""
+        return self.why_not if self.lanes is not None or self.why_not else "one at a time was asked for"
+
+    def use(self, width: int) -> None:
+        """Trains so many clients side by side from now on."""
+        if self.lanes is not None:
+            self.width, self.lanes = width, self.lanes if width > 1 else None
+
+    def meter(self, ask: Ask, cohort: int | None = None) -> DriftMeter | None:
+        """What collects the drift of a round, if that is measured; cohort: of so many clients, if not the ask's."""
         if not self.measure:
             return None
-        return DriftMeter(len(ask.cohort), self.bench.layout.size, self.job.key.derive("drift", ask.round))
+        return DriftMeter(cohort or len(ask.cohort), self.bench.layout.size, self.job.key.derive("drift", ask.round))
 
     def run(self, ask: Ask, members: Sequence[str], secrets: Mapping[str, Tensors], meter: DriftMeter | None) -> Done:
         """Trains the clients of a unit and sums their updates, in this order."""
@@ -100,26 +109,15 @@ class UnitRunner:
 
     def _side_by_side(self, ask: Ask, clients: Sequence[str], down: int, done: Done) -> bool:
         """Trains a crew in lanes; False, and nothing has happened, if these clients must train one at a time."""
-        begun, lanes, job = time.perf_counter(), self.lanes, self.job
-        assert lanes is not None
+        begun = time.perf_counter()
         dropped = self.runner.dropped(clients, ask.round)
         gone = set(dropped)
-        crew = self._crew([client for client in clients if client not in gone] if gone else clients, ask)
-        if len(crew):
-            keeps_steps = "steps" in self.flows[-1].needs
-            try:
-                crew, plan = lanes.plan(crew, ask.round)
-                if not lanes.fits(plan, keeps_steps):
-                    return False
-                work = self.runner.prepare_crew(crew, ask, [job.memory.get(client) for client in crew.clients])
-                trained = lanes.train(work, plan)
-            except Exception as error:  # whatever a model or a stage may raise: alone, client and stage are named
-                self.lanes, self.alone = None, f"{type(error).__name__} in a batched program"  # the units stay
+        present = [client for client in clients if client not in gone] if gone else clients
+        if present:
+            together = self._together(ask, present)
+            if together is None:
                 return False
-            if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
-                return False
-            with work.trace.naming():
-                outcome = self.runner.send(ask, work, trained)
+            crew, outcome = together
             norms = guard_lanes(outcome.update, self.expected, integers=self.flows[-1].number == "ring")
             if norms is None:
                 return False
@@ -128,6 +126,31 @@ class UnitRunner:
             done.reports += self._reports(crew, outcome, norms, seconds, down)
         done.reports += [_straggler(client, down) for client in dropped]
         return True
+
+    def _together(self, ask: Ask, clients: Sequence[str]) -> tuple[Crew, Outcome] | None:
+        """What clients side by side send; `None` if they must train one at a time."""
+        lanes, job = self.lanes, self.job
+        assert lanes is not None
+        try:
+            crew, plan = lanes.plan(self._crew(clients, ask), ask.round)
+            if not lanes.fits(plan, "steps" in self.flows[-1].needs):
+                return None
+            work = self.runner.prepare_crew(crew, ask, [job.memory.get(client) for client in crew.clients])
+            trained = lanes.train(work, plan)
+        except Exception as error:  # whatever a model or a stage may raise: alone, client and stage are named
+            self.lanes, self.why_not = None, f"{type(error).__name__} in a batched program"  # the units stay
+            return None
+        if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
+            return None
+        with work.trace.naming():
+            return crew, self.runner.send(ask, work, trained)
+
+    def rehearse(self, ask: Ask, clients: Sequence[str]) -> None:
+        """Does all of the clients' work of a round, side by side if there are several, and forgets it."""
+        if len(clients) > 1 and self.lanes is not None and self._together(ask, clients) is not None:
+            return
+        for client in clients:
+            self.runner.train(client, ask, self.job.data.train_of(client), self.job.memory.get(client))
 
     def _crew(self, clients: Sequence[str], ask: Ask) -> Crew:
         train = self.job.data.train

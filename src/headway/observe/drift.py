@@ -101,6 +101,7 @@ class DriftMeter:
 
     def __init__(self, cohort: int, size: int, key: Key, budget: int = BUDGET) -> None:
         self.sketch = None if 4 * cohort * size <= budget else _Sketch(size, key)
+        self.width, self.number = (size, torch.float32) if self.sketch is None else (SKETCH, torch.float64)
         self.rows: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}
         self.paths: dict[str, dict[str, float]] = {}
@@ -124,16 +125,14 @@ class DriftMeter:
         """Takes the squared lengths of many clients' steps `[C, K]`, of which the first `counts` were made."""
         self.paths |= dict(zip(clients, within_clients(squares, counts, movements), strict=True))
 
-    def merge(self, other: DriftMeter) -> None:
-        """Takes all that another meter of the same round has collected."""
-        self.rows |= other.rows
-        self.weights |= other.weights
-        self.paths |= other.paths
+    def clear(self) -> None:
+        """Forgets what was collected."""
+        self.rows, self.weights, self.paths = {}, {}, {}
 
     def figures(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
         """The round's figures and each client's, by name; those of paths are plain means over clients."""
         drift = self.drift()
-        known = [path for path in self.paths.values() if path]
+        known = [path for _, path in sorted(self.paths.items()) if path]
         cohort = {name: sum(path[name] for path in known) / len(known) for name in (known[0] if known else ())}
         if drift is None:
             return cohort, self.paths

@@ -1,0 +1,73 @@
+"""Memory that worker processes and their parent both see."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from math import prod
+
+import torch
+from torch import Tensor
+
+from headway.core.ask import Message
+from headway.core.exact import ExactSum
+from headway.core.update import unflat_names
+
+BINS = 8  # of an exact sum: 256 bits of exponent, more than float32 has; a sum with more is sent by the pipe
+
+
+def shared(shape: tuple[int, ...], number: torch.dtype) -> Tensor:
+    """A tensor of zeros that processes forked later see as the same memory; untouched, it costs nothing."""
+    count = prod(shape)
+    if count == 0:
+        return torch.empty(shape, dtype=number)
+    return torch.frombuffer(mmap.mmap(-1, count * number.itemsize), dtype=number, count=count).view(shape)
+
+
+class Broadcast:
+    """The message of a round, written once by the parent and read by every worker."""
+
+    def __init__(self, message: Message) -> None:
+        self.tensors = {name: shared(tuple(t.shape), t.dtype) for name, t in message.tensors().items()}
+
+    def fits(self, message: Message) -> bool:
+        """Whether the message has the same tensors as the one that this was made for."""
+        named = message.tensors()
+        return named.keys() == self.tensors.keys() and all(
+            t.shape == self.tensors[name].shape and t.dtype == self.tensors[name].dtype for name, t in named.items()
+        )
+
+    def write(self, message: Message) -> None:
+        """Makes this the message."""
+        for name, tensor in message.tensors().items():
+            self.tensors[name].copy_(tensor)
+
+    def message(self) -> Message:
+        """The message as it is now, without copying."""
+        params, buffers, stages = unflat_names(self.tensors)
+        return Message(params, stages, buffers)
+
+
+class Sums:
+    """The exact sums that one worker has made in a round, where the parent can read them."""
+
+    def __init__(self, lengths: Mapping[str, int]) -> None:
+        self.rows = {name: shared((BINS, length), torch.float64) for name, length in lengths.items()}
+
+    def write(self, sums: Mapping[str, ExactSum]) -> dict[str, tuple[list[int], int]] | None:
+        """Writes the bins; which these are and of how many terms, by name, or `None` if there are too many."""
+        if any(len(held.bins) > BINS for held in sums.values()):
+            return None
+        written = {}
+        for name, held in sums.items():
+            for row, part in zip(self.rows[name], held.bins.values(), strict=False):
+                row.copy_(part)
+            written[name] = (list(held.bins), held.terms)
+        return written
+
+    def read(self, written: Mapping[str, tuple[list[int], int]]) -> dict[str, ExactSum]:
+        """The sums, as views of what was written."""
+        return {
+            name: ExactSum(dict(zip(bins, self.rows[name], strict=False)), terms)
+            for name, (bins, terms) in written.items()
+        }

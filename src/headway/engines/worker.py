@@ -1,0 +1,174 @@
+"""A worker process: runs units of clients for its parent, and sums them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headway.core.ask import Ask, ClientReport
+from headway.core.exact import ExactScalar
+from headway.core.total import Total
+from headway.core.update import Update
+from headway.engines.shared import Broadcast, Sums, shared
+from headway.engines.units import UnitRunner
+from headway.observe.drift import DriftMeter
+
+
+@dataclass(frozen=True)
+class Areas:
+    """The shared memory of all workers and their parent.
+
+    broadcast: the round's message.  sums: what each worker has summed.  drift: a row for each client of the cohort,
+    if drift is measured.  rows: each client's own vectors, for an aggregator that needs the whole cohort.
+    """
+
+    broadcast: Broadcast
+    sums: list[Sums]
+    drift: Tensor | None
+    rows: dict[str, Tensor]
+    cohort: int
+
+    @classmethod
+    def of(cls, ask: Ask, runner: UnitRunner, workers: int) -> Areas:
+        """Memory for rounds like this one."""
+        cohort, meter = len(ask.cohort), runner.meter(ask)
+        whole = runner.job.algorithm.chain.aggregator.whole_cohort
+        lengths, number = runner.expected, runner.bench.shared.dtype
+        return cls(
+            Broadcast(ask.message),
+            [] if whole else [Sums(lengths) for _ in range(workers)],
+            None if meter is None else shared((cohort, meter.width), meter.number),
+            {name: shared((cohort, length), number) for name, length in lengths.items()} if whole else {},
+            cohort,
+        )
+
+    def fit(self, ask: Ask) -> bool:
+        """Whether this round's message and cohort have room."""
+        return len(ask.cohort) <= self.cohort and self.broadcast.fits(ask.message)
+
+
+class Worker:
+    """The child's side: answers requests until there are no more.
+
+    A request is a JSON object: `{"unit": [clients], "first": place of the first in the cohort, ...}` is answered with
+    what became of each client; `{"sum": true}` with what the units since the last such request add up to.
+    """
+
+    def __init__(self, number: int, pipe: Connection, runner: UnitRunner, areas: Areas) -> None:
+        self.number, self.pipe, self.runner, self.areas = number, pipe, runner, areas
+        self.total = Total()
+        self.meter: tuple[int, DriftMeter | None] = (-1, None)
+
+    def serve(self) -> None:
+        """Answers until the parent hangs up."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+        torch.set_num_threads(1)
+        while True:
+            try:
+                request = json.loads(self.pipe.recv_bytes())
+            except (EOFError, OSError):
+                return
+            try:
+                reply = self._sum() if "sum" in request else self._unit(request)
+            except Exception as error:  # the parent runs the clients itself, and fails where it can be looked at
+                reply = {"failed": f"{type(error).__name__}: {error}"}
+            self.pipe.send_bytes(json.dumps(reply).encode())
+
+    def _unit(self, request: dict[str, Any]) -> dict[str, Any]:
+        cohort = tuple(request["unit"])
+        ask = Ask("train", self.areas.broadcast.message(), cohort, round=request["round"], attempt=request["attempt"])
+        if self.meter[0] != ask.round:
+            self.meter = (ask.round, self.runner.meter(ask, request["cohort"]))
+        meter = self.meter[1]
+        before = torch.get_rng_state()
+        done = self.runner.run(ask, cohort, {}, meter)
+        torch.set_rng_state(before)
+        reply: dict[str, Any] = {"reports": [list(astuple(report)) for report in done.reports]}
+        places = {client: request["first"] + place for place, client in enumerate(cohort)}
+        if meter is not None and self.areas.drift is not None:
+            for client, row in meter.rows.items():
+                self.areas.drift[places[client]] = row
+            reply |= {"weights": meter.weights, "paths": meter.paths}
+            meter.clear()
+        if self.areas.rows:
+            reply["rows"] = self._rows(done.group.total, places)
+        else:
+            self.total.add_group(done.group)
+        return reply
+
+    def _rows(self, total: Total, places: dict[str, int]) -> dict[str, Any]:
+        """Writes each client's vectors; its weight and sums are told."""
+        for client, update in total.rows.items():
+            for name, vector in update.vectors.items():
+                self.areas.rows[name][places[client]] = vector
+        return {
+            client: [float(update.weight), {name: float(number) for name, number in update.sums.items()}]
+            for client, update in total.rows.items()
+        }
+
+    def _sum(self) -> dict[str, Any]:
+        total, self.total = self.total, Total()
+        written = self.areas.sums[self.number].write(total.vectors) if self.areas.sums else {}
+        if written is None:
+            return {"failed": "the sum has more bins than there is room for"}
+        return {
+            "bins": written,
+            "weight": total.weight.units,
+            "sums": {name: number.units for name, number in total.sums.items()},
+            "count": total.count,
+        }
+
+
+def read_total(reply: dict[str, Any], sums: Sums) -> Total:
+    """What a worker has summed, from its reply."""
+    total = Total()
+    total.vectors = sums.read({name: (bins, terms) for name, (bins, terms) in reply["bins"].items()})
+    total.weight = ExactScalar(reply["weight"])
+    total.sums = {name: ExactScalar(units) for name, units in reply["sums"].items()}
+    total.count = reply["count"]
+    return total
+
+
+def read_rows(reply: dict[str, Any], unit: Sequence[str], first: int, rows: dict[str, Tensor]) -> Total:
+    """The updates of a unit's counted clients, from a worker's reply."""
+    total = Total()
+    for place, client in enumerate(unit, start=first):
+        if client in reply["rows"]:
+            weight, sums = reply["rows"][client]
+            vectors = {name: matrix[place] for name, matrix in rows.items()}
+            numbers = {name: torch.tensor(number, dtype=torch.float64) for name, number in sums.items()}
+            total.add_row(client, Update(vectors, torch.tensor(weight, dtype=torch.float64), numbers))
+    return total
+
+
+def read_reports(reply: dict[str, Any]) -> list[ClientReport]:
+    """What became of each client of a unit, from a worker's reply."""
+    return [ClientReport(*row) for row in reply["reports"]]
+
+
+def start(number: int, pipe: Connection, runner: UnitRunner, areas: Areas, parents: Sequence[Connection]) -> int:
+    """Forks a worker that serves this end of a pipe; its process id.
+
+    parents: the parent's ends of all pipes, which the child lets go of, so that every worker notices when the parent
+    is gone.
+
+    Forking shares the data and the model's code without copying or pickling.  The child runs torch with one thread,
+    so that it never waits for threads that only the parent has.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        for end in parents:
+            end.close()
+        Worker(number, pipe, runner, areas).serve()
+    finally:
+        os._exit(0)

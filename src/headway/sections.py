@@ -1,0 +1,114 @@
+"""The sections of a run file, as they may be written."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from headway.engines import Engine, LocalEngine, ProcessEngine
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class RunSection(_Section):
+    """How long, how often, from which seed."""
+
+    name: str | None = Field(default=None, pattern=r"^\w[\w.+-]*$")
+    rounds: int = Field(ge=1)
+    seed: int = Field(default=0, ge=0)
+    evaluate_every: int = Field(default=1, ge=1)
+    checkpoint_every: int = Field(default=10, ge=1)
+    keep: int = Field(default=3, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
+
+
+class DataSection(_Section):
+    """Which data, and how they are divided; further keys are options of the source."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    source: str
+    test_share: float = Field(default=0.2, ge=0, lt=1)
+    clients: int | None = None
+    partition: dict[str, Any] | None = None
+    shift: Any = None
+
+
+class ModelSection(_Section):
+    """Which model; further keys are its options.  path: where a module of one's own is found."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    name: str
+    path: str | None = None
+
+
+class TaskSection(_Section):
+    """Loss, metrics, what is shared; what is not said follows from the data."""
+
+    loss: str | None = None
+    metrics: list[str] | None = None
+    shared: list[str] | None = None
+    buffers: Literal["local", "average"] | None = None
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+class AlgorithmSection(_Section):
+    """A preset, a recipe with its options or a chain; trainer, sampler and quorum.  What is said here wins."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    preset: str | None = None
+    recipe: str | None = None
+    chain: list[dict[str, Any]] | None = None
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    sampler: dict[str, Any] = Field(default_factory=dict)
+    quorum: dict[str, Any] = Field(default_factory=dict)
+
+
+class CompareSection(_Section):
+    """What `headway compare` compares."""
+
+    methods: list[str] = Field(default_factory=list)
+    seeds: int = Field(default=3, ge=1)
+    target: float | None = None
+    bounds: bool = False
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    tuning_seeds: int = Field(default=1, ge=1)
+
+
+class AdviseSection(_Section):
+    """What `headway advise` cannot measure: see its options."""
+
+    untrusted_server: bool | None = None
+    untrusted_clients: bool | None = None
+    unreliable: float | None = Field(default=None, ge=0, le=1)
+    uplink: str | None = None
+
+
+class EngineSection(_Section):
+    """Where clients train.  workers: in so many processes; in this one, if nothing is said.  lanes: how many side by
+    side, or "auto" for what is measured to be fastest; 1 in this process and "auto" in several, if nothing is said."""
+
+    workers: int | None = Field(default=None, ge=1, le=1024)
+    lanes: int | Literal["auto"] | None = None
+
+    def engine(self) -> Engine:
+        """The engine."""
+        if self.workers is None:
+            return LocalEngine(lanes=self.lanes or 1)
+        return ProcessEngine(self.workers, lanes=self.lanes or "auto")
+
+
+class Sections(_Section):
+    """The whole file."""
+
+    run: RunSection
+    data: DataSection
+    model: ModelSection
+    task: TaskSection = Field(default_factory=TaskSection)
+    algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
+    engine: EngineSection = Field(default_factory=EngineSection)
+    compare: CompareSection = Field(default_factory=CompareSection)
+    advise: AdviseSection = Field(default_factory=AdviseSection)
+    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
