@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from test_dropout import SMALL, Batched, attention, without_attention_dropout
+from test_dropout import Batched, attention, without_attention_dropout
+from test_dropout_in_training import SMALL
 from torch import nn
 from torch.nn import functional
 
