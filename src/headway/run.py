@@ -121,9 +121,9 @@ class Run:
 
     def model(self) -> nn.Module:
         """The global model as a module of its own."""
-        module = Workbench(self.task, self.key)
-        module.load(self.state.model, None, self.state.buffers)
-        return module.module
+        bench = Workbench(self.task, self.key)
+        bench.load(self.state.model, None, self.state.buffers)
+        return bench.release()
 
     def __iter__(self) -> Iterator[RoundReport]:
         """Trains until `rounds` are complete.  Stopping early (break, Ctrl-C) leaves the folder resumable."""

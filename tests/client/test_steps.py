@@ -25,6 +25,7 @@ def layered(*between: nn.Module) -> nn.Module:
 MODELS = {
     "plain": (layered, {}),
     "dropout": (lambda: layered(nn.Dropout(0.5)), {}),
+    "ambient": (lambda: layered(nn.RReLU()), {}),
     "batchnorm": (lambda: layered(nn.BatchNorm1d(7)), {"buffers": "local"}),
     "cumulative": (lambda: layered(nn.BatchNorm1d(7, momentum=None)), {"buffers": "average"}),
     "personal": (layered, {"shared": ("0.*",)}),
@@ -59,6 +60,7 @@ def budgets(size: int, count: int = 8, itemsize: int = 8):
         ("scaffold+ecgr", "plain", {"momentum": 0.5}),
         ("fednova+ecgr", "plain", {}),
         ("fedadam+ecgr", "dropout", {}),
+        ("fedadam+ecgr", "ambient", {}),
         ("fedavg+ecgr", "batchnorm", {}),
         ("fedavg+ecgr", "cumulative", {}),
         ("scaffold+ecgr", "personal", {"momentum": 0.0}),

@@ -163,8 +163,9 @@ def test_same_seed_same_bits_and_another_seed_others():
     assert not torch.equal(final(1), final(2))
 
 
-def test_the_ambient_generator_neither_matters_nor_moves():
-    task = hw.Task(lambda: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3)))
+@pytest.mark.parametrize("part", [lambda: nn.Dropout(0.5), nn.RReLU])
+def test_the_ambient_generator_neither_matters_nor_moves(part):
+    task = hw.Task(lambda: nn.Sequential(nn.Linear(4, 8), part(), nn.Linear(8, 3)))
 
     def final(ambient):
         torch.manual_seed(ambient)

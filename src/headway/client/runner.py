@@ -116,9 +116,10 @@ class ClientRunner:
             examples=torch.tensor(len(examples)),
             secret=secret,
         )
-        seed = key.derive("ambient").seed()  # for what draws from torch's own generator, such as dropout
+        seed = key.derive("ambient").seed()  # for what draws from torch's own generator
         torch.default_generator.manual_seed(seed)
         told, trainer_key = message.stages, key.derive(TRAINER)
+        bench.draws.at(trainer_key.derive("dropout").seed(), 0)  # for a trainer that does not say its steps
         return Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure)
 
     def prepare_crew(self, crew: Crew, ask: Ask, memories: Sequence[Memory | None]) -> Work:

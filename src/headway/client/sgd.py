@@ -270,6 +270,7 @@ class _Loop:
         if not self.bench.module.training:
             self.bench.module.train()
         self.mean_loss = self.bench.task.criterion.mean
+        self.dropout = work.key.derive("dropout").seed()
         self.forward = None if trainer.loss_term is None else trainer.loss_term.begin(work)
         self.start = work.ctx.global_params
         self.descent = Descent(trainer, work, self.bench.parameters, self.bench.layout.slices(self.bench.shared))
@@ -284,6 +285,7 @@ class _Loop:
         parameters, trace = self.bench.parameters, self.work.trace
         trace.enter("the model's forward pass", inputs=batch.inputs)
         term: Tensor | None = None
+        self.bench.draws.at(self.dropout, self.account.count)
         if self.forward is None:
             outputs = self.bench.module(batch.inputs)
         else:

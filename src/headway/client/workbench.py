@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from headway.client.dropout import Draws
 from headway.client.task import Task, floating_buffers, shared_parameters
 from headway.core.keys import Key
 from headway.core.layout import Layout
@@ -18,11 +19,13 @@ class Workbench:
 
     layout, shared: the shared parameters, and their vector `[P]`.
     personal: those that stay with the client, `[Q]`.  statistics: the floating-point buffers, `[B]`.
+    draws: what its dropout modules draw from.
     """
 
     def __init__(self, task: Task, key: Key) -> None:
         self.task = task
         self.module = task.build(key)
+        self.draws = Draws(self.module)
         chosen = shared_parameters(self.module, task.shared)
         others = {
             name: parameter
@@ -93,6 +96,11 @@ class Workbench:
             self._twin = copy.deepcopy(self.module).eval().requires_grad_(False)
         self._twin.load_state_dict(self.module.state_dict())
         return self._twin
+
+    def release(self) -> nn.Module:
+        """The module with the model that is on the bench, for use without it: its dropout is torch's own again."""
+        self.draws.release()
+        return self.module
 
     @property
     def has_statistics(self) -> bool:
