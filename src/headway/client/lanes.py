@@ -27,7 +27,7 @@ from headway.core.chain import Chain
 from headway.core.keys import Keys
 from headway.data import Examples
 
-Stepped = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]
+Stepped = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
@@ -44,8 +44,6 @@ def why_not(trainer: Trainer, bench: Workbench, chain: Chain) -> str | None:
     for name, module in bench.module.named_modules():
         if isinstance(module, RECURRENT):
             return f"{name} is recurrent"
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
-            return f"{name} draws at random"
     if buffer := next(iter(dict(bench.module.named_buffers())), None):
         return f"the model keeps statistics ({buffer})"
     return None
@@ -75,8 +73,10 @@ class Lanes:
         views = self.bench.layout.views(self.bench.shared.expand(2, -1).clone())
         inputs, targets = (t.unsqueeze(0).expand(2, *t.shape) for t in (examples.inputs, examples.targets))
         weights = self.bench.shared.new_full((2, len(examples)), 1 / len(examples))
+        keys = torch.zeros(2, dtype=torch.int64)
+        self.bench.module.train()
         try:
-            self.stepped(views, inputs, targets, weights)
+            self.stepped(views, inputs, targets, weights, keys, keys[0])
         except Exception as error:  # whatever the model may raise; alone, it is raised with client and stage
             return f"{type(error).__name__} in a batched program"
         return None
@@ -123,6 +123,10 @@ class _Program:
         self.weights = table.weights(self.vectors.dtype)
         self.losses = torch.zeros(lane_count, steps, dtype=torch.float64)
         self.squares = torch.zeros(lane_count, steps, dtype=torch.float64) if self.measure else None
+        assert isinstance(work.key, Keys)
+        draws = self.bench.draws.layers
+        seeds = [key.seed() for key in work.key.derive("dropout")] if draws else [0] * lane_count
+        self.dropout = torch.tensor(seeds)
         self.active = lane_count
         self._look_at_front()
         layout = self.bench.layout
@@ -149,7 +153,12 @@ class _Program:
         index = table.index[front, number, :width]
         store = self.work.examples
         grads, losses = self.stepped(
-            self.views, store.inputs[index], store.targets[index], self.weights[front, number, :width]
+            self.views,
+            store.inputs[index],
+            store.targets[index],
+            self.weights[front, number, :width],
+            self.dropout[front],
+            torch.tensor(number),
         )
         before = self.vectors[front].clone() if self.steps is not None else None
         rates = table.rates[front, number]
@@ -189,14 +198,18 @@ def _front(work: Work, count: int) -> Work:
 
 
 def _stepped(bench: Workbench) -> Stepped:
-    """Gradients and losses of all lanes: of parameters `[C, *shape]`, batches `[C, B, ...]` and weights `[C, B]`."""
-    module, per_example = bench.module, bench.task.criterion.per_example
+    """Gradients and losses of all lanes: of parameters `[C, *shape]`, batches `[C, B, ...]` and weights `[C, B]`, keys
+    of dropout `[C]`, and the number of the step."""
+    module, per_example, draws = bench.module, bench.task.criterion.per_example, bench.draws
 
-    def loss(parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        outputs = functional_call(module, parameters, (inputs,))
+    def loss(
+        parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor, weights: Tensor, key: Tensor, step: Tensor
+    ) -> Tensor:
+        with draws.during(key, step):
+            outputs = functional_call(module, parameters, (inputs,))
         return (per_example(outputs, targets) * weights).sum()
 
-    gradients: Stepped = vmap(grad_and_value(loss))
+    gradients: Stepped = vmap(grad_and_value(loss), in_dims=(0, 0, 0, 0, 0, None))
     return gradients
 
 
