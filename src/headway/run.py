@@ -85,7 +85,7 @@ class Run:
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
         self.key = Key.root(seed)
         self.engine = engine or LocalEngine()
-        self.memory = MemoryStore()
+        self.memory = MemoryStore(data.clients, None if folder is None else Path(folder))
         self.flows = algorithm.flows(self.engine.facts, population=len(data.clients))
         self.engine.open(Job(algorithm, task, data, self.key, self.memory))
         self.bench = Workbench(task, self.key)
