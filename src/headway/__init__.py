@@ -40,6 +40,7 @@ _WHERE = {
     "Mean": "stages",
     "Moon": "client",
     "Place": "core.stage",
+    "ProcessEngine": "engines",
     "Protocol": "core.stage",
     "QFedAvg": "stages",
     "Quorum": "core.ask",
@@ -91,7 +92,7 @@ if TYPE_CHECKING:
     from headway.core.stage import Aggregator, Context, Place, Protocol, Stage
     from headway.core.update import Update
     from headway.data import Examples, FederatedData
-    from headway.engines import LocalEngine
+    from headway.engines import LocalEngine, ProcessEngine
     from headway.observe.report import RoundReport
     from headway.run import Run, rounds
     from headway.samplers import All, Fixed, Uniform

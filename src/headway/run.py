@@ -87,7 +87,7 @@ class Run:
         self.engine = engine or LocalEngine()
         if resume and folder is not None:
             self.engine.follow(read_identity(Path(folder)).get("plan", {}))
-        self.memory = MemoryStore()
+        self.memory = MemoryStore(data.clients, None if folder is None else Path(folder))
         self.flows = algorithm.flows(self.engine.facts, population=len(data.clients))
         self.engine.open(Job(algorithm, task, data, self.key, self.memory))
         self.bench = Workbench(task, self.key)

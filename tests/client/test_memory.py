@@ -17,7 +17,7 @@ def held(store: MemoryStore, client: str) -> float | None:
 
 
 def test_only_counted_updates_commit():
-    store = MemoryStore()
+    store = MemoryStore(["a", "b"])
     for client in ("a", "b"):
         store.propose(client, (0, 0), memory(1.0))
     assert held(store, "a") is None
@@ -27,7 +27,7 @@ def test_only_counted_updates_commit():
 
 
 def test_memory_of_another_attempt_is_forgotten():
-    store = MemoryStore()
+    store = MemoryStore(["a", "b"])
     store.propose("a", (3, 0), memory(1.0))
     store.settle((3, 1), ["a"])
     store.settle((3, 0), ["a"])
@@ -36,14 +36,14 @@ def test_memory_of_another_attempt_is_forgotten():
 
 def test_disk_versions_follow_the_round(tmp_path):
     path = tmp_path / "memory.sqlite"
-    store = MemoryStore()
+    store = MemoryStore(["a", "b"])
     for round_ in (1, 2, 3):
         store.propose("a", (round_, 0), memory(float(round_)))
         if round_ == 2:
             store.propose("b", (round_, 0), memory(20.0))
         store.settle((round_, 0), ["a", "b"])
         store.save(path, round_, oldest_kept=1)
-    back = MemoryStore()
+    back = MemoryStore(["a", "b"])
     back.load(path, 2)
     assert (held(back, "a"), held(back, "b")) == (2.0, 20.0)
     back.load(path, 3)
@@ -52,12 +52,12 @@ def test_disk_versions_follow_the_round(tmp_path):
 
 def test_old_versions_go_once_no_checkpoint_needs_them(tmp_path):
     path = tmp_path / "memory.sqlite"
-    store = MemoryStore()
+    store = MemoryStore(["a", "b"])
     for round_ in range(1, 6):
         store.propose("a", (round_, 0), memory(float(round_)))
         store.settle((round_, 0), ["a"])
         store.save(path, round_, oldest_kept=round_ - 1)
-    back = MemoryStore()
+    back = MemoryStore(["a", "b"])
     back.load(path, 4)
     assert held(back, "a") == 4.0
     back.load(path, 3)

@@ -12,6 +12,8 @@ import torch
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.client import shared
+from headway.engines import PooledEngine
 from headway.observe.folder import RunFolder
 from headway.observe.journal import Journal
 
@@ -64,6 +66,29 @@ def test_from_any_round(recipe, stop, whole, tmp_path):
     assert last == ROUNDS
     assert_same(tensors, whole[recipe][0])
     assert all(whole[recipe][1][r] == cohort for r, cohort in cohorts.items())
+
+
+@pytest.mark.parametrize("stop", [1, 4])
+def test_memory_in_files_is_the_same_to_the_bit(stop, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "ANONYMOUS", 0)
+    run = make("scaffold+ecgr", tmp_path / "run")
+    for report in run:
+        if report.round == stop:
+            break
+    run.close()
+    assert_same(finish(make("scaffold+ecgr", tmp_path / "run", resume=True))[0], whole["scaffold+ecgr"][0])
+
+
+def test_pooled_training_keeps_the_memory_of_everyone(tmp_path):
+    def pooled_run(folder, **options):
+        algorithm = hw.recipes.recipe("scaffold", trainer=hw.LocalSGD(lr=0.1, batch_size=4))
+        return hw.Run(algorithm, blobs(), linear_task(), rounds=4, engine=PooledEngine(), folder=folder, **options)
+
+    expected = finish(pooled_run(None))[0]
+    assert any(name.startswith("everyone/Scaffold") for name in expected)
+    next(iter(run := pooled_run(tmp_path / "run")))
+    run.close()
+    assert_same(finish(pooled_run(tmp_path / "run", resume=True))[0], expected)
 
 
 def test_a_folder_of_before_an_option_was_added(whole, tmp_path):

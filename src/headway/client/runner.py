@@ -122,15 +122,13 @@ class ClientRunner:
         bench.draws.at(trainer_key.derive("dropout").seed(), 0)  # for a trainer that does not say its steps
         return Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure)
 
-    def prepare_crew(self, crew: Crew, ask: Ask, memories: Sequence[Memory | None]) -> Work:
+    def remembered(self, ask: Ask) -> Memory:
+        """The memory of a client that has none yet."""
+        return self.algorithm.chain.remember(ask.message.params)
+
+    def prepare_crew(self, crew: Crew, ask: Ask, memory: Memory) -> Work:
         """What clients that train side by side are given: context and memory with a leading axis `[C, ...]`."""
         message, chain = ask.message, self.algorithm.chain
-        first: Memory = {} if None not in memories else chain.remember(message.params)
-        held = [first if memory is None else memory for memory in memories]
-        stacked = {
-            label: {name: torch.stack([memory[label][name] for memory in held]) for name in kept}
-            for label, kept in held[0].items()
-        }
         ctx = Context(
             round=ask.round,
             key=crew.keys,
@@ -140,7 +138,7 @@ class ClientRunner:
             examples=crew.sizes,
         )
         trace, key = Trace(", ".join(crew.clients[:3])), crew.keys.derive(TRAINER)
-        return Work(self.bench, crew.store, chain, ctx, stacked, message.stages, self.flows, key, trace, self.measure)
+        return Work(self.bench, crew.store, chain, ctx, memory, message.stages, self.flows, key, trace, self.measure)
 
     def finish(self, client: str, ask: Ask, work: Work, trained: Trained) -> Outcome:
         """The client's update, from what its training did.

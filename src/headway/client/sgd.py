@@ -270,6 +270,7 @@ class _Loop:
         if not self.bench.module.training:
             self.bench.module.train()
         self.mean_loss = self.bench.task.criterion.mean
+        assert isinstance(work.key, Key)
         self.dropout = work.key.derive("dropout").seed()
         self.forward = None if trainer.loss_term is None else trainer.loss_term.begin(work)
         self.start = work.ctx.global_params

@@ -33,7 +33,9 @@ class PooledEngine(Engine):
         """Brings the examples together."""
         if job.task.shared is not None:
             raise ConfigError("pooled training needs a model that is shared whole: leave task.shared out.")
-        self.learner.open(replace(job, data=pooled(job.data)))
+        together = pooled(job.data)
+        job.memory.enrol(together.clients)
+        self.learner.open(replace(job, data=together))
         self.testers.open(job)
 
     def clients(self) -> tuple[str, ...]:

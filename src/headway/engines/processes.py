@@ -256,6 +256,7 @@ class _Round:
         """A worker has died: another takes its place, and what it had summed waits again."""
         how = _reap(hand.pid)
         hand.pipe.close()
+        self.engine.hands.remove(hand)
         lost = [*(() if hand.busy is None else (hand.busy,)), *([] if self.areas.rows else hand.summed)]
         if hand.busy is not None:
             deaths = self.deaths[hand.busy.first] = self.deaths.get(hand.busy.first, 0) + 1
@@ -263,7 +264,7 @@ class _Round:
                 raise HeadwayError(_gave_up(hand.busy.clients, how))
         self.waiting.extendleft(reversed(lost))
         fresh = self.engine.hire(hand.number)
-        self.engine.hands[self.engine.hands.index(hand)] = fresh
+        self.engine.hands.append(fresh)
         self._give(fresh)
 
 

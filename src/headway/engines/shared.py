@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from headway.client.shared import shared_array
 from headway.core.ask import Message
 from headway.core.exact import ExactSum
 from headway.core.update import unflat_names
@@ -18,10 +19,8 @@ BINS = 8  # of an exact sum: 256 bits of exponent, more than float32 has; a sum 
 
 def shared(shape: tuple[int, ...], number: torch.dtype) -> Tensor:
     """A tensor of zeros that processes forked later see as the same memory; untouched, it costs nothing."""
-    count = prod(shape)
-    if count == 0:
-        return torch.empty(shape, dtype=number)
-    return torch.frombuffer(mmap.mmap(-1, count * number.itemsize), dtype=number, count=count).view(shape)
+    held = torch.from_numpy(shared_array((prod(shape) * number.itemsize,), np.uint8))
+    return held.view(number).view(shape)
 
 
 class Broadcast:

@@ -135,7 +135,8 @@ class UnitRunner:
             crew, plan = lanes.plan(self._crew(clients, ask), ask.round)
             if not lanes.fits(plan, "steps" in self.flows[-1].needs):
                 return None
-            work = self.runner.prepare_crew(crew, ask, [job.memory.get(client) for client in crew.clients])
+            memory = job.memory.gather(crew.clients, self.runner.remembered(ask))
+            work = self.runner.prepare_crew(crew, ask, memory)
             trained = lanes.train(work, plan)
         except Exception as error:  # whatever a model or a stage may raise: alone, client and stage are named
             self.lanes, self.why_not = None, f"{type(error).__name__} in a batched program"  # the units stay
@@ -175,10 +176,7 @@ class UnitRunner:
             if trained.squares is not None:
                 counts = torch.as_tensor(trained.count)
                 done.meter.add_paths(crew.clients, trained.squares, counts, trained.movement)
-        if outcome.memory:
-            for index, client in enumerate(crew.clients):
-                own = {label: {n: t[index].clone() for n, t in kept.items()} for label, kept in outcome.memory.items()}
-                self.job.memory.propose(client, (ask.round, ask.attempt), own)
+        self.job.memory.propose_stacked(crew.clients, (ask.round, ask.attempt), outcome.memory)
 
     def _reports(
         self, crew: Crew, outcome: Outcome, norms: torch.Tensor, seconds: float, down: int

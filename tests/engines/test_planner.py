@@ -1,0 +1,118 @@
+"""The planner: what it chooses, remembers, and leaves alone."""
+
+import json
+
+import pytest
+import torch
+from test_processes import TRAINER, model, run, started
+from torch import nn
+from toys import blobs
+
+import headway as hw
+from headway.engines import planner
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "headway" / "plans.json"
+
+
+def timed(monkeypatch, seconds):
+    """Clients take these seconds each, by width; others would take very long."""
+    monkeypatch.setattr(planner._Trial, "seconds", lambda self, width: seconds.get(width, 1e3))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({1: 1.0, 2: 0.6, 5: 0.4, 10: 0.3, 20: 0.5}, 10),
+        ({1: 1.0, 2: 1.2, 5: 1.6}, 1),
+        ({1: 1.0, 2: 0.99, 5: 0.98, 10: 0.97, 20: 0.97}, 1),
+    ],
+    ids=["ten are fastest", "one is fastest", "hardly faster is not worth it"],
+)
+def test_the_fastest_is_chosen(store, monkeypatch, seconds, chosen):
+    timed(monkeypatch, seconds)
+    made = started("fedavg", hw.LocalEngine(lanes="auto"))
+    assert made.engine.plan.lanes == made.engine.runner.width == chosen
+    assert made.engine.plan.seconds == (seconds[chosen], 1.0)
+
+
+def test_a_plan_is_remembered_for_the_same_work_alone(store, monkeypatch):
+    timed(monkeypatch, {1: 1.0, 2: 0.5})
+    assert not started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan.remembered
+    timed(monkeypatch, {1: 1.0, 2: 2.0})
+    again = started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan
+    assert (again.lanes, again.remembered) == (2, True)
+    assert "as measured before" in again.spoken
+    assert started("fedprox", hw.LocalEngine(lanes="auto")).engine.plan.lanes == 1
+    assert len(json.loads(store.read_text())) == 2
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{", '{"a": 1}'])
+def test_a_damaged_file_of_plans_is_measured_over(store, monkeypatch, damage):
+    timed(monkeypatch, {1: 1.0, 2: 0.5})
+    started("fedavg", hw.LocalEngine(lanes="auto"))
+    known = {name: {"lanes": "many"} for name in json.loads(store.read_text())}
+    for text in (damage, json.dumps(known)):
+        store.write_text(text)
+        plan = started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan
+        assert (plan.lanes, plan.remembered) == (2, False)
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    timed(monkeypatch, {1: 1.0, 2: 0.5})
+    assert started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan.lanes == 2
+
+
+@pytest.mark.parametrize("recipe", ["fedavg", "scaffold+ecgr", "qfedavg"])
+def test_measuring_leaves_no_trace(store, recipe):
+    """A run that has measured is the run that was told the same."""
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    threads = torch.get_num_threads()
+    measured = run(recipe, hw.LocalEngine(lanes="auto"))
+    assert torch.equal(torch.get_rng_state(), state)
+    plan = measured[0].engine.plan
+    told = run(recipe, hw.LocalEngine(lanes=plan.lanes))
+    torch.set_num_threads(threads)
+    assert torch.equal(measured[0].state.params, told[0].state.params)
+    assert plan.seconds is not None
+    assert all(seconds > 0 for seconds in plan.seconds)
+
+
+def test_a_resumed_run_keeps_its_plan(store, tmp_path, monkeypatch):
+    algorithm, task = hw.recipes.recipe("fedavg", trainer=TRAINER), hw.Task(model)
+
+    def part(rounds, resume):
+        data, folder, engine = blobs(sizes=(5, 6, 7)), tmp_path / "run", hw.LocalEngine(lanes="auto")
+        made = hw.Run(algorithm, data, task, rounds=rounds, engine=engine, folder=folder, resume=resume)
+        list(made)
+        made.close()
+        return made.engine.plan
+
+    timed(monkeypatch, {1: 1.0, 2: 0.5, 3: 0.6})
+    assert part(1, False).lanes == 2
+    store.unlink()
+    timed(monkeypatch, {1: 1.0, 2: 2.0, 3: 3.0})
+    plan = part(2, True)
+    assert (plan.lanes, plan.seconds) == (2, None)
+
+
+def test_a_model_that_fails_is_left_to_the_run(store):
+    class Fails(nn.Linear):
+        def forward(self, x):
+            raise ZeroDivisionError("on purpose")
+
+    with pytest.raises(hw.ClientFailed, match="failed in the model's forward pass"):
+        run("fedavg", hw.LocalEngine(lanes="auto"), make=lambda: Fails(4, 3))
+    assert not store.exists()
+
+
+def test_a_model_that_cannot_be_batched_is_planned_alone(store):
+    made = started("fedavg", hw.LocalEngine(lanes="auto"), make=lambda: nn.Sequential(nn.RReLU(), nn.Linear(4, 3)))
+    assert made.engine.plan.lanes == 1
+    assert made.engine.spoken == "clients one at a time, since RuntimeError in a batched program"
