@@ -69,7 +69,7 @@ class LocalEngine(Engine):
         if job.task.buffers == "average" and self.bench.has_statistics:
             self.expected["buffers"] = self.bench.statistics_layout.size
 
-    def clients(self) -> tuple[str, ...]:
+    def clients(self) -> Sequence[str]:
         """The population."""
         return self.job.data.clients
 
