@@ -20,9 +20,9 @@ WeighByQuality
 
 DATA = set(
     """
-ClientSkew ClientSummary Examples FederatedData LabelSkew PARTITIONERS Partitioner SHIFTS Shift Skew Spread TableFacts
-batch_bounds described epoch_order from_huggingface from_torch hospitals infer_csv label_skew load partitioner shift
-shifted skew_of sources split
+ClientSkew ClientSummary Examples FederatedData LabelSkew Numbered PARTITIONERS Partitioner Parts SHIFTS Shift Skew
+Spread TableFacts batch_bounds described epoch_order from_huggingface from_torch hospitals infer_csv label_skew load
+mapped mapped_examples partitioner shift shifted skew_of sources split
 """.split()  # noqa: SIM905
 )
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from headway import models, recipes
 from headway.client import LocalSGD, Task, Trainer, trainers
@@ -45,10 +46,17 @@ class RunSection(_Section):
     name: str | None = Field(default=None, pattern=r"^\w[\w.+-]*$")
     rounds: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
-    evaluate_every: int = Field(default=1, ge=1)
+    evaluate_every: int | Literal["never"] = 1
     checkpoint_every: int = Field(default=10, ge=1)
     keep: int = Field(default=3, ge=1)
     threads: int | None = Field(default=None, ge=1, le=1024)
+
+    @field_validator("evaluate_every", mode="plain")
+    @classmethod
+    def _rounds_or_never(cls, value: Any) -> Any:
+        if value == "never" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return value
+        raise PydanticCustomError("rounds_or_never", 'Input should be a whole number from 1, or "never"')
 
 
 class DataSection(_Section):
@@ -190,7 +198,7 @@ class RunFile:
             engine=PooledEngine() if self.view.pooled else None,
             folder=folder,
             resume=resume,
-            evaluate_every=section.evaluate_every,
+            evaluate_every=None if section.evaluate_every == "never" else section.evaluate_every,
             checkpoint_every=section.checkpoint_every,
             keep=section.keep,
             config=self.to_toml(),
