@@ -44,10 +44,9 @@ def evaluate_clients(
 
     Clients that share all of the model are evaluated in common batches, and apart otherwise.
     """
-    parts = Parts.of(data.test)
-    if not bool(parts.sizes.any()):
+    if not bool(data.test_sizes.any()):
         return {}
-    rows, sizes = parts.rows(clients)
+    rows, sizes = Parts.of(data.test).rows(clients)
     tested = [client for client, size in zip(clients, sizes.tolist(), strict=True) if size]
     if not tested:
         return {}

@@ -17,7 +17,6 @@ from headway.client.steps import StepPlan
 from headway.client.trainer import Trainer
 from headway.core.errors import RunFolderError
 from headway.data import described
-from headway.data.parts import Parts
 from headway.observe.alarm import Lines
 from headway.observe.folder import CONFIG, read_identity
 from headway.observe.progress import Meter
@@ -116,7 +115,7 @@ def _interruptible(screen: Console, folder: Path, as_json: bool) -> Iterator[Non
 
 def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
     data, section = run.data, runfile.sections.data
-    sizes = Parts.of(data.train).sizes
+    sizes = data.train_sizes
     low, high = int(sizes.min()), int(sizes.max())
     held = f"{low} to {high} each" if low != high else f"{low} each"
     central = f", {len(data.central)} in a central test set" if data.central is not None else ""
@@ -140,7 +139,7 @@ def _steps_said(run: Run) -> str:
     trainer = run.algorithm.trainer
     if "steps" not in run.flows[-1].needs or not isinstance(trainer, Trainer):
         return ""
-    sizes = Parts.of(run.data.train).sizes
+    sizes = run.data.train_sizes
     ways: dict[str, list[tuple[StepPlan, int]]] = {}
     for size, clients in zip(*(each.tolist() for each in sizes.unique(return_counts=True)), strict=True):
         if (plan := trainer.step_plan(size, run.bench.layout)) is not None:
@@ -195,16 +194,16 @@ def _record(report: RoundReport) -> dict[str, Any]:
 
 def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> None:
     names = [*run.task.metric_names, "loss"]
-    tests = Parts.of(run.data.test)
     rows = [
-        [client, str(len(tests[client])), *(number_text(scores.get(name)) for name in names)]
+        [client, str(len(run.data.test[client])), *(number_text(scores.get(name)) for name in names)]
         for client, scores in list(report.evaluation.items())[:20]
     ]
     if len(report.evaluation) > 20:
         rows.append([f"... {len(report.evaluation) - 20} more in the journal"])
     if report.metrics:
-        sizes = tests.rows(tuple(report.evaluation))[1] if report.evaluation else tests.sizes
-        rows.append(["all clients", str(int(sizes.sum())), *(number_text(report.metrics.get(name)) for name in names)])
+        asked = report.evaluation
+        total = sum(len(run.data.test[client]) for client in asked) if asked else int(run.data.test_sizes.sum())
+        rows.append(["all clients", str(total), *(number_text(report.metrics.get(name)) for name in names)])
     if run.data.central is not None:
         rows.append(
             ["central test", str(len(run.data.central)), *(number_text(report.central.get(name)) for name in names)]

@@ -216,6 +216,16 @@ class FederatedData:
         return Parts.of(self.train).names
 
     @property
+    def train_sizes(self) -> Tensor:
+        """How many training examples each client has, int64 `[C]`, in the order of `clients`."""
+        return Parts.of(self.train).sizes
+
+    @property
+    def test_sizes(self) -> Tensor:
+        """How many test examples each client has, int64 `[C]`, in the order of `clients`."""
+        return Parts.of(self.test).sizes
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one input."""
         return tuple(self.store.inputs.shape[1:])
@@ -295,13 +305,13 @@ def _head(number: torch.dtype, shape: list[int]) -> bytes:
 
 def _holdings(train: Parts, test: Parts) -> Iterator[bytes]:
     """What is hashed of who holds what: for each client its name, and dtype, shape and bytes of either part."""
-    cuts = range(0, len(train), CLIENTS_AT_ONCE)
-    for names in (train.names[start : start + CLIENTS_AT_ONCE] for start in cuts):
-        columns: list[list[bytes]] = [[repr(client).encode() for client in names]]
+    for first in range(0, len(train), CLIENTS_AT_ONCE):
+        last = min(first + CLIENTS_AT_ONCE, len(train))
+        columns: list[list[bytes]] = [[repr(client).encode() for client in train.names[first:last]]]
         for parts in (train, test):
-            index, sizes = parts.rows(names)
-            raw, counts = index.numpy().tobytes(), sizes.tolist()
-            columns.append([_head(torch.int64, [count]) for count in counts])
+            counts = parts.sizes[first:last].tolist()
+            heads = {count: _head(torch.int64, [count]) for count in set(counts)}
+            raw = parts.between(first, last).numpy().tobytes()
             ends = [8 * end for end in itertools.accumulate(counts, initial=0)]
-            columns.append([raw[start:stop] for start, stop in itertools.pairwise(ends)])
+            columns += [[heads[count] for count in counts], [raw[a:b] for a, b in itertools.pairwise(ends)]]
         yield b"".join(itertools.chain.from_iterable(zip(*columns, strict=True)))

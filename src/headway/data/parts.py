@@ -197,8 +197,12 @@ class Parts(Mapping[str, Tensor]):
         while first < len(self):
             done = int(ends[first - 1]) if first else 0
             last = max(first + 1, int(torch.searchsorted(ends, done + BLOCK, right=True)))
-            yield self._flat(self.starts[first:last], self.sizes[first:last])
+            yield self.between(first, last)
             first = last
+
+    def between(self, first: int, last: int) -> Tensor:
+        """The indices of the clients at the positions `first ... last - 1`, one after another, int64 `[sum n]`."""
+        return self._flat(self.starts[first:last], self.sizes[first:last])
 
     def run_of(self, client: str) -> tuple[int, int] | None:
         """Start and stop in the store of a client whose examples lie there one after another; None for another's."""

@@ -59,7 +59,7 @@ class LocalEngine(Engine):
         self.bench = Workbench(job.task, job.key)
         self.measure = self.drift and not job.algorithm.protected
         self.runner = ClientRunner(job.algorithm, self.bench, self.flows, job.key, self.measure)
-        self.runner.check(len(index) for index in job.data.train.values())
+        self.runner.check(job.data.train_sizes.tolist())
         self.alone = why_not(self.runner.trainer, self.bench) if self.width > 1 else "one at a time was asked for"
         if self.alone is None:
             assert isinstance(self.runner.trainer, LocalSGD)
