@@ -1,6 +1,7 @@
 """What a run costs as the population grows: peak memory, time to the first round, seconds a round.
 
     python benchmarks/population.py [--populations 10000 100000 1000000] [--cohort 1000] [--examples 4] [--rounds 5]
+    python benchmarks/population.py --draws         # the cohort alone
 
 Each population runs in a process of its own, on examples mapped from files that are written first: `--examples`
 for each client, each of 32 float32 numbers and a label of 10 (at 4 examples and a million clients, 544 MB on disk).  A
@@ -73,6 +74,27 @@ def measure(folder: Path, clients: int, cohort: int, rounds: int) -> None:
     )
 
 
+def draws(populations: list[int], cohort: int) -> None:
+    """How long it takes to draw a cohort, and how much of it are the random bits."""
+    import headway as hw
+    from headway.core.keys import Key
+
+    sampler, key = hw.Uniform(count=cohort), Key.root(0)
+    print(f"{cohort} clients drawn; milliseconds, the best and the median of 25")
+    for clients in populations:
+        names = hw.data.Numbered(clients)
+        for what, call in (
+            ("draw", lambda names=names: sampler.draw(names, 0, key)),
+            ("bits", lambda clients=clients: key.bits(clients)),
+        ):
+            times = []
+            for _ in range(25):
+                begun = time.perf_counter()
+                call()
+                times.append((time.perf_counter() - begun) * 1e3)
+            print(f"{clients:>10,} {what} {min(times):8.2f} {statistics.median(times):8.2f}")
+
+
 def own_memory() -> int:
     """The bytes of this process that no file backs (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -85,8 +107,12 @@ def main() -> None:
     parser.add_argument("--cohort", type=int, default=1000)
     parser.add_argument("--examples", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--draws", action="store_true")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.draws:
+        draws(options.populations, options.cohort)
+        return
     if options.inside is not None:
         measure(options.inside, options.populations[0], options.cohort, options.rounds)
         return

@@ -208,8 +208,9 @@ def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> Non
         rows.append(
             ["central test", str(len(run.data.central)), *(number_text(report.central.get(name)) for name in names)]
         )
-    screen.print()
-    show_table(screen, plain_table(["on the test part of", "examples", *names], rows))
+    if rows:
+        screen.print()
+        show_table(screen, plain_table(["on the test part of", "examples", *names], rows))
     if report.drift:
         along, across = number_text(report.drift["headway"]), number_text(report.drift["leeway"])
         screen.print(
