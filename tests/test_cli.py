@@ -78,15 +78,27 @@ def table(path, rows=80):
     path.write_text("site,note,dose,sex,outcome\n" + "\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize("argument", ["--help", "--version"])
-def test_what_needs_no_training_imports_nothing_heavy(argument):
+HEAVY = ("ray", "grpc", "matplotlib", "pandas", "scipy", "pyarrow", "datasets", "PIL", "jinja2", "sklearn", "mlxtend")
+
+
+def imported_by(folder, *arguments, among):
+    """Which of these modules are there after a command, in a process of its own."""
     code = (
-        f"import sys; sys.argv = ['headway', '{argument}']\nfrom headway import cli\n"
-        "try: cli.main()\nexcept SystemExit: pass\n"
-        "print([m for m in ('torch', 'numpy', 'matplotlib', 'scipy') if m in sys.modules])"
+        f"import sys; sys.argv = ['headway', *{arguments!r}]\nfrom headway import cli\n"
+        f"try: cli.main()\nexcept SystemExit: pass\nprint([m for m in {among!r} if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.splitlines()[-1] == "[]"
+    found = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    return found.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("run", "--help"), ("compare", "--help")])
+def test_what_needs_no_training_imports_nothing_heavy(tmp_path, arguments):
+    assert imported_by(tmp_path, *arguments, among=("torch", "numpy", *HEAVY)) == "[]"
+
+
+def test_a_run_imports_only_what_trains(tmp_path):
+    among = ("torch", "sympy", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", *HEAVY)
+    assert imported_by(tmp_path, "run", "hospitals", "--rounds", "1", among=among) == "['torch']"
 
 
 def test_run_ends_with_each_client_and_says_where_it_is(headway, tmp_path):

@@ -135,6 +135,13 @@ def test_a_target_that_is_no_number_is_refused(headway):
     assert (code, "must be a finite number" in said) == (1, True)
 
 
+def test_a_comparison_of_what_is_never_evaluated_is_refused(headway):
+    sets = ("--set", "run.evaluate_every='never'", "--methods", "fedavg,fedprox")
+    code, _, said = headway("compare", "mine.toml", *sets)
+    assert code == 1
+    assert 'run.evaluate_every is "never", so none are measured: say every how many rounds' in said
+
+
 def test_a_round_in_which_nobody_counts_is_said(headway):
     drops = ("epochs=2", "stragglers=1.0", "straggler_policy=drop")
     sets = [part for change in drops for part in ("--set", f"algorithm.trainer.{change}")]

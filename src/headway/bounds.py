@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from headway import recipes
 from headway.data import FederatedData
@@ -61,7 +62,7 @@ def by_client(bounds: Mapping[str, Sequence[Trial]], best: Sequence[Trial]) -> l
     return [(c, mean(bounds[ALONE], c), mean(best, c), mean(bounds[POOLED], c)) for c in names]
 
 
-def _plain(runfile: RunFile, view: View, evaluate_every: int) -> RunFile:
+def _plain(runfile: RunFile, view: View, evaluate_every: int | Literal["never"]) -> RunFile:
     """FedAvg with the file's trainer, which over one client is plain training."""
     run = runfile.sections.run.model_copy(update={"evaluate_every": evaluate_every})
     algorithm = replace(recipes.fedavg(), trainer=runfile.algorithm.trainer)

@@ -29,6 +29,7 @@ from headway.core.keys import Key
 from headway.core.registry import build, to_numbers
 from headway.core.sampler import samplers
 from headway.data import FederatedData
+from headway.data.labels import LabelCounts
 from headway.engines import Engine, Job, LocalEngine
 from headway.observe.alarm import HORIZON, Figures, Watch
 from headway.observe.folder import JOURNAL, MEMORY, RunFolder, read_identity, writing
@@ -46,7 +47,9 @@ class Run:
     can be resumed, and ends with the same bits as an uninterrupted one.
 
     folder: where to keep the run; `None` keeps nothing.  resume: go on with the run that is in the folder.
-    evaluate_every, checkpoint_every: in rounds; the last round always is evaluated and kept.
+    evaluate_every, checkpoint_every: in rounds; the last round always is evaluated and kept.  With
+    `evaluate_every=None` no client is ever evaluated, and the central test set in the last round only: for populations
+    that nobody wants to go through.
     keep: how many checkpoints stay.
 
     Raises:
@@ -64,7 +67,7 @@ class Run:
         engine: Engine | None = None,
         folder: Path | str | None = None,
         resume: bool = False,
-        evaluate_every: int = 1,
+        evaluate_every: int | None = 1,
         checkpoint_every: int = 10,
         keep: int = 3,
         config: str | None = None,
@@ -72,7 +75,7 @@ class Run:
         for name, number, least in (
             ("rounds", rounds, 1),
             ("seed", seed, 0),
-            ("evaluate_every", evaluate_every, 1),
+            ("evaluate_every", 1 if evaluate_every is None else evaluate_every, 1),
             ("checkpoint_every", checkpoint_every, 1),
             ("keep", keep, 1),
         ):
@@ -98,7 +101,7 @@ class Run:
             buffers = self.bench.statistics()
         self.state = algorithm.initial_state(self.bench.shared, buffers)
         self.notes: dict[str, Any] = {"best": None, "first_loss": None}
-        self.watch = Watch({each.client: each.labels for each in data.summary() if each.labels is not None})
+        self.watch = Watch(LabelCounts(data))
         self.folder: RunFolder | None = None
         if folder is not None:
             self._open_folder(Path(folder), self.identity(seed), resume, keep, config)
@@ -193,15 +196,17 @@ class Run:
             drift={name: figure for answer in answers for name, figure in answer.figures.items()},
         )
         report = replace(report, alarms=self.watch.see(Figures.of(report)))
-        if after.round % self.evaluate_every == 0 or after.round == self.rounds:
+        if after.round == self.rounds or (self.evaluate_every is not None and after.round % self.evaluate_every == 0):
             report = self._evaluated(report)
         return report
 
     def _evaluated(self, report: RoundReport) -> RoundReport:
         """The report with the metrics of every client and of the central test set; keeps the best model."""
         begun = time.perf_counter()
-        message = Message(self.state.model, buffers=self.state.buffers)
-        answer = self.engine.ask(Ask("evaluate", message, self.engine.clients(), round=self.state.round))
+        answer = Answer()
+        if self.evaluate_every is not None:
+            message = Message(self.state.model, buffers=self.state.buffers)
+            answer = self.engine.ask(Ask("evaluate", message, tuple(self.engine.clients()), round=self.state.round))
         scores = {r.client: r.metrics for r in answer.reports}
         sizes = {r.client: r.examples for r in answer.reports}
         central: dict[str, float] = {}

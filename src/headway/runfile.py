@@ -103,7 +103,7 @@ class RunFile:
             engine=PooledEngine() if self.view.pooled else self.sections.engine.engine(),
             folder=folder,
             resume=resume,
-            evaluate_every=section.evaluate_every,
+            evaluate_every=None if section.evaluate_every == "never" else section.evaluate_every,
             checkpoint_every=section.checkpoint_every,
             keep=section.keep,
             config=self.to_toml(),

@@ -3,15 +3,67 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
+
+import numpy as np
+from torch import Tensor
 
 from headway.core.errors import ConfigError, nearest
 from headway.core.flow import SamplerFacts
 from headway.core.keys import Key
 from headway.core.registry import check_types
 from headway.core.sampler import Sampler, samplers
+from headway.data.parts import Numbered
+
+MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
+
+
+class _Population:
+    """The population that was last drawn from, sorted: that of a run is the same object in every round."""
+
+    last: tuple[tuple[str, ...], Sequence[str]] = ((), ())
+
+
+def in_order(clients: Sequence[str]) -> Sequence[str]:
+    """The names sorted; a tuple that is given again and again is sorted once.
+
+    >>> in_order(("b", "a"))
+    ('a', 'b')
+    """
+    if isinstance(clients, Numbered):
+        return clients
+    if type(clients) is not tuple:  # it may have changed since
+        return sorted(clients)
+    given, ordered = _Population.last
+    if given is not clients:
+        ordered = tuple(sorted(clients))
+        _Population.last = (clients, ordered)
+    return ordered
+
+
+def smallest(values: Tensor, count: int) -> list[int]:
+    """Where the `count` smallest of the values `[N]` stand, ascending; of equal ones the first, as in a stable sort.
+
+    >>> import torch
+    >>> smallest(torch.tensor([3, 1, 3, 0]), 3)
+    [0, 1, 3]
+    """
+    if count >= len(values):
+        return list(range(len(values)))
+    numbers = values.numpy()
+    limit = np.partition(numbers, count - 1)[count - 1]
+    below = np.flatnonzero(numbers < limit)
+    equal = np.flatnonzero(numbers == limit)[: count - len(below)]
+    places: list[int] = np.sort(np.concatenate([below, equal])).tolist()
+    return places
+
+
+def _likely(name: str, known: Sequence[str]) -> str:
+    """Words that help with a name that is not among those known, sorted."""
+    return nearest(name, known) if len(known) <= MOST_NAMES else f": {len(known)} are, {known[0]!r} to {known[-1]!r}"
 
 
 @final
@@ -26,7 +78,7 @@ class All(Sampler):
 
     def draw(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
         """The whole population, sorted."""
-        return tuple(sorted(clients))
+        return tuple(in_order(clients))
 
     def facts(self, population: int | None) -> SamplerFacts:
         """The cohort is the population."""
@@ -64,12 +116,12 @@ class Uniform(Sampler):
             raise ConfigError(f"Uniform.share must be above 0 and at most 1, found {self.share}.")
 
     def draw(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
-        """The drawn clients, sorted."""
-        ordered = sorted(clients)
+        """The drawn clients, sorted: those with the smallest of one random number for each client."""
+        ordered = in_order(clients)
         size = self._size(len(ordered))
         if size > len(ordered):
             raise ConfigError(f"Uniform(count={self.count}) was asked to draw from {len(ordered)} clients only.")
-        return tuple(sorted(ordered[int(i)] for i in key.permutation(len(ordered))[:size]))
+        return tuple(ordered[place] for place in smallest(key.bits(len(ordered)), size))
 
     def facts(self, population: int | None) -> SamplerFacts:
         """The cohort has a fixed size."""
@@ -105,9 +157,11 @@ class Fixed(Sampler):
 
     def draw(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
         """The named clients, sorted."""
+        ordered = in_order(clients)
         for name in self.clients:
-            if name not in clients:
-                raise ConfigError(f"Fixed names the client {name!r}, who is not there{nearest(name, clients)}.")
+            place = bisect_left(ordered, name)
+            if place == len(ordered) or ordered[place] != name:
+                raise ConfigError(f"Fixed names the client {name!r}, who is not there{_likely(name, ordered)}.")
         return tuple(sorted(self.clients))
 
     def facts(self, population: int | None) -> SamplerFacts:

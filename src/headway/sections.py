@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from headway.engines import Engine, LocalEngine, ProcessEngine
 
@@ -19,10 +20,17 @@ class RunSection(_Section):
     name: str | None = Field(default=None, pattern=r"^\w[\w.+-]*$")
     rounds: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
-    evaluate_every: int = Field(default=1, ge=1)
+    evaluate_every: int | Literal["never"] = 1
     checkpoint_every: int = Field(default=10, ge=1)
     keep: int = Field(default=3, ge=1)
     threads: int | None = Field(default=None, ge=1, le=1024)
+
+    @field_validator("evaluate_every", mode="plain")
+    @classmethod
+    def _rounds_or_never(cls, value: Any) -> Any:
+        if value == "never" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return value
+        raise PydanticCustomError("rounds_or_never", 'Input should be a whole number from 1, or "never"')
 
 
 class DataSection(_Section):

@@ -164,7 +164,7 @@ def test_a_failure_names_its_client():
 
 
 def test_lanes_hold_clients_of_like_size_whatever_the_order():
-    sizes = dict(zip("abcdef", SIZES, strict=True))
+    sizes = {name: torch.arange(size) for name, size in zip("abcdef", SIZES, strict=True)}
     assert list(units("abcdef", sizes, lanes=2, group=2)) == [["e", "b"], ["d", "a"], ["c", "f"]]
     assert list(units("fedcba", sizes, lanes=2, group=3)) == [["e", "b", "d", "a"], ["c", "f"]]
     assert list(units("cba", sizes)) == [["a", "b", "c"]]

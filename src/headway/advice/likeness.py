@@ -98,8 +98,8 @@ def likeness(data: FederatedData, key: Key) -> Likeness:
         square = _f_squared(targets.double().reshape(len(rows), -1), owners, torch.zeros_like(owners))
         target_shift = float(square.mean().clamp_min(0).sqrt())
     return Likeness(
-        tuple(len(index) for index in data.train.values()),
-        tuple(len(index) for index in data.test.values()),
+        tuple(data.train_sizes.tolist()),
+        tuple(data.test_sizes.tolist()),
         0 if data.central is None else len(data.central),
         labels,
         shift,

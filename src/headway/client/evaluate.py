@@ -13,6 +13,7 @@ from headway.client.workbench import Workbench
 from headway.core.ask import Message
 from headway.core.errors import ConfigError
 from headway.data import Examples, FederatedData
+from headway.data.parts import Parts
 
 BATCH = 1024
 
@@ -35,6 +36,7 @@ def score(bench: Workbench, examples: Examples) -> dict[str, float]:
     return _scores(bench, _outputs(bench, examples), examples.targets)
 
 
+@torch.no_grad()
 def evaluate_clients(
     bench: Workbench, message: Message, data: FederatedData, clients: Sequence[str], memory: MemoryStore
 ) -> dict[str, dict[str, float]]:
@@ -42,18 +44,21 @@ def evaluate_clients(
 
     Clients that share all of the model are evaluated in common batches, and apart otherwise.
     """
-    tested = [client for client in clients if len(data.test[client])]
+    if not bool(data.test_sizes.any()):
+        return {}
+    rows, sizes = Parts.of(data.test).rows(clients)
+    tested = [client for client, size in zip(clients, sizes.tolist(), strict=True) if size]
     if not tested:
         return {}
     alike = not bench.personal.numel() and not (bench.has_statistics and bench.task.buffers == "local")
     if not alike:
         return {client: _apart(bench, message, data.test_of(client), memory, client) for client in tested}
     bench.load(message.params, None, message.buffers)
-    pooled = data.store.take(torch.cat([data.test[client] for client in tested]))
-    sizes = [len(data.test[client]) for client in tested]
-    outputs = _outputs(bench, pooled)
-    parts = zip(tested, outputs.split(sizes), pooled.targets.split(sizes), strict=True)
-    return {client: _scores(bench, o, t) for client, o, t in parts}
+    bench.module.eval()
+    outputs = torch.cat([bench.module(data.store.inputs[block]) for block in rows.split(BATCH)])
+    cuts = sizes[sizes > 0].tolist()
+    scored = zip(tested, outputs.split(cuts), data.store.targets[rows].split(cuts), strict=True)
+    return {client: _scores(bench, o, t) for client, o, t in scored}
 
 
 def mean_metrics(scores: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]) -> dict[str, float]:

@@ -295,7 +295,7 @@ class _Loop:
         loss = self.mean_loss(outputs, batch.targets)
         trace.enter("the backward pass", inputs=batch.inputs, targets=batch.targets, loss=loss, term=term)
         whole = loss if term is None else loss + term
-        grads = torch.autograd.grad(whole, parameters, torch.ones_like(whole), materialize_grads=True)
+        grads = torch.autograd.grad(whole, parameters, materialize_grads=True)
         with torch.no_grad():
             directions = self.descent.directions(list(grads))
             for parameter, direction in zip(parameters, directions, strict=True):

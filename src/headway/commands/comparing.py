@@ -64,6 +64,11 @@ def compare_files(
     target = options.target if options.target is not None else section.target
     if target is not None and not math.isfinite(target):
         raise ConfigError(f"the target must be a finite number, found {target}.")
+    if any(runfile.sections.run.evaluate_every == "never" for runfile in runfiles.values()):
+        raise ConfigError(
+            'a comparison needs the values of models, but run.evaluate_every is "never", so none are measured: '
+            "say every how many rounds."
+        )
     budget = None if options.budget is None else bytes_of(options.budget, "--budget-bytes")
     grids = method_grids(files, runfiles, sets, rounds)
     metric = first.build().task.headline  # what is wrong with data or model is said before any training

@@ -115,11 +115,12 @@ def _interruptible(screen: Console, folder: Path, as_json: bool) -> Iterator[Non
 
 def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
     data, section = run.data, runfile.sections.data
-    sizes = [len(index) for index in data.train.values()]
-    held = f"{min(sizes)} to {max(sizes)} each" if min(sizes) != max(sizes) else f"{sizes[0]} each"
+    sizes = data.train_sizes
+    low, high = int(sizes.min()), int(sizes.max())
+    held = f"{low} to {high} each" if low != high else f"{low} each"
     central = f", {len(data.central)} in a central test set" if data.central is not None else ""
     screen.print(f"[bold]{runfile.name}[/bold], seed {runfile.sections.run.seed}")
-    screen.print(f"  data    {data.name}: {len(sizes)} clients, {sum(sizes)} training examples ({held}){central}")
+    screen.print(f"  data    {data.name}: {len(sizes)} clients, {int(sizes.sum())} training examples ({held}){central}")
     if data.shifts:
         screen.print(
             f"  shift   {len(data.shifts)} of the clients: {', '.join(described(None, section.shift))}", markup=False
@@ -140,15 +141,15 @@ def _steps_said(run: Run) -> str:
     trainer = run.algorithm.trainer
     if "steps" not in run.flows[-1].needs or not isinstance(trainer, Trainer):
         return ""
-    plans = [trainer.step_plan(len(index), run.bench.layout) for index in run.data.train.values()]
-    ways: dict[str, list[StepPlan]] = {}
-    for plan in plans:
-        if plan is not None:
-            ways.setdefault(plan.kept, []).append(plan)
+    sizes = run.data.train_sizes
+    ways: dict[str, list[tuple[StepPlan, int]]] = {}
+    for size, clients in zip(*(each.tolist() for each in sizes.unique(return_counts=True)), strict=True):
+        if (plan := trainer.step_plan(size, run.bench.layout)) is not None:
+            ways.setdefault(plan.kept, []).append((plan, clients))
     told = []
     for found in ways.values():
-        most = max(found, key=lambda plan: plan.bytes * plan.blocks)
-        who = "" if len(ways) == 1 else f" for {len(found)} of {len(plans)} clients"
+        most = max((plan for plan, _ in found), key=lambda plan: plan.bytes * plan.blocks)
+        who = "" if len(ways) == 1 else f" for {sum(count for _, count in found)} of {len(sizes)} clients"
         told.append(f"kept {most.spoken}{who}, up to {bytes_text(most.bytes)} a client")
     return "; ".join(told)
 
@@ -195,22 +196,23 @@ def _record(report: RoundReport) -> dict[str, Any]:
 
 def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> None:
     names = [*run.task.metric_names, "loss"]
-    sizes = {client: len(index) for client, index in run.data.test.items()}
     rows = [
-        [client, str(sizes[client]), *(number_text(scores.get(name)) for name in names)]
+        [client, str(len(run.data.test[client])), *(number_text(scores.get(name)) for name in names)]
         for client, scores in list(report.evaluation.items())[:20]
     ]
     if len(report.evaluation) > 20:
         rows.append([f"... {len(report.evaluation) - 20} more in the journal"])
     if report.metrics:
-        total = sum(sizes[client] for client in report.evaluation) if report.evaluation else sum(sizes.values())
+        asked = report.evaluation
+        total = sum(len(run.data.test[client]) for client in asked) if asked else int(run.data.test_sizes.sum())
         rows.append(["all clients", str(total), *(number_text(report.metrics.get(name)) for name in names)])
     if run.data.central is not None:
         rows.append(
             ["central test", str(len(run.data.central)), *(number_text(report.central.get(name)) for name in names)]
         )
-    screen.print()
-    show_table(screen, plain_table(["on the test part of", "examples", *names], rows))
+    if rows:
+        screen.print()
+        show_table(screen, plain_table(["on the test part of", "examples", *names], rows))
     if report.drift:
         along, across = number_text(report.drift["headway"]), number_text(report.drift["leeway"])
         screen.print(

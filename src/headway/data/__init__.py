@@ -5,7 +5,9 @@ from headway.data.dealing import Partitioner
 from headway.data.federated import ClientSummary, Examples, FederatedData
 from headway.data.hospitals import hospitals
 from headway.data.hub import from_huggingface
+from headway.data.mapped import mapped, mapped_examples
 from headway.data.partition import PARTITIONERS, partitioner
+from headway.data.parts import Numbered, Parts
 from headway.data.shift import SHIFTS, shift, shifted
 from headway.data.shifting import Shift
 from headway.data.skew import ClientSkew, LabelSkew, Skew, Spread, label_skew, skew_of
@@ -22,6 +24,8 @@ __all__ = [
     "Examples",
     "FederatedData",
     "LabelSkew",
+    "Numbered",
+    "Parts",
     "Partitioner",
     "Shift",
     "Skew",
@@ -36,6 +40,8 @@ __all__ = [
     "infer_csv",
     "label_skew",
     "load",
+    "mapped",
+    "mapped_examples",
     "partitioner",
     "shift",
     "shifted",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +13,12 @@ from torch import Tensor
 
 from headway.core.errors import DataError, nearest
 from headway.data.arrays import as_inputs, as_targets, class_count
+from headway.data.checks import blocks_of, check_alike, check_indices, check_values
+from headway.data.parts import Numbered, Parts
+from headway.data.split import last_tested
+
+MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
+CLIENTS_AT_ONCE = 1 << 14  # whose holdings are hashed together
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +51,12 @@ class Examples:
         return Examples(self.inputs[index], self.targets[index])
 
     def to(self, number: torch.dtype) -> Examples:
-        """The examples with floating-point values as `number`; whole numbers stay as they are."""
-        return Examples(*(t.to(number) if t.is_floating_point() else t for t in (self.inputs, self.targets)))
+        """The examples with floating-point values as `number`; whole numbers stay as they are.
+
+        Nothing is copied where nothing changes: the examples are then given back themselves.
+        """
+        inputs, targets = (t.to(number) if t.is_floating_point() else t for t in (self.inputs, self.targets))
+        return self if inputs is self.inputs and targets is self.targets else Examples(inputs, targets)
 
     def rows(self, start: int, stop: int) -> Examples:
         """The examples `start..stop`, without copying."""
@@ -67,8 +78,9 @@ class FederatedData:
     """All examples once, and for each client the int64 indices it trains and tests on.
 
     `store` has shape `[N, ...]`; `train` and `test` map a client id to indices into it (a client may have
-    no test part); `central` is a test set that no client owns; `classes` is None for regression;
-    `features` names the columns of tabular inputs, and `shifts` says in words what was done to a client's examples.
+    no test part), and are kept as `Parts`, which hold no object per client; `central` is a test set that no client
+    owns; `classes` is None for regression; `features` names the columns of tabular inputs, and `shifts` says in words
+    what was done to a client's examples.
     No example is in two places, so that nothing tested was trained on.
 
     Raises:
@@ -92,22 +104,24 @@ class FederatedData:
     shifts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.test) - set(self.train))
-        if unknown:
-            raise DataError(f"client {unknown[0]!r} has a test part but no training part; give it both.")
-        if not self.train:
+        train, test = Parts.of(self.train, "training"), self.test
+        if not len(train):
             raise DataError(f"{self.name!r} has no client; at least one is needed.")
-        none = torch.empty(0, dtype=torch.int64)
-        for client in self.train:
-            if not isinstance(client, str):
-                raise DataError(f"the client id {client!r} is not a text; write {str(client)!r}.")
-        ids = sorted(self.train)
-        object.__setattr__(self, "train", {client: self.train[client] for client in ids})
-        object.__setattr__(self, "test", {client: self.test.get(client, none) for client in ids})
+        if not test:
+            zeros = torch.zeros(len(train), dtype=torch.int64)
+            test = Parts(train.names, zeros, zeros)
+        elif not (isinstance(test, Parts) and test.names == train.names):
+            unknown = sorted(client for client in test if client not in train)
+            if unknown:
+                raise DataError(f"client {unknown[0]!r} has a test part but no training part; give it both.")
+            none = torch.empty(0, dtype=torch.int64)
+            test = Parts.of({client: test.get(client, none) for client in train}, "test")
+        object.__setattr__(self, "train", train)
+        object.__setattr__(self, "test", test)
         if self.central is not None:
-            _check_alike(self.central, self.store, "the central test set")
-        _check_indices(self)
-        _check_values(self)
+            check_alike(self.central, self.store, "the central test set")
+        check_indices(self)
+        check_values(self)
 
     @classmethod
     def from_clients(
@@ -142,7 +156,7 @@ class FederatedData:
                 held[client] = torch.arange(start, start + len(part))
                 if len(part) == 0:
                     continue
-                _check_alike(part, parts[0] if parts else part, f"client {client!r}")
+                check_alike(part, parts[0] if parts else part, f"client {client!r}")
                 start += len(part)
                 parts.append(part)
         if not parts:
@@ -155,10 +169,61 @@ class FederatedData:
         )
         return cls(name, store, train, test, held_out, classes or None, description)
 
+    @classmethod
+    def in_order(
+        cls,
+        name: str,
+        store: Examples,
+        *,
+        clients: int,
+        sizes: Tensor | None = None,
+        test_share: float = 0.0,
+        central: Examples | None = None,
+        classes: int | None = None,
+        description: str = "",
+    ) -> FederatedData:
+        """Data that lie client after client in the store, for as many clients as there may be.
+
+        The clients are named `client-0...`, zero-padded, and cost 32 bytes each (see `Numbered` and `Parts`); the
+        store may be mapped from files (see `headway.data.mapped`).  Client i holds the next `sizes[i]` examples, int64
+        `[clients]`; without sizes all hold as many, and the first ones one more where that does not come out even.  Of
+        n examples the last `round(n test_share)`, at most n - 1, are the client's test part: nothing is drawn.
+
+        Raises:
+            ConfigError: `test_share` is not in [0, 1).
+            DataError: fewer examples than clients, sizes that do not add up to the store, or what `FederatedData`
+                raises.
+
+        >>> data = FederatedData.in_order("toy", Examples(torch.zeros(5, 2), torch.zeros(5)), clients=2, test_share=0.3)
+        >>> data.clients, data.train["client-0"].tolist(), data.test["client-1"].tolist()
+        (Numbered(2, 'client-'), [0, 1], [4])
+        """
+        names = Numbered(clients)
+        if sizes is None:
+            if not 0 < clients <= len(store):
+                raise DataError(f"{name!r} has {len(store)} examples for {clients} clients; each needs one or more.")
+            sizes = torch.full((clients,), len(store) // clients)
+            sizes[: len(store) % clients] += 1
+        if int(sizes.sum()) != len(store):
+            raise DataError(f"the sizes add up to {int(sizes.sum())}, but {name!r} has {len(store)} examples.")
+        starts = sizes.cumsum(0) - sizes
+        train, test = last_tested(Parts(names, starts, sizes), test_share)
+        return cls(name, store, train, test, central, classes, description)
+
     @property
-    def clients(self) -> tuple[str, ...]:
-        """The client ids, sorted."""
-        return tuple(self.train)
+    def clients(self) -> Sequence[str]:
+        """The client ids, sorted; always the same object."""
+        return Parts.of(self.train).names
+
+    @property
+    def train_sizes(self) -> Tensor:
+        """How many training examples each client has, int64 `[C]`, in the order of `clients`."""
+        return Parts.of(self.train).sizes
+
+    @property
+    def test_sizes(self) -> Tensor:
+        """How many test examples each client has, int64 `[C]`, in the order of `clients`."""
+        return Parts.of(self.test).sizes
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -183,27 +248,17 @@ class FederatedData:
 
     def _part(self, held: Mapping[str, Tensor], client: str) -> Examples:
         """A client's part: a view of the store where its examples lie there one after another."""
-        index = self._index(held, client)
-        start = self._starts(held).get(client)
-        return self.store.take(index) if start is None else self.store.rows(start, start + len(index))
-
-    def _starts(self, held: Mapping[str, Tensor]) -> dict[str, int]:
-        """Where the parts begin that lie one after another; looked up once."""
-        name = "_train_starts" if held is self.train else "_test_starts"
-        starts: dict[str, int] | None = self.__dict__.get(name)
-        if starts is None:
-            starts = {
-                client: int(index[0])
-                for client, index in held.items()
-                if len(index) and torch.equal(index, torch.arange(int(index[0]), int(index[0]) + len(index)))
-            }
-            object.__setattr__(self, name, starts)
-        return starts
+        if client not in held:
+            known = f" (it has {len(held)}, {self.clients[0]!r} to {self.clients[-1]!r})"
+            told = nearest(client, self.clients) if len(held) <= MOST_NAMES else known
+            raise DataError(f"{self.name!r} has no client {client!r}{told}.")
+        run = Parts.of(held).run_of(client)
+        return self.store.take(held[client]) if run is None else self.store.rows(*run)
 
     def to(self, number: torch.dtype) -> FederatedData:
         """The same data with floating-point inputs and targets as `number`; whole numbers stay as they are."""
-        central = None if self.central is None else self.central.to(number)
-        return replace(self, store=self.store.to(number), central=central)
+        store, central = self.store.to(number), None if self.central is None else self.central.to(number)
+        return self if store is self.store and central is self.central else replace(self, store=store, central=central)
 
     def fingerprint(self) -> str:
         """128-bit hash, in hex, of every value and of who holds it; equal data give equal fingerprints."""
@@ -212,10 +267,8 @@ class FederatedData:
             for tensor in (part.inputs, part.targets) if part is not None else ():
                 _feed(digest, tensor)
             digest.update(b"|")
-        for client in self.clients:
-            digest.update(repr(client).encode())
-            _feed(digest, self.train[client])
-            _feed(digest, self.test[client])
+        for block in _holdings(Parts.of(self.train), Parts.of(self.test)):
+            digest.update(block)
         return digest.hexdigest()
 
     def summary(self) -> tuple[ClientSummary, ...]:
@@ -231,11 +284,6 @@ class FederatedData:
         labels = self.store.targets[self.train[client]].flatten()
         return tuple(torch.bincount(labels, minlength=self.classes).tolist())
 
-    def _index(self, part: Mapping[str, Tensor], client: str) -> Tensor:
-        if client not in part:
-            raise DataError(f"{self.name!r} has no client {client!r}{nearest(client, part)}.")
-        return part[client]
-
 
 def _examples(x: Any, y: Any, where: str) -> Examples:
     inputs, targets = as_inputs(x, f"the inputs {where}"), as_targets(y, f"the targets {where}")
@@ -244,85 +292,26 @@ def _examples(x: Any, y: Any, where: str) -> Examples:
     return Examples(inputs, targets)
 
 
-def _check_alike(part: Examples, first: Examples, who: str) -> None:
-    """Refuse a part that cannot be stored beside the first one."""
-    for what, mine, other in (
-        ("inputs", part.inputs, first.inputs),
-        ("targets", part.targets, first.targets),
-    ):
-        if mine.shape[1:] != other.shape[1:] or mine.dtype != other.dtype:
-            raise DataError(
-                f"{who} has {what} of shape {list(mine.shape[1:])} and {mine.dtype}, but the first client's "
-                f"are {list(other.shape[1:])} and {other.dtype}; make them alike."
-            )
-
-
-def _check_indices(data: FederatedData) -> None:
-    """Refuse indices that are not int64, are out of range, or name an example twice; and empty training."""
-    count = len(data.store)
-    for part, held in (("training", data.train), ("test", data.test)):
-        for client, index in held.items():
-            if index.dtype != torch.int64 or index.ndim != 1:
-                raise DataError(f"the {part} indices of client {client!r} must be int64 and one-dimensional.")
-            if len(index) == 0:
-                if part == "training":
-                    raise DataError(f"client {client!r} has no training example; give it one or leave it out.")
-                continue
-            low, high = int(index.min()), int(index.max())
-            if low < 0 or high >= count:
-                raise DataError(
-                    f"client {client!r} names the {part} example {low if low < 0 else high}, "
-                    f"but the store holds the examples 0 to {count - 1}."
-                )
-    holders = torch.bincount(torch.cat([*data.train.values(), *data.test.values()]), minlength=count)
-    if int(holders.max()) > 1:
-        twice = int(holders.argmax())
-        owners = [client for held in (data.train, data.test) for client, index in held.items() if twice in index]
-        raise DataError(
-            f"example {twice} is held more than once (by {', '.join(map(repr, owners))}); an example belongs "
-            "to one client, and to its training or its test part."
-        )
-
-
-def _check_values(data: FederatedData) -> None:
-    """Refuse values that are not finite and labels that are not classes, naming who holds them."""
-    for part in (data.store, data.central):
-        if part is None:
-            continue
-        for what, tensor in (("inputs", part.inputs), ("targets", part.targets)):
-            bad = ~torch.isfinite(tensor) if tensor.is_floating_point() else torch.zeros(0, dtype=torch.bool)
-            if bool(bad.any()):
-                rows = bad.flatten(1).any(1) if bad.ndim > 1 else bad
-                raise DataError(
-                    f"{int(bad.sum())} {what} are NaN or infinite, the first at {_holder(data, part, rows)}; "
-                    "impute them, or drop those examples."
-                )
-        if data.classes is not None:
-            if part.targets.is_floating_point():
-                raise DataError(f"{data.name!r} has {data.classes} classes, but its targets are not whole numbers.")
-            wrong = (part.targets < 0) | (part.targets >= data.classes)
-            if bool(wrong.any()):
-                rows = wrong.flatten(1).any(1) if wrong.ndim > 1 else wrong
-                raise DataError(
-                    f"the label of {_holder(data, part, rows)} is outside 0 to {data.classes - 1}; "
-                    "number the classes from 0."
-                )
-
-
-def _holder(data: FederatedData, part: Examples, rows: Tensor) -> str:
-    """Words for the first marked row of `rows` (bool `[N]`)."""
-    row = int(rows.int().argmax())
-    if part is data.central:
-        return f"example {row} of the central test set"
-    owner = next(
-        (c for held in (data.train, data.test) for c, index in held.items() if bool((index == row).any())),
-        None,
-    )
-    return f"example {row}" + (f" of client {owner!r}" if owner is not None else " (held by no client)")
-
-
 def _feed(digest: hashlib.blake2b, tensor: Tensor) -> None:
     """Add a tensor's dtype, shape and bytes to a hash."""
-    digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    digest.update(flat.view(torch.uint8).numpy().data)
+    digest.update(_head(tensor.dtype, list(tensor.shape)))
+    for _, block in blocks_of(tensor):
+        digest.update(block.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _head(number: torch.dtype, shape: list[int]) -> bytes:
+    return f"{number}{shape}".encode()
+
+
+def _holdings(train: Parts, test: Parts) -> Iterator[bytes]:
+    """What is hashed of who holds what: for each client its name, and dtype, shape and bytes of either part."""
+    for first in range(0, len(train), CLIENTS_AT_ONCE):
+        last = min(first + CLIENTS_AT_ONCE, len(train))
+        columns: list[list[bytes]] = [[repr(client).encode() for client in train.names[first:last]]]
+        for parts in (train, test):
+            counts = parts.sizes[first:last].tolist()
+            heads = {count: _head(torch.int64, [count]) for count in set(counts)}
+            raw = parts.between(first, last).numpy().tobytes()
+            ends = [8 * end for end in itertools.accumulate(counts, initial=0)]
+            columns += [[heads[count] for count in counts], [raw[a:b] for a, b in itertools.pairwise(ends)]]
+        yield b"".join(itertools.chain.from_iterable(zip(*columns, strict=True)))

@@ -40,7 +40,7 @@ def label_skew(data: FederatedData) -> LabelSkew:
     if data.classes is None:
         raise DataError(f"{data.name!r} is regression, but label skew needs classes.")
     entropy, distance, _ = _labels(data)
-    return LabelSkew(tuple(len(index) for index in data.train.values()), float(entropy.mean()), float(distance.mean()))
+    return LabelSkew(tuple(data.train_sizes.tolist()), float(entropy.mean()), float(distance.mean()))
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def skew_of(data: FederatedData) -> Skew:
     >>> found.clients[0].label_distance, found.clients[0].effective_classes, found.size_gini
     (0.5, 1.0, 0.0)
     """
-    sizes = torch.tensor([len(index) for index in data.train.values()], dtype=torch.float64)
+    sizes = data.train_sizes.double()
     columns, overall = _columns(data), {}
     for part, square in (("label", False), ("target", False), ("feature", True)):
         if f"{part}_distance" in columns:

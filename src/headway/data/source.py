@@ -15,6 +15,7 @@ from headway.data.files import npz_pool, table_pool
 from headway.data.hospitals import hospital_pool
 from headway.data.hub import is_saved, saved_pool
 from headway.data.images import class_folders, fashion_mnist_pool, has_idx, idx_pool
+from headway.data.mapped import is_mapped, mapped, mapped_pool
 from headway.data.packaged import DIGITS, MNIST5K
 from headway.data.pool import PartitionLike, Pool
 from headway.data.shift import ShiftLike, shifted, shifts
@@ -39,7 +40,8 @@ _FILES: Mapping[str, tuple[Callable[..., Pool], str]] = {
     ".parquet": (table_pool, "a table; needs headway[parquet]; give target and client_column"),
 }
 _FOLDER = (
-    "a folder of pictures for each class (as LC25000 has), MNIST's four IDX files, or a saved Hugging Face data set"
+    "a folder of pictures for each class (as LC25000 has), MNIST's four IDX files, a saved Hugging Face data set, or "
+    "x.npy, y.npy and perhaps client.npy, which stay on disk"
 )
 _TEXT_OPTIONS = frozenset({"target", "client_column", "task", "standardise"})
 
@@ -71,7 +73,8 @@ def load(
     `test_share` of its examples for testing.  `shift`, or each of a list, then changes the clients' examples; see
     `shifted`.  Options: `central_share` for `mnist5k` and `digits`; `client_column` for arrays; `target`,
     `client_column`, `task`, `standardise` and `drop` for tables; those of `synthetic_pool` for `synthetic`, and of
-    `headway.data.images.class_folders` for folders of pictures.
+    `headway.data.images.class_folders` for folders of pictures.  A folder of `x.npy` and `y.npy` is mapped into memory;
+    what each client tests on are then its last examples (see `mapped`), unless a partition deals them.
 
     Raises:
         ConfigError: an unknown source, option or shift, one of the wrong type, a partition where the source
@@ -98,6 +101,8 @@ def load(
     else:
         raise ConfigError(f"there is no data source {name!r}{nearest(name, _NAMED)}.")
     _check_options(name, options, read)
+    if read is mapped_pool and partition is None:  # who holds what is in the files too
+        return shifted(mapped(path, clients=clients, test_share=test_share), rules, key=key)
     known = inspect.signature(read).parameters
     if "key" in known:  # only what draws examples or a central test set takes a key
         given["key"] = key
@@ -123,6 +128,8 @@ def described(partition: Mapping[str, Any] | None, shift: Any = None) -> list[st
 
 
 def _folder_reader(path: Path) -> Callable[..., Pool]:
+    if is_mapped(path):
+        return mapped_pool
     if has_idx(path):
         return idx_pool
     return saved_pool if is_saved(path) else class_folders

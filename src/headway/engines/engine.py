@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +53,8 @@ class Engine(ABC):
         """Makes ready; refuses a chain that cannot work here."""
 
     @abstractmethod
-    def clients(self) -> tuple[str, ...]:
-        """The population, sorted."""
+    def clients(self) -> Sequence[str]:
+        """The population, sorted; the same object in every round, so that nothing is made anew for it."""
 
     @abstractmethod
     def ask(self, ask: Ask) -> Answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -98,7 +98,7 @@ class LocalEngine(Engine):
         """Why clients train one at a time, as a phrase; `None` if they do not."""
         return self.runner.alone
 
-    def clients(self) -> tuple[str, ...]:
+    def clients(self) -> Sequence[str]:
         """The population."""
         return self.population
 
@@ -125,9 +125,7 @@ class LocalEngine(Engine):
     def _train(self, ask: Ask) -> Answer:
         total, meter = Total(), self.runner.meter(ask)
         reports: list[ClientReport] = []
-        train = self.job.data.train
-        sizes = {client: len(train[client]) for client in ask.cohort}
-        for members in units(ask.cohort, sizes, self.runner.width):
+        for members in units(ask.cohort, self.job.data.train, self.runner.width):
             done = self.runner.run(ask, members, self.secrets, meter)
             total.add_group(done.group)
             reports += done.reports

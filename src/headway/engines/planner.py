@@ -134,7 +134,7 @@ def _threads(count: int) -> Iterator[None]:
 
 def _fingerprint(runner: UnitRunner, cohort: int, most_threads: int) -> str:
     """What a plan is good for: the model, the algorithm, the examples' shape, the machine and the versions."""
-    job, sizes = runner.job, sorted(len(index) for index in runner.job.data.train.values())
+    job = runner.job
     says = [
         torch.__version__,
         platform.machine(),
@@ -147,7 +147,7 @@ def _fingerprint(runner: UnitRunner, cohort: int, most_threads: int) -> str:
         repr(job.algorithm.chain),
         repr(job.algorithm.trainer),
         job.data.input_shape,
-        sizes[len(sizes) // 2],
+        float(job.data.train_sizes.median()),
         runner.measure,
     ]
     return hashlib.blake2b(repr(says).encode(), digest_size=16).hexdigest()

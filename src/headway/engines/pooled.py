@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import final
 
@@ -38,14 +39,14 @@ class PooledEngine(Engine):
         self.learner.open(replace(job, data=together))
         self.testers.open(job)
 
-    def clients(self) -> tuple[str, ...]:
+    def clients(self) -> Sequence[str]:
         """The one client."""
         return self.learner.clients()
 
     def ask(self, ask: Ask) -> Answer:
         """Trains the one, evaluates the many."""
         if ask.kind == "evaluate":
-            return self.testers.ask(replace(ask, cohort=self.testers.clients()))
+            return self.testers.ask(replace(ask, cohort=tuple(self.testers.clients())))
         return self.learner.ask(ask)
 
     def close(self) -> None:

@@ -158,11 +158,9 @@ class _Round:
 
     def __init__(self, engine: ProcessEngine, ask: Ask, areas: Areas) -> None:
         self.engine, self.asked, self.areas = engine, ask, areas
-        train = engine.job.data.train
-        sizes = {client: len(train[client]) for client in ask.cohort}
         self.waiting: deque[_Unit] = deque()
         place = 0
-        for clients in units(ask.cohort, sizes, engine.runner.width, spread(len(sizes))):
+        for clients in units(ask.cohort, engine.job.data.train, engine.runner.width, spread(len(ask.cohort))):
             self.waiting.append(_Unit(clients, place))
             place += len(clients)
         self.deaths: dict[int, int] = {}

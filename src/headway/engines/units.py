@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from headway.client.crew import Crew
 from headway.client.lanes import Lanes, why_not
@@ -21,24 +22,31 @@ from headway.core.flow import Flow
 from headway.core.stage import Context
 from headway.core.total import Group, guard, guard_lanes
 from headway.core.update import Tensors, Update
+from headway.data.parts import Parts
 from headway.engines.engine import Job
 from headway.observe.drift import DriftMeter
 
 GROUP = 64  # clients summed in float64 before the exact accumulator is paid; part of what fixes a run's bits
 
 
-def units(cohort: Sequence[str], sizes: Mapping[str, int], lanes: int = 1, group: int = GROUP) -> Iterator[list[str]]:
+def units(
+    cohort: Sequence[str], train: Mapping[str, Tensor], lanes: int = 1, group: int = GROUP
+) -> Iterator[list[str]]:
     """The cohort in units: a pure function of its sorted names, the clients' sizes and the plan.
+
+    train: who holds what.
 
     lanes: clients side by side; if there are several, a unit has a whole number of crews, each of clients of like
         size, so that little is padded.  group: the least number of clients in a unit, as far as they go.
 
-    >>> list(units(["c", "a", "b"], {"a": 5, "b": 9, "c": 5}, lanes=2, group=2))
+    >>> train = {"a": torch.arange(5), "b": torch.arange(9), "c": torch.arange(5)}
+    >>> list(units(["c", "a", "b"], train, lanes=2, group=2))
     [['b', 'a'], ['c']]
     """
     ordered = sorted(cohort)
     if lanes > 1:
-        ordered.sort(key=lambda client: -sizes[client])
+        held = Parts.of(train).rows(ordered)[1].tolist()
+        ordered = [client for _, client in sorted(zip((-size for size in held), ordered, strict=True))]
     size = -(-group // lanes) * lanes
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
@@ -64,7 +72,7 @@ class UnitRunner:
         self.job, self.flows, self.measure, self.width = job, flows, measure, width
         self.bench = Workbench(job.task, job.key)
         self.runner = ClientRunner(job.algorithm, self.bench, flows, job.key, measure)
-        self.runner.check(len(index) for index in job.data.train.values())
+        self.runner.check(job.data.train_sizes.tolist())
         self.lanes: Lanes | None = None
         self.why_not = why_not(self.runner.trainer, self.bench, job.algorithm.chain) if width > 1 else None
         if width > 1 and self.why_not is None:
@@ -154,10 +162,7 @@ class UnitRunner:
             self.runner.train(client, ask, self.job.data.train_of(client), self.job.memory.get(client))
 
     def _crew(self, clients: Sequence[str], ask: Ask) -> Crew:
-        train = self.job.data.train
-        parts = [train[client] for client in clients]
-        rows = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
-        sizes = torch.tensor([len(part) for part in parts])
+        rows, sizes = Parts.of(self.job.data.train).rows(clients)
         keys = self.runner.client_keys(clients, ask.round)
         return Crew(tuple(clients), keys, self.job.data.store, rows, sizes)
 

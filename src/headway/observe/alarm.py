@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from headway.data.labels import LabelCounts
+
 if TYPE_CHECKING:
     from headway.observe.report import RoundReport
 
@@ -219,8 +221,9 @@ def common_labels(clients: Iterable[str], labels: Labels) -> tuple[int, ...]:
     ()
     """
     named = set(clients)
-    own = [sum(column) for column in zip(*(labels[c] for c in labels if c in named), strict=True)]
-    others = [sum(column) for column in zip(*(labels[c] for c in labels if c not in named), strict=True)]
+    own = _sum(labels[c] for c in named if c in labels)
+    everyone = labels.total() if isinstance(labels, LabelCounts) else _sum(labels.values())
+    others = [total - mine for total, mine in zip(everyone, own or [0] * len(everyone), strict=True)]
     if not sum(own) or not sum(others):
         return ()
     ranked = sorted(range(len(own)), key=lambda label: (-own[label], label))
@@ -229,6 +232,10 @@ def common_labels(clients: Iterable[str], labels: Labels) -> tuple[int, ...]:
         most.append(ranked[len(most)])
     share = sum(own[label] for label in most) / sum(own)
     return tuple(sorted(most)) if sum(others[label] for label in most) / sum(others) <= share / 2 else ()
+
+
+def _sum(counts: Iterable[Sequence[int]]) -> list[int]:
+    return [sum(column) for column in zip(*counts, strict=True)]
 
 
 def _labels(clients: Iterable[str], labels: Labels) -> str:

@@ -1,0 +1,248 @@
+"""Who holds which examples, for a million clients: names made when asked, and views of one vector of indices."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from typing import final, overload
+
+import torch
+from torch import Tensor
+
+from headway.core.errors import DataError
+
+BLOCK = 1 << 20  # indices that are looked at together
+
+
+@final
+class Numbered(Sequence[str]):
+    """The names `prefix0`, `prefix1`, ..., zero-padded so that sorted order is numeric order, made when asked for.
+
+    They take no memory, and a name's position is read from the name.
+
+    Raises:
+        DataError: count is below 0.
+
+    >>> names = Numbered(11)
+    >>> names[2], names[-1], len(names), names.index("client-07")
+    ('client-02', 'client-10', 11, 7)
+    >>> "client-7" in names, names[3:5]
+    (False, ('client-03', 'client-04'))
+    """
+
+    def __init__(self, count: int, prefix: str = "client-") -> None:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise DataError(f"a number of clients is needed, a whole number from 0, found {count!r}.")
+        self._count, self._prefix, self._width = count, prefix, len(str(max(count - 1, 0)))
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[str, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> str | tuple[str, ...]:
+        if isinstance(place, slice):
+            return tuple(self._name(number) for number in range(self._count)[place])
+        return self._name(range(self._count)[place])
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._name, range(self._count))
+
+    def __contains__(self, name: object) -> bool:
+        return self._place(name) is not None
+
+    def index(self, name: str, start: int = 0, stop: int | None = None) -> int:
+        """The position of a name.
+
+        Raises:
+            ValueError: it is not among them.
+        """
+        place = self._place(name)
+        if place is None or place not in range(*slice(start, stop).indices(self._count)):
+            raise ValueError(f"{name!r} is not among {self!r}")
+        return place
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Numbered):
+            return (self._count, self._prefix) == (other._count, other._prefix)
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self._count, self._prefix))
+
+    def __repr__(self) -> str:
+        return f"Numbered({self._count}, {self._prefix!r})"
+
+    def _name(self, number: int) -> str:
+        return f"{self._prefix}{number:0{self._width}d}"
+
+    def _place(self, name: object) -> int | None:
+        if not isinstance(name, str) or not name.startswith(self._prefix):
+            return None
+        digits = name[len(self._prefix) :]
+        if len(digits) != self._width or not (digits.isascii() and digits.isdigit()) or int(digits) >= self._count:
+            return None
+        return int(digits)
+
+
+@final
+class Parts(Mapping[str, Tensor]):
+    """For each client the int64 indices of its examples: a mapping that holds no object per client.
+
+    Client i of the sorted `names` holds `index[starts[i] : starts[i] + sizes[i]]`, or, without an index, the
+    examples `starts[i] ... starts[i] + sizes[i] - 1` themselves.  `parts[client]` is made when asked for: a view of the
+    index, which is not to be written to.
+
+    names: sorted, each once.  starts, sizes: int64 `[C]`.  index: int64 `[n]`, or None.
+
+    Raises:
+        DataError: the lengths or number types do not fit.
+
+    >>> parts = Parts.of({"b": torch.tensor([5, 1]), "a": torch.tensor([3])})
+    >>> list(parts), parts["b"].tolist(), parts.sizes.tolist()
+    (['a', 'b'], [5, 1], [1, 2])
+    >>> parts.rows(["b", "a"])
+    (tensor([5, 1, 3]), tensor([2, 1]))
+    """
+
+    def __init__(self, names: Sequence[str], starts: Tensor, sizes: Tensor, index: Tensor | None = None) -> None:
+        for what, given in (("starts", starts), ("sizes", sizes)):
+            if given.dtype != torch.int64 or given.shape != (len(names),):
+                raise DataError(
+                    f"{what} must be one int64 number for each of {len(names)} clients, found {given.dtype} "
+                    f"{list(given.shape)}."
+                )
+        if len(names) and (int(sizes.min()) < 0 or (index is not None and not _within(starts, sizes, len(index)))):
+            raise DataError("sizes are from 0, and starts and sizes lie within the index; some do not.")
+        self.names, self.starts, self.sizes, self.index = names, starts, sizes, index
+        self._runs: Tensor | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Tensor], what: str = "") -> Parts:
+        """The same mapping in this form; one that has it already is given back.
+
+        what: "training" or "test", for errors.
+
+        Raises:
+            DataError: a name that is no text, or indices that are not int64 `[n]`.
+        """
+        if isinstance(given, Parts):
+            return given
+        for client, index in given.items():
+            if not isinstance(client, str):
+                raise DataError(f"the client id {client!r} is not a text; write {str(client)!r}.")
+            if index.dtype != torch.int64 or index.ndim != 1:
+                raise DataError(
+                    f"the {what + ' ' * bool(what)}indices of client {client!r} must be int64 and one-dimensional."
+                )
+        names = tuple(sorted(given))
+        sizes = torch.tensor([len(given[client]) for client in names], dtype=torch.int64)
+        index = torch.cat([torch.empty(0, dtype=torch.int64), *(given[client] for client in names)])
+        return cls(names, sizes.cumsum(0) - sizes, sizes, index)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, client: object) -> bool:
+        return self._place(client) is not None
+
+    def __getitem__(self, client: str) -> Tensor:
+        start, stop = self._span(self.place(client))
+        return torch.arange(start, stop) if self.index is None else self.index[start:stop]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Parts):
+            return NotImplemented
+        alike = len(self) == len(other) and torch.equal(self.sizes, other.sizes)
+        same = alike and (self.names == other.names or list(self.names) == list(other.names))
+        return same and all(torch.equal(a, b) for a, b in zip(self.blocks(), other.blocks(), strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Parts({len(self)} clients, {int(self.sizes.sum())} examples)"
+
+    def place(self, client: str) -> int:
+        """The position of a client among the names.
+
+        Raises:
+            KeyError: no such client.
+        """
+        place = self._place(client)
+        if place is None:
+            raise KeyError(client)
+        return place
+
+    def rows(self, clients: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The indices of these clients one after another, int64 `[sum n]`, and how many each has, int64 `[C]`.
+
+        Raises:
+            KeyError: no such client.
+        """
+        places = torch.tensor([self.place(client) for client in clients], dtype=torch.int64)
+        sizes = self.sizes[places]
+        return self._flat(self.starts[places], sizes), sizes
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All indices, client after client, in vectors of about a million; where they are cut follows from `sizes`."""
+        ends = self.sizes.cumsum(0)
+        first = 0
+        while first < len(self):
+            done = int(ends[first - 1]) if first else 0
+            last = max(first + 1, int(torch.searchsorted(ends, done + BLOCK, right=True)))
+            yield self.between(first, last)
+            first = last
+
+    def between(self, first: int, last: int) -> Tensor:
+        """The indices of the clients at the positions `first ... last - 1`, one after another, int64 `[sum n]`."""
+        return self._flat(self.starts[first:last], self.sizes[first:last])
+
+    def run_of(self, client: str) -> tuple[int, int] | None:
+        """Start and stop in the store of a client whose examples lie there one after another; None for another's."""
+        place = self.place(client)
+        start, stop = self._span(place)
+        if self.index is None:
+            return (start, stop)
+        if start == stop or not bool(self._consecutive()[place]):
+            return None
+        first = int(self.index[start])
+        return (first, first + stop - start)
+
+    def _consecutive(self) -> Tensor:
+        """Of which clients each index is the one before plus one, bool `[C]`; looked up once."""
+        if self._runs is None:
+            assert self.index is not None
+            breaks = self.index[1:] != self.index[:-1] + 1
+            broken = torch.cat([torch.zeros(1, dtype=torch.int32), breaks.cumsum(0, dtype=torch.int32)])
+            last = (self.starts + self.sizes - 1).clamp_min(0)
+            self._runs = broken[last] == broken[self.starts.clamp_max(max(len(self.index) - 1, 0))]
+        return self._runs
+
+    def _flat(self, starts: Tensor, sizes: Tensor) -> Tensor:
+        """The indices of clients by their starts and sizes `[C]`, one after another, int64 `[sum n]`."""
+        shift = starts - (sizes.cumsum(0) - sizes)
+        flat = torch.arange(int(sizes.sum())) + torch.repeat_interleave(shift, sizes)
+        return flat if self.index is None else self.index[flat]
+
+    def _span(self, place: int) -> tuple[int, int]:
+        start = int(self.starts[place])
+        return start, start + int(self.sizes[place])
+
+    def _place(self, client: object) -> int | None:
+        if not isinstance(client, str):
+            return None
+        if isinstance(self.names, Numbered):
+            return self.names._place(client)
+        place = bisect_left(self.names, client)
+        return place if place < len(self.names) and self.names[place] == client else None
+
+
+def _within(starts: Tensor, sizes: Tensor, count: int) -> bool:
+    return int(starts.min()) >= 0 and int((starts + sizes).max()) <= count

@@ -1,0 +1,71 @@
+"""Cohorts are those that sorting the whole population and all of its draws would give."""
+
+import random
+
+import pytest
+import torch
+
+from headway.core.errors import ConfigError
+from headway.core.keys import Key
+from headway.data import Numbered
+from headway.data.arrays import client_ids
+from headway.samplers import All, Fixed, Uniform, in_order, smallest
+
+
+def plain(clients, count, key):
+    """What Uniform draws, in one line."""
+    ordered = sorted(clients)
+    return tuple(sorted(ordered[int(i)] for i in key.permutation(len(ordered))[:count]))
+
+
+@pytest.mark.parametrize(("population", "count"), [(1, 1), (7, 1), (7, 3), (7, 6), (7, 7), (500, 20), (500, 499)])
+def test_uniform_draws_the_first_of_a_permutation(population, count):
+    for seed in range(20):
+        key = Key.root(seed)
+        expected = plain(client_ids(population), count, key)
+        shuffled = list(client_ids(population))
+        random.Random(seed).shuffle(shuffled)
+        for clients in (client_ids(population), Numbered(population), shuffled, tuple(shuffled)):
+            assert Uniform(count=count).draw(clients, 0, key) == expected
+
+
+def test_of_equal_numbers_the_first_are_drawn():
+    for seed in range(200):
+        values = torch.randint(0, 4, (13,), generator=torch.Generator().manual_seed(seed))
+        for count in (1, 5, 12, 13):
+            expected = sorted(torch.argsort(values, stable=True)[:count].tolist())
+            assert smallest(values, count) == expected
+
+
+def test_a_cohort_is_pinned():
+    assert Uniform(count=3).draw(Numbered(1000), 0, Key.root(5)) == ("client-653", "client-740", "client-957")
+    assert Uniform(share=0.5).draw(("d", "a", "c", "b"), 0, Key.root(2)) == plain("abcd", 2, Key.root(2))
+
+
+def test_a_tuple_is_sorted_once_and_a_list_each_time():
+    population = ("c", "a", "b")
+    assert in_order(population) is in_order(population)
+    names = ["c", "a"]
+    assert list(in_order(names)) == ["a", "c"]
+    names.append("b")
+    assert list(in_order(names)) == ["a", "b", "c"]
+    assert in_order(population) == ("a", "b", "c")
+    assert in_order(("z", "y")) == ("y", "z")
+
+
+def test_everybody_and_the_named_are_there():
+    assert All().draw(Numbered(3), 0, Key.root(0)) == client_ids(3)
+    assert Fixed(clients=("client-2", "client-0")).draw(Numbered(3), 0, Key.root(0)) == ("client-0", "client-2")
+    with pytest.raises(ConfigError, match=r"names the client 'client-3', who is not there \(did you mean 'client-2'"):
+        Fixed(clients=("client-3",)).draw(Numbered(3), 0, Key.root(0))
+    with pytest.raises(ConfigError, match=r"'x', who is not there: 1000000 are, 'client-000000' to 'client-999999'"):
+        Fixed(clients=("x",)).draw(Numbered(1_000_000), 0, Key.root(0))
+    with pytest.raises(ConfigError, match=r"asked to draw from 3 clients only"):
+        Uniform(count=4).draw(Numbered(3), 0, Key.root(0))
+
+
+def test_a_draw_from_many_makes_the_drawn_names_only(monkeypatch):
+    made, make = [], Numbered._name
+    monkeypatch.setattr(Numbered, "_name", lambda names, number: made.append(number) or make(names, number))
+    drawn = Uniform(count=10).draw(Numbered(1_000_000), 0, Key.root(0))
+    assert [int(name[7:]) for name in drawn] == made == smallest(Key.root(0).bits(1_000_000), 10)
