@@ -69,6 +69,7 @@ class Processes(ProcessPoolClientTrainer[Model, Model, int]):
         self.cache: list[Model] = []
         self.manager = mp.Manager()
         self.stop_event = self.manager.Event()
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)]).step()  # imports what each new process would else import
 
     def get_client_config(self, cid: int) -> int:
         return cid

@@ -1,8 +1,8 @@
-"""JAX by hand: a round is one compiled function that maps over the clients of the cohort.
+"""JAX by hand: one compiled function for a client, or for several side by side.
 
     jax, jax:lanes=100
 
-Options: lanes, how many clients are in one vmap (1); more than one goes through the cohort in that many at a time.
+Options: lanes (1), how many clients are in one vmap.
 """
 
 from __future__ import annotations
@@ -26,18 +26,23 @@ def run(problem: Problem, options: dict[str, Any], rounds: Rounds) -> np.ndarray
         return weights
 
     @jax.jit
-    def cohort(weights: Weights, inputs: jax.Array, targets: jax.Array) -> Weights:
-        def one(data: tuple[jax.Array, jax.Array]) -> Weights:
-            return client(weights, *data)
-
-        trained = jax.lax.map(one, (inputs, targets), batch_size=lanes if lanes > 1 else None)
-        return [each.mean(0) for each in trained]
+    def add(total: Weights, weights: Weights, inputs: jax.Array, targets: jax.Array) -> Weights:
+        """The total, and the weights of some clients after their training from `weights`."""
+        if lanes == 1:
+            trained = client(weights, inputs[0], targets[0])
+        else:
+            trained = [each.sum(0) for each in jax.vmap(client, (None, 0, 0))(weights, inputs, targets)]
+        return [each + more for each, more in zip(total, trained, strict=True)]
 
     weights = from_torch(problem.start, workload)
+    zeros = [jax.numpy.zeros_like(each) for each in weights]
     for number in rounds:
-        rows = problem.cohorts[number][:, None] * workload.examples + problem.orders[number]
-        weights = cohort(weights, problem.inputs[rows], problem.targets[rows])
-        jax.block_until_ready(weights)
+        total = zeros
+        for start in range(0, workload.cohort, lanes):
+            block = slice(start, start + lanes)
+            rows = problem.cohorts[number, block, None] * workload.examples + problem.orders[number, block]
+            total = add(total, weights, problem.inputs[rows], problem.targets[rows])
+        weights = jax.block_until_ready([each / workload.cohort for each in total])
     return to_torch(weights)
 
 

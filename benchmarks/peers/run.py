@@ -92,11 +92,12 @@ class Contender:
 
     def round(self) -> float:
         """Runs a round; the seconds it took, as the contender measures them."""
-        return float(self._ask("round")["seconds"])
+        seconds = float(self._ask("round")["seconds"])
+        self.peak = max(self.peak, sum(map(_peak, _family(self.process.pid))))
+        return seconds
 
     def finish(self) -> None:
-        """Reads its memory and its weights, and waits for its end."""
-        self.peak = sum(_peak(process) for process in _family(self.process.pid))
+        """Reads the weights that it ended with, and waits for its end."""
         self._ask("finish")
         self.weights = np.load(self.file)
         self.process.communicate(timeout=120)
@@ -223,7 +224,7 @@ def table(workload: Workload, done: Sequence[Contender], start: np.ndarray) -> s
                 f"{ratio(each, base):.2f}",
                 f"{each.first:.1f}",
                 f"{each.peak / 2**20:,.0f}",
-                f"{difference:.0e}",
+                f"{difference:.0e}" if difference else "0",
             ]
         )
     header = (
