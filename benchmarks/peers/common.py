@@ -161,7 +161,8 @@ def contend(run: Callable[[Problem, dict[str, Any], Rounds], np.ndarray], *packa
     def rounds() -> Rounds:
         answer(ready={name: _version(name) for name in packages})
         for number in range(len(problem.cohorts)):
-            sys.stdin.readline()
+            if not sys.stdin.readline():
+                raise SystemExit("run.py has ended")
             begun = time.perf_counter()
             yield number
             answer(seconds=time.perf_counter() - begun)

@@ -1,4 +1,8 @@
-"""What the contenders in JAX share: the models, and how weights come from torch's layout and go back to it."""
+"""What the contenders in JAX share: the models, and how weights come from torch's layout and go back to it.
+
+On the CNN, one gradient in float32 is that of PyTorch in float64 to 1e-6; PyTorch's own in float32 differs by 1e-3 in
+the convolutions, where two numbers under one max-pool are nearly equal.  So the weights of W2 agree less closely.
+"""
 
 from __future__ import annotations
 

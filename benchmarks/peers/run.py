@@ -6,8 +6,8 @@
 A contender is a script on_NAME.py, and options after a colon; several with other options may take part.  Each has a
 process and, but for Headway and the plain loop, an environment of its own, which setup.sh makes in FOLDER
 ($HEADWAY_PEERS, ~/.cache/headway-peers); one without its environment is left out, and a line says so.  The first round
-warms up; then the contenders take turns, round by round.  All end with the same weights but for rounding, and the
-table says how far from the plain loop's.
+warms up; then the contenders take turns, round by round.  All end with the same weights but for rounding (FedJAX on W2
+excepted, see on_fedjax.py), and the table says how far from the plain loop's.
 """
 
 from __future__ import annotations
