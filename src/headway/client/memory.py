@@ -20,6 +20,7 @@ from headway.client.table import Table
 from headway.client.versions import flat, read_versions, write_versions
 from headway.core.chain import Labelled
 from headway.core.errors import ConfigError, RunFolderError
+from headway.data.parts import Numbered
 
 __all__ = ["TRAINER", "Memory", "MemoryStore", "Tag", "flat"]
 
@@ -49,7 +50,7 @@ class MemoryStore:
         self._populate(clients)
 
     def _populate(self, clients: Sequence[str]) -> None:
-        ordered = all(one < two for one, two in pairwise(clients))
+        ordered = isinstance(clients, Numbered) or all(one < two for one, two in pairwise(clients))
         self._clients = clients if ordered else sorted(set(clients))
         self._slots = Slots(len(self._clients))
         self._unsaved = np.zeros(len(self._clients), dtype=bool)
@@ -223,5 +224,7 @@ class MemoryStore:
         return index
 
     def _find(self, client: str) -> int | None:
+        if isinstance(self._clients, Numbered):
+            return self._clients.place(client)
         index = bisect_left(self._clients, client)
         return index if index < len(self._clients) and self._clients[index] == client else None

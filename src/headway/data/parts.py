@@ -53,7 +53,7 @@ class Numbered(Sequence[str]):
         return map(self._name, range(self._count))
 
     def __contains__(self, name: object) -> bool:
-        return self._place(name) is not None
+        return self.place(name) is not None
 
     def index(self, name: str, start: int = 0, stop: int | None = None) -> int:
         """The position of a name.
@@ -61,7 +61,7 @@ class Numbered(Sequence[str]):
         Raises:
             ValueError: it is not among them.
         """
-        place = self._place(name)
+        place = self.place(name)
         if place is None or place not in range(*slice(start, stop).indices(self._count)):
             raise ValueError(f"{name!r} is not among {self!r}")
         return place
@@ -80,7 +80,8 @@ class Numbered(Sequence[str]):
     def _name(self, number: int) -> str:
         return f"{self._prefix}{number:0{self._width}d}"
 
-    def _place(self, name: object) -> int | None:
+    def place(self, name: object) -> int | None:
+        """The position of a name, `None` if it is not among them."""
         if not isinstance(name, str) or not name.startswith(self._prefix):
             return None
         digits = name[len(self._prefix) :]
@@ -239,7 +240,7 @@ class Parts(Mapping[str, Tensor]):
         if not isinstance(client, str):
             return None
         if isinstance(self.names, Numbered):
-            return self.names._place(client)
+            return self.names.place(client)
         place = bisect_left(self.names, client)
         return place if place < len(self.names) and self.names[place] == client else None
 
