@@ -23,6 +23,11 @@ def run(recipe, lanes, trainer, data=None, make=model, rounds=4, number="float64
     return made, list(made)
 
 
+def tied():
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(4, 3))
+
+
 def agree(one, other, close=1e-10):
     (a, reports), (b, others) = one, other
     torch.testing.assert_close(a.state.params, b.state.params, rtol=close, atol=close)
@@ -127,6 +132,7 @@ def test_some_clients_a_round():
     ("make", "recipe", "why"),
     [
         (lambda: nn.Sequential(nn.RReLU(), nn.Linear(4, 3)), "fedavg", "RuntimeError in a batched program"),
+        (lambda: tied(), "fedavg", "a parameter is in two places of the model"),
         (model, "moon", "Moon looks at each client's last model"),
     ],
 )

@@ -41,6 +41,9 @@ def why_not(trainer: Trainer, bench: Workbench, chain: Chain) -> str | None:
         return f"{type(trainer.loss_term).__name__} looks at each client's last model"
     if bench.personal.numel():
         return "a part of the model stays with each client"
+    once = {id(parameter) for parameter in bench.module.parameters()}
+    if len(once) < sum(1 for _ in bench.module.named_parameters(remove_duplicate=False)):
+        return "a parameter is in two places of the model"
     for name, module in bench.module.named_modules():
         if isinstance(module, RECURRENT):
             return f"{name} is recurrent"
@@ -151,11 +154,12 @@ class _Program:
         """One step of every active lane."""
         table, front = self.table, slice(self.active)
         index = table.index[front, number, :width]
-        store = self.work.examples
+        store, flat = self.work.examples, index.flatten()
+        inputs, targets = (t.index_select(0, flat).unflatten(0, index.shape) for t in (store.inputs, store.targets))
         grads, losses = self.stepped(
             self.views,
-            store.inputs[index],
-            store.targets[index],
+            inputs,
+            targets,
             self.weights[front, number, :width],
             self.dropout[front],
             torch.tensor(number),

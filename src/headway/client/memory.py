@@ -100,6 +100,8 @@ class MemoryStore:
         Raises:
             ConfigError: if a client keeps something, but nothing under a name of `first`; or a shape differs.
         """
+        if not first:
+            return {}
         self._check_shared()
         rows = [self._slots.committed(self._index(client)) for client in clients]
         stacked: dict[str, dict[str, Tensor]] = {}
@@ -139,6 +141,8 @@ class MemoryStore:
     def settle(self, tag: Tag, counted: Iterable[str]) -> None:
         """The verdict on one attempt of a round: counted clients' pending memory is committed, all other forgotten."""
         self._check_shared()
+        if not self._tables:
+            return
         self._unsaved[self._slots.settle(tag, [self._index(client) for client in counted])] = True
 
     def save(self, path: Path, round_: int, oldest_kept: int) -> None:

@@ -114,6 +114,13 @@ class Group:
                 self.total.add_many_numbers(term)
         return weight
 
+    def add_sum(self, vectors: Mapping[str, Tensor], terms: Update) -> None:
+        """Adds what many lifted updates come to; terms: their weights and sums `[C]`."""
+        for name, vector in vectors.items():
+            held = self.vectors.setdefault(name, torch.zeros(vector.shape, dtype=torch.float64))
+            held += vector
+        self.total.add_many_numbers(terms)
+
 
 class Total:
     """The exact sum of lifted updates: merging is associative and commutative, to the bit.

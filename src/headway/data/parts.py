@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import final, overload
 
@@ -121,6 +120,7 @@ class Parts(Mapping[str, Tensor]):
             raise DataError("sizes are from 0, and starts and sizes lie within the index; some do not.")
         self.names, self.starts, self.sizes, self.index = names, starts, sizes, index
         self._runs: Tensor | None = None
+        self._places: dict[str, int] | None = None  # of names that are texts; made when one is first looked up
 
     @classmethod
     def of(cls, given: Mapping[str, Tensor], what: str = "") -> Parts:
@@ -241,8 +241,9 @@ class Parts(Mapping[str, Tensor]):
             return None
         if isinstance(self.names, Numbered):
             return self.names.place(client)
-        place = bisect_left(self.names, client)
-        return place if place < len(self.names) and self.names[place] == client else None
+        if self._places is None:
+            self._places = {name: place for place, name in enumerate(self.names)}
+        return self._places.get(client)
 
 
 def _within(starts: Tensor, sizes: Tensor, count: int) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headway.client.crew import Crew
 from headway.client.lanes import Lanes, why_not
+from headway.client.lowrank import LowRank, Summed, suits
 from headway.client.runner import ClientRunner, Outcome
 from headway.client.sgd import LocalSGD
 from headway.client.trainer import Trained
@@ -74,12 +75,16 @@ class UnitRunner:
         self.runner = ClientRunner(job.algorithm, self.bench, flows, job.key, measure)
         self.runner.check(job.data.train_sizes.tolist())
         self.lanes: Lanes | None = None
-        self.why_not = why_not(self.runner.trainer, self.bench, job.algorithm.chain) if width > 1 else None
+        self.lowrank: LowRank | None = None
+        chain = job.algorithm.chain
+        self.why_not = why_not(self.runner.trainer, self.bench, chain) if width > 1 else None
         if width > 1 and self.why_not is None:
             assert isinstance(self.runner.trainer, LocalSGD)
             lanes = Lanes(self.runner.trainer, self.bench)
             self.why_not = lanes.probe(job.data.store.rows(0, 2))
             self.lanes = lanes if self.why_not is None else None
+            if self.lanes is not None and not measure and suits(self.runner.trainer, self.bench, chain, flows[-1]):
+                self.lowrank = LowRank(self.bench)
         if self.lanes is None:
             self.width = 1
         self.expected = flows[-1].lengths(self.bench.layout.size)
@@ -121,7 +126,7 @@ class UnitRunner:
         dropped = self.runner.dropped(clients, ask.round)
         gone = set(dropped)
         present = [client for client in clients if client not in gone] if gone else clients
-        if present:
+        if present and not self._lowered(ask, present, down, done):
             together = self._together(ask, present)
             if together is None:
                 return False
@@ -131,7 +136,8 @@ class UnitRunner:
                 return False
             self._count_crew(ask, crew, outcome, done)
             seconds = (time.perf_counter() - begun) / len(crew)
-            done.reports += self._reports(crew, outcome, norms, seconds, down)
+            up = frame.size(frame.of_update(outcome.update.lane(0)))
+            done.reports += self._reports(crew, outcome.trained, outcome.update.weight, norms, (seconds, up, down))
         done.reports += [_straggler(client, down) for client in dropped]
         return True
 
@@ -154,8 +160,35 @@ class UnitRunner:
         with work.trace.naming():
             return crew, self.runner.send(ask, work, trained)
 
+    def _lowered(self, ask: Ask, clients: Sequence[str], down: int, done: Done) -> bool:
+        """Trains a crew without a vector for each client, where nobody looks at one; False, and nothing has happened,
+        if that cannot be."""
+        begun, lanes, lowrank = time.perf_counter(), self.lanes, self.lowrank
+        if lanes is None or lowrank is None:
+            return False
+        try:
+            crew, plan = lanes.plan(self._crew(clients, ask), ask.round)
+            if not lowrank.pays(plan):
+                return False
+            summed = lowrank.train(self.runner.prepare_crew(crew, ask, {}), plan)
+        except Exception:  # whatever a model may raise: the lanes, or the client alone, raise it with names
+            self.lowrank = None
+            return False
+        update = Update.of(torch.ones(len(crew), 1, dtype=torch.float64), crew.sizes.double())
+        term = self.job.algorithm.chain.lift(update, self._at_server(ask), self.flows)
+        total = summed.total(term.delta.squeeze(1))
+        if not bool(torch.isfinite(summed.norms).all()) or not bool(torch.isfinite(total).all()):
+            return False
+        done.group.add_sum({"delta": total}, term)
+        up = frame.size(frame.of_update(Update.of(ask.message.params)))
+        seconds = (time.perf_counter() - begun) / len(crew)
+        done.reports += self._reports(crew, summed, update.weight, summed.norms, (seconds, up, down))
+        return True
+
     def rehearse(self, ask: Ask, clients: Sequence[str]) -> None:
         """Does all of the clients' work of a round, side by side if there are several, and forgets it."""
+        if len(clients) > 1 and self.lanes is not None and self._lowered(ask, clients, 0, Done()):
+            return
         if len(clients) > 1 and self.lanes is not None and self._together(ask, clients) is not None:
             return
         for client in clients:
@@ -184,23 +217,19 @@ class UnitRunner:
         self.job.memory.propose_stacked(crew.clients, (ask.round, ask.attempt), outcome.memory)
 
     def _reports(
-        self, crew: Crew, outcome: Outcome, norms: torch.Tensor, seconds: float, down: int
+        self, crew: Crew, trained: Trained | Summed, weights: Tensor, norms: Tensor, costs: tuple[float, int, int]
     ) -> list[ClientReport]:
-        trained, update = outcome.trained, outcome.update
-        up = frame.size(frame.of_update(update.lane(0)))
+        """A report for each of a crew; costs: seconds, and bytes up and down, of each."""
         if self.job.algorithm.protected:
-            return [
-                ClientReport(client, "counted", seconds=seconds, bytes_up=up, bytes_down=down)
-                for client in crew.clients
-            ]
+            return [ClientReport(client, "counted", 0, 0, None, *costs) for client in crew.clients]
         columns = {"train_loss": torch.as_tensor(trained.loss).tolist()}
         if "weight_bound" in self.flows[-1].set_by:  # a stage sets the weights
-            columns["weight"] = update.weight.tolist()
+            columns["weight"] = weights.tolist()
         rows = zip(*columns.values(), strict=True)
         counts = torch.as_tensor(trained.count).tolist()
         numbers = zip(crew.clients, crew.sizes.tolist(), counts, norms.tolist(), rows, strict=True)
         return [
-            ClientReport(client, "counted", size, count, norm, seconds, up, down, dict(zip(columns, row, strict=True)))
+            ClientReport(client, "counted", size, count, norm, *costs, dict(zip(columns, row, strict=True)))
             for client, size, count, norm, row in numbers
         ]
 

@@ -1,0 +1,166 @@
+"""Clients without weights of their own end as clients with them."""
+
+import pytest
+import torch
+from torch import nn
+from toys import blobs
+
+import headway as hw
+from headway.client import lowrank
+
+SIZES = (7, 12, 5, 9, 20, 1)
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 9, bias=False), nn.ReLU(), nn.Linear(9, 3))
+
+
+def run(lanes, recipe="fedavg", make=mlp, trainer=None, number="float64", drift=False, rounds=4, **options):
+    trainer = trainer or hw.LocalSGD(lr=0.1, batch_size=4, epochs=1)
+    algorithm = hw.recipes.recipe(recipe, trainer=trainer, **options)
+    engine = hw.LocalEngine(lanes=lanes, drift=drift)
+    task = hw.Task(make, dtype=number, metrics=("accuracy",))
+    made = hw.Run(algorithm, blobs(sizes=SIZES), task, rounds=rounds, engine=engine, seed=3)
+    return made, list(made)
+
+
+def agree(one, other, close=1e-10):
+    (a, reports), (b, others) = one, other
+    torch.testing.assert_close(a.state.params, b.state.params, rtol=close, atol=close)
+    for mine, theirs in zip(reports, others, strict=True):
+        assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-6)
+        assert (mine.bytes_up, mine.bytes_down) == (theirs.bytes_up, theirs.bytes_down)
+        for one_client, other_client in zip(mine.clients, theirs.clients, strict=True):
+            assert (one_client.norm or 0) == pytest.approx(other_client.norm or 0, rel=1e-5)
+            assert (one_client.client, one_client.steps) == (other_client.client, other_client.steps)
+            assert one_client.metrics == pytest.approx(other_client.metrics, rel=1e-5)
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """How many clients were trained without weights of their own."""
+    counted = []
+    train = lowrank.LowRank.train
+
+    def counting(self, work, plan):
+        counted.append(len(plan.table.counts))
+        return train(self, work, plan)
+
+    monkeypatch.setattr(lowrank.LowRank, "train", counting)
+    return counted
+
+
+@pytest.mark.parametrize("lanes", [2, 4, 6])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 4},
+        {"batch_size": 3, "epochs": 1},
+        {"batch_size": None, "epochs": 1},
+        {"steps": 5, "batch_size": 3},
+        {"batch_size": 4, "schedule": hw.Schedule(kind="exponential", over="steps", factor=0.8)},
+        {"batch_size": 5, "validation": 0.2},
+    ],
+    ids=str,
+)
+def test_the_same_as_one_client_at_a_time(lowered, lanes, options):
+    trainer = hw.LocalSGD(lr=0.3, **options)
+    agree(run(1, trainer=trainer), run(lanes, trainer=trainer))
+    assert sum(lowered) == 4 * len(SIZES)
+
+
+@pytest.mark.parametrize("over", ["examples", "clients", "expected"])
+def test_every_denominator_and_server(lowered, over):
+    def algorithm():
+        chain = hw.chain(hw.Mean(over=over), hw.ServerAdam(lr=0.01))
+        return hw.Algorithm(chain, hw.LocalSGD(lr=0.1, batch_size=4), hw.All())
+
+    def trained(lanes):
+        engine, task = hw.LocalEngine(lanes=lanes, drift=False), hw.Task(mlp, dtype="float64")
+        made = hw.Run(algorithm(), blobs(sizes=SIZES), task, rounds=3, engine=engine, seed=3)
+        return made, list(made)
+
+    agree(trained(1), trained(6))
+    assert sum(lowered) == 3 * len(SIZES)
+
+
+def test_one_round_in_single_precision(lowered):
+    agree(run(1, number="float32", rounds=1), run(6, number="float32", rounds=1), close=1e-5)
+    assert lowered
+
+
+def test_stragglers(lowered):
+    for policy in ("partial", "drop"):
+        trainer = hw.LocalSGD(lr=0.1, batch_size=8, epochs=2, stragglers=0.5, straggler_policy=policy)
+        agree(run(1, trainer=trainer), run(6, trainer=trainer))
+    assert lowered
+
+
+def other_models():
+    shared = nn.Linear(4, 4)
+    return {
+        "a convolution": nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 2), nn.Flatten(), nn.Linear(6, 3)),
+        "a layer that is called twice": nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(4, 3)),
+        "a parameter of its own": Scaled(),
+    }
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.scale = nn.Linear(4, 3), nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return self.inner(x) * self.scale
+
+
+@pytest.mark.parametrize("kind", list(other_models()))
+def test_other_models_have_weights_of_their_own(lowered, kind):
+    agree(run(1, make=lambda: other_models()[kind]), run(4, make=lambda: other_models()[kind]))
+    assert run(4, make=lambda: other_models()[kind])[0].engine.runner.lowrank is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"recipe": "fedprox"},
+        {"recipe": "scaffold"},
+        {"recipe": "fedavg+ecgr"},
+        {"recipe": "qfedavg"},
+        {"drift": True},
+        {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, momentum=0.5)},
+        {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, weight_decay=0.1)},
+        {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, clip_gradient=1.0)},
+        {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, epochs=9)},
+    ],
+    ids=str,
+)
+def test_whoever_looks_at_a_clients_weights_sees_them(lowered, options):
+    agree(run(1, **options), run(6, **options))
+    assert not lowered
+
+
+def test_who_explodes_is_rejected_and_the_others_count():
+    """The largest client's labels are far away, so that its loss overflows."""
+
+    def trained(lanes):
+        data = blobs(sizes=SIZES)
+        inputs = data.store.inputs.clone()
+        inputs[data.train["client-4"]] *= 1e30
+        store = hw.Examples(inputs, data.store.targets)
+        data = hw.FederatedData("far", store, dict(data.train), dict(data.test), classes=3)
+        algorithm = hw.recipes.fedavg(trainer=hw.LocalSGD(lr=0.1, batch_size=4))
+        engine, task = hw.LocalEngine(lanes=lanes, drift=False), hw.Task(lambda: nn.Linear(4, 3))
+        made = hw.Run(algorithm, data, task, rounds=1, engine=engine, evaluate_every=None)
+        return made, list(made)
+
+    one, other = trained(1), trained(6)
+    torch.testing.assert_close(one[0].state.params, other[0].state.params)
+    statuses = [[(c.client, c.status) for c in reports[0].clients] for _, reports in (one, other)]
+    assert statuses[0] == statuses[1]
+    assert ("client-4", "rejected") in statuses[0]
+
+
+def test_the_model_is_given_back_as_it_was():
+    made, _ = run(6)
+    assert all("forward" not in vars(part) for part in made.engine.runner.bench.module.modules())
