@@ -1,9 +1,9 @@
 """Headway, through its public names.
 
-    headway, headway:lanes=20, headway:recipe=scaffold,drift=true
+    headway, headway:lanes=20, headway:workers=2,lanes=auto, headway:recipe=scaffold,drift=true
 
-Options: threads (as many as there are cores), recipe (fedavg); all others go to LocalEngine, drift being off unless it
-is asked for.
+Options: threads (as many as there are cores), recipe (fedavg); workers makes it ProcessEngine instead of LocalEngine,
+which all others go to, drift being off unless it is asked for.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def run(problem: Problem, options: dict[str, Any], rounds: Rounds) -> np.ndarray
         seed=SEED,
         evaluate_every=10**6,
         checkpoint_every=10**6,
-        engine=hw.LocalEngine(**engine),
+        engine=hw.ProcessEngine(**engine) if "workers" in engine else hw.LocalEngine(**engine),
     )
     reports = iter(headway)
     for _ in rounds:

@@ -172,6 +172,7 @@ class TestMistakes:
         assert control(store, "client-0").eq(3).all()
 
     def test_a_stranger_is_a_programmers_mistake(self, store):
+        store.declare(memory(0))
         for ask in (store.get, lambda c: store.propose(c, (0, 0), memory(1)), lambda c: store.settle((0, 0), [c])):
             with pytest.raises(AssertionError, match="not in the population"):
                 ask("nobody")

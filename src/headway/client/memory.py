@@ -141,7 +141,7 @@ class MemoryStore:
     def settle(self, tag: Tag, counted: Iterable[str]) -> None:
         """The verdict on one attempt of a round: counted clients' pending memory is committed, all other forgotten."""
         self._check_shared()
-        if not self._tables:
+        if not self._tables:  # nobody keeps anything
             return
         self._unsaved[self._slots.settle(tag, [self._index(client) for client in counted])] = True
 

@@ -18,11 +18,10 @@ import torch
 from headway.core.ask import Ask, Message
 from headway.engines.units import UnitRunner
 
-WIDTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-PATIENCE_S = 3.0  # what measuring may take
+COARSE = (2, 8, 32, 128, 512)  # lanes to try
+PATIENCE_S = 4.0  # after which no other width is tried
 REPEATS = 3
-WORSE = 1.5  # times the best: wider lanes will not come back from that
-MOST = WIDTHS[-1]
+MOST = 1024
 CLOSE = 1.05  # times the best: the fewer lanes are preferred
 
 
@@ -72,29 +71,33 @@ def make_plan(runner: UnitRunner, cohort: int, most_threads: int, store: Path | 
 
 
 def _measure(runner: UnitRunner, cohort: int, most_threads: int) -> Plan:
+    """One at a time first, on one thread and on all; then lanes, coarsely, and around the best of those."""
     trial = _Trial(runner, cohort)
     found: dict[tuple[int, int], float] = {}
     deadline = time.perf_counter() + PATIENCE_S
     for threads in sorted({1, most_threads}):
         with _threads(threads):
-            for width in _widths(runner, cohort, threads):
-                if time.perf_counter() > deadline and found:
-                    break
-                found[width, threads] = trial.seconds(width)
-                if found[width, threads] > WORSE * min(found.values()):
-                    break
-    best = min(found.values())
-    lanes, threads = min(key for key, seconds in found.items() if seconds <= CLOSE * best)
+            found[1, threads] = trial.seconds(1)
+
+    def attempt(width: int) -> None:
+        """Measures lanes on one thread, if there is time: stacked tensors gain nothing from threads that a process
+        would not."""
+        expected = width * min(found.values()) * (REPEATS + 1)
+        if (width, 1) not in found and time.perf_counter() + expected < deadline:
+            with _threads(1):
+                found[width, 1] = trial.seconds(width)
+
+    if runner.alone is None:
+        widest = min(cohort, MOST)
+        for width in sorted({widest, *(width for width in COARSE if width < widest)}):
+            attempt(width)
+        best = min(found, key=lambda key: found[key])[0]
+        for width in (best // 2, 2 * best):
+            if 1 < width <= widest and best > 1:
+                attempt(width)
+    fastest = min(found.values())
+    lanes, threads = min(key for key, seconds in found.items() if seconds <= CLOSE * fastest)
     return Plan(lanes, threads, (found[lanes, threads], found[1, 1]))
-
-
-def _widths(runner: UnitRunner, cohort: int, threads: int) -> Iterator[int]:
-    """The numbers of lanes to try."""
-    yield 1
-    if runner.alone is None and threads == 1:  # stacked tensors gain nothing from threads that a process would not
-        yield from (width for width in WIDTHS if 1 < width <= cohort)
-        if cohort not in WIDTHS and 1 < cohort <= WIDTHS[-1]:
-            yield cohort
 
 
 class _Trial:
@@ -106,7 +109,7 @@ class _Trial:
         start, chain = runner.bench.shared.clone(), job.algorithm.chain
         buffers = runner.bench.statistics() if "buffers" in runner.expected else None
         message = Message(start, chain.broadcast(chain.init(start)), buffers)
-        names = job.data.clients[: max(WIDTHS)]
+        names = job.data.clients[:MOST]
         self.ask = Ask("train", message, tuple(names[: max(cohort, 1)]))
 
     def seconds(self, width: int) -> float:
