@@ -24,6 +24,7 @@ from headway.core.errors import HeadwayError
 BITS = 32
 LOWEST = -34  # its unit is below the smallest float64, 2^-1074: nothing is left after it
 LARGEST = 2.0**896  # far above any weight times delta, and small enough for the rounding trick
+BLOCK = 2**15  # coordinates that are split at a time, so that they stay in a core's cache
 CAPACITY = 2**20  # terms of at most 2^32 each before a bin could pass 2^53 and must be carried
 
 
@@ -50,26 +51,34 @@ class ExactSum:
         Raises:
             HeadwayError: if it holds NaN, infinity, or a magnitude above 2^896.
         """
-        rest = term.to(torch.float64, copy=True)
-        largest = _at_most(rest)
-        if not largest < LARGEST:
+        flat = term.reshape(-1)
+        if not (largest := _at_most(flat.double())) < LARGEST:
             raise HeadwayError(f"an exact sum needs finite terms below 2^896, found a magnitude of {largest:g}.")
         self._reserve(1)
-        self._bin_for_shape(rest)
+        self._bin_for_shape(term)
+        for start in range(0, len(flat), BLOCK):
+            self._add_block(flat[start : start + BLOCK].to(torch.float64, copy=True), start)
+
+    def _add_block(self, rest: Tensor, start: int) -> None:
+        """Adds some coordinates, which are written over."""
+        largest = _at_most(rest)
         k = math.frexp(largest)[1] // BITS + 1
         while largest > 0.0:
             # rounding to the nearest multiple left at most half a unit, so the next bin is lower
             k = max(min((math.frexp(largest)[1] - 1) // BITS, k - 1), LOWEST)
             part = _round_to_bin(rest, k)
             rest -= part
-            self._deposit(k, part)
+            self._bin(k).view(-1)[start : start + len(part)] += part
             largest = _at_most(rest)
 
     def merge(self, other: ExactSum) -> None:
         """Adds all that another sum holds; the other is not changed."""
         self._reserve(other.terms)
         for k, held in other.bins.items():
-            self._deposit(k, held.clone() if k not in self.bins else held)
+            if k in self.bins:
+                self.bins[k] += held
+            else:
+                self.bins[k] = held.clone()
 
     def value(self) -> Tensor:
         """The sum, rounded to float64 (within one unit in the last place of the exact real number).
@@ -95,14 +104,12 @@ class ExactSum:
 
     def _bin_for_shape(self, like: Tensor) -> None:
         if not self.bins:
-            self.bins[0] = torch.zeros_like(like)
+            self.bins[0] = torch.zeros(like.shape, dtype=torch.float64)
 
-    def _deposit(self, k: int, part: Tensor) -> None:
-        held = self.bins.get(k)
-        if held is None:
-            self.bins[k] = part
-        else:
-            held += part
+    def _bin(self, k: int) -> Tensor:
+        if k not in self.bins:
+            self.bins[k] = torch.zeros_like(next(iter(self.bins.values())))
+        return self.bins[k]
 
 
 class ExactScalar:

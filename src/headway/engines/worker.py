@@ -6,8 +6,9 @@ import json
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from headway.core.update import Update
 from headway.engines.shared import Broadcast, Sums, shared
 from headway.engines.units import UnitRunner
 from headway.observe.drift import DriftMeter
+
+FIELDS = attrgetter(*(field.name for field in fields(ClientReport)))
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Worker:
         before = torch.get_rng_state()
         done = self.runner.run(ask, cohort, {}, meter)
         torch.set_rng_state(before)
-        reply: dict[str, Any] = {"reports": [list(astuple(report)) for report in done.reports]}
+        reply: dict[str, Any] = {"reports": [FIELDS(report) for report in done.reports]}
         places = {client: request["first"] + place for place, client in enumerate(cohort)}
         if meter is not None and self.areas.drift is not None:
             for client, row in meter.rows.items():
