@@ -30,7 +30,7 @@ from conformance.tiny import Loop, engine, quadratics
 from headway.core.ask import drive
 from headway.core.chain import Chain, chain
 from headway.core.keys import Key
-from headway.core.stage import Place, slice_tensors, stages
+from headway.core.stage import Aggregator, Place, slice_tensors, stages
 from headway.core.total import Total
 from headway.core.update import Update
 from headway.stages import ECGR, Clip, FedProx, Mean, ServerSGD, Weigh, WeighByQuality
@@ -122,6 +122,19 @@ def test_a_claimed_bound_holds_for_hostile_updates(stage, kind) -> None:
     if not hostile.isfinite().all():
         assert not norms[[0, 2]].any()
     assert float(norms[1]) == pytest.approx(min(bound, 13 * math.sqrt(2)), rel=1e-6)
+
+
+@of(*EVERY, having=lambda s: isinstance(s, Aggregator) and not s.whole_cohort)
+def test_some_coordinates_are_lifted_as_they_are_among_all(stage) -> None:
+    """So a crew's updates may be lifted and summed a few coordinates at a time."""
+    given = case(stage)
+    whole = stage.lift(given.update, given.ctx)
+    for part in (slice(0, 2), slice(2, None)):
+        columns = {name: vector[..., part] for name, vector in given.update.vectors.items()}
+        lifted = stage.lift(replace(given.update, vectors=columns), given.ctx)
+        for name, vector in lifted.vectors.items():
+            assert torch.equal(vector, whole.vectors[name][..., part])
+        assert torch.equal(lifted.weight, whole.weight)
 
 
 @pytest.mark.parametrize("examples", [0, 1, 10**9])

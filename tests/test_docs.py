@@ -55,6 +55,7 @@ NAMED = [
     "docs/skew.md",
     "docs/tutorial.md",
     "docs/choosing.md",
+    "docs/speed.md",
     "docs/stages/index.md",
     "docs/images/partition.png",
     "CHANGELOG.md",

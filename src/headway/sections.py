@@ -96,16 +96,19 @@ class AdviseSection(_Section):
 
 class EngineSection(_Section):
     """Where clients train.  workers: in so many processes; in this one, if nothing is said.  lanes: how many side by
-    side, or "auto" for what is measured to be fastest; 1 in this process and "auto" in several, if nothing is said."""
+    side, or "auto" for what is measured to be fastest; 1 in this process and "auto" in several, if nothing is said.
+    drift: whether to measure in every round how far the clients pull apart."""
 
     workers: int | None = Field(default=None, ge=1, le=1024)
     lanes: int | Literal["auto"] | None = None
+    drift: bool | None = None
 
     def engine(self) -> Engine:
         """The engine."""
+        drift = self.drift is not False
         if self.workers is None:
-            return LocalEngine(lanes=self.lanes or 1)
-        return ProcessEngine(self.workers, lanes=self.lanes or "auto")
+            return LocalEngine(drift, lanes=self.lanes or 1)
+        return ProcessEngine(self.workers, lanes=self.lanes or "auto", drift=drift)
 
 
 class Sections(_Section):

@@ -102,7 +102,23 @@ def other_models():
         "a convolution": nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 2), nn.Flatten(), nn.Linear(6, 3)),
         "a layer that is called twice": nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(4, 3)),
         "a parameter of its own": Scaled(),
+        "a layer that is not called": Idle(),
+        "rows that are parts of an example": nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Linear(2, 3), Sums()),
     }
+
+
+class Sums(nn.Module):
+    def forward(self, x):
+        return x.sum(1)
+
+
+class Idle(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.idle = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.used(x)
 
 
 class Scaled(nn.Module):

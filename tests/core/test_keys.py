@@ -90,3 +90,26 @@ def test_uniform_numbers_are_below_one_and_uniform() -> None:
 
 def test_integers_of_numpy_are_integers():
     assert Key.root(np.int64(3)) == Key.root(3)
+
+
+def test_many_keys_are_each_the_one_key() -> None:
+    root, names = Key.root(7), ("a", "b", "c", "d")
+    keys = root.for_each("client", 3, names=names)
+    alone = [root.derive("client", 3, name) for name in names]
+    assert list(keys) == alone
+    assert list(keys.derive("x", 2)) == [key.derive("x", 2) for key in alone]
+    assert list(keys[1:3].derive("x")) == [key.derive("x") for key in alone[1:3]]
+    assert list(keys.chosen([3, 0])) == [alone[3], alone[0]]
+    assert len(keys[:0]) == len(root.for_each("client", names=())) == 0
+    counts = [5, 0, 1, 9]
+    found = keys.permutations(torch.tensor(counts))
+    assert found.shape == (4, 9)
+    for key, count, row in zip(alone, counts, found, strict=True):
+        assert row[:count].tolist() == key.permutation(count).tolist()
+        assert row[count:].tolist() == list(range(count, 9))
+
+
+def test_a_key_that_nobody_draws_from_is_not_derived(monkeypatch) -> None:
+    keys = Key.root(7).for_each("client", names=("a", "b"))
+    monkeypatch.setattr("headway.core.keys._children", lambda *_: pytest.fail("derived"))
+    keys.derive("stage")[:1].derive("purpose")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from headway.core.errors import UpdateRejected
-from headway.core.total import Group, Total, guard
+from headway.core.total import Group, Total, guard, guard_lanes
 from headway.core.update import Update
 
 
@@ -133,3 +133,65 @@ def test_every_rejection_names_the_client_and_the_reason(case) -> None:
 def test_reals_are_rejected_where_integers_are_expected() -> None:
     with pytest.raises(UpdateRejected, match=r"holds torch.float32"):
         guard(Update.of(GOOD), {"delta": 2}, "a", integers=True)
+
+
+def lanes(count: int = 300, width: int = 1000) -> Update:
+    generator = torch.Generator().manual_seed(3)
+    delta = torch.randn(count, width, generator=generator)
+    scalar = torch.rand(count, 1, generator=generator)
+    weight = torch.randint(1, 50, (count,), generator=generator).double()
+    return Update({"delta": delta, "normaliser": scalar}, weight, {"effort": torch.rand(count, generator=generator)})
+
+
+def lifted(update: Update) -> Update:
+    return update.scaled_exactly(update.weight)
+
+
+def test_lanes_add_up_to_what_they_add_up_to_one_by_one() -> None:
+    together, one_by_one, update = Group(), Group(), lanes()
+    weights = together.add_lanes(update, lifted)
+    for lane in range(300):
+        one_by_one.add(lifted(update.lane(lane)))
+    assert torch.equal(weights, update.weight)
+    for name, vector in one_by_one.vectors.items():
+        torch.testing.assert_close(together.vectors[name], vector, rtol=1e-12, atol=1e-12)
+    mine, theirs = Total(), Total()
+    mine.add_group(together)
+    theirs.add_group(one_by_one)
+    assert mine.count == theirs.count == 300
+    assert mine.weight.units == theirs.weight.units
+    assert mine.sums["effort"].units == theirs.sums["effort"].units
+
+
+def test_lanes_with_weights_that_are_not_whole_add_exactly() -> None:
+    update = lanes(3).with_weight(torch.tensor([0.1, 1e20, -1e20], dtype=torch.float64))
+    group = Group()
+    group.add_lanes(update, lifted)
+    assert group.total.weight.value() == 0.1
+
+
+def test_what_passes_for_each_lane_passes_for_all_and_the_norms_are_the_same() -> None:
+    update = lanes(4, 6)
+    expected = {"delta": 6, "normaliser": 1}
+    norms = guard_lanes(update, expected)
+    assert norms is not None
+    for lane in range(4):
+        assert float(norms[lane]) == pytest.approx(guard(update.lane(lane), expected, "c"), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda u: u.with_delta(u.delta.masked_fill(torch.eye(4, 6, dtype=torch.bool), math.nan)),
+        lambda u: u.with_delta(u.delta[:, :5]),
+        lambda u: u.with_delta(u.delta.long()),
+        lambda u: u.with_weight(u.weight - 100),
+        lambda u: u.with_weight(u.weight * math.inf),
+        lambda u: u.with_sums(effort=torch.full((4,), math.nan)),
+        lambda u: u.with_vectors(more=u.delta),
+        lambda u: Update({"delta": u.delta}, u.weight),
+        lambda u: u.with_vectors(normaliser=u.vectors["normaliser"] * math.inf),
+    ],
+)
+def test_one_bad_lane_is_noticed(spoil) -> None:
+    assert guard_lanes(spoil(lanes(4, 6)), {"delta": 6, "normaliser": 1}) is None

@@ -36,6 +36,7 @@ from headway.client.workbench import Workbench
 from headway.core.chain import Chain
 from headway.core.flow import Flow
 from headway.core.layout import Layout
+from headway.data import Examples
 
 FEW = 2  # times a layer's outputs: examples beyond which weights of one's own are cheaper
 LEAST = 32
@@ -81,6 +82,23 @@ class LowRank:
         self.layers = {name: part for name, part in bench.module.named_modules() if type(part) is nn.Linear}
         self.widest = max(layer.out_features for layer in self.layers.values())
 
+    def probe(self, store: Examples) -> bool:
+        """Whether the model calls each layer once, on a row for each example: tried on two clients and two steps."""
+        index = torch.tensor([0, len(store) - 1])
+        inputs, targets = store.inputs[index], store.targets[index]
+        layers = [_Layer(name, part, lanes=2, rows=2) for name, part in self.layers.items()]
+        self.bench.module.train()
+        try:
+            with _in_place(layers):
+                for seen in (0, 1):
+                    for layer in layers:
+                        layer.expect(2, seen, 1)
+                    losses = self.bench.task.criterion.per_example(self.bench.module(inputs), targets)
+                    self._learn(layers, losses.sum(), torch.ones(2, 1, 1, dtype=losses.dtype), (2, 1))
+        except Exception:  # whatever a model may raise; in the run it is raised with client and stage
+            return False
+        return True
+
     def pays(self, plan: Plan) -> bool:
         """Whether no client sees more examples than outer products are good for."""
         return int(plan.table.sizes.sum(1).max()) <= max(FEW * self.widest, LEAST)
@@ -108,15 +126,20 @@ class LowRank:
                 outputs = self.bench.module(store.inputs.index_select(0, index))
                 each = per_example(outputs, store.targets.index_select(0, index)).view(active, width)
                 mean = (each * weights[:active, number, :width]).sum(1)
-                grads = torch.autograd.grad(mean.sum(), [layer.out() for layer in layers])
                 rates = table.rates[:active, number].to(mean.dtype).view(-1, 1, 1)
-                for layer, grad in zip(layers, grads, strict=True):
-                    layer.learn(rates * grad.view(active, width, -1))
+                self._learn(layers, mean.sum(), rates, (active, width))
                 losses[:active, number] = mean.detach().double()
                 seen += width
         loss = (losses * table.sizes).sum(1) / table.sizes.sum(1)
         squares = torch.stack([layer.squares for layer in layers]).sum(0)
         return Summed(layers, self.bench.layout, table.counts, loss, squares.clamp_min(0).sqrt())
+
+    @staticmethod
+    def _learn(layers: list[_Layer], loss: Tensor, rates: Tensor, batch: tuple[int, int]) -> None:
+        """One step of every layer, from the sum of the lanes' losses; rates: `[C, 1, 1]`."""
+        grads = torch.autograd.grad(loss, [layer.out() for layer in layers])
+        for layer, grad in zip(layers, grads, strict=True):
+            layer.learn(rates * grad.view(*batch, -1))
 
 
 class _Layer:

@@ -84,7 +84,8 @@ class UnitRunner:
             self.why_not = lanes.probe(job.data.store.rows(0, 2))
             self.lanes = lanes if self.why_not is None else None
             if self.lanes is not None and not measure and suits(self.runner.trainer, self.bench, chain, flows[-1]):
-                self.lowrank = LowRank(self.bench)
+                lowrank = LowRank(self.bench)
+                self.lowrank = lowrank if lowrank.probe(job.data.store) else None
         if self.lanes is None:
             self.width = 1
         self.expected = flows[-1].lengths(self.bench.layout.size)
@@ -152,8 +153,7 @@ class UnitRunner:
             memory = job.memory.gather(crew.clients, self.runner.remembered(ask))
             work = self.runner.prepare_crew(crew, ask, memory)
             trained = lanes.train(work, plan)
-        except Exception as error:  # whatever a model or a stage may raise: alone, client and stage are named
-            self.lanes, self.why_not = None, f"{type(error).__name__} in a batched program"  # the units stay
+        except Exception:  # whatever a model or a stage may raise: alone, client and stage are named
             return None
         if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
             return None
@@ -171,8 +171,7 @@ class UnitRunner:
             if not lowrank.pays(plan):
                 return False
             summed = lowrank.train(self.runner.prepare_crew(crew, ask, {}), plan)
-        except Exception:  # whatever a model may raise: the lanes, or the client alone, raise it with names
-            self.lowrank = None
+        except Exception:  # whatever a model may raise: the client alone raises it with names
             return False
         update = Update.of(torch.ones(len(crew), 1, dtype=torch.float64), crew.sizes.double())
         term = self.job.algorithm.chain.lift(update, self._at_server(ask), self.flows)
