@@ -316,3 +316,11 @@ def test_piped_output_has_no_escape_codes_even_where_colour_is_wished_for(tmp_pa
     (tmp_path / "mine.toml").write_text(PLAIN)
     out, err = apart("run", "mine.toml", cwd=tmp_path, TERM="xterm-256color").communicate()
     assert not re.search("[\x1b\r]", out + err)
+
+
+def test_threads_do_not_spin_for_long_unless_told_to():
+    code = "import os; from headway import cli; print(os.environ['GOMP_SPINCOUNT'])"
+    for told, found in (({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7")):
+        environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"} | told
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import threading
@@ -13,6 +14,9 @@ import typer
 
 from headway import __version__
 from headway.core.errors import HeadwayError
+
+# torch's threads wait for each other spinning, by default for so long that a busy machine comes to a halt
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 app = typer.Typer(
     name="headway",
