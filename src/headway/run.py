@@ -103,7 +103,11 @@ class Run:
         self.watch = Watch(LabelCounts(data))
         self.folder: RunFolder | None = None
         if folder is not None:
-            self._open_folder(Path(folder), self.identity(seed), resume, keep, config)
+            try:
+                self._open_folder(Path(folder), self.identity(seed), resume, keep, config)
+            except BaseException:
+                self.engine.close()
+                raise
 
     def identity(self, seed: int) -> dict[str, Any]:
         """What must be the same for a run to be the same run, and the versions that made it."""

@@ -119,6 +119,7 @@ class RemoteMemory:
         self.missed: set[tuple[int, int]] = set()  # (range, keeper) that did not answer
         self._proposed: list[tuple[int, list[Reference]]] = []
         self._make: Make | None = None
+        self._closed = False
 
     def open(self, parts: int, make: Make) -> None:
         """Starts the keepers of so many ranges."""
@@ -128,7 +129,7 @@ class RemoteMemory:
             start, stop = count * part // parts, count * (part + 1) // parts
             own = Range(self._clients[start], self._clients[stop - 1], [])
             for _ in range(COPIES):
-                own.keepers.append(make(self._clients[start:stop], own.keepers))
+                own.keepers.append(make(self._some(start, stop), own.keepers))
             self.ranges.append(own)
 
     def begin(self, ranges: Sequence[Range]) -> None:
@@ -140,7 +141,7 @@ class RemoteMemory:
         """Ends the keepers; the memory is gone but for what was saved."""
         for keeper in (keeper for own in self.ranges for keeper in own.keepers):
             self._remote.kill(keeper)
-        self.ranges = []
+        self.ranges, self._closed = [], True
 
     # what clients do ------------------------------------------------------------------------------------
 
@@ -154,7 +155,9 @@ class RemoteMemory:
     def get(self, client: str) -> Memory | None:
         """The committed memory of a client."""
         kept = self._fetch([client], None)[0]
-        return None if kept is None else _tensors(kept)
+        if kept is None:
+            return None
+        return _each(_tensors(kept), torch.clone)  # whoever holds it after the store has gone
 
     def gather(self, clients: Sequence[str], first: Memory) -> Memory:
         """The memory of several clients, each tensor `[C, ...]`."""
@@ -212,6 +215,7 @@ class RemoteMemory:
 
     def save(self, path: Path, round_: int, oldest_kept: int) -> None:
         """Writes the changes up to a round, a block of clients at a time."""
+        self._check_open()
         changed = [client for part in range(len(self.ranges)) for client in self._read({part: ()}, "changed")[part]]
         if not changed and not path.exists():
             return
@@ -235,10 +239,15 @@ class RemoteMemory:
 
     def clients(self) -> list[str]:
         """The clients that have memory, sorted."""
+        self._check_open()
         found = self._read(dict.fromkeys(range(len(self.ranges)), ()), "clients")
         return [client for part in range(len(self.ranges)) for client in found[part]]
 
     # --------------------------------------------------------------------------------------------------
+
+    def _some(self, start: int, stop: int) -> Sequence[str]:
+        """A range of the population; all of it as it is, which may be names that are made when asked for."""
+        return self._clients if stop - start == len(self._clients) else self._clients[start:stop]
 
     def _by_range(self, clients: Sequence[str]) -> dict[int, list[int]]:
         """The places of the clients, by whose range they are in."""
@@ -248,6 +257,7 @@ class RemoteMemory:
         return places
 
     def _fetch(self, clients: Sequence[str], names: Sequence[tuple[str, str]] | None) -> list[Kept | None]:
+        self._check_open()
         found: list[Kept | None] = [None] * len(clients)
         if self.ranges:
             by_range = self._by_range(clients)
@@ -318,15 +328,24 @@ class RemoteMemory:
             start, stop = place_in(self._clients, own.first), place_in(self._clients, own.last)
             assert start is not None
             assert stop is not None
-            fresh, remote = self._make(self._clients[start : stop + 1], own.keepers), self._remote
+            remote, fresh = self._remote, None
             try:
+                fresh = self._make(self._some(start, stop + 1), own.keepers)
                 known = remote.get(remote.call(own.keepers[0], "clients"))
                 for begin in range(0, len(known), BLOCK):
                     told = remote.call(own.keepers[0], "export", known[begin : begin + BLOCK])
                     remote.get(remote.call(fresh, "adopt", told))
                 own.keepers.append(fresh)
             except Lost:
-                remote.kill(fresh)
+                if fresh is not None:
+                    remote.kill(fresh)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise HeadwayError(
+                "the clients' memory lay with Ray actors, which ended with the run: needed before Run.close, found "
+                "after it. Read it earlier, or resume the run from its folder."
+            )
 
     def _gone(self, own: Range) -> HeadwayError:
         return HeadwayError(

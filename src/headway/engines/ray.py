@@ -150,10 +150,12 @@ class RayEngine(WorkerEngine):
         super().__init__(workers, lanes, drift)
         self.wanted, self.address = workers, address
         self.remote = RayActors()
+        self.connected = False
         self.ours = False  # whether the connection to Ray is this engine's to end
         self.memory_ = RemoteMemory((), self.remote)
         self.shipped: tuple[Reference, Reference] | None = None
         self.broadcast: Reference | None = None
+        self._placed = 0  # keepers so far, so that the next one goes to the next node
 
     @property
     def facts(self) -> EngineFacts:
@@ -184,14 +186,12 @@ class RayEngine(WorkerEngine):
 
     def close(self) -> None:
         """Ends the workers, the keepers, and the cluster if it is this engine's own."""
-        if not _ray().is_initialized():
-            return
-        self.kill()
-        self.memory_.close()
-        self.shipped = None
-        if self.ours:
-            _ray().shutdown()
-            self.ours = False
+        if self.connected and _ray().is_initialized():
+            self.kill()
+            self.memory_.close()
+            if self.ours:
+                _ray().shutdown()
+        self.connected, self.ours, self.shipped = False, False, None
 
     def kill(self) -> None:
         """Ends the workers at once, whatever they are at."""
@@ -241,8 +241,8 @@ class RayEngine(WorkerEngine):
             taken.add(self.remote.get(self.remote.call(other, "node")))
         nodes = sorted(_nodes())
         free = [node for node in nodes if node not in taken] or nodes
-        self._kept = getattr(self, "_kept", -1) + 1
-        chosen = free[self._kept % len(free)]
+        chosen = free[self._placed % len(free)]
+        self._placed += 1
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id=chosen, soft=True)
         made = ray.remote(_NodeKeeper).options(num_cpus=0, max_restarts=0, scheduling_strategy=strategy)
         keeper: Actor = made.remote(clients)
@@ -277,6 +277,7 @@ class RayEngine(WorkerEngine):
                 if threading.current_thread() is threading.main_thread():
                     signal.signal(signal.SIGTERM, before)  # Ray puts its own there
             self.ours = True
+        self.connected = True
         found = int(sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]))
         self.workers = self.wanted or max(found, 1)
         if self.workers > found:
