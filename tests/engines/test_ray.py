@@ -1,6 +1,5 @@
 """Ray workers: the same bits as worker processes, also when workers, keepers of memory or nodes are lost."""
 
-import contextlib
 import os
 import sys
 
@@ -56,20 +55,23 @@ def same(one, other):
                 assert torch.equal(tensor, other_memory[client][label][name])
 
 
-@contextlib.contextmanager
-def alone():
-    """A cluster for several runs."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+@pytest.fixture(scope="module", autouse=True)
+def afterwards():
+    yield
+    ray.shutdown()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster():
-    with alone():
-        yield
+    """A cluster of this machine, for test after test."""
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+
+
+@pytest.fixture
+def apart():
+    """No cluster."""
+    ray.shutdown()
 
 
 SOAK = pytest.mark.soak
@@ -170,8 +172,7 @@ def test_more_workers_than_cores_are_refused(cluster):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:10001", "nowhere"])
-def test_an_address_where_no_cluster_is(monkeypatch, address):
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+def test_an_address_where_no_cluster_is(apart, address):
     with pytest.raises(hw.ConfigError, match="Ray cluster"):
         started("fedavg", hw.RayEngine(1, address=address))
 
@@ -189,7 +190,7 @@ def test_a_number_of_workers_that_is_none(workers):
 
 
 @SOAK
-def test_a_node_that_is_lost_in_the_middle_of_a_round_changes_nothing(monkeypatch):
+def test_a_node_that_is_lost_in_the_middle_of_a_round_changes_nothing(apart, monkeypatch):
     from ray.cluster_utils import Cluster
 
     from headway.engines.ray import _Hand
@@ -216,7 +217,7 @@ def test_a_node_that_is_lost_in_the_middle_of_a_round_changes_nothing(monkeypatc
 
 
 @SOAK
-def test_the_command_line_trains_on_ray_and_goes_on(headway):
+def test_the_command_line_trains_on_ray_and_goes_on(apart, headway):
     code, out, err = headway("run", "hospitals", "--rounds", "1", "--engine", "ray", "--workers", "2", "--out", "a")
     assert code == 0, err
     assert err == ""
@@ -236,7 +237,7 @@ def test_the_command_line_trains_on_ray_and_goes_on(headway):
         (("--engine", "spark"), "engine.kind is 'spark'"),
     ],
 )
-def test_the_command_line_refuses_in_a_sentence(headway, options, said):
+def test_the_command_line_refuses_in_a_sentence(apart, headway, options, said):
     code, _, err = headway("run", "hospitals", "--rounds", "1", *options)
     assert code == 1
     assert said in err
@@ -245,11 +246,13 @@ def test_the_command_line_refuses_in_a_sentence(headway, options, said):
 
 @SOAK
 def test_what_stays_with_a_client_is_evaluated_with_it(cluster):
-    options = {"make": lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)), "buffers": "local"}
-    same(
-        trained("fedavg", hw.ProcessEngine(1, lanes=1), **options),
-        trained("fedavg", hw.RayEngine(2, lanes=1), **options),
-    )
+    options = {
+        "make": lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)),
+        "buffers": "local",
+        "trainer": hw.LocalSGD(lr=0.1, batch_size=64),
+    }
+    whole = trained("fedavg", hw.ProcessEngine(1, lanes=1), **options)
+    same(whole, trained("fedavg", hw.RayEngine(2, lanes=1), **options))
 
 
 @SOAK
@@ -259,3 +262,10 @@ def test_memory_is_not_asked_for_after_the_end(cluster):
     run.close()
     with pytest.raises(hw.HeadwayError, match=r"needed before Run\.close"):
         run.memory.get("client-0")
+
+
+@SOAK
+def test_what_a_node_cannot_read_is_said(cluster, monkeypatch):
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not path.endswith("engines")])
+    with pytest.raises(hw.HeadwayError, match=r"could not make ready: .*No module named 'test_ray'\. It is caused by"):
+        trained("fedavg", hw.RayEngine(1, lanes=1), make=lambda: Fails(4, 3))

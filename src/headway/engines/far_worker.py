@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,13 @@ def data_arrays(data: FederatedData) -> dict[str, Array]:
 
 
 class FarWorker:
-    """Runs units on one thread, and keeps what they add up to until it is asked."""
+    """Runs units on one thread, and keeps what they add up to until it is asked.
+
+    paths: where the driver finds modules, such as the one that the model is in; those that are not here do no harm.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        sys.path += [path for path in paths if path not in sys.path]
 
     def start(self, shipped: Shipped, arrays: Arrays) -> None:
         """Makes ready."""

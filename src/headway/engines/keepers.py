@@ -120,6 +120,7 @@ class RemoteMemory:
         self._proposed: list[tuple[int, list[Reference]]] = []
         self._make: Make | None = None
         self._closed = False
+        self._why = "for a reason that is not known"
 
     def open(self, parts: int, make: Make) -> None:
         """Starts the keepers of so many ranges."""
@@ -287,7 +288,8 @@ class RemoteMemory:
                 try:
                     answers[part] = self._remote.get(reference)
                     del waiting[part]
-                except Lost:
+                except Lost as lost:
+                    self._why = str(lost)
                     self.missed.add((part, waiting[part].pop(0)))
         return answers
 
@@ -303,7 +305,8 @@ class RemoteMemory:
         for number, reference in enumerate(references):
             try:
                 self._remote.get(reference)
-            except Lost:
+            except Lost as lost:
+                self._why = str(lost)
                 self.missed.add((part, number))
         if not self._living(part):
             raise self._gone(self.ranges[part])
@@ -328,17 +331,15 @@ class RemoteMemory:
             start, stop = place_in(self._clients, own.first), place_in(self._clients, own.last)
             assert start is not None
             assert stop is not None
-            remote, fresh = self._remote, None
+            remote, fresh = self._remote, self._make(self._some(start, stop + 1), own.keepers)
             try:
-                fresh = self._make(self._some(start, stop + 1), own.keepers)
                 known = remote.get(remote.call(own.keepers[0], "clients"))
                 for begin in range(0, len(known), BLOCK):
                     told = remote.call(own.keepers[0], "export", known[begin : begin + BLOCK])
                     remote.get(remote.call(fresh, "adopt", told))
                 own.keepers.append(fresh)
             except Lost:
-                if fresh is not None:
-                    remote.kill(fresh)
+                remote.kill(fresh)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -350,8 +351,8 @@ class RemoteMemory:
     def _gone(self, own: Range) -> HeadwayError:
         return HeadwayError(
             f"the memory of the clients {own.first} to {own.last} is lost: needed one of the {COPIES} Ray actors that "
-            "keep it, found that all have ended within a round. Often a node went, or memory ran out. Resume the run "
-            "from its last checkpoint (headway resume RUN); one that keeps no folder must be started anew."
+            f"keep it, found that all have ended within a round ({self._why}). Often a node went, or memory ran out. "
+            "Resume the run from its last checkpoint (headway resume RUN); one that keeps no folder is started anew."
         )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +30,10 @@ PATIENCE_S = 300.0  # for workers that have not started: a node that imports fro
 ANSWER_S = 5.0  # for a cluster to answer at its address
 
 
+class _Unread(Lost):
+    """An actor cannot read what it was given."""
+
+
 class RayActors:
     """How actors are reached from the driver, and from each other."""
 
@@ -47,6 +53,8 @@ class RayActors:
         try:
             return ray.get(reference)
         except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, ray.exceptions.RaySystemError):
+                raise _Unread(_first_line(error.cause)) from error
             if isinstance(error.cause, ray.exceptions.RayError):
                 raise Lost(_first_line(error.cause)) from error
             raise error.cause from None
@@ -105,12 +113,13 @@ class _Hand(Hand):
         """
         try:
             self._get(self.begun)
-        except Lost:
-            raise
         except Exception as error:
+            if isinstance(error, Lost) and not isinstance(error, _Unread):
+                raise
+            found = str(error) if isinstance(error, Lost) else f"{type(error).__name__}: {error}"
             raise HeadwayError(
-                "a Ray worker could not make ready: needed the same packages, code and model on every node, found "
-                f"{type(error).__name__}: {error}. It is caused by the node or by the task: install there what is "
+                "a Ray worker could not make ready: needed the same packages, code and model on every node, found: "
+                f"{found}. It is caused by the node or by the task: install there what is "
                 "installed here, or run without Ray to see what fails."
             ) from error
 
@@ -155,7 +164,7 @@ class RayEngine(WorkerEngine):
         self.memory_ = RemoteMemory((), self.remote)
         self.shipped: tuple[Reference, Reference] | None = None
         self.broadcast: Reference | None = None
-        self._placed = 0  # keepers so far, so that the next one goes to the next node
+        self._placed: list[tuple[Actor, str]] = []  # keepers, and the nodes that they were sent to
 
     @property
     def facts(self) -> EngineFacts:
@@ -191,7 +200,7 @@ class RayEngine(WorkerEngine):
             self.memory_.close()
             if self.ours:
                 _ray().shutdown()
-        self.connected, self.ours, self.shipped = False, False, None
+        self.connected, self.ours, self.shipped, self._placed = False, False, None, []
 
     def kill(self) -> None:
         """Ends the workers at once, whatever they are at."""
@@ -212,7 +221,7 @@ class RayEngine(WorkerEngine):
         assert self.shipped is not None
         made = _ray().remote(FarWorker)
         spread = made.options(num_cpus=0 if instead else 1, max_restarts=0, scheduling_strategy="SPREAD")
-        actor: Actor = spread.remote()
+        actor: Actor = spread.remote(list(sys.path))
         return _Hand(number, actor, self.remote.call(actor, "start", *self.shipped), self)
 
     def ready(self, busy: Sequence[Hand]) -> Iterator[Hand]:
@@ -236,16 +245,14 @@ class RayEngine(WorkerEngine):
 
     def _keeper(self, clients: Sequence[str], others: Sequence[Actor]) -> Actor:
         """A keeper on a node that has none of the others, as far as there are enough."""
-        ray, taken = _ray(), set[str]()
-        for other in others:
-            taken.add(self.remote.get(self.remote.call(other, "node")))
-        nodes = sorted(_nodes())
+        ray, nodes = _ray(), sorted(_nodes())
+        taken = {node for keeper, node in self._placed if any(keeper is other for other in others)}
         free = [node for node in nodes if node not in taken] or nodes
-        chosen = free[self._placed % len(free)]
-        self._placed += 1
-        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id=chosen, soft=True)
-        made = ray.remote(_NodeKeeper).options(num_cpus=0, max_restarts=0, scheduling_strategy=strategy)
+        node = free[len(self._placed) % len(free)]
+        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id=node, soft=True)
+        made = ray.remote(Keeper).options(num_cpus=0, max_restarts=0, scheduling_strategy=strategy)
         keeper: Actor = made.remote(clients)
+        self._placed.append((keeper, node))
         return keeper
 
     # the cluster ----------------------------------------------------------------------------------------
@@ -286,15 +293,6 @@ class RayEngine(WorkerEngine):
                 f"needed a core for each of {self.workers} workers, found {found} on the Ray cluster. It is caused by "
                 "the number of workers: use fewer, or add nodes to the cluster."
             )
-
-
-class _NodeKeeper(Keeper):
-    """A keeper that knows where it is."""
-
-    def node(self) -> str:
-        """The node's name."""
-        found: str = _ray().get_runtime_context().get_node_id()
-        return found
 
 
 def _ray() -> ModuleType:
@@ -347,5 +345,6 @@ def _unreachable(address: str, why: str) -> ConfigError:
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error says, in a line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+    """What an error says, in a line, without colours."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__).rstrip(".")
