@@ -10,6 +10,7 @@ from toys import blobs
 
 import headway as hw
 from headway.engines.keepers import COPIES
+from headway.engines.ray import _Hand
 
 ray = pytest.importorskip("ray", reason='Ray is not installed: pip install "headway[ray]"')
 
@@ -111,6 +112,22 @@ def test_a_keeper_of_memory_that_is_killed_is_replaced_and_nothing_changes(clust
 
 
 @SOAK
+def test_a_keeper_that_is_killed_in_the_middle_of_a_round_changes_nothing(cluster, monkeypatch):
+    answers, real = [], _Hand.work
+
+    def work(hand, unit):
+        answers.append(unit)
+        if len(answers) in (5, 20):
+            ray.kill(hand.engine.memory_.ranges[0].keepers[len(answers) % 2])
+        return real(hand, unit)
+
+    whole = trained("scaffold+ecgr", hw.ProcessEngine(1, lanes=1))
+    monkeypatch.setattr(_Hand, "work", work)
+    same(whole, trained("scaffold+ecgr", hw.RayEngine(2, lanes=1)))
+    assert len(answers) == 3 * 14
+
+
+@SOAK
 def test_memory_that_all_keepers_lost_stops_the_run_with_a_sentence(cluster):
     def kill(run):
         for keeper in run.memory.ranges[0].keepers:
@@ -193,8 +210,6 @@ def test_a_number_of_workers_that_is_none(workers):
 def test_a_node_that_is_lost_in_the_middle_of_a_round_changes_nothing(apart, monkeypatch):
     from ray.cluster_utils import Cluster
 
-    from headway.engines.ray import _Hand
-
     whole = trained("scaffold+ecgr", hw.ProcessEngine(1, lanes=1), rounds=4)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = made.add_node(num_cpus=1)
@@ -269,3 +284,13 @@ def test_what_a_node_cannot_read_is_said(cluster, monkeypatch):
     monkeypatch.setattr(sys, "path", [path for path in sys.path if not path.endswith("engines")])
     with pytest.raises(hw.HeadwayError, match=r"could not make ready: .*No module named 'test_ray'\. It is caused by"):
         trained("fedavg", hw.RayEngine(1, lanes=1), make=lambda: Fails(4, 3))
+
+
+@SOAK
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_what_is_large_enough_to_lie_in_the_object_store(cluster, lanes):
+    """Small values travel within a message; these are read where they lie, and nobody may write to them."""
+    options = {"make": lambda: nn.Sequential(nn.Linear(4, 5000), nn.Tanh(), nn.Linear(5000, 3)), "rounds": 2}
+    whole = trained("scaffold+ecgr", hw.ProcessEngine(1, lanes=lanes), **options)
+    ours = trained("scaffold+ecgr", hw.RayEngine(2, lanes=lanes), **options)
+    same(whole, ours)
