@@ -44,6 +44,7 @@ _WHERE = {
     "Protocol": "core.stage",
     "QFedAvg": "stages",
     "Quorum": "core.ask",
+    "RayEngine": "engines",
     "RoundReport": "observe.report",
     "Run": "run",
     "RunFolderError": "core.errors",
@@ -92,7 +93,7 @@ if TYPE_CHECKING:
     from headway.core.stage import Aggregator, Context, Place, Protocol, Stage
     from headway.core.update import Update
     from headway.data import Examples, FederatedData
-    from headway.engines import LocalEngine, ProcessEngine
+    from headway.engines import LocalEngine, ProcessEngine, RayEngine
     from headway.observe.report import RoundReport
     from headway.run import Run, rounds
     from headway.samplers import All, Fixed, Uniform

@@ -36,7 +36,15 @@ Seed = Annotated[Optional[int], typer.Option(min=0, help="The run's seed, instea
 Rounds = Annotated[Optional[int], typer.Option(min=1, help="How many rounds, instead of the file's.")]  # noqa: UP045
 Workers = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(min=1, help="Train in so many worker processes; their number changes no result."),
+    typer.Option(min=1, help="Train in so many workers; their number changes no result."),
+]
+Where = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--engine", metavar="KIND", help="local, processes or ray: where clients train."),
+]
+Address = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="HOST:PORT|auto", help="The Ray cluster, with --engine ray; one of this machine by default."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output, and nothing else.")]
 Out = Annotated[Optional[Path], typer.Option(help="Where to write; a new place by default.")]  # noqa: UP045
@@ -56,9 +64,11 @@ def _options(
         typer.echo(context.get_help())
 
 
-def _engine(workers: int | None, lanes: str | None = None) -> list[str]:
+def _engine(
+    workers: int | None, lanes: str | None = None, kind: str | None = None, address: str | None = None
+) -> list[str]:
     """What is said about the engine, as changes of the run file."""
-    said = {"workers": workers, "lanes": lanes}
+    said = {"kind": kind, "workers": workers, "address": address, "lanes": lanes}
     return [f"engine.{name}={value}" for name, value in said.items() if value is not None]
 
 
@@ -73,13 +83,15 @@ def run(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="N|auto", help="Clients that train side by side; auto measures what is fastest."),
     ] = None,
+    engine: Where = None,
+    address: Address = None,
     out: Out = None,
     json: Json = False,
 ) -> None:
     """Train what a run file says, and keep the run in a folder."""
     from headway.commands.training import run_file
 
-    run_file(file, [*(set_ or []), *_engine(workers, lanes)], seed, rounds, out, json)
+    run_file(file, [*(set_ or []), *_engine(workers, lanes, engine, address)], seed, rounds, out, json)
 
 
 @app.command()
@@ -87,12 +99,13 @@ def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     rounds: Rounds = None,
     workers: Workers = None,
+    address: Address = None,
     json: Json = False,
 ) -> None:
     """Go on with a run that was stopped, from its last checkpoint, to the same result."""
     from headway.commands.training import resume_folder
 
-    resume_folder(folder, _engine(workers), rounds, json)
+    resume_folder(folder, _engine(workers, address=address), rounds, json)
 
 
 @app.command()

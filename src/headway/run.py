@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from headway.client.evaluate import check_central, mean_metrics, score
-from headway.client.memory import MemoryStore
 from headway.client.task import Task
 from headway.client.trainer import trainers
 from headway.client.workbench import Workbench
@@ -90,7 +89,7 @@ class Run:
         self.engine = engine or LocalEngine()
         if resume and folder is not None:
             self.engine.follow(read_identity(Path(folder)).get("plan", {}))
-        self.memory = MemoryStore(data.clients, None if folder is None else Path(folder))
+        self.memory = self.engine.memory(data.clients, None if folder is None else Path(folder))
         self.flows = algorithm.flows(self.engine.facts, population=len(data.clients))
         self.engine.open(Job(algorithm, task, data, self.key, self.memory))
         self.bench = Workbench(task, self.key)
@@ -104,7 +103,11 @@ class Run:
         self.watch = Watch(LabelCounts(data))
         self.folder: RunFolder | None = None
         if folder is not None:
-            self._open_folder(Path(folder), self.identity(seed), resume, keep, config)
+            try:
+                self._open_folder(Path(folder), self.identity(seed), resume, keep, config)
+            except BaseException:
+                self.engine.close()
+                raise
 
     def identity(self, seed: int) -> dict[str, Any]:
         """What must be the same for a run to be the same run, and the versions that made it."""

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from headway.engines import Engine, LocalEngine, ProcessEngine
+from headway.core.errors import ConfigError
+from headway.engines import Engine, LocalEngine, ProcessEngine, RayEngine
 
 
 class _Section(BaseModel):
@@ -95,20 +96,43 @@ class AdviseSection(_Section):
 
 
 class EngineSection(_Section):
-    """Where clients train.  workers: in so many processes; in this one, if nothing is said.  lanes: how many side by
-    side, or "auto" for what is measured to be fastest; 1 in this process and "auto" in several, if nothing is said.
-    drift: whether to measure in every round how far the clients pull apart."""
+    """Where clients train.
 
+    kind: in this process, in several, or on a Ray cluster; if nothing is said, in several where `workers` is said and
+    in this one otherwise.  workers: in so many; one per core, if only the kind is said.  address: of the Ray cluster,
+    host:port or "auto"; a cluster of this machine alone, if nothing is said.  lanes: how many side by side, or "auto"
+    for what is measured to be fastest; 1 in this process and "auto" elsewhere, if nothing is said.  drift: whether to
+    measure in every round how far the clients pull apart.
+    """
+
+    kind: Literal["local", "processes", "ray"] | None = None
     workers: int | None = Field(default=None, ge=1, le=1024)
+    address: str | None = None
     lanes: int | Literal["auto"] | None = None
     drift: bool | None = None
 
     def engine(self) -> Engine:
-        """The engine."""
+        """The engine.
+
+        Raises:
+            ConfigError: if something is said that the kind has no use for.
+        """
         drift = self.drift is not False
-        if self.workers is None:
-            return LocalEngine(drift, lanes=self.lanes or 1)
-        return ProcessEngine(self.workers, lanes=self.lanes or "auto", drift=drift)
+        if self.address is not None and self.kind != "ray":
+            raise ConfigError(
+                f'engine.address is {self.address!r}, but only a Ray cluster has one, and engine.kind is not "ray": '
+                'leave the address out, or say engine.kind = "ray" (--engine ray).'
+            )
+        if self.kind == "local" and self.workers is not None:
+            raise ConfigError(
+                f'engine.workers is {self.workers}, but engine.kind is "local", which is this process alone: leave '
+                'one of them out, or say engine.kind = "processes" (--engine processes).'
+            )
+        if self.kind == "ray":
+            return RayEngine(self.workers, address=self.address, lanes=self.lanes or "auto", drift=drift)
+        if self.kind == "processes" or self.workers is not None:
+            return ProcessEngine(self.workers, lanes=self.lanes or "auto", drift=drift)
+        return LocalEngine(drift, lanes=self.lanes or 1)
 
 
 class Sections(_Section):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from headway.client.memory import TRAINER, MemoryStore
+from headway.client.memory import TRAINER, Memories
 from headway.client.task import Metric
 from headway.client.workbench import Workbench
 from headway.core.ask import Message
@@ -38,7 +38,7 @@ def score(bench: Workbench, examples: Examples) -> dict[str, float]:
 
 @torch.no_grad()
 def evaluate_clients(
-    bench: Workbench, message: Message, data: FederatedData, clients: Sequence[str], memory: MemoryStore
+    bench: Workbench, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
 ) -> dict[str, dict[str, float]]:
     """The metrics of every client that has a test part, each with what it keeps for itself.
 
@@ -71,9 +71,7 @@ def mean_metrics(scores: Mapping[str, Mapping[str, float]], sizes: Mapping[str, 
     return result
 
 
-def _apart(
-    bench: Workbench, message: Message, examples: Examples, memory: MemoryStore, client: str
-) -> dict[str, float]:
+def _apart(bench: Workbench, message: Message, examples: Examples, memory: Memories, client: str) -> dict[str, float]:
     own = (memory.get(client) or {}).get(TRAINER, {})
     statistics = message.buffers if message.buffers is not None else own.get("statistics")
     bench.load(message.params, own.get("personal"), statistics)

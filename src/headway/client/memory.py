@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -22,10 +23,44 @@ from headway.core.chain import Labelled
 from headway.core.errors import ConfigError, RunFolderError
 from headway.data.parts import Numbered
 
-__all__ = ["TRAINER", "Memory", "MemoryStore", "Tag", "flat"]
+__all__ = ["TRAINER", "Memories", "Memory", "MemoryStore", "Tag", "flat"]
 
 Memory = Labelled
 TRAINER = "trainer"  # the label of what the trainer keeps
+
+
+class Memories(Protocol):
+    """What an engine needs of the clients' memory, wherever it lies; each method is as in `MemoryStore`."""
+
+    def enrol(self, clients: Sequence[str]) -> None:
+        """Adds clients to the population."""
+
+    def declare(self, first: Memory) -> None:
+        """Makes ready for memory like this."""
+
+    def get(self, client: str) -> Memory | None:
+        """The committed memory of a client."""
+
+    def gather(self, clients: Sequence[str], first: Memory) -> Memory:
+        """Copies of the memory of several clients, each `[C, ...]`."""
+
+    def propose(self, client: str, tag: Tag, memory: Memory) -> None:
+        """Pending memory of a client."""
+
+    def propose_stacked(self, clients: Sequence[str], tag: Tag, memory: Memory) -> None:
+        """Pending memory of several clients, each `[C, ...]`."""
+
+    def settle(self, tag: Tag, counted: Iterable[str]) -> None:
+        """The verdict on one attempt of a round."""
+
+    def save(self, path: Path, round_: int, oldest_kept: int) -> None:
+        """Writes the changes up to a round."""
+
+    def load(self, path: Path, round_: int) -> None:
+        """The memory as it was after a round."""
+
+    def clients(self) -> Iterable[str]:
+        """The clients that have memory, sorted."""
 
 
 class MemoryStore:
@@ -110,11 +145,7 @@ class MemoryStore:
                 table = self._table((label, name), tensor.shape, tensor)
                 for client, row in zip(clients, rows, strict=True):
                     if row >= 0 and not table.has(row):
-                        raise ConfigError(
-                            f"memory can be stacked if all clients keep the same names: needed {label}/{name} of every "
-                            f"client that keeps anything; found none at client {client!r}. It is caused by {label}: "
-                            "let it return all that it remembers, or train the clients one at a time."
-                        )
+                        raise not_alike(label, name, client)
                 stacked.setdefault(label, {})[name] = table.gather(rows, tensor)
         return stacked
 
@@ -138,6 +169,26 @@ class MemoryStore:
         if memory:
             self._propose(clients, tag, memory, ahead=1)
 
+    def adopt(self, client: str, memory: Memory, changed: bool = False) -> None:
+        """Makes this the client's committed memory, without any verdict; changed: since the last save."""
+        index = self._index(client)
+        self._write([index], memory, ahead=0)
+        self._slots.commit(index)
+        self._unsaved[index] = changed
+
+    def forget(self) -> None:
+        """Nobody has memory, and nothing is pending."""
+        self._slots.clear()
+        self._unsaved.fill(False)
+
+    def changed(self) -> list[str]:
+        """The clients whose memory is not as it was saved last."""
+        return [self._clients[index] for index in np.flatnonzero(self._unsaved).tolist()]
+
+    def saved(self) -> None:
+        """All memory has been written."""
+        self._unsaved.fill(False)
+
     def settle(self, tag: Tag, counted: Iterable[str]) -> None:
         """The verdict on one attempt of a round: counted clients' pending memory is committed, all other forgotten."""
         self._check_shared()
@@ -150,10 +201,10 @@ class MemoryStore:
 
         oldest_kept: the earliest round that a resume may still start from.
         """
-        changed = [self._clients[index] for index in np.flatnonzero(self._unsaved).tolist()]
+        changed = self.changed()
         if changed or path.exists():
             write_versions(path, round_, ((client, self.get(client) or {}) for client in changed), oldest_kept)
-            self._unsaved.fill(False)
+            self.saved()
 
     def load(self, path: Path, round_: int) -> None:
         """The memory as it was after a round; what was written later is deleted.
@@ -163,23 +214,18 @@ class MemoryStore:
         Raises:
             RunFolderError: if the file is damaged, or of other clients.
         """
-        self._slots.clear()
-        self._unsaved.fill(False)
+        self.forget()
         if not path.exists():
             return
         if not self._clients:
             self.enrol([client for client, _ in read_versions(path, round_)])
         try:
             for client, memory in read_versions(path, round_):
-                if (index := self._find(client)) is None:
-                    raise RunFolderError(
-                        f"the clients' memory in {path} is of other clients: needed one of the {len(self._clients)} "
-                        f"of these data, found {client!r}. Restore the file from a copy, or start the run anew."
-                    )
-                self._write([index], memory, ahead=0)
-                self._slots.commit(index)
+                if self._find(client) is None:
+                    raise of_others(path, client, len(self._clients))
+                self.adopt(client, memory)
         except BaseException:
-            self._slots.clear()
+            self.forget()
             raise
 
     def clients(self) -> Iterable[str]:
@@ -228,7 +274,29 @@ class MemoryStore:
         return index
 
     def _find(self, client: str) -> int | None:
-        if isinstance(self._clients, Numbered):
-            return self._clients.place(client)
-        index = bisect_left(self._clients, client)
-        return index if index < len(self._clients) and self._clients[index] == client else None
+        return place_in(self._clients, client)
+
+
+def place_in(clients: Sequence[str], client: str) -> int | None:
+    """The position of a client in a sorted population; `None` if it is not there."""
+    if isinstance(clients, Numbered):
+        return clients.place(client)
+    index = bisect_left(clients, client)
+    return index if index < len(clients) and clients[index] == client else None
+
+
+def not_alike(label: str, name: str, client: str) -> ConfigError:
+    """That a client's memory cannot be stacked with others'."""
+    return ConfigError(
+        f"memory can be stacked if all clients keep the same names: needed {label}/{name} of every client that keeps "
+        f"anything; found none at client {client!r}. It is caused by {label}: let it return all that it remembers, or "
+        "train the clients one at a time."
+    )
+
+
+def of_others(path: Path, client: str, count: int) -> RunFolderError:
+    """That a file holds the memory of a client that is none of these."""
+    return RunFolderError(
+        f"the clients' memory in {path} is of other clients: needed one of the {count} of these data, found "
+        f"{client!r}. Restore the file from a copy, or start the run anew."
+    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from headway.client.memory import MemoryStore
+from headway.client.memory import Memories, MemoryStore
 from headway.client.task import Task
 from headway.core.algorithm import Algorithm
 from headway.core.ask import Answer, Ask
@@ -24,7 +25,7 @@ class Job:
     task: Task
     data: FederatedData
     key: Key
-    memory: MemoryStore
+    memory: Memories
 
 
 class Engine(ABC):
@@ -47,6 +48,10 @@ class Engine(ABC):
 
     def follow(self, decided: Mapping[str, Any]) -> None:  # noqa: B027 (most engines decide nothing)
         """Decides the same as a run that is resumed; said before `open`."""
+
+    def memory(self, clients: Sequence[str], folder: Path | None) -> Memories:
+        """Where the clients' memory will lie; folder: of the run, for what is too large for main memory."""
+        return MemoryStore(clients, folder)
 
     @abstractmethod
     def open(self, job: Job) -> None:

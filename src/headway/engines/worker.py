@@ -18,9 +18,9 @@ from headway.core.ask import Ask, ClientReport
 from headway.core.exact import ExactScalar
 from headway.core.total import Total
 from headway.core.update import Update
+from headway.engines.dispatch import Tally, Work
 from headway.engines.shared import Broadcast, Sums, shared
 from headway.engines.units import UnitRunner
-from headway.observe.drift import DriftMeter
 
 FIELDS = attrgetter(*(field.name for field in fields(ClientReport)))
 
@@ -66,9 +66,8 @@ class Worker:
     """
 
     def __init__(self, number: int, pipe: Connection, runner: UnitRunner, areas: Areas) -> None:
-        self.number, self.pipe, self.runner, self.areas = number, pipe, runner, areas
-        self.total = Total()
-        self.meter: tuple[int, DriftMeter | None] = (-1, None)
+        self.number, self.pipe, self.areas = number, pipe, areas
+        self.tally = Tally(runner)
 
     def serve(self) -> None:
         """Answers until the parent hangs up."""
@@ -88,12 +87,8 @@ class Worker:
     def _unit(self, request: dict[str, Any]) -> dict[str, Any]:
         cohort = tuple(request["unit"])
         ask = Ask("train", self.areas.broadcast.message(), cohort, round=request["round"], attempt=request["attempt"])
-        if self.meter[0] != ask.round:
-            self.meter = (ask.round, self.runner.meter(ask, request["cohort"]))
-        meter = self.meter[1]
-        before = torch.get_rng_state()
-        done = self.runner.run(ask, cohort, {}, meter)
-        torch.set_rng_state(before)
+        done = self.tally.run(ask, request["cohort"])
+        meter = done.meter
         reply: dict[str, Any] = {"reports": [FIELDS(report) for report in done.reports]}
         places = {client: request["first"] + place for place, client in enumerate(cohort)}
         if meter is not None and self.areas.drift is not None:
@@ -104,7 +99,7 @@ class Worker:
         if self.areas.rows:
             reply["rows"] = self._rows(done.group.total, places)
         else:
-            self.total.add_group(done.group)
+            self.tally.total.add_group(done.group)
         return reply
 
     def _rows(self, total: Total, places: dict[str, int]) -> dict[str, Any]:
@@ -118,7 +113,7 @@ class Worker:
         }
 
     def _sum(self) -> dict[str, Any]:
-        total, self.total = self.total, Total()
+        total = self.tally.take()
         written = self.areas.sums[self.number].write(total.vectors) if self.areas.sums else {}
         if written is None:
             return {"failed": "the sum has more bins than there is room for"}
@@ -140,8 +135,18 @@ def read_total(reply: dict[str, Any], sums: Sums) -> Total:
     return total
 
 
-def read_rows(reply: dict[str, Any], unit: Sequence[str], first: int, rows: dict[str, Tensor]) -> Total:
-    """The updates of a unit's counted clients, from a worker's reply."""
+def read_work(reply: dict[str, Any], unit: Sequence[str], first: int, areas: Areas) -> Work:
+    """What became of a unit, from a worker's reply."""
+    drift: dict[str, Tensor] = {}
+    weights, paths = reply.get("weights", {}), reply.get("paths", {})
+    if areas.drift is not None:
+        drift = {client: areas.drift[place] for place, client in enumerate(unit, first) if client in weights}
+    rows = _read_rows(reply, unit, first, areas.rows) if areas.rows else None
+    return Work([ClientReport(*row) for row in reply["reports"]], rows, drift, weights, paths)
+
+
+def _read_rows(reply: dict[str, Any], unit: Sequence[str], first: int, rows: dict[str, Tensor]) -> Total:
+    """The updates of a unit's counted clients."""
     total = Total()
     for place, client in enumerate(unit, start=first):
         if client in reply["rows"]:
@@ -150,11 +155,6 @@ def read_rows(reply: dict[str, Any], unit: Sequence[str], first: int, rows: dict
             numbers = {name: torch.tensor(number, dtype=torch.float64) for name, number in sums.items()}
             total.add_row(client, Update(vectors, torch.tensor(weight, dtype=torch.float64), numbers))
     return total
-
-
-def read_reports(reply: dict[str, Any]) -> list[ClientReport]:
-    """What became of each client of a unit, from a worker's reply."""
-    return [ClientReport(*row) for row in reply["reports"]]
 
 
 def start(number: int, pipe: Connection, runner: UnitRunner, areas: Areas, parents: Sequence[Connection]) -> int:

@@ -1,0 +1,124 @@
+"""A worker on any machine: what it is given once, and runs units of clients with."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from headway.client.task import Task
+from headway.core.algorithm import Algorithm
+from headway.core.ask import Ask, Message
+from headway.core.flow import Flow
+from headway.core.keys import Key
+from headway.core.update import unflat_names
+from headway.data import Examples, FederatedData
+from headway.data.parts import Parts
+from headway.engines.arrays import Array, Arrays, array_of, tensors_of, told_rows, told_total
+from headway.engines.dispatch import Tally
+from headway.engines.engine import Job
+from headway.engines.keepers import Range, Remote, RemoteMemory
+from headway.engines.units import UnitRunner
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A job but for its arrays: what a worker needs of it, sent once.
+
+    hollow: the data without examples and without who holds which.
+    """
+
+    algorithm: Algorithm
+    task: Task
+    key: Key
+    hollow: FederatedData
+    names: Sequence[str]
+    flows: tuple[Flow, ...]
+    measure: bool
+    width: int
+    remote: Remote
+
+    @classmethod
+    def of(cls, runner: UnitRunner, remote: Remote) -> Shipped:
+        """What the runner's job comes to."""
+        job, hollow = runner.job, copy.copy(runner.job.data)
+        for field in ("store", "train", "test", "central"):
+            object.__setattr__(hollow, field, None)
+        names = Parts.of(job.data.train).names
+        return cls(job.algorithm, job.task, job.key, hollow, names, runner.flows, runner.measure, runner.width, remote)
+
+    def job(self, arrays: Arrays) -> Job:
+        """The job again; the data were checked where they came from, and are not looked through again."""
+        held, data = tensors_of(arrays), copy.copy(self.hollow)
+        none = torch.zeros(len(self.names), dtype=torch.int64)
+        object.__setattr__(data, "store", Examples(held["inputs"], held["targets"]))
+        object.__setattr__(data, "train", Parts(self.names, held["starts"], held["sizes"], held.get("index")))
+        object.__setattr__(data, "test", Parts(self.names, none, none))
+        return Job(self.algorithm, self.task, data, self.key, RemoteMemory(self.names, self.remote))
+
+
+def data_arrays(data: FederatedData) -> dict[str, Array]:
+    """The examples and who trains on which, as arrays."""
+    train = Parts.of(data.train)
+    arrays = {
+        "inputs": array_of(data.store.inputs),
+        "targets": array_of(data.store.targets),
+        "starts": array_of(train.starts),
+        "sizes": array_of(train.sizes),
+    }
+    return arrays if train.index is None else {**arrays, "index": array_of(train.index)}
+
+
+class FarWorker:
+    """Runs units on one thread, and keeps what they add up to until it is asked.
+
+    paths: where the driver finds modules, such as the one that the model is in; those that are not here do no harm.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        sys.path += [path for path in paths if path not in sys.path]
+
+    def start(self, shipped: Shipped, arrays: Arrays) -> None:
+        """Makes ready."""
+        torch.set_num_threads(1)
+        job = shipped.job(arrays)
+        assert isinstance(job.memory, RemoteMemory)
+        self.memory = job.memory
+        self.tally = Tally(UnitRunner(job, shipped.flows, shipped.measure, shipped.width))
+        self.whole = job.algorithm.chain.aggregator.whole_cohort
+
+    def unit(self, request: dict[str, Any], ranges: Sequence[Range], broadcast: Arrays) -> dict[str, Any]:
+        """Trains the clients of a unit; what became of each.
+
+        request: the round, its attempt, the clients, and how many there are in the cohort.  ranges: who keeps their
+        memory in this round.  broadcast: the message.
+        """
+        self.memory.begin(ranges)
+        params, buffers, stages = unflat_names(tensors_of(broadcast))
+        round_, attempt, clients, cohort = (request[name] for name in ("round", "attempt", "clients", "cohort"))
+        ask = Ask("train", Message(params, stages, buffers), tuple(clients), round=round_, attempt=attempt)
+        try:
+            done = self.tally.run(ask, cohort)
+            self.memory.flush()
+        except Exception as error:  # the driver runs the clients itself, and fails where it can be looked at
+            if done_meter := self.tally.meter[1]:
+                done_meter.clear()
+            return {"failed": f"{type(error).__name__}: {error}", "missed": self.memory.missed}
+        reply: dict[str, Any] = {"reports": done.reports, "missed": self.memory.missed}
+        if (meter := done.meter) is not None:
+            drift = {client: array_of(row) for client, row in meter.rows.items()}
+            reply |= {"drift": drift, "weights": meter.weights, "paths": meter.paths}
+            meter.clear()
+        if self.whole:
+            reply["rows"] = told_rows(done.group.total, self.tally.runner.bench.shared.dtype)
+        else:
+            self.tally.total.add_group(done.group)
+        return reply
+
+    def sum(self) -> dict[str, Any]:
+        """What the units since the last such question add up to."""
+        return told_total(self.tally.take())

@@ -1,0 +1,350 @@
+"""The Ray engine: workers on the machines of a Ray cluster.  Ray is imported here only, when it is needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Literal
+
+from headway.core.ask import Ask
+from headway.core.errors import ConfigError, HeadwayError
+from headway.core.flow import EngineFacts
+from headway.core.total import Total
+from headway.engines.arrays import arrays_of, read_rows, read_total, tensors_of
+from headway.engines.dispatch import Hand, Lost, Unit, Work, WorkerEngine
+from headway.engines.engine import Job
+from headway.engines.far_worker import FarWorker, Shipped, data_arrays
+from headway.engines.keepers import Actor, Keeper, Reference, RemoteMemory
+from headway.engines.processes import cores
+
+PATIENCE_S = 300.0  # for workers that have not started: a node that imports from a slow disk takes a minute
+ANSWER_S = 5.0  # for a cluster to answer at its address
+
+
+class _Unread(Lost):
+    """An actor cannot read what it was given."""
+
+
+class RayActors:
+    """How actors are reached from the driver, and from each other."""
+
+    def put(self, value: object) -> Reference:
+        """Brings a value into the object store of this node."""
+        put: Reference = _ray().put(value)
+        return put
+
+    def call(self, actor: Actor, method: str, *arguments: object) -> Reference:
+        """Asks an actor, and does not wait."""
+        sent: Reference = getattr(actor, method).remote(*arguments)
+        return sent
+
+    def get(self, reference: Reference) -> Any:
+        """Waits for an answer; raises what the method raised, and `Lost` if the actor, its node or the answer is."""
+        ray = _ray()
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, ray.exceptions.RaySystemError):
+                raise _Unread(_first_line(error.cause)) from error
+            if isinstance(error.cause, ray.exceptions.RayError):
+                raise Lost(_first_line(error.cause)) from error
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise Lost(_first_line(error)) from error
+
+    def kill(self, actor: Actor) -> None:
+        """Ends an actor; one that has ended already is no matter."""
+        _ray().kill(actor, no_restart=True)
+
+
+class _Hand(Hand):
+    """A worker actor.  begun: the answer to its start."""
+
+    named: ClassVar[str] = "a Ray worker"
+
+    def __init__(self, number: int, actor: Actor, begun: Reference, engine: RayEngine) -> None:
+        super().__init__(number)
+        self.actor, self.begun, self.engine = actor, begun, engine
+        self.asked: Reference | None = None
+        self.how = "for a reason that is not known"
+
+    def give(self, ask: Ask, unit: Unit) -> None:
+        """Asks it; the broadcast goes by reference."""
+        engine = self.engine
+        request = {"round": ask.round, "attempt": ask.attempt, "clients": unit.clients, "cohort": len(ask.cohort)}
+        self.asked = engine.remote.call(self.actor, "unit", request, engine.memory_.ranges, engine.broadcast)
+
+    def work(self, unit: Unit) -> Work | None:
+        """Waits for its answer."""
+        self._started()
+        assert self.asked is not None
+        reply = self._get(self.asked)
+        self.asked = None
+        self.engine.memory_.missed |= reply["missed"]
+        if "failed" in reply:
+            return None
+        rows = read_rows(reply["rows"]) if "rows" in reply else None
+        drift = tensors_of(reply.get("drift", {}))
+        return Work(reply["reports"], rows, drift, reply.get("weights", {}), reply.get("paths", {}))
+
+    def total(self) -> Total | None:
+        """Its sum."""
+        return read_total(self._get(self.engine.remote.call(self.actor, "sum")))
+
+    def bury(self) -> str:
+        """Ends it, if it could only not be reached."""
+        self.engine.remote.kill(self.actor)
+        return self.how
+
+    def _started(self) -> None:
+        """Whether its start went well.
+
+        Raises:
+            HeadwayError: if what it was given cannot work on its node.
+        """
+        try:
+            self._get(self.begun)
+        except Exception as error:
+            if isinstance(error, Lost) and not isinstance(error, _Unread):
+                raise
+            found = str(error) if isinstance(error, Lost) else f"{type(error).__name__}: {error}"
+            raise HeadwayError(
+                "a Ray worker could not make ready: needed the same packages, code and model on every node, found: "
+                f"{found}. It is caused by the node or by the task: install there what is "
+                "installed here, or run without Ray to see what fails."
+            ) from error
+
+    def _get(self, reference: Reference) -> Any:
+        try:
+            return self.engine.remote.get(reference)
+        except Lost as lost:
+            self.how = f"({lost})"
+            raise
+
+
+class RayEngine(WorkerEngine):
+    """Clients in workers on a Ray cluster, each with one thread; the clients' memory lies beside them, twice over.
+
+    Data, the model and the broadcast go through Ray's object store, once for each node.  A worker returns one exact
+    sum a round, so the result has the same bits for any number of workers, and those of `ProcessEngine` with as many
+    lanes.  A worker that is lost with its process or node is made anew elsewhere, its clients train again, and nothing
+    changes.  Each part of the clients' memory has two keepers; one that is lost is replaced after the round.
+
+    workers: how many; `None` for one per core of the cluster.  address: of a cluster that runs, `host:port`, or "auto"
+    for the one on this machine; with `None` what RAY_ADDRESS says, and otherwise a cluster of this machine alone, which
+    ends with the run.  A program that has called `ray.init` keeps its cluster, which is used.  lanes, drift: as in
+    `LocalEngine`.
+
+    Raises:
+        ConfigError: for a number below 1; when opened, if Ray is not installed, no cluster answers, or it is too small.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        address: str | None = None,
+        lanes: int | Literal["auto"] = "auto",
+        drift: bool = True,
+    ) -> None:
+        super().__init__(workers, lanes, drift)
+        self.wanted, self.address = workers, address
+        self.remote = RayActors()
+        self.connected = False
+        self.ours = False  # whether the connection to Ray is this engine's to end
+        self.memory_ = RemoteMemory((), self.remote)
+        self.shipped: tuple[Reference, Reference] | None = None
+        self.broadcast: Reference | None = None
+        self._placed: list[tuple[Actor, str]] = []  # keepers, and the nodes that they were sent to
+
+    @property
+    def facts(self) -> EngineFacts:
+        """Keeps memory; every client answers at once.  The number of workers is no part of it."""
+        side = "" if self._width == 1 else f", lanes of {self._width}"
+        return EngineFacts(f"Ray{side}")
+
+    def memory(self, clients: Sequence[str], folder: Path | None) -> RemoteMemory:
+        """It will lie with actors of the cluster; what is too large for main memory, where their temporary files do."""
+        self.memory_ = RemoteMemory(clients, self.remote)
+        return self.memory_
+
+    def open(self, job: Job) -> None:
+        """Connects to the cluster, and starts what keeps the clients' memory; the workers start with a round."""
+        assert job.memory is self.memory_, "the job's memory is what RayEngine.memory gave"
+        self._connect()
+        try:
+            super().open(job)
+            if self.runner.runner.first_memory():
+                self.memory_.open(len(_nodes()), self._keeper)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def _each(self) -> str:
+        return "1 Ray worker" if self.workers == 1 else f"{self.workers} Ray workers, each"
+
+    def close(self) -> None:
+        """Ends the workers, the keepers, and the cluster if it is this engine's own."""
+        if self.connected and _ray().is_initialized():
+            self.kill()
+            self.memory_.close()
+            if self.ours:
+                _ray().shutdown()
+        self.connected, self.ours, self.shipped, self._placed = False, False, None, []
+
+    def kill(self) -> None:
+        """Ends the workers at once, whatever they are at."""
+        for hand in self.crew:
+            hand.bury()
+        self.crew, self.broadcast = [], None
+
+    def prepare(self, ask: Ask) -> None:
+        """Puts the round's broadcast where the workers read it, and in the first round the data."""
+        if self.shipped is None:
+            shipped = Shipped.of(self.runner, self.remote)
+            self.shipped = (self.remote.put(shipped), self.remote.put(data_arrays(self.job.data)))
+        self.broadcast = self.remote.put(arrays_of(ask.message.tensors()))
+
+    def hire(self, number: int, instead: bool = False) -> _Hand:
+        """Makes a worker, on a node that has room; one instead of another needs no free core, since a cluster that
+        has lost a node may have none."""
+        assert self.shipped is not None
+        made = _ray().remote(FarWorker)
+        spread = made.options(num_cpus=0 if instead else 1, max_restarts=0, scheduling_strategy="SPREAD")
+        actor: Actor = spread.remote(list(sys.path))
+        return _Hand(number, actor, self.remote.call(actor, "start", *self.shipped), self)
+
+    def ready(self, busy: Sequence[Hand]) -> Iterator[Hand]:
+        """Waits for an answer.
+
+        Raises:
+            HeadwayError: if no worker that is waited for has started for minutes.
+        """
+        by_reference = {hand.asked: hand for hand in busy if isinstance(hand, _Hand)}
+        ray, begun = _ray(), [hand.begun for hand in by_reference.values()]
+        while True:
+            done, _ = ray.wait(list(by_reference), timeout=PATIENCE_S)
+            if done:
+                yield from (by_reference[reference] for reference in done)
+                return
+            if not ray.wait(begun, timeout=0)[0]:
+                raise HeadwayError(
+                    f"needed {len(busy)} more workers on the Ray cluster, found that none has started in "
+                    f"{PATIENCE_S:.0f} seconds. Often other work holds its cores: use fewer workers, or wait for it."
+                )
+
+    def _keeper(self, clients: Sequence[str], others: Sequence[Actor]) -> Actor:
+        """A keeper on a node that has none of the others, as far as there are enough."""
+        ray, nodes = _ray(), sorted(_nodes())
+        taken = {node for keeper, node in self._placed if any(keeper is other for other in others)}
+        free = [node for node in nodes if node not in taken] or nodes
+        node = free[len(self._placed) % len(free)]
+        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id=node, soft=True)
+        made = ray.remote(Keeper).options(num_cpus=0, max_restarts=0, scheduling_strategy=strategy)
+        keeper: Actor = made.remote(clients)
+        self._placed.append((keeper, node))
+        return keeper
+
+    # the cluster ----------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Connects to the cluster, silently.
+
+        Raises:
+            ConfigError: if Ray is not installed, no cluster answers, or it has fewer cores than workers.
+        """
+        ray, address = _ray(), self.address or os.environ.get("RAY_ADDRESS") or "local"
+        if not ray.is_initialized():
+            _check_address(address)
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            alone: dict[str, Any] = {"num_cpus": self.wanted or cores(), "include_dashboard": False}
+            before = signal.getsignal(signal.SIGTERM)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of Ray's own making
+                    ray.init(
+                        address=address,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        **(alone if address == "local" else {}),
+                    )
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                raise _unreachable(address, _first_line(error)) from error
+            finally:
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGTERM, before)  # Ray puts its own there
+            self.ours = True
+        self.connected = True
+        found = int(sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]))
+        self.workers = self.wanted or max(found, 1)
+        if self.workers > found:
+            self.close()
+            raise ConfigError(
+                f"needed a core for each of {self.workers} workers, found {found} on the Ray cluster. It is caused by "
+                "the number of workers: use fewer, or add nodes to the cluster."
+            )
+
+
+def _ray() -> ModuleType:
+    """Ray.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
+    try:
+        import ray
+        import ray.util.scheduling_strategies
+    except ImportError as error:
+        raise ConfigError(
+            f"the Ray engine needs Ray, which cannot be imported here ({error}): install headway with its extra, "
+            '"headway[ray]", or use worker processes (--workers N without --engine ray).'
+        ) from error
+    module: ModuleType = ray
+    return module
+
+
+def _nodes() -> list[str]:
+    """The names of the cluster's living nodes."""
+    return [node["NodeID"] for node in _ray().nodes() if node["Alive"]]
+
+
+def _check_address(address: str) -> None:
+    """Refuses, within seconds, an address where nothing answers.
+
+    Raises:
+        ConfigError: saying what was found.
+    """
+    if address in ("local", "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdigit():
+        raise ConfigError(
+            f'the address of a Ray cluster is "host:port" of its head node, or "auto" for the cluster on this machine, '
+            f"found {address!r}. Run on one of the cluster's nodes."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, str(error)) from error
+
+
+def _unreachable(address: str, why: str) -> ConfigError:
+    where = {"local": "on this machine", "auto": "that runs on this machine"}.get(address, f"at {address}")
+    do = "see whether Ray works here" if address == "local" else 'start one ("ray start --head"), or leave address out'
+    return ConfigError(f"needed a Ray cluster {where}, found none that answers: {why}. Correct the address, or {do}.")
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says, in a line, without colours."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__).rstrip(".")
