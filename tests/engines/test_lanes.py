@@ -1,5 +1,8 @@
 """Clients that train side by side end as if they had trained one after another."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
@@ -180,3 +183,31 @@ def test_lanes_hold_clients_of_like_size_whatever_the_order():
 def test_lanes_that_are_no_number_are_refused(lanes):
     with pytest.raises(hw.ConfigError, match="lanes must be a whole number"):
         hw.LocalEngine(lanes=lanes)
+
+
+@dataclass(frozen=True)
+class Breaks(hw.Stage):
+    """Fails in one hook for the client with so many examples, alone or among others."""
+
+    place: ClassVar[hw.Place] = hw.Place.STEP
+    hook: str = ""
+    examples: int = 0
+
+    def step(self, grad, w, memory, ctx):
+        self._check("step", ctx)
+        return grad
+
+    def send(self, update, memory, ctx):
+        self._check("send", ctx)
+        return update, memory
+
+    def _check(self, hook, ctx):
+        if hook == self.hook and bool((ctx.examples == self.examples).any()):
+            raise ZeroDivisionError("on purpose")
+
+
+@pytest.mark.parametrize(("hook", "where"), [("step", r"Breaks\.step"), ("send", "send")])
+def test_a_stage_that_fails_in_a_crew_names_its_client(hook, where):
+    algorithm = hw.Algorithm(hw.chain(Breaks(hook, 9), hw.Mean()), TRAINER, hw.All())
+    with pytest.raises(hw.ClientFailed, match=f"client 'client-3' failed in {where}"):
+        run(algorithm, 6, TRAINER)

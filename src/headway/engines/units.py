@@ -153,12 +153,11 @@ class UnitRunner:
             memory = job.memory.gather(crew.clients, self.runner.remembered(ask))
             work = self.runner.prepare_crew(crew, ask, memory)
             trained = lanes.train(work, plan)
+            if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
+                return None
+            return crew, self.runner.send(ask, work, trained)
         except Exception:  # whatever a model or a stage may raise: alone, client and stage are named
             return None
-        if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
-            return None
-        with work.trace.naming():
-            return crew, self.runner.send(ask, work, trained)
 
     def _lowered(self, ask: Ask, clients: Sequence[str], down: int, done: Done) -> bool:
         """Trains a crew without a vector for each client, where nobody looks at one; False, and nothing has happened,
