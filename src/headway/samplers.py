@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -16,7 +15,7 @@ from headway.core.flow import SamplerFacts
 from headway.core.keys import Key
 from headway.core.registry import check_types
 from headway.core.sampler import Sampler, samplers
-from headway.data.parts import Numbered
+from headway.data.parts import Numbered, place_in
 
 MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
 
@@ -159,8 +158,7 @@ class Fixed(Sampler):
         """The named clients, sorted."""
         ordered = in_order(clients)
         for name in self.clients:
-            place = bisect_left(ordered, name)
-            if place == len(ordered) or ordered[place] != name:
+            if place_in(ordered, name) is None:
                 raise ConfigError(f"Fixed names the client {name!r}, who is not there{_likely(name, ordered)}.")
         return tuple(sorted(self.clients))
 

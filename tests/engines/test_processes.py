@@ -10,7 +10,8 @@ from toys import blobs
 
 import headway as hw
 from headway.engines import processes
-from headway.engines.processes import cores, spread
+from headway.engines.dispatch import spread
+from headway.engines.processes import cores
 
 SIZES = tuple(range(3, 30))
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2, momentum=0.5)

@@ -186,7 +186,7 @@ class _Program:
             count=table.counts,
             gain=table.gains(t.momentum, t.nesterov, self.work.flows[-1].proximal),
             lr_sum=torch.where(made, table.rates, 0.0).sum(1),
-            loss=(self.losses * table.sizes).sum(1) / table.sizes.sum(1),
+            loss=table.mean_losses(self.losses),
             steps=self.steps,
             squares=self.squares,
         )

@@ -57,7 +57,7 @@ def suits(trainer: LocalSGD, bench: Workbench, chain: Chain, flow: Flow) -> bool
 class Summed:
     """What the training of many clients did, without a vector for each.
 
-    count, loss, norms: steps, mean loss and length of the delta, `[C]`.  finished: as in `Trained`.
+    count, loss, norms: steps, mean loss and length of the delta, `[C]`.
     """
 
     layers: list[_Layer]
@@ -130,9 +130,8 @@ class LowRank:
                 self._learn(layers, mean.sum(), rates, (active, width))
                 losses[:active, number] = mean.detach().double()
                 seen += width
-        loss = (losses * table.sizes).sum(1) / table.sizes.sum(1)
         squares = torch.stack([layer.squares for layer in layers]).sum(0)
-        return Summed(layers, self.bench.layout, table.counts, loss, squares.clamp_min(0).sqrt())
+        return Summed(layers, self.bench.layout, table.counts, table.mean_losses(losses), squares.clamp_min(0).sqrt())
 
     @staticmethod
     def _learn(layers: list[_Layer], loss: Tensor, rates: Tensor, batch: tuple[int, int]) -> None:

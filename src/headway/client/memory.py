@@ -6,7 +6,6 @@ counted, and is forgotten otherwise.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +20,7 @@ from headway.client.table import Table
 from headway.client.versions import flat, read_versions, write_versions
 from headway.core.chain import Labelled
 from headway.core.errors import ConfigError, RunFolderError
-from headway.data.parts import Numbered
+from headway.data.parts import Numbered, place_in
 
 __all__ = ["TRAINER", "Memories", "Memory", "MemoryStore", "Tag", "flat"]
 
@@ -275,14 +274,6 @@ class MemoryStore:
 
     def _find(self, client: str) -> int | None:
         return place_in(self._clients, client)
-
-
-def place_in(clients: Sequence[str], client: str) -> int | None:
-    """The position of a client in a sorted population; `None` if it is not there."""
-    if isinstance(clients, Numbered):
-        return clients.place(client)
-    index = bisect_left(clients, client)
-    return index if index < len(clients) and clients[index] == client else None
 
 
 def not_alike(label: str, name: str, client: str) -> ConfigError:

@@ -180,7 +180,7 @@ class LocalSGD(Trainer):
         """`drops` of each of many clients; no key is looked at where nobody is dropped."""
         if self.straggler_policy != "drop" or not self.stragglers:
             return [False] * len(keys)
-        return [self._straggles(key) for key in keys]
+        return super().dropped(keys)
 
     def train(self, work: Work) -> Trained:
         """Runs the local loop; the workbench's model ends trained."""

@@ -45,26 +45,27 @@ def hold_out(examples: Examples, share: float) -> tuple[Examples, Examples]:
     """
     if not share:
         return examples, examples.rows(0, 0)
-    count = len(examples)
+    kept, held = _divided(len(examples), share)
+    return examples.take(kept), examples.take(held)
+
+
+def _divided(count: int, share: float) -> tuple[Tensor, Tensor]:
+    """Which of so many examples are trained on and which are held out, both ascending."""
     held = held_out_count(count, share)
     order = Key.root(0).derive("held out").permutation(count)
-    return examples.take(order[held:].sort().values), examples.take(order[:held].sort().values)
+    return order[held:].sort().values, order[:held].sort().values
 
 
 def held_out_rows(crew: Crew, share: float) -> tuple[Crew, Crew]:
     """`hold_out` for each client of a crew; nobody holds anything out if the share is zero."""
     if not share:
         return crew, replace(crew, rows=crew.rows[:0], sizes=torch.zeros_like(crew.sizes))
-    kept, held = [], []
-    for rows in crew.rows.split(crew.sizes.tolist()):
-        count = held_out_count(len(rows), share)
-        order = Key.root(0).derive("held out").permutation(len(rows))
-        kept.append(rows[order[count:].sort().values])
-        held.append(rows[order[:count].sort().values])
-    return (
-        replace(crew, rows=torch.cat(kept), sizes=torch.tensor([len(rows) for rows in kept])),
-        replace(crew, rows=torch.cat(held), sizes=torch.tensor([len(rows) for rows in held])),
+    divided = [[rows[part] for part in _divided(len(rows), share)] for rows in crew.rows.split(crew.sizes.tolist())]
+    kept, held = (
+        replace(crew, rows=torch.cat(parts), sizes=torch.tensor([len(rows) for rows in parts]))
+        for parts in zip(*divided, strict=True)
     )
+    return kept, held
 
 
 def measure_each(work: Work, crew: Crew, held_out: Crew) -> dict[str, Tensor]:

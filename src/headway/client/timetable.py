@@ -42,6 +42,10 @@ class Timetable:
         real = torch.arange(self.index.shape[2]) < self.sizes.unsqueeze(2)
         return real.to(number) / self.sizes.clamp_min(1).unsqueeze(2)
 
+    def mean_losses(self, losses: Tensor) -> Tensor:
+        """The mean over the examples used, float64 `[C]`, of the losses of each step `[C, K]`."""
+        return (losses * self.sizes).sum(1) / self.sizes.sum(1)
+
     def gains(self, momentum: float, nesterov: bool, proximal: float) -> Tensor:
         """What each client's loop makes of a gradient that is always 1, float64 `[C]`: see `Account`."""
         gain = torch.zeros(len(self.counts), dtype=torch.float64)

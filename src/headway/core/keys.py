@@ -68,8 +68,7 @@ class Key:
         """`count` uniform 63-bit integers, int64 `[count]`."""
         if count == 0:
             return torch.empty(0, dtype=torch.int64)
-        stream = bytearray(hashlib.shake_128(self.secret).digest(8 * count))
-        return torch.frombuffer(stream, dtype=torch.int64) & 0x7FFF_FFFF_FFFF_FFFF
+        return _bits(bytearray(hashlib.shake_128(self.secret).digest(8 * count)))
 
     def permutation(self, count: int) -> Tensor:
         """A uniform permutation of `0..count-1`, int64 `[count]`."""
@@ -139,8 +138,12 @@ class Keys(Sequence[Key]):
         stream = bytearray().join(drawn)
         if not stream:
             return torch.empty(len(lengths), 0, dtype=torch.int64)
-        bits = torch.frombuffer(stream, dtype=torch.int64) & 0x7FFF_FFFF_FFFF_FFFF
-        return torch.argsort(bits.view(len(lengths), -1), dim=1, stable=True)
+        return torch.argsort(_bits(stream).view(len(lengths), -1), dim=1, stable=True)
+
+
+def _bits(stream: bytearray) -> Tensor:
+    """The 63-bit integers of a stream that is not empty, int64 `[n]`."""
+    return torch.frombuffer(stream, dtype=torch.int64) & 0x7FFF_FFFF_FFFF_FFFF
 
 
 def _child(secret: bytes, data: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -166,6 +167,19 @@ class Total:
         for name, numbers in term.sums.items():
             _add_all(self.sums.setdefault(name, ExactScalar()), numbers)
         self.count += len(term.weight)
+
+    def told(self) -> dict[str, Any]:
+        """The weight, the sums and the count in whole numbers, without rounding, for another process."""
+        sums = {name: number.units for name, number in self.sums.items()}
+        return {"weight": self.weight.units, "sums": sums, "count": self.count}
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any], vectors: dict[str, ExactSum]) -> Total:
+        """The total of these vectors and of numbers that `told` has told."""
+        total = cls()
+        total.vectors, total.weight, total.count = vectors, ExactScalar(told["weight"]), told["count"]
+        total.sums = {name: ExactScalar(units) for name, units in told["sums"].items()}
+        return total
 
     def merge(self, other: Total) -> None:
         """Adds all that another total holds."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from headway.core.errors import DataError, nearest
 from headway.data.arrays import as_inputs, as_targets, class_count
 from headway.data.checks import blocks_of, check_alike, check_indices, check_values
+from headway.data.labels import LabelCounts
 from headway.data.parts import Numbered, Parts
 from headway.data.split import last_tested
 
@@ -273,16 +274,11 @@ class FederatedData:
 
     def summary(self) -> tuple[ClientSummary, ...]:
         """Sizes and label counts of every client, in the order of `clients`."""
+        labels = LabelCounts(self)
         return tuple(
-            ClientSummary(client, len(self.train[client]), len(self.test[client]), self._label_counts(client))
+            ClientSummary(client, len(self.train[client]), len(self.test[client]), labels.get(client))
             for client in self.clients
         )
-
-    def _label_counts(self, client: str) -> tuple[int, ...] | None:
-        if self.classes is None:
-            return None
-        labels = self.store.targets[self.train[client]].flatten()
-        return tuple(torch.bincount(labels, minlength=self.classes).tolist())
 
 
 def _examples(x: Any, y: Any, where: str) -> Examples:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 
-from headway.data.federated import FederatedData
 from headway.data.parts import Parts
+
+if TYPE_CHECKING:
+    from headway.data.federated import FederatedData
 
 
 @final
@@ -17,6 +19,7 @@ class LabelCounts(Mapping[str, tuple[int, ...]]):
 
     Nothing is counted before it is asked for, so that it costs nothing to have this of a million clients.
 
+    >>> from headway.data import FederatedData
     >>> data = FederatedData.from_clients({"a": ([[0.0], [1.0]], [0, 1]), "b": ([[2.0]], [1])})
     >>> counts = LabelCounts(data)
     >>> counts["a"], counts["b"], counts.total()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import final, overload
 
@@ -87,6 +88,14 @@ class Numbered(Sequence[str]):
         if len(digits) != self._width or not (digits.isascii() and digits.isdigit()) or int(digits) >= self._count:
             return None
         return int(digits)
+
+
+def place_in(clients: Sequence[str], client: str) -> int | None:
+    """The position of a client in a sorted population; `None` if it is not there."""
+    if isinstance(clients, Numbered):
+        return clients.place(client)
+    index = bisect_left(clients, client)
+    return index if index < len(clients) and clients[index] == client else None
 
 
 @final

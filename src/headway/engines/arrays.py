@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headway.core.exact import ExactScalar, ExactSum
+from headway.core.exact import ExactSum
 from headway.core.total import Total
 from headway.core.update import Update
 
@@ -49,21 +49,17 @@ def told_total(total: Total) -> dict[str, Any]:
             name: (held.terms, {k: array_of(part) for k, part in held.bins.items()})
             for name, held in total.vectors.items()
         },
-        "weight": total.weight.units,
-        "sums": {name: number.units for name, number in total.sums.items()},
-        "count": total.count,
+        **total.told(),
     }
 
 
 def read_total(told: Mapping[str, Any]) -> Total:
     """The exact sum."""
-    total = Total()
-    for name, (terms, bins) in told["bins"].items():
-        total.vectors[name] = ExactSum({k: tensor_of(part) for k, part in bins.items()}, terms)
-    total.weight = ExactScalar(told["weight"])
-    total.sums = {name: ExactScalar(units) for name, units in told["sums"].items()}
-    total.count = told["count"]
-    return total
+    vectors = {
+        name: ExactSum({k: tensor_of(part) for k, part in bins.items()}, terms)
+        for name, (terms, bins) in told["bins"].items()
+    }
+    return Total.read(told, vectors)
 
 
 def told_rows(total: Total, number: torch.dtype) -> dict[str, Any]:

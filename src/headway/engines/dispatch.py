@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +14,12 @@ from torch import Tensor
 
 from headway.core.ask import Answer, Ask, ClientReport
 from headway.core.errors import ConfigError, HeadwayError
+from headway.core.flow import EngineFacts
 from headway.core.total import Total
 from headway.engines.engine import Job
 from headway.engines.local import LocalEngine
 from headway.engines.planner import Plan, default_store, make_plan
-from headway.engines.units import GROUP, Done, UnitRunner, units, with_drift
+from headway.engines.units import GROUP, Done, UnitRunner, answered, units
 from headway.observe.drift import DriftMeter
 
 SHARES = 16  # units that a cohort is divided into, as long as none has more than `GROUP` clients
@@ -113,7 +115,13 @@ class Tally:
 
 
 class WorkerEngine(LocalEngine):
-    """Clients in workers that are given units and return one exact sum a round; what is common to all kinds of them."""
+    """Clients in workers that are given units and return one exact sum a round; what is common to all kinds of them.
+
+    title: of the engine.  worker: one and several of them, in words.
+    """
+
+    title: ClassVar[str]
+    worker: ClassVar[tuple[str, str]]
 
     def __init__(self, workers: int | None, lanes: int | Literal["auto"], drift: bool) -> None:
         super().__init__(drift, lanes)
@@ -122,6 +130,11 @@ class WorkerEngine(LocalEngine):
         self.workers = workers or 1
         self.crew: list[Hand] = []
         self.here: str | None = None
+
+    @property
+    def facts(self) -> EngineFacts:
+        """Keeps memory; every client answers at once.  The number of workers is no part of it."""
+        return EngineFacts(self.title if self._width == 1 else f"{self.title}, lanes of {self._width}")
 
     @abstractmethod
     def prepare(self, ask: Ask) -> None:
@@ -161,12 +174,9 @@ class WorkerEngine(LocalEngine):
         """How many workers, and what each does."""
         if self.here is not None:
             return f"in this process, since {self.here}"
-        return f"{self._each}: {super().spoken or 'clients one at a time'}"
-
-    @property
-    @abstractmethod
-    def _each(self) -> str:
-        """The workers, in a phrase."""
+        one, several = self.worker
+        each = f"1 {one}" if self.workers == 1 else f"{self.workers} {several}, each"
+        return f"{each}: {super().spoken or 'clients one at a time'}"
 
     def _train(self, ask: Ask) -> Answer:
         if self.here is not None or not ask.cohort:
@@ -205,11 +215,7 @@ class Round:
         self._work()
         while not all(self._collect(hand) for hand in engine.crew):
             self._work()
-        reports = sorted((r for each in self.reports.values() for r in each), key=lambda report: report.client)
-        if self.meter is None:
-            return Answer(total=self.total, reports=tuple(reports))
-        cohort, clients = self.meter.figures()
-        return Answer(total=self.total, reports=tuple(with_drift(reports, clients)), figures=cohort)
+        return answered(self.total, itertools.chain.from_iterable(self.reports.values()), self.meter)
 
     def _give(self, hand: Hand) -> None:
         """The next unit to a worker, if there is one."""

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 import torch
 
-from headway.client.memory import Memory, MemoryStore, Tag, not_alike, of_others, place_in
+from headway.client.memory import Memory, MemoryStore, Tag, not_alike, of_others
 from headway.client.versions import read_versions, write_versions
 from headway.core.errors import HeadwayError
+from headway.data.parts import place_in
 from headway.engines.arrays import Arrays, arrays_of, tensor_of
 from headway.engines.dispatch import Lost
 

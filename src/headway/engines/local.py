@@ -15,7 +15,7 @@ from headway.core.total import Total
 from headway.core.update import Tensors
 from headway.engines.engine import Engine, Job
 from headway.engines.planner import MOST, Plan, default_store, make_plan
-from headway.engines.units import UnitRunner, units, with_drift
+from headway.engines.units import UnitRunner, answered, units
 
 
 class LocalEngine(Engine):
@@ -129,11 +129,7 @@ class LocalEngine(Engine):
             done = self.runner.run(ask, members, self.secrets, meter)
             total.add_group(done.group)
             reports += done.reports
-        reports.sort(key=lambda report: report.client)
-        if meter is None:
-            return Answer(total=total, reports=tuple(reports))
-        cohort, clients = meter.figures()
-        return Answer(total=total, reports=tuple(with_drift(reports, clients)), figures=cohort)
+        return answered(total, reports, meter)
 
     def _evaluate(self, ask: Ask) -> Answer:
         scores = evaluate_clients(self.runner.bench, ask.message, self.job.data, ask.cohort, self.job.memory)

@@ -14,10 +14,8 @@ from typing import Any, ClassVar, Literal
 
 from headway.core.ask import Ask
 from headway.core.errors import ConfigError
-from headway.core.flow import EngineFacts
 from headway.core.total import Total
 from headway.engines.dispatch import Hand, Lost, Unit, Work, WorkerEngine
-from headway.engines.dispatch import spread as spread
 from headway.engines.engine import Job
 from headway.engines.worker import Areas, read_total, read_work, start
 
@@ -80,6 +78,9 @@ class ProcessEngine(WorkerEngine):
         ConfigError: for a number below 1; when opened, where processes cannot be forked.
     """
 
+    title: ClassVar[str] = "Processes"
+    worker: ClassVar[tuple[str, str]] = ("worker process", "worker processes")
+
     def __init__(
         self, workers: int | None = None, *, lanes: int | Literal["auto"] = "auto", drift: bool = True
     ) -> None:
@@ -91,12 +92,6 @@ class ProcessEngine(WorkerEngine):
         """The workers."""
         return [hand for hand in self.crew if isinstance(hand, _Hand)]
 
-    @property
-    def facts(self) -> EngineFacts:
-        """Keeps memory; every client answers at once.  The number of workers is no part of it."""
-        side = "" if self._width == 1 else f", lanes of {self._width}"
-        return EngineFacts(f"Processes{side}")
-
     def open(self, job: Job) -> None:
         """Makes ready; the workers start with the first round."""
         if not hasattr(os, "fork") or sys.platform == "darwin":
@@ -105,10 +100,6 @@ class ProcessEngine(WorkerEngine):
             )
         super().open(job)
         job.memory.declare(self.runner.runner.first_memory())
-
-    @property
-    def _each(self) -> str:
-        return "1 worker process" if self.workers == 1 else f"{self.workers} worker processes, each"
 
     def close(self) -> None:
         """Stops the workers."""

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Literal
 
 from headway.core.ask import Ask
 from headway.core.errors import ConfigError, HeadwayError
-from headway.core.flow import EngineFacts
 from headway.core.total import Total
 from headway.engines.arrays import arrays_of, read_rows, read_total, tensors_of
 from headway.engines.dispatch import Hand, Lost, Unit, Work, WorkerEngine
@@ -148,6 +147,9 @@ class RayEngine(WorkerEngine):
         ConfigError: for a number below 1; when opened, if Ray is not installed, no cluster answers, or it is too small.
     """
 
+    title: ClassVar[str] = "Ray"
+    worker: ClassVar[tuple[str, str]] = ("Ray worker", "Ray workers")
+
     def __init__(
         self,
         workers: int | None = None,
@@ -166,12 +168,6 @@ class RayEngine(WorkerEngine):
         self.broadcast: Reference | None = None
         self._placed: list[tuple[Actor, str]] = []  # keepers, and the nodes that they were sent to
 
-    @property
-    def facts(self) -> EngineFacts:
-        """Keeps memory; every client answers at once.  The number of workers is no part of it."""
-        side = "" if self._width == 1 else f", lanes of {self._width}"
-        return EngineFacts(f"Ray{side}")
-
     def memory(self, clients: Sequence[str], folder: Path | None) -> RemoteMemory:
         """It will lie with actors of the cluster; what is too large for main memory, where their temporary files do."""
         self.memory_ = RemoteMemory(clients, self.remote)
@@ -188,10 +184,6 @@ class RayEngine(WorkerEngine):
         except BaseException:
             self.close()
             raise
-
-    @property
-    def _each(self) -> str:
-        return "1 Ray worker" if self.workers == 1 else f"{self.workers} Ray workers, each"
 
     def close(self) -> None:
         """Ends the workers, the keepers, and the cluster if it is this engine's own."""

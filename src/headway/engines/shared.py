@@ -14,7 +14,7 @@ from headway.core.ask import Message
 from headway.core.exact import ExactSum
 from headway.core.update import unflat_names
 
-BINS = 8  # of an exact sum: 256 bits of exponent, more than float32 has; a sum with more is sent by the pipe
+BINS = 8  # of an exact sum: 256 bits of exponent, more than float32 has; the parent makes a sum with more itself
 
 
 def shared(shape: tuple[int, ...], number: torch.dtype) -> Tensor:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from headway.client.crew import Crew
-from headway.client.lanes import Lanes, why_not
-from headway.client.lowrank import LowRank, Summed, suits
+from headway.client.lanes import Lanes, Plan, why_not
+from headway.client.lowrank import LowRank, suits
 from headway.client.runner import ClientRunner, Outcome
 from headway.client.sgd import LocalSGD
-from headway.client.trainer import Trained
 from headway.client.workbench import Workbench
 from headway.core import frame
-from headway.core.ask import Ask, ClientReport
+from headway.core.ask import Answer, Ask, ClientReport
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
 from headway.core.stage import Context
-from headway.core.total import Group, guard, guard_lanes
+from headway.core.total import Group, Total, guard, guard_lanes
 from headway.core.update import Tensors, Update
 from headway.data.parts import Parts
 from headway.engines.engine import Job
@@ -35,10 +34,9 @@ def units(
 ) -> Iterator[list[str]]:
     """The cohort in units: a pure function of its sorted names, the clients' sizes and the plan.
 
-    train: who holds what.
-
-    lanes: clients side by side; if there are several, a unit has a whole number of crews, each of clients of like
-        size, so that little is padded.  group: the least number of clients in a unit, as far as they go.
+    train: who holds what.  lanes: clients side by side; if there are several, a unit has a whole number of crews, each
+        of clients of like size, so that little is padded.  group: the least number of clients in a unit, as far as
+        they go.
 
     >>> train = {"a": torch.arange(5), "b": torch.arange(9), "c": torch.arange(5)}
     >>> list(units(["c", "a", "b"], train, lanes=2, group=2))
@@ -60,6 +58,17 @@ class Done:
     group: Group = field(default_factory=Group)
     reports: list[ClientReport] = field(default_factory=list)
     meter: DriftMeter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What the reports on a crew need, `[C]` each; up: the bytes that each client sends."""
+
+    steps: Tensor
+    losses: Tensor
+    weights: Tensor
+    norms: Tensor
+    up: int
 
 
 class UnitRunner:
@@ -127,67 +136,74 @@ class UnitRunner:
         dropped = self.runner.dropped(clients, ask.round)
         gone = set(dropped)
         present = [client for client in clients if client not in gone] if gone else clients
-        if present and not self._lowered(ask, present, down, done):
-            together = self._together(ask, present)
-            if together is None:
+        if present:
+            if (planned := self._planned(ask, present)) is None:
                 return False
-            crew, outcome = together
-            norms = guard_lanes(outcome.update, self.expected, integers=self.flows[-1].number == "ring")
-            if norms is None:
+            counted = self._lowered(ask, *planned, done) or self._counted(ask, *planned, done)
+            if counted is None:
                 return False
-            self._count_crew(ask, crew, outcome, done)
-            seconds = (time.perf_counter() - begun) / len(crew)
-            up = frame.size(frame.of_update(outcome.update.lane(0)))
-            done.reports += self._reports(crew, outcome.trained, outcome.update.weight, norms, (seconds, up, down))
+            done.reports += self._reports(planned[0], counted, begun, down)
         done.reports += [_straggler(client, down) for client in dropped]
         return True
 
-    def _together(self, ask: Ask, clients: Sequence[str]) -> tuple[Crew, Outcome] | None:
-        """What clients side by side send; `None` if they must train one at a time."""
-        lanes, job = self.lanes, self.job
-        assert lanes is not None
+    def _planned(self, ask: Ask, clients: Sequence[str]) -> tuple[Crew, Plan] | None:
+        """The crew in the order of its lanes, and what each will do; `None` if they must train one at a time."""
+        assert self.lanes is not None
         try:
-            crew, plan = lanes.plan(self._crew(clients, ask), ask.round)
-            if not lanes.fits(plan, "steps" in self.flows[-1].needs):
-                return None
-            memory = job.memory.gather(crew.clients, self.runner.remembered(ask))
-            work = self.runner.prepare_crew(crew, ask, memory)
-            trained = lanes.train(work, plan)
-            if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
-                return None
-            return crew, self.runner.send(ask, work, trained)
-        except Exception:  # whatever a model or a stage may raise: alone, client and stage are named
+            return self.lanes.plan(self._crew(clients, ask), ask.round)
+        except Exception:  # whatever a trainer may raise: alone, the client is named
             return None
 
-    def _lowered(self, ask: Ask, clients: Sequence[str], down: int, done: Done) -> bool:
-        """Trains a crew without a vector for each client, where nobody looks at one; False, and nothing has happened,
+    def _lowered(self, ask: Ask, crew: Crew, plan: Plan, done: Done) -> _Counted | None:
+        """Trains a crew without a vector for each client, where nobody looks at one; `None`, and nothing has happened,
         if that cannot be."""
-        begun, lanes, lowrank = time.perf_counter(), self.lanes, self.lowrank
-        if lanes is None or lowrank is None:
-            return False
+        if self.lowrank is None or not self.lowrank.pays(plan):
+            return None
         try:
-            crew, plan = lanes.plan(self._crew(clients, ask), ask.round)
-            if not lowrank.pays(plan):
-                return False
-            summed = lowrank.train(self.runner.prepare_crew(crew, ask, {}), plan)
+            summed = self.lowrank.train(self.runner.prepare_crew(crew, ask, {}), plan)
         except Exception:  # whatever a model may raise: the client alone raises it with names
-            return False
+            return None
         update = Update.of(torch.ones(len(crew), 1, dtype=torch.float64), crew.sizes.double())
         term = self.job.algorithm.chain.lift(update, self._at_server(ask), self.flows)
         total = summed.total(term.delta.squeeze(1))
         if not bool(torch.isfinite(summed.norms).all()) or not bool(torch.isfinite(total).all()):
-            return False
+            return None
         done.group.add_sum({"delta": total}, term)
         up = frame.size(frame.of_update(Update.of(ask.message.params)))
-        seconds = (time.perf_counter() - begun) / len(crew)
-        done.reports += self._reports(crew, summed, update.weight, summed.norms, (seconds, up, down))
-        return True
+        return _Counted(summed.count, summed.loss, update.weight, summed.norms, up)
+
+    def _counted(self, ask: Ask, crew: Crew, plan: Plan, done: Done) -> _Counted | None:
+        """Trains a crew and counts its updates; `None`, and nothing has happened, if they must train one at a time."""
+        if (outcome := self._together(ask, crew, plan)) is None:
+            return None
+        norms = guard_lanes(outcome.update, self.expected, integers=self.flows[-1].number == "ring")
+        if norms is None:
+            return None
+        self._count_crew(ask, crew, outcome, done)
+        trained, up = outcome.trained, frame.size(frame.of_update(outcome.update.lane(0)))
+        count, loss = torch.as_tensor(trained.count), torch.as_tensor(trained.loss)
+        return _Counted(count, loss, outcome.update.weight, norms, up)
+
+    def _together(self, ask: Ask, crew: Crew, plan: Plan) -> Outcome | None:
+        """What clients side by side send; `None` if they must train one at a time."""
+        lanes = self.lanes
+        assert lanes is not None
+        try:
+            if not lanes.fits(plan, "steps" in self.flows[-1].needs):
+                return None
+            memory = self.job.memory.gather(crew.clients, self.runner.remembered(ask))
+            work = self.runner.prepare_crew(crew, ask, memory)
+            trained = lanes.train(work, plan)
+            if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
+                return None
+            return self.runner.send(ask, work, trained)
+        except Exception:  # whatever a model or a stage may raise: alone, client and stage are named
+            return None
 
     def rehearse(self, ask: Ask, clients: Sequence[str]) -> None:
-        """Does all of the clients' work of a round, side by side if there are several, and forgets it."""
-        if len(clients) > 1 and self.lanes is not None and self._lowered(ask, clients, 0, Done()):
-            return
-        if len(clients) > 1 and self.lanes is not None and self._together(ask, clients) is not None:
+        """Does the clients' work of a round, side by side if there are several, and forgets it."""
+        planned = self._planned(ask, clients) if len(clients) > 1 and self.lanes is not None else None
+        if planned is not None and (self._lowered(ask, *planned, Done()) or self._together(ask, *planned)):
             return
         for client in clients:
             self.runner.train(client, ask, self.job.data.train_of(client), self.job.memory.get(client))
@@ -214,22 +230,26 @@ class UnitRunner:
                 done.meter.add_paths(crew.clients, trained.squares, counts, trained.movement)
         self.job.memory.propose_stacked(crew.clients, (ask.round, ask.attempt), outcome.memory)
 
-    def _reports(
-        self, crew: Crew, trained: Trained | Summed, weights: Tensor, norms: Tensor, costs: tuple[float, int, int]
-    ) -> list[ClientReport]:
-        """A report for each of a crew; costs: seconds, and bytes up and down, of each."""
-        if self.job.algorithm.protected:
-            return [ClientReport(client, "counted", 0, 0, None, *costs) for client in crew.clients]
-        columns = {"train_loss": torch.as_tensor(trained.loss).tolist()}
-        if "weight_bound" in self.flows[-1].set_by:  # a stage sets the weights
-            columns["weight"] = weights.tolist()
-        rows = zip(*columns.values(), strict=True)
-        counts = torch.as_tensor(trained.count).tolist()
-        numbers = zip(crew.clients, crew.sizes.tolist(), counts, norms.tolist(), rows, strict=True)
+    def _reports(self, crew: Crew, counted: _Counted, begun: float, down: int) -> list[ClientReport]:
+        """A report for each of a crew, which shares the seconds since it began."""
+        costs = ((time.perf_counter() - begun) / len(crew), counted.up, down)
+        sizes, steps, norms = crew.sizes.tolist(), counted.steps.tolist(), counted.norms.tolist()
+        rows = zip(crew.clients, sizes, steps, norms, counted.losses.tolist(), counted.weights.tolist(), strict=True)
         return [
-            ClientReport(client, "counted", size, count, norm, *costs, dict(zip(columns, row, strict=True)))
-            for client, size, count, norm, row in numbers
+            self._report(client, size, count, norm, loss, weight, costs)
+            for client, size, count, norm, loss, weight in rows
         ]
+
+    def _report(
+        self, client: str, size: int, steps: int, norm: float, loss: float, weight: float, costs: tuple[float, int, int]
+    ) -> ClientReport:
+        """A report of one who counts; costs: seconds, and bytes up and down."""
+        if self.job.algorithm.protected:
+            return ClientReport(client, "counted", 0, 0, None, *costs)
+        metrics = {"train_loss": loss}
+        if "weight_bound" in self.flows[-1].set_by:  # a stage sets the weights
+            metrics["weight"] = weight
+        return ClientReport(client, "counted", size, steps, norm, *costs, metrics)
 
     # one at a time --------------------------------------------------------------------------------------
 
@@ -251,20 +271,9 @@ class UnitRunner:
             if outcome.trained.squares is not None:
                 done.meter.add_path(client, outcome.trained.squares, outcome.trained.movement)
         self.job.memory.propose(client, (ask.round, ask.attempt), outcome.memory)
-        up = frame.size(frame.of_update(outcome.update))
-        seconds = time.perf_counter() - begun
-        if self.job.algorithm.protected:
-            return ClientReport(client, "counted", seconds=seconds, bytes_up=up, bytes_down=down)
-        return self._report(client, len(examples), outcome, norm, seconds, up, down)
-
-    def _report(
-        self, client: str, examples: int, outcome: Outcome, norm: float, seconds: float, up: int, down: int
-    ) -> ClientReport:
-        trained: Trained = outcome.trained
-        metrics = {"train_loss": float(trained.loss)}
-        if "weight_bound" in self.flows[-1].set_by:  # a stage sets the weights
-            metrics["weight"] = float(outcome.update.weight)
-        return ClientReport(client, "counted", examples, int(trained.count), norm, seconds, up, down, metrics)
+        trained, up = outcome.trained, frame.size(frame.of_update(outcome.update))
+        numbers = (int(trained.count), norm, float(trained.loss), float(outcome.update.weight))
+        return self._report(client, len(examples), *numbers, (time.perf_counter() - begun, up, down))
 
     def _count(self, ask: Ask, client: str, update: Update, group: Group) -> float:
         chain = self.job.algorithm.chain
@@ -285,9 +294,14 @@ class UnitRunner:
         )
 
 
-def with_drift(reports: Sequence[ClientReport], clients: Mapping[str, Mapping[str, float]]) -> list[ClientReport]:
-    """The reports with each client's part of the round's drift."""
-    return [replace(report, metrics={**report.metrics, **clients.get(report.client, {})}) for report in reports]
+def answered(total: Total, reports: Iterable[ClientReport], meter: DriftMeter | None) -> Answer:
+    """The answer to a round: reports by client, each with its part of the drift, where that was measured."""
+    ordered = sorted(reports, key=lambda report: report.client)
+    if meter is None:
+        return Answer(total=total, reports=tuple(ordered))
+    cohort, clients = meter.figures()
+    told = (replace(r, metrics={**r.metrics, **clients.get(r.client, {})}) for r in ordered)
+    return Answer(total=total, reports=tuple(told), figures=cohort)
 
 
 def _straggler(client: str, down: int) -> ClientReport:

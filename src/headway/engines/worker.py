@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from headway.core.ask import Ask, ClientReport
-from headway.core.exact import ExactScalar
 from headway.core.total import Total
 from headway.core.update import Update
 from headway.engines.dispatch import Tally, Work
@@ -117,22 +116,12 @@ class Worker:
         written = self.areas.sums[self.number].write(total.vectors) if self.areas.sums else {}
         if written is None:
             return {"failed": "the sum has more bins than there is room for"}
-        return {
-            "bins": written,
-            "weight": total.weight.units,
-            "sums": {name: number.units for name, number in total.sums.items()},
-            "count": total.count,
-        }
+        return {"bins": written, **total.told()}
 
 
 def read_total(reply: dict[str, Any], sums: Sums) -> Total:
     """What a worker has summed, from its reply."""
-    total = Total()
-    total.vectors = sums.read({name: (bins, terms) for name, (bins, terms) in reply["bins"].items()})
-    total.weight = ExactScalar(reply["weight"])
-    total.sums = {name: ExactScalar(units) for name, units in reply["sums"].items()}
-    total.count = reply["count"]
-    return total
+    return Total.read(reply, sums.read(reply["bins"]))
 
 
 def read_work(reply: dict[str, Any], unit: Sequence[str], first: int, areas: Areas) -> Work:
