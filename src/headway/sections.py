@@ -101,14 +101,17 @@ class EngineSection(_Section):
     kind: in this process, in several, or on a Ray cluster; if nothing is said, in several where `workers` is said and
     in this one otherwise.  workers: in so many; one per core, if only the kind is said.  address: of the Ray cluster,
     host:port or "auto"; a cluster of this machine alone, if nothing is said.  lanes: how many side by side, or "auto"
-    for what is measured to be fastest; 1 in this process and "auto" elsewhere, if nothing is said.  drift: whether to
-    measure in every round how far the clients pull apart.
+    for what is measured to be fastest; 1 in this process and "auto" elsewhere, if nothing is said.  low_rank,
+    channels_last: see `LocalEngine`; measured with lanes = "auto", if nothing is said.  drift: whether to measure in
+    every round how far the clients pull apart.
     """
 
     kind: Literal["local", "processes", "ray"] | None = None
     workers: int | None = Field(default=None, ge=1, le=1024)
     address: str | None = None
     lanes: int | Literal["auto"] | None = None
+    low_rank: bool | None = None
+    channels_last: bool | None = None
     drift: bool | None = None
 
     def engine(self) -> Engine:
@@ -117,7 +120,6 @@ class EngineSection(_Section):
         Raises:
             ConfigError: if something is said that the kind has no use for.
         """
-        drift = self.drift is not False
         if self.address is not None and self.kind != "ray":
             raise ConfigError(
                 f'engine.address is {self.address!r}, but only a Ray cluster has one, and engine.kind is not "ray": '
@@ -128,11 +130,13 @@ class EngineSection(_Section):
                 f'engine.workers is {self.workers}, but engine.kind is "local", which is this process alone: leave '
                 'one of them out, or say engine.kind = "processes" (--engine processes).'
             )
+        way: dict[str, Any] = {"low_rank": self.low_rank, "channels_last": self.channels_last}
+        way["drift"] = self.drift is not False
         if self.kind == "ray":
-            return RayEngine(self.workers, address=self.address, lanes=self.lanes or "auto", drift=drift)
+            return RayEngine(self.workers, address=self.address, lanes=self.lanes or "auto", **way)
         if self.kind == "processes" or self.workers is not None:
-            return ProcessEngine(self.workers, lanes=self.lanes or "auto", drift=drift)
-        return LocalEngine(drift, lanes=self.lanes or 1)
+            return ProcessEngine(self.workers, lanes=self.lanes or "auto", **way)
+        return LocalEngine(lanes=self.lanes or 1, **way)
 
 
 class Sections(_Section):

@@ -15,10 +15,12 @@ def mlp():
     return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 9, bias=False), nn.ReLU(), nn.Linear(9, 3))
 
 
-def run(lanes, recipe="fedavg", make=mlp, trainer=None, number="float64", drift=False, rounds=4, **options):
+def run(
+    lanes, recipe="fedavg", make=mlp, trainer=None, number="float64", drift=False, rounds=4, low_rank=None, **options
+):
     trainer = trainer or hw.LocalSGD(lr=0.1, batch_size=4, epochs=1)
     algorithm = hw.recipes.recipe(recipe, trainer=trainer, **options)
-    engine = hw.LocalEngine(lanes=lanes, drift=drift)
+    engine = hw.LocalEngine(lanes=lanes, drift=drift, low_rank=low_rank)
     task = hw.Task(make, dtype=number, metrics=("accuracy",))
     made = hw.Run(algorithm, blobs(sizes=SIZES), task, rounds=rounds, engine=engine, seed=3)
     return made, list(made)
@@ -99,9 +101,9 @@ def test_stragglers(lowered):
 def other_models():
     shared = nn.Linear(4, 4)
     return {
-        "a convolution": nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 2), nn.Flatten(), nn.Linear(6, 3)),
         "a layer that is called twice": nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(4, 3)),
-        "a parameter of its own": Scaled(),
+        "dropout, each client's own": nn.Sequential(nn.Linear(4, 16), nn.Dropout(), nn.Linear(16, 3)),
+        "no linear layer": nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 3, 4), nn.Flatten()),
         "a layer that is not called": Idle(),
         "rows that are parts of an example": nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Linear(2, 3), Sums()),
     }
@@ -134,6 +136,51 @@ class Scaled(nn.Module):
 def test_other_models_have_weights_of_their_own(lowered, kind):
     agree(run(1, make=lambda: other_models()[kind]), run(4, make=lambda: other_models()[kind]))
     assert run(4, make=lambda: other_models()[kind])[0].engine.runner.lowrank is None
+
+
+def front():
+    return nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 2), nn.Flatten(), nn.ReLU())
+
+
+def mixed_models():
+    return {
+        "a convolution": nn.Sequential(front(), nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)),
+        "a parameter of its own": Scaled(),
+        "dropout": nn.Sequential(front(), nn.Linear(6, 16), nn.Dropout(), nn.Linear(16, 3)),
+        "a frozen part": nn.Sequential(front().requires_grad_(False), nn.Linear(6, 3), nn.PReLU(3)),
+        "a parameter that nothing uses": Unused(),
+    }
+
+
+class Unused(Scaled):
+    def __init__(self):
+        super().__init__()
+        self.idle = nn.Parameter(torch.ones(5))
+
+
+@pytest.mark.parametrize("kind", list(mixed_models()))
+@pytest.mark.parametrize("options", [{"batch_size": 4}, {"batch_size": 8, "epochs": 2, "stragglers": 0.5}], ids=str)
+def test_other_parameters_are_trained_by_each_client(lowered, kind, options):
+    def make():
+        return mixed_models()[kind]
+
+    trainer = hw.LocalSGD(lr=0.2, **options)
+    alone, crews = run(1, make=make, trainer=trainer), run(4, make=make, trainer=trainer, low_rank=True)
+    agree(alone, crews)
+    assert (before := sum(lowered)) >= 4 * 2
+    agree(alone, run(4, make=make, trainer=trainer))
+    assert sum(lowered) == before, "only if it is asked for"
+
+
+def test_low_rank_can_be_left_out(lowered):
+    agree(run(1), run(6, low_rank=False))
+    assert not lowered
+
+
+def test_who_has_too_many_examples_trains_alone(lowered):
+    trainer, make = hw.LocalSGD(lr=0.1, batch_size=4, epochs=3), mixed_models()["a convolution"]
+    agree(run(1, make=lambda: make, trainer=trainer), run(2, make=lambda: make, trainer=trainer, low_rank=True))
+    assert sum(lowered) == 4 * 4, "the crew of the two largest sees up to 60 examples a client, and 32 pay"
 
 
 @pytest.mark.parametrize(

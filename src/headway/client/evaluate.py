@@ -55,7 +55,7 @@ def evaluate_clients(
         return {client: _apart(bench, message, data.test_of(client), memory, client) for client in tested}
     bench.load(message.params, None, message.buffers)
     bench.module.eval()
-    outputs = torch.cat([bench.module(data.store.inputs[block]) for block in rows.split(BATCH)])
+    outputs = torch.cat([bench.module(bench.arranged(data.store.inputs[block])) for block in rows.split(BATCH)])
     cuts = sizes[sizes > 0].tolist()
     scored = zip(tested, outputs.split(cuts), data.store.targets[rows].split(cuts), strict=True)
     return {client: _scores(bench, o, t) for client, o, t in scored}
@@ -81,7 +81,7 @@ def _apart(bench: Workbench, message: Message, examples: Examples, memory: Memor
 @torch.no_grad()
 def _outputs(bench: Workbench, examples: Examples) -> Tensor:
     bench.module.eval()
-    return torch.cat([bench.module(block) for block in examples.inputs.split(BATCH)])
+    return torch.cat([bench.module(bench.arranged(block)) for block in examples.inputs.split(BATCH)])
 
 
 def _scores(bench: Workbench, outputs: Tensor, targets: Tensor) -> dict[str, float]:

@@ -15,7 +15,10 @@ weighted sum of all clients' deltas is one more product, and the length of a del
     sum_c f_c (W_c - W_0) = - sum_c f_c sum_r u_r x_r^T
     ||W_c - W_0||^2 + ||b_c - b_0||^2 = sum_r sum_s (x_r . x_s + 1) (u_r . u_s)
 
-It is exact, up to the order of its sums; the lanes of `lanes.py` are its reference.
+Clients of a model that has other parameters too, such as convolutions, have weights of their own for those, and train
+one after another; their large layers are still never written.
+
+It is exact, up to the order of its sums; clients trained alone are its reference.
 """
 
 from __future__ import annotations
@@ -35,32 +38,43 @@ from headway.client.trainer import Work
 from headway.client.workbench import Workbench
 from headway.core.chain import Chain
 from headway.core.flow import Flow
+from headway.core.keys import Keys
 from headway.core.layout import Layout
 from headway.data import Examples
 
 FEW = 2  # times a layer's outputs: examples beyond which weights of one's own are cheaper
 LEAST = 32
+MOST_BYTES = 256 * 2**20  # of what came into the layers and of the errors
 
 
 def suits(trainer: LocalSGD, bench: Workbench, chain: Chain, flow: Flow) -> bool:
-    """Whether training is plain SGD of a model of linear layers, and no stage looks at a single client's vector."""
+    """Whether training is plain SGD of a model with linear layers, and no stage looks at a single client's vector."""
     plain = not (trainer.momentum or trainer.weight_decay or trainer.clip_gradient is not None)
     looks = any(stage.has(hook) for stage in chain for hook in ("step", "combine", "send", "decode"))
     if not plain or looks or flow.needs or chain.aggregator.whole_cohort or flow.server_sees == "sum":
         return False
-    layers = [part for part in bench.module.modules() if type(part) is nn.Linear and "forward" not in vars(part)]
-    held = [id(parameter) for layer in layers for parameter in layer.parameters()]
-    return len(set(held)) == len(held) and set(held) == {id(parameter) for parameter in bench.parameters}
+    held = [id(parameter) for layer in _linear(bench).values() for parameter in layer.parameters()]
+    everything = {id(parameter) for parameter in bench.parameters}
+    drawn_together = bool(bench.draws.layers) and set(held) == everything  # each lane has draws of its own
+    return bool(held) and set(held) <= everything and not drawn_together
+
+
+def _linear(bench: Workbench) -> dict[str, nn.Linear]:
+    """The plain linear layers by name."""
+    parts = bench.module.named_modules()
+    return {name: part for name, part in parts if type(part) is nn.Linear and "forward" not in vars(part)}
 
 
 @dataclass(frozen=True, slots=True)
 class Summed:
     """What the training of many clients did, without a vector for each.
 
+    own: how the parameters moved that are in no linear layer, `[C, *shape]` by name.
     count, loss, norms: steps, mean loss and length of the delta, `[C]`.
     """
 
     layers: list[_Layer]
+    own: dict[str, Tensor]
     layout: Layout
     count: Tensor
     loss: Tensor
@@ -68,19 +82,26 @@ class Summed:
 
     def total(self, factors: Tensor) -> Tensor:
         """`sum_c f_c delta_c` as a vector `[P]`, from factors `[C]`."""
-        named: dict[str, Tensor] = {}
+        named = {name: torch.tensordot(factors.to(moved.dtype), moved, 1) for name, moved in self.own.items()}
         for layer in self.layers:
             named |= layer.summed(factors)
         return self.layout.flatten(named)
 
 
 class LowRank:
-    """Trains groups of clients on a workbench whose model is never moved."""
+    """Trains groups of clients on a workbench whose linear layers are never moved.
+
+    own: the parameters that are in none of them, by name.  Without any, the clients train side by side.
+    """
 
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
-        self.layers = {name: part for name, part in bench.module.named_modules() if type(part) is nn.Linear}
+        self.layers = _linear(bench)
         self.widest = max(layer.out_features for layer in self.layers.values())
+        lowered = {id(parameter) for layer in self.layers.values() for parameter in layer.parameters()}
+        named = dict(bench.module.named_parameters())
+        chosen = {entry.name: named[entry.name] for entry in bench.layout.entries}
+        self.own = {name: parameter for name, parameter in chosen.items() if id(parameter) not in lowered}
 
     def probe(self, store: Examples) -> bool:
         """Whether the model calls each layer once, on a row for each example: tried on two clients and two steps."""
@@ -92,16 +113,20 @@ class LowRank:
             with _in_place(layers):
                 for seen in (0, 1):
                     for layer in layers:
-                        layer.expect(2, seen, 1)
+                        layer.expect(slice(2), seen, 1)
                     losses = self.bench.task.criterion.per_example(self.bench.module(inputs), targets)
-                    self._learn(layers, losses.sum(), torch.ones(2, 1, 1, dtype=losses.dtype), (2, 1))
+                    _learn(layers, [], losses.sum(), torch.ones(2, dtype=losses.dtype))
         except Exception:  # whatever a model may raise; in the run it is raised with client and stage
             return False
         return True
 
     def pays(self, plan: Plan) -> bool:
-        """Whether no client sees more examples than outer products are good for."""
-        return int(plan.table.sizes.sum(1).max()) <= max(FEW * self.widest, LEAST)
+        """Whether no client sees more examples than outer products are good for, and all of them fit in memory."""
+        sizes = plan.table.sizes
+        rows = sum(plan.table.widths())
+        numbers = len(sizes) * rows * sum(layer.in_features + layer.out_features for layer in self.layers.values())
+        fits = numbers * self.bench.shared.dtype.itemsize <= MOST_BYTES
+        return fits and int(sizes.sum(1).max()) <= max(FEW * self.widest, LEAST)
 
     def train(self, work: Work, plan: Plan) -> Summed:
         """What the clients' training did; all start from the model in the context.
@@ -111,34 +136,71 @@ class LowRank:
         """
         self.bench.load(work.ctx.global_params, None, None)
         self.bench.module.train()
-        table, rows = plan.table, sum(plan.table.widths())
-        lanes = len(table.counts)
-        layers = [_Layer(name, part, lanes, rows) for name, part in self.layers.items()]
-        weights = table.weights(self.bench.shared.dtype)
-        losses = torch.zeros(table.sizes.shape, dtype=torch.float64)
-        per_example = self.bench.task.criterion.per_example
-        store, seen = work.examples, 0
-        with _in_place(layers):
-            for number, (active, width) in enumerate(zip(table.active(), table.widths(), strict=True)):
-                for layer in layers:
-                    layer.expect(active, seen, width)
-                index = table.index[:active, number, :width].reshape(-1)
-                outputs = self.bench.module(store.inputs.index_select(0, index))
-                each = per_example(outputs, store.targets.index_select(0, index)).view(active, width)
-                mean = (each * weights[:active, number, :width]).sum(1)
-                rates = table.rates[:active, number].to(mean.dtype).view(-1, 1, 1)
-                self._learn(layers, mean.sum(), rates, (active, width))
-                losses[:active, number] = mean.detach().double()
-                seen += width
-        squares = torch.stack([layer.squares for layer in layers]).sum(0)
-        return Summed(layers, self.bench.layout, table.counts, table.mean_losses(losses), squares.clamp_min(0).sqrt())
+        program = _Program(self, work, plan)
+        with _in_place(program.layers):
+            return program.run()
 
-    @staticmethod
-    def _learn(layers: list[_Layer], loss: Tensor, rates: Tensor, batch: tuple[int, int]) -> None:
-        """One step of every layer, from the sum of the lanes' losses; rates: `[C, 1, 1]`."""
-        grads = torch.autograd.grad(loss, [layer.out() for layer in layers])
-        for layer, grad in zip(layers, grads, strict=True):
-            layer.learn(rates * grad.view(*batch, -1))
+
+class _Program:
+    """The steps of some lanes, those with most steps first."""
+
+    def __init__(self, lowrank: LowRank, work: Work, plan: Plan) -> None:
+        self.bench, self.own, self.work, self.table = lowrank.bench, lowrank.own, work, plan.table
+        lanes, rows = len(self.table.counts), sum(self.table.widths())
+        self.layers = [_Layer(name, part, lanes, rows) for name, part in lowrank.layers.items()]
+        self.moved = {name: value.detach().new_empty(lanes, *value.shape) for name, value in self.own.items()}
+        self.weights = self.table.weights(self.bench.shared.dtype)
+        self.losses = torch.zeros(self.table.sizes.shape, dtype=torch.float64)
+        assert isinstance(work.key, Keys)
+        self.dropout = [key.seed() for key in work.key.derive("dropout")] if self.bench.draws.layers else [0] * lanes
+
+    def run(self) -> Summed:
+        """All steps: of all lanes together, or of one lane after another."""
+        lanes = len(self.table.counts)
+        if not self.own:
+            self._steps(slice(lanes))
+        start = {name: parameter.detach().clone() for name, parameter in self.own.items()}
+        for lane in range(lanes if self.own else 0):
+            self._steps(slice(lane, lane + 1))
+            for name, parameter in self.own.items():
+                torch.sub(parameter.detach(), start[name], out=self.moved[name][lane])
+                parameter.detach().copy_(start[name])
+        squares = torch.stack([layer.squares for layer in self.layers]).sum(0).clamp_min(0)
+        for moved in self.moved.values():
+            squares += moved.flatten(1).double().square().sum(1)
+        counts, losses = self.table.counts, self.table.mean_losses(self.losses)
+        return Summed(self.layers, self.moved, self.bench.layout, counts, losses, squares.sqrt())
+
+    def _steps(self, lanes: slice) -> None:
+        """All steps of these lanes."""
+        first, sizes, seen = lanes.start or 0, self.table.sizes[lanes], 0
+        made = zip((sizes > 0).sum(0).tolist(), sizes.amax(0).tolist(), strict=True)
+        for number, (active, width) in enumerate((active, width) for active, width in made if active):
+            front = slice(first, first + active)
+            for layer in self.layers:
+                layer.expect(front, seen, width)
+            self.bench.draws.at(self.dropout[first], number)
+            self.losses[front, number] = self._step(front, number, width)
+            seen += width
+
+    def _step(self, lanes: slice, number: int, width: int) -> Tensor:
+        """One step of these lanes; their losses `[C]`."""
+        index, store = self.table.index[lanes, number, :width], self.work.examples
+        flat = index.reshape(-1)
+        outputs = self.bench.module(self.bench.arranged(store.inputs.index_select(0, flat)))
+        each = self.bench.task.criterion.per_example(outputs, store.targets.index_select(0, flat)).view_as(index)
+        mean = (each * self.weights[lanes, number, :width]).sum(1)
+        _learn(self.layers, list(self.own.values()), mean.sum(), self.table.rates[lanes, number].to(mean.dtype))
+        return mean.detach().double()
+
+
+def _learn(layers: list[_Layer], own: list[nn.Parameter], loss: Tensor, rates: Tensor) -> None:
+    """One step of every layer and parameter, from the sum of the lanes' losses; rates: `[C]`."""
+    grads = torch.autograd.grad(loss, [*(layer.out() for layer in layers), *own], materialize_grads=True)
+    for layer, grad in zip(layers, grads, strict=False):
+        layer.learn(rates.view(-1, 1, 1) * grad.view(len(rates), layer.width, -1))
+    for parameter, grad in zip(own, grads[len(layers) :], strict=True):  # of a single lane
+        parameter.detach().sub_(rates * grad)
 
 
 class _Layer:
@@ -153,9 +215,10 @@ class _Layer:
         self.one = 0.0 if part.bias is None else 1.0
         self.inner = self.inputs
 
-    def expect(self, active: int, seen: int, width: int) -> None:
-        """The next batch is of the first lanes, of this width, after so many rows."""
-        self.active, self.seen, self.width = active, seen, width
+    def expect(self, lanes: slice, seen: int, width: int) -> None:
+        """The next batch is of these lanes, of this width, after so many rows."""
+        self.lanes, self.seen, self.width = lanes, seen, width
+        self.active = lanes.stop - (lanes.start or 0)
         self._out: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -164,7 +227,7 @@ class _Layer:
             raise RuntimeError(f"the layer {self.name} is not called once, on a row for each example")
         bias = None if self.part.bias is None else self.part.bias.detach()
         base = functional.linear(x, self.part.weight.detach(), bias) if x.requires_grad else self._fixed(x, bias)
-        lanes, start, stop = slice(self.active), self.seen, self.seen + self.width
+        lanes, start, stop = self.lanes, self.seen, self.seen + self.width
         own = x.view(self.active, self.width, -1)
         self.inputs[lanes, start:stop] = own.detach()
         inner = own @ self.inputs[lanes, :stop].mT + self.one
@@ -187,7 +250,7 @@ class _Layer:
 
     def learn(self, errors: Tensor) -> None:
         """Takes u `[C, B, out]` of the batch."""
-        lanes, start, stop = slice(self.active), self.seen, self.seen + self.width
+        lanes, start, stop = self.lanes, self.seen, self.seen + self.width
         self.errors[lanes, start:stop] = errors
         inner = (errors @ self.errors[lanes, :stop].mT).mul_(self.inner)
         before = inner[..., :start].sum((1, 2), dtype=torch.float64)

@@ -284,16 +284,17 @@ class _Loop:
     def step(self, batch: Examples, lr: float) -> None:
         """One local step."""
         parameters, trace = self.bench.parameters, self.work.trace
-        trace.enter("the model's forward pass", inputs=batch.inputs)
+        inputs = self.bench.arranged(batch.inputs)
+        trace.enter("the model's forward pass", inputs=inputs)
         term: Tensor | None = None
         self.bench.draws.at(self.dropout, self.account.count)
         if self.forward is None:
-            outputs = self.bench.module(batch.inputs)
+            outputs = self.bench.module(inputs)
         else:
-            outputs, term = self.forward(batch.inputs)
+            outputs, term = self.forward(inputs)
         trace.enter("the loss", outputs=outputs, targets=batch.targets)
         loss = self.mean_loss(outputs, batch.targets)
-        trace.enter("the backward pass", inputs=batch.inputs, targets=batch.targets, loss=loss, term=term)
+        trace.enter("the backward pass", inputs=inputs, targets=batch.targets, loss=loss, term=term)
         whole = loss if term is None else loss + term
         grads = torch.autograd.grad(whole, parameters, materialize_grads=True)
         with torch.no_grad():

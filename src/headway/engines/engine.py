@@ -42,7 +42,7 @@ class Engine(ABC):
         return ""
 
     @property
-    def decided(self) -> dict[str, int]:
+    def decided(self) -> dict[str, Any]:
         """What it has decided by measuring, that fixes a run's bits."""
         return {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from headway.core.update import Tensors
 from headway.engines.engine import Engine, Job
 from headway.engines.planner import MOST, Plan, default_store, make_plan
 from headway.engines.units import UnitRunner, answered, units
+from headway.engines.way import Way, Wish
 
 
 class LocalEngine(Engine):
@@ -25,50 +27,62 @@ class LocalEngine(Engine):
         a protected chain).
     lanes: how many clients train side by side as one batched program; where they cannot, `alone` says why, and they
         train one at a time.  The numbers agree to rounding.  "auto" measures, when the engine opens, how many lanes
-        and threads are fastest here; `plan` says what was found.
+        and threads are fastest here, and what is left open below; `plan` says what was found.
+    low_rank: whether crews of clients never write their large linear layers (`headway.client.lowrank`), under plain
+        SGD, without drift and where no stage looks at a client's vector; a crew whose model has other layers too
+        then trains one client after another.  `None`: where the model has no other layers.
+    channels_last: whether images lie in memory with their channels side by side; `None`: as they are.
 
     Raises:
         ConfigError: if lanes is below 1.
     """
 
-    def __init__(self, drift: bool = True, lanes: int | Literal["auto"] = 1) -> None:
+    def __init__(
+        self,
+        drift: bool = True,
+        lanes: int | Literal["auto"] = 1,
+        *,
+        low_rank: bool | None = None,
+        channels_last: bool | None = None,
+    ) -> None:
         if lanes != "auto" and (isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1):
             raise ConfigError(f'lanes must be a whole number from 1, or "auto", found {lanes!r}.')
         self.drift = drift
         self.lanes: int | Literal["auto"] = lanes
+        self.wish = Wish(low_rank, channels_last)
         self.plan: Plan | None = None
 
     @property
     def facts(self) -> EngineFacts:
         """Keeps memory; every client answers at once."""
-        width = self._width
+        width = self._way.lanes
         return EngineFacts("Local" if width == 1 else f"Lanes of {width}")
 
     @property
-    def _width(self) -> int:
-        """How many lanes there are, as far as it is known."""
+    def _way(self) -> Way:
+        """How clients train, as far as it is known."""
         if self.plan is not None:
-            return self.plan.lanes
-        return 1 if self.lanes == "auto" else self.lanes
+            return self.plan.way
+        return Way(1 if self.lanes == "auto" else self.lanes, self.wish.low_rank, bool(self.wish.channels_last))
 
     @property
     def spoken(self) -> str:
         """The plan, and why clients train one at a time where they should not."""
-        if self.lanes == 1:
+        if self._way == Way() and self.plan is None:
             return ""
-        why, beside = self.runner.why_not, f"{self._width} clients side by side"
-        said = beside if self.plan is None else self.plan.spoken
+        why = self.runner.why_not
+        said = self._way.spoken if self.plan is None else self.plan.spoken
         return said if why is None else f"clients one at a time, since {why}"
 
     @property
-    def decided(self) -> dict[str, int]:
-        """The lanes, where there are several."""
-        return {} if self._width == 1 else {"lanes": self._width}
+    def decided(self) -> dict[str, Any]:
+        """The way, where it is not one client at a time."""
+        return self._way.decided
 
     def follow(self, decided: Mapping[str, Any]) -> None:
         """Measures nothing: does as a run did that is resumed."""
         if self.lanes == "auto":
-            self.plan = Plan(int(decided.get("lanes", 1)), int(decided.get("threads", torch.get_num_threads())))
+            self.plan = Plan(Way.of(decided), int(decided.get("threads", torch.get_num_threads())))
 
     def open(self, job: Job) -> None:
         """Builds the one workbench that all clients use."""
@@ -77,18 +91,19 @@ class LocalEngine(Engine):
         flows = job.algorithm.flows(self.facts, population=len(self.population))
         measure = self.drift and not job.algorithm.protected
         measuring = self.lanes == "auto" and self.plan is None
-        self.runner = UnitRunner(job, flows, measure, MOST if measuring else self._width)
+        way = replace(self._way, lanes=MOST) if measuring else self._way
+        self.runner = UnitRunner(job, flows, measure, way)
         if measuring:
             cohort = job.algorithm.sampler.facts(len(self.population)).expected or len(self.population)
             self.plan = self._measured(int(cohort))
         if self.plan is not None:
-            self.runner.use(self.plan.lanes)
+            self.runner.use(self.plan.way)
             self._set_threads(self.plan.threads)
         self.secrets: dict[str, Tensors] = {}
 
     def _measured(self, cohort: int) -> Plan:
         """The fastest plan for cohorts of this size."""
-        return make_plan(self.runner, cohort, torch.get_num_threads(), default_store())
+        return make_plan(self.runner, cohort, torch.get_num_threads(), self.wish, default_store())
 
     def _set_threads(self, threads: int) -> None:
         torch.set_num_threads(threads)

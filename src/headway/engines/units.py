@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headway.client.crew import Crew
 from headway.client.lanes import Lanes, Plan, why_not
@@ -24,6 +24,7 @@ from headway.core.total import Group, Total, guard, guard_lanes
 from headway.core.update import Tensors, Update
 from headway.data.parts import Parts
 from headway.engines.engine import Job
+from headway.engines.way import Way
 from headway.observe.drift import DriftMeter
 
 GROUP = 64  # clients summed in float64 before the exact accumulator is paid; part of what fixes a run's bits
@@ -74,20 +75,20 @@ class _Counted:
 class UnitRunner:
     """Runs the clients of one unit after another, on one workbench.
 
-    measure: whether to collect what tells of drift.  width: how many clients train side by side; where they cannot,
-        `alone` says why, and they train one at a time.
+    measure: whether to collect what tells of drift.  way: how they train; where they cannot train side by side, `alone`
+        says why, and they train one at a time.
     """
 
-    def __init__(self, job: Job, flows: tuple[Flow, ...], measure: bool, width: int) -> None:
-        self.job, self.flows, self.measure, self.width = job, flows, measure, width
+    def __init__(self, job: Job, flows: tuple[Flow, ...], measure: bool, way: Way) -> None:
+        self.job, self.flows, self.measure = job, flows, measure
         self.bench = Workbench(job.task, job.key)
         self.runner = ClientRunner(job.algorithm, self.bench, flows, job.key, measure)
         self.runner.check(job.data.train_sizes.tolist())
         self.lanes: Lanes | None = None
         self.lowrank: LowRank | None = None
         chain = job.algorithm.chain
-        self.why_not = why_not(self.runner.trainer, self.bench, chain) if width > 1 else None
-        if width > 1 and self.why_not is None:
+        self.why_not = why_not(self.runner.trainer, self.bench, chain) if way.lanes > 1 else None
+        if way.lanes > 1 and self.why_not is None:
             assert isinstance(self.runner.trainer, LocalSGD)
             lanes = Lanes(self.runner.trainer, self.bench)
             self.why_not = lanes.probe(job.data.store.rows(0, 2))
@@ -95,8 +96,7 @@ class UnitRunner:
             if self.lanes is not None and not measure and suits(self.runner.trainer, self.bench, chain, flows[-1]):
                 lowrank = LowRank(self.bench)
                 self.lowrank = lowrank if lowrank.probe(job.data.store) else None
-        if self.lanes is None:
-            self.width = 1
+        self.use(way)
         self.expected = flows[-1].lengths(self.bench.layout.size)
         if job.task.buffers == "average" and self.bench.has_statistics:
             self.expected["buffers"] = self.bench.statistics_layout.size
@@ -104,12 +104,34 @@ class UnitRunner:
     @property
     def alone(self) -> str | None:
         """Why clients train one at a time; `None` if they do not."""
-        return self.why_not if self.lanes is not None or self.why_not else "one at a time was asked for"
+        return self.why_not if self.width > 1 or self.why_not else "one at a time was asked for"
 
-    def use(self, width: int) -> None:
-        """Trains so many clients side by side from now on."""
-        if self.lanes is not None:
-            self.width, self.lanes = width, self.lanes if width > 1 else None
+    def use(self, way: Way) -> None:
+        """Trains in this way from now on, as far as that is possible; what was made ready for others is kept."""
+        self.way = way if self.lanes is not None else replace(way, lanes=1)
+        self.bench.channels_last = way.channels_last
+
+    @property
+    def width(self) -> int:
+        """How many clients make a crew."""
+        return self.way.lanes
+
+    @property
+    def convolves(self) -> bool:
+        """Whether the model has convolutions of images."""
+        return any(isinstance(part, nn.Conv2d) for part in self.bench.module.modules())
+
+    @property
+    def apart(self) -> bool:
+        """Whether clients could train in low-rank form, one after another, having some weights of their own."""
+        return self.lowrank is not None and bool(self.lowrank.own)
+
+    @property
+    def lowers(self) -> bool:
+        """Whether crews train in low-rank form where that pays."""
+        if self.lowrank is None or self.way.low_rank is not None:
+            return self.lowrank is not None and bool(self.way.low_rank)
+        return not self.lowrank.own
 
     def meter(self, ask: Ask, cohort: int | None = None) -> DriftMeter | None:
         """What collects the drift of a round, if that is measured; cohort: of so many clients, if not the ask's."""
@@ -122,7 +144,7 @@ class UnitRunner:
         done, down = Done(meter=meter), frame.size(ask.message.tensors())
         for start in range(0, len(members), self.width):
             clients = members[start : start + self.width]
-            if self.lanes is not None and self._side_by_side(ask, clients, down, done):
+            if self.width > 1 and self._side_by_side(ask, clients, down, done):
                 continue
             for client in clients:
                 done.reports.append(self._one(ask, client, down, secrets.get(client), done))
@@ -139,7 +161,8 @@ class UnitRunner:
         if present:
             if (planned := self._planned(ask, present)) is None:
                 return False
-            counted = self._lowered(ask, *planned, done) or self._counted(ask, *planned, done)
+            if (counted := self._lowered(ask, *planned, done)) is None and not (self.lowers and self.apart):
+                counted = self._counted(ask, *planned, done)
             if counted is None:
                 return False
             done.reports += self._reports(planned[0], counted, begun, down)
@@ -157,7 +180,7 @@ class UnitRunner:
     def _lowered(self, ask: Ask, crew: Crew, plan: Plan, done: Done) -> _Counted | None:
         """Trains a crew without a vector for each client, where nobody looks at one; `None`, and nothing has happened,
         if that cannot be."""
-        if self.lowrank is None or not self.lowrank.pays(plan):
+        if self.lowrank is None or not self.lowers or not self.lowrank.pays(plan):
             return None
         try:
             summed = self.lowrank.train(self.runner.prepare_crew(crew, ask, {}), plan)
@@ -180,6 +203,7 @@ class UnitRunner:
         if norms is None:
             return None
         self._count_crew(ask, crew, outcome, done)
+        self.job.memory.propose_stacked(crew.clients, (ask.round, ask.attempt), outcome.memory)
         trained, up = outcome.trained, frame.size(frame.of_update(outcome.update.lane(0)))
         count, loss = torch.as_tensor(trained.count), torch.as_tensor(trained.loss)
         return _Counted(count, loss, outcome.update.weight, norms, up)
@@ -201,12 +225,17 @@ class UnitRunner:
             return None
 
     def rehearse(self, ask: Ask, clients: Sequence[str]) -> None:
-        """Does the clients' work of a round, side by side if there are several, and forgets it."""
-        planned = self._planned(ask, clients) if len(clients) > 1 and self.lanes is not None else None
-        if planned is not None and (self._lowered(ask, *planned, Done()) or self._together(ask, *planned)):
-            return
+        """Does the clients' work of a round in the way that is used, and forgets it."""
+        done = Done()
+        if self.width > 1 and (planned := self._planned(ask, clients)) is not None:
+            if self._lowered(ask, *planned, done) is not None:
+                return
+            if not (self.lowers and self.apart) and (outcome := self._together(ask, *planned)) is not None:
+                self._count_crew(ask, planned[0], outcome, done)
+                return
         for client in clients:
-            self.runner.train(client, ask, self.job.data.train_of(client), self.job.memory.get(client))
+            outcome = self.runner.train(client, ask, self.job.data.train_of(client), self.job.memory.get(client))
+            self._count(ask, client, outcome.update, done.group)
 
     def _crew(self, clients: Sequence[str], ask: Ask) -> Crew:
         rows, sizes = Parts.of(self.job.data.train).rows(clients)
@@ -214,7 +243,7 @@ class UnitRunner:
         return Crew(tuple(clients), keys, self.job.data.store, rows, sizes)
 
     def _count_crew(self, ask: Ask, crew: Crew, outcome: Outcome, done: Done) -> None:
-        """Adds all updates of a crew to the unit's sum, and keeps their memory as pending."""
+        """Adds all updates of a crew to the unit's sum."""
         chain, ctx, update, trained = self.job.algorithm.chain, self._at_server(ask), outcome.update, outcome.trained
         if chain.aggregator.whole_cohort:
             term = chain.lift(update, ctx, self.flows)
@@ -228,7 +257,6 @@ class UnitRunner:
             if trained.squares is not None:
                 counts = torch.as_tensor(trained.count)
                 done.meter.add_paths(crew.clients, trained.squares, counts, trained.movement)
-        self.job.memory.propose_stacked(crew.clients, (ask.round, ask.attempt), outcome.memory)
 
     def _reports(self, crew: Crew, counted: _Counted, begun: float, down: int) -> list[ClientReport]:
         """A report for each of a crew, which shares the seconds since it began."""
