@@ -7,6 +7,7 @@ from toys import blobs
 
 import headway as hw
 from headway.client import lowrank
+from headway.client.motion import Motion
 
 SIZES = (7, 12, 5, 9, 20, 1)
 
@@ -186,12 +187,12 @@ def test_who_has_too_many_examples_trains_alone(lowered):
 @pytest.mark.parametrize(
     "options",
     [
-        {"recipe": "fedprox"},
         {"recipe": "scaffold"},
-        {"recipe": "fedavg+ecgr"},
+        {"recipe": "feddyn"},
         {"recipe": "qfedavg"},
+        {"recipe": "fednova"},
         {"drift": True},
-        {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, momentum=0.5)},
+        {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, steps_kept="half"), "recipe": "fedavg+ecgr", "close": 1e-3},
         {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, weight_decay=0.1)},
         {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, clip_gradient=1.0)},
         {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, epochs=9)},
@@ -199,8 +200,53 @@ def test_who_has_too_many_examples_trains_alone(lowered):
     ids=str,
 )
 def test_whoever_looks_at_a_clients_weights_sees_them(lowered, options):
-    agree(run(1, **options), run(6, **options))
+    close = options.get("close", 1e-10)
+    options = {name: value for name, value in options.items() if name != "close"}
+    agree(run(1, **options), run(6, **options), close)
     assert not lowered
+
+
+MOMENTUM = hw.LocalSGD(lr=0.1, batch_size=4, momentum=0.7)
+NESTEROV = hw.LocalSGD(lr=0.1, batch_size=3, epochs=1, momentum=0.6, nesterov=True)
+STRAGGLING = hw.LocalSGD(lr=0.1, batch_size=8, epochs=3, stragglers=0.6, momentum=0.5)
+DECREASING = hw.LocalSGD(
+    lr=0.2, batch_size=5, momentum=0.3, schedule=hw.Schedule(kind="exponential", over="steps", factor=0.7)
+)
+
+
+@pytest.mark.parametrize("trainer", [None, MOMENTUM, NESTEROV, STRAGGLING, DECREASING], ids=lambda t: repr(t)[:60])
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("fedavg", {}),
+        ("fedprox", {"mu": 0.8}),
+        ("fedavg+ecgr", {}),
+        ("fedprox+ecgr", {"mu": 0.5, "ecgr": {"select": 0.3, "beta": 0.1}}),
+        ("fedavg+ecgr", {"ecgr": {"select": 0.5, "beta": 0.2, "rule": "smallest"}}),
+        ("fedavg+ecgr", {"ecgr": {"select": 0.5, "beta": 0.2, "rule": "random"}}),
+    ],
+    ids=str,
+)
+def test_what_is_linear_in_the_gradients_needs_no_weights(lowered, trainer, recipe, options):
+    """Momentum, a pull to the start, and steps that are combined by their Gram matrix."""
+    agree(run(1, recipe, trainer=trainer, **options), run(4, recipe, trainer=trainer, **options), close=1e-9)
+    assert lowered
+
+
+def test_a_motion_is_that_of_a_number_with_known_gradients():
+    """One client whose gradients are unit vectors: what it has moved is A itself."""
+    rates = torch.tensor([0.5, 0.3, 0.2, 0.1], dtype=torch.float64)
+    for nesterov in (False, True):
+        motion = Motion(1, 4, momentum=0.6, nesterov=nesterov, pull=0.4)
+        w, v = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+        for number, rate in enumerate(rates):
+            before = w.clone()
+            g = torch.eye(4, dtype=torch.float64)[number] + 0.4 * w
+            v = 0.6 * v + g
+            w = w - rate * (g + 0.6 * v if nesterov else v)
+            motion.step(slice(1), number, rate.view(1))
+            torch.testing.assert_close(-motion.changes[0, number], w - before)
+        torch.testing.assert_close(-motion.moved[0], w)
 
 
 def test_who_explodes_is_rejected_and_the_others_count():

@@ -150,6 +150,11 @@ class Stage:
         """Whether `step` maps the direction that clipping, weight decay and momentum make, and not the gradient."""
         return False
 
+    @property
+    def only_pulls(self) -> bool:
+        """Whether `step` only adds `mu (w - w_t)`, mu being what the stage adds to the flow's `proximal`."""
+        return False
+
     def combine(self, gram: Tensor, ctx: Context) -> Tensor:
         """Coefficients `[..., K]` of the local steps in the delta, from their Gram matrix `[..., K, K]`."""
         return torch.ones_like(gram[..., 0])

@@ -28,9 +28,9 @@ class LocalEngine(Engine):
     lanes: how many clients train side by side as one batched program; where they cannot, `alone` says why, and they
         train one at a time.  The numbers agree to rounding.  "auto" measures, when the engine opens, how many lanes
         and threads are fastest here, and what is left open below; `plan` says what was found.
-    low_rank: whether crews of clients never write their large linear layers (`headway.client.lowrank`), under plain
-        SGD, without drift and where no stage looks at a client's vector; a crew whose model has other layers too
-        then trains one client after another.  `None`: where the model has no other layers.
+    low_rank: whether crews of clients never write their large linear layers (`headway.client.lowrank`), without drift
+        and where no stage looks at a client's vector; a crew whose model has other layers too then trains one
+        client after another, by plain SGD only.  `None`: where the model has no other layers.
     channels_last: whether images lie in memory with their channels side by side; `None`: as they are.
 
     Raises:

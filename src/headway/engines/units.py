@@ -94,7 +94,7 @@ class UnitRunner:
             self.why_not = lanes.probe(job.data.store.rows(0, 2))
             self.lanes = lanes if self.why_not is None else None
             if self.lanes is not None and not measure and suits(self.runner.trainer, self.bench, chain, flows[-1]):
-                lowrank = LowRank(self.bench)
+                lowrank = LowRank(self.runner.trainer, self.bench)
                 self.lowrank = lowrank if lowrank.probe(job.data.store) else None
         self.use(way)
         self.expected = flows[-1].lengths(self.bench.layout.size)
@@ -183,17 +183,22 @@ class UnitRunner:
         if self.lowrank is None or not self.lowers or not self.lowrank.pays(plan):
             return None
         try:
-            summed = self.lowrank.train(self.runner.prepare_crew(crew, ask, {}), plan)
+            work = self.runner.prepare_crew(crew, ask, {})
+            summed = self.lowrank.train(work, plan)
+            if self.job.algorithm.chain.combiner is not None:
+                here = replace(work.ctx, steps=summed.count)
+                summed = summed.combined(self.runner.coefficients(summed.gram(), here))
         except Exception:  # whatever a model may raise: the client alone raises it with names
             return None
         update = Update.of(torch.ones(len(crew), 1, dtype=torch.float64), crew.sizes.double())
         term = self.job.algorithm.chain.lift(update, self._at_server(ask), self.flows)
         total = summed.total(term.delta.squeeze(1))
-        if not bool(torch.isfinite(summed.norms).all()) or not bool(torch.isfinite(total).all()):
+        norms = summed.norms()
+        if not bool(torch.isfinite(norms).all()) or not bool(torch.isfinite(total).all()):
             return None
         done.group.add_sum({"delta": total}, term)
         up = frame.size(frame.of_update(Update.of(ask.message.params)))
-        return _Counted(summed.count, summed.loss, update.weight, summed.norms, up)
+        return _Counted(summed.count, summed.loss, update.weight, norms, up)
 
     def _counted(self, ask: Ask, crew: Crew, plan: Plan, done: Done) -> _Counted | None:
         """Trains a crew and counts its updates; `None`, and nothing has happened, if they must train one at a time."""
