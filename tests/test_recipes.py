@@ -17,5 +17,5 @@ def test_plus_ecgr_is_as_the_option_says():
 def test_an_unknown_recipe_or_option_is_named_with_what_is_near():
     with pytest.raises(hw.ConfigError, match=r"no recipe named 'fedporx\+ecgr'.*fedprox\+ecgr"):
         hw.recipes.recipe("fedporx+ecgr")
-    with pytest.raises(hw.ConfigError, match="the recipe 'fedprox' has no option 'nu'.*mu"):
+    with pytest.raises(hw.ConfigError, match=r"the recipe 'fedprox' has no option 'nu'.*mu"):
         hw.recipes.recipe("fedprox+ecgr", nu=1.0)
