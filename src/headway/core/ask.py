@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 from headway.core.errors import ConfigError
+from headway.core.registry import check_types
 from headway.core.total import Total
 from headway.core.update import Tensors, flat_names
 
@@ -21,18 +22,41 @@ class Quorum:
 
     count: updates that end the round; `None` for all of the cohort.  Below the cohort it is over-selection.
     deadline_s: seconds after which the round goes on with what has arrived.
-    late: "drop" them, or "keep" them with their age (buffered asynchrony).
+    late: "drop" them, or "keep" them with their age (buffered asynchrony); the cohort is then those in flight.
+    max_age: by how many rounds the model of an update that counts may be behind, if late ones are kept.
+    retries: how often a client that fails is asked again in the round; replace: whether another one is asked then.
+    lost_after_s: seconds after which a client that does not answer is taken for lost.
+    cap: how often a client may count in a whole run.
+
+    Raises:
+        ConfigError: for a number out of range, or a maximal age where late updates are dropped.
     """
 
     count: int | None = None
     deadline_s: float | None = None
     late: Literal["drop", "keep"] = "drop"
+    max_age: int | None = None
+    retries: int = 0
+    replace: bool = False
+    lost_after_s: float = 86_400.0
+    cap: int | None = None
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.count < 1:
-            raise ConfigError(f"Quorum.count must be at least 1, found {self.count}.")
-        if self.deadline_s is not None and not self.deadline_s > 0:
-            raise ConfigError(f"Quorum.deadline_s must be above 0 seconds, found {self.deadline_s}.")
+        check_types(self)
+        for name, least in (("count", 1), ("max_age", 0), ("retries", 0), ("cap", 1)):
+            number = getattr(self, name)
+            if number is not None and number < least:
+                raise ConfigError(f"Quorum.{name} must be at least {least}, found {number}.")
+        for name in ("deadline_s", "lost_after_s"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                raise ConfigError(f"Quorum.{name} must be above 0 seconds, found {seconds}.")
+        if self.late not in ("drop", "keep"):
+            raise ConfigError(f'Quorum.late must be "drop" or "keep", found {self.late!r}.')
+        if self.max_age is not None and self.late != "keep":
+            raise ConfigError(
+                f'Quorum.max_age is {self.max_age}, but late updates are dropped: say late = "keep", or leave it out.'
+            )
 
 
 @dataclass(frozen=True, slots=True)
