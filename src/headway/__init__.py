@@ -12,25 +12,30 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "AFL": "stages",
-    "ECGR": "stages",
     "Aggregator": "core.stage",
     "Algorithm": "core.algorithm",
     "All": "samplers",
+    "Always": "engines",
     "AverageModel": "stages",
+    "Bernoulli": "engines",
     "Chain": "core.chain",
     "ChainRefused": "core.errors",
     "ClientFailed": "core.errors",
     "Clip": "stages",
+    "ClockEngine": "engines",
     "ConfigError": "core.errors",
     "Context": "core.stage",
     "DataError": "core.errors",
+    "Diurnal": "engines",
     "Diverged": "core.errors",
+    "ECGR": "stages",
     "Examples": "data",
     "FedDyn": "stages",
     "FedNova": "stages",
     "FedProx": "stages",
     "FederatedData": "data",
     "Fixed": "samplers",
+    "Fleet": "engines",
     "Flow": "core.flow",
     "HeadwayError": "core.errors",
     "Layout": "core.layout",
@@ -57,6 +62,7 @@ _WHERE = {
     "ServerYogi": "stages",
     "Stage": "core.stage",
     "Task": "client",
+    "Trace": "engines",
     "Trainer": "client",
     "Uniform": "samplers",
     "Update": "core.update",
@@ -93,7 +99,17 @@ if TYPE_CHECKING:
     from headway.core.stage import Aggregator, Context, Place, Protocol, Stage
     from headway.core.update import Update
     from headway.data import Examples, FederatedData
-    from headway.engines import LocalEngine, ProcessEngine, RayEngine
+    from headway.engines import (
+        Always,
+        Bernoulli,
+        ClockEngine,
+        Diurnal,
+        Fleet,
+        LocalEngine,
+        ProcessEngine,
+        RayEngine,
+        Trace,
+    )
     from headway.observe.report import RoundReport
     from headway.run import Run, rounds
     from headway.samplers import All, Fixed, Uniform

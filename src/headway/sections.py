@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from headway.core.errors import ConfigError
-from headway.engines import Engine, LocalEngine, ProcessEngine, RayEngine
+from headway.core.registry import build, to_numbers
+from headway.engines import FLEETS, Fleet, LocalEngine, ProcessEngine, RayEngine
 
 
 class _Section(BaseModel):
@@ -114,7 +115,7 @@ class EngineSection(_Section):
     channels_last: bool | None = None
     drift: bool | None = None
 
-    def engine(self) -> Engine:
+    def engine(self) -> LocalEngine:
         """The engine.
 
         Raises:
@@ -139,6 +140,24 @@ class EngineSection(_Section):
         return LocalEngine(lanes=self.lanes or 1, **way)
 
 
+class ClockSection(_Section):
+    """A virtual clock, and what the clients are like: further keys are fields of `Fleet`.
+
+    preset: a fleet that the fields change; one whose clients are always there and answer at once, if nothing is said.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    preset: Literal["phones", "hospitals", "instant"] = "instant"
+
+    def fleet(self) -> Fleet:
+        """The clients.
+
+        Raises:
+            ConfigError, DataError: for a field that there is not, a number out of range, or a bad trace.
+        """
+        return build(Fleet, {**to_numbers(FLEETS[self.preset]), **(self.model_extra or {})})
+
+
 class Sections(_Section):
     """The whole file."""
 
@@ -148,6 +167,7 @@ class Sections(_Section):
     task: TaskSection = Field(default_factory=TaskSection)
     algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
     engine: EngineSection = Field(default_factory=EngineSection)
+    clock: ClockSection | None = None
     compare: CompareSection = Field(default_factory=CompareSection)
     advise: AdviseSection = Field(default_factory=AdviseSection)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -231,6 +231,15 @@ class LocalSGD(Trainer):
             return whole, True
         return int(key.derive("amount").integers(1, whole - 1, 1)), False
 
+    def examples_used(self, examples: int, client_key: Key) -> int:
+        """Those of all its steps."""
+        training = examples - held_out_count(examples, self.validation)
+        amount, _ = self.amount(client_key)
+        if self.steps is None:
+            return amount * training
+        sizes = [stop - start for start, stop in batch_bounds(training, self.batch_size)]
+        return amount // len(sizes) * training + sum(sizes[: amount % len(sizes)])
+
     def amounts(self, keys: Sequence[Key]) -> list[tuple[int, bool]]:
         """`amount` of each of these clients; no key is looked at where nobody straggles."""
         if not self.stragglers:

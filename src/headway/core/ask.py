@@ -41,6 +41,17 @@ class Quorum:
     lost_after_s: float = 86_400.0
     cap: int | None = None
 
+    @property
+    def spoken(self) -> str:
+        """When a round ends, and what becomes of late updates, in a line."""
+        ends = "all have answered" if self.count is None else f"{self.count} have answered"
+        deadline = "" if self.deadline_s is None else f", or after {self.deadline_s:g} s"
+        aged = "" if self.max_age is None else f", up to {self.max_age} rounds old"
+        late = "late updates are dropped" if self.late == "drop" else f"late updates are kept{aged}"
+        again = f"; who fails is asked {self.retries} times more" if self.retries else ""
+        instead = "; others are asked instead" if self.replace else ""
+        return f"a round ends when {ends}{deadline}; {late}{again}{instead}"
+
     def __post_init__(self) -> None:
         check_types(self)
         for name, least in (("count", 1), ("max_age", 0), ("retries", 0), ("cap", 1)):
@@ -79,7 +90,8 @@ class Ask:
 
     kind: "train"; "evaluate"; "settle", the verdict that ends a round (its cohort are the clients whose
         update was counted: they keep their pending memory); or a protocol's own.
-    private: what single clients are told beside the common message.
+    private: what single clients are told beside the common message.  age: how many rounds the model has moved on since
+        the message was its.
     """
 
     kind: str
@@ -87,6 +99,7 @@ class Ask:
     cohort: tuple[str, ...]
     quorum: Quorum = Quorum()
     round: int = 0
+    age: int = 0
     attempt: int = 0
     number: int = 0
     private: Mapping[str, Tensors] = field(default_factory=dict)
@@ -114,13 +127,14 @@ class ClientReport:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: the total of the counted updates, replies to a protocol, a report per client, and
-    figures of the whole cohort (its drift)."""
+    """What came back: the total of the counted updates, replies to a protocol, a report per client, figures of the
+    whole cohort (its drift), and those of a clock, in its seconds."""
 
     total: Total = field(default_factory=Total)
     replies: Mapping[str, Tensors] = field(default_factory=dict)
     reports: Sequence[ClientReport] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
+    clock: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def counted(self) -> tuple[str, ...]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from itertools import takewhile
-from typing import Literal
+from typing import Any, Literal
 
 from headway.core.ask import Quorum
 
@@ -157,6 +157,28 @@ class Pool:
             self._flying.clear()
         losses, self._losses = tuple(self._losses), []
         return Closed(self.round, self.now, counted, losses)
+
+    @property
+    def flying(self) -> tuple[Ticket, ...]:
+        """The asks in flight."""
+        return tuple(self._flying.values())
+
+    def told(self) -> dict[str, Any]:
+        """What goes on after a round, in plain values, from which `recall` goes on."""
+        return {
+            "now": self.now,
+            "number": self._number,
+            "served": dict(self.served),
+            "flying": [astuple(ticket) for ticket in self.flying],
+            "accepted": [[astuple(arrival.ticket), arrival.at] for arrival in self._accepted],
+        }
+
+    def recall(self, told: Mapping[str, Any]) -> None:
+        """Goes on from what another pool has told after a round."""
+        self.now, self._number = told["now"], told["number"]
+        self.served = Counter(told["served"])
+        self._flying = {ticket.client: ticket for ticket in (Ticket(*each) for each in told["flying"])}
+        self._accepted = [Arrival(Ticket(*each), at) for each, at in told["accepted"]]
 
     @property
     def _enough(self) -> bool:

@@ -76,6 +76,7 @@ class Context:
     initial_loss, initial_gradient: of the broadcast model over the client's training examples;
         validation_loss: of the same model over examples that the client never trains on.
     label_entropy: of the client's labels, as a share of its maximum, in [0, 1].
+    age: at the server, how many rounds the model has moved on since the client was asked.
     counted, population: at the server, how many updates count, and how many clients there are.
     """
 

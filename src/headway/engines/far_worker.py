@@ -101,7 +101,8 @@ class FarWorker:
         self.memory.begin(ranges)
         params, buffers, stages = unflat_names(tensors_of(broadcast))
         round_, attempt, clients, cohort = (request[name] for name in ("round", "attempt", "clients", "cohort"))
-        ask = Ask("train", Message(params, stages, buffers), tuple(clients), round=round_, attempt=attempt)
+        message, age = Message(params, stages, buffers), request["age"]
+        ask = Ask("train", message, tuple(clients), round=round_, attempt=attempt, age=age)
         try:
             done = self.tally.run(ask, cohort)
             self.memory.flush()

@@ -32,7 +32,7 @@ class _Hand(Hand):
     def give(self, ask: Ask, unit: Unit) -> None:
         """Asks it by the pipe."""
         request = {"unit": unit.clients, "first": unit.first, "cohort": len(ask.cohort)}
-        self._ask({**request, "round": ask.round, "attempt": ask.attempt})
+        self._ask({**request, "round": ask.round, "attempt": ask.attempt, "age": ask.age})
 
     def work(self, unit: Unit) -> Work | None:
         """Reads its answer, and what it has written to shared memory."""

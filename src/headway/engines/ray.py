@@ -79,7 +79,13 @@ class _Hand(Hand):
     def give(self, ask: Ask, unit: Unit) -> None:
         """Asks it; the broadcast goes by reference."""
         engine = self.engine
-        request = {"round": ask.round, "attempt": ask.attempt, "clients": unit.clients, "cohort": len(ask.cohort)}
+        request = {
+            "round": ask.round,
+            "attempt": ask.attempt,
+            "age": ask.age,
+            "clients": unit.clients,
+            "cohort": len(ask.cohort),
+        }
         self.asked = engine.remote.call(self.actor, "unit", request, engine.memory_.ranges, engine.broadcast)
 
     def work(self, unit: Unit) -> Work | None:

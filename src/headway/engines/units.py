@@ -229,6 +229,15 @@ class UnitRunner:
         except Exception:  # whatever a model or a stage may raise: alone, client and stage are named
             return None
 
+    def bytes_up(self, ask: Ask) -> int:
+        """What a client sends, found out by training one on few examples, which is forgotten."""
+        client = ask.cohort[0]
+        examples = self.job.data.train_of(client).rows(0, 4)
+        before = torch.get_rng_state()
+        outcome = self.runner.train(client, ask, examples, self.job.memory.get(client))
+        torch.set_rng_state(before)
+        return frame.size(frame.of_update(outcome.update))
+
     def rehearse(self, ask: Ask, clients: Sequence[str]) -> None:
         """Does the clients' work of a round in the way that is used, and forgets it."""
         done = Done()
@@ -324,6 +333,7 @@ class UnitRunner:
             layout=self.bench.layout,
             flow=self.flows[-1],
             global_params=ask.message.params,
+            age=torch.tensor(ask.age),
         )
 
 
