@@ -13,7 +13,7 @@ __version__ AFL Aggregator Algorithm All Always AverageModel Bernoulli chain Cha
 ClockEngine ConfigError Context data DataError Diurnal Diverged ECGR Examples FedDyn FederatedData FedNova FedProx
 Fixed Fleet Flow HeadwayError Layout LocalEngine LocalSGD LossTerm Mean models Moon Place ProcessEngine Protocol
 QFedAvg Quorum RayEngine recipes RoundReport rounds Run RunFolderError Sampler Scaffold Schedule ServerAdagrad
-ServerAdam ServerSGD ServerYogi Stage stages Task Trace Trainer Uniform Update Weigh WeighByQuality
+ServerAdam ServerSGD ServerYogi Stage stages Staleness Task Trace Trainer Uniform Update Weigh WeighByQuality
 """.split()  # noqa: SIM905
 )
 

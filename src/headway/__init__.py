@@ -61,6 +61,7 @@ _WHERE = {
     "ServerSGD": "stages",
     "ServerYogi": "stages",
     "Stage": "core.stage",
+    "Staleness": "stages",
     "Task": "client",
     "Trace": "engines",
     "Trainer": "client",
@@ -128,6 +129,7 @@ if TYPE_CHECKING:
         ServerAdam,
         ServerSGD,
         ServerYogi,
+        Staleness,
         Weigh,
         WeighByQuality,
     )
