@@ -30,7 +30,7 @@ def timed(monkeypatch, seconds):
         ({1: 0.010, 2: 0.020, 8: 0.005, 16: 0.002, 27: 0.006}, 16),
         ({1: 0.010, 2: 0.012, 8: 0.016, 27: 0.1}, 1),
         ({1: 0.010, 2: 0.0099, 8: 0.0098, 27: 0.0097}, 1),
-        ({1: 1.0, 2: 0.5, 8: 0.1}, 1),
+        ({1: 20.0, 2: 5.0, 8: 1.0}, 1),
     ],
     ids=["all", "near the best", "one at a time", "hardly faster is not worth it", "wide lanes would take too long"],
 )

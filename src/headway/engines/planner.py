@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -20,8 +21,10 @@ from headway.engines.units import UnitRunner
 from headway.engines.way import Way, Wish
 
 COARSE = (2, 8, 32, 128, 512)  # lanes to try
-PATIENCE_S = 4.0  # after which no other width is tried
+PATIENCE_S = 4.0  # after which no other way is tried; longer by two rounds, one client at a time, up to the most
+MOST_PATIENCE_S = 20.0
 REPEATS = 3
+LONG_S = 1.0  # after so long nothing is repeated
 MOST = 1024
 CLOSE = 1.05  # times the best: the simpler way is preferred
 HOPELESS = 3.0  # times the best, in a first attempt: no other follows
@@ -72,20 +75,21 @@ def make_plan(runner: UnitRunner, cohort: int, most_threads: int, wish: Wish, st
 
 
 def _measure(trial: _Trial, cohort: int, most_threads: int, wish: Wish) -> Plan:
-    """One at a time first, on one thread and on all; then crews, coarsely, and around the best; then channels last."""
+    """One at a time first, on one thread and on all, and channels last; then crews, coarsely, and around the best."""
     runner, alone = trial.runner, Way(channels_last=bool(wish.channels_last))
     for threads in sorted({1, most_threads}):
         trial.measure(alone, threads)
+    trial.deadline += min(2 * cohort * min(trial.found.values()), MOST_PATIENCE_S - PATIENCE_S)
+    if wish.channels_last is None and runner.convolves:
+        trial.attempt(replace(alone, channels_last=True), trial.best()[1])
     if runner.lanes is not None:
         kinds = (True, False) if runner.apart and wish.low_rank is None else (wish.low_rank,)
+        last = trial.best()[0].channels_last
         for kind in kinds:
-            _try_crews(trial, min(cohort, MOST), replace(alone, low_rank=kind))
-    way, threads = trial.best()
-    if wish.channels_last is None and runner.convolves and (way.lanes == 1 or way.low_rank):
-        trial.attempt(replace(way, channels_last=True), threads)
-        way, _ = trial.best()
-    if way.lanes > 1 and way.low_rank and most_threads > 1:
-        trial.attempt(way, most_threads)
+            _try_crews(trial, min(cohort, MOST), replace(alone, low_rank=kind, channels_last=last and bool(kind)))
+    apart = [key for key in trial.found if key[0].lanes > 1 and key[0].low_rank]
+    if apart:  # one client after another, to whom threads may be of use
+        trial.attempt(min(apart, key=lambda key: trial.found[key])[0], most_threads)
     best = trial.best()
     return Plan(*best, (trial.found[best], trial.found[alone, 1]))
 
@@ -125,7 +129,8 @@ class _Trial:
 
     def attempt(self, way: Way, threads: int) -> None:
         """Measures, if there is time; a way in which the model fails is none."""
-        expected = way.lanes * min(self.found.values()) * (REPEATS + 1)
+        once = way.lanes * min(self.found.values())
+        expected = once if once > LONG_S else once * (REPEATS + 1)
         if (way, threads) not in self.found and time.perf_counter() + expected < self.deadline:
             with suppress(Exception):  # such as a model that counts on how its tensors lie in memory
                 self.measure(way, threads)
@@ -136,12 +141,13 @@ class _Trial:
             self.found[way, threads] = self.seconds(way)
 
     def seconds(self, way: Way) -> float:
-        """What one client takes in this way; the first time does not count, unless it is hopeless."""
+        """What one client takes in this way; the first time does not count, unless it is long or hopeless."""
         self.runner.use(way)
         clients = self.ask.cohort[: way.lanes]
         spent: list[float] = []
         before = torch.get_rng_state()
-        while len(spent) <= REPEATS and not (spent and self.found and spent[0] > HOPELESS * min(self.found.values())):
+        hopeless = HOPELESS * min(self.found.values(), default=math.inf)
+        while not spent or (len(spent) <= REPEATS and spent[0] <= hopeless and sum(spent) * len(clients) <= LONG_S):
             begun = time.perf_counter()
             self.runner.rehearse(self.ask, clients)
             spent.append((time.perf_counter() - begun) / len(clients))
