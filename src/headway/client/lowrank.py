@@ -85,7 +85,8 @@ class LowRank:
     def probe(self, store: Examples) -> bool:
         """Whether the model calls each layer once, on a row for each example: tried on two clients and two steps."""
         index = torch.tensor([0, len(store) - 1])
-        inputs, targets = store.inputs[index], store.targets[index]
+        two = self.bench.site.take(store, index)
+        inputs, targets = two.inputs, two.targets
         layers = [_Layer(name, part, lanes=2, rows=2) for name, part in self.layers.items()]
         self.bench.module.train()
         try:
@@ -94,7 +95,7 @@ class LowRank:
                     for layer in layers:
                         layer.expect(2, seen, 1)
                     losses = self.bench.task.criterion.per_example(self.bench.module(inputs), targets)
-                    self._learn(layers, losses.sum(), torch.ones(2, 1, 1, dtype=losses.dtype), (2, 1))
+                    self._learn(layers, losses.sum(), losses.new_ones(2, 1, 1), (2, 1))
         except Exception:  # whatever a model may raise; in the run it is raised with client and stage
             return False
         return True
@@ -114,24 +115,24 @@ class LowRank:
         table, rows = plan.table, sum(plan.table.widths())
         lanes = len(table.counts)
         layers = [_Layer(name, part, lanes, rows) for name, part in self.layers.items()]
-        weights = table.weights(self.bench.shared.dtype)
-        losses = torch.zeros(table.sizes.shape, dtype=torch.float64)
+        served = table.served(work.examples, self.bench.site, self.bench.shared.dtype)
+        losses = self.bench.shared.new_zeros(table.sizes.shape, dtype=torch.float64)
         per_example = self.bench.task.criterion.per_example
-        store, seen = work.examples, 0
+        seen = 0
         with _in_place(layers):
             for number, (active, width) in enumerate(zip(table.active(), table.widths(), strict=True)):
                 for layer in layers:
                     layer.expect(active, seen, width)
-                index = table.index[:active, number, :width].reshape(-1)
-                outputs = self.bench.module(store.inputs.index_select(0, index))
-                each = per_example(outputs, store.targets.index_select(0, index)).view(active, width)
-                mean = (each * weights[:active, number, :width]).sum(1)
-                rates = table.rates[:active, number].to(mean.dtype).view(-1, 1, 1)
+                batch = served.batch(active, number, width)
+                each = per_example(self.bench.module(batch.inputs), batch.targets).view(active, width)
+                mean = (each * served.weights[:active, number, :width]).sum(1)
+                rates = served.rates[:active, number].to(mean.dtype).view(-1, 1, 1)
                 self._learn(layers, mean.sum(), rates, (active, width))
                 losses[:active, number] = mean.detach().double()
                 seen += width
         squares = torch.stack([layer.squares for layer in layers]).sum(0)
-        return Summed(layers, self.bench.layout, table.counts, table.mean_losses(losses), squares.clamp_min(0).sqrt())
+        norms = squares.clamp_min(0).sqrt().cpu()
+        return Summed(layers, self.bench.layout, table.counts, table.mean_losses(losses), norms)
 
     @staticmethod
     def _learn(layers: list[_Layer], loss: Tensor, rates: Tensor, batch: tuple[int, int]) -> None:
@@ -149,7 +150,7 @@ class _Layer:
         weight = part.weight.detach()
         self.inputs = weight.new_zeros(lanes, rows, part.in_features)
         self.errors = weight.new_zeros(lanes, rows, part.out_features)
-        self.squares = torch.zeros(lanes, dtype=torch.float64)
+        self.squares = weight.new_zeros(lanes, dtype=torch.float64)
         self.one = 0.0 if part.bias is None else 1.0
         self.inner = self.inputs
 
@@ -196,7 +197,7 @@ class _Layer:
 
     def summed(self, factors: Tensor) -> dict[str, Tensor]:
         """The weighted sums of the changes of weight and bias, by the parameters' names."""
-        errors = (self.errors * -factors.to(self.errors.dtype).view(-1, 1, 1)).flatten(0, 1)
+        errors = (self.errors * -factors.to(self.errors).view(-1, 1, 1)).flatten(0, 1)
         prefix = f"{self.name}." if self.name else ""
         changes = {f"{prefix}weight": product(errors.T, self.inputs.flatten(0, 1).T)}
         return changes if self.part.bias is None else {**changes, f"{prefix}bias": errors.sum(0)}
