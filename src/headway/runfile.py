@@ -28,7 +28,6 @@ from headway.core.sampler import samplers
 from headway.core.stage import stages
 from headway.data import FederatedData, load
 from headway.data.view import View
-from headway.engines import PooledEngine
 from headway.presets import Applied, apply_preset
 from headway.run import Run, described
 from headway.samplers import All
@@ -100,7 +99,7 @@ class RunFile:
             experiment.task,
             rounds=section.rounds,
             seed=section.seed,
-            engine=PooledEngine() if self.view.pooled else self.sections.engine.engine(),
+            engine=self.sections.engine.pooled() if self.view.pooled else self.sections.engine.engine(),
             folder=folder,
             resume=resume,
             evaluate_every=None if section.evaluate_every == "never" else section.evaluate_every,

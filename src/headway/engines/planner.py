@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 
 from headway.core.ask import Ask, Message
-from headway.engines.units import UnitRunner
+from headway.engines.units import NoRoom, UnitRunner
 
 COARSE = (2, 8, 32, 128, 512)  # lanes to try
 PATIENCE_S = 4.0  # after which no other width is tried
@@ -104,25 +105,35 @@ class _Trial:
     """Trains clients of the run from its first model, and forgets what they did."""
 
     def __init__(self, runner: UnitRunner, cohort: int) -> None:
-        job = runner.job
         self.runner = runner
-        start, chain = runner.bench.shared.clone(), job.algorithm.chain
-        buffers = runner.bench.statistics() if "buffers" in runner.expected else None
-        message = Message(start, chain.broadcast(chain.init(start)), buffers)
-        names = job.data.clients[:MOST]
-        self.ask = Ask("train", message, tuple(names[: max(cohort, 1)]))
+        names = runner.job.data.clients[:MOST]
+        self.ask = first_ask(runner, names[: max(cohort, 1)])
 
     def seconds(self, width: int) -> float:
-        """What one client takes, in lanes of this width; the first time does not count."""
-        clients = self.ask.cohort[:width]
+        """What one client takes, in lanes of this width, infinite where they have no room; the first time does not
+        count."""
+        clients, site = self.ask.cohort[:width], self.runner.site
         spent = []
-        before = torch.get_rng_state()
-        for _ in range(REPEATS + 1):
-            begun = time.perf_counter()
-            self.runner.rehearse(self.ask, clients)
-            spent.append((time.perf_counter() - begun) / len(clients))
-        torch.set_rng_state(before)
+        before = site.drawn()
+        try:
+            for _ in range(REPEATS + 1):
+                site.wait()
+                begun = time.perf_counter()
+                self.runner.rehearse(self.ask, clients)
+                site.wait()
+                spent.append((time.perf_counter() - begun) / len(clients))
+        except NoRoom:
+            return math.inf
+        finally:
+            site.rewind(before)
         return statistics.median(spent[1:])
+
+
+def first_ask(runner: UnitRunner, clients: Sequence[str]) -> Ask:
+    """What these clients would be asked in the run's first round."""
+    start, chain = runner.bench.shared.clone(), runner.job.algorithm.chain
+    buffers = runner.bench.statistics() if "buffers" in runner.expected else None
+    return Ask("train", Message(start, chain.broadcast(chain.init(start)), buffers), tuple(clients))
 
 
 @contextmanager
@@ -143,6 +154,7 @@ def _fingerprint(runner: UnitRunner, cohort: int, most_threads: int) -> str:
         platform.machine(),
         _processor(),
         os.cpu_count(),
+        runner.site.name,
         most_threads,
         cohort,
         runner.bench.layout.fingerprint,

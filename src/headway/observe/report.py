@@ -17,7 +17,7 @@ class RoundReport:
     metrics: mean over clients' own test parts, weighted by examples.  central: on the test set of nobody's.
     clients: what became of each client asked.  evaluation: each client's metrics, where it was evaluated.
     drift: how far the updates pulled apart (see `observe.drift`), where it was measured.
-    alarms: which clients pull where (see `observe.alarm`).
+    alarms: which clients pull where (see `observe.alarm`).  notes: what else happened, in sentences.
     seconds: of training and aggregation.  bytes: as a message's frame counts them.
     """
 
@@ -33,6 +33,7 @@ class RoundReport:
     evaluation_seconds: float = 0.0
     drift: Mapping[str, float] = field(default_factory=dict)
     alarms: tuple[Alarm, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def count(self, status: str) -> int:
         """How many of the clients asked ended as "counted", "rejected" or "dropped"."""
