@@ -21,6 +21,7 @@ from headway.client.site import Site
 from headway.data import Examples
 
 NOWHERE = Site(torch.device("meta"))
+MADE = (torch.arange, torch.empty, torch.empty_strided)
 MAY_MIX = {
     torch.ops.aten.copy_.default,  # a transfer
     torch.ops.aten.index.Tensor,  # torch brings the index itself
@@ -117,7 +118,7 @@ class _Moves(TorchFunctionMode):
         made = func(*args, **kwargs)
         if func is Tensor.to and any(self._named(given) for given in (*args[1:], *kwargs.values())):
             return site.put(made)
-        return site.mark(made) if func in (torch.arange, torch.empty) and "device" in kwargs else made
+        return site.mark(made) if func in MADE and "device" in kwargs else made
 
     def _named(self, given):
         """Whether this names the site: as a device, or by a tensor there."""

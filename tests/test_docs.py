@@ -10,6 +10,8 @@ import torch
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.core.registry import build
+from headway.sections import ClockSection
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -56,6 +58,7 @@ NAMED = [
     "docs/tutorial.md",
     "docs/choosing.md",
     "docs/speed.md",
+    "docs/clients.md",
     "docs/stages/index.md",
     "docs/images/partition.png",
     "CHANGELOG.md",
@@ -79,6 +82,28 @@ def test_the_page_on_skew_names_every_partition_and_shift_with_its_numbers():
     section = tomllib.loads(config)["data"]
     assert [hw.data.shift(**each).kind for each in section["shift"]] == ["rotation", "labels"]
     assert hw.data.partitioner(**section["partition"]).alpha == 0.5
+
+
+def test_the_page_on_clients_shows_tables_that_load(tmp_path):
+    page = (ROOT / "docs/clients.md").read_text()
+    shown = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    clock, quorum, kept = (tomllib.loads(text) for text in shown)
+    fleet = ClockSection(**clock["clock"]).fleet()
+    assert (fleet.examples_per_s, fleet.crash, fleet.availability) == (60.0, 0.05, hw.Diurnal(8.0, 22.0, 3.0))
+    assert build(hw.Quorum, quorum["algorithm"]["quorum"]).spoken == (
+        "a round ends when 8 have answered, or after 300 s; late updates are dropped; who fails is asked 1 times more; "
+        "others are asked instead"
+    )
+    algorithm = hw.Algorithm(
+        hw.Chain.from_config(kept["algorithm"]["chain"]),
+        hw.LocalSGD(),
+        hw.Uniform(count=kept["algorithm"]["sampler"]["count"]),
+        build(hw.Quorum, kept["algorithm"]["quorum"]),
+    )
+    assert algorithm.chain.stages[0] == hw.Staleness()
+    options = {field.name for field in dataclasses.fields(hw.Quorum)} - {"max_age"}
+    assert set(quorum["algorithm"]["quorum"]) == options
+    assert set(clock["clock"]) - {"preset"} <= {field.name for field in dataclasses.fields(hw.Fleet)}
 
 
 def test_every_command_in_the_readme_exists():

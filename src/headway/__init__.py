@@ -12,25 +12,30 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "AFL": "stages",
-    "ECGR": "stages",
     "Aggregator": "core.stage",
     "Algorithm": "core.algorithm",
     "All": "samplers",
+    "Always": "engines",
     "AverageModel": "stages",
+    "Bernoulli": "engines",
     "Chain": "core.chain",
     "ChainRefused": "core.errors",
     "ClientFailed": "core.errors",
     "Clip": "stages",
+    "ClockEngine": "engines",
     "ConfigError": "core.errors",
     "Context": "core.stage",
     "DataError": "core.errors",
+    "Diurnal": "engines",
     "Diverged": "core.errors",
+    "ECGR": "stages",
     "Examples": "data",
     "FedDyn": "stages",
     "FedNova": "stages",
     "FedProx": "stages",
     "FederatedData": "data",
     "Fixed": "samplers",
+    "Fleet": "engines",
     "Flow": "core.flow",
     "HeadwayError": "core.errors",
     "Layout": "core.layout",
@@ -56,7 +61,9 @@ _WHERE = {
     "ServerSGD": "stages",
     "ServerYogi": "stages",
     "Stage": "core.stage",
+    "Staleness": "stages",
     "Task": "client",
+    "Trace": "engines",
     "Trainer": "client",
     "Uniform": "samplers",
     "Update": "core.update",
@@ -93,7 +100,17 @@ if TYPE_CHECKING:
     from headway.core.stage import Aggregator, Context, Place, Protocol, Stage
     from headway.core.update import Update
     from headway.data import Examples, FederatedData
-    from headway.engines import LocalEngine, ProcessEngine, RayEngine
+    from headway.engines import (
+        Always,
+        Bernoulli,
+        ClockEngine,
+        Diurnal,
+        Fleet,
+        LocalEngine,
+        ProcessEngine,
+        RayEngine,
+        Trace,
+    )
     from headway.observe.report import RoundReport
     from headway.run import Run, rounds
     from headway.samplers import All, Fixed, Uniform
@@ -112,6 +129,7 @@ if TYPE_CHECKING:
         ServerAdam,
         ServerSGD,
         ServerYogi,
+        Staleness,
         Weigh,
         WeighByQuality,
     )

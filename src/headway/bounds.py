@@ -66,4 +66,9 @@ def _plain(runfile: RunFile, view: View, evaluate_every: int | Literal["never"])
     """FedAvg with the file's trainer, which over one client is plain training."""
     run = runfile.sections.run.model_copy(update={"evaluate_every": evaluate_every})
     algorithm = replace(recipes.fedavg(), trainer=runfile.algorithm.trainer)
-    return replace(runfile, sections=runfile.sections.model_copy(update={"run": run}), algorithm=algorithm, view=view)
+    return replace(
+        runfile,
+        sections=runfile.sections.model_copy(update={"run": run, "clock": None}),
+        algorithm=algorithm,
+        view=view,
+    )

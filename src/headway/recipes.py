@@ -251,7 +251,7 @@ def names() -> list[str]:
 
 
 def recipe(name: str, **options: Any) -> Algorithm:
-    """The algorithm of a recipe's name; `+ecgr` after it puts ECGR on top.
+    """The algorithm of a recipe's name; `+ecgr` after it puts ECGR on top, as the option `ecgr` says if it is given.
 
     Raises:
         ConfigError: for an unknown recipe or option.
@@ -266,7 +266,7 @@ def recipe(name: str, **options: Any) -> Algorithm:
             shown = known.keys() - {"trainer", "sampler", "return"}
             raise ConfigError(f"the recipe {base!r} has no option {option!r}{nearest(option, shown)}.")
         options[option] = convert(value, known[option], f"{base}.{option}")
-    return make(**options, **({"ecgr": True} if plus else {}))
+    return make(**({"ecgr": True} if plus else {}) | options)
 
 
 def takes_trainer(name: str) -> bool:

@@ -36,6 +36,7 @@ from headway.observe.journal import Journal
 from headway.observe.report import RoundReport
 
 LOWER_IS_BETTER = ("loss", "mean_absolute_error")
+ENGINE = "engine/"  # before the names of the tensors that the engine keeps in a checkpoint
 EXPLODED = 1e3  # times the first round's training loss
 
 
@@ -166,7 +167,8 @@ class Run:
     def _round(self) -> RoundReport:
         begun = time.perf_counter()
         before = self.state
-        cohort = self.algorithm.cohort(self.engine.clients(), before.round, self.key)
+        there = self.engine.candidates(lambda clients: self.algorithm.enough(clients, self.engine.busy))
+        cohort = self.algorithm.cohort(there, before.round, self.key, self.engine.busy)
         answers: list[Answer] = []
 
         def send(ask: Ask) -> Answer:
@@ -199,6 +201,7 @@ class Run:
             bytes_down=sum(r.bytes_down for r in reports),
             drift={name: figure for answer in answers for name, figure in answer.figures.items()},
             notes=tuple(note for answer in answers for note in answer.notes),
+            clock={name: figure for answer in answers for name, figure in answer.clock.items()},
         )
         report = replace(report, alarms=self.watch.see(Figures.of(report)))
         if after.round == self.rounds or (self.evaluate_every is not None and after.round % self.evaluate_every == 0):
@@ -284,6 +287,9 @@ class Run:
             tensors, notes = folder.latest()
             self.state = State.from_tensors(int(notes["round"]), tensors)
             self.notes = {name: notes[name] for name in self.notes}
+            own = {name.removeprefix(ENGINE): tensor for name, tensor in tensors.items() if name.startswith(ENGINE)}
+            if "engine" in notes:
+                self.engine.restore(notes["engine"], own)
             self.memory.load(path / MEMORY, self.state.round)
         except BaseException:
             folder.close()
@@ -309,7 +315,9 @@ class Run:
         path = self.folder.path / MEMORY
         with writing(path):
             self.memory.save(path, self.state.round, self.folder.oldest_kept(self.state.round))
-        self.folder.save(self.state.round, self.state.tensors(), self.notes)
+        said, own = self.engine.saved()
+        tensors = self.state.tensors() | {f"{ENGINE}{name}": tensor for name, tensor in own.items()}
+        self.folder.save(self.state.round, tensors, self.notes | ({"engine": said} if said else {}))
 
     def _model_tensors(self) -> dict[str, Tensor]:
         """The model alone, as a checkpoint holds it."""

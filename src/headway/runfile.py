@@ -28,10 +28,11 @@ from headway.core.sampler import samplers
 from headway.core.stage import stages
 from headway.data import FederatedData, load
 from headway.data.view import View
+from headway.engines import ClockEngine, Engine
 from headway.presets import Applied, apply_preset
 from headway.run import Run, described
 from headway.samplers import All
-from headway.sections import AlgorithmSection, Sections
+from headway.sections import AlgorithmSection, ClockSection, Sections
 from headway.sets import parse_sets, put, set_on_stage
 
 
@@ -99,7 +100,7 @@ class RunFile:
             experiment.task,
             rounds=section.rounds,
             seed=section.seed,
-            engine=self.sections.engine.pooled() if self.view.pooled else self.sections.engine.engine(),
+            engine=self._engine(),
             folder=folder,
             resume=resume,
             evaluate_every=None if section.evaluate_every == "never" else section.evaluate_every,
@@ -107,6 +108,13 @@ class RunFile:
             keep=section.keep,
             config=self.to_toml(),
         )
+
+    def _engine(self) -> Engine:
+        """Where clients train, and by which clock."""
+        if self.view.pooled:
+            return self.sections.engine.pooled()
+        engine = self.sections.engine.engine()
+        return engine if self.sections.clock is None else ClockEngine(engine, self.sections.clock.fleet())
 
     def load_data(self) -> FederatedData:
         """The data, divided by the run's seed."""
@@ -169,6 +177,9 @@ def load_runfile(
     preset = apply_preset(_table(tables, "algorithm"))
     sections = _check(tables)
     sections.data.source = _absolute(sections.data.source, folder)
+    if sections.clock is not None:
+        _place_trace(sections.clock, folder)
+        sections.clock.fleet()
     if ":" in sections.model.name and sections.model.path is None:
         sections.model.path = str(folder)
     return RunFile(sections, _algorithm(sections.algorithm, of_stages), preset)
@@ -289,6 +300,13 @@ def _algorithm(section: AlgorithmSection, of_stages: Sequence[tuple[list[str], A
         samplers.build({"sampler": All.__name__, **section.sampler}),
         build(Quorum, section.quorum),
     )
+
+
+def _place_trace(section: ClockSection, folder: Path) -> None:
+    """A trace's path as an absolute one."""
+    found = (section.model_extra or {}).get("availability")
+    if isinstance(found, dict) and isinstance(found.get("file"), str):
+        found["file"] = str((folder / found["file"]).resolve())
 
 
 def _absolute(source: str, folder: Path) -> str:

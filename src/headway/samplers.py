@@ -122,6 +122,10 @@ class Uniform(Sampler):
             raise ConfigError(f"Uniform(count={self.count}) was asked to draw from {len(ordered)} clients only.")
         return tuple(ordered[place] for place in smallest(key.bits(len(ordered)), size))
 
+    def enough(self, clients: Sequence[str]) -> bool:
+        """Whether there are as many as are drawn."""
+        return bool(clients) and len(clients) >= self._size(len(clients))
+
     def facts(self, population: int | None) -> SamplerFacts:
         """The cohort has a fixed size."""
         expected = float(self._size(population)) if population is not None else self.count
@@ -161,6 +165,10 @@ class Fixed(Sampler):
             if place_in(ordered, name) is None:
                 raise ConfigError(f"Fixed names the client {name!r}, who is not there{_likely(name, ordered)}.")
         return tuple(sorted(self.clients))
+
+    def enough(self, clients: Sequence[str]) -> bool:
+        """Whether all of them are there."""
+        return all(place_in(clients, name) is not None for name in self.clients)
 
     def facts(self, population: int | None) -> SamplerFacts:
         """The cohort is the named clients."""

@@ -9,7 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from headway.client.site import Precision
 from headway.core.errors import ConfigError
-from headway.engines import Engine, LocalEngine, PooledEngine, ProcessEngine, RayEngine
+from headway.core.registry import build, to_numbers
+from headway.engines import FLEETS, Fleet, LocalEngine, PooledEngine, ProcessEngine, RayEngine
 
 
 class _Section(BaseModel):
@@ -102,26 +103,28 @@ class EngineSection(_Section):
     kind: in this process, in several, or on a Ray cluster; if nothing is said, in several where `workers` is said and
     in this one otherwise.  workers: in so many; one per core, if only the kind is said.  address: of the Ray cluster,
     host:port or "auto"; a cluster of this machine alone, if nothing is said.  lanes: how many side by side, or "auto"
-    for what is measured to be fastest; 1 in this process and "auto" elsewhere, if nothing is said.  drift: whether to
-    measure in every round how far the clients pull apart.  device: "cpu", "cuda" or "cuda:N", in this process.
-    precision: of the products in training on a GPU.
+    for what is measured to be fastest; 1 in this process and "auto" elsewhere, if nothing is said.  low_rank,
+    channels_last: see `LocalEngine`; measured with lanes = "auto", if nothing is said.  drift: whether to measure in
+    every round how far the clients pull apart.  device: "cpu", "cuda" or "cuda:N", in this process.  precision: of the
+    products in training on a GPU.
     """
 
     kind: Literal["local", "processes", "ray"] | None = None
     workers: int | None = Field(default=None, ge=1, le=1024)
     address: str | None = None
     lanes: int | Literal["auto"] | None = None
+    low_rank: bool | None = None
+    channels_last: bool | None = None
     drift: bool | None = None
     device: str | None = None
     precision: Precision | None = None
 
-    def engine(self) -> Engine:
+    def engine(self) -> LocalEngine:
         """The engine.
 
         Raises:
             ConfigError: if something is said that the kind has no use for.
         """
-        drift = self.drift is not False
         if self.address is not None and self.kind != "ray":
             raise ConfigError(
                 f'engine.address is {self.address!r}, but only a Ray cluster has one, and engine.kind is not "ray": '
@@ -144,20 +147,40 @@ class EngineSection(_Section):
                 f'engine.precision is "{self.precision}", but clients in workers train on processors, which have no '
                 "use for it: leave it out."
             )
+        way: dict[str, Any] = {"low_rank": self.low_rank, "channels_last": self.channels_last}
+        way["drift"] = self.drift is not False
         if self.kind == "ray":
-            return RayEngine(self.workers, address=self.address, lanes=self.lanes or "auto", drift=drift)
+            return RayEngine(self.workers, address=self.address, lanes=self.lanes or "auto", **way)
         if self.kind == "processes" or self.workers is not None:
-            return ProcessEngine(self.workers, lanes=self.lanes or "auto", drift=drift)
-        return LocalEngine(drift, lanes=self.lanes or 1, **self._there)
+            return ProcessEngine(self.workers, lanes=self.lanes or "auto", **way)
+        return LocalEngine(lanes=self.lanes or 1, **way, **self._there)
 
-    def pooled(self) -> Engine:
+    def pooled(self) -> PooledEngine:
         """The engine for one client that holds all examples."""
         return PooledEngine(**self._there)
 
     @property
-    def _there(self) -> dict[str, str]:
+    def _there(self) -> dict[str, Any]:
         """On which device, and in which precision."""
         return {"device": self.device or "cpu", "precision": self.precision or "float32"}
+
+
+class ClockSection(_Section):
+    """A virtual clock, and what the clients are like: further keys are fields of `Fleet`.
+
+    preset: a fleet that the fields change; one whose clients are always there and answer at once, if nothing is said.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    preset: Literal["phones", "hospitals", "instant"] = "instant"
+
+    def fleet(self) -> Fleet:
+        """The clients.
+
+        Raises:
+            ConfigError, DataError: for a field that there is not, a number out of range, or a bad trace.
+        """
+        return build(Fleet, {**to_numbers(FLEETS[self.preset]), **(self.model_extra or {})})
 
 
 class Sections(_Section):
@@ -169,6 +192,7 @@ class Sections(_Section):
     task: TaskSection = Field(default_factory=TaskSection)
     algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
     engine: EngineSection = Field(default_factory=EngineSection)
+    clock: ClockSection | None = None
     compare: CompareSection = Field(default_factory=CompareSection)
     advise: AdviseSection = Field(default_factory=AdviseSection)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -7,6 +7,7 @@ from toys import blobs
 
 import headway as hw
 from headway.client import lowrank
+from headway.client.motion import Motion
 
 SIZES = (7, 12, 5, 9, 20, 1)
 
@@ -15,10 +16,12 @@ def mlp():
     return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 9, bias=False), nn.ReLU(), nn.Linear(9, 3))
 
 
-def run(lanes, recipe="fedavg", make=mlp, trainer=None, number="float64", drift=False, rounds=4, **options):
+def run(
+    lanes, recipe="fedavg", make=mlp, trainer=None, number="float64", drift=False, rounds=4, low_rank=None, **options
+):
     trainer = trainer or hw.LocalSGD(lr=0.1, batch_size=4, epochs=1)
     algorithm = hw.recipes.recipe(recipe, trainer=trainer, **options)
-    engine = hw.LocalEngine(lanes=lanes, drift=drift)
+    engine = hw.LocalEngine(lanes=lanes, drift=drift, low_rank=low_rank)
     task = hw.Task(make, dtype=number, metrics=("accuracy",))
     made = hw.Run(algorithm, blobs(sizes=SIZES), task, rounds=rounds, engine=engine, seed=3)
     return made, list(made)
@@ -99,9 +102,9 @@ def test_stragglers(lowered):
 def other_models():
     shared = nn.Linear(4, 4)
     return {
-        "a convolution": nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 2), nn.Flatten(), nn.Linear(6, 3)),
         "a layer that is called twice": nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(4, 3)),
-        "a parameter of its own": Scaled(),
+        "dropout, each client's own": nn.Sequential(nn.Linear(4, 16), nn.Dropout(), nn.Linear(16, 3)),
+        "no linear layer": nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 3, 4), nn.Flatten()),
         "a layer that is not called": Idle(),
         "rows that are parts of an example": nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Linear(2, 3), Sums()),
     }
@@ -136,15 +139,60 @@ def test_other_models_have_weights_of_their_own(lowered, kind):
     assert run(4, make=lambda: other_models()[kind])[0].engine.runner.lowrank is None
 
 
+def front():
+    return nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 2), nn.Flatten(), nn.ReLU())
+
+
+def mixed_models():
+    return {
+        "a convolution": nn.Sequential(front(), nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)),
+        "a parameter of its own": Scaled(),
+        "dropout": nn.Sequential(front(), nn.Linear(6, 16), nn.Dropout(), nn.Linear(16, 3)),
+        "a frozen part": nn.Sequential(front().requires_grad_(False), nn.Linear(6, 3), nn.PReLU(3)),
+        "a parameter that nothing uses": Unused(),
+    }
+
+
+class Unused(Scaled):
+    def __init__(self):
+        super().__init__()
+        self.idle = nn.Parameter(torch.ones(5))
+
+
+@pytest.mark.parametrize("kind", list(mixed_models()))
+@pytest.mark.parametrize("options", [{"batch_size": 4}, {"batch_size": 8, "epochs": 2, "stragglers": 0.5}], ids=str)
+def test_other_parameters_are_trained_by_each_client(lowered, kind, options):
+    def make():
+        return mixed_models()[kind]
+
+    trainer = hw.LocalSGD(lr=0.2, **options)
+    alone, crews = run(1, make=make, trainer=trainer), run(4, make=make, trainer=trainer, low_rank=True)
+    agree(alone, crews)
+    assert (before := sum(lowered)) >= 4 * 2
+    agree(alone, run(4, make=make, trainer=trainer))
+    assert sum(lowered) == before, "only if it is asked for"
+
+
+def test_low_rank_can_be_left_out(lowered):
+    agree(run(1), run(6, low_rank=False))
+    assert not lowered
+
+
+def test_who_has_too_many_examples_trains_alone(lowered):
+    trainer, make = hw.LocalSGD(lr=0.1, batch_size=4, epochs=3), mixed_models()["a convolution"]
+    agree(run(1, make=lambda: make, trainer=trainer), run(2, make=lambda: make, trainer=trainer, low_rank=True))
+    assert sum(lowered) == 4 * 4, "the crew of the two largest sees up to 60 examples a client, and 32 pay"
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        {"recipe": "fedprox"},
         {"recipe": "scaffold"},
-        {"recipe": "fedavg+ecgr"},
+        {"recipe": "feddyn"},
         {"recipe": "qfedavg"},
+        {"recipe": "fednova"},
         {"drift": True},
-        {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, momentum=0.5)},
+        {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, steps_kept="half"), "recipe": "fedavg+ecgr", "close": 1e-3},
         {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, weight_decay=0.1)},
         {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, clip_gradient=1.0)},
         {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, epochs=9)},
@@ -152,8 +200,53 @@ def test_other_models_have_weights_of_their_own(lowered, kind):
     ids=str,
 )
 def test_whoever_looks_at_a_clients_weights_sees_them(lowered, options):
-    agree(run(1, **options), run(6, **options))
+    close = options.get("close", 1e-10)
+    options = {name: value for name, value in options.items() if name != "close"}
+    agree(run(1, **options), run(6, **options), close)
     assert not lowered
+
+
+MOMENTUM = hw.LocalSGD(lr=0.1, batch_size=4, momentum=0.7)
+NESTEROV = hw.LocalSGD(lr=0.1, batch_size=3, epochs=1, momentum=0.6, nesterov=True)
+STRAGGLING = hw.LocalSGD(lr=0.1, batch_size=8, epochs=3, stragglers=0.6, momentum=0.5)
+DECREASING = hw.LocalSGD(
+    lr=0.2, batch_size=5, momentum=0.3, schedule=hw.Schedule(kind="exponential", over="steps", factor=0.7)
+)
+
+
+@pytest.mark.parametrize("trainer", [None, MOMENTUM, NESTEROV, STRAGGLING, DECREASING], ids=lambda t: repr(t)[:60])
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("fedavg", {}),
+        ("fedprox", {"mu": 0.8}),
+        ("fedavg+ecgr", {}),
+        ("fedprox+ecgr", {"mu": 0.5, "ecgr": {"select": 0.3, "beta": 0.1}}),
+        ("fedavg+ecgr", {"ecgr": {"select": 0.5, "beta": 0.2, "rule": "smallest"}}),
+        ("fedavg+ecgr", {"ecgr": {"select": 0.5, "beta": 0.2, "rule": "random"}}),
+    ],
+    ids=str,
+)
+def test_what_is_linear_in_the_gradients_needs_no_weights(lowered, trainer, recipe, options):
+    """Momentum, a pull to the start, and steps that are combined by their Gram matrix."""
+    agree(run(1, recipe, trainer=trainer, **options), run(4, recipe, trainer=trainer, **options), close=1e-9)
+    assert lowered
+
+
+def test_a_motion_is_that_of_a_number_with_known_gradients():
+    """One client whose gradients are unit vectors: what it has moved is A itself."""
+    rates = torch.tensor([0.5, 0.3, 0.2, 0.1], dtype=torch.float64)
+    for nesterov in (False, True):
+        motion = Motion(1, 4, momentum=0.6, nesterov=nesterov, pull=0.4)
+        w, v = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+        for number, rate in enumerate(rates):
+            before = w.clone()
+            g = torch.eye(4, dtype=torch.float64)[number] + 0.4 * w
+            v = 0.6 * v + g
+            w = w - rate * (g + 0.6 * v if nesterov else v)
+            motion.step(slice(1), number, rate.view(1))
+            torch.testing.assert_close(-motion.changes[0, number], w - before)
+        torch.testing.assert_close(-motion.moved[0], w)
 
 
 def test_who_explodes_is_rejected_and_the_others_count():

@@ -33,6 +33,7 @@ from headway.stages import (
     ServerAdam,
     ServerSGD,
     ServerYogi,
+    Staleness,
     Weigh,
     WeighByQuality,
 )
@@ -52,6 +53,7 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "ServerAdagrad": (ServerAdagrad(), ServerAdagrad(0.3, 0.5, 0.1)),
     "ServerYogi": (ServerYogi(), ServerYogi(0.3, 0.0, 0.5, 0.1, bias_correction=True)),
     "ServerSGD": (ServerSGD(), ServerSGD(0.5, momentum=0.9)),
+    "Staleness": (Staleness("constant"), Staleness(), Staleness("polynomial", 2.0), Staleness("hinge", grace=1)),
     "Weigh": (Weigh("examples"), Weigh("uniform"), Weigh("capped", 3)),
     "WeighByQuality": (
         *(WeighByQuality(by) for by in ("alignment", "validation", "entropy")),
@@ -150,7 +152,7 @@ def case(stage: Stage, seed: int = 0) -> Case:
         gram=steps @ steps.mT,
         memory=memory,
         update=update,
-        server=replace(ctx, key=Key.root(seed), received={}, counted=2, population=8, **NO_CLIENT),
+        server=replace(ctx, key=Key.root(seed), received={}, age=torch.tensor(3), counted=2, population=8, **NO_CLIENT),
         state=state,
         aggregate=replace(update.lane(1), sums=sums),
         total=total,

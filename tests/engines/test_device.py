@@ -18,6 +18,8 @@ from headway.core.keys import Key
 from headway.engines import PooledEngine, room
 from headway.engines.planner import _fingerprint
 from headway.engines.room import lanes_that_fit
+from headway.engines.units import UnitRunner
+from headway.engines.way import Wish
 from headway.observe.drift import _Sketch
 from headway.sections import EngineSection
 
@@ -40,9 +42,9 @@ def with_dropout():
     return nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.3), nn.Tanh(), nn.Linear(6, 3))
 
 
-def run(algorithm, lanes=1, site=None, drift=True, make=model, rounds=2, folder=None, sizes=SIZES, **task):
+def run(algorithm, lanes=1, site=None, drift=True, make=model, rounds=2, folder=None, sizes=SIZES, way=None, **task):
     """A run, all of it, in the way of a GPU if a site is given."""
-    engine = hw.LocalEngine(drift, lanes)
+    engine = hw.LocalEngine(drift, lanes, **(way or {}))
     engine.site = site or engine.site
     task = hw.Task(make, metrics=("accuracy",), **task)
     data = blobs(sizes=sizes)
@@ -183,6 +185,34 @@ class TestTheWatch:
             run(algorithm, site=site)
 
 
+def images():
+    return nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2), nn.Flatten(), nn.Tanh(), nn.Linear(3, 3))
+
+
+LOW_RANK = {
+    "momentum": (hw.chain(hw.Mean()), hw.LocalSGD(lr=0.1, batch_size=4, momentum=0.5, nesterov=True), model),
+    "pull": (hw.chain(hw.FedProx(mu=0.1), hw.Mean()), PLAIN, model),
+    "combined steps": (hw.chain(hw.ECGR(), hw.Mean()), PLAIN, model),
+    "own": (hw.chain(hw.Mean()), PLAIN, images),
+}
+
+
+@pytest.mark.parametrize("case", LOW_RANK)
+def test_crews_in_low_rank_form(case, monkeypatch):
+    chain, trainer, make = LOW_RANK[case]
+    algorithm, way = hw.Algorithm(chain, trainer, hw.All()), {"low_rank": True, "channels_last": make is images}
+    lowered, whole = UnitRunner._lowered, []
+
+    def noted(self, *given):
+        whole.append(lowered(self, *given))
+        return whole[-1]
+
+    monkeypatch.setattr(UnitRunner, "_lowered", noted)
+    agree(algorithm, monkeypatch, lanes=3, drift=False, make=make, way=way)
+    assert len(whole) == 8
+    assert None not in whole
+
+
 class TestMemoryThatRunsOut:
     """Crews beyond a width find no room, as a GPU would say it."""
 
@@ -225,7 +255,7 @@ class TestMemoryThatRunsOut:
 
     def test_the_planner_takes_what_fits(self, most):
         made, reports = run(hw.recipes.recipe("fedavg", trainer=PLAIN), "auto", drift=self.drift)
-        assert made.engine.plan.lanes <= 2
+        assert made.engine.plan.way.lanes <= 2
         assert reports[0].notes == ()
 
 
@@ -289,7 +319,7 @@ def test_plans_are_remembered_by_device_and_precision(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     for site in (Site(), Site(torch.device("cuda", 0)), Site(torch.device("cuda", 0), "tf32")):
         made.engine.runner.site = site
-        names.add(_fingerprint(made.engine.runner, 6, 1))
+        names.add(_fingerprint(made.engine.runner, 6, 1, Wish()))
     assert len(names) == 3
 
 

@@ -20,7 +20,7 @@ def store(tmp_path, monkeypatch):
 
 def timed(monkeypatch, seconds):
     """Clients take these seconds each, by width; others would take very long."""
-    monkeypatch.setattr(planner._Trial, "seconds", lambda self, width: seconds.get(width, 1e3))
+    monkeypatch.setattr(planner._Trial, "seconds", lambda self, way: seconds.get(way.lanes, 1e3))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def timed(monkeypatch, seconds):
 def test_the_fastest_is_chosen(store, monkeypatch, seconds, chosen):
     timed(monkeypatch, seconds)
     made = started("fedavg", hw.LocalEngine(lanes="auto"))
-    assert made.engine.plan.lanes == made.engine.runner.width == chosen
+    assert made.engine.plan.way.lanes == made.engine.runner.width == chosen
     assert made.engine.plan.seconds == (seconds[chosen], seconds[1])
 
 
@@ -46,9 +46,9 @@ def test_a_plan_is_remembered_for_the_same_work_alone(store, monkeypatch):
     assert not started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan.remembered
     timed(monkeypatch, {1: 0.010, 2: 0.020})
     again = started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan
-    assert (again.lanes, again.remembered) == (2, True)
+    assert (again.way.lanes, again.remembered) == (2, True)
     assert "as measured before" in again.spoken
-    assert started("fedprox", hw.LocalEngine(lanes="auto")).engine.plan.lanes == 1
+    assert started("fedprox", hw.LocalEngine(lanes="auto")).engine.plan.way.lanes == 1
     assert len(json.loads(store.read_text())) == 2
 
 
@@ -60,14 +60,14 @@ def test_a_damaged_file_of_plans_is_measured_over(store, monkeypatch, damage):
     for text in (damage, json.dumps(known)):
         store.write_text(text)
         plan = started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan
-        assert (plan.lanes, plan.remembered) == (2, False)
+        assert (plan.way.lanes, plan.remembered) == (2, False)
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     timed(monkeypatch, {1: 0.010, 2: 0.005})
-    assert started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan.lanes == 2
+    assert started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan.way.lanes == 2
 
 
 @pytest.mark.parametrize("recipe", ["fedavg", "scaffold+ecgr", "qfedavg"])
@@ -79,7 +79,7 @@ def test_measuring_leaves_no_trace(store, recipe):
     measured = run(recipe, hw.LocalEngine(lanes="auto"))
     assert torch.equal(torch.get_rng_state(), state)
     plan = measured[0].engine.plan
-    told = run(recipe, hw.LocalEngine(lanes=plan.lanes))
+    told = run(recipe, hw.LocalEngine(lanes=plan.way.lanes))
     torch.set_num_threads(threads)
     assert torch.equal(measured[0].state.params, told[0].state.params)
     assert plan.seconds is not None
@@ -97,11 +97,11 @@ def test_a_resumed_run_keeps_its_plan(store, tmp_path, monkeypatch):
         return made.engine.plan
 
     timed(monkeypatch, {1: 0.010, 2: 0.005, 3: 0.006})
-    assert part(1, False).lanes == 2
+    assert part(1, False).way.lanes == 2
     store.unlink()
     timed(monkeypatch, {1: 0.010, 2: 0.020, 3: 0.030})
     plan = part(2, True)
-    assert (plan.lanes, plan.seconds) == (2, None)
+    assert (plan.way.lanes, plan.seconds) == (2, None)
 
 
 def test_a_model_that_fails_is_left_to_the_run(store):
@@ -116,5 +116,5 @@ def test_a_model_that_fails_is_left_to_the_run(store):
 
 def test_a_model_that_cannot_be_batched_is_planned_alone(store):
     made = started("fedavg", hw.LocalEngine(lanes="auto"), make=lambda: nn.Sequential(nn.RReLU(), nn.Linear(4, 3)))
-    assert made.engine.plan.lanes == 1
+    assert made.engine.plan.way.lanes == 1
     assert made.engine.spoken == "clients one at a time, since RuntimeError in a batched program"

@@ -153,7 +153,7 @@ def test_a_run_is_resumed_with_another_number_of_workers(tmp_path):
         made.close()
         return made
 
-    lanes = whole[0].engine.plan.lanes
+    lanes = whole[0].engine.plan.way.lanes
     first = part(hw.ProcessEngine(1, lanes=lanes), 2, False)
     again = part(hw.ProcessEngine(3, lanes="auto"), 4, True)
     assert first.engine.facts == again.engine.facts == whole[0].engine.facts

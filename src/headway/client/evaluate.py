@@ -57,7 +57,8 @@ def evaluate_clients(
     bench.module.eval()
     site, store = bench.site, data.store
     with site.evaluating():
-        outputs = torch.cat([bench.module(site.take(store, block).inputs).cpu() for block in rows.split(BATCH)])
+        blocks = (bench.arranged(site.take(store, block).inputs) for block in rows.split(BATCH))
+        outputs = torch.cat([bench.module(block).cpu() for block in blocks])
     cuts, targets = sizes[sizes > 0].tolist(), store.targets[site.beside(store, rows)].cpu()
     scored = zip(tested, outputs.split(cuts), targets.split(cuts), strict=True)
     return {client: _scores(bench, o, t) for client, o, t in scored}
@@ -85,7 +86,8 @@ def _outputs(bench: Workbench, examples: Examples) -> Tensor:
     """What the model makes of the examples, in main memory, where a user's metric finds it."""
     bench.module.eval()
     with bench.site.evaluating():
-        return torch.cat([bench.module(bench.site.put(block)).cpu() for block in examples.inputs.split(BATCH)])
+        blocks = (bench.arranged(bench.site.put(block)) for block in examples.inputs.split(BATCH))
+        return torch.cat([bench.module(block).cpu() for block in blocks])
 
 
 def _scores(bench: Workbench, outputs: Tensor, targets: Tensor) -> dict[str, float]:

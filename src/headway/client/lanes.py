@@ -154,7 +154,7 @@ class _Program:
     def _step(self, number: int, width: int) -> None:
         """One step of every active lane."""
         table, front = self.table, slice(self.active)
-        batch = self.served.batch(self.active, number, width)
+        batch = self.served.batch(front, number, width)
         inputs, targets = (t.unflatten(0, (self.active, width)) for t in (batch.inputs, batch.targets))
         grads, losses = self.stepped(
             self.views,

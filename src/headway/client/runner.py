@@ -175,15 +175,19 @@ class ClientRunner:
         update, kept = chain.send(update, memory, ctx, message.stages, self.flows)
         return Outcome(update, self._next_memory(kept, trained.keep), trained)
 
+    def coefficients(self, gram: Tensor, ctx: Context) -> Tensor:
+        """What the chain's combining stage makes of steps with this Gram matrix `[..., K, K]`: `[..., K]`."""
+        assert self.algorithm.chain.combiner is not None
+        label, stage = self.algorithm.chain.combiner
+        return stage.combine(gram, at(ctx, label, {}, self.flows, self.algorithm.chain.labels.index(label)))
+
     def _combined(self, trained: Trained, ctx: Context) -> tuple[Trained, Tensor]:
         """The delta, the steps with the coefficients that the chain gives them; and how long they were."""
-        combiner, steps = self.algorithm.chain.combiner, trained.steps
-        if combiner is None or steps is None or not torch.as_tensor(trained.count).any():
+        steps = trained.steps
+        if self.algorithm.chain.combiner is None or steps is None or not torch.as_tensor(trained.count).any():
             return trained, trained.movement
-        label, stage = combiner
-        here = at(ctx, label, {}, self.flows, self.algorithm.chain.labels.index(label))
         gram = gram_of(steps)
-        coefficients = stage.combine(gram, here)
+        coefficients = self.coefficients(gram, ctx)
         if self.measure:
             trained = replace(trained, squares=gram.diagonal(dim1=-2, dim2=-1).cpu())
         if bool((coefficients == 1).all()):

@@ -231,6 +231,15 @@ class LocalSGD(Trainer):
             return whole, True
         return int(key.derive("amount").integers(1, whole - 1, 1)), False
 
+    def examples_used(self, examples: int, client_key: Key) -> int:
+        """Those of all its steps."""
+        training = examples - held_out_count(examples, self.validation)
+        amount, _ = self.amount(client_key)
+        if self.steps is None:
+            return amount * training
+        sizes = [stop - start for start, stop in batch_bounds(training, self.batch_size)]
+        return amount // len(sizes) * training + sum(sizes[: amount % len(sizes)])
+
     def amounts(self, keys: Sequence[Key]) -> list[tuple[int, bool]]:
         """`amount` of each of these clients; no key is looked at where nobody straggles."""
         if not self.stragglers:
@@ -285,16 +294,17 @@ class _Loop:
     def step(self, batch: Examples, lr: float) -> None:
         """One local step."""
         parameters, trace = self.bench.parameters, self.work.trace
-        trace.enter("the model's forward pass", inputs=batch.inputs)
+        inputs = self.bench.arranged(batch.inputs)
+        trace.enter("the model's forward pass", inputs=inputs)
         term: Tensor | None = None
         self.bench.draws.at(self.dropout, self.account.count)
         if self.forward is None:
-            outputs = self.bench.module(batch.inputs)
+            outputs = self.bench.module(inputs)
         else:
-            outputs, term = self.forward(batch.inputs)
+            outputs, term = self.forward(inputs)
         trace.enter("the loss", outputs=outputs, targets=batch.targets)
         loss = self.mean_loss(outputs, batch.targets)
-        trace.enter("the backward pass", inputs=batch.inputs, targets=batch.targets, loss=loss, term=term)
+        trace.enter("the backward pass", inputs=inputs, targets=batch.targets, loss=loss, term=term)
         whole = loss if term is None else loss + term
         grads = torch.autograd.grad(whole, parameters, materialize_grads=True)
         with torch.no_grad():

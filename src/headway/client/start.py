@@ -136,7 +136,7 @@ def _loss(work: Work, examples: Examples, with_gradient: bool) -> tuple[float, T
         batch = bench.site.examples(examples.rows(start, stop))
         work.trace.enter("the model, at the start of the round", inputs=batch.inputs, targets=batch.targets)
         with torch.set_grad_enabled(with_gradient):
-            loss = bench.task.criterion.per_example(bench.module(batch.inputs), batch.targets).sum()
+            loss = bench.task.criterion.per_example(bench.module(bench.arranged(batch.inputs)), batch.targets).sum()
         total += loss.detach()
         if with_gradient:
             grads = torch.autograd.grad(loss, parameters, materialize_grads=True)

@@ -75,9 +75,9 @@ class Served:
     weights: Tensor
     rates: Tensor
 
-    def batch(self, lanes: int, number: int, width: int) -> Examples:
-        """What the first lanes see in a step, one lane after another, `[lanes * width, ...]`."""
-        index = self.index[:lanes, number, :width].reshape(-1)
+    def batch(self, lanes: slice, number: int, width: int) -> Examples:
+        """What these lanes see in a step, one lane after another, `[lanes * width, ...]`."""
+        index = self.index[lanes, number, :width].reshape(-1)
         inputs, targets = (t.index_select(0, index) for t in (self.store.inputs, self.store.targets))
         return self.site.examples(Examples(inputs, targets))
 

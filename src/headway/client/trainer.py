@@ -97,6 +97,10 @@ class Trainer(ABC):
     def check(self, bench: Workbench) -> None:  # noqa: B027 (most trainers train any model)
         """Refuses a model that it cannot train, before any round."""
 
+    def examples_used(self, examples: int, client_key: Key) -> int:
+        """On how many a client of so many examples trains in a round, each time counted; known before it starts."""
+        return examples
+
     def step_plan(self, examples: int, layout: Layout) -> StepPlan | None:
         """How the steps of a client of so many examples would be kept; `None` for a trainer without a budget.
 

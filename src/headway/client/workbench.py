@@ -21,6 +21,8 @@ class Workbench:
     layout, shared: the shared parameters, and their vector `[P]`.
     personal: those that stay with the client, `[Q]`.  statistics: the floating-point buffers, `[B]`.
     draws: what its dropout modules draw from.  site: where all of it lies; the initial weights do not depend on it.
+    channels_last: whether it is given images `[B, C, H, W]` with their channels side by side in memory, which
+    convolutions may like better; the numbers agree to rounding.
     """
 
     def __init__(self, task: Task, key: Key, site: Site | None = None) -> None:
@@ -28,6 +30,7 @@ class Workbench:
         self.module = task.build(key).to(self.site.device)
         self.draws = Draws(self.module)
         self.site.narrow(self.module)
+        self.channels_last = False
         chosen = shared_parameters(self.module, task.shared)
         others = {
             name: parameter
@@ -58,6 +61,14 @@ class Workbench:
             values = self.initial_statistics if statistics is None else statistics
             for name, value in self._buffer_layout.views(values).items():
                 self._buffers[name].copy_(value)
+
+    def arranged(self, inputs: Tensor) -> Tensor:
+        """A batch as the model takes it."""
+        if not self.channels_last or inputs.ndim != 4:
+            return inputs
+        _, channels, height, width = inputs.shape
+        strides = (channels * height * width, 1, width * channels, channels)  # of one channel too, where torch is free
+        return torch.empty_strided(inputs.shape, strides, dtype=inputs.dtype, device=inputs.device).copy_(inputs)
 
     def statistics(self) -> Tensor:
         """The buffers as a fresh vector `[B]`."""

@@ -17,11 +17,12 @@ from headway.client.steps import StepPlan
 from headway.client.trainer import Trainer
 from headway.core.errors import RunFolderError
 from headway.data import described
+from headway.engines import ClockEngine
 from headway.observe.alarm import Lines
 from headway.observe.folder import CONFIG, read_identity
 from headway.observe.progress import Meter
 from headway.observe.report import RoundReport
-from headway.observe.text import bytes_text, console, emit, number_text, plain_table, show_table
+from headway.observe.text import bytes_text, console, emit, number_text, plain_table, seconds_text, show_table
 from headway.run import Run
 from headway.runfile import RunFile, load_runfile
 
@@ -129,6 +130,9 @@ def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
     screen.print(f"  chain   {' > '.join(map(repr, run.algorithm.chain.stages))}", markup=False)
     if said := _steps_said(run):
         screen.print(f"  steps   {said}", soft_wrap=True)
+    if isinstance(run.engine, ClockEngine):
+        screen.print(f"  clock   {run.engine.fleet.spoken}", markup=False, soft_wrap=True)
+        screen.print(f"  quorum  {run.algorithm.quorum.spoken}", markup=False, soft_wrap=True)
     if said := run.engine.spoken:
         screen.print(f"  engine  {said}", markup=False, soft_wrap=True)
     screen.print(f"  folder  {folder}" + (f", from round {run.state.round}" if run.state.round else ""))
@@ -171,6 +175,8 @@ def _news(report: RoundReport, run: Run) -> str:
     name = run.task.headline
     if (value := report.headline(name)) is not None:
         parts.append(f"{name} {number_text(value)}")
+    if report.clock:
+        parts.append(f"{seconds_text(report.clock['ended_s'])} simulated")
     return "  ".join([*parts, f"{bytes_text(report.bytes_up + report.bytes_down)} a round"])
 
 
@@ -183,6 +189,7 @@ def _record(report: RoundReport) -> dict[str, Any]:
         "metrics": dict(report.metrics),
         "central": dict(report.central),
         "drift": dict(report.drift),
+        "clock": dict(report.clock),
         "alarms": [
             {"kind": a.kind, "clients": list(a.clients), "camps": [list(camp) for camp in a.camps], "text": a.text}
             for a in report.alarms

@@ -14,7 +14,7 @@ from headway.core.ask import Answer, Ask, Message, Quorum
 from headway.core.chain import Chain
 from headway.core.errors import ChainRefused
 from headway.core.explain import Explanation, explain
-from headway.core.flow import EngineFacts, Flow, TrainerFacts
+from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
 from headway.core.keys import Key
 from headway.core.layout import Layout
 from headway.core.sampler import Sampler
@@ -97,7 +97,7 @@ class Algorithm:
             },
         )
         if engine is not None:
-            _check_quorum(self.quorum, engine)
+            _check_quorum(self.quorum, engine, self.sampler.facts(population))
             _check_memory(self.trainer.facts, engine)
         return self.chain.trace(start)
 
@@ -115,9 +115,23 @@ class Algorithm:
         """The state before the first round, from the initial model `[P]`."""
         return State(0, w.clone(), self.chain.init(w), buffers)
 
-    def cohort(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
-        """Those asked in a round, sorted; a pure function of population, round and key."""
-        return self.sampler.draw(clients, round, key.derive("cohort", round))
+    def enough(self, clients: Sequence[str], busy: int = 0) -> bool:
+        """Whether a round can begin with these clients there, so many others being at work on earlier asks."""
+        return (busy > 0 and self.quorum.late == "keep") or self.sampler.enough(clients)
+
+    def cohort(self, clients: Sequence[str], round: int, key: Key, busy: int = 0) -> tuple[str, ...]:
+        """Those asked in a round, sorted; a pure function of who is there, the round and the key.
+
+        busy: how many others are at work on earlier asks, whose late updates are kept.  They are part of the number
+        that the sampler wants: as many are drawn as are missing.
+        """
+        own = key.derive("cohort", round)
+        expected = self.sampler.facts(len(clients) + busy).expected
+        if not busy or expected is None:
+            return self.sampler.draw(clients, round, own)
+        ordered, missing = sorted(clients), max(int(expected) - busy, 0)
+        drawn = own.permutation(len(ordered))[:missing].tolist()
+        return tuple(sorted(ordered[place] for place in drawn))
 
     def round(
         self,
@@ -163,14 +177,21 @@ class Algorithm:
         return State(state.round + 1, params, stages, buffers)
 
 
-def _check_quorum(quorum: Quorum, engine: EngineFacts) -> None:
-    """Refuses a quorum that the engine has no clock to keep."""
+def _check_quorum(quorum: Quorum, engine: EngineFacts, sampler: SamplerFacts) -> None:
+    """Refuses a quorum that no cohort can meet, or that the engine has no clock to keep."""
+    if sampler.expected is not None and quorum.count is not None and quorum.count > sampler.expected:
+        raise ChainRefused(
+            needed=f"a cohort of at least {quorum.count}, the updates that end a round",
+            found=f"cohorts of {sampler.expected:g}",
+            caused_by=repr(quorum),
+            do_this="lower quorum.count, or raise the sampler's",
+        )
     if not engine.clock and quorum != Quorum():
         raise ChainRefused(
             needed="an engine with a clock, which deadlines, over-selection and late updates are measured by",
             found=f"the {engine.name} engine, in which every client answers at once",
             caused_by=repr(quorum),
-            do_this="leave the quorum out, or draw stragglers in the trainer (stragglers=...)",
+            do_this="give the run a clock, leave the quorum out, or draw stragglers in the trainer (stragglers=...)",
         )
 
 

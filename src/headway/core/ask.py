@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 from headway.core.errors import ConfigError
+from headway.core.registry import check_types
 from headway.core.total import Total
 from headway.core.update import Tensors, flat_names
 
@@ -21,18 +22,52 @@ class Quorum:
 
     count: updates that end the round; `None` for all of the cohort.  Below the cohort it is over-selection.
     deadline_s: seconds after which the round goes on with what has arrived.
-    late: "drop" them, or "keep" them with their age (buffered asynchrony).
+    late: "drop" them, or "keep" them with their age (buffered asynchrony); the cohort is then those in flight.
+    max_age: by how many rounds the model of an update that counts may be behind, if late ones are kept.
+    retries: how often a client that fails is asked again in the round; replace: whether another one is asked then.
+    lost_after_s: seconds after which a client that does not answer is taken for lost.
+    cap: how often a client may count in a whole run.
+
+    Raises:
+        ConfigError: for a number out of range, or a maximal age where late updates are dropped.
     """
 
     count: int | None = None
     deadline_s: float | None = None
     late: Literal["drop", "keep"] = "drop"
+    max_age: int | None = None
+    retries: int = 0
+    replace: bool = False
+    lost_after_s: float = 86_400.0
+    cap: int | None = None
+
+    @property
+    def spoken(self) -> str:
+        """When a round ends, and what becomes of late updates, in a line."""
+        ends = "all have answered" if self.count is None else f"{self.count} have answered"
+        deadline = "" if self.deadline_s is None else f", or after {self.deadline_s:g} s"
+        aged = "" if self.max_age is None else f", up to {self.max_age} rounds old"
+        late = "late updates are dropped" if self.late == "drop" else f"late updates are kept{aged}"
+        again = f"; who fails is asked {self.retries} times more" if self.retries else ""
+        instead = "; others are asked instead" if self.replace else ""
+        return f"a round ends when {ends}{deadline}; {late}{again}{instead}"
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.count < 1:
-            raise ConfigError(f"Quorum.count must be at least 1, found {self.count}.")
-        if self.deadline_s is not None and not self.deadline_s > 0:
-            raise ConfigError(f"Quorum.deadline_s must be above 0 seconds, found {self.deadline_s}.")
+        check_types(self)
+        for name, least in (("count", 1), ("max_age", 0), ("retries", 0), ("cap", 1)):
+            number = getattr(self, name)
+            if number is not None and number < least:
+                raise ConfigError(f"Quorum.{name} must be at least {least}, found {number}.")
+        for name in ("deadline_s", "lost_after_s"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                raise ConfigError(f"Quorum.{name} must be above 0 seconds, found {seconds}.")
+        if self.late not in ("drop", "keep"):
+            raise ConfigError(f'Quorum.late must be "drop" or "keep", found {self.late!r}.')
+        if self.max_age is not None and self.late != "keep":
+            raise ConfigError(
+                f'Quorum.max_age is {self.max_age}, but late updates are dropped: say late = "keep", or leave it out.'
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +90,8 @@ class Ask:
 
     kind: "train"; "evaluate"; "settle", the verdict that ends a round (its cohort are the clients whose
         update was counted: they keep their pending memory); or a protocol's own.
-    private: what single clients are told beside the common message.
+    private: what single clients are told beside the common message.  age: how many rounds the model has moved on since
+        the message was its.
     """
 
     kind: str
@@ -63,6 +99,7 @@ class Ask:
     cohort: tuple[str, ...]
     quorum: Quorum = Quorum()
     round: int = 0
+    age: int = 0
     attempt: int = 0
     number: int = 0
     private: Mapping[str, Tensors] = field(default_factory=dict)
@@ -90,13 +127,14 @@ class ClientReport:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: the total of the counted updates, replies to a protocol, a report per client, and
-    figures of the whole cohort (its drift); sentences about what happened on the way."""
+    """What came back: the total of the counted updates, replies to a protocol, a report per client, figures of the
+    whole cohort (its drift), and those of a clock, in its seconds; sentences about what happened on the way."""
 
     total: Total = field(default_factory=Total)
     replies: Mapping[str, Tensors] = field(default_factory=dict)
     reports: Sequence[ClientReport] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
+    clock: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     @property

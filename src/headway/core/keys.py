@@ -21,7 +21,8 @@ Part = str | int
 def _encode(part: Part) -> bytes:
     """Unambiguous bytes of one part: its kind, its length, itself."""
     body = str(part).encode()
-    kind = b"i" if isinstance(part, Integral) else b"s"  # NumPy's integers are integers too
+    number = type(part) is not str and isinstance(part, Integral)  # NumPy's integers are integers too
+    kind = b"i" if number else b"s"
     return kind + len(body).to_bytes(4, "big") + body
 
 

@@ -19,6 +19,10 @@ class Sampler(ABC):
     def draw(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
         """The cohort, sorted by name."""
 
+    def enough(self, clients: Sequence[str]) -> bool:
+        """Whether a cohort can be drawn from these, who are there."""
+        return bool(clients)
+
     @abstractmethod
     def facts(self, population: int | None) -> SamplerFacts:
         """What the sampler promises, for stages that account for it."""

@@ -76,6 +76,7 @@ class Context:
     initial_loss, initial_gradient: of the broadcast model over the client's training examples;
         validation_loss: of the same model over examples that the client never trains on.
     label_entropy: of the client's labels, as a share of its maximum, in [0, 1].
+    age: at the server, how many rounds the model has moved on since the client was asked.
     counted, population: at the server, how many updates count, and how many clients there are.
     """
 
@@ -148,6 +149,11 @@ class Stage:
     @property
     def steers(self) -> bool:
         """Whether `step` maps the direction that clipping, weight decay and momentum make, and not the gradient."""
+        return False
+
+    @property
+    def only_pulls(self) -> bool:
+        """Whether `step` only adds `mu (w - w_t)`, mu being what the stage adds to the flow's `proximal`."""
         return False
 
     def combine(self, gram: Tensor, ctx: Context) -> Tensor:

@@ -196,7 +196,12 @@ class Parts(Mapping[str, Tensor]):
         Raises:
             KeyError: no such client.
         """
-        places = torch.tensor([self.place(client) for client in clients], dtype=torch.int64)
+        if isinstance(self.names, Numbered):
+            found = [self.place(client) for client in clients]
+        else:
+            known = self._known()
+            found = [known[client] for client in clients]
+        places = torch.tensor(found, dtype=torch.int64)
         sizes = self.sizes[places]
         return self._flat(self.starts[places], sizes), sizes
 
@@ -250,9 +255,13 @@ class Parts(Mapping[str, Tensor]):
             return None
         if isinstance(self.names, Numbered):
             return self.names.place(client)
+        return self._known().get(client)
+
+    def _known(self) -> dict[str, int]:
+        """The positions of names that are texts."""
         if self._places is None:
             self._places = {name: place for place, name in enumerate(self.names)}
-        return self._places.get(client)
+        return self._places
 
 
 def _within(starts: Tensor, sizes: Tensor, count: int) -> bool:

@@ -1,9 +1,25 @@
 """Engines: where asks are run."""
 
+from headway.engines.clock import ClockEngine
 from headway.engines.engine import Engine, Job
+from headway.engines.fleet import FLEETS, Always, Bernoulli, Diurnal, Fleet, Trace
 from headway.engines.local import LocalEngine
 from headway.engines.pooled import PooledEngine
 from headway.engines.processes import ProcessEngine
 from headway.engines.ray import RayEngine
 
-__all__ = ["Engine", "Job", "LocalEngine", "PooledEngine", "ProcessEngine", "RayEngine"]
+__all__ = [
+    "FLEETS",
+    "Always",
+    "Bernoulli",
+    "ClockEngine",
+    "Diurnal",
+    "Engine",
+    "Fleet",
+    "Job",
+    "LocalEngine",
+    "PooledEngine",
+    "ProcessEngine",
+    "RayEngine",
+    "Trace",
+]

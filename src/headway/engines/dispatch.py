@@ -123,8 +123,15 @@ class WorkerEngine(LocalEngine):
     title: ClassVar[str]
     worker: ClassVar[tuple[str, str]]
 
-    def __init__(self, workers: int | None, lanes: int | Literal["auto"], drift: bool) -> None:
-        super().__init__(drift, lanes)
+    def __init__(
+        self,
+        workers: int | None,
+        lanes: int | Literal["auto"],
+        drift: bool,
+        low_rank: bool | None,
+        channels_last: bool | None,
+    ) -> None:
+        super().__init__(drift, lanes, low_rank=low_rank, channels_last=channels_last)
         if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
             raise ConfigError(f"workers must be a whole number from 1, found {workers!r}.")
         self.workers = workers or 1
@@ -134,7 +141,8 @@ class WorkerEngine(LocalEngine):
     @property
     def facts(self) -> EngineFacts:
         """Keeps memory; every client answers at once.  The number of workers is no part of it."""
-        return EngineFacts(self.title if self._width == 1 else f"{self.title}, lanes of {self._width}")
+        width = self._way.lanes
+        return EngineFacts(self.title if width == 1 else f"{self.title}, lanes of {width}")
 
     @abstractmethod
     def prepare(self, ask: Ask) -> None:
@@ -164,7 +172,7 @@ class WorkerEngine(LocalEngine):
 
     def _measured(self, cohort: int) -> Plan:
         """The fastest plan for one worker's part of a cohort."""
-        return make_plan(self.runner, -(-cohort // self.workers), 1, default_store())
+        return make_plan(self.runner, -(-cohort // self.workers), 1, self.wish, default_store())
 
     def _set_threads(self, threads: int) -> None:
         """Each worker has one thread; this process keeps its own."""

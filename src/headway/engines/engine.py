@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from headway.client.memory import Memories, MemoryStore
 from headway.client.site import Site
@@ -70,6 +72,22 @@ class Engine(ABC):
     @abstractmethod
     def clients(self) -> Sequence[str]:
         """The population, sorted; the same object in every round, so that nothing is made anew for it."""
+
+    @property
+    def busy(self) -> int:
+        """How many clients are at work on an earlier ask."""
+        return 0
+
+    def candidates(self, enough: Callable[[Sequence[str]], bool]) -> Sequence[str]:
+        """Who may be asked; waits until they are enough for a round."""
+        return self.clients()
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a resumed run needs of the engine: plain values, and tensors by name."""
+        return {}, {}
+
+    def restore(self, notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:  # noqa: B027 (most keep nothing)
+        """Goes on from what was saved."""
 
     @abstractmethod
     def ask(self, ask: Ask) -> Answer:

@@ -23,6 +23,7 @@ from headway.engines.dispatch import Tally
 from headway.engines.engine import Job
 from headway.engines.keepers import Range, Remote, RemoteMemory
 from headway.engines.units import UnitRunner
+from headway.engines.way import Way
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Shipped:
     names: Sequence[str]
     flows: tuple[Flow, ...]
     measure: bool
-    width: int
+    way: Way
     remote: Remote
 
     @classmethod
@@ -49,7 +50,7 @@ class Shipped:
         for field in ("store", "train", "test", "central"):
             object.__setattr__(hollow, field, None)
         names = Parts.of(job.data.train).names
-        return cls(job.algorithm, job.task, job.key, hollow, names, runner.flows, runner.measure, runner.width, remote)
+        return cls(job.algorithm, job.task, job.key, hollow, names, runner.flows, runner.measure, runner.way, remote)
 
     def job(self, arrays: Arrays) -> Job:
         """The job again; the data were checked where they came from, and are not looked through again."""
@@ -88,7 +89,7 @@ class FarWorker:
         job = shipped.job(arrays)
         assert isinstance(job.memory, RemoteMemory)
         self.memory = job.memory
-        self.tally = Tally(UnitRunner(job, shipped.flows, shipped.measure, shipped.width))
+        self.tally = Tally(UnitRunner(job, shipped.flows, shipped.measure, shipped.way))
         self.whole = job.algorithm.chain.aggregator.whole_cohort
 
     def unit(self, request: dict[str, Any], ranges: Sequence[Range], broadcast: Arrays) -> dict[str, Any]:
@@ -100,7 +101,8 @@ class FarWorker:
         self.memory.begin(ranges)
         params, buffers, stages = unflat_names(tensors_of(broadcast))
         round_, attempt, clients, cohort = (request[name] for name in ("round", "attempt", "clients", "cohort"))
-        ask = Ask("train", Message(params, stages, buffers), tuple(clients), round=round_, attempt=attempt)
+        message, age = Message(params, stages, buffers), request["age"]
+        ask = Ask("train", message, tuple(clients), round=round_, attempt=attempt, age=age)
         try:
             done = self.tally.run(ask, cohort)
             self.memory.flush()

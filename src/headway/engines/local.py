@@ -19,6 +19,7 @@ from headway.engines.engine import Engine, Job
 from headway.engines.planner import MOST, Plan, default_store, make_plan
 from headway.engines.room import lanes_that_fit
 from headway.engines.units import UnitRunner, answered, units
+from headway.engines.way import Way, Wish
 
 
 class LocalEngine(Engine):
@@ -28,7 +29,11 @@ class LocalEngine(Engine):
         a protected chain).
     lanes: how many clients train side by side as one batched program; where they cannot, `alone` says why, and they
         train one at a time.  The numbers agree to rounding.  "auto" measures, when the engine opens, how many lanes
-        and threads are fastest here; `plan` says what was found.
+        and threads are fastest here, and what is left open below; `plan` says what was found.
+    low_rank: whether crews of clients never write their large linear layers (`headway.client.lowrank`), without drift
+        and where no stage looks at a client's vector; a crew whose model has other layers too then trains one
+        client after another, by plain SGD only.  `None`: where the model has no other layers.
+    channels_last: whether images lie in memory with their channels side by side; `None`: as they are.
     device: "cpu", "cuda" or "cuda:N".  On a GPU all that clients work with lies there, the examples too if they fit in
         half of what is free; there are at most as many lanes as fit.
     precision: of the products in training on a GPU, "float32", "tf32" or "bfloat16" (see `Site`).
@@ -42,6 +47,8 @@ class LocalEngine(Engine):
         drift: bool = True,
         lanes: int | Literal["auto"] = 1,
         *,
+        low_rank: bool | None = None,
+        channels_last: bool | None = None,
         device: str = "cpu",
         precision: str = "float32",
     ) -> None:
@@ -49,49 +56,47 @@ class LocalEngine(Engine):
             raise ConfigError(f'lanes must be a whole number from 1, or "auto", found {lanes!r}.')
         self.drift = drift
         self.lanes: int | Literal["auto"] = lanes
+        self.wish = Wish(low_rank, channels_last)
         self.plan: Plan | None = None
         self.site = Site.named(device, precision)
 
     @property
     def facts(self) -> EngineFacts:
         """Keeps memory; every client answers at once."""
-        width = self._width
+        width = self._way.lanes
         return EngineFacts("Local" if width == 1 else f"Lanes of {width}")
 
     @property
-    def _width(self) -> int:
-        """How many lanes there are, as far as it is known."""
+    def _way(self) -> Way:
+        """How clients train, as far as it is known."""
         if self.plan is not None:
-            return self.plan.lanes
-        return 1 if self.lanes == "auto" else self.lanes
+            return self.plan.way
+        return Way(1 if self.lanes == "auto" else self.lanes, self.wish.low_rank, bool(self.wish.channels_last))
 
     @property
     def spoken(self) -> str:
         """The plan, and why clients train one at a time where they should not; which GPU."""
         if not self.site.on_gpu:
-            return "" if self.lanes == 1 else self._beside
+            return "" if self._way == Way() and self.plan is None else self._beside
         there = ", the examples there too" if self.runner.resident else ""
         return f"on {self.site.name}{there}: {self._beside}"
 
     @property
     def _beside(self) -> str:
-        """How many clients train side by side, and why not as many as were asked for."""
-        if self.lanes == 1:
-            return "clients one at a time"
+        """The way, and why not as many clients side by side as were asked for."""
         if self.runner.why_not is not None:
             return f"clients one at a time, since {self.runner.why_not}"
-        said = f"{self._width} clients side by side" if self.plan is None else self.plan.spoken
-        if self.lanes == "auto" or self._width == self.lanes:
+        said = self._way.spoken if self.plan is None else self.plan.spoken
+        if self.lanes in ("auto", self._way.lanes):
             return said
         return f"{said} (of {self.lanes} that were asked for, those that fit in its memory)"
 
     @property
     def decided(self) -> dict[str, Any]:
-        """The lanes, where there are several; the device and the precision, where it is a GPU."""
-        lanes = {} if self._width == 1 else {"lanes": self._width}
+        """The way, where it is not one client at a time; the device and the precision, where it is a GPU."""
         if not self.site.on_gpu:
-            return lanes
-        return {**lanes, "device": self.site.device.type, "precision": self.site.precision}
+            return self._way.decided
+        return {**self._way.decided, "device": self.site.device.type, "precision": self.site.precision}
 
     def follow(self, decided: Mapping[str, Any]) -> None:
         """Measures nothing: does as a run did that is resumed, on the same kind of device and in its precision."""
@@ -103,7 +108,7 @@ class LocalEngine(Engine):
                 f'"{here[0]}" and "{here[1]}", which gives other bits: resume it as it was, or start a new run.'
             )
         if self.lanes == "auto" or (self.site.on_gpu and self.lanes != 1):
-            self.plan = Plan(int(decided.get("lanes", 1)), int(decided.get("threads", torch.get_num_threads())))
+            self.plan = Plan(Way.of(decided), int(decided.get("threads", torch.get_num_threads())))
 
     def open(self, job: Job) -> None:
         """Builds the one workbench that all clients use."""
@@ -112,22 +117,23 @@ class LocalEngine(Engine):
         flows = job.algorithm.flows(self.facts, population=len(self.population))
         measure = self.drift and not job.algorithm.protected
         measuring = self.lanes == "auto" and self.plan is None
-        self.runner = UnitRunner(job, flows, measure, MOST if measuring else self._width, self.site)
+        way = replace(self._way, lanes=MOST) if measuring else self._way
+        self.runner = UnitRunner(job, flows, measure, way, self.site)
         cohort = int(job.algorithm.sampler.facts(len(self.population)).expected or len(self.population))
         with self.site.training():
             fitting = lanes_that_fit(self.runner, min(cohort, self.runner.width)) if self.plan is None else cohort
             if measuring:
                 self.plan = self._measured(min(cohort, fitting))
-            elif fitting < min(cohort, self._width):
-                self.plan = Plan(fitting, torch.get_num_threads())
+            elif fitting < min(cohort, self._way.lanes):
+                self.plan = Plan(replace(self._way, lanes=fitting), torch.get_num_threads())
         if self.plan is not None:
-            self.runner.use(self.plan.lanes)
+            self.runner.use(self.plan.way)
             self._set_threads(self.plan.threads)
         self.secrets: dict[str, Tensors] = {}
 
     def _measured(self, cohort: int) -> Plan:
         """The fastest plan for cohorts of this size."""
-        return make_plan(self.runner, cohort, torch.get_num_threads(), default_store())
+        return make_plan(self.runner, cohort, torch.get_num_threads(), self.wish, default_store())
 
     def _set_threads(self, threads: int) -> None:
         torch.set_num_threads(threads)

@@ -10,31 +10,33 @@ import platform
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from headway.core.ask import Ask, Message
 from headway.engines.units import NoRoom, UnitRunner
+from headway.engines.way import Way, Wish
 
 COARSE = (2, 8, 32, 128, 512)  # lanes to try
 PATIENCE_S = 4.0  # after which no other width is tried
 REPEATS = 3
 MOST = 1024
-CLOSE = 1.05  # times the best: the fewer lanes are preferred
+CLOSE = 1.05  # times the best: the simpler way is preferred
+HOPELESS = 3.0  # times the best, in a first attempt: no other follows
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How clients are trained: part of what fixes a run's bits.
 
-    lanes: how many side by side.  threads: of torch, in each process.
+    way: in which way.  threads: of torch, in each process.
     seconds: what one client took, in the way chosen, and one at a time on one thread; `None` if nothing was measured.
     """
 
-    lanes: int
+    way: Way
     threads: int
     seconds: tuple[float, float] | None = None
     remembered: bool = False
@@ -42,17 +44,16 @@ class Plan:
     @property
     def spoken(self) -> str:
         """The plan in a line."""
-        side = "clients one at a time" if self.lanes == 1 else f"{self.lanes} clients side by side"
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        said = f"{self.way.spoken}, {'1 thread' if self.threads == 1 else f'{self.threads} threads'}"
         if self.seconds is None:
-            return f"{side}, {threads}"
+            return said
         chosen, alone = (f"{1e3 * seconds:.3g} ms" for seconds in self.seconds)
         when = "as measured before" if self.remembered else "measured"
-        beside = "" if (self.lanes, self.threads) == (1, 1) else f", one at a time on one thread {alone}"
-        return f"{side}, {threads}: {chosen} a client{beside} ({when})"
+        beside = "" if (self.way, self.threads) == (Way(), 1) else f", one at a time on one thread {alone}"
+        return f"{said}: {chosen} a client{beside} ({when})"
 
 
-def make_plan(runner: UnitRunner, cohort: int, most_threads: int, store: Path | None) -> Plan:
+def make_plan(runner: UnitRunner, cohort: int, most_threads: int, wish: Wish, store: Path | None) -> Plan:
     """The fastest plan for the runner's job, measured on its own model and clients, or remembered.
 
     cohort: how many clients a process trains in a round, which limits the lanes.  most_threads: that torch may use.
@@ -60,63 +61,86 @@ def make_plan(runner: UnitRunner, cohort: int, most_threads: int, store: Path | 
 
     Nothing that is measured changes a model, a memory or a random number of the run.
     """
-    name = _fingerprint(runner, cohort, most_threads)
+    name = _fingerprint(runner, cohort, most_threads, wish)
     if (known := _recall(store, name)) is not None:
         return known
     try:
-        chosen = _measure(runner, cohort, most_threads)
+        chosen = _measure(_Trial(runner, cohort), cohort, most_threads, wish)
     except Exception:  # whatever a model may raise: the run itself will raise it, with client and stage
-        return Plan(1, most_threads)
+        return Plan(Way(channels_last=bool(wish.channels_last)), most_threads)
     _remember(store, name, chosen)
     return chosen
 
 
-def _measure(runner: UnitRunner, cohort: int, most_threads: int) -> Plan:
-    """One at a time first, on one thread and on all; then lanes, coarsely, and around the best of those."""
-    trial = _Trial(runner, cohort)
-    found: dict[tuple[int, int], float] = {}
-    deadline = time.perf_counter() + PATIENCE_S
+def _measure(trial: _Trial, cohort: int, most_threads: int, wish: Wish) -> Plan:
+    """One at a time first, on one thread and on all; then crews, coarsely, and around the best; then channels last."""
+    runner, alone = trial.runner, Way(channels_last=bool(wish.channels_last))
     for threads in sorted({1, most_threads}):
-        with _threads(threads):
-            found[1, threads] = trial.seconds(1)
+        trial.measure(alone, threads)
+    if runner.lanes is not None:
+        kinds = (True, False) if runner.apart and wish.low_rank is None else (wish.low_rank,)
+        for kind in kinds:
+            _try_crews(trial, min(cohort, MOST), replace(alone, low_rank=kind))
+    way, threads = trial.best()
+    if wish.channels_last is None and runner.convolves and (way.lanes == 1 or way.low_rank):
+        trial.attempt(replace(way, channels_last=True), threads)
+        way, _ = trial.best()
+    if way.lanes > 1 and way.low_rank and most_threads > 1:
+        trial.attempt(way, most_threads)
+    best = trial.best()
+    return Plan(*best, (trial.found[best], trial.found[alone, 1]))
 
-    def attempt(width: int) -> None:
-        """Measures lanes on one thread, if there is time: stacked tensors gain nothing from threads that a process
-        would not."""
-        expected = width * min(found.values()) * (REPEATS + 1)
-        if (width, 1) not in found and time.perf_counter() + expected < deadline:
-            with _threads(1):
-                found[width, 1] = trial.seconds(width)
 
-    if runner.alone is None:
-        widest = min(cohort, MOST)
-        for width in sorted({widest, *(width for width in COARSE if width < widest)}):
-            attempt(width)
-        best = min(found, key=lambda key: found[key])[0]
-        for width in (best // 2, 2 * best):
-            if 1 < width <= widest and best > 1:
-                attempt(width)
-    fastest = min(found.values())
-    lanes, threads = min(key for key, seconds in found.items() if seconds <= CLOSE * fastest)
-    return Plan(lanes, threads, (found[lanes, threads], found[1, 1]))
+def _try_crews(trial: _Trial, widest: int, way: Way) -> None:
+    """Crews of this kind on one thread: stacked tensors gain nothing from threads that a process would not."""
+    for width in sorted({widest, *(width for width in COARSE if width < widest)}):
+        trial.attempt(replace(way, lanes=width), 1)
+    best = trial.best()[0].lanes
+    for width in (best // 2, 2 * best):
+        if 1 < width <= widest and best > 1:
+            trial.attempt(replace(way, lanes=width), 1)
 
 
 class _Trial:
-    """Trains clients of the run from its first model, and forgets what they did."""
+    """Trains clients of the run from its first model in several ways, and forgets what they did.
+
+    found: the seconds of one client, by way and threads.
+    """
 
     def __init__(self, runner: UnitRunner, cohort: int) -> None:
         self.runner = runner
         names = runner.job.data.clients[:MOST]
         self.ask = first_ask(runner, names[: max(cohort, 1)])
+        self.found: dict[tuple[Way, int], float] = {}
+        self.deadline = time.perf_counter() + PATIENCE_S
 
-    def seconds(self, width: int) -> float:
-        """What one client takes, in lanes of this width, infinite where they have no room; the first time does not
-        count."""
-        clients, site = self.ask.cohort[:width], self.runner.site
-        spent = []
+    def best(self) -> tuple[Way, int]:
+        """The fastest so far; of those that are nearly as fast, the simplest."""
+        close = CLOSE * min(self.found.values())
+        fast = (key for key, seconds in self.found.items() if seconds <= close)
+        return min(fast, key=lambda key: (key[0].lanes, key[0].channels_last, key[1]))
+
+    def attempt(self, way: Way, threads: int) -> None:
+        """Measures, if there is time; a way in which the model fails is none."""
+        expected = way.lanes * min(self.found.values()) * (REPEATS + 1)
+        if (way, threads) not in self.found and time.perf_counter() + expected < self.deadline:
+            with suppress(Exception):  # such as a model that counts on how its tensors lie in memory
+                self.measure(way, threads)
+
+    def measure(self, way: Way, threads: int) -> None:
+        """Finds the seconds of one client."""
+        with _threads(threads):
+            self.found[way, threads] = self.seconds(way)
+
+    def seconds(self, way: Way) -> float:
+        """What one client takes in this way, infinite where a crew has no room; the first time does not count, unless
+        it is hopeless."""
+        self.runner.use(way)
+        clients, site = self.ask.cohort[: way.lanes], self.runner.site
+        spent: list[float] = []
         before = site.drawn()
         try:
-            for _ in range(REPEATS + 1):
+            while len(spent) <= REPEATS and not (spent and self._hopeless(spent[0])):
                 site.wait()
                 begun = time.perf_counter()
                 self.runner.rehearse(self.ask, clients)
@@ -126,7 +150,11 @@ class _Trial:
             return math.inf
         finally:
             site.rewind(before)
-        return statistics.median(spent[1:])
+        return statistics.median(spent[1:] or spent)
+
+    def _hopeless(self, seconds: float) -> bool:
+        """Whether a first attempt took so long that no other follows."""
+        return bool(self.found) and seconds > HOPELESS * min(self.found.values())
 
 
 def first_ask(runner: UnitRunner, clients: Sequence[str]) -> Ask:
@@ -146,7 +174,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fingerprint(runner: UnitRunner, cohort: int, most_threads: int) -> str:
+def _fingerprint(runner: UnitRunner, cohort: int, most_threads: int, wish: Wish) -> str:
     """What a plan is good for: the model, the algorithm, the examples' shape, the machine and the versions."""
     job = runner.job
     says = [
@@ -157,6 +185,7 @@ def _fingerprint(runner: UnitRunner, cohort: int, most_threads: int) -> str:
         runner.site.name,
         most_threads,
         cohort,
+        wish,
         runner.bench.layout.fingerprint,
         str(runner.bench.module),
         repr(job.algorithm.chain),
@@ -197,8 +226,8 @@ def _recall(store: Path | None, name: str) -> Plan | None:
         return None
     try:
         chosen, alone = found["seconds"]
-        return Plan(int(found["lanes"]), int(found["threads"]), (float(chosen), float(alone)), remembered=True)
-    except (KeyError, TypeError, ValueError):
+        return Plan(Way.of(found["way"]), int(found["threads"]), (float(chosen), float(alone)), remembered=True)
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
@@ -206,8 +235,7 @@ def _remember(store: Path | None, name: str, chosen: Plan) -> None:
     """Writes the plan beside the others; a folder that cannot be written is no reason to stop a run."""
     if store is None:
         return
-    kept = asdict(chosen)
-    del kept["remembered"]
+    kept = {"way": chosen.way.decided, "threads": chosen.threads, "seconds": chosen.seconds}
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         fresh = store.with_suffix(f".{os.getpid()}.tmp")

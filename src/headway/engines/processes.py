@@ -32,7 +32,7 @@ class _Hand(Hand):
     def give(self, ask: Ask, unit: Unit) -> None:
         """Asks it by the pipe."""
         request = {"unit": unit.clients, "first": unit.first, "cohort": len(ask.cohort)}
-        self._ask({**request, "round": ask.round, "attempt": ask.attempt})
+        self._ask({**request, "round": ask.round, "attempt": ask.attempt, "age": ask.age})
 
     def work(self, unit: Unit) -> Work | None:
         """Reads its answer, and what it has written to shared memory."""
@@ -72,7 +72,7 @@ class ProcessEngine(WorkerEngine):
     of workers; one that dies is replaced, its clients train again, and the result does not change.  What fails in a
     worker is run again in this process, where it fails under your debugger.
 
-    workers: how many processes; `None` for one per core.  lanes, drift: as in `LocalEngine`.
+    workers: how many processes; `None` for one per core.  The others are as in `LocalEngine`.
 
     Raises:
         ConfigError: for a number below 1; when opened, where processes cannot be forked.
@@ -82,9 +82,15 @@ class ProcessEngine(WorkerEngine):
     worker: ClassVar[tuple[str, str]] = ("worker process", "worker processes")
 
     def __init__(
-        self, workers: int | None = None, *, lanes: int | Literal["auto"] = "auto", drift: bool = True
+        self,
+        workers: int | None = None,
+        *,
+        lanes: int | Literal["auto"] = "auto",
+        drift: bool = True,
+        low_rank: bool | None = None,
+        channels_last: bool | None = None,
     ) -> None:
-        super().__init__(cores() if workers is None else workers, lanes, drift)
+        super().__init__(cores() if workers is None else workers, lanes, drift, low_rank, channels_last)
         self.areas: Areas | None = None
 
     @property

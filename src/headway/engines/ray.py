@@ -79,7 +79,13 @@ class _Hand(Hand):
     def give(self, ask: Ask, unit: Unit) -> None:
         """Asks it; the broadcast goes by reference."""
         engine = self.engine
-        request = {"round": ask.round, "attempt": ask.attempt, "clients": unit.clients, "cohort": len(ask.cohort)}
+        request = {
+            "round": ask.round,
+            "attempt": ask.attempt,
+            "age": ask.age,
+            "clients": unit.clients,
+            "cohort": len(ask.cohort),
+        }
         self.asked = engine.remote.call(self.actor, "unit", request, engine.memory_.ranges, engine.broadcast)
 
     def work(self, unit: Unit) -> Work | None:
@@ -140,8 +146,8 @@ class RayEngine(WorkerEngine):
 
     workers: how many; `None` for one per core of the cluster.  address: of a cluster that runs, `host:port`, or "auto"
     for the one on this machine; with `None` what RAY_ADDRESS says, and otherwise a cluster of this machine alone, which
-    ends with the run.  A program that has called `ray.init` keeps its cluster, which is used.  lanes, drift: as in
-    `LocalEngine`.
+    ends with the run.  A program that has called `ray.init` keeps its cluster, which is used.  The others are
+    as in `LocalEngine`.
 
     Raises:
         ConfigError: for a number below 1; when opened, if Ray is not installed, no cluster answers, or it is too small.
@@ -157,8 +163,10 @@ class RayEngine(WorkerEngine):
         address: str | None = None,
         lanes: int | Literal["auto"] = "auto",
         drift: bool = True,
+        low_rank: bool | None = None,
+        channels_last: bool | None = None,
     ) -> None:
-        super().__init__(workers, lanes, drift)
+        super().__init__(workers, lanes, drift, low_rank, channels_last)
         self.wanted, self.address = workers, address
         self.remote = RayActors()
         self.connected = False

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headway.client.crew import Crew
 from headway.client.lanes import Lanes, Plan, why_not
-from headway.client.lowrank import LowRank, suits
+from headway.client.lowrank import LowRank, Summed, suits
 from headway.client.runner import ClientRunner, Outcome
 from headway.client.sgd import LocalSGD
 from headway.client.site import Site
@@ -25,6 +25,7 @@ from headway.core.total import Group, Total, guard, guard_lanes
 from headway.core.update import Tensors, Update
 from headway.data.parts import Parts
 from headway.engines.engine import Job
+from headway.engines.way import Way
 from headway.observe.drift import DriftMeter
 
 GROUP = 64  # clients summed in float64 before the exact accumulator is paid; part of what fixes a run's bits
@@ -79,15 +80,15 @@ class _Counted:
 class UnitRunner:
     """Runs the clients of one unit after another, on one workbench.
 
-    measure: whether to collect what tells of drift.  width: how many clients train side by side; where they cannot,
-        `alone` says why, and they train one at a time.  site: where.  notes: what happened that was not asked for.
+    measure: whether to collect what tells of drift.  way: how they train; where they cannot train side by side, `alone`
+        says why, and they train one at a time.  site: where.  notes: what happened that was not asked for.
     """
 
-    def __init__(self, job: Job, flows: tuple[Flow, ...], measure: bool, width: int, site: Site | None = None) -> None:
+    def __init__(self, job: Job, flows: tuple[Flow, ...], measure: bool, way: Way, site: Site | None = None) -> None:
         self.site = site or Site()
         self.site.check(job.task.number)
         job = replace(job, data=job.data.with_store(self.site.keep(job.data.store)))
-        self.job, self.flows, self.measure, self.width = job, flows, measure, width
+        self.job, self.flows, self.measure = job, flows, measure
         self.bench = Workbench(job.task, job.key, self.site)
         self.notes: list[str] = []
         self.runner = ClientRunner(job.algorithm, self.bench, flows, job.key, measure)
@@ -95,18 +96,17 @@ class UnitRunner:
         self.lanes: Lanes | None = None
         self.lowrank: LowRank | None = None
         chain = job.algorithm.chain
-        self.why_not = why_not(self.runner.trainer, self.bench, chain) if width > 1 else None
-        if width > 1 and self.why_not is None:
+        self.why_not = why_not(self.runner.trainer, self.bench, chain) if way.lanes > 1 else None
+        if way.lanes > 1 and self.why_not is None:
             assert isinstance(self.runner.trainer, LocalSGD)
             lanes = Lanes(self.runner.trainer, self.bench)
             self.why_not = lanes.probe(job.data.store.rows(0, 2))
             self.lanes = lanes if self.why_not is None else None
             plain = not measure and self.site.precision != "bfloat16"
             if self.lanes is not None and plain and suits(self.runner.trainer, self.bench, chain, flows[-1]):
-                lowrank = LowRank(self.bench)
+                lowrank = LowRank(self.runner.trainer, self.bench)
                 self.lowrank = lowrank if lowrank.probe(job.data.store) else None
-        if self.lanes is None:
-            self.width = 1
+        self.use(way)
         self.expected = flows[-1].lengths(self.bench.layout.size)
         if job.task.buffers == "average" and self.bench.has_statistics:
             self.expected["buffers"] = self.bench.statistics_layout.size
@@ -114,17 +114,39 @@ class UnitRunner:
     @property
     def alone(self) -> str | None:
         """Why clients train one at a time; `None` if they do not."""
-        return self.why_not if self.lanes is not None or self.why_not else "one at a time was asked for"
+        return self.why_not if self.width > 1 or self.why_not else "one at a time was asked for"
 
     @property
     def resident(self) -> bool:
         """Whether the examples lie where the clients train."""
         return self.site.holds(self.job.data.store.inputs)
 
-    def use(self, width: int) -> None:
-        """Trains so many clients side by side from now on."""
-        if self.lanes is not None:
-            self.width, self.lanes = width, self.lanes if width > 1 else None
+    def use(self, way: Way) -> None:
+        """Trains in this way from now on, as far as that is possible; what was made ready for others is kept."""
+        self.way = way if self.lanes is not None else replace(way, lanes=1)
+        self.bench.channels_last = way.channels_last
+
+    @property
+    def width(self) -> int:
+        """How many clients make a crew."""
+        return self.way.lanes
+
+    @property
+    def convolves(self) -> bool:
+        """Whether the model has convolutions of images."""
+        return any(isinstance(part, nn.Conv2d) for part in self.bench.module.modules())
+
+    @property
+    def apart(self) -> bool:
+        """Whether clients could train in low-rank form, one after another, having some weights of their own."""
+        return self.lowrank is not None and bool(self.lowrank.own)
+
+    @property
+    def lowers(self) -> bool:
+        """Whether crews train in low-rank form where that pays."""
+        if self.lowrank is None or self.way.low_rank is not None:
+            return self.lowrank is not None and bool(self.way.low_rank)
+        return not self.lowrank.own
 
     def meter(self, ask: Ask, cohort: int | None = None) -> DriftMeter | None:
         """What collects the drift of a round, if that is measured; cohort: of so many clients, if not the ask's."""
@@ -140,7 +162,7 @@ class UnitRunner:
         while start < len(members):
             clients = members[start : start + self.width]
             try:
-                beside = self.lanes is not None and self._side_by_side(ask, clients, down, done)
+                beside = self.width > 1 and self._side_by_side(ask, clients, down, done)
             except NoRoom:
                 beside = None  # what the exception holds of memory is let go of first
             if beside is None:
@@ -154,7 +176,7 @@ class UnitRunner:
     def _narrow(self, width: int) -> None:
         """Goes on with half as many clients side by side."""
         self.site.tidy()
-        self.use(max(width // 2, 1))
+        self.use(replace(self.way, lanes=max(width // 2, 1)))
         goes_on = "one at a time" if self.width == 1 else f"{self.width} side by side"
         self.notes.append(
             f"{width} clients side by side do not fit in the memory of {self.site.name}: from here on they train "
@@ -172,7 +194,8 @@ class UnitRunner:
         if present:
             if (planned := self._planned(ask, present)) is None:
                 return False
-            counted = self._lowered(ask, *planned, done) or self._counted(ask, *planned, done)
+            if (counted := self._lowered(ask, *planned, done)) is None and not (self.lowers and self.apart):
+                counted = self._counted(ask, *planned, done)
             if counted is None:
                 return False
             done.reports += self._reports(planned[0], counted, begun, down)
@@ -190,22 +213,32 @@ class UnitRunner:
     def _lowered(self, ask: Ask, crew: Crew, plan: Plan, done: Done) -> _Counted | None:
         """Trains a crew without a vector for each client, where nobody looks at one; `None`, and nothing has happened,
         if that cannot be."""
-        if self.lowrank is None or not self.lowrank.pays(plan):
+        if self.lowrank is None or not self.lowers or not self.lowrank.pays(plan):
             return None
         update = Update.of(torch.ones(len(crew), 1, dtype=torch.float64), crew.sizes.double())
         term = self.job.algorithm.chain.lift(update, self._at_server(ask), self.flows)
         try:
-            summed = self.lowrank.train(self.runner.prepare_crew(crew, ask, {}), plan)
-            total = summed.total(term.delta.squeeze(1))
+            summed = self._low_rank(ask, crew, plan)
+            total, norms = summed.total(term.delta.squeeze(1)), summed.norms()
         except torch.OutOfMemoryError as error:
             raise NoRoom from error
         except Exception:  # whatever a model may raise: the client alone raises it with names
             return None
-        if not bool(torch.isfinite(summed.norms).all()) or not bool(torch.isfinite(total).all()):
+        if not bool(torch.isfinite(norms).all()) or not bool(torch.isfinite(total).all()):
             return None
         done.group.add_sum({"delta": total}, term)
         up = frame.size(frame.of_update(Update.of(ask.message.params)))
-        return _Counted(summed.count, summed.loss, update.weight, summed.norms, up)
+        return _Counted(summed.count, summed.loss, update.weight, norms, up)
+
+    def _low_rank(self, ask: Ask, crew: Crew, plan: Plan) -> Summed:
+        """What a crew does in low-rank form, its steps combined as the chain says."""
+        assert self.lowrank is not None
+        work = self.runner.prepare_crew(crew, ask, {})
+        summed = self.lowrank.train(work, plan)
+        if self.job.algorithm.chain.combiner is None:
+            return summed
+        here = replace(work.ctx, steps=self.site.put(summed.count))
+        return summed.combined(self.runner.coefficients(self.site.put(summed.gram()), here).cpu())
 
     def _counted(self, ask: Ask, crew: Crew, plan: Plan, done: Done) -> _Counted | None:
         """Trains a crew and counts its updates; `None`, and nothing has happened, if they must train one at a time."""
@@ -215,6 +248,7 @@ class UnitRunner:
         if norms is None:
             return None
         self._count_crew(ask, crew, outcome, done)
+        self.job.memory.propose_stacked(crew.clients, (ask.round, ask.attempt), outcome.memory)
         trained, up = outcome.trained, frame.size(frame.of_update(outcome.update.lane(0)))
         count, loss = torch.as_tensor(trained.count), torch.as_tensor(trained.loss)
         return _Counted(count, loss, outcome.update.weight, norms, up)
@@ -237,18 +271,32 @@ class UnitRunner:
         except Exception:  # whatever a model or a stage may raise: alone, client and stage are named
             return None
 
+    def bytes_up(self, ask: Ask) -> int:
+        """What a client sends, found out by training one on few examples, which is forgotten."""
+        client, before = ask.cohort[0], self.site.drawn()
+        examples = self.job.data.train_of(client).rows(0, 4)
+        ask = replace(ask, message=self.site.message(ask.message))
+        with self.site.training():
+            outcome = self.runner.train(client, ask, examples, self.job.memory.get(client))
+        self.site.rewind(before)
+        return frame.size(frame.of_update(outcome.update))
+
     def rehearse(self, ask: Ask, clients: Sequence[str]) -> None:
-        """Does the clients' work of a round, side by side if there are several, and forgets it.
+        """Does the clients' work of a round in the way that is used, and forgets it.
 
         Raises:
-            NoRoom: if they do not fit in memory.
+            NoRoom: if a crew does not fit in memory.
         """
-        ask = replace(ask, message=self.site.message(ask.message))
-        planned = self._planned(ask, clients) if len(clients) > 1 and self.lanes is not None else None
-        if planned is not None and (self._lowered(ask, *planned, Done()) or self._together(ask, *planned)):
-            return
+        ask, done = replace(ask, message=self.site.message(ask.message)), Done()
+        if self.width > 1 and (planned := self._planned(ask, clients)) is not None:
+            if self._lowered(ask, *planned, done) is not None:
+                return
+            if not (self.lowers and self.apart) and (outcome := self._together(ask, *planned)) is not None:
+                self._count_crew(ask, planned[0], outcome, done)
+                return
         for client in clients:
-            self.runner.train(client, ask, self.job.data.train_of(client), self.job.memory.get(client))
+            outcome = self.runner.train(client, ask, self.job.data.train_of(client), self.job.memory.get(client))
+            self._count(ask, client, outcome.update, done.group)
 
     def _crew(self, clients: Sequence[str], ask: Ask) -> Crew:
         rows, sizes = Parts.of(self.job.data.train).rows(clients)
@@ -256,7 +304,7 @@ class UnitRunner:
         return Crew(tuple(clients), keys, self.job.data.store, rows, sizes)
 
     def _count_crew(self, ask: Ask, crew: Crew, outcome: Outcome, done: Done) -> None:
-        """Adds all updates of a crew to the unit's sum, and keeps their memory as pending."""
+        """Adds all updates of a crew to the unit's sum."""
         chain, ctx, update, trained = self.job.algorithm.chain, self._at_server(ask), outcome.update, outcome.trained
         if chain.aggregator.whole_cohort:
             term = chain.lift(update, ctx, self.flows).cpu()
@@ -270,7 +318,6 @@ class UnitRunner:
             if trained.squares is not None:
                 counts = torch.as_tensor(trained.count)
                 done.meter.add_paths(crew.clients, trained.squares, counts, trained.movement)
-        self.job.memory.propose_stacked(crew.clients, (ask.round, ask.attempt), outcome.memory)
 
     def _reports(self, crew: Crew, counted: _Counted, begun: float, down: int) -> list[ClientReport]:
         """A report for each of a crew, which shares the seconds since it began."""
@@ -333,6 +380,7 @@ class UnitRunner:
             layout=self.bench.layout,
             flow=self.flows[-1],
             global_params=ask.message.params,
+            age=torch.tensor(ask.age),
         )
 
 

@@ -85,7 +85,8 @@ class Worker:
 
     def _unit(self, request: dict[str, Any]) -> dict[str, Any]:
         cohort = tuple(request["unit"])
-        ask = Ask("train", self.areas.broadcast.message(), cohort, round=request["round"], attempt=request["attempt"])
+        tags = {name: request[name] for name in ("round", "attempt", "age")}
+        ask = Ask("train", self.areas.broadcast.message(), cohort, **tags)
         done = self.tally.run(ask, request["cohort"])
         meter = done.meter
         reply: dict[str, Any] = {"reports": [FIELDS(report) for report in done.reports]}

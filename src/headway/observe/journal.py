@@ -30,7 +30,8 @@ TABLES = ("rounds", "clients", "metrics", "alarms")
 class Journal:
     """Appends finished rounds, one transaction each.
 
-    In `metrics` the scope is "clients" (the mean over them), "central", "drift", or "client:NAME".  In `alarms`,
+    In `metrics` the scope is "clients" (the mean over them), "central", "drift", "clock", or
+    "client:NAME".  In `alarms`,
     clients, camps and numbers are JSON.
     """
 
@@ -161,6 +162,7 @@ def _metric_rows(report: RoundReport) -> list[tuple[Any, ...]]:
         "clients": dict(report.metrics),
         "central": dict(report.central),
         "drift": dict(report.drift),
+        "clock": dict(report.clock),
     }
     for client, metrics in report.evaluation.items():
         scopes[f"client:{client}"] = dict(metrics)

@@ -17,6 +17,7 @@ class RoundReport:
     metrics: mean over clients' own test parts, weighted by examples.  central: on the test set of nobody's.
     clients: what became of each client asked.  evaluation: each client's metrics, where it was evaluated.
     drift: how far the updates pulled apart (see `observe.drift`), where it was measured.
+    clock: of a simulated clock, in its seconds: when the round began and ended, and how long clients worked in vain.
     alarms: which clients pull where (see `observe.alarm`).  notes: what else happened, in sentences.
     seconds: of training and aggregation.  bytes: as a message's frame counts them.
     """
@@ -32,6 +33,7 @@ class RoundReport:
     evaluation: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     evaluation_seconds: float = 0.0
     drift: Mapping[str, float] = field(default_factory=dict)
+    clock: Mapping[str, float] = field(default_factory=dict)
     alarms: tuple[Alarm, ...] = ()
     notes: tuple[str, ...] = ()
 

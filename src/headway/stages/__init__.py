@@ -6,7 +6,7 @@ from headway.stages.aggregate import Mean
 from headway.stages.local import FedDyn, FedProx, Scaffold
 from headway.stages.normalise import FedNova, QFedAvg
 from headway.stages.quality import WeighByQuality
-from headway.stages.scale import Clip, Weigh
+from headway.stages.scale import Clip, Staleness, Weigh
 from headway.stages.server import AverageModel, ServerAdagrad, ServerAdam, ServerSGD, ServerYogi
 from headway.stages.steps import ECGR
 
@@ -25,6 +25,7 @@ __all__ = [
     "ServerAdam",
     "ServerSGD",
     "ServerYogi",
+    "Staleness",
     "Weigh",
     "WeighByQuality",
     "register",

@@ -43,6 +43,11 @@ class FedProx(Stage):
         """Says how strongly steps are pulled back."""
         return flow.set(self, proximal=flow.proximal + self.mu)
 
+    @property
+    def only_pulls(self) -> bool:
+        """Yes."""
+        return True
+
     def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: Context) -> Tensor:
         """The gradient with the proximal term."""
         return torch.add(grad, w - ctx.global_params, alpha=self.mu)

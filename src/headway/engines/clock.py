@@ -1,0 +1,339 @@
+"""The clock engine: another engine under a virtual clock, by which clients are slow, away, late or lost."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from headway.client.memory import TRAINER, Memories
+from headway.core import frame
+from headway.core.ask import Answer, Ask, ClientReport, Message, Quorum
+from headway.core.errors import ConfigError
+from headway.core.flow import EngineFacts
+from headway.core.pool import Arrival, Closed, Loss, Pool, Ticket
+from headway.core.total import Total
+from headway.core.update import flat_names, unflat_names
+from headway.engines.engine import Engine, Job
+from headway.engines.fleet import HORIZON_S, Device, Fleet, Window
+from headway.engines.local import LocalEngine
+
+Event = tuple[float, str, int, str, Ticket]  # when, of whom, the ask's number, why it failed (or ""), the ask
+
+
+class ClockEngine(Engine):
+    """Runs asks by a virtual clock: what the algorithm's quorum says of deadlines, late and lost clients comes true.
+
+    Time moves on with the bytes that are sent and the examples that are trained on, on each client's own device; it
+    has nothing to do with the seconds that the simulation takes.  Only updates that count are trained, by the engine
+    inside, on the model that the client was asked with.  The timeline is a function of the run's seed, the fleet and
+    the algorithm, whatever engine is inside and on any number of workers.
+
+    inner: which engine trains; a `LocalEngine` if nothing is said.  fleet: what the clients are like; all are there,
+    and answer at once, if nothing is said.  Where late updates are kept no drift is measured: it is that of updates to
+    one model.
+
+    Raises:
+        ConfigError: when opened, for a chain whose protocol exchanges secrets; in a run, if nobody is ever there.
+    """
+
+    def __init__(self, inner: LocalEngine | None = None, fleet: Fleet | None = None) -> None:
+        self.inner, self.fleet = inner or LocalEngine(), fleet or Fleet()
+        self.site = self.inner.site
+        self.now = 0.0
+        self._events: list[Event] = []
+        self._messages: dict[int, Message] = {}  # of the rounds from which asks are in flight
+        self._trained: dict[int, tuple[str, ...]] = {}  # whose verdict is open, by the round that they were asked in
+        self._windows: dict[str, Window | None] = {}
+        self._devices: dict[str, Device] = {}
+        self._down = 0  # bytes of the message of this round
+        self._up: int | None = None
+
+    @property
+    def facts(self) -> EngineFacts:
+        """Those of the engine inside, with a clock."""
+        inner = self.inner.facts
+        return EngineFacts(f"{inner.name} by a virtual clock", memory=inner.memory, clock=True)
+
+    @property
+    def spoken(self) -> str:
+        """What the engine inside says."""
+        return self.inner.spoken
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """What the engine inside decided."""
+        return self.inner.decided
+
+    def follow(self, decided: Mapping[str, Any]) -> None:
+        """Tells the engine inside."""
+        self.inner.follow(decided)
+
+    def memory(self, clients: Sequence[str], folder: Path | None) -> Memories:
+        """Where the engine inside wants it."""
+        return self.inner.memory(clients, folder)
+
+    def open(self, job: Job) -> None:
+        """Opens the engine inside, whose clients answer at once."""
+        algorithm = job.algorithm
+        if algorithm.chain.protocol is not None:
+            raise ConfigError(
+                f"{algorithm.chain.protocol[0]} exchanges secrets with each client, which the virtual clock does not "
+                "time: leave the clock or that stage out."
+            )
+        self.fleet.availability.check(job.data.clients)
+        self.key = job.key.derive("fleet")
+        self.pool = Pool(algorithm.quorum)
+        if algorithm.quorum.late == "keep":
+            self.inner.drift = False  # of updates to one model
+        self.inner.open(replace(job, algorithm=replace(algorithm, quorum=Quorum())))
+        self.sizes = dict(zip(job.data.clients, job.data.train_sizes.tolist(), strict=True))
+
+    def clients(self) -> Sequence[str]:
+        """The population."""
+        return self.inner.clients()
+
+    @property
+    def busy(self) -> int:
+        """How many clients have an ask in flight."""
+        return len(self.pool.busy)
+
+    def candidates(self, enough: Callable[[Sequence[str]], bool]) -> Sequence[str]:
+        """Those who are there and may be asked; time passes until they are enough.
+
+        Raises:
+            ConfigError: if that never comes, with the simulated time and how many there are.
+        """
+        while True:
+            there, later = self._there()
+            if enough(there):
+                return there
+            if self._events:
+                later = min(later, self._events[0][0])
+            if not self.now < later <= self.now + HORIZON_S:
+                raise ConfigError(
+                    f"after {spoken_time(self.now)} of simulated time {len(there)} of {len(self.sizes)} clients are "
+                    f"there and may be asked, and no other will be within {spoken_time(HORIZON_S)}: these are too few "
+                    "for a round. Lower the sampler's count, raise quorum.cap, or give the clients more time "
+                    "(clock.availability)."
+                )
+            self._advance(later)
+
+    def ask(self, ask: Ask) -> Answer:
+        """Times what is trained; nothing else takes simulated time."""
+        if ask.kind == "train":
+            return self._train(ask)
+        if ask.kind == "settle":
+            return self._settle(ask)
+        return self.inner.ask(ask)
+
+    def close(self) -> None:
+        """Closes the engine inside."""
+        self.inner.close()
+
+    # one round ------------------------------------------------------------------------------------------
+
+    def _train(self, ask: Ask) -> Answer:
+        begun = self.now
+        self._messages[ask.round], self._down = ask.message, frame.size(ask.message.tensors())
+        reserve = self._reserve(ask) if self.pool.quorum.replace else ()
+        self._send(self.pool.open(ask.round, ask.cohort, self.now, reserve))
+        while not self.pool.done:
+            due = self.pool.due()
+            if self._events and self._events[0][0] <= due:
+                self._happen()
+            else:
+                self.now = due
+                self._send(self.pool.pass_time(due))
+        closed = self.pool.close()
+        if self.pool.quorum.late == "drop":
+            self._events.clear()
+        answer = self._answer(ask, closed)
+        flying = {ticket.round for *_, ticket in self._events}
+        self._messages = {round_: message for round_, message in self._messages.items() if round_ in flying}
+        figures = {
+            "begun_s": begun,
+            "ended_s": self.now,
+            "wasted_s": sum(loss.at - loss.ticket.asked for loss in closed.losses),
+        }
+        return replace(answer, clock=figures)
+
+    def _happen(self) -> None:
+        """The next event."""
+        at, _, _, failure, ticket = heapq.heappop(self._events)
+        self.now = max(self.now, at)
+        if failure:
+            self._send(self.pool.failed(ticket, self.now, failure))
+        else:
+            self.pool.arrived(ticket, self.now)
+
+    def _advance(self, until: float) -> None:
+        """Lets time pass between rounds, with what happens in it."""
+        while self._events and self._events[0][0] <= until:
+            self._happen()
+        self.now = until
+
+    def _send(self, tickets: Iterable[Ticket]) -> None:
+        """Asks clients: when, and how, each of them will end."""
+        for ticket in tickets:
+            heapq.heappush(self._events, self._fate(ticket))
+
+    def _fate(self, ticket: Ticket) -> Event:
+        client, asked = ticket.client, ticket.asked
+        window = self._window(client, asked)
+        if window is None:
+            return (asked, client, ticket.number, "it is not there any more", ticket)
+        begin, away = max(asked, window[0]), window[1]
+        message = self._messages[ticket.round]
+        up = self._bytes_up(message, ticket)
+        runner = self.inner.runner.runner
+        examples = runner.trainer.examples_used(
+            self.sizes[client], runner.client_key(client, ticket.round).derive(TRAINER)
+        )
+        if client not in self._devices:
+            self._devices[client] = self.fleet.device(client, self.key)
+        takes = self._devices[client].seconds(examples, self._down, up)
+        share = self.fleet.crashes_after(self.key.derive("ask", client, ticket.round, ticket.attempt))
+        end, why = (begin + takes, "") if share is None else (begin + share * takes, "it crashed")
+        if end > away:
+            end, why = away, "it went away"
+        return (end, client, ticket.number, why, ticket)
+
+    def _bytes_up(self, message: Message, ticket: Ticket) -> int:
+        """What a client sends; updates of one chain and model are all of one size."""
+        if self._up is None:
+            self._up = self.inner.runner.bytes_up(Ask("train", message, (ticket.client,), round=ticket.round))
+        return self._up
+
+    def _answer(self, ask: Ask, closed: Closed) -> Answer:
+        """Has those trained who count, each from the model that it was asked with."""
+        total, reports, figures, notes = Total(), list[ClientReport](), dict[str, float](), list[str]()
+        versions = sorted({arrival.ticket.round for arrival in closed.counted})
+        self._trained = {}
+        for version in versions:
+            arrivals = [arrival for arrival in closed.counted if arrival.ticket.round == version]
+            cohort = tuple(sorted(arrival.ticket.client for arrival in arrivals))
+            message, age = self._messages[version], closed.round - version
+            answer = self.inner.ask(
+                replace(ask, message=message, cohort=cohort, round=version, age=age, quorum=Quorum())
+            )
+            total.merge(answer.total)
+            figures |= answer.figures
+            notes += answer.notes
+            reports += _timed(answer.reports, arrivals, age)
+            self._trained[version] = cohort
+        reports += _lost(closed.losses, {report.client for report in reports}, self._down)
+        ordered = tuple(sorted(reports, key=lambda report: report.client))
+        return Answer(total=total, reports=ordered, figures=figures, notes=notes)
+
+    def _settle(self, ask: Ask) -> Answer:
+        """The verdict, in the words of the rounds in which the clients were asked."""
+        counted = set(ask.cohort)
+        for version, clients in self._trained.items():
+            cohort = tuple(client for client in clients if client in counted)
+            self.inner.ask(replace(ask, round=version, cohort=cohort))
+        self._trained = {}
+        return Answer()
+
+    # who is there ---------------------------------------------------------------------------------------
+
+    def _there(self) -> tuple[Sequence[str], float]:
+        """Who may be asked now, and when the next of the others will be there."""
+        there, later = [], math.inf
+        for client in self.sizes:
+            if not self.pool.may_ask(client):
+                continue
+            window = self._window(client, self.now)
+            if window is not None and window[0] <= self.now:
+                there.append(client)
+            elif window is not None:
+                later = min(later, window[0])
+        everybody = self.clients()
+        return (everybody if len(there) == len(everybody) else tuple(there)), later
+
+    def _window(self, client: str, at: float) -> Window | None:
+        """The first window of a client that ends after a time, looked up again when it is over."""
+        if client not in self._windows or ((known := self._windows[client]) is not None and known[1] <= at):
+            self._windows[client] = self.fleet.availability.window(client, self.key.derive("client", client), at)
+        return self._windows[client]
+
+    def _reserve(self, ask: Ask) -> list[str]:
+        """Who may be asked instead of the cohort, in an order drawn for the round."""
+        others = sorted(set(self._there()[0]) - set(ask.cohort))
+        order = self.key.derive("reserve", ask.round, ask.attempt).permutation(len(others))
+        return [others[place] for place in order.tolist()]
+
+    # a run that is resumed ------------------------------------------------------------------------------
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The time, who is in flight, and the models that they were asked with."""
+        events = [[at, why, ticket.number] for at, _, _, why, ticket in sorted(self._events)]
+        tensors = {
+            f"{round_}/{name}": tensor
+            for round_, message in self._messages.items()
+            for name, tensor in flat_names(message.params, message.buffers, message.stages, "stages/").items()
+        }
+        return {"now": self.now, "pool": self.pool.told(), "events": events}, tensors
+
+    def restore(self, notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Goes on from what was saved."""
+        self.now = float(notes["now"])
+        self.pool.recall(notes["pool"])
+        flying = {ticket.number: ticket for ticket in self.pool.flying}
+        self._events = [
+            (float(at), flying[number].client, number, why, flying[number])
+            for at, why, number in notes["events"]
+            if number in flying
+        ]
+        heapq.heapify(self._events)
+        named: dict[int, dict[str, Tensor]] = {}
+        for path, tensor in tensors.items():
+            asked, name = path.split("/", 1)
+            named.setdefault(int(asked), {})[name] = tensor
+        for version, each in named.items():
+            params, buffers, stages = unflat_names(each, "stages/")
+            self._messages[version] = Message(params, stages, buffers)
+
+
+def _timed(reports: Sequence[ClientReport], arrivals: Sequence[Arrival], age: int) -> list[ClientReport]:
+    """The reports of those who count, with their times."""
+    by = {arrival.ticket.client: arrival for arrival in arrivals}
+    timed = []
+    for report in reports:
+        arrival = by[report.client]
+        clock = {"asked_s": arrival.ticket.asked, "ended_s": arrival.at, "age": float(age)}
+        timed.append(replace(report, metrics={**report.metrics, **clock}))
+    return timed
+
+
+def _lost(losses: Sequence[Loss], told: set[str], down: int) -> list[ClientReport]:
+    """A report for each client of whom nothing else is told: its last loss of the round."""
+    last = {loss.ticket.client: loss for loss in losses if loss.ticket.client not in told}
+    return [
+        ClientReport(
+            client,
+            "dropped",
+            bytes_down=down,
+            reason=loss.reason,
+            metrics={"asked_s": loss.ticket.asked, "ended_s": loss.at},
+        )
+        for client, loss in last.items()
+    ]
+
+
+def spoken_time(seconds: float) -> str:
+    """A stretch of simulated time, in words.
+
+    >>> spoken_time(42.0), spoken_time(3720.0), spoken_time(200_000.0)
+    ('42 s', '1 h 2 min', '2 d 7 h')
+    """
+    whole = round(seconds)
+    for large, name, small, other in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= large:
+            return f"{whole // large} {name} {whole % large // small} {other}"
+    return f"{seconds:.3g} s"

@@ -1,0 +1,58 @@
+"""In which way clients are trained: what a plan decides beside the threads, and what fixes a run's bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How clients are trained; the numbers of any two ways agree to rounding.
+
+    lanes: how many clients make a crew.  low_rank: whether a crew's large linear layers are never written, where
+        training and the chain allow it; `None`: where the model has no other layers.  channels_last: whether images
+        lie in memory with their channels side by side.
+    """
+
+    lanes: int = 1
+    low_rank: bool | None = None
+    channels_last: bool = False
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """What differs from one client at a time, as it is recorded."""
+        known: dict[str, Any] = {} if self.lanes == 1 else {"lanes": self.lanes}
+        if self.low_rank is not None and self.lanes > 1:
+            known["low_rank"] = self.low_rank
+        return {**known, "channels_last": True} if self.channels_last else known
+
+    @classmethod
+    def of(cls, decided: Mapping[str, Any]) -> Way:
+        """The way that was recorded."""
+        low_rank = decided.get("low_rank")
+        return cls(
+            int(decided.get("lanes", 1)),
+            None if low_rank is None else bool(low_rank),
+            bool(decided.get("channels_last", False)),
+        )
+
+    @property
+    def spoken(self) -> str:
+        """In a phrase."""
+        if self.lanes == 1:
+            said = "clients one at a time"
+        elif self.low_rank:
+            said = f"crews of {self.lanes} clients, their linear layers in low-rank form"
+        else:
+            said = f"{self.lanes} clients side by side"
+        return f"{said}, channels last" if self.channels_last else said
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is said of the way, where the lanes are measured; `None` is measured too."""
+
+    low_rank: bool | None = None
+    channels_last: bool | None = None

@@ -1,0 +1,82 @@
+"""A run file with a clock, from the command line."""
+
+import json
+import sqlite3
+
+import pytest
+
+from headway.runfile import load_runfile
+
+SLOW = ["clock.preset=hospitals", "clock.examples_per_s=50", "algorithm.quorum.count=3"]
+
+
+def sets(*changes):
+    return [word for change in changes for word in ("--set", change)]
+
+
+def test_a_run_by_a_clock_says_its_time_and_keeps_it(headway, tmp_path):
+    folder = tmp_path / "run"
+    code, said, err = headway("run", "hospitals", "--rounds", 3, "--out", folder, *sets(*SLOW))
+    assert code == 0, err
+    assert "clock   50 examples/s" in said
+    assert "quorum  a round ends when 3 have answered; late updates are dropped" in said
+    assert "simulated" in said
+    with sqlite3.connect(folder / "journal.sqlite") as journal:
+        rows = journal.execute("SELECT name, value FROM metrics WHERE scope = 'clock' ORDER BY round").fetchall()
+        (dropped,) = journal.execute("SELECT count(*) FROM clients WHERE status = 'dropped'").fetchone()
+    assert {name for name, _ in rows} == {"begun_s", "ended_s", "wasted_s"}
+    ends = [value for name, value in rows if name == "ended_s"]
+    assert 0 < ends[0] < ends[1] < ends[2]
+    assert dropped == 3
+    code, said, err = headway("resume", folder, "--rounds", 4, "--json")
+    assert code == 0, err
+    (record,) = [json.loads(line) for line in said.splitlines() if '"event": "round"' in line]
+    assert record["clock"]["begun_s"] == pytest.approx(ends[2])
+
+
+def test_the_clock_is_written_into_the_run(tmp_path):
+    changes = [*SLOW, 'clock.availability={availability="Diurnal", hours=6}']
+    runfile = load_runfile("hospitals", sets=changes)
+    (tmp_path / "again.toml").write_text(runfile.to_toml())
+    again = load_runfile(str(tmp_path / "again.toml"))
+    assert again.sections.clock.fleet() == runfile.sections.clock.fleet()
+    assert again.sections.clock.fleet().availability.hours == 6
+    assert again.algorithm.quorum == runfile.algorithm.quorum
+
+
+def test_a_trace_is_found_beside_the_run_file(headway, tmp_path):
+    (tmp_path / "windows.csv").write_text("client,start_s,stop_s\ncleveland,0,10\n")
+    text = load_runfile("hospitals").to_toml()
+    clock = '\n[clock]\navailability = { availability = "Trace", file = "windows.csv" }\n'
+    (tmp_path / "mine.toml").write_text(text + clock)
+    code, _, err = headway("run", tmp_path / "mine.toml", "--rounds", 1, "--out", tmp_path / "run")
+    assert code == 1
+    assert "has no window of the client" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("clock.preset=moon", "clock.preset is 'moon': input should be 'phones', 'hospitals' or 'instant'"),
+        ("clock.speed=3", "Fleet has no option 'speed'"),
+        ("clock.crash=3", "Fleet.crash must be between 0 and 1, found 3.0"),
+        ("algorithm.quorum.deadline_s=0", "Quorum.deadline_s must be above 0 seconds, found 0"),
+        ("algorithm.quorum.count=9", "a cohort of at least 9"),
+        ("clock.availability={availability='Bernoulli', share=0}", "after 0 s of simulated time 0 of 4 clients"),
+        ("clock.availability={availability='Sometimes'}", "there is no availability named 'Sometimes'"),
+        ("clock.availability={availability='Trace', file='none.csv'}", "cannot be read"),
+    ],
+)
+def test_mistakes_are_sentences(headway, tmp_path, change, says):
+    changes = ["clock.preset=hospitals", change]
+    code, _, err = headway("run", "hospitals", "--rounds", 1, "--out", tmp_path / "run", *sets(*changes))
+    assert code == 1
+    assert says in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_bounds_know_no_clock(headway, tmp_path):
+    words = ["compare", "hospitals", "--methods", "fedavg,fedprox", "--seeds", 1, "--rounds", 2, "--bounds"]
+    code, _, err = headway(*words, "--out", tmp_path / "out", *sets(*SLOW))
+    assert code == 0, err
