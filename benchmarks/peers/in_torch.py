@@ -43,12 +43,18 @@ def _cnn() -> nn.Module:
 
 def weights_of(model: nn.Module) -> np.ndarray:
     """The model's weights in one vector."""
-    return nn.utils.parameters_to_vector(model.parameters()).detach().numpy().copy()
+    return nn.utils.parameters_to_vector(model.parameters()).detach().cpu().numpy().copy()
 
 
 def tensors(problem: Problem) -> tuple[Tensor, Tensor]:
     """The inputs and targets of all clients, without copying."""
     return torch.from_numpy(problem.inputs), torch.from_numpy(problem.targets)
+
+
+def wait() -> None:
+    """Until a GPU has done all that it was told, if there is one: before the clock is read."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def train(model: nn.Module, inputs: Tensor, targets: Tensor, workload: Workload) -> None:

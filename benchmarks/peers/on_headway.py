@@ -1,6 +1,7 @@
 """Headway, through its public names.
 
-    headway, headway:lanes=20, headway:workers=2,lanes=auto, headway:recipe=scaffold,drift=true
+    headway, headway:lanes=20, headway:workers=2,lanes=auto, headway:recipe=scaffold,drift=true,
+    headway:device=cuda,lanes=auto,precision=tf32
 
 Options: threads (as many as there are cores), recipe (fedavg); workers makes it ProcessEngine instead of LocalEngine,
 which all others go to, drift being off unless it is asked for.

@@ -1,4 +1,4 @@
-"""Apple's pfl: FederatedAveraging on SimulatedBackend, in one process.
+"""Apple's pfl: FederatedAveraging on SimulatedBackend, in one process; on a GPU, if its torch finds one.
 
     pfl
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import Problem, Rounds, contend, cores
-from in_torch import model_of, tensors, weights_of
+from in_torch import model_of, tensors, wait, weights_of
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.algorithm.base import NNAlgorithmParams
 from pfl.algorithm.federated_averaging import FederatedAveraging
@@ -54,6 +54,7 @@ class Pace(TrainingProcessCallback):
     def after_central_iteration(
         self, aggregate_metrics: Metrics, model: PyTorchModel, *, central_iteration: int
     ) -> tuple[bool, Metrics]:
+        wait()
         return next(self.rounds, None) is None, Metrics()
 
 

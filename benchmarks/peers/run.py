@@ -1,13 +1,16 @@
 """Headway beside its peers: seconds a round, on the same data, the same cohorts and the same batches.
 
     python benchmarks/peers/run.py [--rounds 5] [--only plain headway:lanes=20 ...] [--workloads W1 W2 W3]
-        [--cores 2] [--patience 300] [--envs FOLDER] [--out FILE]
+        [--cores 2] [--patience 300] [--device cpu|cuda] [--envs FOLDER] [--out FILE]
 
 A contender is a script on_NAME.py, and options after a colon; several with other options may take part.  Each has a
 process and, but for Headway and the plain loop, an environment of its own, which setup.sh makes in FOLDER
 ($HEADWAY_PEERS, ~/.cache/headway-peers); one without its environment is left out, and a line says so.  The first round
 warms up; then the contenders take turns, round by round.  All end with the same weights but for rounding (FedJAX on W2
 excepted, see on_fedjax.py), and the table says how far from the plain loop's.
+
+With --device cuda the contenders are those that train on a GPU; Flower and BlazeFL are not among them, since what a
+client does there is written by their user, here for processors.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from common import WORKLOADS, Problem, Workload, cores
 from on_headway import SEED, algorithm_of, name_of
 
@@ -48,6 +52,17 @@ CONTENDERS = (
     "jax:lanes=100",
     "blazefl",
     "blazefl:mode=process",
+)
+ON_GPU = (
+    "plain:device=cuda",
+    "headway:device=cuda",
+    "headway:device=cuda,lanes=auto",
+    "headway:device=cuda,lanes=auto,precision=tf32",
+    "headway:device=cuda,lanes=auto,precision=bfloat16",
+    "pfl",
+    "fedjax",
+    "jax",
+    "jax:lanes=100",
 )
 
 
@@ -76,6 +91,7 @@ class Contender:
         self.log = self.file.with_suffix(".log")
         command = [self.python, HERE / f"on_{name}.py", workload.name, self.folder, self.file, "--options", options]
         inherited = {k: v for k, v in os.environ.items() if name in OURS or k != "PYTHONPATH"}
+        inherited.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is for all contenders
         begun = time.perf_counter()
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -212,7 +228,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def table(workload: Workload, done: Sequence[Contender], start: np.ndarray) -> str:
     """What was measured on one workload, as Markdown."""
-    base = next((each for each in done if each.spec == "plain"), done[0])
+    base = next((each for each in done if each.spec in ("plain", "plain:device=cuda")), done[0])
     assert base.weights is not None
     rows = []
     for each in done:
@@ -222,6 +238,7 @@ def table(workload: Workload, done: Sequence[Contender], start: np.ndarray) -> s
                 f"`{each.spec}`",
                 f"{statistics.median(each.seconds):.3f}",
                 f"{min(each.seconds):.3f} to {max(each.seconds):.3f}",
+                f"{workload.cohort / statistics.median(each.seconds):,.0f}",
                 f"{ratio(each, base):.2f}",
                 f"{each.first:.1f}",
                 f"{each.peak / 2**20:,.0f}",
@@ -232,6 +249,7 @@ def table(workload: Workload, done: Sequence[Contender], start: np.ndarray) -> s
         "contender",
         "seconds a round",
         "from, to",
+        "clients a second",
         f"times `{base.spec}`",
         "first round after, s",
         "peak memory, MB",
@@ -248,9 +266,10 @@ def machine(cpus: Sequence[int]) -> str:
     info = Path("/proc/cpuinfo")
     models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return (
-        f"{models[0] if models else platform.machine()}, {len(cpus)} of {os.cpu_count()} cores used, {memory:.0f} GB, "
-        f"{platform.system()}, Python {platform.python_version()}; load average before the start "
+        f"{gpu}{models[0] if models else platform.machine()}, {len(cpus)} of {os.cpu_count()} cores used, "
+        f"{memory:.0f} GB, {platform.system()}, Python {platform.python_version()}; load average before the start "
         f"{os.getloadavg()[0]:.1f}"
     )
 
@@ -283,9 +302,12 @@ def parser_of(text: str | None, workloads: Sequence[str]) -> argparse.ArgumentPa
 
 def main() -> None:
     parser = parser_of(__doc__, list(WORKLOADS))
-    parser.add_argument("--only", nargs="+", default=CONTENDERS, metavar="NAME[:OPTION=VALUE,...]")
-    parser.set_defaults(out=Path("docs/benchmarks-peers.md"))
+    parser.add_argument("--only", nargs="+", metavar="NAME[:OPTION=VALUE,...]")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="which contenders, if none is named")
     options = parser.parse_args()
+    on_gpu = options.device == "cuda"
+    options.only = options.only or (ON_GPU if on_gpu else CONTENDERS)
+    options.out = options.out or Path("docs") / ("benchmarks-peers-cuda.md" if on_gpu else "benchmarks-peers.md")
     cpus = sorted(os.sched_getaffinity(0))[: options.cores]
     folder = options.envs / "data"
     parts = [f"Measured on {machine(cpus)}. Median of {options.rounds} rounds in turn, after one that warms up."]

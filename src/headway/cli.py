@@ -64,11 +64,9 @@ def _options(
         typer.echo(context.get_help())
 
 
-def _engine(
-    workers: int | None, lanes: str | None = None, kind: str | None = None, address: str | None = None
-) -> list[str]:
+def _engine(workers: int | None, address: str | None, **said: str | None) -> list[str]:
     """What is said about the engine, as changes of the run file."""
-    said = {"kind": kind, "workers": workers, "address": address, "lanes": lanes}
+    said |= {"workers": None if workers is None else str(workers), "address": address}
     return [f"engine.{name}={value}" for name, value in said.items() if value is not None]
 
 
@@ -83,6 +81,10 @@ def run(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="N|auto", help="Clients that train side by side; auto measures what is fastest."),
     ] = None,
+    device: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="cpu|cuda|cuda:N", help="Train on a GPU; its precision is engine.precision."),
+    ] = None,
     engine: Where = None,
     address: Address = None,
     out: Out = None,
@@ -91,7 +93,14 @@ def run(
     """Train what a run file says, and keep the run in a folder."""
     from headway.commands.training import run_file
 
-    run_file(file, [*(set_ or []), *_engine(workers, lanes, engine, address)], seed, rounds, out, json)
+    run_file(
+        file,
+        [*(set_ or []), *_engine(workers, address, kind=engine, lanes=lanes, device=device)],
+        seed,
+        rounds,
+        out,
+        json,
+    )
 
 
 @app.command()
@@ -105,7 +114,7 @@ def resume(
     """Go on with a run that was stopped, from its last checkpoint, to the same result."""
     from headway.commands.training import resume_folder
 
-    resume_folder(folder, _engine(workers, address=address), rounds, json)
+    resume_folder(folder, _engine(workers, address), rounds, json)
 
 
 @app.command()

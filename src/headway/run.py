@@ -93,13 +93,13 @@ class Run:
         self.memory = self.engine.memory(data.clients, None if folder is None else Path(folder))
         self.flows = algorithm.flows(self.engine.facts, population=len(data.clients))
         self.engine.open(Job(algorithm, task, data, self.key, self.memory))
-        self.bench = Workbench(task, self.key)
+        self.bench = Workbench(task, self.key, self.engine.site)
         if data.central is not None:
             check_central(self.bench)
         buffers = None
         if task.buffers == "average" and self.bench.has_statistics:
-            buffers = self.bench.statistics()
-        self.state = algorithm.initial_state(self.bench.shared, buffers)
+            buffers = self.bench.statistics().cpu()
+        self.state = algorithm.initial_state(self.bench.shared.cpu(), buffers)
         self.notes: dict[str, Any] = {"best": None, "first_loss": None}
         self.watch = Watch(LabelCounts(data))
         self.folder: RunFolder | None = None
@@ -112,12 +112,13 @@ class Run:
 
     def identity(self, seed: int) -> dict[str, Any]:
         """What must be the same for a run to be the same run, and the versions that made it."""
-        start = hashlib.sha256(self.bench.shared.numpy().tobytes()).hexdigest()[:32]
+        start = hashlib.sha256(self.bench.shared.cpu().numpy().tobytes()).hexdigest()[:32]
         return {
             "versions": {
                 "headway": _version(),
                 "torch": torch.__version__,
                 "python": platform.python_version(),
+                **self.engine.site.versions,
             },
             "seed": seed,
             "algorithm": _as_json_holds_it(self.algorithm),
@@ -199,6 +200,7 @@ class Run:
             bytes_up=sum(r.bytes_up for r in reports),
             bytes_down=sum(r.bytes_down for r in reports),
             drift={name: figure for answer in answers for name, figure in answer.figures.items()},
+            notes=tuple(note for answer in answers for note in answer.notes),
             clock={name: figure for answer in answers for name, figure in answer.clock.items()},
         )
         report = replace(report, alarms=self.watch.see(Figures.of(report)))

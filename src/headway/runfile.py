@@ -28,7 +28,7 @@ from headway.core.sampler import samplers
 from headway.core.stage import stages
 from headway.data import FederatedData, load
 from headway.data.view import View
-from headway.engines import ClockEngine, Engine, PooledEngine
+from headway.engines import ClockEngine, Engine
 from headway.presets import Applied, apply_preset
 from headway.run import Run, described
 from headway.samplers import All
@@ -112,7 +112,7 @@ class RunFile:
     def _engine(self) -> Engine:
         """Where clients train, and by which clock."""
         if self.view.pooled:
-            return PooledEngine()
+            return self.sections.engine.pooled()
         engine = self.sections.engine.engine()
         return engine if self.sections.clock is None else ClockEngine(engine, self.sections.clock.fleet())
 

@@ -7,9 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from headway.client.site import Precision
 from headway.core.errors import ConfigError
 from headway.core.registry import build, to_numbers
-from headway.engines import FLEETS, Fleet, LocalEngine, ProcessEngine, RayEngine
+from headway.engines import FLEETS, Fleet, LocalEngine, PooledEngine, ProcessEngine, RayEngine
 
 
 class _Section(BaseModel):
@@ -104,7 +105,8 @@ class EngineSection(_Section):
     host:port or "auto"; a cluster of this machine alone, if nothing is said.  lanes: how many side by side, or "auto"
     for what is measured to be fastest; 1 in this process and "auto" elsewhere, if nothing is said.  low_rank,
     channels_last: see `LocalEngine`; measured with lanes = "auto", if nothing is said.  drift: whether to measure in
-    every round how far the clients pull apart.
+    every round how far the clients pull apart.  device: "cpu", "cuda" or "cuda:N", in this process.  precision: of the
+    products in training on a GPU.
     """
 
     kind: Literal["local", "processes", "ray"] | None = None
@@ -114,6 +116,8 @@ class EngineSection(_Section):
     low_rank: bool | None = None
     channels_last: bool | None = None
     drift: bool | None = None
+    device: str | None = None
+    precision: Precision | None = None
 
     def engine(self) -> LocalEngine:
         """The engine.
@@ -131,13 +135,34 @@ class EngineSection(_Section):
                 f'engine.workers is {self.workers}, but engine.kind is "local", which is this process alone: leave '
                 'one of them out, or say engine.kind = "processes" (--engine processes).'
             )
+        several = self.kind in ("ray", "processes") or self.workers is not None
+        if several and (self.device or "cpu") != "cpu":
+            raise ConfigError(
+                f"engine.device is {self.device!r}, but clients in workers train on processors: a GPU cannot be used "
+                "in forked processes, and one process with lanes keeps it busy. Leave engine.workers out and say "
+                'engine.kind = "local" (--engine local), or leave the device out.'
+            )
+        if several and self.precision not in (None, "float32"):
+            raise ConfigError(
+                f'engine.precision is "{self.precision}", but clients in workers train on processors, which have no '
+                "use for it: leave it out."
+            )
         way: dict[str, Any] = {"low_rank": self.low_rank, "channels_last": self.channels_last}
         way["drift"] = self.drift is not False
         if self.kind == "ray":
             return RayEngine(self.workers, address=self.address, lanes=self.lanes or "auto", **way)
         if self.kind == "processes" or self.workers is not None:
             return ProcessEngine(self.workers, lanes=self.lanes or "auto", **way)
-        return LocalEngine(lanes=self.lanes or 1, **way)
+        return LocalEngine(lanes=self.lanes or 1, **way, **self._there)
+
+    def pooled(self) -> PooledEngine:
+        """The engine for one client that holds all examples."""
+        return PooledEngine(**self._there)
+
+    @property
+    def _there(self) -> dict[str, Any]:
+        """On which device, and in which precision."""
+        return {"device": self.device or "cpu", "precision": self.precision or "float32"}
 
 
 class ClockSection(_Section):

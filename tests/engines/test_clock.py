@@ -10,6 +10,7 @@ from test_processes import TRAINER, model
 from toys import blobs
 
 import headway as hw
+from headway.client.lanes import Lanes
 from headway.core.ask import Ask, Message
 
 SIZES = tuple(range(5, 17))
@@ -310,3 +311,19 @@ def test_asynchrony_and_control_variates_are_refused():
 def test_infinitely_fast_is_the_default():
     assert hw.Fleet().device("a", made(hw.ClockEngine()).key).seconds(10**9, 10**9, 10**9) == 0.0
     assert math.isinf(hw.Fleet().examples_per_s)
+
+
+def test_what_the_engine_inside_notes_is_kept(monkeypatch):
+    """Crews of more than three find no room."""
+    train = Lanes.train
+
+    def limited(self, work, plan):
+        if len(plan.table.counts) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return train(self, work, plan)
+
+    monkeypatch.setattr(Lanes, "train", limited)
+    one, reports = run(hw.ClockEngine(hw.LocalEngine(lanes=6)), trainer=hw.LocalSGD(lr=0.1, batch_size=4))
+    assert one.engine.site is one.engine.inner.site
+    assert [len(report.notes) for report in reports] == [1, 0, 0, 0]
+    assert reports[0].notes[0].startswith("6 clients side by side do not fit")

@@ -98,11 +98,12 @@ class Draws:
         Raises:
             ConfigError: see `_call`.
         """
-        counter = self.stream.to(device) + _signed(number + _power(1) * self._call(number))
+        counter = self.stream + _signed(number + _power(1) * self._call(number))
         for axis, size in enumerate(shape):
-            if size > 1:
-                counter = counter.unsqueeze(-1) + torch.arange(size, device=device) * _power(axis + 2)
-        bits = _mix(counter).reshape(shape)
+            if size > 1:  # a single number of the processor is given to a GPU without waiting
+                counter = counter.unsqueeze(-1) if counter.ndim else counter
+                counter = counter + torch.arange(size, device=device) * _power(axis + 2)
+        bits = _mix(counter).reshape(shape).to(device)
         return bits >= int(p * 2.0**64) - 2**63
 
     def _call(self, number: int) -> int:

@@ -55,9 +55,12 @@ def evaluate_clients(
         return {client: _apart(bench, message, data.test_of(client), memory, client) for client in tested}
     bench.load(message.params, None, message.buffers)
     bench.module.eval()
-    outputs = torch.cat([bench.module(bench.arranged(data.store.inputs[block])) for block in rows.split(BATCH)])
-    cuts = sizes[sizes > 0].tolist()
-    scored = zip(tested, outputs.split(cuts), data.store.targets[rows].split(cuts), strict=True)
+    site, store = bench.site, data.store
+    with site.evaluating():
+        blocks = (bench.arranged(site.take(store, block).inputs) for block in rows.split(BATCH))
+        outputs = torch.cat([bench.module(block).cpu() for block in blocks])
+    cuts, targets = sizes[sizes > 0].tolist(), store.targets[site.beside(store, rows)].cpu()
+    scored = zip(tested, outputs.split(cuts), targets.split(cuts), strict=True)
     return {client: _scores(bench, o, t) for client, o, t in scored}
 
 
@@ -80,11 +83,15 @@ def _apart(bench: Workbench, message: Message, examples: Examples, memory: Memor
 
 @torch.no_grad()
 def _outputs(bench: Workbench, examples: Examples) -> Tensor:
+    """What the model makes of the examples, in main memory, where a user's metric finds it."""
     bench.module.eval()
-    return torch.cat([bench.module(bench.arranged(block)) for block in examples.inputs.split(BATCH)])
+    with bench.site.evaluating():
+        blocks = (bench.arranged(bench.site.put(block)) for block in examples.inputs.split(BATCH))
+        return torch.cat([bench.module(block).cpu() for block in blocks])
 
 
 def _scores(bench: Workbench, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    targets = targets.cpu()
     loss = float(bench.task.criterion.per_example(outputs, targets).double().mean())
     scores = {name: _measured(name, metric, outputs, targets) for name, metric in bench.task.scorers.items()}
     return scores | {"loss": loss}

@@ -74,9 +74,10 @@ class Lanes:
     def probe(self, examples: Examples) -> str | None:
         """Why the model cannot be a batched program, as a phrase, found out on these examples; `None` if it can."""
         views = self.bench.layout.views(self.bench.shared.expand(2, -1).clone())
+        examples = self.bench.site.examples(examples)
         inputs, targets = (t.unsqueeze(0).expand(2, *t.shape) for t in (examples.inputs, examples.targets))
         weights = self.bench.shared.new_full((2, len(examples)), 1 / len(examples))
-        keys = torch.zeros(2, dtype=torch.int64)
+        keys = self.bench.site.put(torch.zeros(2, dtype=torch.int64))
         self.bench.module.train()
         try:
             self.stepped(views, inputs, targets, weights, keys, keys[0])
@@ -123,13 +124,13 @@ class _Program:
         lane_count, steps = table.sizes.shape
         self.vectors = self.start.expand(lane_count, -1).clone()
         self.steps = self.vectors.new_zeros(lane_count, steps, self.vectors.shape[1]) if needs_steps else None
-        self.weights = table.weights(self.vectors.dtype)
-        self.losses = torch.zeros(lane_count, steps, dtype=torch.float64)
-        self.squares = torch.zeros(lane_count, steps, dtype=torch.float64) if self.measure else None
+        self.served = table.served(work.examples, self.bench.site, self.vectors.dtype)
+        self.losses = self.vectors.new_zeros(lane_count, steps, dtype=torch.float64)
+        self.squares = torch.zeros_like(self.losses) if self.measure else None
         assert isinstance(work.key, Keys)
         draws = self.bench.draws.layers
         seeds = [key.seed() for key in work.key.derive("dropout")] if draws else [0] * lane_count
-        self.dropout = torch.tensor(seeds)
+        self.dropout = self.bench.site.put(torch.tensor(seeds))
         self.active = lane_count
         self._look_at_front()
         layout = self.bench.layout
@@ -153,26 +154,25 @@ class _Program:
     def _step(self, number: int, width: int) -> None:
         """One step of every active lane."""
         table, front = self.table, slice(self.active)
-        index = table.index[front, number, :width]
-        store, flat = self.work.examples, index.flatten()
-        inputs, targets = (t.index_select(0, flat).unflatten(0, index.shape) for t in (store.inputs, store.targets))
+        batch = self.served.batch(front, number, width)
+        inputs, targets = (t.unflatten(0, (self.active, width)) for t in (batch.inputs, batch.targets))
         grads, losses = self.stepped(
             self.views,
             inputs,
             targets,
-            self.weights[front, number, :width],
+            self.served.weights[front, number, :width],
             self.dropout[front],
             torch.tensor(number),
         )
         before = self.vectors[front].clone() if self.steps is not None else None
-        rates = table.rates[front, number]
+        rates, here = table.rates[front, number], self.served.rates[front, number]
         with torch.no_grad():
             directions = self.descent.directions([grads[name] for name in self.views])
             for view, direction in zip(self.views.values(), directions, strict=True):
-                _descend(view, direction, rates)
+                _descend(view, direction, rates, here)
             if self.squares is not None:
                 lengths = self.descent.lengths(directions, self.bench.shared_count)
-                self.squares[front, number] = lengths.double().square().sum(0) * rates.square()
+                self.squares[front, number] = lengths.double().square().sum(0) * here.square()
             if self.steps is not None and before is not None:
                 torch.sub(self.vectors[front], before, out=self.steps[front, number])
         self.losses[front, number] = losses.detach().double()
@@ -188,7 +188,7 @@ class _Program:
             lr_sum=torch.where(made, table.rates, 0.0).sum(1),
             loss=table.mean_losses(self.losses),
             steps=self.steps,
-            squares=self.squares,
+            squares=None if self.squares is None else self.squares.cpu(),
         )
 
 
@@ -217,10 +217,10 @@ def _stepped(bench: Workbench) -> Stepped:
     return gradients
 
 
-def _descend(view: Tensor, direction: Tensor, rates: Tensor) -> None:
-    """`w <- w - lr direction`, each lane by its own learning rate `[C]`."""
+def _descend(view: Tensor, direction: Tensor, rates: Tensor, here: Tensor) -> None:
+    """`w <- w - lr direction`, each lane by its own learning rate `[C]`, which is read; here: the same, beside w."""
     first = float(rates[0])
     if bool((rates == first).all()):
         view.add_(direction, alpha=-first)
         return
-    view.sub_(direction * rates.to(view.dtype).view(-1, *(1,) * (view.ndim - 1)))
+    view.sub_(direction * here.to(view.dtype).view(-1, *(1,) * (view.ndim - 1)))

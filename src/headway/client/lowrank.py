@@ -107,12 +107,12 @@ class Summed:
         moved = self.moved.unsqueeze(1)
         squares = (moved @ self.inner @ moved.mT).flatten().clamp_min(0)
         for own in self.own.values():
-            squares = squares + own.flatten(1).double().square().sum(1)
+            squares = squares + own.flatten(1).double().square().sum(1).cpu()
         return squares.sqrt()
 
     def total(self, factors: Tensor) -> Tensor:
         """`sum_c f_c delta_c` as a vector `[P]`, from factors `[C]`."""
-        named = {name: torch.tensordot(factors.to(moved.dtype), moved, 1) for name, moved in self.own.items()}
+        named = {name: torch.tensordot(factors.to(moved), moved, 1) for name, moved in self.own.items()}
         weights = (self.moved * -factors.double().unsqueeze(1))[:, self.steps]
         for layer in self.layers:
             named |= layer.summed(weights)
@@ -137,9 +137,10 @@ class LowRank:
     def probe(self, store: Examples) -> bool:
         """Whether the model calls each layer once, on a row for each example: tried on two clients and two steps."""
         index = torch.tensor([0, len(store) - 1])
-        inputs, targets = store.inputs[index], store.targets[index]
+        two = self.bench.site.take(store, index)
+        inputs, targets = two.inputs, two.targets
         layers = [_Layer(name, part, lanes=2, rows=2) for name, part in self.layers.items()]
-        counts = torch.ones(2, 1, dtype=torch.float64)
+        counts = self.bench.shared.new_ones(2, 1, dtype=torch.float64)
         self.bench.module.train()
         try:
             with _in_place(layers):
@@ -174,21 +175,27 @@ class LowRank:
 
 
 class _Program:
-    """The steps of some lanes, those with most steps first."""
+    """The steps of some lanes, those with most steps first.
+
+    The model, the rows, the losses and the inner products lie where the clients train, and are read at the end; what
+    each row counts follows from the learning rates, which the processor knows, and is sent there.
+    """
 
     def __init__(self, lowrank: LowRank, work: Work, plan: Plan) -> None:
-        self.bench, self.own, self.work, self.table = lowrank.bench, lowrank.own, work, plan.table
+        self.bench, self.own, self.table = lowrank.bench, lowrank.own, plan.table
+        self.site, shared = self.bench.site, self.bench.shared
         lanes, count = self.table.sizes.shape
         widths = torch.tensor(self.table.widths())
         self.steps = torch.repeat_interleave(torch.arange(count), widths)
+        self.steps_there = self.site.put(self.steps)
         self.starts = (widths.cumsum(0) - widths).tolist()  # of each step's rows
         self.layers = [_Layer(name, part, lanes, len(self.steps)) for name, part in lowrank.layers.items()]
         self.own_moved = {name: value.detach().new_empty(lanes, *value.shape) for name, value in self.own.items()}
-        self.weights = self.table.weights(self.bench.shared.dtype)
-        self.losses = torch.zeros(lanes, count, dtype=torch.float64)
+        self.served = self.table.served(work.examples, self.site, shared.dtype)
+        self.losses = shared.new_zeros(lanes, count, dtype=torch.float64)
         trainer = lowrank.trainer
         self.motion = Motion(lanes, count, trainer.momentum, trainer.nesterov, work.flows[-1].proximal)
-        self.inner = torch.zeros(lanes, count, count, dtype=torch.float64)
+        self.inner = shared.new_zeros(lanes, count, count, dtype=torch.float64)
         assert isinstance(work.key, Keys)
         self.dropout = [key.seed() for key in work.key.derive("dropout")] if self.bench.draws.layers else [0] * lanes
 
@@ -203,7 +210,8 @@ class _Program:
             for name, parameter in self.own.items():
                 torch.sub(parameter.detach(), start[name], out=self.own_moved[name][lane])
                 parameter.detach().copy_(start[name])
-        inner = self.inner + self.inner.tril(-1).mT
+        inner = self.inner.cpu()
+        inner = inner + inner.tril(-1).mT
         losses = self.table.mean_losses(self.losses)
         return Summed(
             layers=self.layers,
@@ -223,7 +231,7 @@ class _Program:
         made = zip((sizes > 0).sum(0).tolist(), sizes.amax(0).tolist(), strict=True)
         for number, (active, width) in enumerate((active, width) for active, width in made if active):
             front, seen = slice(first, first + active), self.starts[number]
-            counts = self.motion.moved[front][:, self.steps[:seen]]
+            counts = self.site.put(self.motion.moved[front][:, self.steps[:seen]])
             for layer in self.layers:
                 layer.expect(front, seen, width, counts)
             self.bench.draws.at(self.dropout[first], number)
@@ -231,18 +239,25 @@ class _Program:
 
     def _step(self, lanes: slice, number: int, width: int) -> None:
         """One step of these lanes."""
-        index, store = self.table.index[lanes, number, :width], self.work.examples
-        flat = index.reshape(-1)
-        outputs = self.bench.module(self.bench.arranged(store.inputs.index_select(0, flat)))
-        each = self.bench.task.criterion.per_example(outputs, store.targets.index_select(0, flat)).view_as(index)
-        mean = (each * self.weights[lanes, number, :width]).sum(1)
-        rates = self.table.rates[lanes, number]
+        batch = self.served.batch(lanes, number, width)
+        outputs = self.bench.module(self.bench.arranged(batch.inputs))
+        each = self.bench.task.criterion.per_example(outputs, batch.targets).view(-1, width)
+        mean = (each * self.served.weights[lanes, number, :width]).sum(1)
+        rates = self.served.rates[lanes, number]
         inner, grads = _learn(self.layers, list(self.own.values()), mean.sum())
-        self.inner[lanes, number].index_add_(1, self.steps[: inner.shape[1]], inner)
-        self.motion.step(lanes, number, rates)
+        self._add(self.inner[lanes, number], inner)
+        self.motion.step(lanes, number, self.table.rates[lanes, number])
         for parameter, grad in zip(self.own.values(), grads, strict=True):  # of a single lane
             parameter.detach().sub_(rates.to(grad.dtype) * grad)
         self.losses[lanes, number] = mean.detach().double()
+
+    def _add(self, products: Tensor, rows: Tensor) -> None:
+        """Adds what each row seen so far gives, `[C, n]`, to its step's number of `[C, K]`."""
+        steps = self.steps_there[: rows.shape[1]]
+        if self.site.on_gpu:  # which adds by an index in no fixed order
+            products += rows @ functional.one_hot(steps, products.shape[1]).to(rows)
+        else:
+            products.index_add_(1, steps, rows)
 
 
 def _learn(layers: list[_Layer], own: list[nn.Parameter], loss: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -309,7 +324,7 @@ class _Layer:
 
     def summed(self, weights: Tensor) -> dict[str, Tensor]:
         """The weighted sums of all rows' outer products, by the parameters' names; weights: `[C, n]`."""
-        errors = (self.errors * weights.to(self.errors.dtype).unsqueeze(2)).flatten(0, 1)
+        errors = (self.errors * weights.to(self.errors).unsqueeze(2)).flatten(0, 1)
         prefix = f"{self.name}." if self.name else ""
         changes = {f"{prefix}weight": product(errors.T, self.inputs.flatten(0, 1).T)}
         return changes if self.part.bias is None else {**changes, f"{prefix}bias": errors.sum(0)}

@@ -103,6 +103,7 @@ class ClientRunner:
         with trace.naming():
             if memory is None:
                 memory = chain.remember(message.params)
+            memory = bench.site.labelled(memory)
             own = memory.get(TRAINER, {})
             statistics = message.buffers if message.buffers is not None else own.get("statistics")
             bench.load(message.params, own.get("personal"), statistics)
@@ -113,11 +114,11 @@ class ClientRunner:
             layout=bench.layout,
             flow=self.flows[-1],
             global_params=message.params,
-            examples=torch.tensor(len(examples)),
-            secret=secret,
+            examples=bench.site.put(torch.tensor(len(examples))),
+            secret=None if secret is None else bench.site.tensors(secret),
         )
         seed = key.derive("ambient").seed()  # for what draws from torch's own generator
-        torch.default_generator.manual_seed(seed)
+        bench.site.seed(seed)
         told, trainer_key = message.stages, key.derive(TRAINER)
         bench.draws.at(trainer_key.derive("dropout").seed(), 0)  # for a trainer that does not say its steps
         return Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure)
@@ -128,16 +129,17 @@ class ClientRunner:
 
     def prepare_crew(self, crew: Crew, ask: Ask, memory: Memory) -> Work:
         """What clients that train side by side are given: context and memory with a leading axis `[C, ...]`."""
-        message, chain = ask.message, self.algorithm.chain
+        message, chain, site = ask.message, self.algorithm.chain, self.bench.site
         ctx = Context(
             round=ask.round,
             key=crew.keys,
             layout=self.bench.layout,
             flow=self.flows[-1],
             global_params=message.params,
-            examples=crew.sizes,
+            examples=site.put(crew.sizes),
         )
         trace, key = Trace(", ".join(crew.clients[:3])), crew.keys.derive(TRAINER)
+        memory = site.labelled(memory)
         return Work(self.bench, crew.store, chain, ctx, memory, message.stages, self.flows, key, trace, self.measure)
 
     def finish(self, client: str, ask: Ask, work: Work, trained: Trained) -> Outcome:
@@ -156,13 +158,13 @@ class ClientRunner:
         ctx = replace(
             work.ctx,
             movement=trained.movement,
-            steps=torch.as_tensor(trained.count),
-            gain=_number(trained.gain),
-            lr_sum=_number(trained.lr_sum),
-            initial_loss=_number(trained.initial_loss),
+            steps=bench.site.put(torch.as_tensor(trained.count)),
+            gain=self._number(trained.gain),
+            lr_sum=self._number(trained.lr_sum),
+            initial_loss=self._number(trained.initial_loss),
             initial_gradient=trained.initial_gradient,
-            validation_loss=_number(trained.validation_loss),
-            label_entropy=_number(trained.label_entropy),
+            validation_loss=self._number(trained.validation_loss),
+            label_entropy=self._number(trained.label_entropy),
         )
         trace.enter("the combination of steps", movement=trained.movement, steps=trained.steps)
         trained, delta = self._combined(trained, ctx)
@@ -187,7 +189,7 @@ class ClientRunner:
         gram = gram_of(steps)
         coefficients = self.coefficients(gram, ctx)
         if self.measure:
-            trained = replace(trained, squares=gram.diagonal(dim1=-2, dim2=-1))
+            trained = replace(trained, squares=gram.diagonal(dim1=-2, dim2=-1).cpu())
         if bool((coefficients == 1).all()):
             return trained, trained.movement
         return trained, add_steps(trained.movement, steps, coefficients)
@@ -201,7 +203,6 @@ class ClientRunner:
             own["statistics"] = self.bench.statistics()
         return {**kept, TRAINER: own} if own else kept
 
-
-def _number(value: float | Tensor | None) -> Tensor | None:
-    """A number as the context holds it, in float64."""
-    return None if value is None else torch.as_tensor(value, dtype=torch.float64)
+    def _number(self, value: float | Tensor | None) -> Tensor | None:
+        """A number as the context holds it, in float64."""
+        return None if value is None else self.bench.site.put(torch.as_tensor(value, dtype=torch.float64))

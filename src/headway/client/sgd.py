@@ -192,7 +192,7 @@ class LocalSGD(Trainer):
 
         def run(tape: Tape | None) -> _Loop:
             loop = _Loop(self, work, tape)
-            for batch, lr in self._batches(work.examples, key, amount, work.ctx.round):
+            for batch, lr in self._batches(work, key, amount):
                 loop.step(batch, lr)
             return loop
 
@@ -246,12 +246,13 @@ class LocalSGD(Trainer):
             return [(self.steps or self.epochs, True)] * len(keys)
         return [self.amount(key) for key in keys]
 
-    def _batches(self, examples: Examples, key: Key, amount: int, round_: int) -> Iterator[tuple[Examples, float]]:
+    def _batches(self, work: Work, key: Key, amount: int) -> Iterator[tuple[Examples, float]]:
         """The batches of this round, each with its learning rate."""
-        for order, cuts in self.epochs_of(len(examples), key, amount, round_):
-            shuffled = examples if order is None else examples.take(order)
+        examples, site = work.examples, work.bench.site
+        for order, cuts in self.epochs_of(len(examples), key, amount, work.ctx.round):
+            shuffled = examples if order is None else examples.take(site.beside(examples, order))
             for start, stop, lr in cuts:
-                yield shuffled.rows(start, stop), lr
+                yield site.examples(shuffled.rows(start, stop)), lr
 
     def epochs_of(
         self, count: int, key: Key, amount: int, round_: int
@@ -338,4 +339,5 @@ class _Loop:
 
 def step_squares(lengths: Sequence[Tensor], lrs: Sequence[float]) -> Tensor:
     """The squared length of each step, float64 `[K]`, from the lengths `[tensors]` of what each tensor moved along."""
-    return torch.stack(list(lengths)).double().square().sum(1) * torch.tensor(lrs, dtype=torch.float64).square()
+    squares = torch.stack(list(lengths)).double().square().sum(1).cpu()
+    return squares * torch.tensor(lrs, dtype=torch.float64).square()

@@ -101,7 +101,7 @@ def measure(work: Work, held_out: Examples) -> AtStart:
         validation, _ = _loss(work, held_out if len(held_out) else work.examples, False)
     if "label_entropy" in needs:
         with torch.no_grad():
-            outputs = work.bench.module(work.examples.rows(0, 1).inputs)
+            outputs = work.bench.module(work.bench.site.put(work.examples.rows(0, 1).inputs))
         entropy = label_entropy(work.examples.targets, outputs.shape[1] if outputs.ndim > 1 else 1)
     return AtStart(loss, gradient, validation, entropy)
 
@@ -115,8 +115,9 @@ def label_entropy(targets: Tensor, outputs: int) -> float:
     >>> label_entropy(torch.tensor([0, 0, 1, 1]), 4)
     0.5
     """
-    classes, labels = max(outputs, 2), targets.reshape(-1).long()
-    if not bool((labels == targets.reshape(-1)).all()) or int(labels.min()) < 0 or int(labels.max()) >= classes:
+    targets = targets.reshape(-1).cpu()
+    classes, labels = max(outputs, 2), targets.long()
+    if not bool((labels == targets).all()) or int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise ConfigError(
             f"the entropy of labels needs targets that are classes from 0 to {classes - 1}, found numbers from "
             f'{float(targets.min()):g} to {float(targets.max()):g}: weigh by="validation" or by="alignment" instead.'
@@ -129,15 +130,15 @@ def label_entropy(targets: Tensor, outputs: int) -> float:
 def _loss(work: Work, examples: Examples, with_gradient: bool) -> tuple[float, Tensor | None]:
     """The mean loss over the examples, and its gradient with respect to the shared parameters."""
     bench = work.bench
-    total, gradient = 0.0, torch.zeros_like(bench.shared)
+    total, gradient = bench.shared.new_zeros((), dtype=torch.float64), torch.zeros_like(bench.shared)
     parameters = bench.parameters[: bench.shared_count]
     for start, stop in batch_bounds(len(examples), EVALUATION_BATCH):
-        batch = examples.rows(start, stop)
+        batch = bench.site.examples(examples.rows(start, stop))
         work.trace.enter("the model, at the start of the round", inputs=batch.inputs, targets=batch.targets)
         with torch.set_grad_enabled(with_gradient):
             loss = bench.task.criterion.per_example(bench.module(bench.arranged(batch.inputs)), batch.targets).sum()
-        total += float(loss.detach())
+        total += loss.detach()
         if with_gradient:
             grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
             gradient += torch.cat([grad.reshape(-1) for grad in grads])
-    return total / len(examples), gradient / len(examples) if with_gradient else None
+    return float(total) / len(examples), gradient / len(examples) if with_gradient else None

@@ -187,18 +187,22 @@ class _Halves(Tape, Steps):
         self.count = 0
         self.previous = bench.shared.clone()
         self.matrix = bench.scratch(plan.count, plan.size, torch.float16)
-        self.unit = torch.ones(plan.count, dtype=torch.float64)  # what 1 stands for, in each row
+        self.exponents = bench.shared.new_zeros(plan.count, dtype=torch.int64)  # of the largest number in each row
 
     def add(self, model: Tensor) -> None:
         torch.sub(model, self.previous, out=self.previous)
-        largest = float(self.previous.abs().max())
-        exponent = math.frexp(largest)[1] if math.isfinite(largest) else 0
-        self.unit[self.count] = 2.0 ** (exponent - 15)
-        # twice, because one factor may be beyond the number type
-        half = (15 - exponent) // 2
-        self.matrix[self.count].copy_(self.previous.mul_(2.0**half).mul_(2.0 ** (15 - exponent - half)))
+        exponent = torch.frexp(self.previous.abs().max()).exponent
+        self.exponents[self.count] = exponent
+        rest = 15 - exponent  # in two halves, because one factor may be beyond the number type
+        half = rest >> 1
+        self.matrix[self.count].copy_(self.previous.mul_(_power_of_two(half)).mul_(_power_of_two(rest - half)))
         self.previous.copy_(model)
         self.count += 1
+
+    @property
+    def unit(self) -> Tensor:
+        """What 1 stands for in each row, float64 `[K]`."""
+        return _power_of_two((self.exponents - 15).clamp_min(-1022))
 
     def gram(self) -> Tensor:
         """Of the steps as kept."""
@@ -207,6 +211,11 @@ class _Halves(Tape, Steps):
     def added(self, base: Tensor, coefficients: Tensor) -> Tensor:
         """In float64, a few coordinates at a time."""
         return add_combination(base, self.matrix, coefficients * self.unit)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """Exactly, in float64, by its bits; nothing is read back from where the exponents lie."""
+    return ((exponent.long() + 1023) << 52).view(torch.float64)
 
 
 class Replayed(Steps):
@@ -226,11 +235,11 @@ class Replayed(Steps):
 
     def __init__(self, plan: StepPlan, bench: Workbench, train: Callable[[Tape], object]) -> None:
         self.plan, self.bench, self.train = plan, bench, train
-        self.start, self.random = bench.snapshot(), torch.get_rng_state()
+        self.start, self.random = bench.snapshot(), bench.site.drawn()
 
     def begin(self) -> None:
         """The training that counts; it yields the first block of the Gram matrix as well."""
-        self._gram = torch.zeros(self.plan.count, self.plan.count, dtype=torch.float64)
+        self._gram = self.bench.shared.new_zeros(self.plan.count, self.plan.count, dtype=torch.float64)
         self._summed = 0
         self._add_block(self.train)
         self.end = self.bench.snapshot()
@@ -256,7 +265,7 @@ class Replayed(Steps):
 
     def _again(self, tape: Tape) -> None:
         self.bench.restore(self.start)
-        torch.set_rng_state(self.random)
+        self.bench.site.rewind(self.random)
         self.train(tape)
         same = torch.equal(self.bench.shared, self.end["shared"])
         self.bench.restore(self.end)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from headway.client.site import Site
 from headway.core.keys import Keys
+from headway.data import Examples
 
 if TYPE_CHECKING:
     from headway.client.sgd import LocalSGD
@@ -42,8 +44,14 @@ class Timetable:
         real = torch.arange(self.index.shape[2]) < self.sizes.unsqueeze(2)
         return real.to(number) / self.sizes.clamp_min(1).unsqueeze(2)
 
+    def served(self, store: Examples, site: Site, number: torch.dtype) -> Served:
+        """What its steps read of it and of the store, where the clients train."""
+        weights, rates = site.put(self.weights(number)), site.put(self.rates)
+        return Served(store, site, site.beside(store, self.index), weights, rates)
+
     def mean_losses(self, losses: Tensor) -> Tensor:
         """The mean over the examples used, float64 `[C]`, of the losses of each step `[C, K]`."""
+        losses = losses.cpu()
         return (losses * self.sizes).sum(1) / self.sizes.sum(1)
 
     def gains(self, momentum: float, nesterov: bool, proximal: float) -> Tensor:
@@ -55,6 +63,23 @@ class Timetable:
             velocity = momentum * velocity + unit
             gain = gain + torch.where(made, rate * (unit + momentum * velocity if nesterov else velocity), 0.0)
         return gain
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A timetable's index, weights and rates where the clients train; the index is where the store is."""
+
+    store: Examples
+    site: Site
+    index: Tensor
+    weights: Tensor
+    rates: Tensor
+
+    def batch(self, lanes: slice, number: int, width: int) -> Examples:
+        """What these lanes see in a step, one lane after another, `[lanes * width, ...]`."""
+        index = self.index[lanes, number, :width].reshape(-1)
+        inputs, targets = (t.index_select(0, index) for t in (self.store.inputs, self.store.targets))
+        return self.site.examples(Examples(inputs, targets))
 
 
 def timetable(trainer: LocalSGD, keys: Keys, rows: Tensor, sizes: Tensor, amounts: Tensor, round_: int) -> Timetable:

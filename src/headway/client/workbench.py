@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from headway.client.dropout import Draws
+from headway.client.site import Site
 from headway.client.task import Task, floating_buffers, shared_parameters
 from headway.core.keys import Key
 from headway.core.layout import Layout
@@ -19,14 +20,16 @@ class Workbench:
 
     layout, shared: the shared parameters, and their vector `[P]`.
     personal: those that stay with the client, `[Q]`.  statistics: the floating-point buffers, `[B]`.
-    draws: what its dropout modules draw from.  channels_last: whether it is given images `[B, C, H, W]` with their
-    channels side by side in memory, which convolutions may like better; the numbers agree to rounding.
+    draws: what its dropout modules draw from.  site: where all of it lies; the initial weights do not depend on it.
+    channels_last: whether it is given images `[B, C, H, W]` with their channels side by side in memory, which
+    convolutions may like better; the numbers agree to rounding.
     """
 
-    def __init__(self, task: Task, key: Key) -> None:
-        self.task = task
-        self.module = task.build(key)
+    def __init__(self, task: Task, key: Key, site: Site | None = None) -> None:
+        self.task, self.site = task, site or Site()
+        self.module = task.build(key).to(self.site.device)
         self.draws = Draws(self.module)
+        self.site.narrow(self.module)
         self.channels_last = False
         chosen = shared_parameters(self.module, task.shared)
         others = {
@@ -40,7 +43,7 @@ class Workbench:
         self._buffer_layout = Layout.of(self._buffers)
         self.parameters: list[nn.Parameter] = [*chosen.values(), *others.values()]
         self.shared_count = len(chosen)
-        self._scratch = torch.empty(0, dtype=torch.uint8)
+        self._scratch = self._bytes(0)
         self._twin: nn.Module | None = None
         self._counters = {n: b for n, b in self.module.named_buffers() if not b.is_floating_point()}
         self._initial_counters = {name: buffer.clone() for name, buffer in self._counters.items()}
@@ -65,7 +68,7 @@ class Workbench:
             return inputs
         _, channels, height, width = inputs.shape
         strides = (channels * height * width, 1, width * channels, channels)  # of one channel too, where torch is free
-        return torch.empty_strided(inputs.shape, strides, dtype=inputs.dtype).copy_(inputs)
+        return torch.empty_strided(inputs.shape, strides, dtype=inputs.dtype, device=inputs.device).copy_(inputs)
 
     def statistics(self) -> Tensor:
         """The buffers as a fresh vector `[B]`."""
@@ -75,8 +78,8 @@ class Workbench:
         """A matrix `[rows, columns]` to write into, whose memory is used again for the next client."""
         wanted = rows * columns * number.itemsize
         if self._scratch.numel() < wanted:
-            self._scratch = torch.empty(0, dtype=torch.uint8)  # lets go of the old memory before taking the new
-            self._scratch = torch.empty(wanted, dtype=torch.uint8)
+            self._scratch = self._bytes(0)  # lets go of the old memory before taking the new
+            self._scratch = self._bytes(wanted)
         return self._scratch[:wanted].view(number).view(rows, columns)
 
     @property
@@ -92,6 +95,9 @@ class Workbench:
         """Puts a snapshot back."""
         for name, tensor in self._changing().items():
             tensor.copy_(snapshot[name])
+
+    def _bytes(self, count: int) -> Tensor:
+        return torch.empty(count, dtype=torch.uint8, device=self.site.device)
 
     def _changing(self) -> dict[str, Tensor]:
         buffers = {f"buffer {name}": buffer for name, buffer in self.module.named_buffers()}

@@ -162,6 +162,8 @@ def _warn(meter: Meter, report: RoundReport, lines: Lines) -> None:
     for client in report.clients:
         if client.status == "rejected":
             meter.say(f"[yellow]round {report.round}: the update of {client.client} was rejected:[/] {client.reason}")
+    for note in report.notes:
+        meter.say(f"[yellow]round {report.round}:[/] {escape(note)}")
     if not report.count("counted"):
         meter.say(f"[yellow]round {report.round}: no client was counted, so nothing was learned.[/]")
     for line in lines.of(report.round, report.alarms):
@@ -192,6 +194,7 @@ def _record(report: RoundReport) -> dict[str, Any]:
             {"kind": a.kind, "clients": list(a.clients), "camps": [list(camp) for camp in a.camps], "text": a.text}
             for a in report.alarms
         ],
+        "notes": list(report.notes),
         "counted": report.count("counted"),
         "rejected": {c.client: c.reason for c in report.clients if c.status == "rejected"},
         "dropped": [c.client for c in report.clients if c.status == "dropped"],

@@ -11,7 +11,7 @@ COLUMNS = 1 << 12  # converted to float64 at a time
 def gram_matrix(rows: Tensor) -> Tensor:
     """`G G^T` of vectors `[..., K, P]`, accumulated in float64, `[..., K, K]`."""
     count = rows.shape[-2]
-    gram = torch.zeros(*rows.shape[:-2], count, count, dtype=torch.float64)
+    gram = rows.new_zeros(*rows.shape[:-2], count, count, dtype=torch.float64)
     if rows.ndim == 2:
         return add_gram(gram, rows)
     for start in range(0, rows.shape[-1], COLUMNS):

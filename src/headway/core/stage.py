@@ -102,9 +102,9 @@ class Context:
 
     def uniform(self, count: int) -> Tensor:
         """Uniform numbers in [0, 1), float64 `[..., count]`, each lane from its own key."""
-        if isinstance(self.key, Key):
-            return self.key.uniform(count)
-        return torch.stack([key.uniform(count) for key in self.key])
+        one, device = self.key, self.global_params.device
+        drawn = one.uniform(count) if isinstance(one, Key) else torch.stack([key.uniform(count) for key in one])
+        return drawn.to(device)
 
     def sliced(self, start: int, stop: int) -> Context:
         """The context of coordinates `start..stop` alone: for a `step` that is called per tensor."""

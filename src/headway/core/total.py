@@ -15,6 +15,7 @@ from headway.core.exact import ExactScalar, ExactSum
 from headway.core.update import Update
 
 COLUMNS = 1 << 17  # numbers of all lanes that are lifted at a time, in float64 of about a megabyte
+ON_DEVICE = 1 << 23  # the same on a GPU, which has no cache to stay in and is told each operation
 LEAST = 256
 
 
@@ -101,14 +102,15 @@ class Group:
 
     def add_lanes(self, update: Update, lift: Callable[[Update], Update]) -> Tensor:
         """Adds many updates `[C, P]`, each lifted, a few coordinates at a time; returns their lifted weights `[C]`."""
-        width = max(COLUMNS // max(len(update.weight), 1), LEAST)
+        numbers = COLUMNS if update.delta.is_cpu else ON_DEVICE
+        width = max(numbers // max(len(update.weight), 1), LEAST)
         weight = update.weight
         for start in range(0, max(vector.shape[-1] for vector in update.vectors.values()), width):
             columns = slice(start, start + width)
             term = lift(replace(update, vectors={name: v[:, columns] for name, v in update.vectors.items()}))
             for name, lifted in term.vectors.items():
                 whole = update.vectors[name].shape[-1]
-                held = self.vectors.setdefault(name, torch.zeros(whole, dtype=lifted.dtype))
+                held = self.vectors.setdefault(name, lifted.new_zeros(whole))
                 held[columns] += lifted.sum(0)
             if start == 0:
                 weight = term.weight
@@ -118,7 +120,7 @@ class Group:
     def add_sum(self, vectors: Mapping[str, Tensor], terms: Update) -> None:
         """Adds what many lifted updates come to; terms: their weights and sums `[C]`."""
         for name, vector in vectors.items():
-            held = self.vectors.setdefault(name, torch.zeros(vector.shape, dtype=torch.float64))
+            held = self.vectors.setdefault(name, vector.new_zeros(vector.shape, dtype=torch.float64))
             held += vector
         self.total.add_many_numbers(terms)
 
@@ -127,7 +129,7 @@ class Total:
     """The exact sum of lifted updates: merging is associative and commutative, to the bit.
 
     Integer vectors (a ring) add with wrap-around.  A whole-cohort rule keeps the updates themselves in
-    `rows`, by client.
+    `rows`, by client.  It lies in main memory, wherever its terms come from.
     """
 
     def __init__(self) -> None:
@@ -151,7 +153,7 @@ class Total:
     def add_row(self, client: str, update: Update) -> None:
         """Keeps one update whole, for a rule that needs the cohort at once."""
         assert client not in self.rows
-        self.rows[client] = update
+        self.rows[client] = update = update.cpu()
         self.add_numbers(update)
 
     def add_numbers(self, term: Update) -> None:
@@ -211,9 +213,9 @@ class Total:
     def _add_vectors(self, vectors: Mapping[str, Tensor]) -> None:
         for name, vector in vectors.items():
             if vector.is_floating_point():
-                self.vectors.setdefault(name, ExactSum()).add(vector)
+                self.vectors.setdefault(name, ExactSum()).add(vector.cpu())
             else:
-                self._add_integers(name, vector)
+                self._add_integers(name, vector.cpu())
 
     def _add_integers(self, name: str, vector: Tensor) -> None:
         held = self.integers.get(name)
@@ -222,6 +224,7 @@ class Total:
 
 def _add_all(total: ExactScalar, numbers: Tensor) -> None:
     """Adds each of the numbers `[C]`: at once, where they are whole and their sum is exact in float64."""
+    numbers = numbers.cpu()
     whole = bool((numbers == numbers.round()).all()) and float(numbers.double().abs().sum()) < 2.0**53
     for number in [float(numbers.double().sum())] if whole else numbers.tolist():
         total.add(number)

@@ -85,6 +85,11 @@ class Update:
         parts = [torch.linalg.vector_norm(v, dim=-1, dtype=torch.float64) ** 2 for v in self.vectors.values()]
         return torch.stack(parts).sum(0)
 
+    def cpu(self) -> Update:
+        """The same update in main memory."""
+        vectors = {k: v.cpu() for k, v in self.vectors.items()}
+        return Update(vectors, self.weight.cpu(), {k: v.cpu() for k, v in self.sums.items()})
+
     def lane(self, index: int) -> Update:
         """One client's update out of a batch of them."""
         return Update(

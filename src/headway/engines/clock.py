@@ -44,6 +44,7 @@ class ClockEngine(Engine):
 
     def __init__(self, inner: LocalEngine | None = None, fleet: Fleet | None = None) -> None:
         self.inner, self.fleet = inner or LocalEngine(), fleet or Fleet()
+        self.site = self.inner.site
         self.now = 0.0
         self._events: list[Event] = []
         self._messages: dict[int, Message] = {}  # of the rounds from which asks are in flight
@@ -211,7 +212,7 @@ class ClockEngine(Engine):
 
     def _answer(self, ask: Ask, closed: Closed) -> Answer:
         """Has those trained who count, each from the model that it was asked with."""
-        total, reports, figures = Total(), list[ClientReport](), dict[str, float]()
+        total, reports, figures, notes = Total(), list[ClientReport](), dict[str, float](), list[str]()
         versions = sorted({arrival.ticket.round for arrival in closed.counted})
         self._trained = {}
         for version in versions:
@@ -223,10 +224,12 @@ class ClockEngine(Engine):
             )
             total.merge(answer.total)
             figures |= answer.figures
+            notes += answer.notes
             reports += _timed(answer.reports, arrivals, age)
             self._trained[version] = cohort
         reports += _lost(closed.losses, {report.client for report in reports}, self._down)
-        return Answer(total=total, reports=tuple(sorted(reports, key=lambda r: r.client)), figures=figures)
+        ordered = tuple(sorted(reports, key=lambda report: report.client))
+        return Answer(total=total, reports=ordered, figures=figures, notes=notes)
 
     def _settle(self, ask: Ask) -> Answer:
         """The verdict, in the words of the rounds in which the clients were asked."""

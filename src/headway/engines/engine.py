@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from headway.client.memory import Memories, MemoryStore
+from headway.client.site import Site
 from headway.client.task import Task
 from headway.core.algorithm import Algorithm
 from headway.core.ask import Answer, Ask
@@ -31,7 +32,12 @@ class Job:
 
 
 class Engine(ABC):
-    """Runs asks on clients, wherever they are."""
+    """Runs asks on clients, wherever they are.
+
+    site: where the models and batches of a step lie.
+    """
+
+    site = Site()
 
     @property
     @abstractmethod
@@ -45,11 +51,15 @@ class Engine(ABC):
 
     @property
     def decided(self) -> dict[str, Any]:
-        """What it has decided by measuring, that fixes a run's bits."""
+        """What it was told, or has decided by measuring, that fixes a run's bits."""
         return {}
 
     def follow(self, decided: Mapping[str, Any]) -> None:  # noqa: B027 (most engines decide nothing)
-        """Decides the same as a run that is resumed; said before `open`."""
+        """Decides the same as a run that is resumed; said before `open`.
+
+        Raises:
+            RunFolderError: if it cannot.
+        """
 
     def memory(self, clients: Sequence[str], folder: Path | None) -> Memories:
         """Where the clients' memory will lie; folder: of the run, for what is too large for main memory."""

@@ -9,13 +9,15 @@ from typing import Any, Literal
 import torch
 
 from headway.client.evaluate import evaluate_clients
+from headway.client.site import Site
 from headway.core.ask import Answer, Ask, ClientReport
-from headway.core.errors import ConfigError
+from headway.core.errors import ConfigError, RunFolderError
 from headway.core.flow import EngineFacts
 from headway.core.total import Total
 from headway.core.update import Tensors
 from headway.engines.engine import Engine, Job
 from headway.engines.planner import MOST, Plan, default_store, make_plan
+from headway.engines.room import lanes_that_fit
 from headway.engines.units import UnitRunner, answered, units
 from headway.engines.way import Way, Wish
 
@@ -32,9 +34,12 @@ class LocalEngine(Engine):
         and where no stage looks at a client's vector; a crew whose model has other layers too then trains one
         client after another, by plain SGD only.  `None`: where the model has no other layers.
     channels_last: whether images lie in memory with their channels side by side; `None`: as they are.
+    device: "cpu", "cuda" or "cuda:N".  On a GPU all that clients work with lies there, the examples too if they fit in
+        half of what is free; there are at most as many lanes as fit.
+    precision: of the products in training on a GPU, "float32", "tf32" or "bfloat16" (see `Site`).
 
     Raises:
-        ConfigError: if lanes is below 1.
+        ConfigError: if lanes is below 1, or there is no such device or precision here.
     """
 
     def __init__(
@@ -44,6 +49,8 @@ class LocalEngine(Engine):
         *,
         low_rank: bool | None = None,
         channels_last: bool | None = None,
+        device: str = "cpu",
+        precision: str = "float32",
     ) -> None:
         if lanes != "auto" and (isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1):
             raise ConfigError(f'lanes must be a whole number from 1, or "auto", found {lanes!r}.')
@@ -51,6 +58,7 @@ class LocalEngine(Engine):
         self.lanes: int | Literal["auto"] = lanes
         self.wish = Wish(low_rank, channels_last)
         self.plan: Plan | None = None
+        self.site = Site.named(device, precision)
 
     @property
     def facts(self) -> EngineFacts:
@@ -67,21 +75,39 @@ class LocalEngine(Engine):
 
     @property
     def spoken(self) -> str:
-        """The plan, and why clients train one at a time where they should not."""
-        if self._way == Way() and self.plan is None:
-            return ""
-        why = self.runner.why_not
+        """The plan, and why clients train one at a time where they should not; which GPU."""
+        if not self.site.on_gpu:
+            return "" if self._way == Way() and self.plan is None else self._beside
+        there = ", the examples there too" if self.runner.resident else ""
+        return f"on {self.site.name}{there}: {self._beside}"
+
+    @property
+    def _beside(self) -> str:
+        """The way, and why not as many clients side by side as were asked for."""
+        if self.runner.why_not is not None:
+            return f"clients one at a time, since {self.runner.why_not}"
         said = self._way.spoken if self.plan is None else self.plan.spoken
-        return said if why is None else f"clients one at a time, since {why}"
+        if self.lanes in ("auto", self._way.lanes):
+            return said
+        return f"{said} (of {self.lanes} that were asked for, those that fit in its memory)"
 
     @property
     def decided(self) -> dict[str, Any]:
-        """The way, where it is not one client at a time."""
-        return self._way.decided
+        """The way, where it is not one client at a time; the device and the precision, where it is a GPU."""
+        if not self.site.on_gpu:
+            return self._way.decided
+        return {**self._way.decided, "device": self.site.device.type, "precision": self.site.precision}
 
     def follow(self, decided: Mapping[str, Any]) -> None:
-        """Measures nothing: does as a run did that is resumed."""
-        if self.lanes == "auto":
+        """Measures nothing: does as a run did that is resumed, on the same kind of device and in its precision."""
+        there = decided.get("device", "cpu"), decided.get("precision", "float32")
+        here = self.site.device.type, self.site.precision
+        if there != here:
+            raise RunFolderError(
+                f'the run was trained with device = "{there[0]}" and precision = "{there[1]}", and would go on with '
+                f'"{here[0]}" and "{here[1]}", which gives other bits: resume it as it was, or start a new run.'
+            )
+        if self.lanes == "auto" or (self.site.on_gpu and self.lanes != 1):
             self.plan = Plan(Way.of(decided), int(decided.get("threads", torch.get_num_threads())))
 
     def open(self, job: Job) -> None:
@@ -92,10 +118,14 @@ class LocalEngine(Engine):
         measure = self.drift and not job.algorithm.protected
         measuring = self.lanes == "auto" and self.plan is None
         way = replace(self._way, lanes=MOST) if measuring else self._way
-        self.runner = UnitRunner(job, flows, measure, way)
-        if measuring:
-            cohort = job.algorithm.sampler.facts(len(self.population)).expected or len(self.population)
-            self.plan = self._measured(int(cohort))
+        self.runner = UnitRunner(job, flows, measure, way, self.site)
+        cohort = int(job.algorithm.sampler.facts(len(self.population)).expected or len(self.population))
+        with self.site.training():
+            fitting = lanes_that_fit(self.runner, min(cohort, self.runner.width)) if self.plan is None else cohort
+            if measuring:
+                self.plan = self._measured(min(cohort, fitting))
+            elif fitting < min(cohort, self._way.lanes):
+                self.plan = Plan(replace(self._way, lanes=fitting), torch.get_num_threads())
         if self.plan is not None:
             self.runner.use(self.plan.way)
             self._set_threads(self.plan.threads)
@@ -120,19 +150,20 @@ class LocalEngine(Engine):
     def ask(self, ask: Ask) -> Answer:
         """Runs one ask on its cohort, in an order that the names and sizes of its clients decide.
 
-        torch's own generator is left as it was found.
+        torch's own generator and settings are left as they were found.
         """
-        before = torch.get_rng_state()
+        before = self.site.drawn()
         try:
             if ask.kind == "train":
-                return self._train(ask)
+                with self.site.training():
+                    return self._train(ask)
             if ask.kind == "evaluate":
                 return self._evaluate(ask)
             if ask.kind == "settle":
                 return self._settle(ask)
             return self._protocol(ask)
         finally:
-            torch.set_rng_state(before)
+            self.site.rewind(before)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -144,10 +175,11 @@ class LocalEngine(Engine):
             done = self.runner.run(ask, members, self.secrets, meter)
             total.add_group(done.group)
             reports += done.reports
-        return answered(total, reports, meter)
+        notes, self.runner.notes = self.runner.notes, []
+        return replace(answered(total, reports, meter), notes=notes)
 
     def _evaluate(self, ask: Ask) -> Answer:
-        scores = evaluate_clients(self.runner.bench, ask.message, self.job.data, ask.cohort, self.job.memory)
+        scores = evaluate_clients(self.runner.bench, ask.message, self.runner.job.data, ask.cohort, self.job.memory)
         reports = [
             ClientReport(client, "counted", len(self.job.data.test[client]), metrics=metrics)
             for client, metrics in scores.items()

@@ -9,7 +9,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from headway.core.ask import Ask, Message
-from headway.engines.units import UnitRunner
+from headway.engines.units import NoRoom, UnitRunner
 from headway.engines.way import Way, Wish
 
 COARSE = (2, 8, 32, 128, 512)  # lanes to try
@@ -111,13 +111,9 @@ class _Trial:
     """
 
     def __init__(self, runner: UnitRunner, cohort: int) -> None:
-        job = runner.job
         self.runner = runner
-        start, chain = runner.bench.shared.clone(), job.algorithm.chain
-        buffers = runner.bench.statistics() if "buffers" in runner.expected else None
-        message = Message(start, chain.broadcast(chain.init(start)), buffers)
-        names = job.data.clients[:MOST]
-        self.ask = Ask("train", message, tuple(names[: max(cohort, 1)]))
+        names = runner.job.data.clients[:MOST]
+        self.ask = first_ask(runner, names[: max(cohort, 1)])
         self.found: dict[tuple[Way, int], float] = {}
         self.deadline = time.perf_counter() + PATIENCE_S
 
@@ -141,18 +137,32 @@ class _Trial:
             self.found[way, threads] = self.seconds(way)
 
     def seconds(self, way: Way) -> float:
-        """What one client takes in this way; the first time does not count, unless it is long or hopeless."""
+        """What one client takes in this way, infinite where a crew has no room; the first time does not count, unless
+        it is long or hopeless."""
         self.runner.use(way)
-        clients = self.ask.cohort[: way.lanes]
+        clients, site = self.ask.cohort[: way.lanes], self.runner.site
         spent: list[float] = []
-        before = torch.get_rng_state()
+        before = site.drawn()
         hopeless = HOPELESS * min(self.found.values(), default=math.inf)
-        while not spent or (len(spent) <= REPEATS and spent[0] <= hopeless and sum(spent) * len(clients) <= LONG_S):
-            begun = time.perf_counter()
-            self.runner.rehearse(self.ask, clients)
-            spent.append((time.perf_counter() - begun) / len(clients))
-        torch.set_rng_state(before)
+        try:
+            while not spent or (len(spent) <= REPEATS and spent[0] <= hopeless and sum(spent) * len(clients) <= LONG_S):
+                site.wait()
+                begun = time.perf_counter()
+                self.runner.rehearse(self.ask, clients)
+                site.wait()
+                spent.append((time.perf_counter() - begun) / len(clients))
+        except NoRoom:
+            return math.inf
+        finally:
+            site.rewind(before)
         return statistics.median(spent[1:] or spent)
+
+
+def first_ask(runner: UnitRunner, clients: Sequence[str]) -> Ask:
+    """What these clients would be asked in the run's first round."""
+    start, chain = runner.bench.shared.clone(), runner.job.algorithm.chain
+    buffers = runner.bench.statistics() if "buffers" in runner.expected else None
+    return Ask("train", Message(start, chain.broadcast(chain.init(start)), buffers), tuple(clients))
 
 
 @contextmanager
@@ -173,6 +183,7 @@ def _fingerprint(runner: UnitRunner, cohort: int, most_threads: int, wish: Wish)
         platform.machine(),
         _processor(),
         os.cpu_count(),
+        runner.site.name,
         most_threads,
         cohort,
         wish,

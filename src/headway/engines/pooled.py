@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import final
+from typing import Any, final
 
 from headway.core.ask import Answer, Ask
 from headway.core.errors import ConfigError
@@ -18,17 +18,34 @@ from headway.engines.local import LocalEngine
 class PooledEngine(Engine):
     """A single client holds everyone's training examples; the model is still evaluated on each client's own test part.
 
+    device, precision: as in `LocalEngine`.
+
     Raises:
         ConfigError: when it is opened, if a part of the model stays with each client.
     """
 
-    def __init__(self) -> None:
-        self.learner, self.testers = LocalEngine(drift=False), LocalEngine(drift=False)
+    def __init__(self, *, device: str = "cpu", precision: str = "float32") -> None:
+        self.learner, self.testers = (LocalEngine(drift=False, device=device, precision=precision) for _ in range(2))
+        self.site = self.learner.site
 
     @property
     def facts(self) -> EngineFacts:
         """Those of the Local engine."""
         return self.learner.facts
+
+    @property
+    def spoken(self) -> str:
+        """Where the one trains."""
+        return self.learner.spoken
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """As of the one who trains."""
+        return self.learner.decided
+
+    def follow(self, decided: Mapping[str, Any]) -> None:
+        """As the one who trains does."""
+        self.learner.follow(decided)
 
     def open(self, job: Job) -> None:
         """Brings the examples together."""

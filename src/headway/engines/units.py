@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from headway.client.crew import Crew
 from headway.client.lanes import Lanes, Plan, why_not
-from headway.client.lowrank import LowRank, suits
+from headway.client.lowrank import LowRank, Summed, suits
 from headway.client.runner import ClientRunner, Outcome
 from headway.client.sgd import LocalSGD
+from headway.client.site import Site
 from headway.client.workbench import Workbench
 from headway.core import frame
 from headway.core.ask import Answer, Ask, ClientReport
@@ -52,6 +53,10 @@ def units(
         yield ordered[start : start + size]
 
 
+class NoRoom(Exception):
+    """A crew does not fit in memory side by side; nothing of it has been counted."""
+
+
 @dataclass(slots=True)
 class Done:
     """What came of a unit: the sum of its counted updates, a report per client; the meter has been told the drift."""
@@ -76,12 +81,16 @@ class UnitRunner:
     """Runs the clients of one unit after another, on one workbench.
 
     measure: whether to collect what tells of drift.  way: how they train; where they cannot train side by side, `alone`
-        says why, and they train one at a time.
+        says why, and they train one at a time.  site: where.  notes: what happened that was not asked for.
     """
 
-    def __init__(self, job: Job, flows: tuple[Flow, ...], measure: bool, way: Way) -> None:
+    def __init__(self, job: Job, flows: tuple[Flow, ...], measure: bool, way: Way, site: Site | None = None) -> None:
+        self.site = site or Site()
+        self.site.check(job.task.number)
+        job = replace(job, data=job.data.with_store(self.site.keep(job.data.store)))
         self.job, self.flows, self.measure = job, flows, measure
-        self.bench = Workbench(job.task, job.key)
+        self.bench = Workbench(job.task, job.key, self.site)
+        self.notes: list[str] = []
         self.runner = ClientRunner(job.algorithm, self.bench, flows, job.key, measure)
         self.runner.check(job.data.train_sizes.tolist())
         self.lanes: Lanes | None = None
@@ -93,7 +102,8 @@ class UnitRunner:
             lanes = Lanes(self.runner.trainer, self.bench)
             self.why_not = lanes.probe(job.data.store.rows(0, 2))
             self.lanes = lanes if self.why_not is None else None
-            if self.lanes is not None and not measure and suits(self.runner.trainer, self.bench, chain, flows[-1]):
+            plain = not measure and self.site.precision != "bfloat16"
+            if self.lanes is not None and plain and suits(self.runner.trainer, self.bench, chain, flows[-1]):
                 lowrank = LowRank(self.runner.trainer, self.bench)
                 self.lowrank = lowrank if lowrank.probe(job.data.store) else None
         self.use(way)
@@ -105,6 +115,11 @@ class UnitRunner:
     def alone(self) -> str | None:
         """Why clients train one at a time; `None` if they do not."""
         return self.why_not if self.width > 1 or self.why_not else "one at a time was asked for"
+
+    @property
+    def resident(self) -> bool:
+        """Whether the examples lie where the clients train."""
+        return self.site.holds(self.job.data.store.inputs)
 
     def use(self, way: Way) -> None:
         """Trains in this way from now on, as far as that is possible; what was made ready for others is kept."""
@@ -141,14 +156,32 @@ class UnitRunner:
 
     def run(self, ask: Ask, members: Sequence[str], secrets: Mapping[str, Tensors], meter: DriftMeter | None) -> Done:
         """Trains the clients of a unit and sums their updates, in this order."""
+        ask = replace(ask, message=self.site.message(ask.message))
         done, down = Done(meter=meter), frame.size(ask.message.tensors())
-        for start in range(0, len(members), self.width):
+        start = 0
+        while start < len(members):
             clients = members[start : start + self.width]
-            if self.width > 1 and self._side_by_side(ask, clients, down, done):
+            try:
+                beside = self.width > 1 and self._side_by_side(ask, clients, down, done)
+            except NoRoom:
+                beside = None  # what the exception holds of memory is let go of first
+            if beside is None:
+                self._narrow(len(clients))
                 continue
-            for client in clients:
+            start += len(clients)
+            for client in () if beside else clients:
                 done.reports.append(self._one(ask, client, down, secrets.get(client), done))
         return done
+
+    def _narrow(self, width: int) -> None:
+        """Goes on with half as many clients side by side."""
+        self.site.tidy()
+        self.use(replace(self.way, lanes=max(width // 2, 1)))
+        goes_on = "one at a time" if self.width == 1 else f"{self.width} side by side"
+        self.notes.append(
+            f"{width} clients side by side do not fit in the memory of {self.site.name}: from here on they train "
+            f"{goes_on}, which changes the last bits of what is learned."
+        )
 
     # side by side ---------------------------------------------------------------------------------------
 
@@ -182,23 +215,30 @@ class UnitRunner:
         if that cannot be."""
         if self.lowrank is None or not self.lowers or not self.lowrank.pays(plan):
             return None
-        try:
-            work = self.runner.prepare_crew(crew, ask, {})
-            summed = self.lowrank.train(work, plan)
-            if self.job.algorithm.chain.combiner is not None:
-                here = replace(work.ctx, steps=summed.count)
-                summed = summed.combined(self.runner.coefficients(summed.gram(), here))
-        except Exception:  # whatever a model may raise: the client alone raises it with names
-            return None
         update = Update.of(torch.ones(len(crew), 1, dtype=torch.float64), crew.sizes.double())
         term = self.job.algorithm.chain.lift(update, self._at_server(ask), self.flows)
-        total = summed.total(term.delta.squeeze(1))
-        norms = summed.norms()
+        try:
+            summed = self._low_rank(ask, crew, plan)
+            total, norms = summed.total(term.delta.squeeze(1)), summed.norms()
+        except torch.OutOfMemoryError as error:
+            raise NoRoom from error
+        except Exception:  # whatever a model may raise: the client alone raises it with names
+            return None
         if not bool(torch.isfinite(norms).all()) or not bool(torch.isfinite(total).all()):
             return None
         done.group.add_sum({"delta": total}, term)
         up = frame.size(frame.of_update(Update.of(ask.message.params)))
         return _Counted(summed.count, summed.loss, update.weight, norms, up)
+
+    def _low_rank(self, ask: Ask, crew: Crew, plan: Plan) -> Summed:
+        """What a crew does in low-rank form, its steps combined as the chain says."""
+        assert self.lowrank is not None
+        work = self.runner.prepare_crew(crew, ask, {})
+        summed = self.lowrank.train(work, plan)
+        if self.job.algorithm.chain.combiner is None:
+            return summed
+        here = replace(work.ctx, steps=self.site.put(summed.count))
+        return summed.combined(self.runner.coefficients(self.site.put(summed.gram()), here).cpu())
 
     def _counted(self, ask: Ask, crew: Crew, plan: Plan, done: Done) -> _Counted | None:
         """Trains a crew and counts its updates; `None`, and nothing has happened, if they must train one at a time."""
@@ -226,21 +266,28 @@ class UnitRunner:
             if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
                 return None
             return self.runner.send(ask, work, trained)
+        except torch.OutOfMemoryError as error:
+            raise NoRoom from error
         except Exception:  # whatever a model or a stage may raise: alone, client and stage are named
             return None
 
     def bytes_up(self, ask: Ask) -> int:
         """What a client sends, found out by training one on few examples, which is forgotten."""
-        client = ask.cohort[0]
+        client, before = ask.cohort[0], self.site.drawn()
         examples = self.job.data.train_of(client).rows(0, 4)
-        before = torch.get_rng_state()
-        outcome = self.runner.train(client, ask, examples, self.job.memory.get(client))
-        torch.set_rng_state(before)
+        ask = replace(ask, message=self.site.message(ask.message))
+        with self.site.training():
+            outcome = self.runner.train(client, ask, examples, self.job.memory.get(client))
+        self.site.rewind(before)
         return frame.size(frame.of_update(outcome.update))
 
     def rehearse(self, ask: Ask, clients: Sequence[str]) -> None:
-        """Does the clients' work of a round in the way that is used, and forgets it."""
-        done = Done()
+        """Does the clients' work of a round in the way that is used, and forgets it.
+
+        Raises:
+            NoRoom: if a crew does not fit in memory.
+        """
+        ask, done = replace(ask, message=self.site.message(ask.message)), Done()
         if self.width > 1 and (planned := self._planned(ask, clients)) is not None:
             if self._lowered(ask, *planned, done) is not None:
                 return
@@ -260,7 +307,7 @@ class UnitRunner:
         """Adds all updates of a crew to the unit's sum."""
         chain, ctx, update, trained = self.job.algorithm.chain, self._at_server(ask), outcome.update, outcome.trained
         if chain.aggregator.whole_cohort:
-            term = chain.lift(update, ctx, self.flows)
+            term = chain.lift(update, ctx, self.flows).cpu()
             for index, client in enumerate(crew.clients):
                 done.group.total.add_row(client, term.lane(index))
             weights = term.weight

@@ -146,7 +146,7 @@ class DriftMeter:
         weights = torch.tensor([self.weights[client] for client in clients], dtype=torch.float64)
         if not clients or not float(weights.sum()) > 0:
             return None
-        gram = gram_matrix(torch.stack([self.rows[client] for client in clients]))
+        gram = gram_matrix(torch.stack([self.rows[client] for client in clients])).cpu()
         return from_gram(clients, gram, weights / weights.sum(), self.sketch is not None)
 
 
@@ -193,7 +193,7 @@ def within_clients(squares: Tensor, counts: Tensor, movements: Tensor) -> list[d
     """`within_client` of many: squares `[C, K]`, zero where a client made fewer steps than K, and sums `[C, P]`."""
     squares = squares.double()
     energy, length = squares.sum(1), squares.clamp_min(0).sqrt().sum(1)
-    moved = torch.linalg.vector_norm(movements, dim=1, dtype=torch.float64)
+    moved = torch.linalg.vector_norm(movements, dim=1, dtype=torch.float64).cpu()
     variance = energy - moved**2 / counts.clamp_min(1)
     variance = torch.where(variance > RESOLVED * energy, variance, 0.0)
     table = torch.stack([(moved / length).clamp_max(1.0), variance, variance / energy], dim=1).tolist()
@@ -214,5 +214,6 @@ class _Sketch:
         self.sign = ((bits >> 40) % 2 * 2 - 1).double()
 
     def __call__(self, delta: Tensor) -> Tensor:
-        sketch = torch.zeros(*delta.shape[:-1], SKETCH, dtype=torch.float64)
+        self.bucket, self.sign = self.bucket.to(delta.device), self.sign.to(delta.device)
+        sketch = delta.new_zeros(*delta.shape[:-1], SKETCH, dtype=torch.float64)
         return sketch.index_add_(-1, self.bucket, delta.double() * self.sign)

@@ -18,7 +18,7 @@ class RoundReport:
     clients: what became of each client asked.  evaluation: each client's metrics, where it was evaluated.
     drift: how far the updates pulled apart (see `observe.drift`), where it was measured.
     clock: of a simulated clock, in its seconds: when the round began and ended, and how long clients worked in vain.
-    alarms: which clients pull where (see `observe.alarm`).
+    alarms: which clients pull where (see `observe.alarm`).  notes: what else happened, in sentences.
     seconds: of training and aggregation.  bytes: as a message's frame counts them.
     """
 
@@ -35,6 +35,7 @@ class RoundReport:
     drift: Mapping[str, float] = field(default_factory=dict)
     clock: Mapping[str, float] = field(default_factory=dict)
     alarms: tuple[Alarm, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def count(self, status: str) -> int:
         """How many of the clients asked ended as "counted", "rejected" or "dropped"."""

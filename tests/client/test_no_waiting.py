@@ -1,0 +1,160 @@
+"""Steps on a device without values: whatever reads a number, or mixes devices, fails (see `pretend`)."""
+
+import pytest
+import torch
+from pretend import NOWHERE, NoReads, Wrong
+from torch import Tensor, nn
+from toys import blobs
+
+import headway as hw
+from headway.client.crew import Crew
+from headway.client.lanes import Lanes, _Program
+from headway.client.lowrank import LowRank
+from headway.client.runner import ClientRunner
+from headway.client.sgd import _Loop
+from headway.client.steps import StepPlan, _Halves, _Rows, _Sum
+from headway.client.workbench import Workbench
+from headway.core.ask import Ask, Message
+from headway.core.keys import Key
+from headway.data.parts import Parts
+
+KEY = Key.root(3)
+HEAVY = hw.LocalSGD(
+    lr=0.1,
+    batch_size=4,
+    epochs=2,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=0.01,
+    clip_gradient=1.0,
+    schedule=hw.Schedule(kind="step", over="epochs", factor=0.5),
+)
+CHAINS = {
+    "scaffold": hw.chain(hw.FedProx(mu=0.1), hw.Scaffold(), hw.Mean()),
+    "steering": hw.chain(hw.Scaffold(correct="step"), hw.Mean()),
+    "feddyn and steps": hw.chain(hw.FedDyn(alpha=0.1), hw.ECGR(), hw.Mean(over="clients")),
+}
+
+
+def picture():
+    """A convolution, dropout of channels and of numbers, and layers."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 4, 4)),
+        nn.Conv2d(1, 3, 3),
+        nn.ReLU(),
+        nn.Dropout2d(0.2),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(12, 3),
+    )
+
+
+def layers():
+    return nn.Sequential(nn.Linear(16, 9), nn.Tanh(), nn.Linear(9, 3))
+
+
+class There:
+    """A bench that has no values, the clients' examples there, and what they are asked in the first round."""
+
+    def __init__(self, chain, trainer, make):
+        self.data = blobs(sizes=(7, 12, 5), features=16)
+        self.bench = Workbench(hw.Task(make), KEY, NOWHERE)
+        self.store = NOWHERE.examples(self.data.store)
+        algorithm = hw.Algorithm(chain, trainer, hw.All())
+        self.runner = ClientRunner(algorithm, self.bench, algorithm.flows(), KEY, measure=True)
+        start = self.bench.shared.clone()
+        message = Message(start, chain.broadcast(chain.init(start)))
+        self.ask = Ask("train", message, tuple(self.data.clients))
+
+    def crew(self):
+        clients = self.ask.cohort
+        rows, sizes = Parts.of(self.data.train).rows(clients)
+        return Crew(clients, self.runner.client_keys(clients, 0), self.store, rows, sizes)
+
+    def work(self, crew):
+        memory = {
+            label: {name: tensor.expand(len(crew), -1).clone() for name, tensor in kept.items()}
+            for label, kept in self.runner.remembered(self.ask).items()
+        }
+        return self.runner.prepare_crew(crew, self.ask, memory)
+
+
+@pytest.mark.parametrize("tape", [None, _Rows, _Halves, _Sum])
+@pytest.mark.parametrize("chain", CHAINS)
+def test_steps_of_one_client(chain, tape):
+    there = There(CHAINS[chain], HEAVY, picture)
+    bench, plan = there.bench, StepPlan("full", 6, there.bench.layout.size, there.bench.layout.size, 0)
+    tapes = {
+        None: lambda: None,
+        _Rows: lambda: _Rows(bench, plan, bench.shared, slice(0, plan.size)),
+        _Halves: lambda: _Halves(bench, plan),
+        _Sum: lambda: _Sum(bench.shared, bench.shared, torch.ones(6, dtype=torch.float64)),
+    }
+    examples = there.store.take(there.data.train["client-1"])
+    work = there.runner.prepare("client-1", there.ask, examples, None)
+    loop = _Loop(HEAVY, work, tapes[tape]())
+    with NoReads():
+        for batch, lr in HEAVY._batches(work, work.key, 2):
+            loop.step(batch, lr)
+    assert loop.account.count == 6
+    assert all(loss.is_meta for loss in loop.losses)
+    assert all(length.is_meta for length in loop.lengths)
+    assert bench.shared.is_meta
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_steps_side_by_side(chain):
+    """Of 7, 12 and 5 examples, so that lanes end early and learning rates differ among them."""
+    there = There(CHAINS[chain], HEAVY, picture)
+    lanes = Lanes(HEAVY, there.bench)
+    assert lanes.probe(there.store.rows(0, 2)) is None
+    crew, plan = lanes.plan(there.crew(), 0)
+    program = _Program(lanes, there.work(crew), plan.table)
+    with NoReads():
+        program.run()
+    assert plan.table.counts.tolist() == [6, 4, 4]
+    for made in (program.vectors, program.losses, program.steps, program.squares):
+        assert made is None or made.is_meta
+
+
+@pytest.mark.parametrize(("make", "momentum"), [(layers, 0.9), (picture, 0.0)], ids=["layers", "picture"])
+def test_steps_without_weights_of_ones_own(make, momentum, monkeypatch):
+    """The model is copied to the bench and the numbers back; between these all is done there."""
+    trainer = hw.LocalSGD(lr=0.1, batch_size=4, momentum=momentum)
+    there = There(hw.chain(hw.Mean()), trainer, make)
+    there.bench.channels_last = True
+    lowrank, lanes = LowRank(trainer, there.bench), Lanes(trainer, there.bench)
+    assert lowrank.probe(there.store)
+    crew, plan = lanes.plan(there.crew(), 0)
+    work = there.work(crew)
+    back: list[Tensor] = []
+
+    def cpu(self):
+        if self.is_meta:
+            back.append(self)
+            return torch.zeros(self.shape, dtype=self.dtype)
+        return self
+
+    monkeypatch.setattr(Tensor, "cpu", cpu)
+    with NoReads():
+        summed = lowrank.train(work, plan)
+        total = summed.total(torch.ones(3, dtype=torch.float64))
+    assert total.is_meta
+    assert len(back) == 2  # the inner products and the losses
+
+
+def test_what_reads_is_found():
+    class Reads(hw.Stage):
+        place = hw.Place.STEP
+
+        def step(self, grad, w, memory, ctx):
+            return grad if float(grad.sum()) > 0 else -grad
+
+    there = There(hw.chain(Reads(), hw.Mean()), HEAVY, layers)
+    examples = there.store.take(there.data.train["client-0"])
+    work = there.runner.prepare("client-0", there.ask, examples, None)
+    batch, lr = next(HEAVY._batches(work, work.key, 1))
+    with pytest.raises(RuntimeError, match="meta"), NoReads():
+        _Loop(HEAVY, work, None).step(batch, lr)
+    with pytest.raises(Wrong, match="mixes devices"), NoReads():
+        there.bench.shared @ torch.ones(there.bench.layout.size)
