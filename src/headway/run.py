@@ -136,6 +136,7 @@ class Run:
     def __iter__(self) -> Iterator[RoundReport]:
         """Trains until `rounds` are complete.  Stopping early (break, Ctrl-C) leaves the folder resumable."""
         journal = self._open_journal()
+        stops = (GeneratorExit, KeyboardInterrupt, Diverged)  # the module's names are gone when a program ends
         saved = self.state.round if self.folder is not None and self.folder.checkpoints() else -1
         try:
             while self.state.round < self.rounds:
@@ -147,7 +148,7 @@ class Run:
                     self._checkpoint()
                     saved = self.state.round
                 yield report
-        except (GeneratorExit, KeyboardInterrupt, Diverged):
+        except stops:
             if saved < self.state.round:
                 self._checkpoint()
             raise
