@@ -227,8 +227,8 @@ class _Program:
 
     def _steps(self, lanes: slice) -> None:
         """All steps of these lanes."""
-        first, sizes = lanes.start or 0, self.table.sizes[lanes]
-        made = zip((sizes > 0).sum(0).tolist(), sizes.amax(0).tolist(), strict=True)
+        first = lanes.start or 0
+        made = zip(self.table.active(lanes), self.table.widths(lanes), strict=True)
         for number, (active, width) in enumerate((active, width) for active, width in made if active):
             front, seen = slice(first, first + active), self.starts[number]
             counts = self.site.put(self.motion.moved[front][:, self.steps[:seen]])

@@ -31,13 +31,13 @@ class Timetable:
     counts: Tensor
     lanes: list[int]
 
-    def active(self) -> list[int]:
-        """How many lanes have a step of each number."""
-        return (self.sizes > 0).sum(0).tolist()
+    def active(self, lanes: slice = slice(None)) -> list[int]:
+        """How many of these lanes have a step of each number."""
+        return (self.sizes[lanes] > 0).sum(0).tolist()
 
-    def widths(self) -> list[int]:
-        """The largest batch of each step."""
-        return self.sizes.amax(0).tolist()
+    def widths(self, lanes: slice = slice(None)) -> list[int]:
+        """The largest batch of each step of these lanes."""
+        return self.sizes[lanes].amax(0).tolist()
 
     def weights(self, number: torch.dtype) -> Tensor:
         """What each example counts in the mean of its batch, `[C, K, B]`; padding counts nothing."""

@@ -62,8 +62,6 @@ class Quorum:
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
                 raise ConfigError(f"Quorum.{name} must be above 0 seconds, found {seconds}.")
-        if self.late not in ("drop", "keep"):
-            raise ConfigError(f'Quorum.late must be "drop" or "keep", found {self.late!r}.')
         if self.max_age is not None and self.late != "keep":
             raise ConfigError(
                 f'Quorum.max_age is {self.max_age}, but late updates are dropped: say late = "keep", or leave it out.'

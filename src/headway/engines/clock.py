@@ -20,7 +20,7 @@ from headway.core.pool import Arrival, Closed, Loss, Pool, Ticket
 from headway.core.total import Total
 from headway.core.update import flat_names, unflat_names
 from headway.engines.engine import Engine, Job
-from headway.engines.fleet import HORIZON_S, Device, Fleet, Window
+from headway.engines.fleet import HORIZON_S, Always, Device, Fleet, Window
 from headway.engines.local import LocalEngine
 
 Event = tuple[float, str, int, str, Ticket]  # when, of whom, the ask's number, why it failed (or ""), the ask
@@ -89,6 +89,7 @@ class ClockEngine(Engine):
         self.fleet.availability.check(job.data.clients)
         self.key = job.key.derive("fleet")
         self.pool = Pool(algorithm.quorum)
+        self._always = self.fleet.availability == Always() and algorithm.quorum.cap is None
         if algorithm.quorum.late == "keep":
             self.inner.drift = False  # of updates to one model
         self.inner.open(replace(job, algorithm=replace(algorithm, quorum=Quorum())))
@@ -219,9 +220,7 @@ class ClockEngine(Engine):
             arrivals = [arrival for arrival in closed.counted if arrival.ticket.round == version]
             cohort = tuple(sorted(arrival.ticket.client for arrival in arrivals))
             message, age = self._messages[version], closed.round - version
-            answer = self.inner.ask(
-                replace(ask, message=message, cohort=cohort, round=version, age=age, quorum=Quorum())
-            )
+            answer = self.inner.ask(replace(ask, message=message, cohort=cohort, round=version, age=age))
             total.merge(answer.total)
             figures |= answer.figures
             notes += answer.notes
@@ -244,7 +243,9 @@ class ClockEngine(Engine):
 
     def _there(self) -> tuple[Sequence[str], float]:
         """Who may be asked now, and when the next of the others will be there."""
-        there, later = [], math.inf
+        everybody, there, later = self.clients(), [], math.inf
+        if self._always and not self.pool.flying:  # nobody needs to be looked at, however many there are
+            return everybody, later
         for client in self.sizes:
             if not self.pool.may_ask(client):
                 continue
@@ -253,7 +254,6 @@ class ClockEngine(Engine):
                 there.append(client)
             elif window is not None:
                 later = min(later, window[0])
-        everybody = self.clients()
         return (everybody if len(there) == len(everybody) else tuple(there)), later
 
     def _window(self, client: str, at: float) -> Window | None:

@@ -30,9 +30,8 @@ TABLES = ("rounds", "clients", "metrics", "alarms")
 class Journal:
     """Appends finished rounds, one transaction each.
 
-    In `metrics` the scope is "clients" (the mean over them), "central", "drift", "clock", or
-    "client:NAME".  In `alarms`,
-    clients, camps and numbers are JSON.
+    In `metrics` the scope is "clients" (the mean over them), "central", "drift", "clock" or
+    "client:NAME".  In `alarms`, clients, camps and numbers are JSON.
     """
 
     def __init__(self, path: Path) -> None:
