@@ -74,7 +74,7 @@ class There:
     def work(self, crew):
         memory = {
             label: {name: tensor.expand(len(crew), -1).clone() for name, tensor in kept.items()}
-            for label, kept in self.runner.remembered(self.ask).items()
+            for label, kept in self.runner.remembered(self.ask.message).items()
         }
         return self.runner.prepare_crew(crew, self.ask, memory)
 
@@ -94,7 +94,7 @@ def test_steps_of_one_client(chain, tape):
     work = there.runner.prepare("client-1", there.ask, examples, None)
     loop = _Loop(HEAVY, work, tapes[tape]())
     with NoReads():
-        for batch, lr in HEAVY._batches(work, work.key, 2):
+        for batch, lr in HEAVY._batches(work, work.key, 6):
             loop.step(batch, lr)
     assert loop.account.count == 6
     assert all(loss.is_meta for loss in loop.losses)
@@ -108,7 +108,7 @@ def test_steps_side_by_side(chain):
     there = There(CHAINS[chain], HEAVY, picture)
     lanes = Lanes(HEAVY, there.bench)
     assert lanes.probe(there.store.rows(0, 2)) is None
-    crew, plan = lanes.plan(there.crew(), 0)
+    crew, plan = lanes.plan(there.crew(), there.ask)
     program = _Program(lanes, there.work(crew), plan.table)
     with NoReads():
         program.run()
@@ -125,7 +125,7 @@ def test_steps_without_weights_of_ones_own(make, momentum, monkeypatch):
     there.bench.channels_last = True
     lowrank, lanes = LowRank(trainer, there.bench), Lanes(trainer, there.bench)
     assert lowrank.probe(there.store)
-    crew, plan = lanes.plan(there.crew(), 0)
+    crew, plan = lanes.plan(there.crew(), there.ask)
     work = there.work(crew)
     back: list[Tensor] = []
 

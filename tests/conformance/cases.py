@@ -28,6 +28,7 @@ from headway.stages import (
     FedProx,
     Mean,
     QFedAvg,
+    Rebase,
     Scaffold,
     ServerAdagrad,
     ServerAdam,
@@ -53,6 +54,7 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "ServerAdagrad": (ServerAdagrad(), ServerAdagrad(0.3, 0.5, 0.1)),
     "ServerYogi": (ServerYogi(), ServerYogi(0.3, 0.0, 0.5, 0.1, bias_correction=True)),
     "ServerSGD": (ServerSGD(), ServerSGD(0.5, momentum=0.9)),
+    "Rebase": (Rebase(),),
     "Staleness": (Staleness("constant"), Staleness(), Staleness("polynomial", 2.0), Staleness("hinge", grace=1)),
     "Weigh": (Weigh("examples"), Weigh("uniform"), Weigh("capped", 3)),
     "WeighByQuality": (

@@ -143,7 +143,7 @@ def lanes(count: int = 300, width: int = 1000) -> Update:
     return Update({"delta": delta, "normaliser": scalar}, weight, {"effort": torch.rand(count, generator=generator)})
 
 
-def lifted(update: Update) -> Update:
+def lifted(update: Update, columns: slice = slice(None)) -> Update:
     return update.scaled_exactly(update.weight)
 
 

@@ -14,7 +14,7 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.core.total import Group, Total
 from headway.core.update import Update
-from headway.engines.units import GROUP, units
+from headway.engines.cohort import GROUP, units
 
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4)
 

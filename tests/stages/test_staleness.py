@@ -6,6 +6,7 @@ from conformance.cases import case
 from toys import blobs
 
 import headway as hw
+from headway.core.ask import Ask, Message
 from headway.core.update import Update
 
 
@@ -64,36 +65,62 @@ def test_bad_settings(options, says):
         hw.Staleness(**options)
 
 
-@pytest.mark.parametrize("by", ["polynomial", "hinge"])
-def test_fedbuff_against_a_direct_implementation(by):
-    """`x <- x + (lr / K) sum s(age) delta`, each delta trained from the model that its client was asked with."""
-    from headway.core.ask import Ask, Message
-
-    stage = hw.Staleness(by, slope=1.0, grace=0)
-    chain = hw.chain(stage, hw.Mean(over="clients"), hw.ServerSGD(lr=0.7))
+def follow(chain, quorum, move, rounds=15):
+    """Runs a chain on slow clients, and beside it `move(x_t, [(age, x_{t - age}, delta)])`; the ages."""
     trainer = hw.LocalSGD(lr=0.1, batch_size=4)
-    quorum = hw.Quorum(count=2, late="keep")
     data, task = blobs(sizes=tuple(range(5, 15))), hw.Task(lambda: torch.nn.Linear(4, 3), dtype="float64")
     fleet = hw.Fleet(examples_per_s=10.0, speed_spread=1.5)
     algorithm = hw.Algorithm(chain, trainer, hw.Uniform(count=6), quorum)
-    made = hw.Run(algorithm, data, task, rounds=15, engine=hw.ClockEngine(fleet=fleet), seed=4)
+    made = hw.Run(algorithm, data, task, rounds=rounds, engine=hw.ClockEngine(fleet=fleet), seed=4)
     alone = hw.Run(hw.Algorithm(hw.chain(hw.Mean()), trainer, hw.All()), data, task, rounds=1, seed=4)
-    x, versions, ages = made.state.params.clone(), [], []
-    versions.append(x)
-    data = made.data
+    x, ages = made.state.params.clone(), []
+    versions, data = [x], made.data
     for report in made:
-        step = torch.zeros_like(x)
+        updates = []
         for client in report.clients:
             age = int(client.metrics["age"])
-            ages.append(age)
             asked = report.round - 1 - age
             ask = Ask("train", Message(versions[asked]), (client.client,), round=asked)
             update = alone.engine.runner.runner.train(client.client, ask, data.train_of(client.client), None).update
-            step += factors(stage, [float(age)])[0] * update.delta
-        x = x + 0.7 / 2 * step
+            updates.append((age, versions[asked], update.delta))
+        x = move(x, updates)
         torch.testing.assert_close(made.state.params, x, rtol=1e-10, atol=1e-12)
         versions.append(made.state.params.clone())
-    assert max(ages) > 2
+        ages += [age for age, _, _ in updates]
+    return ages
+
+
+@pytest.mark.parametrize("by", ["polynomial", "hinge"])
+def test_fedbuff_against_a_direct_implementation(by):
+    """`x <- x + (lr / K) sum s(age) delta`, each delta trained from the model that its client was asked with."""
+    stage = hw.Staleness(by, slope=1.0, grace=0)
+
+    def move(x, updates):
+        return x + 0.7 / 2 * sum(factors(stage, [float(age)])[0] * delta for age, _, delta in updates)
+
+    chain = hw.chain(stage, hw.Mean(over="clients"), hw.ServerSGD(lr=0.7))
+    assert max(follow(chain, hw.Quorum(count=2, late="keep"), move)) > 2
+
+
+@pytest.mark.parametrize("by", ["constant", "polynomial", "hinge"])
+def test_fedasync_against_a_direct_implementation(by):
+    """`x <- (1 - a_t) x + a_t y`, `a_t = alpha s(age)`, y being the model of the one client that has come."""
+    stage = hw.Staleness(by, slope=1.0, grace=0)
+
+    def move(x, updates):
+        ((age, asked, delta),) = updates
+        alpha = 0.6 * factors(stage, [float(age)])[0]
+        return (1 - alpha) * x + alpha * (asked + delta)
+
+    chain = hw.chain(stage, hw.Rebase(), hw.Mean(over="clients"), hw.ServerSGD(lr=0.6))
+    assert max(follow(chain, hw.Quorum(count=1, late="keep"), move)) > 2
+
+
+def test_what_is_rebased_is_shortened_whole():
+    with pytest.raises(hw.ChainRefused, match="put Staleness before Rebase"):
+        hw.chain(hw.Rebase(), hw.Staleness(), hw.Mean())
+    explained = hw.Algorithm(hw.chain(hw.Rebase(), hw.Mean()), hw.LocalSGD(), hw.All()).explain()
+    assert "Rebase has nothing to do" in explained.warnings[0]
 
 
 def test_a_secure_sum_is_refused():

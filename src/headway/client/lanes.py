@@ -23,6 +23,7 @@ from headway.client.start import held_out_rows, measure_each
 from headway.client.timetable import Timetable, timetable
 from headway.client.trainer import Trained, Trainer, Work
 from headway.client.workbench import Workbench
+from headway.core.ask import Ask
 from headway.core.chain import Chain
 from headway.core.keys import Keys
 from headway.data import Examples
@@ -59,17 +60,14 @@ class Lanes:
         self.trainer, self.bench = trainer, bench
         self.stepped = _stepped(bench)
 
-    def plan(self, crew: Crew, round_: int) -> tuple[Crew, Plan]:
+    def plan(self, crew: Crew, ask: Ask) -> tuple[Crew, Plan]:
         """The crew in the order of its lanes, and what each lane will do."""
         t, keys = self.trainer, crew.keys.derive(TRAINER)
         training, held_out = held_out_rows(crew, t.validation)
-        managed = t.amounts(keys)
-        amounts = torch.tensor([amount for amount, _ in managed])
-        table = timetable(t, keys, training.rows, training.sizes, amounts, round_)
-        finished = torch.tensor([managed[i][1] for i in table.lanes])
-        return crew.chosen(table.lanes), Plan(
-            table, finished, training.chosen(table.lanes), held_out.chosen(table.lanes)
-        )
+        rounds = torch.tensor([ask.asked_in(client) for client in crew.clients])
+        steps = {place: ask.steps[client] for place, client in enumerate(crew.clients) if client in ask.steps}
+        table = timetable(t, keys, training, rounds, steps)
+        return crew.chosen(table.lanes), Plan(table, training.chosen(table.lanes), held_out.chosen(table.lanes))
 
     def probe(self, examples: Examples) -> str | None:
         """Why the model cannot be a batched program, as a phrase, found out on these examples; `None` if it can."""
@@ -94,20 +92,19 @@ class Lanes:
         return lanes * steps * layout.size * layout.dtype.itemsize <= self.trainer.steps_budget
 
     def train(self, work: Work, plan: Plan) -> Trained:
-        """What the clients' training did, `[C, ...]`; all start from the same model."""
+        """What the clients' training did, `[C, ...]`."""
         start: Mapping[str, Any] = measure_each(work, plan.training, plan.held_out)
         program = _Program(self, work, plan.table)
         program.run()
-        return replace(program.result(), **start, finished=plan.finished)
+        return replace(program.result(), **start)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the lanes of a crew will do: their batches; which of them finish their work; the crew with the examples
-    that it trains on, and with those that it holds out."""
+    """What the lanes of a crew will do: their batches; the crew with the examples that it trains on, and with those
+    that it holds out."""
 
     table: Timetable
-    finished: Tensor
     training: Crew
     held_out: Crew
 
@@ -197,8 +194,11 @@ def _front(work: Work, count: int) -> Work:
     memory = {label: {name: tensor[:count] for name, tensor in kept.items()} for label, kept in work.memory.items()}
     assert isinstance(work.ctx.key, Keys)
     assert work.ctx.examples is not None
-    ctx = replace(work.ctx, key=work.ctx.key[:count], examples=work.ctx.examples[:count])
-    return replace(work, ctx=ctx, memory=memory)
+    ctx, told = replace(work.ctx, key=work.ctx.key[:count], examples=work.ctx.examples[:count]), work.told
+    if ctx.global_params.ndim > 1:  # each was asked with a model of its own
+        ctx = replace(ctx, global_params=ctx.global_params[:count])
+        told = {label: {name: tensor[:count] for name, tensor in each.items()} for label, each in told.items()}
+    return replace(work, ctx=ctx, memory=memory, told=told)
 
 
 def _stepped(bench: Workbench) -> Stepped:

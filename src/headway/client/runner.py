@@ -15,7 +15,7 @@ from headway.client.trace import Trace
 from headway.client.trainer import Trained, Trainer, Work
 from headway.client.workbench import Workbench
 from headway.core.algorithm import Algorithm
-from headway.core.ask import Ask
+from headway.core.ask import Ask, Message
 from headway.core.chain import at
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
@@ -58,9 +58,15 @@ class ClientRunner:
         """Those of many clients."""
         return self.key.for_each("client", round_, names=clients)
 
-    def dropped(self, clients: Sequence[str], round_: int) -> list[str]:
+    def keys_of(self, clients: Sequence[str], ask: Ask) -> Keys:
+        """Those of clients that are asked, each of the round in which it was."""
+        if not ask.earlier:
+            return self.client_keys(clients, ask.round)
+        return Keys.of([self.client_key(client, ask.asked_in(client)) for client in clients])
+
+    def dropped(self, clients: Sequence[str], ask: Ask) -> list[str]:
         """The stragglers among the clients whose work would be dropped."""
-        dropped = self.trainer.dropped(self.client_keys(clients, round_).derive(TRAINER))
+        dropped = self.trainer.dropped(self.keys_of(clients, ask).derive(TRAINER))
         return [client for client, drops in zip(clients, dropped, strict=True) if drops]
 
     def check(self, sizes: Iterable[int]) -> None:
@@ -99,7 +105,7 @@ class ClientRunner:
         Raises:
             ClientFailed: naming the stage whose memory could not be made.
         """
-        message, bench, chain, trace = ask.message, self.bench, self.algorithm.chain, Trace(client)
+        message, bench, chain, trace = ask.told(client), self.bench, self.algorithm.chain, Trace(client)
         with trace.naming():
             if memory is None:
                 memory = chain.remember(message.params)
@@ -107,9 +113,10 @@ class ClientRunner:
             own = memory.get(TRAINER, {})
             statistics = message.buffers if message.buffers is not None else own.get("statistics")
             bench.load(message.params, own.get("personal"), statistics)
-        key = self.client_key(client, ask.round)
+        round_ = ask.asked_in(client)
+        key = self.client_key(client, round_)
         ctx = Context(
-            round=ask.round,
+            round=round_,
             key=key,
             layout=bench.layout,
             flow=self.flows[-1],
@@ -121,17 +128,21 @@ class ClientRunner:
         bench.site.seed(seed)
         told, trainer_key = message.stages, key.derive(TRAINER)
         bench.draws.at(trainer_key.derive("dropout").seed(), 0)  # for a trainer that does not say its steps
-        return Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure)
+        steps = ask.steps.get(client)
+        return Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure, steps)
 
-    def remembered(self, ask: Ask) -> Memory:
-        """The memory of a client that has none yet."""
-        return self.algorithm.chain.remember(ask.message.params)
+    def remembered(self, message: Message) -> Memory:
+        """The memory of a client that has none yet, and is told this."""
+        return self.algorithm.chain.remember(message.params)
 
     def prepare_crew(self, crew: Crew, ask: Ask, memory: Memory) -> Work:
         """What clients that train side by side are given: context and memory with a leading axis `[C, ...]`."""
-        message, chain, site = ask.message, self.algorithm.chain, self.bench.site
+        message, chain, site = ask.told_each(crew.clients), self.algorithm.chain, self.bench.site
+        rounds = [ask.asked_in(client) for client in crew.clients]
         ctx = Context(
-            round=ask.round,
+            round=rounds[0]
+            if len(set(rounds)) == 1
+            else site.put(torch.tensor(rounds, dtype=self.bench.shared.dtype).unsqueeze(1)),
             key=crew.keys,
             layout=self.bench.layout,
             flow=self.flows[-1],
@@ -150,11 +161,11 @@ class ClientRunner:
         """
         if (trouble := not_finite(trained.movement)) is not None:
             raise UpdateRejected(client, f"its local training ended with a model that {trouble}")
-        return self.send(ask, work, trained)
+        return self.send(work, trained, ask.told(client).buffers)
 
-    def send(self, ask: Ask, work: Work, trained: Trained) -> Outcome:
-        """What leaves one client, or each of many `[C, ...]`, and what it keeps."""
-        message, bench, chain, memory, trace = ask.message, self.bench, self.algorithm.chain, work.memory, work.trace
+    def send(self, work: Work, trained: Trained, buffers: Tensor | None = None) -> Outcome:
+        """What leaves one client, or each of many `[C, ...]`, and what it keeps; buffers: averaged ones, as told."""
+        bench, chain, memory, trace = self.bench, self.algorithm.chain, work.memory, work.trace
         ctx = replace(
             work.ctx,
             movement=trained.movement,
@@ -169,10 +180,10 @@ class ClientRunner:
         trace.enter("the combination of steps", movement=trained.movement, steps=trained.steps)
         trained, delta = self._combined(trained, ctx)
         update = Update.of(delta, 1.0 if ctx.examples is None else ctx.examples.double())
-        if message.buffers is not None:
-            update = update.with_vectors(buffers=bench.statistics() - message.buffers)
+        if buffers is not None:
+            update = update.with_vectors(buffers=bench.statistics() - buffers)
         trace.enter("send", **update.vectors)
-        update, kept = chain.send(update, memory, ctx, message.stages, self.flows)
+        update, kept = chain.send(update, memory, ctx, work.told, self.flows)
         return Outcome(update, self._next_memory(kept, trained.keep), trained)
 
     def coefficients(self, gram: Tensor, ctx: Context) -> Tensor:

@@ -161,6 +161,7 @@ class LocalSGD(Trainer):
             memory=term is not None and term.remembers,
             adds="" if term is None else repr(term),
             steps=f"kept within {self.steps_memory} a client, {how}",
+            paced=True,
         )
 
     def check(self, bench: Workbench) -> None:
@@ -188,21 +189,21 @@ class LocalSGD(Trainer):
         work = replace(work, examples=examples)
         start, key = measure(work, held_out), work.key
         assert isinstance(key, Key)
-        amount, finished = self.amount(key)
+        count = self.step_count(key, len(examples)) if work.steps is None else work.steps
 
         def run(tape: Tape | None) -> _Loop:
             loop = _Loop(self, work, tape)
-            for batch, lr in self._batches(work, key, amount):
+            for batch, lr in self._batches(work, key, count):
                 loop.step(batch, lr)
             return loop
 
         steps: Tensor | Steps | None = None
         if "steps" in work.flows[-1].needs:
-            plan = self._plan(amount, len(work.examples), work.bench.layout)
+            plan = self._plan(count, work.bench.layout)
             steps, loop = keep_steps(plan, work.bench, run)
         else:
             loop = run(None)
-        return replace(loop.result(start), steps=steps, finished=finished)
+        return replace(loop.result(start), steps=steps)
 
     def step_plan(self, examples: int, layout: Layout) -> StepPlan:
         """How the steps of a client of so many examples are kept, if it does all of its work.
@@ -210,61 +211,73 @@ class LocalSGD(Trainer):
         Raises:
             ConfigError: if they cannot be kept within `steps_memory`.
         """
-        return self._plan(self.steps or self.epochs, examples - held_out_count(examples, self.validation), layout)
+        training = examples - held_out_count(examples, self.validation)
+        return self._plan(self._steps_in(self.steps or self.epochs, training), layout)
 
     @property
     def steps_budget(self) -> int:
         """`steps_memory` in bytes."""
         return bytes_of(self.steps_memory, "LocalSGD.steps_memory")
 
-    def _plan(self, amount: int, examples: int, layout: Layout) -> StepPlan:
-        count = amount if self.steps is not None else amount * len(batch_bounds(examples, self.batch_size))
+    def _steps_in(self, amount: int, examples: int) -> int:
+        """The local steps in so many epochs (or steps) of so many examples."""
+        return amount if self.steps is not None else amount * len(batch_bounds(examples, self.batch_size))
+
+    def _plan(self, count: int, layout: Layout) -> StepPlan:
         return plan_steps(count, layout.size, layout.dtype.itemsize, self.steps_budget, self.steps_kept)
 
     def _straggles(self, key: Key) -> bool:
         return self.stragglers > 0 and float(key.derive("straggler").uniform(1)) < self.stragglers
 
-    def amount(self, key: Key) -> tuple[int, bool]:
-        """How many epochs (or steps) this client manages in this round, and whether that is all."""
+    def amount(self, key: Key) -> int:
+        """How many epochs (or steps) this client manages in this round."""
         whole = self.steps or self.epochs
-        if not self._straggles(key):
-            return whole, True
-        return int(key.derive("amount").integers(1, whole - 1, 1)), False
+        return int(key.derive("amount").integers(1, whole - 1, 1)) if self._straggles(key) else whole
+
+    def step_count(self, key: Key, examples: int) -> int:
+        """How many local steps a client that trains on so many examples makes in this round."""
+        return self._steps_in(self.amount(key), examples)
 
     def examples_used(self, examples: int, client_key: Key) -> int:
         """Those of all its steps."""
         training = examples - held_out_count(examples, self.validation)
-        amount, _ = self.amount(client_key)
-        if self.steps is None:
-            return amount * training
         sizes = [stop - start for start, stop in batch_bounds(training, self.batch_size)]
-        return amount // len(sizes) * training + sum(sizes[: amount % len(sizes)])
+        epochs, rest = divmod(self.step_count(client_key, training), len(sizes))
+        return epochs * training + sum(sizes[:rest])
 
-    def amounts(self, keys: Sequence[Key]) -> list[tuple[int, bool]]:
+    def steps_within(self, examples: int, most: int) -> tuple[int, int]:
+        """Whole batches only: what does not fit is not begun."""
+        training = examples - held_out_count(examples, self.validation)
+        bounds = batch_bounds(training, self.batch_size)
+        epochs, rest = divmod(most, training)
+        fitting = [stop for _, stop in bounds if stop <= rest]
+        return epochs * len(bounds) + len(fitting), epochs * training + max(fitting, default=0)
+
+    def amounts(self, keys: Sequence[Key]) -> list[int]:
         """`amount` of each of these clients; no key is looked at where nobody straggles."""
         if not self.stragglers:
-            return [(self.steps or self.epochs, True)] * len(keys)
+            return [self.steps or self.epochs] * len(keys)
         return [self.amount(key) for key in keys]
 
-    def _batches(self, work: Work, key: Key, amount: int) -> Iterator[tuple[Examples, float]]:
-        """The batches of this round, each with its learning rate."""
+    def _batches(self, work: Work, key: Key, count: int) -> Iterator[tuple[Examples, float]]:
+        """The batches of so many steps of this round, each with its learning rate."""
         examples, site = work.examples, work.bench.site
-        for order, cuts in self.epochs_of(len(examples), key, amount, work.ctx.round):
+        for order, cuts in self.epochs_of(len(examples), key, count, int(work.ctx.round)):
             shuffled = examples if order is None else examples.take(site.beside(examples, order))
             for start, stop, lr in cuts:
                 yield site.examples(shuffled.rows(start, stop)), lr
 
     def epochs_of(
-        self, count: int, key: Key, amount: int, round_: int
+        self, count: int, key: Key, steps: int, round_: int
     ) -> Iterator[tuple[Tensor | None, list[tuple[int, int, float]]]]:
-        """For each epoch of the round the order of the `count` examples, `[count]` or `None` where they are one batch,
-        and each batch as (start, stop, learning rate)."""
+        """For each epoch of so many steps the order of the `count` examples, `[count]` or `None` where they are one
+        batch, and each batch as (start, stop, learning rate)."""
         bounds = batch_bounds(count, self.batch_size)
         step = epoch = 0
-        while epoch < amount if self.steps is None else step < amount:
+        while step < steps:
             order = epoch_order(count, key.derive("epoch", epoch), True) if len(bounds) > 1 else None
             cuts = []
-            for start, stop in bounds if self.steps is None else bounds[: amount - step]:
+            for start, stop in bounds[: steps - step]:
                 t = {"rounds": round_, "epochs": epoch, "steps": step}[self.schedule.over]
                 cuts.append((start, stop, self.lr * self.schedule(t)))
                 step += 1

@@ -72,9 +72,12 @@ def measure_each(work: Work, crew: Crew, held_out: Crew) -> dict[str, Tensor]:
     """`measure` for each client of a crew: what was asked for, `[C, ...]`, by the names of `AtStart`."""
     if not work.flows[-1].needs & MEASURED:
         return {}
-    work.bench.load(work.ctx.global_params, None, None)
-    pairs = zip(crew.examples(), held_out.examples(), strict=True)
-    each = [measure(replace(work, examples=examples), held) for examples, held in pairs]
+    models = work.ctx.global_params.expand(len(crew), -1)
+    each: list[AtStart] = []
+    for model, examples, held in zip(models, crew.examples(), held_out.examples(), strict=True):
+        if not each or work.ctx.global_params.ndim > 1:
+            work.bench.load(model, None, None)
+        each.append(measure(replace(work, examples=examples), held))
     found: dict[str, Tensor] = {}
     for name in ("initial_loss", "initial_gradient", "validation_loss", "label_entropy"):
         values = [getattr(start, name) for start in each]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from headway.client.crew import Crew
 from headway.client.site import Site
 from headway.core.keys import Keys
 from headway.data import Examples
@@ -82,15 +84,18 @@ class Served:
         return self.site.examples(Examples(inputs, targets))
 
 
-def timetable(trainer: LocalSGD, keys: Keys, rows: Tensor, sizes: Tensor, amounts: Tensor, round_: int) -> Timetable:
+def timetable(trainer: LocalSGD, keys: Keys, training: Crew, rounds: Tensor, steps: Mapping[int, int]) -> Timetable:
     """The same batches as each client would see alone.
 
-    keys: the clients' own, for the trainer.  rows: their places in the store, one client after another, int64
-    `[sum n]`; sizes: how many each has, int64 `[C]`; amounts: epochs, or steps, that each does, int64 `[C]`.
+    keys: the clients' own, for the trainer.  training: what they train on.  rounds: in which each was asked, int64
+    `[C]`.  steps: how many those make, by place, who do not do what the trainer says.
     """
+    sizes, amounts = training.sizes, torch.tensor(trainer.amounts(keys))
     batch = sizes if trainer.batch_size is None else torch.full_like(sizes, trainer.batch_size)
     batches = (sizes + batch - 1) // batch  # in an epoch
     counts = amounts * batches if trainer.steps is None else amounts
+    for lane, count in steps.items():
+        counts[lane] = count
     lanes = torch.argsort(counts, descending=True, stable=True)
     step = torch.arange(int(counts.max()))
     epoch = step // batches.unsqueeze(1)
@@ -98,10 +103,10 @@ def timetable(trainer: LocalSGD, keys: Keys, rows: Tensor, sizes: Tensor, amount
     made = step < counts.unsqueeze(1)
     held = torch.where(made, torch.minimum(batch.unsqueeze(1), sizes.unsqueeze(1) - begin), 0)
     inside = torch.minimum(begin.unsqueeze(2) + torch.arange(int(held.max())), sizes.view(-1, 1, 1) - 1)
-    orders = _orders(keys, rows, sizes, batches, int(torch.where(made, epoch, 0).max()) + 1)
+    orders = _orders(keys, training.rows, sizes, batches, int(torch.where(made, epoch, 0).max()) + 1)
     place = torch.where(made, epoch, 0).unsqueeze(2) * orders.shape[2] + inside
     index = orders.flatten(1).gather(1, place.flatten(1)).view_as(place)
-    index, held, rates = index[lanes], held[lanes], _rates(trainer, epoch, round_)[lanes]
+    index, held, rates = index[lanes], held[lanes], _rates(trainer, epoch, rounds)[lanes]
     return Timetable(index, held, rates, counts[lanes], lanes.tolist())
 
 
@@ -119,11 +124,12 @@ def _orders(keys: Keys, rows: Tensor, sizes: Tensor, batches: Tensor, epochs: in
     return torch.stack(orders, dim=1)
 
 
-def _rates(trainer: LocalSGD, epoch: Tensor, round_: int) -> Tensor:
+def _rates(trainer: LocalSGD, epoch: Tensor, rounds: Tensor) -> Tensor:
     """The learning rate of each step, float64 `[C, K]`."""
     over = trainer.schedule.over
     if over == "rounds":
-        return torch.full(epoch.shape, trainer.lr * trainer.schedule(round_), dtype=torch.float64)
+        rates = [trainer.lr * trainer.schedule(round_) for round_ in rounds.tolist()]
+        return torch.tensor(rates, dtype=torch.float64).unsqueeze(1).expand(epoch.shape)
     if over == "steps":
         rates = [trainer.lr * trainer.schedule(step) for step in range(epoch.shape[1])]
         return torch.tensor(rates, dtype=torch.float64).expand(epoch.shape)

@@ -30,6 +30,7 @@ class Work:
     flows: the facts after each stage; the last one says what the stages need of the trainer.
     key: the client's own in this round.  trace: told what is called next.
     measure: whether the lengths of the single steps are wanted; that must not change what is trained.
+    steps: how many the client makes, if that is not the trainer's to say.
     """
 
     bench: Workbench
@@ -42,6 +43,7 @@ class Work:
     key: Key | Keys
     trace: Trace
     measure: bool = False
+    steps: int | None = None
 
     def context(self, label: str) -> Context:
         """The context as the stage of this label sees it."""
@@ -59,7 +61,6 @@ class Trained:
     loss: the task's, mean over the examples used.
     initial_loss, initial_gradient, validation_loss, label_entropy: where a stage needs them (see `Context`).
     keep: what the trainer remembers at the client, under its own label, if the update is counted.
-    finished: False for a straggler that could not do all of its work.
     """
 
     movement: Tensor
@@ -73,7 +74,6 @@ class Trained:
     validation_loss: float | Tensor | None = None
     label_entropy: float | Tensor | None = None
     keep: Tensors = field(default_factory=dict)
-    finished: bool | Tensor = True
     squares: Tensor | None = None
 
 
@@ -100,6 +100,11 @@ class Trainer(ABC):
     def examples_used(self, examples: int, client_key: Key) -> int:
         """On how many a client of so many examples trains in a round, each time counted; known before it starts."""
         return examples
+
+    def steps_within(self, examples: int, most: int) -> tuple[int, int]:
+        """How many local steps a client of so many examples can make on at most `most`, each time counted, and on how
+        many that is; of a trainer whose facts say that it is paced."""
+        raise NotImplementedError
 
     def step_plan(self, examples: int, layout: Layout) -> StepPlan | None:
         """How the steps of a client of so many examples would be kept; `None` for a trainer without a budget.

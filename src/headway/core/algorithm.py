@@ -99,6 +99,7 @@ class Algorithm:
         if engine is not None:
             _check_quorum(self.quorum, engine, self.sampler.facts(population))
             _check_memory(self.trainer.facts, engine)
+        _check_pace(self.quorum, self.trainer.facts)
         return self.chain.trace(start)
 
     @cached_property
@@ -192,6 +193,17 @@ def _check_quorum(quorum: Quorum, engine: EngineFacts, sampler: SamplerFacts) ->
             found=f"the {engine.name} engine, in which every client answers at once",
             caused_by=repr(quorum),
             do_this="give the run a clock, leave the quorum out, or draw stragglers in the trainer (stragglers=...)",
+        )
+
+
+def _check_pace(quorum: Quorum, trainer: TrainerFacts) -> None:
+    """Refuses part of the work from a trainer that does it whole or not at all."""
+    if quorum.work != "whole" and not trainer.paced:
+        raise ChainRefused(
+            needed="a trainer that can stop after any local step, since the deadline decides how many there are",
+            found=f"{trainer.name}, which cannot",
+            caused_by=f'Quorum(work="{quorum.work}")',
+            do_this='train with LocalSGD, or say work = "whole"',
         )
 
 

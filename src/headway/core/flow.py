@@ -51,13 +51,14 @@ class EngineFacts:
 @dataclass(frozen=True, slots=True)
 class TrainerFacts:
     """What a trainer offers to the stages; whether it keeps memory at the client; what it adds to the loss, and how
-    it keeps the client's steps, in words."""
+    it keeps the client's steps, in words; whether it is paced, so that it can make as many steps as time allows."""
 
     name: str
     offers: frozenset[Need] = frozenset()
     memory: bool = False
     adds: str = ""
     steps: str = ""
+    paced: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Flow:
     vectors: the names of the vectors that travel; scalars: those of them that have one number and not P.
     proximal: strength of the pull towards w_t that step rules add, which shortens what a gradient moves.
     equal: whether every client must count the same.
+    rebased: whether updates lead away from the server's model of now, not from that which their client was asked with.
     """
 
     number: Literal["real", "ring"] = "real"
@@ -92,6 +94,7 @@ class Flow:
     scalars: tuple[str, ...] = ()
     proximal: float = 0.0
     equal: bool = False
+    rebased: bool = False
     needs: frozenset[Need] = frozenset()
     events: tuple[PrivacyEvent, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -96,6 +96,11 @@ class Keys(Sequence[Key]):
         self._make, self._count = make, count
         self._known: list[bytes] | None = None
 
+    @classmethod
+    def of(cls, keys: Sequence[Key]) -> Keys:
+        """These keys."""
+        return cls(lambda: [key.secret for key in keys], len(keys))
+
     def secrets(self) -> list[bytes]:
         """All keys as bytes."""
         if self._known is None:

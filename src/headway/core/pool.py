@@ -82,7 +82,7 @@ class Pool:
         self._losses: list[Loss] = []
         self._reserve: list[str] = []
         self._wanted = 0
-        self._deadline = math.inf
+        self.deadline = math.inf  # of this round
         self._number = 0
 
     @property
@@ -110,7 +110,7 @@ class Pool:
         tickets = tuple(self._ask(client) for client in cohort)
         most = len(self._flying) + len(self._accepted)
         self._wanted = most if self.quorum.count is None else min(self.quorum.count, most)
-        self._deadline = math.inf if self.quorum.deadline_s is None else now + self.quorum.deadline_s
+        self.deadline = math.inf if self.quorum.deadline_s is None else now + self.quorum.deadline_s
         return tickets
 
     def arrived(self, ticket: Ticket, now: float) -> Verdict:
@@ -118,7 +118,7 @@ class Pool:
         self._pass(now)
         if self._flying.get(ticket.client) != ticket:
             return "late"
-        if self.quorum.late == "drop" and (self._enough or now > self._deadline):
+        if self.quorum.late == "drop" and (self._enough or now > self.deadline):
             return "late"  # it is still in flight, and is lost when the round is closed
         del self._flying[ticket.client]
         return self._accept(ticket, now)
@@ -138,12 +138,12 @@ class Pool:
     def due(self) -> float:
         """When `pass_time` must be called at the latest, if nothing happens before; infinite if it need not be."""
         oldest = next(iter(self._flying.values()), None)  # asks are held in the order in which they were made
-        return self._deadline if oldest is None else min(self._deadline, self._lost_at(oldest))
+        return self.deadline if oldest is None else min(self.deadline, self._lost_at(oldest))
 
     @property
     def done(self) -> bool:
         """Whether the round is over: enough have answered, the deadline has passed, or nobody is left to wait for."""
-        return self._enough or self.now >= self._deadline or not self._flying
+        return self._enough or self.now >= self.deadline or not self._flying
 
     def close(self) -> Closed:
         """Ends the round: who counts.  What has come beyond the count waits for the next, if late ones are kept."""
@@ -162,6 +162,16 @@ class Pool:
     def flying(self) -> tuple[Ticket, ...]:
         """The asks in flight."""
         return tuple(self._flying.values())
+
+    @property
+    def open_rounds(self) -> set[int]:
+        """The rounds whose asks may still be answered, or have been by updates that wait to count."""
+        return {t.round for t in self._flying.values()} | {a.ticket.round for a in self._accepted}
+
+    @property
+    def open_asks(self) -> set[int]:
+        """The numbers of these asks."""
+        return {t.number for t in self._flying.values()} | {a.ticket.number for a in self._accepted}
 
     def told(self) -> dict[str, Any]:
         """What goes on after a round, in plain values, from which `recall` goes on."""
@@ -203,7 +213,7 @@ class Pool:
         """Takes an ask for lost; asks again, or somebody else, while the round needs it."""
         del self._flying[ticket.client]
         self._losses.append(Loss(ticket, self.now, reason))
-        if self._enough or self.now >= self._deadline:
+        if self._enough or self.now >= self.deadline:
             return ()
         if ticket.round == self.round and ticket.attempt < self.quorum.retries:
             return (self._ask(ticket.client, ticket.attempt + 1),)

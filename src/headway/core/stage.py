@@ -67,6 +67,8 @@ class Place(IntEnum):
 class Context:
     """What a hook may read.  Every vector is `[..., P]`, every per-client number `[...]`.
 
+    round: in which the client was asked, `[C, 1]` in the model's number type of lanes that were in different ones; at the
+        server, the present one.
     movement: sum of the client's steps before `combine`, w_K - w_t.
     key: of this stage in this round, for this client; one per lane where the vectors are `[C, P]`.
     steps: how many local steps the client made.
@@ -76,11 +78,12 @@ class Context:
     initial_loss, initial_gradient: of the broadcast model over the client's training examples;
         validation_loss: of the same model over examples that the client never trains on.
     label_entropy: of the client's labels, as a share of its maximum, in [0, 1].
-    age: at the server, how many rounds the model has moved on since the client was asked.
+    age, asked_params: at the server, how many rounds the model has moved on since the client was asked, and the model
+        that it was asked with.
     counted, population: at the server, how many updates count, and how many clients there are.
     """
 
-    round: int
+    round: int | Tensor
     key: Key | Keys
     layout: Layout
     flow: Flow
@@ -96,6 +99,7 @@ class Context:
     validation_loss: Tensor | None = None
     label_entropy: Tensor | None = None
     age: Tensor | None = None
+    asked_params: Tensor | None = None
     counted: int | None = None
     population: int | None = None
     secret: Tensors | None = None
@@ -107,10 +111,11 @@ class Context:
         return drawn.to(device)
 
     def sliced(self, start: int, stop: int) -> Context:
-        """The context of coordinates `start..stop` alone: for a `step` that is called per tensor."""
+        """The context of coordinates `start..stop` alone, where a hook is called for some at a time."""
         return replace(
             self,
             global_params=self.global_params[..., start:stop],
+            asked_params=None if self.asked_params is None else self.asked_params[..., start:stop],
             received=slice_tensors(self.received, start, stop, self.layout.size),
         )
 

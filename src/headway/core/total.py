@@ -100,14 +100,16 @@ class Group:
                 held += vector
         self.total.add_numbers(term)
 
-    def add_lanes(self, update: Update, lift: Callable[[Update], Update]) -> Tensor:
-        """Adds many updates `[C, P]`, each lifted, a few coordinates at a time; returns their lifted weights `[C]`."""
+    def add_lanes(self, update: Update, lift: Callable[[Update, slice], Update]) -> Tensor:
+        """Adds many updates `[C, P]`, each lifted, a few coordinates at a time, which `lift` is told; returns their
+        lifted weights `[C]`."""
         numbers = COLUMNS if update.delta.is_cpu else ON_DEVICE
         width = max(numbers // max(len(update.weight), 1), LEAST)
         weight = update.weight
         for start in range(0, max(vector.shape[-1] for vector in update.vectors.values()), width):
             columns = slice(start, start + width)
-            term = lift(replace(update, vectors={name: v[:, columns] for name, v in update.vectors.items()}))
+            part = {name: vector[:, columns] for name, vector in update.vectors.items()}
+            term = lift(replace(update, vectors=part), columns)
             for name, lifted in term.vectors.items():
                 whole = update.vectors[name].shape[-1]
                 held = self.vectors.setdefault(name, lifted.new_zeros(whole))

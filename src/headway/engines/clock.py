@@ -13,11 +13,10 @@ from torch import Tensor
 
 from headway.client.memory import TRAINER, Memories
 from headway.core import frame
-from headway.core.ask import Answer, Ask, ClientReport, Message, Quorum
+from headway.core.ask import Answer, Ask, ClientReport, Message, Quorum, Version
 from headway.core.errors import ConfigError
 from headway.core.flow import EngineFacts
 from headway.core.pool import Arrival, Closed, Loss, Pool, Ticket
-from headway.core.total import Total
 from headway.core.update import flat_names, unflat_names
 from headway.engines.engine import Engine, Job
 from headway.engines.fleet import HORIZON_S, Always, Device, Fleet, Window
@@ -48,7 +47,7 @@ class ClockEngine(Engine):
         self.now = 0.0
         self._events: list[Event] = []
         self._messages: dict[int, Message] = {}  # of the rounds from which asks are in flight
-        self._trained: dict[int, tuple[str, ...]] = {}  # whose verdict is open, by the round that they were asked in
+        self._steps: dict[int, int] = {}  # that clients make whose time is short, by the number of the ask
         self._windows: dict[str, Window | None] = {}
         self._devices: dict[str, Device] = {}
         self._down = 0  # bytes of the message of this round
@@ -87,6 +86,11 @@ class ClockEngine(Engine):
                 "time: leave the clock or that stage out."
             )
         self.fleet.availability.check(job.data.clients)
+        if algorithm.quorum.work == "window" and self.fleet.examples_per_s == math.inf:
+            raise ConfigError(
+                'Quorum.work is "window", and the clients are so fast that they would never end: say how many examples '
+                "a client trains on in a second (clock.examples_per_s), or choose a preset."
+            )
         self.key = job.key.derive("fleet")
         self.pool = Pool(algorithm.quorum)
         self._always = self.fleet.availability == Always() and algorithm.quorum.cap is None
@@ -129,8 +133,6 @@ class ClockEngine(Engine):
         """Times what is trained; nothing else takes simulated time."""
         if ask.kind == "train":
             return self._train(ask)
-        if ask.kind == "settle":
-            return self._settle(ask)
         return self.inner.ask(ask)
 
     def close(self) -> None:
@@ -155,8 +157,9 @@ class ClockEngine(Engine):
         if self.pool.quorum.late == "drop":
             self._events.clear()
         answer = self._answer(ask, closed)
-        flying = {ticket.round for *_, ticket in self._events}
-        self._messages = {round_: message for round_, message in self._messages.items() if round_ in flying}
+        rounds, asks = self.pool.open_rounds, self.pool.open_asks
+        self._messages = {round_: message for round_, message in self._messages.items() if round_ in rounds}
+        self._steps = {number: steps for number, steps in self._steps.items() if number in asks}
         figures = {
             "begun_s": begun,
             "ended_s": self.now,
@@ -190,20 +193,29 @@ class ClockEngine(Engine):
         if window is None:
             return (asked, client, ticket.number, "it is not there any more", ticket)
         begin, away = max(asked, window[0]), window[1]
-        message = self._messages[ticket.round]
-        up = self._bytes_up(message, ticket)
-        runner = self.inner.runner.runner
-        examples = runner.trainer.examples_used(
-            self.sizes[client], runner.client_key(client, ticket.round).derive(TRAINER)
-        )
         if client not in self._devices:
             self._devices[client] = self.fleet.device(client, self.key)
-        takes = self._devices[client].seconds(examples, self._down, up)
+        takes = self._takes(ticket, begin)
         share = self.fleet.crashes_after(self.key.derive("ask", client, ticket.round, ticket.attempt))
         end, why = (begin + takes, "") if share is None else (begin + share * takes, "it crashed")
         if end > away:
             end, why = away, "it went away"
         return (end, client, ticket.number, why, ticket)
+
+    def _takes(self, ticket: Ticket, begin: float) -> float:
+        """How long a client is at an ask; it notes how many steps the client makes where time decides that."""
+        client, device, runner = ticket.client, self._devices[ticket.client], self.inner.runner.runner
+        size, key = self.sizes[client], runner.client_key(client, ticket.round).derive(TRAINER)
+        up = self._bytes_up(self._messages[ticket.round], ticket)
+        whole = device.seconds(runner.trainer.examples_used(size, key), self._down, up)
+        work, left = self.pool.quorum.work, self.pool.deadline - begin
+        if work == "whole" or (work == "partial" and whole <= left):
+            return whole
+        steps, examples = runner.trainer.steps_within(size, device.examples_within(left, self._down, up))
+        if not steps:
+            return whole  # and is late
+        self._steps[ticket.number] = steps
+        return min(device.seconds(examples, self._down, up), left)
 
     def _bytes_up(self, message: Message, ticket: Ticket) -> int:
         """What a client sends; updates of one chain and model are all of one size."""
@@ -213,31 +225,14 @@ class ClockEngine(Engine):
 
     def _answer(self, ask: Ask, closed: Closed) -> Answer:
         """Has those trained who count, each from the model that it was asked with."""
-        total, reports, figures, notes = Total(), list[ClientReport](), dict[str, float](), list[str]()
-        versions = sorted({arrival.ticket.round for arrival in closed.counted})
-        self._trained = {}
-        for version in versions:
-            arrivals = [arrival for arrival in closed.counted if arrival.ticket.round == version]
-            cohort = tuple(sorted(arrival.ticket.client for arrival in arrivals))
-            message, age = self._messages[version], closed.round - version
-            answer = self.inner.ask(replace(ask, message=message, cohort=cohort, round=version, age=age))
-            total.merge(answer.total)
-            figures |= answer.figures
-            notes += answer.notes
-            reports += _timed(answer.reports, arrivals, age)
-            self._trained[version] = cohort
+        versions = {round_: Version(round_, message) for round_, message in self._messages.items()}
+        tickets = {arrival.ticket.client: arrival.ticket for arrival in closed.counted}
+        earlier = {client: versions[each.round] for client, each in tickets.items() if each.round < closed.round}
+        steps = {client: self._steps[each.number] for client, each in tickets.items() if each.number in self._steps}
+        answer = self.inner.ask(replace(ask, cohort=tuple(sorted(tickets)), earlier=earlier, steps=steps))
+        reports = _timed(answer.reports, closed.counted)
         reports += _lost(closed.losses, {report.client for report in reports}, self._down)
-        ordered = tuple(sorted(reports, key=lambda report: report.client))
-        return Answer(total=total, reports=ordered, figures=figures, notes=notes)
-
-    def _settle(self, ask: Ask) -> Answer:
-        """The verdict, in the words of the rounds in which the clients were asked."""
-        counted = set(ask.cohort)
-        for version, clients in self._trained.items():
-            cohort = tuple(client for client in clients if client in counted)
-            self.inner.ask(replace(ask, round=version, cohort=cohort))
-        self._trained = {}
-        return Answer()
+        return replace(answer, reports=tuple(sorted(reports, key=lambda report: report.client)))
 
     # who is there ---------------------------------------------------------------------------------------
 
@@ -278,12 +273,14 @@ class ClockEngine(Engine):
             for round_, message in self._messages.items()
             for name, tensor in flat_names(message.params, message.buffers, message.stages, "stages/").items()
         }
-        return {"now": self.now, "pool": self.pool.told(), "events": events}, tensors
+        steps = sorted(self._steps.items())
+        return {"now": self.now, "pool": self.pool.told(), "events": events, "steps": steps}, tensors
 
     def restore(self, notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Goes on from what was saved."""
         self.now = float(notes["now"])
         self.pool.recall(notes["pool"])
+        self._steps = dict(notes.get("steps", ()))
         flying = {ticket.number: ticket for ticket in self.pool.flying}
         self._events = [
             (float(at), flying[number].client, number, why, flying[number])
@@ -300,13 +297,13 @@ class ClockEngine(Engine):
             self._messages[version] = Message(params, stages, buffers)
 
 
-def _timed(reports: Sequence[ClientReport], arrivals: Sequence[Arrival], age: int) -> list[ClientReport]:
+def _timed(reports: Sequence[ClientReport], arrivals: Sequence[Arrival]) -> list[ClientReport]:
     """The reports of those who count, with their times."""
     by = {arrival.ticket.client: arrival for arrival in arrivals}
     timed = []
     for report in reports:
         arrival = by[report.client]
-        clock = {"asked_s": arrival.ticket.asked, "ended_s": arrival.at, "age": float(age)}
+        clock = {"asked_s": arrival.ticket.asked, "ended_s": arrival.at, "age": float(arrival.age)}
         timed.append(replace(report, metrics={**report.metrics, **clock}))
     return timed
 

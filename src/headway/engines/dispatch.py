@@ -16,10 +16,11 @@ from headway.core.ask import Answer, Ask, ClientReport
 from headway.core.errors import ConfigError, HeadwayError
 from headway.core.flow import EngineFacts
 from headway.core.total import Total
+from headway.engines.cohort import GROUP, units
 from headway.engines.engine import Job
 from headway.engines.local import LocalEngine
 from headway.engines.planner import Plan, default_store, make_plan
-from headway.engines.units import GROUP, Done, UnitRunner, answered, units
+from headway.engines.units import Done, UnitRunner, answered
 from headway.observe.drift import DriftMeter
 
 SHARES = 16  # units that a cohort is divided into, as long as none has more than `GROUP` clients

@@ -12,7 +12,7 @@ import torch
 
 from headway.client.task import Task
 from headway.core.algorithm import Algorithm
-from headway.core.ask import Ask, Message
+from headway.core.ask import Ask, Message, Version
 from headway.core.flow import Flow
 from headway.core.keys import Key
 from headway.core.update import unflat_names
@@ -92,19 +92,17 @@ class FarWorker:
         self.tally = Tally(UnitRunner(job, shipped.flows, shipped.measure, shipped.way))
         self.whole = job.algorithm.chain.aggregator.whole_cohort
 
-    def unit(self, request: dict[str, Any], ranges: Sequence[Range], broadcast: Arrays) -> dict[str, Any]:
+    def unit(self, request: dict[str, Any], ranges: Sequence[Range], *messages: Arrays) -> dict[str, Any]:
         """Trains the clients of a unit; what became of each.
 
-        request: the round, its attempt, the clients, and how many there are in the cohort.  ranges: who keeps their
-        memory in this round.  broadcast: the message.
+        request: the round and earlier ones that are answered, the attempt, the clients, who of them was asked in which
+        earlier round, who makes how many steps, and how many clients there are in the cohort.  ranges: who keeps their
+        memory in this round.  messages: of these rounds.
         """
         self.memory.begin(ranges)
-        params, buffers, stages = unflat_names(tensors_of(broadcast))
-        round_, attempt, clients, cohort = (request[name] for name in ("round", "attempt", "clients", "cohort"))
-        message, age = Message(params, stages, buffers), request["age"]
-        ask = Ask("train", message, tuple(clients), round=round_, attempt=attempt, age=age)
+        ask = _ask(request, [_message(arrays) for arrays in messages])
         try:
-            done = self.tally.run(ask, cohort)
+            done = self.tally.run(ask, request["cohort"])
             self.memory.flush()
         except Exception as error:  # the driver runs the clients itself, and fails where it can be looked at
             if done_meter := self.tally.meter[1]:
@@ -124,3 +122,23 @@ class FarWorker:
     def sum(self) -> dict[str, Any]:
         """What the units since the last such question add up to."""
         return told_total(self.tally.take())
+
+
+def _message(arrays: Arrays) -> Message:
+    params, buffers, stages = unflat_names(tensors_of(arrays))
+    return Message(params, stages, buffers)
+
+
+def _ask(request: dict[str, Any], messages: Sequence[Message]) -> Ask:
+    """The ask of a request; messages: in the order of its rounds."""
+    now, *rounds = request["rounds"]
+    versions = {round_: Version(round_, message) for round_, message in zip(rounds, messages[1:], strict=True)}
+    return Ask(
+        "train",
+        messages[0],
+        tuple(request["clients"]),
+        round=now,
+        attempt=request["attempt"],
+        earlier={client: versions[round_] for client, round_ in request["earlier"].items()},
+        steps=request["steps"],
+    )

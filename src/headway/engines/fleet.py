@@ -187,7 +187,15 @@ class Device:
 
     def seconds(self, examples: int, down: int, up: int) -> float:
         """From being asked to having answered: to take so many bytes, train on so many examples, and send so many."""
-        return 2 * self.latency_s + down / self.down_per_s + examples / self.examples_per_s + up / self.up_per_s
+        return self._on_the_way(down, up) + examples / self.examples_per_s
+
+    def examples_within(self, seconds: float, down: int, up: int) -> int:
+        """On how many examples it can train, in so many seconds from being asked to having answered."""
+        left = seconds - self._on_the_way(down, up)
+        return math.floor(left * self.examples_per_s) if left > 0 else 0
+
+    def _on_the_way(self, down: int, up: int) -> float:
+        return 2 * self.latency_s + down / self.down_per_s + up / self.up_per_s
 
 
 @final

@@ -15,10 +15,11 @@ from headway.core.errors import ConfigError, RunFolderError
 from headway.core.flow import EngineFacts
 from headway.core.total import Total
 from headway.core.update import Tensors
+from headway.engines.cohort import units
 from headway.engines.engine import Engine, Job
 from headway.engines.planner import MOST, Plan, default_store, make_plan
 from headway.engines.room import lanes_that_fit
-from headway.engines.units import UnitRunner, answered, units
+from headway.engines.units import UnitRunner, answered
 from headway.engines.way import Way, Wish
 
 

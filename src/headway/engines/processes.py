@@ -31,8 +31,10 @@ class _Hand(Hand):
 
     def give(self, ask: Ask, unit: Unit) -> None:
         """Asks it by the pipe."""
-        request = {"unit": unit.clients, "first": unit.first, "cohort": len(ask.cohort)}
-        self._ask({**request, "round": ask.round, "attempt": ask.attempt, "age": ask.age})
+        own = ask.of(unit.clients)
+        request = {"unit": unit.clients, "first": unit.first, "cohort": len(ask.cohort), "attempt": ask.attempt}
+        earlier = {client: version.round for client, version in own.earlier.items()}
+        self._ask({**request, "messages": self.areas.places(own), "earlier": earlier, "steps": dict(own.steps)})
 
     def work(self, unit: Unit) -> Work | None:
         """Reads its answer, and what it has written to shared memory."""
@@ -116,11 +118,11 @@ class ProcessEngine(WorkerEngine):
         self.crew, self.areas = [], None
 
     def prepare(self, ask: Ask) -> None:
-        """Shared memory for the round, and the broadcast in it."""
+        """Shared memory for the round, and the messages in it."""
         if self.areas is None or not self.areas.fit(ask):
             self.close()
             self.areas = Areas.of(ask, self.runner, self.workers)
-        self.areas.broadcast.write(ask.message)
+        self.areas.write(ask)
 
     def hire(self, number: int, instead: bool = False) -> _Hand:
         """Forks a worker."""

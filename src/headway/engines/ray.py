@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
-from headway.core.ask import Ask
+from headway.core.ask import Ask, Message
 from headway.core.errors import ConfigError, HeadwayError
 from headway.core.total import Total
 from headway.engines.arrays import arrays_of, read_rows, read_total, tensors_of
@@ -77,16 +77,19 @@ class _Hand(Hand):
         self.how = "for a reason that is not known"
 
     def give(self, ask: Ask, unit: Unit) -> None:
-        """Asks it; the broadcast goes by reference."""
-        engine = self.engine
+        """Asks it; messages go by reference."""
+        engine, own = self.engine, ask.of(unit.clients)
+        rounds = [ask.round, *(version.round for version in own.versions)]
         request = {
-            "round": ask.round,
+            "rounds": rounds,
             "attempt": ask.attempt,
-            "age": ask.age,
             "clients": unit.clients,
             "cohort": len(ask.cohort),
+            "earlier": {client: version.round for client, version in own.earlier.items()},
+            "steps": dict(own.steps),
         }
-        self.asked = engine.remote.call(self.actor, "unit", request, engine.memory_.ranges, engine.broadcast)
+        messages = [engine.broadcasts[round_] for round_ in rounds]
+        self.asked = engine.remote.call(self.actor, "unit", request, engine.memory_.ranges, *messages)
 
     def work(self, unit: Unit) -> Work | None:
         """Waits for its answer."""
@@ -173,7 +176,7 @@ class RayEngine(WorkerEngine):
         self.ours = False  # whether the connection to Ray is this engine's to end
         self.memory_ = RemoteMemory((), self.remote)
         self.shipped: tuple[Reference, Reference] | None = None
-        self.broadcast: Reference | None = None
+        self.broadcasts: dict[int, Reference] = {}  # by round
         self._placed: list[tuple[Actor, str]] = []  # keepers, and the nodes that they were sent to
 
     def memory(self, clients: Sequence[str], folder: Path | None) -> RemoteMemory:
@@ -206,14 +209,20 @@ class RayEngine(WorkerEngine):
         """Ends the workers at once, whatever they are at."""
         for hand in self.crew:
             hand.bury()
-        self.crew, self.broadcast = [], None
+        self.crew, self.broadcasts = [], {}
 
     def prepare(self, ask: Ask) -> None:
-        """Puts the round's broadcast where the workers read it, and in the first round the data."""
+        """Puts the messages where the workers read them, and in the first round the data."""
         if self.shipped is None:
             shipped = Shipped.of(self.runner, self.remote)
             self.shipped = (self.remote.put(shipped), self.remote.put(data_arrays(self.job.data)))
-        self.broadcast = self.remote.put(arrays_of(ask.message.tensors()))
+        earlier = {
+            version.round: self.broadcasts.get(version.round) or self._sent(version.message) for version in ask.versions
+        }
+        self.broadcasts = {**earlier, ask.round: self._sent(ask.message)}
+
+    def _sent(self, message: Message) -> Reference:
+        return self.remote.put(arrays_of(message.tensors()))
 
     def hire(self, number: int, instead: bool = False) -> _Hand:
         """Makes a worker, on a node that has room; one instead of another needs no free core, since a cluster that

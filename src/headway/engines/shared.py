@@ -24,10 +24,11 @@ def shared(shape: tuple[int, ...], number: torch.dtype) -> Tensor:
 
 
 class Broadcast:
-    """The message of a round, written once by the parent and read by every worker."""
+    """A message, written once by the parent and read by every worker.  written: which, in the parent."""
 
     def __init__(self, message: Message) -> None:
         self.tensors = {name: shared(tuple(t.shape), t.dtype) for name, t in message.tensors().items()}
+        self.written: Message | None = None
 
     def fits(self, message: Message) -> bool:
         """Whether the message has the same tensors as the one that this was made for."""
@@ -40,6 +41,7 @@ class Broadcast:
         """Makes this the message."""
         for name, tensor in message.tensors().items():
             self.tensors[name].copy_(tensor)
+        self.written = message
 
     def message(self) -> Message:
         """The message as it is now, without copying."""

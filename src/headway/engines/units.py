@@ -1,9 +1,9 @@
-"""Units: the clients of a cohort that are trained one after another, or side by side, and summed together."""
+"""What is done with a unit: its clients are trained one after another, or side by side, and summed together."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,30 +27,6 @@ from headway.data.parts import Parts
 from headway.engines.engine import Job
 from headway.engines.way import Way
 from headway.observe.drift import DriftMeter
-
-GROUP = 64  # clients summed in float64 before the exact accumulator is paid; part of what fixes a run's bits
-
-
-def units(
-    cohort: Sequence[str], train: Mapping[str, Tensor], lanes: int = 1, group: int = GROUP
-) -> Iterator[list[str]]:
-    """The cohort in units: a pure function of its sorted names, the clients' sizes and the plan.
-
-    train: who holds what.  lanes: clients side by side; if there are several, a unit has a whole number of crews, each
-        of clients of like size, so that little is padded.  group: the least number of clients in a unit, as far as
-        they go.
-
-    >>> train = {"a": torch.arange(5), "b": torch.arange(9), "c": torch.arange(5)}
-    >>> list(units(["c", "a", "b"], train, lanes=2, group=2))
-    [['b', 'a'], ['c']]
-    """
-    ordered = sorted(cohort)
-    if lanes > 1:
-        held = Parts.of(train).rows(ordered)[1].tolist()
-        ordered = [client for _, client in sorted(zip((-size for size in held), ordered, strict=True))]
-    size = -(-group // lanes) * lanes
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
 
 
 class NoRoom(Exception):
@@ -156,22 +132,35 @@ class UnitRunner:
 
     def run(self, ask: Ask, members: Sequence[str], secrets: Mapping[str, Tensors], meter: DriftMeter | None) -> Done:
         """Trains the clients of a unit and sums their updates, in this order."""
-        ask = replace(ask, message=self.site.message(ask.message))
+        ask = ask.brought(self.site.message)
         done, down = Done(meter=meter), frame.size(ask.message.tensors())
-        start = 0
-        while start < len(members):
-            clients = members[start : start + self.width]
-            try:
-                beside = self.width > 1 and self._side_by_side(ask, clients, down, done)
-            except NoRoom:
-                beside = None  # what the exception holds of memory is let go of first
-            if beside is None:
-                self._narrow(len(clients))
-                continue
-            start += len(clients)
-            for client in () if beside else clients:
-                done.reports.append(self._one(ask, client, down, secrets.get(client), done))
+        for part in self._apart(ask, members):
+            start = 0
+            while start < len(part):
+                clients = part[start : start + self.width]
+                try:
+                    beside = self.width > 1 and self._side_by_side(ask, clients, down, done)
+                except NoRoom:
+                    beside = None  # what the exception holds of memory is let go of first
+                if beside is None:
+                    self._narrow(len(clients))
+                    continue
+                start += len(clients)
+                for client in () if beside else clients:
+                    done.reports.append(self._one(ask, client, down, secrets.get(client), done))
         return done
+
+    def _apart(self, ask: Ask, members: Sequence[str]) -> list[Sequence[str]]:
+        """The clients who may be in one crew: all, or those who were asked with one model, where crews share that."""
+        if not ask.earlier or not (self.lowers or self.remembers):
+            return [members]
+        rounds = sorted({ask.asked_in(client) for client in members})
+        return [[client for client in members if ask.asked_in(client) == round_] for round_ in rounds]
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a stage keeps memory at clients."""
+        return any(stage.has("remember") for stage in self.job.algorithm.chain)
 
     def _narrow(self, width: int) -> None:
         """Goes on with half as many clients side by side."""
@@ -188,7 +177,7 @@ class UnitRunner:
     def _side_by_side(self, ask: Ask, clients: Sequence[str], down: int, done: Done) -> bool:
         """Trains a crew in lanes; False, and nothing has happened, if these clients must train one at a time."""
         begun = time.perf_counter()
-        dropped = self.runner.dropped(clients, ask.round)
+        dropped = self.runner.dropped(clients, ask)
         gone = set(dropped)
         present = [client for client in clients if client not in gone] if gone else clients
         if present:
@@ -206,7 +195,7 @@ class UnitRunner:
         """The crew in the order of its lanes, and what each will do; `None` if they must train one at a time."""
         assert self.lanes is not None
         try:
-            return self.lanes.plan(self._crew(clients, ask), ask.round)
+            return self.lanes.plan(self._crew(clients, ask), ask)
         except Exception:  # whatever a trainer may raise: alone, the client is named
             return None
 
@@ -216,7 +205,7 @@ class UnitRunner:
         if self.lowrank is None or not self.lowers or not self.lowrank.pays(plan):
             return None
         update = Update.of(torch.ones(len(crew), 1, dtype=torch.float64), crew.sizes.double())
-        term = self.job.algorithm.chain.lift(update, self._at_server(ask), self.flows)
+        term = self.job.algorithm.chain.lift(update, self._at_server(ask, crew.clients), self.flows)
         try:
             summed = self._low_rank(ask, crew, plan)
             total, norms = summed.total(term.delta.squeeze(1)), summed.norms()
@@ -260,12 +249,12 @@ class UnitRunner:
         try:
             if not lanes.fits(plan, "steps" in self.flows[-1].needs):
                 return None
-            memory = self.job.memory.gather(crew.clients, self.runner.remembered(ask))
+            memory = self.job.memory.gather(crew.clients, self.runner.remembered(ask.told(crew.clients[0])))
             work = self.runner.prepare_crew(crew, ask, memory)
             trained = lanes.train(work, plan)
             if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
                 return None
-            return self.runner.send(ask, work, trained)
+            return self.runner.send(work, trained)
         except torch.OutOfMemoryError as error:
             raise NoRoom from error
         except Exception:  # whatever a model or a stage may raise: alone, client and stage are named
@@ -275,7 +264,7 @@ class UnitRunner:
         """What a client sends, found out by training one on few examples, which is forgotten."""
         client, before = ask.cohort[0], self.site.drawn()
         examples = self.job.data.train_of(client).rows(0, 4)
-        ask = replace(ask, message=self.site.message(ask.message))
+        ask = ask.brought(self.site.message)
         with self.site.training():
             outcome = self.runner.train(client, ask, examples, self.job.memory.get(client))
         self.site.rewind(before)
@@ -287,7 +276,7 @@ class UnitRunner:
         Raises:
             NoRoom: if a crew does not fit in memory.
         """
-        ask, done = replace(ask, message=self.site.message(ask.message)), Done()
+        ask, done = ask.brought(self.site.message), Done()
         if self.width > 1 and (planned := self._planned(ask, clients)) is not None:
             if self._lowered(ask, *planned, done) is not None:
                 return
@@ -300,19 +289,24 @@ class UnitRunner:
 
     def _crew(self, clients: Sequence[str], ask: Ask) -> Crew:
         rows, sizes = Parts.of(self.job.data.train).rows(clients)
-        keys = self.runner.client_keys(clients, ask.round)
+        keys = self.runner.keys_of(clients, ask)
         return Crew(tuple(clients), keys, self.job.data.store, rows, sizes)
 
     def _count_crew(self, ask: Ask, crew: Crew, outcome: Outcome, done: Done) -> None:
         """Adds all updates of a crew to the unit's sum."""
-        chain, ctx, update, trained = self.job.algorithm.chain, self._at_server(ask), outcome.update, outcome.trained
+        chain, update, trained = self.job.algorithm.chain, outcome.update, outcome.trained
+        ctx = self._at_server(ask, crew.clients)
         if chain.aggregator.whole_cohort:
             term = chain.lift(update, ctx, self.flows).cpu()
             for index, client in enumerate(crew.clients):
                 done.group.total.add_row(client, term.lane(index))
             weights = term.weight
         else:
-            weights = done.group.add_lanes(update, lambda part: chain.lift(part, ctx, self.flows))
+
+            def lift(part: Update, columns: slice) -> Update:
+                return chain.lift(part, ctx.sliced(columns.start, columns.stop), self.flows)
+
+            weights = done.group.add_lanes(update, lift)
         if done.meter is not None:
             done.meter.add_lanes(crew.clients, update.delta, weights)
             if trained.squares is not None:
@@ -345,7 +339,7 @@ class UnitRunner:
     def _one(self, ask: Ask, client: str, down: int, secret: Tensors | None, done: Done) -> ClientReport:
         """Trains one client and adds its update to the unit's sum, if the guard lets it pass."""
         begun = time.perf_counter()
-        if self.runner.dropped((client,), ask.round):
+        if self.runner.dropped((client,), ask):
             return _straggler(client, down)
         examples = self.job.data.train_of(client)
         try:
@@ -366,21 +360,26 @@ class UnitRunner:
 
     def _count(self, ask: Ask, client: str, update: Update, group: Group) -> float:
         chain = self.job.algorithm.chain
-        term = chain.lift(update, self._at_server(ask), self.flows)
+        term = chain.lift(update, self._at_server(ask, client), self.flows)
         if chain.aggregator.whole_cohort:
             group.total.add_row(client, term)
         else:
             group.add(term)
         return float(term.weight)
 
-    def _at_server(self, ask: Ask) -> Context:
+    def _at_server(self, ask: Ask, clients: str | tuple[str, ...]) -> Context:
+        """What the server knows when it takes the update of a client, or of many `[C, ...]`."""
+        one = isinstance(clients, str)
+        ages = ask.ages([clients] if isinstance(clients, str) else clients)
+        told = ask.told(clients) if isinstance(clients, str) else ask.told_each(clients)
         return Context(
             round=ask.round,
             key=self.job.key.derive("server", ask.round),
             layout=self.bench.layout,
             flow=self.flows[-1],
             global_params=ask.message.params,
-            age=torch.tensor(ask.age),
+            age=self.site.put(torch.tensor(ages[0] if one else ages)),
+            asked_params=told.params,
         )
 
 

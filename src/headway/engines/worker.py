@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headway.core.ask import Ask, ClientReport
+from headway.core.ask import Ask, ClientReport, Version
 from headway.core.total import Total
 from headway.core.update import Update
 from headway.engines.dispatch import Tally, Work
@@ -28,11 +28,12 @@ FIELDS = attrgetter(*(field.name for field in fields(ClientReport)))
 class Areas:
     """The shared memory of all workers and their parent.
 
-    broadcast: the round's message.  sums: what each worker has summed.  drift: a row for each client of the cohort,
-    if drift is measured.  rows: each client's own vectors, for an aggregator that needs the whole cohort.
+    broadcasts: the messages that are answered in the round.  sums: what each worker has summed.  drift: a row for each
+    client of the cohort, if drift is measured.  rows: each client's own vectors, for an aggregator that needs the whole
+    cohort.
     """
 
-    broadcast: Broadcast
+    broadcasts: list[Broadcast]
     sums: list[Sums]
     drift: Tensor | None
     rows: dict[str, Tensor]
@@ -45,7 +46,7 @@ class Areas:
         whole = runner.job.algorithm.chain.aggregator.whole_cohort
         lengths, number = runner.expected, runner.bench.shared.dtype
         return cls(
-            Broadcast(ask.message),
+            [Broadcast(ask.message) for _ in range(_room(1 + len(ask.versions)))],
             [] if whole else [Sums(lengths) for _ in range(workers)],
             None if meter is None else shared((cohort, meter.width), meter.number),
             {name: shared((cohort, length), number) for name, length in lengths.items()} if whole else {},
@@ -53,8 +54,39 @@ class Areas:
         )
 
     def fit(self, ask: Ask) -> bool:
-        """Whether this round's message and cohort have room."""
-        return len(ask.cohort) <= self.cohort and self.broadcast.fits(ask.message)
+        """Whether this round's messages and cohort have room."""
+        fits = len(ask.cohort) <= self.cohort and 1 + len(ask.versions) <= len(self.broadcasts)
+        return fits and self.broadcasts[0].fits(ask.message)
+
+    def write(self, ask: Ask) -> None:
+        """Writes what is not there yet: a message that is still being answered stays where it is."""
+        messages = {ask.round: ask.message} | {version.round: version.message for version in ask.versions}
+        held = {id(each.written) for each in self.broadcasts}
+        wanted = {id(message) for message in messages.values()}
+        free = [each for each in self.broadcasts if id(each.written) not in wanted]
+        for message in messages.values():
+            if id(message) not in held:
+                free.pop().write(message)
+
+    def places(self, ask: Ask) -> list[tuple[int, int]]:
+        """The rounds of the ask's messages and where these lie, that of this round first."""
+        places = {id(each.written): place for place, each in enumerate(self.broadcasts)}
+        versions = [(version.round, places[id(version.message)]) for version in ask.versions]
+        return [(ask.round, places[id(ask.message)]), *versions]
+
+    def ask(self, request: dict[str, Any]) -> Ask:
+        """The ask of a request."""
+        (now, place), *versions = request["messages"]
+        earlier = {round_: Version(round_, self.broadcasts[there].message()) for round_, there in versions}
+        return Ask(
+            "train",
+            self.broadcasts[place].message(),
+            tuple(request["unit"]),
+            round=now,
+            attempt=request["attempt"],
+            earlier={client: earlier[round_] for client, round_ in request["earlier"].items()},
+            steps=request["steps"],
+        )
 
 
 class Worker:
@@ -84,13 +116,11 @@ class Worker:
             self.pipe.send_bytes(json.dumps(reply).encode())
 
     def _unit(self, request: dict[str, Any]) -> dict[str, Any]:
-        cohort = tuple(request["unit"])
-        tags = {name: request[name] for name in ("round", "attempt", "age")}
-        ask = Ask("train", self.areas.broadcast.message(), cohort, **tags)
+        ask = self.areas.ask(request)
         done = self.tally.run(ask, request["cohort"])
         meter = done.meter
         reply: dict[str, Any] = {"reports": [FIELDS(report) for report in done.reports]}
-        places = {client: request["first"] + place for place, client in enumerate(cohort)}
+        places = {client: request["first"] + place for place, client in enumerate(ask.cohort)}
         if meter is not None and self.areas.drift is not None:
             for client, row in meter.rows.items():
                 self.areas.drift[places[client]] = row
@@ -118,6 +148,15 @@ class Worker:
         if written is None:
             return {"failed": "the sum has more bins than there is room for"}
         return {"bins": written, **total.told()}
+
+
+def _room(messages: int) -> int:
+    """For how many messages there is room where so many are needed, so that it is seldom made anew.
+
+    >>> [_room(count) for count in (1, 2, 3, 9)]
+    [1, 2, 4, 16]
+    """
+    return 1 << (messages - 1).bit_length()
 
 
 def read_total(reply: dict[str, Any], sums: Sums) -> Total:
