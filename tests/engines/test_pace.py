@@ -172,6 +172,6 @@ def test_a_trainer_that_cannot_stop_is_refused():
         def train(self, work):
             raise AssertionError
 
+    quorum = hw.Quorum(deadline_s=5.0, work="partial")
     with pytest.raises(hw.ChainRefused, match="a trainer that can stop after any local step"):
-        quorum = hw.Quorum(deadline_s=5.0, work="partial")
         hw.Algorithm(hw.chain(hw.Mean()), Whole(), hw.All(), quorum)

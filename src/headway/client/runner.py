@@ -140,9 +140,7 @@ class ClientRunner:
         message, chain, site = ask.told_each(crew.clients), self.algorithm.chain, self.bench.site
         rounds = [ask.asked_in(client) for client in crew.clients]
         ctx = Context(
-            round=rounds[0]
-            if len(set(rounds)) == 1
-            else site.put(torch.tensor(rounds, dtype=self.bench.shared.dtype).unsqueeze(1)),
+            round=rounds[0] if len(set(rounds)) == 1 else self._number_each(rounds),
             key=crew.keys,
             layout=self.bench.layout,
             flow=self.flows[-1],
@@ -213,6 +211,10 @@ class ClientRunner:
         if self.bench.has_statistics and self.bench.task.buffers == "local":
             own["statistics"] = self.bench.statistics()
         return {**kept, TRAINER: own} if own else kept
+
+    def _number_each(self, values: Sequence[int]) -> Tensor:
+        """A number of each of many clients as it goes with vectors, `[C, 1]`."""
+        return self.bench.site.put(torch.tensor(values, dtype=self.bench.shared.dtype).unsqueeze(1))
 
     def _number(self, value: float | Tensor | None) -> Tensor | None:
         """A number as the context holds it, in float64."""
