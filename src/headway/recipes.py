@@ -24,7 +24,7 @@ from headway.core.errors import ConfigError, nearest
 from headway.core.registry import convert
 from headway.core.sampler import Sampler
 from headway.core.stage import Stage
-from headway.samplers import All
+from headway.samplers import All, Uniform
 from headway.stages import (
     AFL,
     ECGR,
@@ -34,22 +34,28 @@ from headway.stages import (
     FedProx,
     Mean,
     QFedAvg,
+    Rebase,
     Scaffold,
     ServerAdagrad,
     ServerAdam,
     ServerSGD,
     ServerYogi,
+    Staleness,
     WeighByQuality,
 )
 
 
 def _algorithm(
-    parts: list[Stage], trainer: Trainer | None, sampler: Sampler | None, ecgr: ECGR | bool = False
+    parts: list[Stage],
+    trainer: Trainer | None,
+    sampler: Sampler | None,
+    ecgr: ECGR | bool = False,
+    quorum: Quorum | None = None,
 ) -> Algorithm:
     if ecgr:
         at = next(i for i, part in enumerate(parts) if part.place > ECGR.place)
         parts = [*parts[:at], ECGR() if ecgr is True else ecgr, *parts[at:]]
-    return Algorithm(chain(*parts), trainer or LocalSGD(), sampler or All(), Quorum())
+    return Algorithm(chain(*parts), trainer or LocalSGD(), sampler or All(), quorum or Quorum())
 
 
 def fedavg(
@@ -226,12 +232,60 @@ def moon(
     return _algorithm([Mean(), ServerSGD()], replace(trainer, loss_term=term), sampler, ecgr)
 
 
+def fedbuff(
+    *,
+    buffer: int = 10,
+    concurrency: int = 20,
+    power: float = 0.5,
+    max_age: int | None = None,
+    server_lr: float = 1.0,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """FedBuff: the server moves on with every `buffer` updates, the late ones shortened by their age; it needs a clock.
+
+    concurrency: how many clients are at work at once, if no sampler says so.  Nguyen et al., arXiv 2106.06639.
+    """
+    parts = [Staleness(by="polynomial", power=power), Mean(over="clients"), ServerSGD(lr=server_lr)]
+    quorum = Quorum(count=buffer, late="keep", max_age=max_age)
+    return _algorithm(parts, trainer, sampler or Uniform(count=concurrency), ecgr, quorum)
+
+
+def fedasync(
+    *,
+    alpha: float = 0.6,
+    mu: float = 0.005,
+    by: Literal["constant", "polynomial", "hinge"] = "polynomial",
+    power: float = 0.5,
+    slope: float = 10.0,
+    grace: int = 4,
+    max_age: int | None = None,
+    concurrency: int = 20,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
+    ecgr: ECGR | bool = False,
+) -> Algorithm:
+    """FedAsync: each client's model is mixed into the server's as it comes, the less the older; it needs a clock.
+
+    alpha: the share of a fresh model in the mixture.  mu: of the client's proximal term.  by, power, slope, grace: how
+    age counts (see Staleness).  concurrency: how many clients are at work at once, if no sampler says so.  Xie et al.,
+    arXiv 1903.03934, Algorithm 1.
+    """
+    aged = Staleness(by=by, power=power, slope=slope, grace=grace)
+    parts = [FedProx(mu=mu), aged, Rebase(), Mean(over="clients"), ServerSGD(lr=alpha)]
+    quorum = Quorum(count=1, late="keep", max_age=max_age)
+    return _algorithm(parts, trainer, sampler or Uniform(count=concurrency), ecgr, quorum)
+
+
 RECIPES: dict[str, Callable[..., Algorithm]] = {
     "afl": afl,
     "fedadagrad": fedadagrad,
     "fedadam": fedadam,
+    "fedasync": fedasync,
     "fedavg": fedavg,
     "fedavgm": fedavgm,
+    "fedbuff": fedbuff,
     "feddyn": feddyn,
     "fednova": fednova,
     "fedprox": fedprox,

@@ -23,7 +23,7 @@ from headway.core.ask import Quorum
 from headway.core.chain import Chain
 from headway.core.errors import ConfigError, nearest
 from headway.core.keys import Key
-from headway.core.registry import build
+from headway.core.registry import build, to_numbers
 from headway.core.sampler import samplers
 from headway.core.stage import stages
 from headway.data import FederatedData, load
@@ -271,7 +271,7 @@ def _sentence(problem: Mapping[str, Any]) -> str:
 
 def _algorithm(section: AlgorithmSection, of_stages: Sequence[tuple[list[str], Any]]) -> Algorithm:
     """The algorithm of a section, with changes addressed to its stages."""
-    options = section.model_extra or {}
+    options, named = section.model_extra or {}, None
     trainer = trainers.build({"trainer": LocalSGD.__name__, **section.trainer})
     if section.recipe is not None and section.chain is not None:
         raise ConfigError("algorithm has both a recipe and a chain; keep one of them.")
@@ -294,12 +294,11 @@ def _algorithm(section: AlgorithmSection, of_stages: Sequence[tuple[list[str], A
             trainer = named.trainer
     for keys, value in of_stages:
         set_on_stage(tables, keys, value)
-    return Algorithm(
-        Chain.from_config(tables),
-        trainer,
-        samplers.build({"sampler": All.__name__, **section.sampler}),
-        build(Quorum, section.quorum),
-    )
+    sampler = All() if named is None else named.sampler
+    if section.sampler:
+        sampler = samplers.build({"sampler": type(sampler).__name__, **section.sampler})
+    quorum = {} if named is None else to_numbers(named.quorum)
+    return Algorithm(Chain.from_config(tables), trainer, sampler, build(Quorum, {**quorum, **section.quorum}))
 
 
 def _place_trace(section: ClockSection, folder: Path) -> None:

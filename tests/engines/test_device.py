@@ -27,7 +27,7 @@ SIZES = (7, 12, 5, 9, 20, 1)
 CLOSE = 1e-6  # a watched operation may take its numbers in another order of memory
 PLAIN = hw.LocalSGD(lr=0.1, batch_size=4)
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2, momentum=0.5, clip_gradient=1.0, weight_decay=0.01)
-RECIPES = [name for name in hw.recipes.names() if not name.startswith("fedsgd")]
+RECIPES = [name for name in hw.recipes.names() if not name.startswith(("fedsgd", "fedasync", "fedbuff"))]
 
 
 def model():

@@ -67,8 +67,8 @@ class Place(IntEnum):
 class Context:
     """What a hook may read.  Every vector is `[..., P]`, every per-client number `[...]`.
 
-    round: in which the client was asked, `[C, 1]` in the model's number type of lanes that were asked in different ones;
-        at the server, the present one.
+    round: in which the client was asked, `[C, 1]` in the model's number type if lanes were asked in different ones; at
+        the server, the present one.
     movement: sum of the client's steps before `combine`, w_K - w_t.
     key: of this stage in this round, for this client; one per lane where the vectors are `[C, P]`.
     steps: how many local steps the client made.
