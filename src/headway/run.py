@@ -51,6 +51,7 @@ class Run:
     `evaluate_every=None` no client is ever evaluated, and the central test set in the last round only: for populations
     that nobody wants to go through.
     keep: how many checkpoints stay.
+    until_s: by a simulated clock, the seconds after which no round begins, however few have been.
 
     Raises:
         ConfigError, DataError, ChainRefused, RunFolderError: before any training.
@@ -70,6 +71,7 @@ class Run:
         evaluate_every: int | None = 1,
         checkpoint_every: int = 10,
         keep: int = 3,
+        until_s: float | None = None,
         config: str | None = None,
     ) -> None:
         for name, number, least in (
@@ -85,9 +87,13 @@ class Run:
                 raise ConfigError(f"{name} must be at least {least}, found {number}.")
         seed, data = int(seed), data.to(task.number)
         self.algorithm, self.data, self.task, self.rounds = algorithm, data, task, rounds
-        self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
+        self.evaluate_every, self.checkpoint_every, self.until_s = evaluate_every, checkpoint_every, until_s
         self.key = Key.root(seed)
         self.engine = engine or LocalEngine()
+        if until_s is not None and not (self.engine.facts.clock and until_s > 0):
+            raise ConfigError(
+                f"until_s is {until_s}: it needs a run with a simulated clock, and must be above 0 seconds."
+            )
         if resume and folder is not None:
             self.engine.follow(read_identity(Path(folder)).get("plan", {}))
         self.memory = self.engine.memory(data.clients, None if folder is None else Path(folder))
@@ -139,12 +145,12 @@ class Run:
         stops = (GeneratorExit, KeyboardInterrupt, Diverged)  # the module's names are gone when a program ends
         saved = self.state.round if self.folder is not None and self.folder.checkpoints() else -1
         try:
-            while self.state.round < self.rounds:
+            while not self.finished:
                 report = self._round()
                 if journal is not None:
                     with writing(journal[0]):
                         journal[1].record(report)
-                if self.state.round % self.checkpoint_every == 0 or self.state.round == self.rounds:
+                if self.state.round % self.checkpoint_every == 0 or self.finished:
                     self._checkpoint()
                     saved = self.state.round
                 yield report
@@ -162,6 +168,12 @@ class Run:
         if self.folder is not None:
             self.folder.close()
             self.folder = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rounds are complete, or the time is over."""
+        over = self.until_s is not None and self.engine.now >= self.until_s
+        return self.state.round >= self.rounds or over
 
     # one round ------------------------------------------------------------------------------------------
 
@@ -205,7 +217,8 @@ class Run:
             clock={name: figure for answer in answers for name, figure in answer.clock.items()},
         )
         report = replace(report, alarms=self.watch.see(Figures.of(report)))
-        if after.round == self.rounds or (self.evaluate_every is not None and after.round % self.evaluate_every == 0):
+        due = self.evaluate_every is not None and after.round % self.evaluate_every == 0
+        if due or self.finished:
             report = self._evaluated(report)
         return report
 

@@ -106,6 +106,7 @@ class RunFile:
             evaluate_every=None if section.evaluate_every == "never" else section.evaluate_every,
             checkpoint_every=section.checkpoint_every,
             keep=section.keep,
+            until_s=section.until_s,
             config=self.to_toml(),
         )
 

@@ -26,6 +26,7 @@ class RunSection(_Section):
     evaluate_every: int | Literal["never"] = 1
     checkpoint_every: int = Field(default=10, ge=1)
     keep: int = Field(default=3, ge=1)
+    until_s: float | None = Field(default=None, gt=0)
     threads: int | None = Field(default=None, ge=1, le=1024)
 
     @field_validator("evaluate_every", mode="plain")

@@ -327,3 +327,23 @@ def test_what_the_engine_inside_notes_is_kept(monkeypatch):
     assert one.engine.site is one.engine.inner.site
     assert [len(report.notes) for report in reports] == [1, 0, 0, 0]
     assert reports[0].notes[0].startswith("6 clients side by side do not fit")
+
+
+def test_a_run_may_end_by_its_clock(tmp_path):
+    _, reports = run(hw.ClockEngine(fleet=SLOW), rounds=6)
+    until = reports[2].clock["ended_s"] + 1e-6  # a fourth round begins
+    ended, fewer = run(hw.ClockEngine(fleet=SLOW), rounds=6, until_s=until, folder=tmp_path / "run", evaluate_every=100)
+    assert [r.clock for r in fewer] == [r.clock for r in reports[:4]]
+    assert fewer[-1].central or fewer[-1].metrics  # the last round is evaluated, and kept
+    assert ended.finished
+    again = made(hw.ClockEngine(fleet=SLOW), rounds=6, until_s=until, folder=tmp_path / "run", resume=True)
+    assert again.finished
+    assert list(again) == []
+    again.close()
+    assert not made(hw.ClockEngine(fleet=SLOW), rounds=6, until_s=until).finished
+
+
+@pytest.mark.parametrize(("engine", "until"), [(hw.LocalEngine, 5.0), (hw.ClockEngine, 0.0)])
+def test_an_end_by_the_clock_needs_one(engine, until):
+    with pytest.raises(hw.ConfigError, match="needs a run with a simulated clock, and must be above 0 seconds"):
+        made(engine(), until_s=until)

@@ -51,7 +51,7 @@ def resume_folder(folder: Path, sets: Sequence[str], rounds: int | None, as_json
         )
     runfile = load_runfile(str(folder / CONFIG), sets, rounds=rounds)
     run = runfile.start(folder, resume=True)
-    if run.state.round >= run.rounds:
+    if run.finished:
         if as_json:
             emit({"event": "complete", "round": run.state.round, "folder": str(folder)})
         else:

@@ -34,10 +34,11 @@ class Job:
 class Engine(ABC):
     """Runs asks on clients, wherever they are.
 
-    site: where the models and batches of a step lie.
+    site: where the models and batches of a step lie.  now: seconds of a simulated clock.
     """
 
     site = Site()
+    now = 0.0
 
     @property
     @abstractmethod
