@@ -9,8 +9,8 @@ import headway
 
 NAMES = set(
     """
-__version__ AFL Aggregator Algorithm All Always AverageModel Bernoulli chain Chain ChainRefused ClientFailed Clip
-ClockEngine ConfigError Context data DataError Diurnal Diverged ECGR Examples FedDyn FederatedData FedNova FedProx
+__version__ AFL Aggregator Algorithm All Always AverageModel Bernoulli chain Chain Charging ChainRefused ClientFailed
+Clip ClockEngine ConfigError Context data DataError Diurnal Diverged ECGR Examples FedDyn FederatedData FedNova FedProx
 Fixed Fleet Flow HeadwayError Layout LocalEngine LocalSGD LossTerm Mean models Moon Place ProcessEngine Protocol
 QFedAvg Quorum RayEngine Rebase recipes RoundReport rounds Run RunFolderError Sampler Scaffold Schedule ServerAdagrad
 ServerAdam ServerSGD ServerYogi Stage stages Staleness Task Trace Trainer Uniform Update Weigh WeighByQuality

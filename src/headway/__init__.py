@@ -26,6 +26,7 @@ _WHERE = {
     "ConfigError": "core.errors",
     "Context": "core.stage",
     "DataError": "core.errors",
+    "Charging": "engines",
     "Diurnal": "engines",
     "Diverged": "core.errors",
     "ECGR": "stages",
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     from headway.engines import (
         Always,
         Bernoulli,
+        Charging,
         ClockEngine,
         Diurnal,
         Fleet,

@@ -6,10 +6,14 @@ from typing import ClassVar
 import pytest
 from conformance.teststages import FixedPoint, Median, NoisyRelease, PairwiseMasks
 
+from headway.client import LocalSGD
+from headway.core.algorithm import Algorithm
+from headway.core.ask import Quorum
 from headway.core.chain import Chain, chain
 from headway.core.errors import ChainRefused, ConfigError
 from headway.core.flow import EngineFacts, Flow, TrainerFacts
 from headway.core.stage import Place, Stage
+from headway.samplers import All
 from headway.stages import ECGR, Clip, FedProx, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
 
 
@@ -79,6 +83,14 @@ REFUSED = {
         with_flow(Scaffold(), Mean(), asynchronous=True, set_by={"asynchronous": "Quorum"}),
         "Quorum",
     ),
+    "secure sum of late updates": (
+        with_flow(FixedPoint(), PairwiseMasks(), Mean(), asynchronous=True, set_by={"asynchronous": "Quorum"}),
+        "Quorum",
+    ),
+    "median of a buffer of no size": (
+        with_flow(Median(), asynchronous=True, set_by={"asynchronous": "Quorum", "buffer": "Quorum"}),
+        "Quorum",
+    ),
 }
 
 
@@ -105,6 +117,21 @@ ACCEPTED = [
 @pytest.mark.parametrize("stages", ACCEPTED)
 def test_what_composes_is_accepted(stages) -> None:
     assert chain(*stages).stages == stages
+
+
+def test_a_median_of_a_buffer_whose_size_is_said_is_accepted() -> None:
+    with_flow(Median(), asynchronous=True, buffer=5)()
+
+
+def test_a_buffer_and_its_size_are_those_of_the_quorum() -> None:
+    algorithm = Algorithm(chain(Mean()), LocalSGD(), All(), Quorum(count=4, late="keep"))
+    assert (algorithm.flows()[0].asynchronous, algorithm.flows()[0].buffer) == (True, 4)
+    assert Algorithm(chain(Mean()), LocalSGD(), All(), Quorum(count=4)).flows()[0].buffer is None
+
+
+def test_an_adaptive_server_is_warned_of_late_updates() -> None:
+    algorithm = Algorithm(chain(Mean(), ServerAdam()), LocalSGD(), All(), Quorum(count=4, late="keep"))
+    assert any("takes late updates for fresh ones" in warning for warning in algorithm.explain().warnings)
 
 
 @pytest.mark.parametrize("stages", [s for s in ACCEPTED if all(x.__module__.startswith("headway") for x in s)])

@@ -78,6 +78,33 @@ def test_diurnal_windows_come_every_day_at_the_clients_hour():
     assert windows(hw.Diurnal(hours=24.0)) == [(0.0, math.inf)]
 
 
+@pytest.mark.parametrize(
+    ("hours", "fills", "lasts", "least"),
+    [
+        (8.0, 2.0, 20.0, 0.5),  # full every day, and there for hours after it is unplugged
+        (8.0, 2.0, 48.0, 0.5),  # always there
+        (2.0, 4.0, 30.0, 0.4),  # never full
+        (1.0, 4.0, 10.0, 0.5),  # never full enough
+        (6.0, 3.0, 5.0, 0.9),  # empty long before it is plugged in
+    ],
+)
+def test_charging_against_a_battery_minute_by_minute(hours, fills, lasts, least):
+    availability = hw.Charging(hours=hours, begins=3.0, spread=0.0, fills_h=fills, lasts_h=lasts, least=least)
+    charge, there = 0.0, []
+    for minute in range(30 * 1440):
+        plugged = 3 * 60 <= minute % 1440 < 3 * 60 + hours * 60
+        charge = min(max(charge + (1 / fills if plugged else -1 / lasts) / 60, 0.0), 1.0)
+        if minute >= 28 * 1440:  # by then every day is like the last
+            there.append(charge >= least)
+    said, key = [], KEY.derive("client", "a")
+    for minute in range(2 * 1440):
+        window = availability.window("a", key, at := 28 * DAY + 60.0 * (minute + 1))
+        said.append(window is not None and window[0] <= at < window[1])
+    unlike = sum(one != other for one, other in zip(there, said, strict=True))
+    assert unlike <= 8  # minutes at the edges of two days
+    assert any(there) == (least < 0.5 or hours > 1)
+
+
 def write(path, *rows):
     path.write_text("client,start_s,stop_s\n" + "".join(f"{row}\n" for row in rows))
     return str(path)
@@ -143,6 +170,9 @@ def test_a_trace_that_is_not_there_or_repeats_too_soon(tmp_path):
         (lambda: hw.Fleet(crash="often"), "Fleet.crash must be a number"),
         (lambda: hw.Bernoulli(share=2.0), "0 <= share <= 1"),
         (lambda: hw.Bernoulli(every_s=0.0), "every_s above 0"),
+        (lambda: hw.Charging(hours=24.0), "0 < hours < 24"),
+        (lambda: hw.Charging(fills_h=0.0), "fills_h and lasts_h above 0"),
+        (lambda: hw.Charging(least=1.5), "0 <= least <= 1"),
         (lambda: hw.Diurnal(hours=0.0), "0 < hours <= 24"),
         (lambda: hw.Diurnal(hours=25.0), "0 < hours <= 24"),
     ],

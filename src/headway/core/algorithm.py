@@ -89,10 +89,12 @@ class Algorithm:
             sampler=self.sampler.facts(population),
             engine=engine,
             asynchronous=keep,
+            buffer=self.quorum.count if keep else None,
             set_by={
                 "trainer": self.trainer.facts.name,
                 "sampler": type(self.sampler).__name__,
                 "asynchronous": 'Quorum(late="keep")',
+                "buffer": 'Quorum(late="keep")',
                 "engine": engine.name if engine else "the engine",
             },
         )

@@ -78,6 +78,7 @@ class Flow:
     vectors: the names of the vectors that travel; scalars: those of them that have one number and not P.
     proximal: strength of the pull towards w_t that step rules add, which shortens what a gradient moves.
     equal: whether every client must count the same.
+    asynchronous: whether late updates are kept; buffer: how many updates end a round then, if a number is said.
     rebased: whether updates lead away from the server's model of now, not from that which their client was asked with.
     """
 
@@ -102,6 +103,7 @@ class Flow:
     engine: EngineFacts | None = None
     trainer: TrainerFacts | None = None
     asynchronous: bool = False
+    buffer: int | None = None
     set_by: Mapping[str, str] = field(default_factory=dict)
     restated: frozenset[str] = frozenset()
 

@@ -199,7 +199,24 @@ class Aggregator(Stage):
     whole_cohort: ClassVar[bool] = False
 
     def connect(self, flow: Flow) -> Flow:
-        """A whole-cohort rule must see each update; behind a sum, no weight may tell of one client's data."""
+        """A whole-cohort rule must see each update, of a known number; behind a sum, no weight may tell of one client's
+        data, and nobody may be late."""
+        if self.whole_cohort and flow.asynchronous and flow.buffer is None:
+            flow.refuse(
+                self,
+                "buffer",
+                needed="a number of updates that it chooses among, also where late ones are kept",
+                found="as many as there happen to be",
+                do_this="say how large the buffer is (quorum.count)",
+            )
+        if flow.asynchronous and flow.server_sees == "sum":
+            flow.refuse(
+                self,
+                "asynchronous",
+                needed="updates of one round, since the masks of different rounds do not cancel in their sum",
+                found="late updates that are kept",
+                do_this='drop late ones (quorum.late = "drop"), or leave the secure sum out',
+            )
         if self.whole_cohort and flow.server_sees == "sum":
             flow.refuse(
                 self,

@@ -1,8 +1,9 @@
 """Engines: where asks are run."""
 
+from headway.engines.availability import Always, Bernoulli, Charging, Diurnal, Trace
 from headway.engines.clock import ClockEngine
 from headway.engines.engine import Engine, Job
-from headway.engines.fleet import FLEETS, Always, Bernoulli, Diurnal, Fleet, Trace
+from headway.engines.fleet import FLEETS, Fleet
 from headway.engines.local import LocalEngine
 from headway.engines.pooled import PooledEngine
 from headway.engines.processes import ProcessEngine
@@ -13,6 +14,7 @@ __all__ = [
     "Always",
     "Bernoulli",
     "ClockEngine",
+    "Charging",
     "Diurnal",
     "Engine",
     "Fleet",

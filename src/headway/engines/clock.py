@@ -18,8 +18,9 @@ from headway.core.errors import ConfigError
 from headway.core.flow import EngineFacts
 from headway.core.pool import Arrival, Closed, Loss, Pool, Ticket
 from headway.core.update import flat_names, unflat_names
+from headway.engines.availability import HORIZON_S, Always, Window
 from headway.engines.engine import Engine, Job
-from headway.engines.fleet import HORIZON_S, Always, Device, Fleet, Window
+from headway.engines.fleet import Device, Fleet
 from headway.engines.local import LocalEngine
 
 Event = tuple[float, str, int, str, Ticket]  # when, of whom, the ask's number, why it failed (or ""), the ask

@@ -86,8 +86,8 @@ class ServerAdam(Stage):
         _check_adaptive(self)
 
     def connect(self, flow: Flow) -> Flow:
-        """Warns of the pair with control variates, for which there is no theory."""
-        return _warn_of_control(self, flow)
+        """Warns of control variates, for which there is no theory, and of late updates."""
+        return _warn_of_pairs(self, flow)
 
     def init(self, w: Tensor) -> Tensors:
         """m = 0, v = tau^2, t = 0."""
@@ -129,8 +129,8 @@ class ServerYogi(Stage):
         _check_adaptive(self)
 
     def connect(self, flow: Flow) -> Flow:
-        """Warns of the pair with control variates."""
-        return _warn_of_control(self, flow)
+        """Warns of control variates and of late updates."""
+        return _warn_of_pairs(self, flow)
 
     def init(self, w: Tensor) -> Tensors:
         """m = 0, v = tau^2, t = 0."""
@@ -171,8 +171,8 @@ class ServerAdagrad(Stage):
         _check_adaptive(self)
 
     def connect(self, flow: Flow) -> Flow:
-        """Warns of the pair with control variates."""
-        return _warn_of_control(self, flow)
+        """Warns of control variates and of late updates."""
+        return _warn_of_pairs(self, flow)
 
     def init(self, w: Tensor) -> Tensors:
         """m = 0, v = tau^2, t = 0."""
@@ -237,11 +237,16 @@ def _moments(w: Tensor, tau: float) -> dict[str, Tensor]:
     }
 
 
-def _warn_of_control(stage: Stage, flow: Flow) -> Flow:
-    """For control variates under an adaptive server there is no theory."""
+def _warn_of_pairs(stage: Stage, flow: Flow) -> Flow:
+    """For control variates under an adaptive server there is no theory; late updates make its steps too long."""
+    name = type(stage).__name__
+    if flow.asynchronous:
+        flow = flow.warn(
+            f"{name} takes late updates for fresh ones, and its steps do not shorten as they do: choose its lr with "
+            "the delays that there are, or use ServerSGD."
+        )
     if "control" not in flow.vectors:
         return flow
-    name = type(stage).__name__
     return flow.warn(f"Scaffold with {name} runs, but no theory covers the pair: compare it with ServerSGD.")
 
 
