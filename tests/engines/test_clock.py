@@ -139,7 +139,7 @@ def test_many_crashes_lose_and_double_nothing(recipe):
     assert all(report.count("counted") + report.count("dropped") == 5 for report in reports)
 
     class Replayed(hw.Sampler):
-        def draw(self, clients, round, key):
+        def draw(self, clients, round, key, known=None, busy=0):
             return tuple(counted(reports[round]))
 
         def facts(self, population):

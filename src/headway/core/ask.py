@@ -86,8 +86,9 @@ class Message:
 class Ask:
     """One request to a cohort.
 
-    kind: "train"; "evaluate"; "settle", the verdict that ends a round (its cohort are the clients whose
-        update was counted: they keep their pending memory); or a protocol's own.
+    kind: "train"; "evaluate"; "measure", the mean loss of the model over the client's training examples; "settle", the
+        verdict that ends a round (its cohort are the clients whose update was counted: they keep their pending
+        memory); or a protocol's own.
     private: what single clients are told beside the common message.  age: how many rounds the model has moved on since
         the message was its.
     """

@@ -16,12 +16,13 @@ from headway.core import frame
 from headway.core.ask import Answer, Ask, ClientReport, Message, Quorum
 from headway.core.errors import ConfigError
 from headway.core.flow import EngineFacts
+from headway.core.keys import Key
 from headway.core.pool import Arrival, Closed, Loss, Pool, Ticket
 from headway.core.total import Total
 from headway.core.update import flat_names, unflat_names
 from headway.engines.engine import Engine, Job
 from headway.engines.fleet import HORIZON_S, Always, Device, Fleet, Window
-from headway.engines.local import LocalEngine
+from headway.engines.local import REPLY, LocalEngine
 
 Event = tuple[float, str, int, str, Ticket]  # when, of whom, the ask's number, why it failed (or ""), the ask
 
@@ -126,9 +127,11 @@ class ClockEngine(Engine):
             self._advance(later)
 
     def ask(self, ask: Ask) -> Answer:
-        """Times what is trained; nothing else takes simulated time."""
+        """Times what is trained, and losses that are measured; nothing else takes simulated time."""
         if ask.kind == "train":
             return self._train(ask)
+        if ask.kind == "measure":
+            return self._measure(ask)
         if ask.kind == "settle":
             return self._settle(ask)
         return self.inner.ask(ask)
@@ -185,25 +188,50 @@ class ClockEngine(Engine):
             heapq.heappush(self._events, self._fate(ticket))
 
     def _fate(self, ticket: Ticket) -> Event:
-        client, asked = ticket.client, ticket.asked
-        window = self._window(client, asked)
-        if window is None:
-            return (asked, client, ticket.number, "it is not there any more", ticket)
-        begin, away = max(asked, window[0]), window[1]
+        client = ticket.client
         message = self._messages[ticket.round]
         up = self._bytes_up(message, ticket)
         runner = self.inner.runner.runner
         examples = runner.trainer.examples_used(
             self.sizes[client], runner.client_key(client, ticket.round).derive(TRAINER)
         )
+        takes = self._device(client).seconds(examples, self._down, up)
+        end, why = self._end(client, ticket.asked, takes, self.key.derive("ask", client, ticket.round, ticket.attempt))
+        return (end, client, ticket.number, why, ticket)
+
+    def _end(self, client: str, asked: float, takes: float, key: Key) -> tuple[float, str]:
+        """When a client ends that is asked for what takes so long, and why it fails, or ""."""
+        window = self._window(client, asked)
+        if window is None:
+            return asked, "it is not there any more"
+        begin, away = max(asked, window[0]), window[1]
+        share = self.fleet.crashes_after(key)
+        end, why = (begin + takes, "") if share is None else (begin + share * takes, "it crashed")
+        return (away, "it went away") if end > away else (end, why)
+
+    def _device(self, client: str) -> Device:
         if client not in self._devices:
             self._devices[client] = self.fleet.device(client, self.key)
-        takes = self._devices[client].seconds(examples, self._down, up)
-        share = self.fleet.crashes_after(self.key.derive("ask", client, ticket.round, ticket.attempt))
-        end, why = (begin + takes, "") if share is None else (begin + share * takes, "it crashed")
-        if end > away:
-            end, why = away, "it went away"
-        return (end, client, ticket.number, why, ticket)
+        return self._devices[client]
+
+    def _measure(self, ask: Ask) -> Answer:
+        """Losses of those who neither crash nor leave; a forward pass takes a third of training on the examples.
+
+        All are waited for, at most until the quorum's deadline; who is at work on an earlier ask goes on meanwhile.
+        """
+        begun, quorum, down, up = self.now, self.pool.quorum, frame.size(ask.message.tensors()), frame.size(REPLY)
+        last = begun + min(math.inf if quorum.deadline_s is None else quorum.deadline_s, quorum.lost_after_s)
+        heard, until = [], begun
+        for client in ask.cohort:
+            takes = self._device(client).seconds(self.sizes[client] / 3, down, up)
+            end, why = self._end(client, begun, takes, self.key.derive("measure", client, ask.round, ask.attempt))
+            until = max(until, min(end, last))
+            if not why and end <= last:
+                heard.append(client)
+        answer = self.inner.ask(replace(ask, cohort=tuple(heard)))
+        silent = [ClientReport(c, "dropped", bytes_down=down) for c in ask.cohort if c not in set(heard)]
+        self._advance(until)
+        return replace(answer, reports=(*answer.reports, *silent), clock={"measured_s": until - begun})
 
     def _bytes_up(self, message: Message, ticket: Ticket) -> int:
         """What a client sends; updates of one chain and model are all of one size."""

@@ -84,6 +84,11 @@ class Mean(Aggregator):
                 found="one that does not",
                 do_this='use All, Uniform or Fixed, or Mean(over="clients")',
             )
+        if self.over == "examples" and not weighed and flow.sampler is not None and flow.sampler.kind == "by size":
+            flow = flow.warn(
+                "clients are drawn by size and count by size in the mean, so large ones count twice: "
+                'use Mean(over="clients") with BySize, or draw with Uniform.'
+            )
         if flow.bound is None:
             return flow
         if self.over != "expected":
