@@ -163,6 +163,11 @@ class Pool:
         """The asks in flight."""
         return tuple(self._flying.values())
 
+    @property
+    def versions(self) -> frozenset[int]:
+        """The rounds whose model is still needed: of asks in flight, and of updates that wait to count."""
+        return frozenset(t.round for t in (*self._flying.values(), *(arrival.ticket for arrival in self._accepted)))
+
     def told(self) -> dict[str, Any]:
         """What goes on after a round, in plain values, from which `recall` goes on."""
         return {

@@ -48,7 +48,7 @@ class ClockEngine(Engine):
         self.site = self.inner.site
         self.now = 0.0
         self._events: list[Event] = []
-        self._messages: dict[int, Message] = {}  # of the rounds from which asks are in flight
+        self._messages: dict[int, Message] = {}  # of the rounds from which updates may still count
         self._trained: dict[int, tuple[str, ...]] = {}  # whose verdict is open, by the round that they were asked in
         self._windows: dict[str, Window | None] = {}
         self._devices: dict[str, Device] = {}
@@ -158,8 +158,8 @@ class ClockEngine(Engine):
         if self.pool.quorum.late == "drop":
             self._events.clear()
         answer = self._answer(ask, closed)
-        flying = {ticket.round for *_, ticket in self._events}
-        self._messages = {round_: message for round_, message in self._messages.items() if round_ in flying}
+        needed = self.pool.versions
+        self._messages = {round_: message for round_, message in self._messages.items() if round_ in needed}
         figures = {
             "begun_s": begun,
             "ended_s": self.now,
