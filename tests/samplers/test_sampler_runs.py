@@ -371,6 +371,24 @@ def test_those_at_work_go_on_while_others_are_measured():
     assert ends == sorted(ends)
 
 
+def test_asks_that_fail_while_others_are_measured_are_not_made_again(tmp_path):
+    """With all that may go wrong: crashes, retries, replacements and late updates; and resumed to the bit."""
+    quorum = hw.Quorum(count=2, late="keep", retries=1, replace=True, max_age=6)
+    fleet = hw.Fleet(examples_per_s=10.0, speed_spread=1.5, crash=0.3, availability=hw.Bernoulli(0.8, every_s=30.0))
+
+    def part(folder, rounds, **options):
+        sampler, engine = hw.PowerOfChoice(count=5, candidates=8), hw.ClockEngine(fleet=fleet)
+        return finished(made(sampler, engine, quorum, rounds, folder=tmp_path / folder, **options))
+
+    whole = part("whole", 40)
+    assert sum(report.count("dropped") for report in whole[1]) > 10
+    assert sum(report.count("counted") for report in whole[1]) > 60
+    for stop in (7, 20):
+        part(f"stop-{stop}", stop)
+        again, rest = part(f"stop-{stop}", 40, resume=True)
+        same((whole[0], whole[1][stop:]), (again, rest))
+
+
 # what is refused, and what is warned of ----------------------------------------------------------------
 
 
