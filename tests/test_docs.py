@@ -11,6 +11,7 @@ from toys import blobs, linear_task
 
 import headway as hw
 from headway.core.registry import build
+from headway.core.sampler import samplers
 from headway.sections import ClockSection
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +88,8 @@ def test_the_page_on_skew_names_every_partition_and_shift_with_its_numbers():
 def test_the_page_on_clients_shows_tables_that_load(tmp_path):
     page = (ROOT / "docs/clients.md").read_text()
     shown = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    clock, quorum, kept = (tomllib.loads(text) for text in shown)
+    clock, asked, quorum, kept = (tomllib.loads(text) for text in shown)
+    assert samplers.build(asked["algorithm"]["sampler"]) == hw.Oort(count=10, pace_s=60.0)
     fleet = ClockSection(**clock["clock"]).fleet()
     assert (fleet.examples_per_s, fleet.crash, fleet.availability) == (60.0, 0.05, hw.Diurnal(8.0, 22.0, 3.0))
     assert build(hw.Quorum, quorum["algorithm"]["quorum"]).spoken == (
@@ -104,6 +106,21 @@ def test_the_page_on_clients_shows_tables_that_load(tmp_path):
     options = {field.name for field in dataclasses.fields(hw.Quorum)} - {"max_age"}
     assert set(quorum["algorithm"]["quorum"]) == options
     assert set(clock["clock"]) - {"preset"} <= {field.name for field in dataclasses.fields(hw.Fleet)}
+
+
+def test_the_page_on_clients_names_every_sampler_and_what_it_reads():
+    page = (ROOT / "docs/clients.md").read_text()
+    rows = [line.split("|") for line in page.partition("## Who is asked")[2].splitlines() if line.startswith("| `")]
+    cells = {row[1].strip(): row[3].strip() for row in rows}
+    options = {"All": {}, "Fixed": {"clients": ("a",)}, "Poisson": {"rate": 0.5}}
+    options["PowerOfChoice"] = {"count": 2, "candidates": 3}
+    registered = [name for name in samplers.names() if samplers.get(name).__module__.startswith("headway.")]
+    for name in registered:
+        facts = samplers.get(name)(**options.get(name, {"count": 2})).facts(9)
+        said = cells[f"`{name}`"]
+        assert facts.reads == (set() if said == "nothing" else set(said.split(", "))), name
+    assert len(cells) == len(registered) + 1
+    assert cells["`Poisson` with `most`"] == "nothing"
 
 
 def test_every_command_in_the_readme_exists():

@@ -9,11 +9,12 @@ import headway
 
 NAMES = set(
     """
-__version__ AFL Aggregator Algorithm All Always AverageModel Bernoulli chain Chain Charging ChainRefused ClientFailed
-Clip ClockEngine ConfigError Context data DataError Diurnal Diverged ECGR Examples FedDyn FederatedData FedNova FedProx
-Fixed Fleet Flow HeadwayError Layout LocalEngine LocalSGD LossTerm Mean models Moon Place ProcessEngine Protocol
-QFedAvg Quorum RayEngine Rebase recipes RoundReport rounds Run RunFolderError Sampler Scaffold Schedule ServerAdagrad
-ServerAdam ServerSGD ServerYogi Stage stages Staleness Task Trace Trainer Uniform Update Weigh WeighByQuality
+__version__ AFL Aggregator Algorithm All Always AverageModel Bernoulli BySize chain Chain Charging ChainRefused
+ClientFailed Clip ClockEngine ConfigError Context data DataError Diurnal Diverged ECGR Examples FedDyn FederatedData
+FedNova FedProx Fixed Fleet Flow HeadwayError Layout LeastAvailable LocalEngine LocalSGD LossTerm Mean models Moon Oort
+Place Poisson PowerOfChoice ProcessEngine Protocol QFedAvg Quorum RayEngine Rebase recipes RoundReport RoundRobin rounds
+Run RunFolderError Sampler Scaffold Schedule ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Staleness Task
+Trace Trainer Uniform Update Weigh WeighByQuality
 """.split()  # noqa: SIM905
 )
 

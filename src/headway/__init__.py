@@ -18,6 +18,7 @@ _WHERE = {
     "Always": "engines",
     "AverageModel": "stages",
     "Bernoulli": "engines",
+    "BySize": "samplers",
     "Chain": "core.chain",
     "ChainRefused": "core.errors",
     "ClientFailed": "core.errors",
@@ -40,18 +41,23 @@ _WHERE = {
     "Flow": "core.flow",
     "HeadwayError": "core.errors",
     "Layout": "core.layout",
+    "LeastAvailable": "samplers",
     "LocalEngine": "engines",
     "LocalSGD": "client",
     "LossTerm": "client",
     "Mean": "stages",
     "Moon": "client",
+    "Oort": "samplers",
     "Place": "core.stage",
+    "Poisson": "samplers",
+    "PowerOfChoice": "samplers",
     "ProcessEngine": "engines",
     "Protocol": "core.stage",
     "QFedAvg": "stages",
     "Rebase": "stages",
     "Quorum": "core.ask",
     "RayEngine": "engines",
+    "RoundRobin": "samplers",
     "RoundReport": "observe.report",
     "Run": "run",
     "RunFolderError": "core.errors",
@@ -116,7 +122,7 @@ if TYPE_CHECKING:
     )
     from headway.observe.report import RoundReport
     from headway.run import Run, rounds
-    from headway.samplers import All, Fixed, Uniform
+    from headway.samplers import All, BySize, Fixed, LeastAvailable, Oort, Poisson, PowerOfChoice, RoundRobin, Uniform
     from headway.stages import (
         AFL,
         ECGR,

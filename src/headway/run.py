@@ -26,6 +26,7 @@ from headway.core.chain import Chain
 from headway.core.errors import ConfigError, Diverged, HeadwayError
 from headway.core.keys import Key
 from headway.core.registry import build, to_numbers
+from headway.core.roster import Roster
 from headway.core.sampler import samplers
 from headway.data import FederatedData
 from headway.data.labels import LabelCounts
@@ -99,6 +100,7 @@ class Run:
         self.memory = self.engine.memory(data.clients, None if folder is None else Path(folder))
         self.flows = algorithm.flows(self.engine.facts, population=len(data.clients))
         self.engine.open(Job(algorithm, task, data, self.key, self.memory))
+        self.known = Roster.of(algorithm.sampler.facts(None), self.engine.clients(), data.train_sizes)
         self.bench = Workbench(task, self.key, self.engine.site)
         if data.central is not None:
             check_central(self.bench)
@@ -181,7 +183,8 @@ class Run:
         begun = time.perf_counter()
         before = self.state
         there = self.engine.candidates(lambda clients: self.algorithm.enough(clients, self.engine.busy))
-        cohort = self.algorithm.cohort(there, before.round, self.key, self.engine.busy)
+        measured = self._measured(before, there)
+        cohort = self.algorithm.cohort(there, before.round, self.key, self.engine.busy, self.known)
         answers: list[Answer] = []
 
         def send(ask: Ask) -> Answer:
@@ -205,22 +208,34 @@ class Run:
         counted = tuple(report.client for report in reports if report.status == "counted")
         self.engine.ask(Ask("settle", Message(after.params), counted, round=before.round))
         self.state = after
+        if self.known is not None:
+            self.known.learn(before.round, there, cohort, reports)
+        sent = (*measured.reports, *reports)
         report = RoundReport(
             round=after.round,
             train_loss=loss,
             clients=reports,
             seconds=time.perf_counter() - begun,
-            bytes_up=sum(r.bytes_up for r in reports),
-            bytes_down=sum(r.bytes_down for r in reports),
+            bytes_up=sum(r.bytes_up for r in sent),
+            bytes_down=sum(r.bytes_down for r in sent),
             drift={name: figure for answer in answers for name, figure in answer.figures.items()},
             notes=tuple(note for answer in answers for note in answer.notes),
-            clock={name: figure for answer in answers for name, figure in answer.clock.items()},
+            clock={name: figure for answer in (measured, *answers) for name, figure in answer.clock.items()},
         )
         report = replace(report, alarms=self.watch.see(Figures.of(report)))
         due = self.evaluate_every is not None and after.round % self.evaluate_every == 0
         if due or self.finished:
             report = self._evaluated(report)
         return report
+
+    def _measured(self, state: State, there: Sequence[str]) -> Answer:
+        """Has the losses measured that the sampler wants to know before it draws."""
+        ask = self.algorithm.measure(state, there, self.key, self.known)
+        if ask is None or self.known is None:
+            return Answer()
+        answer = self.engine.ask(ask)
+        self.known.hear(answer.reports)
+        return answer
 
     def _evaluated(self, report: RoundReport) -> RoundReport:
         """The report with the metrics of every client and of the central test set; keeps the best model."""
@@ -302,6 +317,8 @@ class Run:
             self.state = State.from_tensors(int(notes["round"]), tensors)
             self.notes = {name: notes[name] for name in self.notes}
             own = {name.removeprefix(ENGINE): tensor for name, tensor in tensors.items() if name.startswith(ENGINE)}
+            if self.known is not None:
+                self.known.restore(tensors)
             if "engine" in notes:
                 self.engine.restore(notes["engine"], own)
             self.memory.load(path / MEMORY, self.state.round)
@@ -331,6 +348,7 @@ class Run:
             self.memory.save(path, self.state.round, self.folder.oldest_kept(self.state.round))
         said, own = self.engine.saved()
         tensors = self.state.tensors() | {f"{ENGINE}{name}": tensor for name, tensor in own.items()}
+        tensors |= {} if self.known is None else self.known.tensors()
         self.folder.save(self.state.round, tensors, self.notes | ({"engine": said} if said else {}))
 
     def _model_tensors(self) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from headway.core.chain import at, chain
 from headway.core.flow import EngineFacts, Need, SamplerFacts, TrainerFacts
 from headway.core.keys import Key
 from headway.core.layout import Layout
+from headway.core.roster import Roster
 from headway.core.sampler import Sampler
 from headway.core.stage import Context, Stage
 from headway.core.total import Total, guard
@@ -55,7 +56,9 @@ class Listed(Sampler):
 
     rounds: tuple[tuple[int, ...], ...] = ()
 
-    def draw(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
+    def draw(
+        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+    ) -> tuple[str, ...]:
         chosen = self.rounds[round % len(self.rounds)] if self.rounds else range(len(clients))
         return tuple(sorted(clients[i] for i in chosen))
 

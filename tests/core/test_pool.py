@@ -280,3 +280,26 @@ def test_only_events_and_times_decide(options, late, seed):
     quorum = hw.Quorum(**options, **late)
     one, other = simulated(quorum, seed), simulated(quorum, seed)
     assert one[1:] == other[1:]
+
+
+def test_between_rounds_nobody_is_asked_and_models_in_use_are_known():
+    """An update that comes and an ask that fails after the round was closed, before the next one begins."""
+    p = pool(count=1, late="keep", retries=3, replace=True)
+    a, b, c = p.open(0, ["a", "b", "c"], 0.0, reserve=["d"])
+    p.arrived(a, 1.0)
+    assert clients(p.close().counted) == ["a"]
+    assert p.open_rounds == {0}
+    (e,) = p.open(1, ["e"], 1.0, reserve=["d"])
+    p.arrived(b, 2.0)
+    assert clients(p.close().counted) == ["b"]
+    assert p.open_rounds == {0, 1}
+    assert p.arrived(c, 3.0) == "accepted"
+    assert p.busy == {"e"}
+    assert p.open_rounds == {0, 1}, "c waits to count"
+    assert p.failed(e, 3.0, "it crashed") == ()
+    assert p.open_rounds == {0}
+    p.open(2, [], 4.0)
+    closed = p.close()
+    assert [(arrival.ticket, arrival.age) for arrival in closed.counted] == [(c, 2)]
+    assert [loss.ticket for loss in closed.losses] == [e]
+    assert p.open_rounds == set()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from headway.data import Examples, FederatedData
 from headway.data.parts import Parts
 
 BATCH = 1024
+T = TypeVar("T")
 
 
 def check_central(bench: Workbench) -> None:
@@ -36,7 +38,6 @@ def score(bench: Workbench, examples: Examples) -> dict[str, float]:
     return _scores(bench, _outputs(bench, examples), examples.targets)
 
 
-@torch.no_grad()
 def evaluate_clients(
     bench: Workbench, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
 ) -> dict[str, dict[str, float]]:
@@ -44,15 +45,39 @@ def evaluate_clients(
 
     Clients that share all of the model are evaluated in common batches, and apart otherwise.
     """
-    if not bool(data.test_sizes.any()):
+    parts = (Parts.of(data.test), data.test_of)
+    return _of_each(bench, message, data, parts, clients, memory, _scores)
+
+
+def training_losses(
+    bench: Workbench, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
+) -> dict[str, float]:
+    """The mean loss over each client's training examples, as `evaluate_clients` would take it over its test part."""
+    parts = (Parts.of(data.train), data.train_of)
+    return _of_each(bench, message, data, parts, clients, memory, _loss)
+
+
+@torch.no_grad()
+def _of_each(
+    bench: Workbench,
+    message: Message,
+    data: FederatedData,
+    parts: tuple[Parts, Callable[[str], Examples]],
+    clients: Sequence[str],
+    memory: Memories,
+    figure: Callable[[Workbench, Tensor, Tensor], T],
+) -> dict[str, T]:
+    """A figure of the model's outputs and the targets of every client that has examples in this part."""
+    held, examples_of = parts
+    if not bool(held.sizes.any()):
         return {}
-    rows, sizes = Parts.of(data.test).rows(clients)
-    tested = [client for client, size in zip(clients, sizes.tolist(), strict=True) if size]
-    if not tested:
+    rows, sizes = held.rows(clients)
+    told = [client for client, size in zip(clients, sizes.tolist(), strict=True) if size]
+    if not told:
         return {}
     alike = not bench.personal.numel() and not (bench.has_statistics and bench.task.buffers == "local")
     if not alike:
-        return {client: _apart(bench, message, data.test_of(client), memory, client) for client in tested}
+        return {client: _apart(bench, message, examples_of(client), memory, client, figure) for client in told}
     bench.load(message.params, None, message.buffers)
     bench.module.eval()
     site, store = bench.site, data.store
@@ -60,8 +85,8 @@ def evaluate_clients(
         blocks = (bench.arranged(site.take(store, block).inputs) for block in rows.split(BATCH))
         outputs = torch.cat([bench.module(block).cpu() for block in blocks])
     cuts, targets = sizes[sizes > 0].tolist(), store.targets[site.beside(store, rows)].cpu()
-    scored = zip(tested, outputs.split(cuts), targets.split(cuts), strict=True)
-    return {client: _scores(bench, o, t) for client, o, t in scored}
+    scored = zip(told, outputs.split(cuts), targets.split(cuts), strict=True)
+    return {client: figure(bench, o, t) for client, o, t in scored}
 
 
 def mean_metrics(scores: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]) -> dict[str, float]:
@@ -74,11 +99,18 @@ def mean_metrics(scores: Mapping[str, Mapping[str, float]], sizes: Mapping[str, 
     return result
 
 
-def _apart(bench: Workbench, message: Message, examples: Examples, memory: Memories, client: str) -> dict[str, float]:
+def _apart(
+    bench: Workbench,
+    message: Message,
+    examples: Examples,
+    memory: Memories,
+    client: str,
+    figure: Callable[[Workbench, Tensor, Tensor], T],
+) -> T:
     own = (memory.get(client) or {}).get(TRAINER, {})
     statistics = message.buffers if message.buffers is not None else own.get("statistics")
     bench.load(message.params, own.get("personal"), statistics)
-    return _scores(bench, _outputs(bench, examples), examples.targets)
+    return figure(bench, _outputs(bench, examples), examples.targets)
 
 
 @torch.no_grad()
@@ -92,9 +124,12 @@ def _outputs(bench: Workbench, examples: Examples) -> Tensor:
 
 def _scores(bench: Workbench, outputs: Tensor, targets: Tensor) -> dict[str, float]:
     targets = targets.cpu()
-    loss = float(bench.task.criterion.per_example(outputs, targets).double().mean())
     scores = {name: _measured(name, metric, outputs, targets) for name, metric in bench.task.scorers.items()}
-    return scores | {"loss": loss}
+    return scores | {"loss": _loss(bench, outputs, targets)}
+
+
+def _loss(bench: Workbench, outputs: Tensor, targets: Tensor) -> float:
+    return float(bench.task.criterion.per_example(outputs, targets.cpu()).double().mean())
 
 
 def _measured(name: str, metric: Metric, outputs: Tensor, targets: Tensor) -> float:

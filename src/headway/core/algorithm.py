@@ -17,6 +17,7 @@ from headway.core.explain import Explanation, explain
 from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
 from headway.core.keys import Key
 from headway.core.layout import Layout
+from headway.core.roster import Roster
 from headway.core.sampler import Sampler
 from headway.core.stage import Context
 from headway.core.update import Tensors, flat_names, unflat_names
@@ -98,17 +99,24 @@ class Algorithm:
                 "engine": engine.name if engine else "the engine",
             },
         )
+        assert start.sampler is not None
+        if keep and not start.sampler.tops_up:
+            raise ChainRefused(
+                needed="a sampler that draws as many clients as are missing while others are still at work",
+                found=f"{self.sampler!r}, which asks everybody anew in each round",
+                caused_by='Quorum(late="keep")',
+                do_this='draw with Uniform or another sampler of a fixed number, or say late="drop"',
+            )
         if engine is not None:
-            _check_quorum(self.quorum, engine, self.sampler.facts(population))
+            _check_quorum(self.quorum, engine, start.sampler)
             _check_memory(self.trainer.facts, engine)
         _check_pace(self.quorum, self.trainer.facts)
-        return self.chain.trace(start)
+        return _check_readings(type(self.sampler).__name__, start.sampler, self.chain.trace(start))
 
     @cached_property
     def protected(self) -> bool:
         """Whether single clients' numbers must stay unseen: the server sees only sums, or noise is promised."""
-        last = self.flows()[-1]
-        return last.server_sees == "sum" or bool(last.events)
+        return _protected(self.flows()[-1])
 
     def explain(self) -> Explanation:
         """A table of the chain: stage, where it runs, what the server sees, bound, privacy event."""
@@ -122,19 +130,21 @@ class Algorithm:
         """Whether a round can begin with these clients there, so many others being at work on earlier asks."""
         return (busy > 0 and self.quorum.late == "keep") or self.sampler.enough(clients)
 
-    def cohort(self, clients: Sequence[str], round: int, key: Key, busy: int = 0) -> tuple[str, ...]:
-        """Those asked in a round, sorted; a pure function of who is there, the round and the key.
+    def measure(self, state: State, clients: Sequence[str], key: Key, known: Roster | None = None) -> Ask | None:
+        """What is asked before a cohort can be drawn from these: some clients' training loss of the model; `None` if
+        the sampler wants to know nothing."""
+        asked = self.sampler.measured(clients, state.round, _cohort_key(key, state.round), known)
+        message = Message(state.params, buffers=state.buffers)
+        return Ask("measure", message, asked, self.quorum, round=state.round) if asked else None
 
-        busy: how many others are at work on earlier asks, whose late updates are kept.  They are part of the number
-        that the sampler wants: as many are drawn as are missing.
+    def cohort(
+        self, clients: Sequence[str], round: int, key: Key, busy: int = 0, known: Roster | None = None
+    ) -> tuple[str, ...]:
+        """Those asked in a round, sorted; a pure function of who is there, the round, the key and what is known.
+
+        busy: how many others are at work on earlier asks, whose late updates are kept.
         """
-        own = key.derive("cohort", round)
-        expected = self.sampler.facts(len(clients) + busy).expected
-        if not busy or expected is None:
-            return self.sampler.draw(clients, round, own)
-        ordered, missing = sorted(clients), max(int(expected) - busy, 0)
-        drawn = own.permutation(len(ordered))[:missing].tolist()
-        return tuple(sorted(ordered[place] for place in drawn))
+        return self.sampler.draw(clients, round, _cohort_key(key, round), known, busy)
 
     def round(
         self,
@@ -178,6 +188,35 @@ class Algorithm:
             buffers = buffers + update.vectors["buffers"].to(buffers.dtype)
         params = torch.add(state.params, update.delta.to(state.params.dtype))
         return State(state.round + 1, params, stages, buffers)
+
+
+def _cohort_key(key: Key, round: int) -> Key:
+    return key.derive("cohort", round)
+
+
+def _protected(last: Flow) -> bool:
+    return last.server_sees == "sum" or bool(last.events)
+
+
+def _check_readings(name: str, sampler: SamplerFacts, flows: tuple[Flow, ...]) -> tuple[Flow, ...]:
+    """Refuses, and warns of, what a sampler must know of single clients where the chain protects that."""
+    last = flows[-1]
+    if not _protected(last):
+        return flows
+    if "losses" in sampler.reads:
+        fact, found = "server_sees", "a server that sees only sums"
+        if last.server_sees != "sum":
+            fact, found = "events", f"noise that is promised to hide them ({last.events[0].mechanism})"
+        raise ChainRefused(
+            needed=f"each client's own training loss ({name} draws by it)",
+            found=found,
+            caused_by=last.set_by.get(fact, name),
+            do_this=f"draw with Uniform, Poisson or RoundRobin, or leave {last.set_by.get(fact, 'the protection')} out",
+        )
+    if "sizes" in sampler.reads:
+        said = f"{name} draws by each client's number of training examples, which the server must know unprotected."
+        return (*flows[:-1], last.warn(said))
+    return flows
 
 
 def _check_quorum(quorum: Quorum, engine: EngineFacts, sampler: SamplerFacts) -> None:

@@ -122,8 +122,9 @@ class Version:
 class Ask:
     """One request to a cohort.
 
-    kind: "train"; "evaluate"; "settle", the verdict that ends a round (its cohort are the clients whose
-        update was counted: they keep their pending memory); or a protocol's own.
+    kind: "train"; "evaluate"; "measure", the mean loss of the model over the client's training examples; "settle", the
+        verdict that ends a round (its cohort are the clients whose update was counted: they keep their pending
+        memory); or a protocol's own.
     private: what single clients are told beside the common message.  earlier: with what those were asked who were asked
         before this round.  steps: how many local steps those make who do not do the work that the trainer says.
     """

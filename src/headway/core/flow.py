@@ -16,6 +16,7 @@ from headway.core.errors import ChainRefused
 
 GUARANTEES: Mapping[str, Any] = {"bound": None, "additive": False, "dense": False}
 Need = Literal["steps", "initial_loss", "initial_gradient", "validation_loss", "label_entropy"]
+Reading = Literal["sizes", "turns", "losses", "times", "presence"]
 HOW_TO_HAVE: Mapping[str, str] = {"validation_loss": "train with LocalSGD(validation=0.1)"}
 
 
@@ -31,11 +32,20 @@ class PrivacyEvent:
 
 @dataclass(frozen=True, slots=True)
 class SamplerFacts:
-    """What a sampler promises about its cohorts; `None` where the population is not known yet."""
+    """What a sampler promises about its cohorts; `None` where the population is not known yet.
+
+    kind: how it draws.  expected: the mean size of a cohort.  rate: of independent draws, the probability of each
+    client; most: the largest cohort that is then drawn.  reads: what it must know of each client (see `core.roster`).
+    tops_up: whether it can draw as many as are missing while others are at work on earlier asks.
+    """
 
     kind: str
     expected: float | None = None
     population: int | None = None
+    rate: float | None = None
+    most: int | None = None
+    reads: frozenset[Reading] = frozenset()
+    tops_up: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,7 @@ class Pool:
         """Ends the round: who counts.  What has come beyond the count waits for the next, if late ones are kept."""
         assert self.done
         counting, self._accepted = self._accepted[: self._wanted], self._accepted[self._wanted :]
+        self._wanted = 0  # until the next round begins nobody is asked
         counted = tuple(replace(a, age=self.round - a.ticket.round) for a in counting)
         self.served.update(arrival.ticket.client for arrival in counted)
         if self.quorum.late == "drop":

@@ -9,15 +9,29 @@ from dataclasses import dataclass
 from headway.core.flow import SamplerFacts
 from headway.core.keys import Key
 from headway.core.registry import Registry
+from headway.core.roster import Roster
 
 
 @dataclass(frozen=True)
 class Sampler(ABC):
-    """Picks the cohort: a pure function of the population, the round and a key."""
+    """Picks the cohort: a pure function of who is there, the round, a key and what is known of the clients.
+
+    known: all that its facts say it reads.  busy: how many others are at work on earlier asks, whose late updates are
+    kept.  They are part of the number that the sampler wants, so as many are drawn as are missing.
+    """
 
     @abstractmethod
-    def draw(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
+    def draw(
+        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+    ) -> tuple[str, ...]:
         """The cohort, sorted by name."""
+
+    def measured(self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None) -> tuple[str, ...]:
+        """Whose training loss of the round's model must be asked for before `draw`, sorted; nobody's, for most.
+
+        The answers are `known.fresh` then; who did not answer is not in it.
+        """
+        return ()
 
     def enough(self, clients: Sequence[str]) -> bool:
         """Whether a cohort can be drawn from these, who are there."""

@@ -16,12 +16,13 @@ from headway.core import frame
 from headway.core.ask import Answer, Ask, ClientReport, Message, Quorum, Version
 from headway.core.errors import ConfigError
 from headway.core.flow import EngineFacts
+from headway.core.keys import Key
 from headway.core.pool import Arrival, Closed, Loss, Pool, Ticket
 from headway.core.update import flat_names, unflat_names
 from headway.engines.availability import HORIZON_S, Always, Window
 from headway.engines.engine import Engine, Job
 from headway.engines.fleet import Device, Fleet
-from headway.engines.local import LocalEngine
+from headway.engines.local import REPLY, LocalEngine
 
 Event = tuple[float, str, int, str, Ticket]  # when, of whom, the ask's number, why it failed (or ""), the ask
 
@@ -47,7 +48,7 @@ class ClockEngine(Engine):
         self.site = self.inner.site
         self.now = 0.0
         self._events: list[Event] = []
-        self._messages: dict[int, Message] = {}  # of the rounds from which asks are in flight
+        self._messages: dict[int, Message] = {}  # of the rounds from which updates may still count
         self._steps: dict[int, int] = {}  # that clients make whose time is short, by the number of the ask
         self._windows: dict[str, Window | None] = {}
         self._devices: dict[str, Device] = {}
@@ -131,9 +132,11 @@ class ClockEngine(Engine):
             self._advance(later)
 
     def ask(self, ask: Ask) -> Answer:
-        """Times what is trained; nothing else takes simulated time."""
+        """Times what is trained, and losses that are measured; nothing else takes simulated time."""
         if ask.kind == "train":
             return self._train(ask)
+        if ask.kind == "measure":
+            return self._measure(ask)
         return self.inner.ask(ask)
 
     def close(self) -> None:
@@ -191,21 +194,47 @@ class ClockEngine(Engine):
     def _fate(self, ticket: Ticket) -> Event:
         client, asked = ticket.client, ticket.asked
         window = self._window(client, asked)
+        takes = self._takes(ticket, asked if window is None else max(asked, window[0]))
+        end, why = self._end(client, asked, takes, self.key.derive("ask", client, ticket.round, ticket.attempt))
+        return (end, client, ticket.number, why, ticket)
+
+    def _end(self, client: str, asked: float, takes: float, key: Key) -> tuple[float, str]:
+        """When a client ends that is asked for what takes so long, and why it fails, or ""."""
+        window = self._window(client, asked)
         if window is None:
-            return (asked, client, ticket.number, "it is not there any more", ticket)
+            return asked, "it is not there any more"
         begin, away = max(asked, window[0]), window[1]
+        share = self.fleet.crashes_after(key)
+        end, why = (begin + takes, "") if share is None else (begin + share * takes, "it crashed")
+        return (away, "it went away") if end > away else (end, why)
+
+    def _device(self, client: str) -> Device:
         if client not in self._devices:
             self._devices[client] = self.fleet.device(client, self.key)
-        takes = self._takes(ticket, begin)
-        share = self.fleet.crashes_after(self.key.derive("ask", client, ticket.round, ticket.attempt))
-        end, why = (begin + takes, "") if share is None else (begin + share * takes, "it crashed")
-        if end > away:
-            end, why = away, "it went away"
-        return (end, client, ticket.number, why, ticket)
+        return self._devices[client]
+
+    def _measure(self, ask: Ask) -> Answer:
+        """Losses of those who neither crash nor leave; a forward pass takes a third of training on the examples.
+
+        All are waited for, at most until the quorum's deadline; who is at work on an earlier ask goes on meanwhile.
+        """
+        begun, quorum, down, up = self.now, self.pool.quorum, frame.size(ask.message.tensors()), frame.size(REPLY)
+        last = begun + min(math.inf if quorum.deadline_s is None else quorum.deadline_s, quorum.lost_after_s)
+        heard, until = [], begun
+        for client in ask.cohort:
+            takes = self._device(client).seconds(self.sizes[client] / 3, down, up)
+            end, why = self._end(client, begun, takes, self.key.derive("measure", client, ask.round, ask.attempt))
+            until = max(until, min(end, last))
+            if not why and end <= last:
+                heard.append(client)
+        answer = self.inner.ask(replace(ask, cohort=tuple(heard)))
+        silent = [ClientReport(c, "dropped", bytes_down=down) for c in ask.cohort if c not in set(heard)]
+        self._advance(until)
+        return replace(answer, reports=(*answer.reports, *silent), clock={"measured_s": until - begun})
 
     def _takes(self, ticket: Ticket, begin: float) -> float:
         """How long a client is at an ask; it notes how many steps the client makes where time decides that."""
-        client, device, runner = ticket.client, self._devices[ticket.client], self.inner.runner.runner
+        client, device, runner = ticket.client, self._device(ticket.client), self.inner.runner.runner
         size, key = self.sizes[client], runner.client_key(client, ticket.round).derive(TRAINER)
         up = self._bytes_up(self._messages[ticket.round], ticket)
         whole = device.seconds(runner.trainer.examples_used(size, key), self._down, up)

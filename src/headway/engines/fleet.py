@@ -21,7 +21,7 @@ class Device:
     up_per_s: float
     latency_s: float
 
-    def seconds(self, examples: int, down: int, up: int) -> float:
+    def seconds(self, examples: float, down: int, up: int) -> float:
         """From being asked to having answered: to take so many bytes, train on so many examples, and send so many."""
         return self._on_the_way(down, up) + examples / self.examples_per_s
 

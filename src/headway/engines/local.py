@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
-from headway.client.evaluate import evaluate_clients
+from headway.client.evaluate import evaluate_clients, training_losses
 from headway.client.site import Site
+from headway.core import frame
 from headway.core.ask import Answer, Ask, ClientReport
 from headway.core.errors import ConfigError, RunFolderError
 from headway.core.flow import EngineFacts
@@ -21,6 +23,8 @@ from headway.engines.planner import MOST, Plan, default_store, make_plan
 from headway.engines.room import lanes_that_fit
 from headway.engines.units import UnitRunner, answered
 from headway.engines.way import Way, Wish
+
+REPLY = {"loss": torch.zeros((), dtype=torch.float64)}  # what a client sends that is asked to measure its loss
 
 
 class LocalEngine(Engine):
@@ -120,7 +124,8 @@ class LocalEngine(Engine):
         measuring = self.lanes == "auto" and self.plan is None
         way = replace(self._way, lanes=MOST) if measuring else self._way
         self.runner = UnitRunner(job, flows, measure, way, self.site)
-        cohort = int(job.algorithm.sampler.facts(len(self.population)).expected or len(self.population))
+        expected = job.algorithm.sampler.facts(len(self.population)).expected
+        cohort = len(self.population) if expected is None else max(1, math.ceil(expected))
         with self.site.training():
             fitting = lanes_that_fit(self.runner, min(cohort, self.runner.width)) if self.plan is None else cohort
             if measuring:
@@ -160,6 +165,8 @@ class LocalEngine(Engine):
                     return self._train(ask)
             if ask.kind == "evaluate":
                 return self._evaluate(ask)
+            if ask.kind == "measure":
+                return self._measure(ask)
             if ask.kind == "settle":
                 return self._settle(ask)
             return self._protocol(ask)
@@ -184,6 +191,16 @@ class LocalEngine(Engine):
         reports = [
             ClientReport(client, "counted", len(self.job.data.test[client]), metrics=metrics)
             for client, metrics in scores.items()
+        ]
+        return Answer(reports=tuple(reports))
+
+    def _measure(self, ask: Ask) -> Answer:
+        """The loss of the model on each client's training examples: here, whatever trains the clients."""
+        losses = training_losses(self.runner.bench, ask.message, self.runner.job.data, ask.cohort, self.job.memory)
+        up, down = frame.size(REPLY), frame.size(ask.message.tensors())
+        reports = [
+            ClientReport(client, "counted", bytes_up=up, bytes_down=down, metrics={"train_loss": loss})
+            for client, loss in losses.items()
         ]
         return Answer(reports=tuple(reports))
 

@@ -13,6 +13,8 @@ from headway.core.stage import Aggregator, Context, Place, stages
 from headway.core.total import Total
 from headway.core.update import Update
 
+BY_SIZE = ("by size", "power of choice")  # the kinds of samplers that prefer large clients
+
 
 @final
 @stages.register
@@ -83,6 +85,11 @@ class Mean(Aggregator):
                 needed="a sampler that announces the size of its cohort",
                 found="one that does not",
                 do_this='use All, Uniform or Fixed, or Mean(over="clients")',
+            )
+        if self.over == "examples" and not weighed and flow.sampler is not None and flow.sampler.kind in BY_SIZE:
+            flow = flow.warn(
+                "clients are drawn by size and count by size in the mean, so large ones count twice: "
+                f'use Mean(over="clients") with {flow.set_by.get("sampler", "this sampler")}, or draw with Uniform.'
             )
         if flow.bound is None:
             return flow

@@ -1,4 +1,4 @@
-"""Samplers: who is asked in a round."""
+"""Samplers that need to know nothing: everybody, an even draw, the same ones."""
 
 from __future__ import annotations
 
@@ -7,57 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
-from torch import Tensor
-
 from headway.core.errors import ConfigError, nearest
 from headway.core.flow import SamplerFacts
 from headway.core.keys import Key
 from headway.core.registry import check_types
+from headway.core.roster import Roster
 from headway.core.sampler import Sampler, samplers
-from headway.data.parts import Numbered, place_in
+from headway.data.parts import place_in
+from headway.samplers.drawing import in_order, smallest, wanted
 
 MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
-
-
-class _Population:
-    """The population that was last drawn from, sorted: that of a run is the same object in every round."""
-
-    last: tuple[tuple[str, ...], Sequence[str]] = ((), ())
-
-
-def in_order(clients: Sequence[str]) -> Sequence[str]:
-    """The names sorted; a tuple that is given again and again is sorted once.
-
-    >>> in_order(("b", "a"))
-    ('a', 'b')
-    """
-    if isinstance(clients, Numbered):
-        return clients
-    if type(clients) is not tuple:  # it may have changed since
-        return sorted(clients)
-    given, ordered = _Population.last
-    if given is not clients:
-        ordered = tuple(sorted(clients))
-        _Population.last = (clients, ordered)
-    return ordered
-
-
-def smallest(values: Tensor, count: int) -> list[int]:
-    """Where the `count` smallest of the values `[N]` stand, ascending; of equal ones the first, as in a stable sort.
-
-    >>> import torch
-    >>> smallest(torch.tensor([3, 1, 3, 0]), 3)
-    [0, 1, 3]
-    """
-    if count >= len(values):
-        return list(range(len(values)))
-    numbers = values.numpy()
-    limit = np.partition(numbers, count - 1)[count - 1]
-    below = np.flatnonzero(numbers < limit)
-    equal = np.flatnonzero(numbers == limit)[: count - len(below)]
-    places: list[int] = np.sort(np.concatenate([below, equal])).tolist()
-    return places
 
 
 def _likely(name: str, known: Sequence[str]) -> str:
@@ -75,8 +34,10 @@ class All(Sampler):
     ('a', 'b')
     """
 
-    def draw(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
-        """The whole population, sorted."""
+    def draw(
+        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+    ) -> tuple[str, ...]:
+        """All who are there and not at work, sorted."""
         return tuple(in_order(clients))
 
     def facts(self, population: int | None) -> SamplerFacts:
@@ -114,12 +75,12 @@ class Uniform(Sampler):
         if self.share is not None and not 0 < self.share <= 1:
             raise ConfigError(f"Uniform.share must be above 0 and at most 1, found {self.share}.")
 
-    def draw(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
+    def draw(
+        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+    ) -> tuple[str, ...]:
         """The drawn clients, sorted: those with the smallest of one random number for each client."""
         ordered = in_order(clients)
-        size = self._size(len(ordered))
-        if size > len(ordered):
-            raise ConfigError(f"Uniform(count={self.count}) was asked to draw from {len(ordered)} clients only.")
+        size = wanted(self, self._size(len(ordered) + busy), len(ordered), busy)
         return tuple(ordered[place] for place in smallest(key.bits(len(ordered)), size))
 
     def enough(self, clients: Sequence[str]) -> bool:
@@ -158,9 +119,13 @@ class Fixed(Sampler):
         if not self.clients or len(set(self.clients)) != len(self.clients):
             raise ConfigError(f"Fixed needs at least one client, each once, found {list(self.clients)}.")
 
-    def draw(self, clients: Sequence[str], round: int, key: Key) -> tuple[str, ...]:
-        """The named clients, sorted."""
+    def draw(
+        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+    ) -> tuple[str, ...]:
+        """The named clients, sorted; those of them who are there, while others are at work on earlier asks."""
         ordered = in_order(clients)
+        if busy:
+            return tuple(sorted(name for name in self.clients if place_in(ordered, name) is not None))
         for name in self.clients:
             if place_in(ordered, name) is None:
                 raise ConfigError(f"Fixed names the client {name!r}, who is not there{_likely(name, ordered)}.")

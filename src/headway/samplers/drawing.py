@@ -1,0 +1,129 @@
+"""How clients are drawn: with like probabilities, or with probabilities by weight; what samplers have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headway.core.errors import ConfigError
+from headway.core.keys import Key
+from headway.core.roster import Roster
+from headway.core.sampler import Sampler
+from headway.data.parts import Numbered
+
+
+class _Population:
+    """The population that was last drawn from, sorted: that of a run is the same object in every round."""
+
+    last: tuple[tuple[str, ...], Sequence[str]] = ((), ())
+
+
+def in_order(clients: Sequence[str]) -> Sequence[str]:
+    """The names sorted; a tuple that is given again and again is sorted once.
+
+    >>> in_order(("b", "a"))
+    ('a', 'b')
+    """
+    if isinstance(clients, Numbered):
+        return clients
+    if type(clients) is not tuple:  # it may have changed since
+        return sorted(clients)
+    given, ordered = _Population.last
+    if given is not clients:
+        ordered = tuple(sorted(clients))
+        _Population.last = (clients, ordered)
+    return ordered
+
+
+def smallest(values: Tensor, count: int) -> list[int]:
+    """Where the `count` smallest of the values `[N]` stand, ascending; of equal ones the first, as in a stable sort.
+
+    >>> import torch
+    >>> smallest(torch.tensor([3, 1, 3, 0]), 3)
+    [0, 1, 3]
+    """
+    if count >= len(values):
+        return list(range(len(values)))
+    if count < 1:
+        return []
+    numbers = values.numpy()
+    limit = np.partition(numbers, count - 1)[count - 1]
+    below = np.flatnonzero(numbers < limit)
+    equal = np.flatnonzero(numbers == limit)[: count - len(below)]
+    places: list[int] = np.sort(np.concatenate([below, equal])).tolist()
+    return places
+
+
+def first_of(count: int, *orders: Tensor) -> list[int]:
+    """Where the first `count` stand, ascending, when sorted by the first of the orders `[N]`, then by the next.
+
+    >>> import torch
+    >>> first_of(2, torch.tensor([1, 0, 1]), torch.tensor([5, 9, 3]))
+    [1, 2]
+    """
+    order = np.lexsort([each.numpy() for each in reversed(orders)])
+    return sorted(order[:count].tolist())
+
+
+def waits(weights: Tensor, key: Key) -> Tensor:
+    """How long each of N clients waits for its turn: an exponential number of the rate w_i, float64 `[N]`.
+
+        E_i = -ln(1 - u_i) / w_i,    u_i uniform
+
+    The first k are drawn without replacement, each with a probability proportional to its weight among those that are
+    left (successive sampling).  Who weighs nothing waits for ever.
+
+    Reference: Efraimidis & Spirakis, Information Processing Letters 97 (2006), Algorithm A, whose keys are exp(-E_i).
+    """
+    patience = -torch.log1p(-key.uniform(len(weights)))
+    return torch.where(weights > 0, patience / weights.double(), math.inf)
+
+
+def by_weight(weights: Tensor, count: int, key: Key) -> list[int]:
+    """Where the `count` that are drawn stand, ascending: see `waits`.  Those who weigh nothing come last, evenly.
+
+    >>> import torch
+    >>> by_weight(torch.tensor([0.0, 3.0, 0.0, 1.0]), 2, Key.root(0))
+    [1, 3]
+    """
+    times = waits(weights, key)
+    if int((weights > 0).sum()) >= count:
+        return smallest(times, count)
+    return first_of(count, times, key.derive("nothing").bits(len(weights)))
+
+
+def wanted(sampler: Sampler, count: int, there: int, busy: int) -> int:
+    """How many to draw: `count`, or, while others are at work on earlier asks, as many as are missing and there.
+
+    Raises:
+        ConfigError: if nobody is at work, and fewer are there.
+    """
+    if busy:
+        return min(max(count - busy, 0), there)
+    if count > there:
+        raise ConfigError(f"{sampler!r} was asked to draw from {there} clients only.")
+    return count
+
+
+def told(sampler: Sampler, known: Roster | None) -> Roster:
+    """What is known of the clients.
+
+    Raises:
+        ConfigError: if nothing was told.
+    """
+    if known is None:
+        raise ConfigError(
+            f"{type(sampler).__name__} draws by what is known of the clients, and was told nothing: call its draw with "
+            "known=Roster(...), as a run does."
+        )
+    return known
+
+
+def check_count(sampler: Sampler, count: int) -> None:
+    """Refuses to draw nobody."""
+    if count < 1:
+        raise ConfigError(f"{type(sampler).__name__}.count must be at least 1, found {count}.")

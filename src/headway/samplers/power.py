@@ -1,0 +1,101 @@
+"""Power of choice: of some candidates, those whom the model serves worst."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from headway.core.errors import ConfigError
+from headway.core.flow import SamplerFacts
+from headway.core.keys import Key
+from headway.core.registry import check_types
+from headway.core.roster import Roster
+from headway.core.sampler import Sampler, samplers
+from headway.samplers.drawing import by_weight, check_count, first_of, told, wanted
+
+
+@final
+@samplers.register
+@dataclass(frozen=True)
+class PowerOfChoice(Sampler):
+    """Candidates are drawn by size; the cohort is those of them with the highest training loss.
+
+        A: d = `candidates` clients without replacement, P(next = i) proportional to n_i
+        S: the `count` of A with the largest F_i(w),    F_i: mean loss over the training examples of i
+
+    refresh: whether the candidates are asked for F_i(w_t) of the round's model (pow-d): the model goes down to d
+    clients and a number comes back, which costs bytes and, under a clock, time; of who does not answer, nothing is
+    known, and it is not in the cohort, which may then be smaller.  Otherwise (rpow-d) it is the mean loss over the
+    local steps that each reported last, which is free; those whose loss is not known come first.  Ties fall by an
+    order that is drawn.
+
+    Clients are drawn by size and by loss, so the paper takes their plain mean, `Mean(over="clients")`; the higher
+    count / candidates, the less is it biased to high losses.  The server must see single clients' losses.
+
+    Raises:
+        ConfigError: unless 1 <= count <= candidates; when drawing, if fewer than count are there.
+        ChainRefused: in an algorithm whose chain protects single clients' numbers.
+
+    Reference: Cho et al., arXiv 2010.01243 (pow-d, and its variant rpow-d).
+
+    >>> import torch
+    >>> known = Roster(("a", "b", "c"), torch.tensor([4, 4, 4]), {"sizes", "losses"})
+    >>> choice = PowerOfChoice(count=1, candidates=3)
+    >>> choice.measured(("a", "b", "c"), 0, Key.root(0), known)
+    ('a', 'b', 'c')
+    >>> known.fresh = {"a": 0.5, "c": 0.7}
+    >>> choice.draw(("a", "b", "c"), 0, Key.root(0), known)
+    ('c',)
+    """
+
+    count: int
+    candidates: int
+    refresh: bool = True
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_count(self, self.count)
+        if self.candidates < self.count:
+            raise ConfigError(
+                f"PowerOfChoice.candidates must be at least its count, {self.count}, found {self.candidates}."
+            )
+
+    def measured(self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None) -> tuple[str, ...]:
+        """The candidates, if their losses are asked for."""
+        if not self.refresh:
+            return ()
+        known = told(self, known)
+        return known.named(self._candidates(known, clients, key).tolist())
+
+    def draw(
+        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+    ) -> tuple[str, ...]:
+        """Those of the candidates with the highest loss, sorted."""
+        known = told(self, known)
+        places = self._candidates(known, clients, key)
+        count = wanted(self, self.count, len(places), busy)
+        if self.refresh:
+            heard = [known.fresh.get(known.names[place]) for place in places.tolist()]
+            places = places[torch.tensor([loss is not None for loss in heard], dtype=torch.bool)]
+            losses = torch.tensor([loss for loss in heard if loss is not None], dtype=torch.float64)
+        else:
+            losses = known.column("loss", places).nan_to_num(nan=math.inf)
+        drawn = first_of(count, -losses, key.derive("ties").bits(len(places)))
+        return known.named(places[drawn].tolist())
+
+    def enough(self, clients: Sequence[str]) -> bool:
+        """Whether there are as many as are drawn in the end; of fewer than d, all are candidates."""
+        return len(clients) >= self.count
+
+    def facts(self, population: int | None) -> SamplerFacts:
+        """The cohort has a fixed size; sizes and losses are read."""
+        return SamplerFacts("power of choice", float(self.count), population, reads=frozenset({"sizes", "losses"}))
+
+    def _candidates(self, known: Roster, clients: Sequence[str], key: Key) -> Tensor:
+        places = known.places(clients)
+        return places[by_weight(known.sizes[places], min(self.candidates, len(places)), key.derive("candidates"))]
