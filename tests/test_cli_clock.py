@@ -24,7 +24,7 @@ def test_a_run_by_a_clock_says_its_time_and_keeps_it(headway, tmp_path):
     with sqlite3.connect(folder / "journal.sqlite") as journal:
         rows = journal.execute("SELECT name, value FROM metrics WHERE scope = 'clock' ORDER BY round").fetchall()
         (dropped,) = journal.execute("SELECT count(*) FROM clients WHERE status = 'dropped'").fetchone()
-    assert {name for name, _ in rows} == {"begun_s", "ended_s", "wasted_s"}
+    assert {name for name, _ in rows} == {"begun_s", "ended_s", "wasted_s", "population"}
     ends = [value for name, value in rows if name == "ended_s"]
     assert 0 < ends[0] < ends[1] < ends[2]
     assert dropped == 3

@@ -188,6 +188,7 @@ class Run:
             send,
         )
         reports = tuple(report for answer in answers for report in answer.reports)
+        earlier = tuple(report for answer in answers for report in answer.earlier)
         loss = _mean_loss(reports)
         self._check_progress(before, after, reports, loss)
         counted = tuple(report.client for report in reports if report.status == "counted")
@@ -198,11 +199,12 @@ class Run:
             train_loss=loss,
             clients=reports,
             seconds=time.perf_counter() - begun,
-            bytes_up=sum(r.bytes_up for r in reports),
-            bytes_down=sum(r.bytes_down for r in reports),
+            bytes_up=sum(r.bytes_up for r in (*reports, *earlier)),
+            bytes_down=sum(r.bytes_down for r in (*reports, *earlier)),
             drift={name: figure for answer in answers for name, figure in answer.figures.items()},
             notes=tuple(note for answer in answers for note in answer.notes),
             clock={name: figure for answer in answers for name, figure in answer.clock.items()},
+            earlier=earlier,
         )
         report = replace(report, alarms=self.watch.see(Figures.of(report)))
         if after.round == self.rounds or (self.evaluate_every is not None and after.round % self.evaluate_every == 0):

@@ -161,6 +161,7 @@ class ClockEngine(Engine):
             "begun_s": begun,
             "ended_s": self.now,
             "wasted_s": sum(loss.at - loss.ticket.asked for loss in closed.losses),
+            "population": float(len(self.sizes)),
         }
         return replace(answer, clock=figures)
 
@@ -226,9 +227,9 @@ class ClockEngine(Engine):
             notes += answer.notes
             reports += _timed(answer.reports, arrivals, age)
             self._trained[version] = cohort
-        reports += _lost(closed.losses, {report.client for report in reports}, self._down)
-        ordered = tuple(sorted(reports, key=lambda report: report.client))
-        return Answer(total=total, reports=ordered, figures=figures, notes=notes)
+        lost, earlier = _lost(closed.losses, {report.client for report in reports}, self._down)
+        ordered = tuple(sorted([*reports, *lost], key=lambda report: report.client))
+        return Answer(total=total, reports=ordered, earlier=earlier, figures=figures, notes=notes)
 
     def _settle(self, ask: Ask) -> Answer:
         """The verdict, in the words of the rounds in which the clients were asked."""
@@ -311,19 +312,15 @@ def _timed(reports: Sequence[ClientReport], arrivals: Sequence[Arrival], age: in
     return timed
 
 
-def _lost(losses: Sequence[Loss], told: set[str], down: int) -> list[ClientReport]:
-    """A report for each client of whom nothing else is told: its last loss of the round."""
-    last = {loss.ticket.client: loss for loss in losses if loss.ticket.client not in told}
-    return [
-        ClientReport(
-            client,
-            "dropped",
-            bytes_down=down,
-            reason=loss.reason,
-            metrics={"asked_s": loss.ticket.asked, "ended_s": loss.at},
-        )
-        for client, loss in last.items()
-    ]
+def _lost(losses: Sequence[Loss], told: set[str], down: int) -> tuple[list[ClientReport], list[ClientReport]]:
+    """A report for each client of whom nothing else is told, its last loss of the round; and one for all others."""
+    last = {loss.ticket.client: loss.ticket.number for loss in losses if loss.ticket.client not in told}
+    lost, earlier = list[ClientReport](), list[ClientReport]()
+    for loss in losses:
+        client, times = loss.ticket.client, {"asked_s": loss.ticket.asked, "ended_s": loss.at}
+        report = ClientReport(client, "dropped", bytes_down=down, reason=loss.reason, metrics=times)
+        (lost if last.get(client) == loss.ticket.number else earlier).append(report)
+    return lost, earlier
 
 
 def spoken_time(seconds: float) -> str:

@@ -23,15 +23,19 @@ CREATE TABLE IF NOT EXISTS metrics (
     round INTEGER, scope TEXT, name TEXT, value REAL, PRIMARY KEY (round, scope, name));
 CREATE TABLE IF NOT EXISTS alarms (
     round INTEGER, kind TEXT, clients TEXT, camps TEXT, text TEXT, numbers TEXT, PRIMARY KEY (round, kind));
+CREATE TABLE IF NOT EXISTS earlier (
+    round INTEGER, client TEXT, place INTEGER, asked_s REAL, ended_s REAL, bytes_down INTEGER, reason TEXT,
+    PRIMARY KEY (round, client, place));
 """
-TABLES = ("rounds", "clients", "metrics", "alarms")
+TABLES = ("rounds", "clients", "metrics", "alarms", "earlier")
 
 
 class Journal:
     """Appends finished rounds, one transaction each.
 
     In `metrics` the scope is "clients" (the mean over them), "central", "drift", "clock" or
-    "client:NAME".  In `alarms`, clients, camps and numbers are JSON.
+    "client:NAME".  In `alarms`, clients, camps and numbers are JSON.  `earlier` has the asks that came to nothing, to
+    clients of whom `clients` tells a later one of the same round.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,6 +66,7 @@ class Journal:
             )
             connection.executemany("INSERT OR REPLACE INTO metrics VALUES (?,?,?,?)", _metric_rows(report))
             connection.executemany("INSERT OR REPLACE INTO alarms VALUES (?,?,?,?,?,?)", _alarm_rows(report))
+            connection.executemany("INSERT OR REPLACE INTO earlier VALUES (?,?,?,?,?,?,?)", _earlier_rows(report))
 
     def forget_after(self, round_: int) -> None:
         """Deletes the rounds after one: they are run again when a run resumes from it."""
@@ -70,7 +75,7 @@ class Journal:
                 connection.execute(f"DELETE FROM {table} WHERE round > ?", (round_,))
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """All rows of "rounds", "clients", "metrics" or "alarms", by round."""
+        """All rows of one of the tables, by round."""
         assert table in TABLES
         cursor = self._connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
         names = [column[0] for column in cursor.description]
@@ -153,6 +158,21 @@ def _alarm_rows(report: RoundReport) -> list[tuple[Any, ...]]:
             json.dumps(dict(alarm.numbers)),
         )
         for alarm in report.alarms
+    ]
+
+
+def _earlier_rows(report: RoundReport) -> list[tuple[Any, ...]]:
+    return [
+        (
+            report.round,
+            ask.client,
+            place,
+            ask.metrics.get("asked_s"),
+            ask.metrics.get("ended_s"),
+            ask.bytes_down,
+            ask.reason,
+        )
+        for place, ask in enumerate(report.earlier)
     ]
 
 

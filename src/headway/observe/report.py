@@ -15,9 +15,11 @@ class RoundReport:
 
     round: rounds completed.  train_loss: mean over the counted clients' examples.
     metrics: mean over clients' own test parts, weighted by examples.  central: on the test set of nobody's.
-    clients: what became of each client asked.  evaluation: each client's metrics, where it was evaluated.
+    clients: what became of each client asked.  earlier: asks that came to nothing, to clients that were asked again.
+    evaluation: each client's metrics, where it was evaluated.
     drift: how far the updates pulled apart (see `observe.drift`), where it was measured.
-    clock: of a simulated clock, in its seconds: when the round began and ended, and how long clients worked in vain.
+    clock: of a simulated clock, in its seconds: when the round began and ended, and how long clients worked in vain;
+    and of how many clients.
     alarms: which clients pull where (see `observe.alarm`).  notes: what else happened, in sentences.
     seconds: of training and aggregation.  bytes: as a message's frame counts them.
     """
@@ -34,6 +36,7 @@ class RoundReport:
     evaluation_seconds: float = 0.0
     drift: Mapping[str, float] = field(default_factory=dict)
     clock: Mapping[str, float] = field(default_factory=dict)
+    earlier: tuple[ClientReport, ...] = ()
     alarms: tuple[Alarm, ...] = ()
     notes: tuple[str, ...] = ()
 

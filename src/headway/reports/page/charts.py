@@ -89,14 +89,14 @@ def line_chart(
     log: bool = False,
     unit: str = "",
 ) -> Markup:
-    """Curves with bands and names at their ends.  unit: "bytes" where x is to be said so."""
+    """Curves with bands and names at their ends.  unit: of what is spent along x, which begins at nothing; or none."""
     right = WIDTH - 12 - BOLD * max((len(short(line.name)) for line in lines), default=0)
     kept = [_thinned(line) for line in lines]
-    first = [0.0] if unit == "bytes" else []
+    first = [0.0] if unit else []
     across = axis([*first, *(x for line in kept for x in line.x)], LEFT, right, room=0)
     values = [value for line in kept for part in (line.low, line.high) for value in part]
     up = axis(values, HEIGHT - BOTTOM, TOP, log=log)
-    parts = [_grid(across, up, x_text, x_name, whole=True)]  # rounds and bytes are counted
+    parts = [_grid(across, up, x_text, x_name, whole=unit in ("", "bytes"))]  # rounds and bytes are counted
     if target is not None and up.low <= target <= up.high:
         y = up.at(target)
         parts.append(Markup('<path class="target" d="M{} {}H{}"/>').format(LEFT, y, across.end))
