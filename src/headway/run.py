@@ -205,6 +205,7 @@ class Run:
             notes=tuple(note for answer in answers for note in answer.notes),
             clock={name: figure for answer in answers for name, figure in answer.clock.items()},
             earlier=earlier,
+            flying={client: asked for answer in answers for client, asked in answer.flying.items()},
         )
         report = replace(report, alarms=self.watch.see(Figures.of(report)))
         if after.round == self.rounds or (self.evaluate_every is not None and after.round % self.evaluate_every == 0):

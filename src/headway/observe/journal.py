@@ -11,6 +11,7 @@ from typing import Any
 
 from headway.observe.alarm import Figures
 from headway.observe.report import RoundReport
+from headway.observe.work import Work, read_work
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS rounds (
@@ -26,8 +27,9 @@ CREATE TABLE IF NOT EXISTS alarms (
 CREATE TABLE IF NOT EXISTS earlier (
     round INTEGER, client TEXT, place INTEGER, asked_s REAL, ended_s REAL, bytes_down INTEGER, reason TEXT,
     PRIMARY KEY (round, client, place));
+CREATE TABLE IF NOT EXISTS flying (round INTEGER, client TEXT PRIMARY KEY, asked_s REAL);
 """
-TABLES = ("rounds", "clients", "metrics", "alarms", "earlier")
+TABLES = ("rounds", "clients", "metrics", "alarms", "earlier", "flying")
 
 
 class Journal:
@@ -35,7 +37,7 @@ class Journal:
 
     In `metrics` the scope is "clients" (the mean over them), "central", "drift", "clock" or
     "client:NAME".  In `alarms`, clients, camps and numbers are JSON.  `earlier` has the asks that came to nothing, to
-    clients of whom `clients` tells a later one of the same round.
+    clients of whom `clients` tells a later one of the same round; `flying` those that were open after the last round.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,6 +69,10 @@ class Journal:
             connection.executemany("INSERT OR REPLACE INTO metrics VALUES (?,?,?,?)", _metric_rows(report))
             connection.executemany("INSERT OR REPLACE INTO alarms VALUES (?,?,?,?,?,?)", _alarm_rows(report))
             connection.executemany("INSERT OR REPLACE INTO earlier VALUES (?,?,?,?,?,?,?)", _earlier_rows(report))
+            connection.execute("DELETE FROM flying")
+            connection.executemany(
+                "INSERT INTO flying VALUES (?,?,?)", [(report.round, *ask) for ask in report.flying.items()]
+            )
 
     def forget_after(self, round_: int) -> None:
         """Deletes the rounds after one: they are run again when a run resumes from it."""
@@ -122,6 +128,10 @@ class Journal:
             if client in clients.get(round_, {}) and norm is not None:
                 clients[round_][client]["norm"] = norm
         return [Figures(round_, clients[round_], cohort.get(round_, {})) for round_ in sorted(clients)]
+
+    def work(self) -> Work | None:
+        """What clients did by a simulated clock, if the run has one."""
+        return read_work(self._connection)
 
     def close(self) -> None:
         """Closes the file."""

@@ -90,12 +90,15 @@ def _curves(
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str, float]], last: float) -> None:
     """Names at the lines' ends, pushed apart evenly where they would overlap."""
+    from matplotlib.patheffects import withStroke
+
     low, high = axes.get_ylim()
     gap = (high - low) * 0.06
     heights = _apart([end[0] for end in sorted(ends)], gap)
     top = max([high, *(height + gap / 2 for height in heights)])
     for (_, name, colour, place), height in zip(sorted(ends), heights, strict=True):
-        axes.text(place, height, f"  {name}", color=colour, fontweight="bold", va="center")
+        words = axes.text(place, height, f"  {name}", color=colour, fontweight="bold", va="center")
+        words.set_path_effects([withStroke(linewidth=3, foreground="white")])  # where another line passes behind
     axes.set_ylim(low, top)
     axes.margins(x=0)
     axes.set_xlim(right=1.28 * last)

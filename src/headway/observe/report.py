@@ -16,6 +16,7 @@ class RoundReport:
     round: rounds completed.  train_loss: mean over the counted clients' examples.
     metrics: mean over clients' own test parts, weighted by examples.  central: on the test set of nobody's.
     clients: what became of each client asked.  earlier: asks that came to nothing, to clients that were asked again.
+    flying: who was asked and may still answer in a later round, and when it was asked, in seconds of the clock.
     evaluation: each client's metrics, where it was evaluated.
     drift: how far the updates pulled apart (see `observe.drift`), where it was measured.
     clock: of a simulated clock, in its seconds: when the round began and ended, and how long clients worked in vain;
@@ -37,6 +38,7 @@ class RoundReport:
     drift: Mapping[str, float] = field(default_factory=dict)
     clock: Mapping[str, float] = field(default_factory=dict)
     earlier: tuple[ClientReport, ...] = ()
+    flying: Mapping[str, float] = field(default_factory=dict)
     alarms: tuple[Alarm, ...] = ()
     notes: tuple[str, ...] = ()
 

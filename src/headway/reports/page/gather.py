@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from headway.core.errors import RunFolderError
+from headway.observe.work import Work, read_work
 
 DRIFT = ("headway", "leeway", "cosine")  # what the journal holds of each client's drift
 TIMES = ("asked_s", "ended_s", "age")  # and of each ask, by a simulated clock
@@ -56,6 +57,7 @@ class Record:
 
     rounds: all that were finished.  loss, bytes_up, bytes_down, seconds, evaluation_seconds: by round; a loss
     that is protected has no entry.  central, clients, drift, clock: metrics by name, then by round.
+    work: what clients did by a simulated clock.
     tails: each client's own metrics by name, each a mean over the last evaluated rounds.
     """
 
@@ -73,6 +75,7 @@ class Record:
     troubles: tuple[Trouble, ...]
     alarms: tuple[Alarmed, ...] = ()
     clock: Mapping[str, Curve] = field(default_factory=dict)
+    work: Work | None = None
 
     def headline(self, metric: str) -> Curve:
         """A metric by round: on the central test set where there is one, else over the clients."""
@@ -146,6 +149,7 @@ def _record(database: sqlite3.Connection, tail: int) -> Record:
         troubles=_troubles(database),
         alarms=_alarms(database),
         clock=scopes["clock"],
+        work=read_work(database),
     )
 
 
