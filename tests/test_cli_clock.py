@@ -39,7 +39,7 @@ def test_a_run_by_a_clock_says_its_time_and_keeps_it(headway, tmp_path):
     assert record["clock"]["begun_s"] == pytest.approx(ends[2])
 
 
-def test_kept_updates_say_how_old_they_were(headway):
+def test_kept_updates_say_how_old_they_were(headway, tmp_path):
     changes = [
         "clock.preset=hospitals",
         "clock.examples_per_s=50",
@@ -48,6 +48,15 @@ def test_kept_updates_say_how_old_they_were(headway):
     ]
     _, said, _ = headway("run", "hospitals", "--rounds", 5, "--out", "run", *sets(*changes))
     assert re.search(r"Counted updates were [\d.]+ rounds old on average\.", said)
+    with sqlite3.connect(tmp_path / "run" / "journal.sqlite") as journal:
+        open_ = dict(journal.execute("SELECT client, asked_s FROM flying WHERE round = 5").fetchall())
+        (ended,) = journal.execute(
+            "SELECT max(value) FROM metrics WHERE scope = 'clock' AND name = 'ended_s'"
+        ).fetchone()
+        last = journal.execute("SELECT client FROM clients WHERE round = 5 AND status = 'counted'").fetchall()
+    assert len(last) == len(open_) == 2  # of four at work at once two have just counted
+    assert not set(open_) & {client for (client,) in last}
+    assert all(asked < ended for asked in open_.values())
     _, plain, _ = headway("run", "hospitals", "--rounds", 1, "--out", "plain")
     assert "simulated" not in plain
     assert "Jain" not in plain

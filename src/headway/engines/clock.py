@@ -163,7 +163,7 @@ class ClockEngine(Engine):
             "wasted_s": sum(loss.at - loss.ticket.asked for loss in closed.losses),
             "population": float(len(self.sizes)),
         }
-        return replace(answer, clock=figures, flying={ticket.client: ticket.asked for *_, ticket in self._events})
+        return replace(answer, clock=figures, flying={ticket.client: ticket.asked for ticket in self.pool.flying})
 
     def _happen(self) -> None:
         """The next event."""

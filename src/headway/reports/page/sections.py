@@ -213,8 +213,8 @@ def drift(evidence: Evidence) -> Section:
     names = {name for method in evidence.methods for record in method.records() for name in record.drift}
     if not names:
         kept = any(method.records() for method in evidence.methods)
-        why = "The journals hold no drift: the chain protects the updates, or nobody was counted." if kept else ""
-        return Section("drift", "Drift", why or f"{UNRECORDED}: how far clients pulled apart is not known.")
+        why = "The journals hold no drift: the chain protects the updates, late ones were kept, or nobody was counted."
+        return Section("drift", "Drift", why if kept else f"{UNRECORDED}: how far clients pulled apart is not known.")
     pictures = []
     ordered = [name for name in DRIFT if name in names or (name == "share" and {"headway", "leeway"} <= names)]
     for name in [*ordered, *sorted(names - set(DRIFT))]:
