@@ -1,6 +1,6 @@
 """How large a report of 5 methods x 5 seeds is, and how long it takes to write and to open.
 
-    python benchmarks/report_page.py [--methods 5] [--seeds 5] [--rounds 50] [--clients 100] [--keep FOLDER]
+    python benchmarks/report_page.py [--methods 5] [--seeds 5] [--rounds 50] [--clients 100] [--clock] [--keep FOLDER]
 
 The comparison is made up, with real journals of all clients and rounds; its clients are drawn anew by each seed,
 so that every client of every seed has a dot of its own.  The time to open is that of headless Chromium from its
@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from headway.compare import Comparison
@@ -37,11 +38,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, value in (("methods", 5), ("seeds", 5), ("rounds", 50), ("clients", 100)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--clock", action="store_true", help="with simulated time, late updates and lost clients")
     parser.add_argument("--keep", type=Path, help="keep the comparison and its report in this new folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = options.keep or Path(place) / "comparison"
-        write_comparison(folder, METHODS[: options.methods], options.seeds, options.rounds, options.clients)
+        methods = METHODS[: options.methods]
+        write_comparison(folder, methods, options.seeds, options.rounds, options.clients, options.clock)
         begun = time.perf_counter()
         gathered = evidence([folder])
         read = time.perf_counter() - begun
@@ -74,7 +77,9 @@ def median_seconds(chromium: str, path: Path) -> float:
     return statistics.median(seconds)
 
 
-def write_comparison(folder: Path, methods: tuple[str, ...], seeds: int, rounds: int, clients: int) -> None:
+def write_comparison(
+    folder: Path, methods: tuple[str, ...], seeds: int, rounds: int, clients: int, clock: bool
+) -> None:
     sets = ["data.source=digits", f"data.clients={clients}", "task.metrics=['accuracy']", f"run.rounds={rounds}"]
     partition = "data.partition={kind='dirichlet-client', alpha=0.3}"
     runfiles = {name: load_runfile("hospitals", [*sets, partition], method=name) for name in methods}
@@ -89,7 +94,7 @@ def write_comparison(folder: Path, methods: tuple[str, ...], seeds: int, rounds:
             identity = {"format": 1, "versions": versions, "seed": seed, "algorithm": algorithm}
             (run / IDENTITY).write_text(json.dumps(identity))
             (run / CONFIG).write_text(runfile.to_toml())
-            trials.append(journal(run / JOURNAL, method, place, seed, rounds, clients))
+            trials.append(journal(run / JOURNAL, method, place, seed, rounds, clients, clock))
     finals = [statistics.fmean(t.final for t in trials if t.method == name) for name in methods]
     description = f"digits, {clients} clients, dirichlet-client alpha 0.3"
     comparison = Comparison(
@@ -104,6 +109,7 @@ def write_comparison(folder: Path, methods: tuple[str, ...], seeds: int, rounds:
         description,
         drawn=True,
         budget=min(t.bytes_total[-1] for t in trials),
+        time_budget=min(t.simulated_s[-1] for t in trials) if clock else math.inf,
     )
     results = {
         "comparison": comparison.__dict__ | {"trials": [trial.__dict__ for trial in trials]},
@@ -112,7 +118,15 @@ def write_comparison(folder: Path, methods: tuple[str, ...], seeds: int, rounds:
     (folder / "results.json").write_text(json.dumps(results))
 
 
-def journal(path: Path, method: str, place: int, seed: int, rounds: int, clients: int) -> Trial:
+def timed(report: ClientReport, begun: float, chance: random.Random) -> ClientReport:
+    """A report with made-up times: asked up to three rounds ago, and answered or given up in this one."""
+    age = min(int(chance.expovariate(1.0)), 3)
+    asked, ended = max(begun - 60 * age, 0.0), begun + chance.uniform(0, 60)
+    times = {"asked_s": asked, "ended_s": ended, **({"age": float(age)} if report.status == "counted" else {})}
+    return replace(report, metrics={**report.metrics, **times})
+
+
+def journal(path: Path, method: str, place: int, seed: int, rounds: int, clients: int, clock: bool) -> Trial:
     """One made-up run: a curve that saturates, clients around it, drift that shrinks, some that drop out."""
     chance = random.Random(f"{method} {seed}")
     offsets = {f"client-{i:03d}": chance.gauss(0, 0.08) for i in range(clients)}
@@ -137,8 +151,12 @@ def journal(path: Path, method: str, place: int, seed: int, rounds: int, clients
         drift = {"headway": 0.3, "leeway": 0.5 + 0.05 * place, "diversity": 1.4, "dissimilarity": 2.0, "alignment": 0.2}
         drift = {name: value * math.exp(-round_ / 60) * chance.uniform(0.95, 1.05) for name, value in drift.items()}
         loss, central = 2.3 * math.exp(-round_ / 12) + 0.05 * place + 0.02, {"accuracy": level, "loss": 1 - level}
+        begun, ended = 60.0 * (round_ - 1), 60.0 * round_
+        if clock:
+            reports = [timed(report, begun, chance) for report in reports]
+        figures = {"begun_s": begun, "ended_s": ended, "wasted_s": 100.0, "population": 1.2 * clients} if clock else {}
         means = {"accuracy": statistics.fmean(s["accuracy"] for s in scores.values())}
-        more = {"metrics": means, "central": central, "evaluation": scores, "drift": drift}
+        more = {"metrics": means, "central": central, "evaluation": scores, "drift": drift, "clock": figures}
         book.record(
             RoundReport(round_, loss, tuple(reports), 0.8 + 0.1 * place, up, down, evaluation_seconds=0.1, **more)
         )
@@ -148,8 +166,11 @@ def journal(path: Path, method: str, place: int, seed: int, rounds: int, clients
         totals.append(total)
         tails.append({name: score["accuracy"] for name, score in scores.items()})
     book.close()
+    times = tuple(60.0 * round_ for round_ in range(1, rounds + 1)) if clock else ()
     last = {name: statistics.fmean(tail[name] for tail in tails[-10:]) for name in offsets}
-    return Trial(method, seed, tuple(range(1, rounds + 1)), tuple(values), tuple(losses), tuple(totals), last)
+    return Trial(
+        method, seed, tuple(range(1, rounds + 1)), tuple(values), tuple(losses), tuple(totals), last, None, times
+    )
 
 
 if __name__ == "__main__":

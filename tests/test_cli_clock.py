@@ -1,6 +1,7 @@
 """A run file with a clock, from the command line."""
 
 import json
+import re
 import sqlite3
 
 import pytest
@@ -21,10 +22,14 @@ def test_a_run_by_a_clock_says_its_time_and_keeps_it(headway, tmp_path):
     assert "clock   50 examples/s" in said
     assert "quorum  a round ends when 3 have answered; late updates are dropped" in said
     assert "simulated" in said
+    assert re.search(
+        r"By the simulated clock the run took [\d.]+ s\. Clients worked .* together, .* of it in vain \(", said
+    )
+    assert re.search(r"(Each|\d) of 4 clients (never )?counted; Jain's index of how often each did: [01]\.\d{4} ", said)
     with sqlite3.connect(folder / "journal.sqlite") as journal:
         rows = journal.execute("SELECT name, value FROM metrics WHERE scope = 'clock' ORDER BY round").fetchall()
         (dropped,) = journal.execute("SELECT count(*) FROM clients WHERE status = 'dropped'").fetchone()
-    assert {name for name, _ in rows} == {"begun_s", "ended_s", "wasted_s"}
+    assert {name for name, _ in rows} == {"begun_s", "ended_s", "wasted_s", "population"}
     ends = [value for name, value in rows if name == "ended_s"]
     assert 0 < ends[0] < ends[1] < ends[2]
     assert dropped == 3
@@ -32,6 +37,52 @@ def test_a_run_by_a_clock_says_its_time_and_keeps_it(headway, tmp_path):
     assert code == 0, err
     (record,) = [json.loads(line) for line in said.splitlines() if '"event": "round"' in line]
     assert record["clock"]["begun_s"] == pytest.approx(ends[2])
+
+
+def test_kept_updates_say_how_old_they_were(headway, tmp_path):
+    changes = [
+        "clock.preset=hospitals",
+        "clock.examples_per_s=50",
+        "algorithm.quorum.count=2",
+        "algorithm.quorum.late=keep",
+    ]
+    _, said, _ = headway("run", "hospitals", "--rounds", 5, "--out", "run", *sets(*changes))
+    assert re.search(r"Counted updates were [\d.]+ rounds old on average\.", said)
+    with sqlite3.connect(tmp_path / "run" / "journal.sqlite") as journal:
+        open_ = dict(journal.execute("SELECT client, asked_s FROM flying WHERE round = 5").fetchall())
+        (ended,) = journal.execute(
+            "SELECT max(value) FROM metrics WHERE scope = 'clock' AND name = 'ended_s'"
+        ).fetchone()
+        last = journal.execute("SELECT client FROM clients WHERE round = 5 AND status = 'counted'").fetchall()
+    assert len(last) == len(open_) == 2  # of four at work at once two have just counted
+    assert not set(open_) & {client for (client,) in last}
+    assert all(asked < ended for asked in open_.values())
+    _, plain, _ = headway("run", "hospitals", "--rounds", 1, "--out", "plain")
+    assert "simulated" not in plain
+    assert "Jain" not in plain
+
+
+def test_a_client_that_is_asked_again_keeps_both_asks(headway, tmp_path):
+    """All that failed before they counted: their time and bytes are in the journal, and in the sums of the round."""
+    changes = ["clock.preset=hospitals", "clock.crash=0.4", "algorithm.quorum.retries=3"]
+    code, _, err = headway("run", "hospitals", "--rounds", 4, "--out", "run", *sets(*changes))
+    assert code == 0, err
+    with sqlite3.connect(tmp_path / "run" / "journal.sqlite") as journal:
+        earlier = journal.execute("SELECT round, client, ended_s - asked_s, bytes_down FROM earlier").fetchall()
+        told = journal.execute("SELECT round, client FROM clients").fetchall()
+        (lost,) = journal.execute(
+            "SELECT sum(e.value - a.value) FROM clients c JOIN metrics a ON a.round = c.round AND a.name = 'asked_s' "
+            "AND a.scope = 'client:' || c.client JOIN metrics e ON e.round = c.round AND e.name = 'ended_s' AND "
+            "e.scope = 'client:' || c.client WHERE c.status = 'dropped'"
+        ).fetchone()
+        (wasted,) = journal.execute("SELECT sum(value) FROM metrics WHERE name = 'wasted_s'").fetchone()
+        sent = journal.execute("SELECT sum(bytes_down) FROM rounds").fetchone()[0]
+        (known,) = journal.execute("SELECT sum(bytes_down) FROM clients").fetchone()
+    assert earlier
+    assert {(round_, client) for round_, client, *_ in earlier} <= set(told)
+    assert len(told) == len(set(told)) == 16
+    assert (lost or 0.0) + sum(seconds for *_, seconds, _ in earlier) == pytest.approx(wasted)
+    assert known + sum(size for *_, size in earlier) == sent
 
 
 def test_the_clock_is_written_into_the_run(tmp_path):

@@ -12,6 +12,7 @@ import threading
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+CLOCK = ["clock.preset=hospitals", "clock.crash=0.2", "algorithm.quorum.count=2", "algorithm.quorum.late=keep"]
 PLAIN = """\
 [run]
 rounds = 2
@@ -214,3 +215,18 @@ def test_in_a_browser_it_loads_nothing_and_says_no_error(headway, tmp_path):
     _, console, asked = browse(leaking, tmp_path / "profile-2")  # the measure sees what it is to see
     assert len(console) == 1
     assert "http://other.test/x.png" in asked
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium was found, so the page was not opened in a browser")
+def test_a_page_about_a_clock_in_a_browser(headway, tmp_path):
+    sets = [word for change in CLOCK for word in ("--set", change)]
+    headway("compare", "mine.toml", "--methods", "fedavg,fedprox", "--workers", "1", "--out", "timed", *sets)
+    assert headway("report", "timed")[0] == 0
+    dom, console, asked = browse((tmp_path / "timed" / "report.html").read_bytes(), tmp_path / "profile")
+    assert console == []
+    assert asked == ["http://page.test/report.html"]
+    assert dom.count('aria-pressed="true"') == 2
+    (section,) = re.findall(r'<section id="clock".*?</section>', dom, re.DOTALL)
+    assert section.count("<svg class") >= 6  # at work, participation, time, bytes, and a timeline for each method
+    assert section.count('class="counted"') >= 2
+    assert "over simulated time" in dom

@@ -36,8 +36,9 @@ def test_final_values_are_means_of_the_last_ten_rounds():
     one = trial("a", 0, [0.0] * 5 + [0.5, 0.7] * 5)
     assert one.final == pytest.approx(0.6)
     assert one.spread == pytest.approx(0.1054, abs=1e-4)
-    assert one.reached(0.6, lower=False) == (7, 700)
-    assert one.reached(0.9, lower=False) is None
+    assert one.reached(0.6, False, one.rounds) == 7
+    assert one.reached(0.6, False, one.bytes_total) == 700
+    assert one.reached(0.9, False, one.rounds) == math.inf
 
 
 def test_the_sentence_uses_differences_paired_by_seed():

@@ -12,6 +12,7 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.core.registry import build
 from headway.core.sampler import samplers
+from headway.runfile import load_runfile
 from headway.sections import ClockSection
 
 ROOT = Path(__file__).parent.parent
@@ -88,8 +89,11 @@ def test_the_page_on_skew_names_every_partition_and_shift_with_its_numbers():
 def test_the_page_on_clients_shows_tables_that_load(tmp_path):
     page = (ROOT / "docs/clients.md").read_text()
     shown = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    clock, asked, quorum, kept = (tomllib.loads(text) for text in shown)
+    clock, asked, quorum, kept, costs = (tomllib.loads(text) for text in shown)
     assert samplers.build(asked["algorithm"]["sampler"]) == hw.Oort(count=10, pace_s=60.0)
+    (tmp_path / "cost.toml").write_text(shown[4])
+    quorums = [load_runfile(str(tmp_path / "cost.toml"), method=name).algorithm.quorum for name in costs["methods"]]
+    assert quorums == [hw.Quorum(), hw.Quorum(count=5), hw.Quorum(count=5, late="keep")]
     fleet = ClockSection(**clock["clock"]).fleet()
     assert (fleet.examples_per_s, fleet.crash, fleet.availability) == (60.0, 0.05, hw.Diurnal(8.0, 22.0, 3.0))
     assert build(hw.Quorum, quorum["algorithm"]["quorum"]).spoken == (

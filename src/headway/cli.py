@@ -198,6 +198,13 @@ def compare(
             metavar="SIZE", help="Also compare at equal bytes, e.g. 50MB; by default what the thriftiest sent."
         ),
     ] = None,
+    budget_time: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="TIME",
+            help="Also compare at equal simulated time, e.g. 2h or 30min; by default when the first run ends.",
+        ),
+    ] = None,
     bounds: Annotated[
         Optional[bool],  # noqa: UP045
         typer.Option("--bounds/--no-bounds", help="Also train each client alone, and one that holds all examples."),
@@ -212,7 +219,7 @@ def compare(
     from headway.commands.comparing import Options, compare_files
 
     chosen = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
-    options = Options(seeds, target, budget_bytes, bounds, workers, out, json)
+    options = Options(seeds, target, budget_bytes, budget_time, bounds, workers, out, json)
     compare_files(files, chosen, set_ or [], rounds, options)
 
 

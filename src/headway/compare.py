@@ -7,8 +7,10 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from headway.core.errors import HeadwayError
+from headway.core.errors import ConfigError, HeadwayError
 from headway.data import described
+from headway.engines.clock import spoken_time
+from headway.observe.text import listed
 from headway.run import LOWER_IS_BETTER
 from headway.runfile import RunFile
 from headway.trials import TAIL, Trial
@@ -27,7 +29,8 @@ class Tuned:
 class Summary:
     """What the trials of one method say together.
 
-    at_budget: the mean value at equal bytes.  difference, difference_half: to the first method, paired by seed, with
+    at_budget, at_time: the mean value at equal bytes, and at equal simulated time; seconds are those of a simulated
+    clock, and none where a run has none.  difference, difference_half: to the first method, paired by seed, with
     half the width of its 95 % interval; NaN for the first method itself, and where it cannot be had.
     """
 
@@ -43,15 +46,19 @@ class Summary:
     failures: int
     difference: float = math.nan
     difference_half: float = math.nan
+    seconds_to_target: float | None = None
+    seconds_a_round: float = math.nan
+    at_time: float = math.nan
 
 
 @dataclass(frozen=True)
 class Comparison:
     """All trials, and what follows from them.
 
-    target: the value whose rounds and bytes are counted.  budget: the bytes at which methods are compared at equal
-    cost.  drawn: whether each seed draws the clients' data anew.  bounds: the trials of each client alone and of
-    pooled training, where they were run.  tuned: how methods got their numbers; one that is not named is untuned.
+    target: the value whose rounds, bytes and seconds are counted.  budget: the bytes at which methods are compared at
+    equal cost; time_budget: the seconds of the simulated clock.  drawn: whether each seed draws the clients' data anew.
+    bounds: the trials of each client alone and of pooled training, where they were run.  tuned: how methods got their
+    numbers; one that is not named is untuned.
     """
 
     name: str
@@ -67,6 +74,7 @@ class Comparison:
     budget: float = math.inf
     bounds: Mapping[str, tuple[Trial, ...]] = field(default_factory=dict)
     tuned: Mapping[str, Tuned] = field(default_factory=dict)
+    time_budget: float = math.inf
 
     @property
     def lower_is_better(self) -> bool:
@@ -76,10 +84,19 @@ class Comparison:
     @property
     def unequal_bytes(self) -> bool:
         """Whether some method sends more in a round than another, so that equal bytes are another question."""
-        spent = [summary.bytes_a_round for summary in self.summaries() if not math.isnan(summary.bytes_a_round)]
-        return bool(spent) and (
-            max(spent) > 1.01 * min(spent) or self.budget < max(t.bytes_total[-1] for t in self._whole)
-        )
+        a_round = [summary.bytes_a_round for summary in self.summaries()]
+        return _unequal(a_round, self.budget, [t.bytes_total[-1] for t in self._whole])
+
+    @property
+    def clocked(self) -> bool:
+        """Whether all runs have simulated time."""
+        return bool(self._whole) and all(trial.simulated_s for trial in self._whole)
+
+    @property
+    def unequal_time(self) -> bool:
+        """Whether some method's rounds take longer than another's, so that equal time is another question."""
+        a_round = [summary.seconds_a_round for summary in self.summaries()]
+        return self.clocked and _unequal(a_round, self.time_budget, [t.simulated_s[-1] for t in self._whole])
 
     @property
     def _whole(self) -> list[Trial]:
@@ -103,18 +120,23 @@ class Comparison:
         if not ranked:
             return "Every method failed at some seed, so none can be called better."
         where = "on the central test set" if self.central else "over the clients' own test parts"
-        when = f"over rounds {self._tail[0]} to {self._tail[1]}"
+        when = f"over {self._tail}"
         head = f"Mean {self.metric} {where}, {when}: "
         return head + self._verdict([(s.method, s.mean) for s in ranked], lambda trial: trial.final)
 
     def budget_sentence(self) -> str | None:
         """The same at equal bytes; None where that is the same question."""
-        ranked = [s for s in self._sorted(lambda summary: summary.at_budget) if not math.isnan(s.at_budget)]
         if not self.unequal_bytes:
             return None
-        if not ranked:
-            return "no method can send a round."
-        return self._verdict([(s.method, s.at_budget) for s in ranked], lambda trial: trial.within(self.budget))
+        means = {summary.method: summary.at_budget for summary in self.ranked()}
+        return self._at_equal(means, self.budget, lambda trial: trial.bytes_total, "send a round")
+
+    def time_sentence(self) -> str | None:
+        """The same at equal simulated time; None where that is the same question, or runs have no clock."""
+        if not self.unequal_time:
+            return None
+        means = {summary.method: summary.at_time for summary in self.ranked()}
+        return self._at_equal(means, self.time_budget, lambda trial: trial.simulated_s, "finish a round")
 
     def differs(self, one: str, other: str, value: Callable[[Trial], float] = lambda trial: trial.final) -> bool:
         """Whether the paired difference between two methods has an interval without zero.
@@ -143,6 +165,22 @@ class Comparison:
             return f"{head}: the federation is worse than none."
         return f"{head}: {share * 100:.0f} % of the way from the first to the second."
 
+    def _at_equal(
+        self, means: Mapping[str, float], budget: float, spent: Callable[[Trial], Sequence[float]], what: str
+    ) -> str:
+        """Who is best within a budget, who cannot do `what` within it, and who does not use it up."""
+        known = {method: mean for method, mean in means.items() if not math.isnan(mean)}
+        if not known:
+            return f"no method can {what}."
+        ranked = sorted(known.items(), key=lambda each: each[1], reverse=not self.lower_is_better)
+        unable = [method for method in means if method not in known]
+        early = [m for m in known if any(spent(t)[-1] * (1 + 1 / t.rounds[-1]) < budget for t in self.of(m))]
+        return (
+            self._verdict(ranked, lambda trial: trial.within(budget, spent(trial)))
+            + (f" {listed(unable)} cannot {what} in it." if unable else "")
+            + (f" The runs of {listed(early)} end a round or more before it." if early else "")
+        )
+
     def _verdict(self, ranked: Sequence[tuple[str, float]], value: Callable[[Trial], float]) -> str:
         """Who is best by a value of trials, by how sure a margin."""
         word = "lowest" if self.lower_is_better else "highest"
@@ -159,18 +197,21 @@ class Comparison:
             sure = f"95 % for all {len(others)} together" if len(others) > 1 else "95 %"
             return f"{head}, ahead of every other method (paired by seed, at {sure})."
         ahead = [method for method in others if method not in alike]
-        told = f"; paired by seed it is ahead of {_listed(ahead)}, but" if ahead else ", but"
-        return f"{head}{told} {self.seeds} seeds do not tell it apart from {_listed(alike)}."
+        told = f"; paired by seed it is ahead of {listed(ahead)}, but" if ahead else ", but"
+        return f"{head}{told} {self.seeds} seeds do not tell it apart from {listed(alike)}."
 
     def _sorted(self, value: Callable[[Summary], float]) -> list[Summary]:
         whole = [s for s in self.summaries() if not s.failures]
         return sorted(whole, key=value, reverse=not self.lower_is_better)
 
     @property
-    def _tail(self) -> tuple[int, int]:
-        """The first and the last of the rounds that final values are the mean of."""
-        rounds = self._whole[0].rounds
-        return rounds[-TAIL:][0], rounds[-1]
+    def _tail(self) -> str:
+        """The rounds that final values are the mean of, which are not the same where runs end by a clock."""
+        tails = {trial.rounds[-TAIL:] for trial in self._whole}
+        if len(tails) > 1:
+            return f"the last {TAIL} evaluations of each run"
+        (rounds,) = tails
+        return f"rounds {rounds[0]} to {rounds[-1]}"
 
     def _summary(self, method: str) -> Summary:
         """The seeds together.  If one of them failed, no value is given: the others would flatter the method."""
@@ -178,9 +219,8 @@ class Comparison:
         failures = sum(t.failure is not None for t in trials)
         whole = [] if failures else trials
         mean, half = interval([t.final for t in whole])
-        reached = [t.reached(self.target, self.lower_is_better) for t in whole]
-        rounds, spent = (_median(each[place] if each is not None else math.inf for each in reached) for place in (0, 1))
         difference, difference_half = self._ahead_of_first(method)
+        timed = whole if self.clocked else []
         worst = [(max if self.lower_is_better else min)(t.clients.values()) for t in whole if t.clients]
         return Summary(
             method,
@@ -188,14 +228,21 @@ class Comparison:
             half,
             _mean(t.spread for t in whole),
             _mean(worst),
-            rounds,
-            spent,
+            self._to_target(whole, lambda trial: trial.rounds),
+            self._to_target(whole, lambda trial: trial.bytes_total),
             _mean(t.bytes_total[-1] / t.rounds[-1] for t in trials if t.rounds),
-            _mean(t.within(self.budget) for t in whole),
+            _mean(t.within(self.budget, t.bytes_total) for t in whole),
             failures,
             difference,
             difference_half,
+            self._to_target(timed, lambda trial: trial.simulated_s),
+            _mean(t.simulated_s[-1] / t.rounds[-1] for t in trials if t.simulated_s),
+            _mean(t.within(self.time_budget, t.simulated_s) for t in timed),
         )
+
+    def _to_target(self, whole: Sequence[Trial], spent: Callable[[Trial], Sequence[float]]) -> float | None:
+        """The median over seeds of what was spent until the target, where most of them reached it."""
+        return _median(trial.reached(self.target, self.lower_is_better, spent(trial)) for trial in whole)
 
     def _ahead_of_first(self, method: str) -> tuple[float, float]:
         """The paired difference of final values to the first method's."""
@@ -204,6 +251,12 @@ class Comparison:
         if method == self.methods[0] or not alike or any(t.failure for t in (*first, *mine)):
             return math.nan, math.nan
         return interval([a.final - b.final for a, b in zip(mine, first, strict=True)])
+
+
+def _unequal(a_round: Sequence[float], budget: float, ends: Sequence[float]) -> bool:
+    """Whether methods spend unlike in a round, or a budget cuts a run short."""
+    spent = [each for each in a_round if not math.isnan(each)]
+    return bool(spent) and (max(spent) > 1.01 * min(spent) or budget < max(ends, default=0.0))
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -234,17 +287,21 @@ def gather(
     target: float | None,
     budget: float | None = None,
     *,
+    time_budget: float | None = None,
     bounds: Mapping[str, tuple[Trial, ...]] | None = None,
     tuned: Mapping[str, Tuned] | None = None,
 ) -> Comparison:
     """The comparison of finished trials.
 
     Without a target, it is 95 % of the best method's mean final value; without a budget, it is what the method
-    that sends least has sent at the end.
+    that sends least has sent at the end, and the simulated time at which the first run ends.
 
     Raises:
         HeadwayError: if no trial finished.
+        ConfigError: if a time budget is stated in which some run cannot finish a round.
     """
+    if time_budget is not None:
+        _check_time(trials, time_budget)
     first = next(iter(runfiles.values()))
     experiment = first.build()
     metric = experiment.task.headline
@@ -271,10 +328,28 @@ def gather(
         stated_target=target is not None,
         description=description,
         drawn=partition is not None or first.sections.data.source == "synthetic",
-        budget=min(t.bytes_total[-1] for t in trials if not t.failure) if budget is None else budget,
+        budget=least_spent(t.bytes_total for t in trials if not t.failure) if budget is None else budget,
+        time_budget=least_spent(t.simulated_s for t in trials if not t.failure) if time_budget is None else time_budget,
         bounds=bounds or {},
         tuned=tuned or {},
     )
+
+
+def least_spent(totals: Iterable[Sequence[float]]) -> float:
+    """What the run that spent least has spent at its end; infinite if nobody counted."""
+    return min((total[-1] for total in totals if total), default=math.inf)
+
+
+def _check_time(trials: Sequence[Trial], budget: float) -> None:
+    """Refuses a time in which some run does not get as far as its first evaluation."""
+    late = [t for t in trials if not t.failure and t.simulated_s[0] > budget]
+    if late:
+        first = max(late, key=lambda trial: trial.simulated_s[0])
+        raise ConfigError(
+            f"{first.method} cannot finish a round in {spoken_time(budget)} of simulated time: at seed {first.seed} "
+            f"its first value comes after {spoken_time(first.simulated_s[0])}. Give a longer --budget-time; the "
+            "runs are kept, and with --out and their folder none is trained again."
+        )
 
 
 def _median(values: Iterable[float]) -> float | None:
@@ -284,5 +359,12 @@ def _median(values: Iterable[float]) -> float | None:
     return middle if math.isfinite(middle) else None
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def time_text(seconds: float | None) -> str:
+    """Simulated time in words; a dash where there is none.
+
+    >>> time_text(7200.0), time_text(7260.0), time_text(10.0), time_text(None)
+    ('2 h', '2 h 1 min', '10 s', '-')
+    """
+    if seconds is None or math.isnan(seconds):
+        return "-"
+    return spoken_time(seconds).removesuffix(" 0 s").removesuffix(" 0 min").removesuffix(" 0 h")

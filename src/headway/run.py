@@ -202,26 +202,14 @@ class Run:
             ),
             send,
         )
-        reports = tuple(report for answer in answers for report in answer.reports)
-        loss = _mean_loss(reports)
-        self._check_progress(before, after, reports, loss)
-        counted = tuple(report.client for report in reports if report.status == "counted")
+        report = RoundReport.of(after.round, answers, time.perf_counter() - begun, measured)
+        self._check_progress(before, after, report.clients, report.train_loss)
+        counted = tuple(one.client for one in report.clients if one.status == "counted")
         self.engine.ask(Ask("settle", Message(after.params), counted, round=before.round))
         self.state = after
         if self.known is not None:
-            self.known.learn(before.round, there, cohort, reports)
-        sent = (*measured.reports, *reports)
-        report = RoundReport(
-            round=after.round,
-            train_loss=loss,
-            clients=reports,
-            seconds=time.perf_counter() - begun,
-            bytes_up=sum(r.bytes_up for r in sent),
-            bytes_down=sum(r.bytes_down for r in sent),
-            drift={name: figure for answer in answers for name, figure in answer.figures.items()},
-            notes=tuple(note for answer in answers for note in answer.notes),
-            clock={name: figure for answer in (measured, *answers) for name, figure in answer.clock.items()},
-        )
+            self.known.learn(before.round, there, cohort, report.clients)
+        report = replace(report, seconds=time.perf_counter() - begun)
         report = replace(report, alarms=self.watch.see(Figures.of(report)))
         due = self.evaluate_every is not None and after.round % self.evaluate_every == 0
         if due or self.finished:
@@ -403,15 +391,6 @@ def _in_todays_words(tables: Any) -> Any:
         )
     except (HeadwayError, KeyError, TypeError):
         return tables  # of a stage that is not known here: the comparison will say what differs
-
-
-def _mean_loss(reports: Sequence[ClientReport]) -> float | None:
-    """The counted clients' mean training loss, by examples; `None` where it is protected."""
-    known = [
-        (r.examples, r.metrics["train_loss"]) for r in reports if r.status == "counted" and "train_loss" in r.metrics
-    ]
-    weight = sum(examples for examples, _ in known)
-    return sum(examples * loss for examples, loss in known) / weight if weight else None
 
 
 def _version() -> str:

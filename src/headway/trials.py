@@ -29,8 +29,9 @@ RUNS = "runs"
 class Trial:
     """One run of one method at one seed, round by round.
 
-    values: the headline metric after each evaluated round.  clients: each client's metric, as its mean over the
-    last rounds.  failure: why it stopped early, if it did.
+    values: the headline metric after each evaluated round; losses, bytes_total and simulated_s: the training loss in
+    it, and what had been sent and how much simulated time had passed at its end.  A run without a clock has no times.
+    clients: each client's metric, as its mean over the last rounds.  failure: why it stopped early, if it did.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Trial:
     bytes_total: tuple[int, ...]
     clients: Mapping[str, float]
     failure: str | None = None
+    simulated_s: tuple[float, ...] = ()
 
     @property
     def final(self) -> float:
@@ -53,17 +55,20 @@ class Trial:
         tail = self.values[-TAIL:]
         return statistics.stdev(tail) if len(tail) > 1 and not self.failure else math.nan
 
-    def within(self, budget: float) -> float:
-        """What `final` is if the run had ended when its bytes would have passed a budget; NaN before the first."""
-        known = [value for value, total in zip(self.values, self.bytes_total, strict=True) if total <= budget]
+    def within(self, budget: float, spent: Sequence[float]) -> float:
+        """What `final` is if the run had ended with its last evaluation at which no more than a budget was spent.
+
+        spent: `bytes_total` or `simulated_s`.  NaN if the first evaluation comes too late.
+        """
+        known = [value for value, total in zip(self.values, spent, strict=True) if total <= budget]
         return statistics.fmean(known[-TAIL:]) if known and not self.failure else math.nan
 
-    def reached(self, target: float, lower: bool) -> tuple[int, int] | None:
-        """The first round at which the target is met, and the bytes until then."""
-        for round_, value, total in zip(self.rounds, self.values, self.bytes_total, strict=True):
+    def reached(self, target: float, lower: bool, spent: Sequence[float]) -> float:
+        """What was spent when the target was first met: of `rounds`, `bytes_total` or `simulated_s`; else infinite."""
+        for value, total in zip(self.values, spent, strict=True):
             if (value <= target) if lower else (value >= target):
-                return round_, total
-        return None
+                return total
+        return math.inf
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,7 @@ def read_trial(job: Job, run: Run, failure: str | None) -> Trial:
         spent = accumulate(row["bytes_up"] + row["bytes_down"] for row in rows)
         totals = dict(zip((row["round"] for row in rows), spent, strict=True))
         losses = {row["round"]: row["train_loss"] for row in rows}
+        times = dict(journal.series("clock", "ended_s"))
         rounds = sorted(known.keys() & totals.keys())
         clients = journal.client_means(name, rounds[-TAIL:])
     finally:
@@ -200,4 +206,5 @@ def read_trial(job: Job, run: Run, failure: str | None) -> Trial:
         bytes_total=tuple(totals[round_] for round_ in rounds),
         clients=clients,
         failure=failure,
+        simulated_s=tuple(times[round_] for round_ in rounds) if times else (),
     )

@@ -17,9 +17,11 @@ def drawn(monkeypatch, tmp_path):
         matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (kept.append(self), save(self, *a, **k))
     )
 
-    def drawn(curves, clients):
+    def drawn(curves, clients, times=None):
         path = Path(tmp_path / "picture.png")
-        comparison_picture(path, title="t", metric="accuracy", where="here", curves=curves, clients=clients)
+        comparison_picture(
+            path, title="t", metric="accuracy", where="here", curves=curves, clients=clients, times=times
+        )
         assert path.read_bytes().startswith(b"\x89PNG")
         return kept[-1].axes
 
@@ -30,6 +32,16 @@ def test_without_values_of_clients_the_curves_have_the_whole_width(drawn):
     curves = {"a": [((1, 2), (0.1, 0.2))], "b": [((1, 2), (0.2, 0.3))]}
     assert len(drawn(curves, {"a": [], "b": []})) == 1
     assert len(drawn(curves, {"a": [("x", 0.1)], "b": []})) == 2
+
+
+def test_with_a_clock_the_same_values_stand_over_simulated_time_too(drawn):
+    curves = {"a": [((1, 2), (0.1, 0.2)), ((1, 2), (0.3, 0.4))], "b": [((1, 2), (0.2, 0.3))]}
+    times = {"a": [(3600, 7200), (7200, 14_400)], "b": [(60, 18_000)]}
+    rounds, hours, _ = drawn(curves, {"a": [("x", 0.1)], "b": []}, times)
+    assert hours.get_xlabel().startswith("simulated time in hours")
+    assert [tuple(line.get_xdata()) for line in rounds.lines] == [(1, 2), (1, 2)]
+    assert [tuple(line.get_xdata()) for line in hours.lines] == [(1.5, 3.0), (1 / 60, 5.0)]  # means over seeds
+    assert [list(line.get_ydata()) for line in hours.lines] == [list(line.get_ydata()) for line in rounds.lines]
 
 
 def test_beyond_the_colours_lines_are_dashed_and_say_so(drawn):

@@ -71,6 +71,7 @@ def trial_of(method, seed, reports):
         tuple(report.train_loss for report in reports),
         tuple(totals),
         {client: sum(tail[client][metric] for tail in tails) / len(tails) for client in tails[0]},
+        simulated_s=tuple(report.clock["ended_s"] for report in reports if report.clock),
     )
 
 

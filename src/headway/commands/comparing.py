@@ -17,7 +17,8 @@ from rich.console import Console
 from headway.bounds import ALONE, POOLED, bound_jobs, by_client, gather_alone, weights_alone
 from headway.commands.methods import method_files, method_grids
 from headway.commands.training import free_path
-from headway.compare import Comparison, Summary, Tuned, gather
+from headway.compare import Comparison, Summary, Tuned, gather, time_text
+from headway.core.durations import seconds_of
 from headway.core.errors import ConfigError
 from headway.core.sizes import bytes_of
 from headway.observe.folder import write_atomically, writing
@@ -28,6 +29,7 @@ from headway.observe.text import (
     console,
     difference_text,
     emit,
+    listed,
     number_text,
     plain_table,
     show_table,
@@ -47,6 +49,7 @@ class Options:
     seeds: int | None = None
     target: float | None = None
     budget: str | None = None
+    time_budget: str | None = None
     bounds: bool | None = None
     workers: int | None = None
     out: Path | None = None
@@ -70,6 +73,7 @@ def compare_files(
             "say every how many rounds."
         )
     budget = None if options.budget is None else bytes_of(options.budget, "--budget-bytes")
+    time_budget = None if options.time_budget is None else _seconds(options.time_budget, runfiles)
     grids = method_grids(files, runfiles, sets, rounds)
     metric = first.build().task.headline  # what is wrong with data or model is said before any training
     folder = _folder(options.out, first.name)
@@ -86,11 +90,24 @@ def compare_files(
     trials = sorted(found, key=lambda t: (order.index(t.method), t.seed))
     wanted = section.bounds if options.bounds is None else options.bounds
     bounds = _bounds(work, first, seeds) if wanted else {}
-    comparison = gather(first.name, runfiles, trials, target, budget, bounds=bounds, tuned=tuned)
+    comparison = gather(
+        first.name, runfiles, trials, target, budget, time_budget=time_budget, bounds=bounds, tuned=tuned
+    )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, comparison, runfiles)
     _tell(work, comparison, folder)
+
+
+def _seconds(said: str, runfiles: Mapping[str, RunFile]) -> float:
+    """The simulated time at which methods are compared."""
+    seconds = seconds_of(said, "--budget-time")
+    if without := [method for method, runfile in runfiles.items() if runfile.sections.clock is None]:
+        raise ConfigError(
+            f"--budget-time compares methods at equal simulated time, but {listed(without)} would run without a clock: "
+            "give the run file a [clock] section, or say for example --set clock.preset=phones."
+        )
+    return seconds
 
 
 class _Work:
@@ -205,6 +222,9 @@ def _write(folder: Path, comparison: Comparison, runfiles: Mapping[str, RunFile]
         metric=comparison.metric,
         where="on the central test set" if comparison.central else "over the clients' test parts",
         curves={m: [(t.rounds, t.values) for t in comparison.of(m)] for m in comparison.methods},
+        times={m: [t.simulated_s for t in comparison.of(m)] for m in comparison.methods}
+        if comparison.clocked
+        else None,
         clients={m: _client_values(comparison, m) for m in comparison.methods},
         target=comparison.target if comparison.stated_target else None,
     )
@@ -222,27 +242,30 @@ def _client_values(comparison: Comparison, method: str) -> list[tuple[str, float
 
 
 def _sentences(comparison: Comparison) -> list[str]:
-    """The verdict; at equal bytes, where that is another question; and the gap to the bounds."""
+    """The verdict; at equal bytes and equal time, where those are other questions; and the gap to the bounds."""
     said = [comparison.sentence()]
     if (equal := comparison.budget_sentence()) is not None:
         said.append(f"At equal bytes, {bytes_text(comparison.budget)} each: {equal}")
+    if (equal := comparison.time_sentence()) is not None:
+        said.append(f"At equal simulated time, {time_text(comparison.time_budget)} each: {equal}")
     if (gap := comparison.gap_sentence()) is not None:
         said.append(gap)
     return said
 
 
 def _columns(comparison: Comparison) -> list[str]:
-    columns = ["method", "mean", "+- 95 %", "spread", "worst client", "rounds to target", "bytes to target"]
-    equal = [f"at {bytes_text(comparison.budget)}"] if comparison.unequal_bytes else []
-    columns.insert(3, f"vs {comparison.methods[0]}")
-    return [*columns, "bytes a round", *equal]
+    columns = ["method", "mean", "+- 95 %", f"vs {comparison.methods[0]}", "spread", "worst client"]
+    columns += ["rounds to target", "bytes to target", *(["time to target"] if comparison.clocked else [])]
+    columns += ["bytes a round", *(["time a round"] if comparison.clocked else [])]
+    columns += [f"at {bytes_text(comparison.budget)}"] if comparison.unequal_bytes else []
+    return columns + ([f"at {time_text(comparison.time_budget)}"] if comparison.unequal_time else [])
 
 
 def _rows(comparison: Comparison) -> list[list[str]]:
-    return [_row(summary, comparison.unequal_bytes) for summary in comparison.summaries()]
+    return [_row(summary, comparison) for summary in comparison.summaries()]
 
 
-def _row(summary: Summary, equal: bool) -> list[str]:
+def _row(summary: Summary, comparison: Comparison) -> list[str]:
     reached = summary.rounds_to_target
     return [
         summary.method + (f" ({summary.failures} failed)" if summary.failures else ""),
@@ -253,8 +276,11 @@ def _row(summary: Summary, equal: bool) -> list[str]:
         number_text(summary.worst),
         "-" if reached is None else f"{reached:g}",
         "-" if summary.bytes_to_target is None else bytes_text(summary.bytes_to_target),
+        *([time_text(summary.seconds_to_target)] if comparison.clocked else []),
         bytes_text(summary.bytes_a_round),
-        *([number_text(summary.at_budget)] if equal else []),
+        *([time_text(summary.seconds_a_round)] if comparison.clocked else []),
+        *([number_text(summary.at_budget)] if comparison.unequal_bytes else []),
+        *([number_text(summary.at_time)] if comparison.unequal_time else []),
     ]
 
 

@@ -15,11 +15,13 @@ from rich.markup import escape
 
 from headway.client.steps import StepPlan
 from headway.client.trainer import Trainer
+from headway.compare import time_text
 from headway.core.errors import RunFolderError
 from headway.data import described
 from headway.engines import ClockEngine
 from headway.observe.alarm import Lines
-from headway.observe.folder import CONFIG, read_identity
+from headway.observe.folder import CONFIG, JOURNAL, read_identity
+from headway.observe.journal import Journal
 from headway.observe.progress import Meter
 from headway.observe.report import RoundReport
 from headway.observe.text import bytes_text, console, emit, number_text, plain_table, seconds_text, show_table
@@ -230,8 +232,35 @@ def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> Non
             f"{across} across it (leeway), on average.",
             soft_wrap=True,
         )
+    if report.clock:
+        _clocked(screen, folder)
     best = run.notes["best"]
     if best is not None:
         screen.print(f"\nBest {best['metric']}: {number_text(best['value'])}, in round {best['round']}.")
     screen.print(f"The run is in {folder}: resume it for more rounds, or `headway export {folder}`.")
     screen.print(f"Curves, drift and clients on one page: headway report {shlex.quote(str(folder))}", soft_wrap=True)
+
+
+def _clocked(screen: Console, folder: Path) -> None:
+    """What the run cost by its simulated clock, and whom it counted."""
+    journal = Journal(folder / JOURNAL)
+    try:
+        work = journal.work()
+    finally:
+        journal.close()
+    if work is None:
+        return
+    total = work.counted_s + work.vain_s
+    vain = f", {time_text(work.vain_s)} of it in vain ({work.vain_s / total * 100:.0f} %)" if total else ""
+    aged = f" Counted updates were {work.mean_age:.2g} rounds old on average." if any(work.ages) else ""
+    screen.print(
+        f"\nBy the simulated clock the run took {time_text(work.ends[-1])}. Clients worked {time_text(total)} together"
+        f"{vain}.{aged}",
+        soft_wrap=True,
+    )
+    never = round(work.never * work.clients)
+    who = f"{never} of {work.clients} clients never counted" if never else f"Each of {work.clients} clients counted"
+    screen.print(
+        f"{who}; Jain's index of how often each did: {number_text(work.jain)} (1 where all counted alike).",
+        soft_wrap=True,
+    )

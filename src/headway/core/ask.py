@@ -199,13 +199,18 @@ class ClientReport:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What came back: the total of the counted updates, replies to a protocol, a report per client, figures of the
-    whole cohort (its drift), and those of a clock, in its seconds; sentences about what happened on the way."""
+    whole cohort (its drift), and those of a clock, in its seconds; sentences about what happened on the way.
+
+    earlier: of asks that came to nothing, to clients of whom `reports` tells a later one.  flying: who has been asked
+    and may still answer in a later round, and when it was asked."""
 
     total: Total = field(default_factory=Total)
     replies: Mapping[str, Tensors] = field(default_factory=dict)
     reports: Sequence[ClientReport] = ()
+    earlier: Sequence[ClientReport] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
     clock: Mapping[str, float] = field(default_factory=dict)
+    flying: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     @property

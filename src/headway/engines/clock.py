@@ -168,8 +168,9 @@ class ClockEngine(Engine):
             "begun_s": begun,
             "ended_s": self.now,
             "wasted_s": sum(loss.at - loss.ticket.asked for loss in closed.losses),
+            "population": float(len(self.sizes)),
         }
-        return replace(answer, clock=figures)
+        return replace(answer, clock=figures, flying={ticket.client: ticket.asked for ticket in self.pool.flying})
 
     def _happen(self) -> None:
         """The next event."""
@@ -261,8 +262,9 @@ class ClockEngine(Engine):
         steps = {client: self._steps[each.number] for client, each in tickets.items() if each.number in self._steps}
         answer = self.inner.ask(replace(ask, cohort=tuple(sorted(tickets)), earlier=earlier, steps=steps))
         reports = _timed(answer.reports, closed.counted)
-        reports += _lost(closed.losses, {report.client for report in reports}, self._down)
-        return replace(answer, reports=tuple(sorted(reports, key=lambda report: report.client)))
+        lost, again = _lost(closed.losses, {report.client for report in reports}, self._down)
+        ordered = tuple(sorted([*reports, *lost], key=lambda report: report.client))
+        return replace(answer, reports=ordered, earlier=again)
 
     # who is there ---------------------------------------------------------------------------------------
 
@@ -338,19 +340,15 @@ def _timed(reports: Sequence[ClientReport], arrivals: Sequence[Arrival]) -> list
     return timed
 
 
-def _lost(losses: Sequence[Loss], told: set[str], down: int) -> list[ClientReport]:
-    """A report for each client of whom nothing else is told: its last loss of the round."""
-    last = {loss.ticket.client: loss for loss in losses if loss.ticket.client not in told}
-    return [
-        ClientReport(
-            client,
-            "dropped",
-            bytes_down=down,
-            reason=loss.reason,
-            metrics={"asked_s": loss.ticket.asked, "ended_s": loss.at},
-        )
-        for client, loss in last.items()
-    ]
+def _lost(losses: Sequence[Loss], told: set[str], down: int) -> tuple[list[ClientReport], list[ClientReport]]:
+    """A report for each client of whom nothing else is told, its last loss of the round; and one for all others."""
+    last = {loss.ticket.client: loss.ticket.number for loss in losses if loss.ticket.client not in told}
+    lost, earlier = list[ClientReport](), list[ClientReport]()
+    for loss in losses:
+        client, times = loss.ticket.client, {"asked_s": loss.ticket.asked, "ended_s": loss.at}
+        report = ClientReport(client, "dropped", bytes_down=down, reason=loss.reason, metrics=times)
+        (lost if last.get(client) == loss.ticket.number else earlier).append(report)
+    return lost, earlier
 
 
 def spoken_time(seconds: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from headway.observe.alarm import Figures
 from headway.observe.report import RoundReport
+from headway.observe.work import Work, read_work
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS rounds (
@@ -23,15 +24,20 @@ CREATE TABLE IF NOT EXISTS metrics (
     round INTEGER, scope TEXT, name TEXT, value REAL, PRIMARY KEY (round, scope, name));
 CREATE TABLE IF NOT EXISTS alarms (
     round INTEGER, kind TEXT, clients TEXT, camps TEXT, text TEXT, numbers TEXT, PRIMARY KEY (round, kind));
+CREATE TABLE IF NOT EXISTS earlier (
+    round INTEGER, client TEXT, place INTEGER, asked_s REAL, ended_s REAL, bytes_down INTEGER, reason TEXT,
+    PRIMARY KEY (round, client, place));
+CREATE TABLE IF NOT EXISTS flying (round INTEGER, client TEXT PRIMARY KEY, asked_s REAL);
 """
-TABLES = ("rounds", "clients", "metrics", "alarms")
+TABLES = ("rounds", "clients", "metrics", "alarms", "earlier", "flying")
 
 
 class Journal:
     """Appends finished rounds, one transaction each.
 
     In `metrics` the scope is "clients" (the mean over them), "central", "drift", "clock" or
-    "client:NAME".  In `alarms`, clients, camps and numbers are JSON.
+    "client:NAME".  In `alarms`, clients, camps and numbers are JSON.  `earlier` has the asks that came to nothing, to
+    clients of whom `clients` tells a later one of the same round; `flying` those that were open after the last round.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,6 +68,11 @@ class Journal:
             )
             connection.executemany("INSERT OR REPLACE INTO metrics VALUES (?,?,?,?)", _metric_rows(report))
             connection.executemany("INSERT OR REPLACE INTO alarms VALUES (?,?,?,?,?,?)", _alarm_rows(report))
+            connection.executemany("INSERT OR REPLACE INTO earlier VALUES (?,?,?,?,?,?,?)", _earlier_rows(report))
+            connection.execute("DELETE FROM flying")
+            connection.executemany(
+                "INSERT INTO flying VALUES (?,?,?)", [(report.round, *ask) for ask in report.flying.items()]
+            )
 
     def forget_after(self, round_: int) -> None:
         """Deletes the rounds after one: they are run again when a run resumes from it."""
@@ -70,7 +81,7 @@ class Journal:
                 connection.execute(f"DELETE FROM {table} WHERE round > ?", (round_,))
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """All rows of "rounds", "clients", "metrics" or "alarms", by round."""
+        """All rows of one of the tables, by round."""
         assert table in TABLES
         cursor = self._connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
         names = [column[0] for column in cursor.description]
@@ -118,6 +129,10 @@ class Journal:
                 clients[round_][client]["norm"] = norm
         return [Figures(round_, clients[round_], cohort.get(round_, {})) for round_ in sorted(clients)]
 
+    def work(self) -> Work | None:
+        """What clients did by a simulated clock, if the run has one."""
+        return read_work(self._connection)
+
     def close(self) -> None:
         """Closes the file."""
         self._connection.close()
@@ -153,6 +168,21 @@ def _alarm_rows(report: RoundReport) -> list[tuple[Any, ...]]:
             json.dumps(dict(alarm.numbers)),
         )
         for alarm in report.alarms
+    ]
+
+
+def _earlier_rows(report: RoundReport) -> list[tuple[Any, ...]]:
+    return [
+        (
+            report.round,
+            ask.client,
+            place,
+            ask.metrics.get("asked_s"),
+            ask.metrics.get("ended_s"),
+            ask.bytes_down,
+            ask.reason,
+        )
+        for place, ask in enumerate(report.earlier)
     ]
 
 

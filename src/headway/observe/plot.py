@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headway.observe.text import time_unit
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -16,7 +18,8 @@ DASHES = ("-", "--", ":")  # when the colours have been used up
 FEW = 6  # clients whose names there is room for
 INK, FAINT = "#222222", "#D8D8D8"
 
-Series = Sequence[tuple[Sequence[int], Sequence[float]]]
+Series = Sequence[tuple[Sequence[int], Sequence[float]]]  # a seed's rounds and values
+Times = Sequence[Sequence[float]]  # a seed's places along an axis, one for each of its values
 
 
 def comparison_picture(
@@ -27,61 +30,75 @@ def comparison_picture(
     where: str,
     curves: Mapping[str, Series],
     clients: Mapping[str, Sequence[tuple[str, float]]],
+    times: Mapping[str, Times] | None = None,
     target: float | None = None,
 ) -> None:
     """Draws a metric over rounds, a line per method with the band of its seeds, and each client's final value.
 
     curves: per method, (rounds, values) of every seed.  clients: per method, (name or nothing, value) of each client.
+    times: per method, the simulated seconds at the rounds of every seed, over which the metric is drawn as well.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"font.size": 10, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK}):
-        figure = Figure(figsize=(11, 4.8), dpi=130, layout="constrained")
+        ratios = [1.75] * (1 if times is None else 2) + [1.0] * any(clients.values())
+        figure = Figure(figsize=(11 if times is None else 16.5, 4.8), dpi=130, layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-        if any(clients.values()):
-            left, right = figure.subplots(1, 2, width_ratios=(1.75, 1))
-            _clients(right, clients, metric)
-        else:  # clients that have no test part of their own
-            left = figure.subplots()
-        _curves(left, curves, metric, where, target)
+        panels = list(figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0])
+        if any(clients.values()):  # else clients have no test part of their own
+            _clients(panels.pop(), clients, metric)
+        title = f"{metric.replace('_', ' ')} {where}"
+        by_round = {method: [rounds for rounds, _ in series] for method, series in curves.items()}
+        _curves(panels[0], curves, by_round, title, "round", target)
+        if times is not None:
+            unit, seconds = time_unit(max((at for each in times.values() for seed in each for at in seed), default=0.0))
+            scaled = {method: [[at / seconds for at in seed] for seed in each] for method, each in times.items()}
+            _curves(panels[1], curves, scaled, title, f"simulated time in {unit}", target)
         figure.savefig(path, format="png")
 
 
-def _curves(axes: Axes, curves: Mapping[str, Series], metric: str, where: str, target: float | None) -> None:
-    ends: list[tuple[float, str, str, int]] = []
-    last = max((rounds[-1] for series in curves.values() for rounds, _ in series if rounds), default=1)
+def _curves(
+    axes: Axes, curves: Mapping[str, Series], along: Mapping[str, Times], title: str, x_name: str, target: float | None
+) -> None:
+    """Lines over `along`, which has a place for every value."""
+    ends: list[tuple[float, str, str, float]] = []
+    last = max((places[-1] for series in along.values() for places in series if places), default=1)
+    furthest = max((rounds[-1] for series in curves.values() for rounds, _ in series if rounds), default=1)
     for index, (method, series) in enumerate(curves.items()):
         colour = COLOURS[index % len(COLOURS)]
-        rounds, mean, low, high = _band(series)
+        rounds, places, mean, low, high = _band(series, along[method])
         if not rounds:
             continue
-        axes.fill_between(rounds, low, high, color=colour, alpha=0.13, linewidth=0)
+        axes.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
         dashes = DASHES[index // len(COLOURS) % len(DASHES)]
-        axes.plot(rounds, mean, color=colour, linewidth=2, linestyle=dashes, solid_capstyle="round")
-        stopped = rounds[-1] < last
+        axes.plot(places, mean, color=colour, linewidth=2, linestyle=dashes, solid_capstyle="round")
+        stopped = rounds[-1] < furthest
         if stopped:
-            axes.plot(rounds[-1], mean[-1], marker="x", color=colour, markersize=8, markeredgewidth=2)
+            axes.plot(places[-1], mean[-1], marker="x", color=colour, markersize=8, markeredgewidth=2)
         said = f"{method} (dashed)" if dashes == "--" else f"{method} (dotted)" if dashes == ":" else method
-        ends.append((mean[-1], f"{said}, a seed stopped" if stopped else said, colour, rounds[-1]))
+        ends.append((mean[-1], f"{said}, a seed stopped" if stopped else said, colour, places[-1]))
     if target is not None:
         axes.axhline(target, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
         axes.text(0.005, target, " target", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8)
     _label_ends(axes, ends, last)
-    _dress(axes, f"{metric.replace('_', ' ')} {where}")
-    axes.set_xlabel("round (line: mean, band: range over seeds)")
+    _dress(axes, title)
+    axes.set_xlabel(f"{x_name} (line: mean, band: range over seeds)")
 
 
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str, int]], last: int) -> None:
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str, float]], last: float) -> None:
     """Names at the lines' ends, pushed apart evenly where they would overlap."""
+    from matplotlib.patheffects import withStroke
+
     low, high = axes.get_ylim()
     gap = (high - low) * 0.06
     heights = _apart([end[0] for end in sorted(ends)], gap)
     top = max([high, *(height + gap / 2 for height in heights)])
-    for (_, name, colour, round_), height in zip(sorted(ends), heights, strict=True):
-        axes.text(round_, height, f"  {name}", color=colour, fontweight="bold", va="center")
+    for (_, name, colour, place), height in zip(sorted(ends), heights, strict=True):
+        words = axes.text(place, height, f"  {name}", color=colour, fontweight="bold", va="center")
+        words.set_path_effects([withStroke(linewidth=3, foreground="white")])  # where another line passes behind
     axes.set_ylim(low, top)
     axes.margins(x=0)
     axes.set_xlim(right=1.28 * last)
@@ -136,15 +153,18 @@ def _dress(axes: Axes, title: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _band(series: Series) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Mean, lowest and highest over the seeds, up to the first round that a seed did not reach."""
+def _band(series: Series, along: Times) -> tuple[list[int], list[float], list[float], list[float], list[float]]:
+    """Rounds, their mean places, and mean, lowest and highest value over the seeds, where all seeds have a value."""
     at: dict[int, list[float]] = {}
-    for rounds, values in series:
-        for round_, value in zip(rounds, values, strict=True):
+    places: dict[int, list[float]] = {}
+    for (rounds, values), where in zip(series, along, strict=True):
+        for round_, value, place in zip(rounds, values, where, strict=True):
             at.setdefault(round_, []).append(value)
+            places.setdefault(round_, []).append(place)
     common = [round_ for round_ in sorted(at) if len(at[round_]) == len(series)]
     return (
         common,
+        [statistics.fmean(places[r]) for r in common],
         [statistics.fmean(at[r]) for r in common],
         [min(at[r]) for r in common],
         [max(at[r]) for r in common],

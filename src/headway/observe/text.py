@@ -53,6 +53,16 @@ def seconds_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def time_unit(longest: float) -> tuple[str, float]:
+    """The unit in which times up to so many seconds are told on an axis: its name, and its seconds.
+
+    >>> time_unit(90.0), time_unit(7300.0), time_unit(300_000.0)
+    (('seconds', 1.0), ('hours', 3600.0), ('days', 86400.0))
+    """
+    units = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))
+    return next((unit for unit in units if longest >= 2 * unit[1]), ("seconds", 1.0))
+
+
 def number_text(value: float | None) -> str:
     """A metric: four digits, or a dash where there is none.
 
@@ -73,6 +83,15 @@ def difference_text(mean: float, half: float) -> str:
     if math.isnan(mean):
         return "-"
     return f"{'+' if mean >= 0 else ''}{number_text(mean)}" + ("" if math.isnan(half) else f" +- {number_text(half)}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> Table:

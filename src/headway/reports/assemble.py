@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from headway.compare import Comparison
+from headway.compare import Comparison, least_spent
 from headway.core.errors import ConfigError, HeadwayError
 from headway.observe.text import number_text
 from headway.reports.found import Found, Told, find
@@ -54,6 +54,8 @@ def evidence(paths: Sequence[Path]) -> Evidence:
         drawn=comparison.drawn,
         target=comparison.target,
         budget=comparison.budget if comparison.unequal_bytes else None,
+        clocked=comparison.clocked,
+        time_budget=comparison.time_budget if comparison.unequal_time else None,
         gaps=only.gaps if only is not None else (),
         tail=_tail(methods),
         methods=methods,
@@ -155,8 +157,13 @@ def _compared(groups: Groups, found: Sequence[Found]) -> Comparison:
         return comparison
     lower = comparison.lower_is_better
     target = min(known) / 0.95 if lower else max(known) * 0.95
-    budget = min(trial.bytes_total[-1] for trial in trials if not trial.failure)
-    return dataclasses.replace(comparison, target=target, budget=budget)
+    whole = [trial for trial in trials if not trial.failure]
+    return dataclasses.replace(
+        comparison,
+        target=target,
+        budget=least_spent(trial.bytes_total for trial in whole),
+        time_budget=least_spent(trial.simulated_s for trial in whole),
+    )
 
 
 def _title(found: Sequence[Found]) -> str:
@@ -167,7 +174,8 @@ def _title(found: Sequence[Found]) -> str:
 
 
 def _trial(method: str, run: SeedRun) -> Trial:
-    return Trial(method, run.seed, run.rounds, run.values, run.losses, run.bytes_total, run.clients, run.failure)
+    spent = (run.bytes_total, run.clients, run.failure, run.simulated_s)
+    return Trial(method, run.seed, run.rounds, run.values, run.losses, *spent)
 
 
 def _methods(groups: Groups, comparison: Comparison) -> tuple[Method, ...]:
@@ -193,7 +201,7 @@ def _unlike(groups: Groups) -> list[str]:
     elif len({each.run.fingerprint for each in others if each.run.seed == first.run.seed} - {None}) > 1:
         notices.append("At the same seed the runs trained on different data, so their values are not ranked.")
     ends = sorted({_last(each) for each in others if not each.run.failure})
-    if len(ends) > 1:
+    if len(ends) > 1 and not _by_clock(others):
         notices.append(
             f"The runs have different numbers of rounds ({', '.join(map(str, ends))}), so their last values are not "
             "ranked."
@@ -202,6 +210,12 @@ def _unlike(groups: Groups) -> list[str]:
     if len(seeds) > 1:
         notices.append("The methods were not run at the same seeds, so they are not paired and not ranked.")
     return notices
+
+
+def _by_clock(found: Sequence[Found]) -> bool:
+    """Whether all runs ended at the same simulated time, and not after so many rounds."""
+    ends = {each.tables.get("run", {}).get("until_s") for each in found}
+    return len(ends) == 1 and None not in ends and all(each.planned is None for each in found)
 
 
 def _sentence(comparison: Comparison, methods: Sequence[Method], notices: Sequence[str]) -> str:

@@ -87,7 +87,7 @@ def _of_run(path: Path) -> Found:
         algorithm, versions = dict(identity["algorithm"]), _texts(identity.get("versions", {}))
         fingerprint = str(identity["data"]) if "data" in identity else None
         metrics = (tables or {}).get("task", {}).get("metrics", [])
-        planned = (tables or {}).get("run", {}).get("rounds")
+        planned, by_clock = ((tables or {}).get("run", {}).get(name) for name in ("rounds", "until_s"))
         plain = {**(tables or {}), "algorithm": algorithm}
         flat_numbers(plain)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -96,8 +96,10 @@ def _of_run(path: Path) -> Found:
         ) from error
     metric = str(metrics[0]) if metrics else next(iter({**record.central, **record.clients}), "loss")
     values = record.headline(metric)
-    until = record.bytes_until()
+    until, times = record.bytes_until(), record.clock.get("ended_s", {})
     rounds = tuple(round_ for round_ in values if round_ in until)
+    if by_clock is not None and max(times.values(), default=0.0) >= by_clock:
+        planned = None  # its time was over
     run = SeedRun(
         seed,
         rounds,
@@ -110,6 +112,7 @@ def _of_run(path: Path) -> Found:
         source=str(path),
         fingerprint=fingerprint,
         versions=versions,
+        simulated_s=tuple(times[r] for r in rounds) if all(r in times for r in rounds) else (),
     )
     return Found(run, metric, metric in record.central, plain, path, None, planned, text)
 
@@ -184,6 +187,7 @@ def _of_trial(path: Path, comparison: Comparison, trial: Trial, tables: Mapping[
         str(folder if record is not None else path),
         fingerprint,
         versions,
+        trial.simulated_s,
     )
     return Found(run, comparison.metric, comparison.central, tables, path, trial.method, None, text)
 
@@ -221,6 +225,7 @@ def read_comparison(table: Mapping[str, Any]) -> Comparison:
             str(name): Tuned(int(how["tried"]), dict(how["chosen"]), _number(how["score"]))
             for name, how in table.get("tuned", {}).items()
         },
+        time_budget=math.inf if table.get("time_budget") is None else float(table["time_budget"]),
     )
 
 
@@ -234,8 +239,10 @@ def _trial(table: Mapping[str, Any]) -> Trial:
         tuple(int(count) for count in table["bytes_total"]),
         {str(client): _number(value) for client, value in table["clients"].items()},
         None if table["failure"] is None else str(table["failure"]),
+        _floats(table.get("simulated_s", ())),
     )
-    if not len(trial.rounds) == len(trial.values) == len(trial.losses) == len(trial.bytes_total):
+    columns = (trial.values, trial.losses, trial.bytes_total, trial.simulated_s or trial.rounds)
+    if any(len(column) != len(trial.rounds) for column in columns):
         raise ValueError(f"the trial of {trial.method} at seed {trial.seed} has columns of different lengths")
     return trial
 

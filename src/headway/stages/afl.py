@@ -65,6 +65,7 @@ class AFL(Aggregator):
 
     def connect(self, flow: Flow) -> Flow:
         """Needs every client in every round, seen by itself, with its memory and its loss."""
+        self._check_presence(flow)
         flow = super().connect(flow)
         check_only_weight(self, flow)
         if flow.equal:
@@ -75,7 +76,6 @@ class AFL(Aggregator):
                 found="a stage that wants them to count the same",
                 do_this='use Mean(over="clients"), or leave that stage out',
             )
-        self._check_presence(flow)
         flow = flow.need(self, "initial_loss")
         told = "loss of the global model"
         return flow.set(self, weight_bound=1.0, weight_tells=told, exposed=(*flow.exposed, told))

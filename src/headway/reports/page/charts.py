@@ -88,15 +88,19 @@ def line_chart(
     target: float | None = None,
     log: bool = False,
     unit: str = "",
+    zero: bool = False,
 ) -> Markup:
-    """Curves with bands and names at their ends.  unit: "bytes" where x is to be said so."""
+    """Curves with bands and names at their ends.
+
+    unit: of what is spent along x, which begins at nothing; or none.  zero: whether y begins there.
+    """
     right = WIDTH - 12 - BOLD * max((len(short(line.name)) for line in lines), default=0)
     kept = [_thinned(line) for line in lines]
-    first = [0.0] if unit == "bytes" else []
+    first = [0.0] if unit else []
     across = axis([*first, *(x for line in kept for x in line.x)], LEFT, right, room=0)
-    values = [value for line in kept for part in (line.low, line.high) for value in part]
+    values = [0.0] * zero + [value for line in kept for part in (line.low, line.high) for value in part]
     up = axis(values, HEIGHT - BOTTOM, TOP, log=log)
-    parts = [_grid(across, up, x_text, x_name, whole=True)]  # rounds and bytes are counted
+    parts = [grid(across, up, x_text, x_name, whole=unit in ("", "bytes"))]  # rounds and bytes are counted
     if target is not None and up.low <= target <= up.high:
         y = up.at(target)
         parts.append(Markup('<path class="target" d="M{} {}H{}"/>').format(LEFT, y, across.end))
@@ -128,7 +132,16 @@ def _brief(value: float) -> float:
     return int(value) if value == int(value) else float(f"{value:.5g}")
 
 
-def _grid(across: Axis, up: Axis, x_text: Text, x_name: str, beside: bool = True, whole: bool = False) -> Markup:
+def grid(
+    across: Axis,
+    up: Axis,
+    x_text: Text,
+    x_name: str,
+    *,
+    beside: bool = True,
+    below: bool = True,
+    whole: bool = False,
+) -> Markup:
     """Faint lines, and the numbers below and beside them."""
     left, right, bottom, top = across.start, across.end, up.start, up.end
     parts = []
@@ -137,7 +150,7 @@ def _grid(across: Axis, up: Axis, x_text: Text, x_name: str, beside: bool = True
         parts.append(Markup('<path class="grid" d="M{:.1f} {}H{:.1f}"/>').format(left, y, right))
         parts.append(text(left - 6, y + 4, tick_text(value), "tick", "end"))
     room = max(len(x_text(across.high)), len(x_text(across.low)), 3) * LETTER + 14
-    for value in across.ticks(max(int((right - left) // room), 1), whole):
+    for value in across.ticks(max(int((right - left) // room), 1), whole) if below else ():
         x = across.at(value)
         parts.append(Markup('<path class="grid" d="M{} {:.1f}V{:.1f}"/>').format(x, bottom, top))
         parts.append(text(x, bottom + 16, x_text(value), "tick", "middle"))
@@ -158,10 +171,10 @@ def _curve(line: Line, across: Axis, up: Axis) -> Markup:
     elif middle:
         x, y = middle[0].split()
         parts.append(Markup('<circle class="dot" cx="{}" cy="{}" r="4"/>').format(x, y))
-    return _of(line.index, join(parts))
+    return of_method(line.index, join(parts))
 
 
-def _of(index: int, body: Markup) -> Markup:
+def of_method(index: int, body: Markup) -> Markup:
     """What belongs to one method, so that it can be hidden."""
     return Markup('<g class="{}" data-m="{}">{}</g>').format(look(index), index, body)
 
@@ -170,7 +183,7 @@ def _end_names(lines: Sequence[Line], across: Axis, up: Axis) -> Markup:
     ends = sorted((up.at(line.mean[-1]), across.at(line.x[-1]), line.index, line.name) for line in lines if line.x)
     places = apart([end[0] for end in ends], 14, TOP + 4, HEIGHT - BOTTOM)
     return join(
-        _of(index, text(max(x, 0) + 6 if x < across.end - 1 else across.end + 6, y + 4, short(name), "name"))
+        of_method(index, text(max(x, 0) + 6 if x < across.end - 1 else across.end + 6, y + 4, short(name), "name"))
         for (_, x, index, name), y in zip(ends, places, strict=True)
     )
 
@@ -183,10 +196,10 @@ def strip_chart(title: str, rows: Sequence[Dots], x_name: str) -> Markup:
     bottom = TOP + step * max(len(rows), 1)
     marks = (value for row in rows for value in (*(x for _, x, _ in row.points), row.mean, row.decile))
     across = axis(marks, left, WIDTH - 14)
-    parts = [_grid(across, Axis(0, 1, bottom, TOP), tick_text, x_name, beside=False)]
+    parts = [grid(across, Axis(0, 1, bottom, TOP), tick_text, x_name, beside=False)]
     for place, row in enumerate(rows):
         middle = TOP + step * (place + 0.5)
-        parts.append(_of(row.index, text(left - 8, middle + 4, short(row.name), "name", "end")))
+        parts.append(of_method(row.index, text(left - 8, middle + 4, short(row.name), "name", "end")))
         parts.append(_strip(row, across, middle, few))
     return frame(title, join(parts), WIDTH, bottom + BOTTOM)
 
@@ -211,7 +224,7 @@ def _strip(row: Dots, across: Axis, middle: float, few: bool) -> Markup:
                 at, top, f"worst decile: {number_text(row.decile)}"
             )
         )
-    return _of(row.index, join(parts))
+    return of_method(row.index, join(parts))
 
 
 def _dot(x: float, y: float, label: str, radius: float) -> Markup:
@@ -223,7 +236,7 @@ def _dot(x: float, y: float, label: str, radius: float) -> Markup:
 def scatter_chart(title: str, dots: Dots, spans: tuple[Axis, Axis], named: Sequence[str], labels: bool) -> Markup:
     """Headway across, leeway up: a dot per client, on axes that all methods share; `named` clients by name."""
     across, up = spans
-    parts = [_grid(across, up, tick_text, "headway (along the course)")]
+    parts = [grid(across, up, tick_text, "headway (along the course)")]
     parts.append(text(LEFT + 4, TOP + 2, "leeway (across it)", "axis"))
     if across.low < 0 < across.high:
         x = across.at(0)
@@ -233,7 +246,7 @@ def scatter_chart(title: str, dots: Dots, spans: tuple[Axis, Axis], named: Seque
     for client, x, y in shown:
         label = f"{client}: headway {number_text(x)}, leeway {number_text(y)}"
         points.append(_dot(across.at(x), up.at(y), label, 4.5 if labels else 3))
-    parts.append(_of(dots.index, join(points)))
+    parts.append(of_method(dots.index, join(points)))
     chosen = sorted((up.at(y), across.at(x), client) for client, x, y in shown if client in named)
     places = apart([each[0] for each in chosen], 13, up.end + 8, up.start)
     for (_, x, client), y in zip(chosen, places, strict=True):
@@ -257,18 +270,18 @@ def bar_chart(
     """A bar per method in two parts, the second one lighter, with the sum at its end."""
     left = 14 + BOLD * max((len(short(name)) for _, name, _, _ in rows), default=0)
     most = max((one + two for _, _, one, two in rows), default=0.0) or 1.0
-    full = WIDTH - left - 80
+    full = WIDTH - left - max(80, 8 * max((len(value_text(one + two)) for _, _, one, two in rows), default=0) + 10)
     body = []
     for place, (index, name, one, two) in enumerate(rows):
         y = 6 + 34 * place
         first, second = full * one / most, full * two / most
-        body.append(_of(index, text(left - 8, y + 16, short(name), "name", "end")))
+        body.append(of_method(index, text(left - 8, y + 16, short(name), "name", "end")))
         inside = Markup('<rect class="bar" x="{:.1f}" y="{}" width="{:.1f}" height="22"/>').format(left, y, first)
         inside += Markup('<rect class="bar light" x="{:.1f}" y="{}" width="{:.1f}" height="22"/>').format(
             left + first, y, second
         )
         label = f"{parts_named[0]} {value_text(one)}, {parts_named[1]} {value_text(two)}"
-        body.append(_of(index, inside + Markup("<title>{}</title>").format(label)))
+        body.append(of_method(index, inside + Markup("<title>{}</title>").format(label)))
         body.append(text(left + first + second + 6, y + 16, value_text(one + two), "tick"))
     height = 6 + 34 * max(len(rows), 1)
     body.append(text(left, height + 12, f"full: {parts_named[0]}; faint: {parts_named[1]}", "axis"))

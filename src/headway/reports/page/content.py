@@ -13,9 +13,9 @@ from headway.reports.page.gather import Record
 class SeedRun:
     """One run of a method at one seed.
 
-    values, losses, bytes_total: at the evaluated `rounds`.  clients: each client's own value over the last rounds.
-    failure: why it counts for nothing, if so.  record: its journal, where one was kept.
-    fingerprint: of the data, where known.  versions: of what made it.
+    values, losses, bytes_total: at the evaluated `rounds`; simulated_s too, where the run had a clock.
+    clients: each client's own value over the last rounds.  failure: why it counts for nothing, if so.
+    record: its journal, where one was kept.  fingerprint: of the data, where known.  versions: of what made it.
     """
 
     seed: int
@@ -29,6 +29,7 @@ class SeedRun:
     source: str = ""
     fingerprint: str | None = None
     versions: Mapping[str, str] | None = None
+    simulated_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class Evidence:
     """All that a page is made from.
 
     more: what else a comparison said, at equal bytes or of the way to pooled training.
-    budget: the bytes at which methods are compared at equal cost, where that is another question.
+    budget, time_budget: the bytes, and the simulated seconds, at which methods are compared at equal cost, where that
+    is another question.  clocked: whether all runs have simulated time.
     gaps: each client's value alone, in the federation and with pooled data, where that was run.
     drawn: whether each seed draws the clients' data anew, so that a client's name means another one at each seed.
     partition: who holds what at the seed `partition_seed`, or a sentence that says why it is not shown.
@@ -101,6 +103,8 @@ class Evidence:
     partition: Partition | str
     partition_seed: int = 0
     notices: tuple[str, ...] = ()
+    clocked: bool = False
+    time_budget: float | None = None
 
     @property
     def where(self) -> str:

@@ -6,13 +6,15 @@ import math
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
 from headway.core.errors import RunFolderError
+from headway.observe.work import Work, read_work
 
 DRIFT = ("headway", "leeway", "cosine")  # what the journal holds of each client's drift
+TIMES = ("asked_s", "ended_s", "age")  # and of each ask, by a simulated clock
 Curve = Mapping[int, float]  # a value by round
 
 
@@ -54,7 +56,8 @@ class Record:
     """What a journal says of one run.
 
     rounds: all that were finished.  loss, bytes_up, bytes_down, seconds, evaluation_seconds: by round; a loss
-    that is protected has no entry.  central, clients, drift: metrics by name, then by round.
+    that is protected has no entry.  central, clients, drift, clock: metrics by name, then by round.
+    work: what clients did by a simulated clock.
     tails: each client's own metrics by name, each a mean over the last evaluated rounds.
     """
 
@@ -71,6 +74,8 @@ class Record:
     pulls: Mapping[str, Pull]
     troubles: tuple[Trouble, ...]
     alarms: tuple[Alarmed, ...] = ()
+    clock: Mapping[str, Curve] = field(default_factory=dict)
+    work: Work | None = None
 
     def headline(self, metric: str) -> Curve:
         """A metric by round: on the central test set where there is one, else over the clients."""
@@ -121,9 +126,9 @@ def _record(database: sqlite3.Connection, tail: int) -> Record:
         for place, value in enumerate(values):
             if value is not None or place:  # a loss may be protected; the others were always measured
                 figures[place][int(round_)] = float(value or 0)
-    scopes: dict[str, dict[str, dict[int, float]]] = {"central": {}, "clients": {}, "drift": {}}
+    scopes: dict[str, dict[str, dict[int, float]]] = {"central": {}, "clients": {}, "drift": {}, "clock": {}}
     query = (
-        "SELECT scope, name, round, value FROM metrics WHERE scope IN ('central', 'clients', 'drift') "
+        "SELECT scope, name, round, value FROM metrics WHERE scope IN ('central', 'clients', 'drift', 'clock') "
         "AND value IS NOT NULL ORDER BY round, rowid"
     )
     for scope, name, round_, value in database.execute(query):
@@ -143,6 +148,8 @@ def _record(database: sqlite3.Connection, tail: int) -> Record:
         pulls=_pulls(database),
         troubles=_troubles(database),
         alarms=_alarms(database),
+        clock=scopes["clock"],
+        work=read_work(database),
     )
 
 
@@ -152,10 +159,10 @@ def _tails(database: sqlite3.Connection, rounds: list[int]) -> dict[str, dict[st
         return {}
     query = (
         "SELECT name, substr(scope, 8), avg(value) FROM metrics WHERE scope LIKE 'client:%' AND round >= ? "
-        "AND name NOT IN (?, ?, ?) GROUP BY name, scope HAVING count(value) = count(*) ORDER BY name, scope"
+        "AND name NOT IN (?, ?, ?, ?, ?, ?) GROUP BY name, scope HAVING count(value) = count(*) ORDER BY name, scope"
     )
     found: dict[str, dict[str, float]] = {}
-    for name, client, value in database.execute(query, (rounds[0], *DRIFT)):
+    for name, client, value in database.execute(query, (rounds[0], *DRIFT, *TIMES)):
         found.setdefault(str(name), {})[str(client)] = float(value)
     return found
 

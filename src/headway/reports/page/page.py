@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from headway.reports.page import people, ran, sections
 from headway.reports.page.charts import look
+from headway.reports.page.clockwork import clockwork
 from headway.reports.page.content import Evidence
 
 GENERATOR = "headway report"
@@ -26,6 +27,7 @@ def render(evidence: Evidence) -> str:
         people.pulls(evidence),
         people.distribution(evidence),
         people.holdings(evidence),
+        *([] if (timed := clockwork(evidence)) is None else [timed]),
         sections.costs(evidence),
         ran.troubles(evidence),
         ran.made_of(evidence),

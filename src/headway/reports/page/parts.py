@@ -104,15 +104,6 @@ def mean(values: Iterable[float]) -> float:
     return statistics.fmean(known) if known else math.nan
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names in a sentence.
-
-    >>> listed(["a"]), listed(["a", "b", "c"])
-    ('a', 'a, b and c')
-    """
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
 def round_text(value: float) -> str:
     """A round's number."""
     return f"{value:.0f}"

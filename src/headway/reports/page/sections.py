@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from headway.compare import Summary, time_text
 from headway.observe.fairness import Fairness, fairness
-from headway.observe.text import bytes_text, difference_text, number_text
-from headway.reports.page.charts import bar_chart, line_chart
-from headway.reports.page.content import Evidence, Method
+from headway.observe.text import bytes_text, difference_text, listed, number_text, time_unit
+from headway.reports.page.charts import Line, bar_chart, line_chart
+from headway.reports.page.content import Evidence, Method, SeedRun
 from headway.reports.page.gather import Record
-from headway.reports.page.parts import Figure, Section, Table, band, curves_table, listed, mean, per_run, round_text
+from headway.reports.page.parts import Figure, Section, Table, band, curves_table, mean, per_run, round_text
+from headway.reports.page.scale import tick_text
 
 DRIFT = {
     "share": (
@@ -67,11 +69,10 @@ def summary(evidence: Evidence) -> Section:
     """The table of methods."""
     columns = ["method", "seeds", "mean", "±\u00a095\u00a0%", f"vs\u00a0{evidence.methods[0].name}", "spread"]
     columns += ["worst client", "worst decile", "Jain's index"]
-    columns += ["rounds to target", "bytes to target", "bytes a round"]
-    columns += [
-        *([f"at {bytes_text(evidence.budget)}".replace(" ", "\u00a0", 2)] if evidence.budget is not None else []),
-        "seconds a round",
-    ]
+    columns += ["rounds to target", "bytes to target", *(["time to target"] if evidence.clocked else [])]
+    columns += ["bytes a round", *(["time a round"] if evidence.clocked else [])]
+    columns += [f"at {words}".replace(" ", "\u00a0") for words, _ in _budgets(evidence)]
+    columns += ["seconds a round"]
     rows = []
     for method in evidence.methods:
         total, fair = method.summed, fairness_of(evidence, method)
@@ -89,8 +90,10 @@ def summary(evidence: Evidence) -> Section:
                 number_text(fair.jain),
                 "-" if reached is None else f"{reached:g}",
                 "-" if total.bytes_to_target is None else bytes_text(total.bytes_to_target),
+                *([time_text(total.seconds_to_target)] if evidence.clocked else []),
                 "-" if math.isnan(total.bytes_a_round) else bytes_text(total.bytes_a_round),
-                *([number_text(total.at_budget)] if evidence.budget is not None else []),
+                *([time_text(total.seconds_a_round)] if evidence.clocked else []),
+                *(number_text(value(total)) for _, value in _budgets(evidence)),
                 _seconds(mean(second for record in method.records() for second in record.seconds.values())),
             ]
         )
@@ -102,26 +105,31 @@ def summary(evidence: Evidence) -> Section:
         "rounds. Worst client, worst decile and Jain's index: of the clients' own values, mean over seeds. "
         f"Target: {number_text(evidence.target)}; rounds and bytes to it are medians over seeds, a dash where most "
         "seeds did not reach it. Bytes count both ways."
+        + (" Times are those of the simulated clock, but for the last column." if evidence.clocked else "")
     )
     if evidence.budget is not None:
         note += f" At {bytes_text(evidence.budget)}: the mean as if each run had ended when it had sent so much."
+    if evidence.time_budget is not None:
+        note += f" At {time_text(evidence.time_budget)}: as if each had ended with its last value by that time."
     table = Table(columns, rows, note, methods=range(len(rows)))
     return Section("methods", "Methods", evidence.caption, tables=[table])
 
 
+def _budgets(evidence: Evidence) -> list[tuple[str, Callable[[Summary], float]]]:
+    """What methods are compared at, in words, and the value there."""
+    found: list[tuple[str, Callable[[Summary], float]]] = []
+    if evidence.budget is not None:
+        found.append((bytes_text(evidence.budget), lambda summary: summary.at_budget))
+    if evidence.time_budget is not None:
+        found.append((time_text(evidence.time_budget), lambda summary: summary.at_time))
+    return found
+
+
 def learning(evidence: Evidence) -> Section:
-    """The metric over rounds and over bytes, and the training loss."""
+    """The metric over rounds, over bytes and over simulated time, and the training loss."""
     methods, name = evidence.methods, evidence.measure
     values = per_run(methods, lambda m: [dict(zip(run.rounds, run.values, strict=True)) for run in m.runs])
-    spent = [
-        band(
-            index,
-            method.name,
-            [dict(zip(run.rounds, run.values, strict=True)) for run in method.runs],
-            [dict(zip(run.rounds, run.bytes_total, strict=True)) for run in method.runs],
-        )
-        for index, method in enumerate(methods)
-    ]
+    spent = _spent(methods, lambda run: run.bytes_total)
     losses = per_run(methods, _losses)
     pictures = [
         Figure(
@@ -135,14 +143,15 @@ def learning(evidence: Evidence) -> Section:
             "The same values by the bytes sent until then, up and down together, all clients.",
             line_chart(
                 f"{name} over bytes",
-                [line for line in spent if line.x],
+                spent,
                 x_name="bytes sent so far",
                 x_text=bytes_text,
                 target=evidence.target,
                 unit="bytes",
             ),
-            curves_table("bytes", [line for line in spent if line.x], number_text, bytes_text),
+            curves_table("bytes", spent, number_text, bytes_text),
         ),
+        *_over_time(evidence),
     ]
     if losses:
         pictures.append(
@@ -154,6 +163,33 @@ def learning(evidence: Evidence) -> Section:
             )
         )
     return Section("learning", "Learning", _band_words(evidence), pictures)
+
+
+def _over_time(evidence: Evidence) -> list[Figure]:
+    """The metric over simulated time, where runs had a clock."""
+    methods, name = evidence.methods, evidence.measure
+    missing = [method.name for method in methods if not any(run.simulated_s for run in method.runs)]
+    if len(missing) == len(methods):
+        return []
+    unit, seconds = time_unit(max(at for method in methods for run in method.runs for at in run.simulated_s))
+    lines = _spent(methods, lambda run: [at / seconds for at in run.simulated_s])
+    picture = line_chart(
+        f"{name} over simulated time", lines, x_name=f"simulated time, {unit}", target=evidence.target, unit=unit
+    )
+    words = "The same values by the time that had passed on the simulated clock."
+    words += f" Without a clock: {listed(missing)}." if missing else ""
+    title = f"{name.capitalize()} over simulated time"
+    return [Figure(title, words, picture, curves_table(unit, lines, number_text, tick_text))]
+
+
+def _spent(methods: Sequence[Method], spent: Callable[[SeedRun], Sequence[float]]) -> list[Line]:
+    """The metric of each method over what its runs have spent, where they know it."""
+    lines = []
+    for index, method in enumerate(methods):
+        runs = [run for run in method.runs if spent(run)]
+        curves = [dict(zip(run.rounds, run.values, strict=True)) for run in runs]
+        lines.append(band(index, method.name, curves, [dict(zip(r.rounds, spent(r), strict=True)) for r in runs]))
+    return [line for line in lines if line.x]
 
 
 def _band_words(evidence: Evidence) -> str:
@@ -177,8 +213,8 @@ def drift(evidence: Evidence) -> Section:
     names = {name for method in evidence.methods for record in method.records() for name in record.drift}
     if not names:
         kept = any(method.records() for method in evidence.methods)
-        why = "The journals hold no drift: the chain protects the updates, or nobody was counted." if kept else ""
-        return Section("drift", "Drift", why or f"{UNRECORDED}: how far clients pulled apart is not known.")
+        why = "The journals hold no drift: the chain protects the updates, late ones were kept, or nobody was counted."
+        return Section("drift", "Drift", why if kept else f"{UNRECORDED}: how far clients pulled apart is not known.")
     pictures = []
     ordered = [name for name in DRIFT if name in names or (name == "share" and {"headway", "leeway"} <= names)]
     for name in [*ordered, *sorted(names - set(DRIFT))]:
