@@ -64,7 +64,7 @@ class Lanes:
         """The crew in the order of its lanes, and what each lane will do."""
         t, keys = self.trainer, crew.keys.derive(TRAINER)
         training, held_out = held_out_rows(crew, t.validation)
-        rounds = torch.tensor([ask.asked_in(client) for client in crew.clients])
+        rounds = ask.rounds(crew.clients)
         steps = {place: ask.steps[client] for place, client in enumerate(crew.clients) if client in ask.steps}
         table = timetable(t, keys, training, rounds, steps)
         return crew.chosen(table.lanes), Plan(table, training.chosen(table.lanes), held_out.chosen(table.lanes))

@@ -138,7 +138,7 @@ class ClientRunner:
     def prepare_crew(self, crew: Crew, ask: Ask, memory: Memory) -> Work:
         """What clients that train side by side are given: context and memory with a leading axis `[C, ...]`."""
         message, chain, site = ask.told_each(crew.clients), self.algorithm.chain, self.bench.site
-        rounds = [ask.asked_in(client) for client in crew.clients]
+        rounds = ask.rounds(crew.clients)
         ctx = Context(
             round=rounds[0] if len(set(rounds)) == 1 else self._number_each(rounds),
             key=crew.keys,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -84,11 +84,13 @@ class Served:
         return self.site.examples(Examples(inputs, targets))
 
 
-def timetable(trainer: LocalSGD, keys: Keys, training: Crew, rounds: Tensor, steps: Mapping[int, int]) -> Timetable:
+def timetable(
+    trainer: LocalSGD, keys: Keys, training: Crew, rounds: Sequence[int], steps: Mapping[int, int]
+) -> Timetable:
     """The same batches as each client would see alone.
 
-    keys: the clients' own, for the trainer.  training: what they train on.  rounds: in which each was asked, int64
-    `[C]`.  steps: how many those make, by place, who do not do what the trainer says.
+    keys: the clients' own, for the trainer.  training: what they train on.  rounds: in which each was asked.
+    steps: how many those make, by place, who do not do what the trainer says.
     """
     sizes, amounts = training.sizes, torch.tensor(trainer.amounts(keys))
     batch = sizes if trainer.batch_size is None else torch.full_like(sizes, trainer.batch_size)
@@ -124,12 +126,13 @@ def _orders(keys: Keys, rows: Tensor, sizes: Tensor, batches: Tensor, epochs: in
     return torch.stack(orders, dim=1)
 
 
-def _rates(trainer: LocalSGD, epoch: Tensor, rounds: Tensor) -> Tensor:
+def _rates(trainer: LocalSGD, epoch: Tensor, rounds: Sequence[int]) -> Tensor:
     """The learning rate of each step, float64 `[C, K]`."""
     over = trainer.schedule.over
     if over == "rounds":
-        rates = [trainer.lr * trainer.schedule(round_) for round_ in rounds.tolist()]
-        return torch.tensor(rates, dtype=torch.float64).unsqueeze(1).expand(epoch.shape)
+        by = {round_: trainer.lr * trainer.schedule(round_) for round_ in set(rounds)}
+        each = torch.tensor([by[round_] for round_ in rounds], dtype=torch.float64)
+        return each.unsqueeze(1).expand(epoch.shape)
     if over == "steps":
         rates = [trainer.lr * trainer.schedule(step) for step in range(epoch.shape[1])]
         return torch.tensor(rates, dtype=torch.float64).expand(epoch.shape)

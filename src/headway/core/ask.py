@@ -144,6 +144,10 @@ class Ask:
         """The round in which a client was asked."""
         return self.earlier[client].round if client in self.earlier else self.round
 
+    def rounds(self, clients: Sequence[str]) -> list[int]:
+        """The rounds in which these clients were asked."""
+        return [self.asked_in(client) for client in clients] if self.earlier else [self.round] * len(clients)
+
     def told(self, client: str) -> Message:
         """The message with which a client was asked."""
         return self.earlier[client].message if client in self.earlier else self.message
@@ -154,7 +158,7 @@ class Ask:
 
     def ages(self, clients: Sequence[str]) -> list[int]:
         """How many rounds the model has moved on since these clients were asked."""
-        return [self.round - self.asked_in(client) for client in clients]
+        return [self.round - round_ for round_ in self.rounds(clients)]
 
     def of(self, cohort: Sequence[str]) -> Ask:
         """The same ask to these of the cohort."""
