@@ -12,6 +12,7 @@ from torch import Tensor
 from headway.core.errors import ConfigError
 
 PerExample = Callable[[Tensor, Tensor], Tensor]
+TALL, NARROW = 256, 16  # rows and columns of a matrix that torch goes through three times as fast by columns
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,14 @@ def _squared(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The same bits as torch's own, which costs more for many clients side by side."""
+    """As torch has it, which costs more for many clients side by side: the same bits, but for tall narrow matrices."""
     if targets.is_floating_point():
         return F.cross_entropy(outputs, targets, reduction="none")
-    return -F.log_softmax(outputs, dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
+    if outputs.ndim == 2 and outputs.is_cpu and len(outputs) >= TALL and outputs.shape[1] <= NARROW:
+        logs = F.log_softmax(outputs.T.contiguous(), dim=0).T
+    else:
+        logs = F.log_softmax(outputs, dim=1)
+    return -logs.gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
 LOSSES: dict[str, Loss] = {

@@ -15,6 +15,8 @@ from headway.core.roster import Roster
 from headway.core.sampler import Sampler
 from headway.data.parts import Numbered
 
+MANY = 16  # times the cohort: a population beyond which nobody is looked at who is not drawn
+
 
 class _Population:
     """The population that was last drawn from, sorted: that of a run is the same object in every round."""
@@ -56,6 +58,26 @@ def smallest(values: Tensor, count: int) -> list[int]:
     equal = np.flatnonzero(numbers == limit)[: count - len(below)]
     places: list[int] = np.sort(np.concatenate([below, equal])).tolist()
     return places
+
+
+def evenly(population: int, count: int, key: Key) -> list[int]:
+    """Which `count` of so many are drawn, each set of them as likely as any other, ascending.
+
+    Those with the smallest of one random number for each; or, of a population that is many times as large, the first
+    different ones of a stream of random places, so that what it costs follows from the count.
+
+    >>> evenly(10, 3, Key.root(0)) == evenly(10, 3, Key.root(0)), len(set(evenly(1000, 3, Key.root(0))))
+    (True, 3)
+    """
+    if count * MANY > population:
+        return smallest(key.bits(population), count)
+    length = count + count // 4 + 16
+    while True:
+        places, first = np.unique(key.integers(0, population - 1, length).numpy(), return_index=True)
+        if len(first) >= count:
+            chosen: list[int] = np.sort(places[np.argsort(first)[:count]]).tolist()
+            return chosen
+        length *= 2  # the stream goes on: what was drawn stays
 
 
 def first_of(count: int, *orders: Tensor) -> list[int]:

@@ -14,7 +14,7 @@ from headway.core.registry import check_types
 from headway.core.roster import Roster
 from headway.core.sampler import Sampler, samplers
 from headway.data.parts import place_in
-from headway.samplers.drawing import in_order, smallest, wanted
+from headway.samplers.drawing import evenly, in_order, wanted
 
 MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
 
@@ -78,10 +78,10 @@ class Uniform(Sampler):
     def draw(
         self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
     ) -> tuple[str, ...]:
-        """The drawn clients, sorted: those with the smallest of one random number for each client."""
+        """The drawn clients, sorted."""
         ordered = in_order(clients)
         size = wanted(self, self._size(len(ordered) + busy), len(ordered), busy)
-        return tuple(ordered[place] for place in smallest(key.bits(len(ordered)), size))
+        return tuple(ordered[place] for place in evenly(len(ordered), size, key))
 
     def enough(self, clients: Sequence[str]) -> bool:
         """Whether there are as many as are drawn."""
