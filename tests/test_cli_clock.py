@@ -131,3 +131,27 @@ def test_bounds_know_no_clock(headway, tmp_path):
     words = ["compare", "hospitals", "--methods", "fedavg,fedprox", "--seeds", 1, "--rounds", 2, "--bounds"]
     code, _, err = headway(*words, "--out", tmp_path / "out", *sets(*SLOW))
     assert code == 0, err
+
+
+def test_a_run_that_ends_by_its_clock_counts_seconds(headway, tmp_path):
+    changes = ["clock.preset=hospitals", "clock.examples_per_s=50", "run.until_s=20"]
+    code, said, err = headway("run", "hospitals", "--rounds", 500, "--out", tmp_path / "run", *sets(*changes))
+    assert code == 0, err
+    assert "simulated second 20/20" in said
+    code, said, err = headway("resume", tmp_path / "run")
+    assert code == 0, err
+    assert "is complete" in said
+
+
+def test_runs_that_end_by_their_clock_are_compared_and_reported(headway, tmp_path):
+    """They have different numbers of rounds, and the same time."""
+    changes = ["clock.preset=hospitals", "clock.examples_per_s=50", "run.until_s=20"]
+    out = ("--out", tmp_path / "both", "--workers", 1, "--seeds", 2, "--rounds", 500)
+    code, said, err = headway("compare", "hospitals", "--methods", "fedavg,fedprox", *out, *sets(*changes))
+    assert code == 0, err
+    assert "500 rounds, but no longer than 20 s of simulated time, each" in said
+    assert "run 4/4" in said
+    code, said, err = headway("report", tmp_path / "both", "--out", tmp_path / "page.html")
+    assert code == 0, err
+    assert "not ranked" not in (tmp_path / "page.html").read_text()
+    assert "Not finished" not in (tmp_path / "page.html").read_text()

@@ -13,7 +13,7 @@ from headway.engines.clock import spoken_time
 from headway.observe.text import listed
 from headway.run import LOWER_IS_BETTER
 from headway.runfile import RunFile
-from headway.trials import TAIL, Trial
+from headway.trials import Trial, tail_of
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Comparison:
         if not ranked:
             return "Every method failed at some seed, so none can be called better."
         where = "on the central test set" if self.central else "over the clients' own test parts"
-        when = f"over {self._tail}"
+        when = f"over {tail_of(trial.rounds for trial in self._whole)}"
         head = f"Mean {self.metric} {where}, {when}: "
         return head + self._verdict([(s.method, s.mean) for s in ranked], lambda trial: trial.final)
 
@@ -203,15 +203,6 @@ class Comparison:
     def _sorted(self, value: Callable[[Summary], float]) -> list[Summary]:
         whole = [s for s in self.summaries() if not s.failures]
         return sorted(whole, key=value, reverse=not self.lower_is_better)
-
-    @property
-    def _tail(self) -> str:
-        """The rounds that final values are the mean of, which are not the same where runs end by a clock."""
-        tails = {trial.rounds[-TAIL:] for trial in self._whole}
-        if len(tails) > 1:
-            return f"the last {TAIL} evaluations of each run"
-        (rounds,) = tails
-        return f"rounds {rounds[0]} to {rounds[-1]}"
 
     def _summary(self, method: str) -> Summary:
         """The seeds together.  If one of them failed, no value is given: the others would flatter the method."""

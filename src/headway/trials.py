@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -69,6 +69,19 @@ class Trial:
             if (value <= target) if lower else (value >= target):
                 return total
         return math.inf
+
+
+def tail_of(runs: Iterable[tuple[int, ...]]) -> str:
+    """The rounds that final values are the mean of, in words; of runs that ended by a clock they are not the same.
+
+    >>> tail_of([(1, 2, 3), (1, 2, 3)])
+    'rounds 1 to 3'
+    """
+    tails = {rounds[-TAIL:] for rounds in runs if rounds}
+    if len(tails) != 1:
+        return f"the last {TAIL} evaluations of each run"
+    (rounds,) = tails
+    return f"rounds {rounds[0]} to {rounds[-1]}"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from headway.core.keys import Key
 from headway.data import Numbered
 from headway.data.arrays import client_ids
 from headway.samplers import All, Fixed, Uniform, in_order, smallest
+from headway.samplers.drawing import evenly
 
 
 def plain(clients, count, key):
@@ -18,8 +19,8 @@ def plain(clients, count, key):
     return tuple(sorted(ordered[int(i)] for i in key.permutation(len(ordered))[:count]))
 
 
-@pytest.mark.parametrize(("population", "count"), [(1, 1), (7, 1), (7, 3), (7, 6), (7, 7), (500, 20), (500, 499)])
-def test_uniform_draws_the_first_of_a_permutation(population, count):
+@pytest.mark.parametrize(("population", "count"), [(1, 1), (7, 1), (7, 3), (7, 6), (7, 7), (300, 20), (500, 499)])
+def test_uniform_of_few_draws_the_first_of_a_permutation(population, count):
     for seed in range(20):
         key = Key.root(seed)
         expected = plain(client_ids(population), count, key)
@@ -27,6 +28,37 @@ def test_uniform_draws_the_first_of_a_permutation(population, count):
         random.Random(seed).shuffle(shuffled)
         for clients in (client_ids(population), Numbered(population), shuffled, tuple(shuffled)):
             assert Uniform(count=count).draw(clients, 0, key) == expected
+
+
+def distinct(population, count, key):
+    """One place after another, from a stream of them, as long as it takes."""
+    found, length = [], 8 * count + 64
+    for place in key.integers(0, population - 1, length).tolist():
+        if place not in found and len(found) < count:
+            found.append(place)
+    assert len(found) == count
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("population", "count"), [(16, 1), (400, 25), (500, 20), (100_000, 1000), (10**6, 3)])
+def test_uniform_of_many_draws_the_first_different_ones(population, count):
+    for seed in range(5):
+        key = Key.root(seed)
+        drawn = Uniform(count=count).draw(Numbered(population), 0, key)
+        expected = distinct(population, count, key)
+        assert [int(name[7:]) for name in drawn] == expected
+
+
+def test_everybody_is_drawn_from_many_as_often_as_anybody():
+    """20 of 320, 4,000 times: each client 250 times on average, with a standard deviation of 15.3."""
+    times = torch.zeros(320)
+    for round_ in range(4000):
+        drawn = evenly(320, 20, Key.root(1).derive(round_))
+        assert drawn == sorted(set(drawn))
+        times[drawn] += 1
+    assert float(times.sum()) == 80_000
+    chi_square = float(((times - 250) ** 2).sum()) / (250 * (1 - 20 / 320))
+    assert 240 < chi_square < 410  # 319 degrees of freedom: beyond these once in a thousand times
 
 
 def test_of_equal_numbers_the_first_are_drawn():
@@ -38,7 +70,8 @@ def test_of_equal_numbers_the_first_are_drawn():
 
 
 def test_a_cohort_is_pinned():
-    assert Uniform(count=3).draw(Numbered(1000), 0, Key.root(5)) == ("client-653", "client-740", "client-957")
+    assert Uniform(count=3).draw(Numbered(40), 0, Key.root(5)) == ("client-13", "client-27", "client-35")
+    assert Uniform(count=3).draw(Numbered(1000), 0, Key.root(5)) == ("client-526", "client-777", "client-910")
     assert Uniform(share=0.5).draw(("d", "a", "c", "b"), 0, Key.root(2)) == plain("abcd", 2, Key.root(2))
 
 
@@ -68,4 +101,4 @@ def test_a_draw_from_many_makes_the_drawn_names_only(monkeypatch):
     made, make = [], Numbered._name
     monkeypatch.setattr(Numbered, "_name", lambda names, number: made.append(number) or make(names, number))
     drawn = Uniform(count=10).draw(Numbered(1_000_000), 0, Key.root(0))
-    assert [int(name[7:]) for name in drawn] == made == smallest(Key.root(0).bits(1_000_000), 10)
+    assert [int(name[7:]) for name in drawn] == made == distinct(1_000_000, 10, Key.root(0))

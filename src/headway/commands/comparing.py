@@ -78,9 +78,7 @@ def compare_files(
     metric = first.build().task.headline  # what is wrong with data or model is said before any training
     folder = _folder(options.out, first.name)
     work = _Work(folder, options, len(runfiles) * seeds)
-    work.say(
-        f"[bold]{first.name}[/bold]: {', '.join(runfiles)}; {_seeds(seeds)} of {first.sections.run.rounds} rounds each"
-    )
+    work.say(f"[bold]{first.name}[/bold]: {', '.join(runfiles)}; {_seeds(seeds)} of {_length(first)} each")
     tuned: dict[str, Tuned] = {}
     if grids:
         runfiles, tuned = _tune(work, grids, runfiles, section.tuning_seeds, metric)
@@ -128,12 +126,17 @@ class _Work:
         steps, found = start(), []
         quiet = Console(quiet=True) if self.as_json else self.screen
         try:
-            with Meter(quiet, "round", count * runfile.sections.run.rounds) as meter:
+            by_clock = runfile.sections.run.until_s is not None  # nobody knows how many rounds that will be
+            what, total = ("run", count) if by_clock else ("round", count * runfile.sections.run.rounds)
+            with Meter(quiet, what, total) as meter:
                 for step in steps:
                     if not isinstance(step, Trial):
-                        meter.step(f"{step[0]}, seed {step[1]}")
+                        if not by_clock:
+                            meter.step(f"{step[0]}, seed {step[1]}")
                         continue
                     found.append(step)
+                    if by_clock:
+                        meter.step(f"{step.method}, seed {step.seed}")
                     if step.failure:
                         meter.say(f"[yellow]{step.method}, seed {step.seed}, stopped:[/yellow] {step.failure}")
                     if self.as_json and shown:
@@ -290,6 +293,12 @@ def _caption(comparison: Comparison) -> str:
         f"{comparison.metric.replace('_', ' ')} over the last rounds; {comparison.description}; "
         f"{_seeds(comparison.seeds)}. Target {comparison.target:.4f} ({how})."
     )
+
+
+def _length(runfile: RunFile) -> str:
+    section = runfile.sections.run
+    until = "" if section.until_s is None else f", but no longer than {time_text(section.until_s)} of simulated time,"
+    return f"{section.rounds} rounds{until}"
 
 
 def _seeds(count: int) -> str:

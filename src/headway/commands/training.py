@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -77,20 +78,27 @@ def free_path(path: Path) -> Path:
     return free
 
 
+def _meter(screen: Console, run: Run) -> Meter:
+    """Counts rounds; or simulated seconds, where these end the run."""
+    if run.until_s is None:
+        return Meter(screen, "round", run.rounds, run.state.round)
+    return Meter(screen, "simulated second", math.ceil(run.until_s), int(run.engine.now))
+
+
 def _train(run: Run, runfile: RunFile, folder: Path, as_json: bool) -> None:
     screen = console()
     if not as_json:
         _header(screen, run, runfile, folder)
     report: RoundReport | None = None
     lines = Lines()
-    with _interruptible(screen, folder, as_json), Meter(screen, "round", run.rounds, run.state.round) as meter:
+    with _interruptible(screen, folder, as_json), _meter(screen, run) as meter:
         try:
             for report in run:
                 if as_json:
                     emit(_record(report))
                 else:
                     _warn(meter, report, lines)
-                    meter.step(_news(report, run))
+                    meter.reach(report.round if run.until_s is None else int(run.engine.now), _news(report, run))
         finally:
             run.close()
     assert report is not None

@@ -48,9 +48,15 @@ class Meter:
 
     def step(self, news: str = "") -> None:
         """One more is done."""
-        self.done += 1
+        self.reach(self.done + 1, news)
+
+    def reach(self, done: int, news: str = "") -> None:
+        """So many are done, of which the last may be beyond the total."""
+        before, self.done = self.done, min(done, self.total)
+        if self.done == before and self.done < self.total:
+            return
         spent = time.perf_counter() - self.begun
-        rate = (self.done - self.first) / max(spent, 1e-9)
+        rate = max(self.done - self.first, 1) / max(spent, 1e-9)
         pace = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
         left = (self.total - self.done) / rate
         line = f"{self.what} {self.done}/{self.total}  {news}  {pace}  ETA {seconds_text(left)}"

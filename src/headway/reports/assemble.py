@@ -17,7 +17,7 @@ from headway.reports.found import Found, Told, find
 from headway.reports.naming import chain_text, differing, label, tell_apart
 from headway.reports.page import Evidence, Method, Partition, SeedRun, partition_of
 from headway.runfile import load_runfile
-from headway.trials import TAIL, Trial
+from headway.trials import Trial, tail_of
 
 Groups = dict[str, list[Found]]
 
@@ -222,9 +222,8 @@ def _sentence(comparison: Comparison, methods: Sequence[Method], notices: Sequen
     """The headline, which says no more than the seeds do."""
     if len(methods) > 1 and not any("ranked" in notice for notice in notices):
         return comparison.sentence()
-    low, high = _tail(methods)
     where = "on the central test set" if comparison.central else "over the clients' own test parts"
-    head = f"Mean {comparison.metric} {where}, over rounds {low} to {high}"
+    head = f"Mean {comparison.metric} {where}, over {_tail(methods)}"
     if len(methods) > 1:
         return f"{head}, of {len(methods)} methods side by side; none is called better, for the reasons below."
     (method,) = methods
@@ -238,11 +237,10 @@ def _sentence(comparison: Comparison, methods: Sequence[Method], notices: Sequen
     return f"{head} (95 % interval {interval}, {count} seeds)."
 
 
-def _tail(methods: Sequence[Method]) -> tuple[int, int]:
-    """The first and the last of the rounds that final values are the mean of."""
-    runs = sorted((run for method in methods for run in method.runs), key=lambda run: run.failure is not None)
-    rounds = next((run.rounds for run in runs if run.rounds), (0,))
-    return rounds[-TAIL:][0], rounds[-1]
+def _tail(methods: Sequence[Method]) -> str:
+    """The rounds that final values are the mean of."""
+    runs = [run for method in methods for run in method.runs]
+    return tail_of(run.rounds for run in runs if run.failure is None or all(run.failure for run in runs))
 
 
 def _caption(groups: Groups, comparison: Comparison) -> str:

@@ -98,7 +98,7 @@ class Evidence:
     target: float
     budget: float | None
     gaps: tuple[tuple[str, float, float, float], ...]
-    tail: tuple[int, int]
+    tail: str
     methods: tuple[Method, ...]
     partition: Partition | str
     partition_seed: int = 0

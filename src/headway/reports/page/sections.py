@@ -97,12 +97,11 @@ def summary(evidence: Evidence) -> Section:
                 _seconds(mean(second for record in method.records() for second in record.seconds.values())),
             ]
         )
-    low, high = evidence.tail
     note = (
-        f"{evidence.measure.capitalize()} {evidence.where}, a mean over rounds {low} to {high}, then over seeds; "
+        f"{evidence.measure.capitalize()} {evidence.where}, a mean over {evidence.tail}, then over seeds; "
         "± is half the width of the 95 % interval over seeds (Student's t). Vs the first method: the difference, "
-        "paired by seed. Spread: standard deviation over those "
-        "rounds. Worst client, worst decile and Jain's index: of the clients' own values, mean over seeds. "
+        "paired by seed. Spread: standard deviation over "
+        "these. Worst client, worst decile and Jain's index: of the clients' own values, mean over seeds. "
         f"Target: {number_text(evidence.target)}; rounds and bytes to it are medians over seeds, a dash where most "
         "seeds did not reach it. Bytes count both ways."
         + (" Times are those of the simulated clock, but for the last column." if evidence.clocked else "")
