@@ -17,11 +17,9 @@ def drawn(monkeypatch, tmp_path):
         matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (kept.append(self), save(self, *a, **k))
     )
 
-    def drawn(curves, clients, times=None):
-        path = Path(tmp_path / "picture.png")
-        comparison_picture(
-            path, title="t", metric="accuracy", where="here", curves=curves, clients=clients, times=times
-        )
+    def drawn(curves, clients, times=None, **options):
+        path, words = Path(tmp_path / "picture.png"), {"title": "t", "metric": "accuracy", "where": "here"}
+        comparison_picture(path, **words, curves=curves, clients=clients, times=times, **options)
         assert path.read_bytes().startswith(b"\x89PNG")
         return kept[-1].axes
 
@@ -42,6 +40,14 @@ def test_with_a_clock_the_same_values_stand_over_simulated_time_too(drawn):
     assert [tuple(line.get_xdata()) for line in rounds.lines] == [(1, 2), (1, 2)]
     assert [tuple(line.get_xdata()) for line in hours.lines] == [(1.5, 3.0), (1 / 60, 5.0)]  # means over seeds
     assert [list(line.get_ydata()) for line in hours.lines] == [list(line.get_ydata()) for line in rounds.lines]
+
+
+def test_a_method_of_which_a_seed_failed_says_so_and_a_short_one_does_not(drawn):
+    curves = {"a": [((1, 2), (0.1, 0.2))], "b": [((1,), (0.2,))], "c": [((1,), (0.4,))]}
+    (axes,) = drawn(curves, {}, stopped={"c"})
+    said = {text.get_text().strip() for text in axes.texts}
+    assert said == {"a", "b", "c, a seed stopped"}
+    assert sum(line.get_marker() == "x" for line in axes.lines) == 1
 
 
 def test_beyond_the_colours_lines_are_dashed_and_say_so(drawn):

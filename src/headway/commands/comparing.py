@@ -230,6 +230,7 @@ def _write(folder: Path, comparison: Comparison, runfiles: Mapping[str, RunFile]
         else None,
         clients={m: _client_values(comparison, m) for m in comparison.methods},
         target=comparison.target if comparison.stated_target else None,
+        stopped={trial.method for trial in comparison.trials if trial.failure},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,13 @@ def comparison_picture(
     clients: Mapping[str, Sequence[tuple[str, float]]],
     times: Mapping[str, Times] | None = None,
     target: float | None = None,
+    stopped: Collection[str] = (),
 ) -> None:
     """Draws a metric over rounds, a line per method with the band of its seeds, and each client's final value.
 
     curves: per method, (rounds, values) of every seed.  clients: per method, (name or nothing, value) of each client.
     times: per method, the simulated seconds at the rounds of every seed, over which the metric is drawn as well.
+    stopped: the methods of which a seed failed.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -52,21 +54,26 @@ def comparison_picture(
             _clients(panels.pop(), clients, metric)
         title = f"{metric.replace('_', ' ')} {where}"
         by_round = {method: [rounds for rounds, _ in series] for method, series in curves.items()}
-        _curves(panels[0], curves, by_round, title, "round", target)
+        _curves(panels[0], curves, by_round, title, "round", target, stopped)
         if times is not None:
             unit, seconds = time_unit(max((at for each in times.values() for seed in each for at in seed), default=0.0))
             scaled = {method: [[at / seconds for at in seed] for seed in each] for method, each in times.items()}
-            _curves(panels[1], curves, scaled, title, f"simulated time in {unit}", target)
+            _curves(panels[1], curves, scaled, title, f"simulated time in {unit}", target, stopped)
         figure.savefig(path, format="png")
 
 
 def _curves(
-    axes: Axes, curves: Mapping[str, Series], along: Mapping[str, Times], title: str, x_name: str, target: float | None
+    axes: Axes,
+    curves: Mapping[str, Series],
+    along: Mapping[str, Times],
+    title: str,
+    x_name: str,
+    target: float | None,
+    stopped: Collection[str],
 ) -> None:
     """Lines over `along`, which has a place for every value."""
     ends: list[tuple[float, str, str, float]] = []
     last = max((places[-1] for series in along.values() for places in series if places), default=1)
-    furthest = max((rounds[-1] for series in curves.values() for rounds, _ in series if rounds), default=1)
     for index, (method, series) in enumerate(curves.items()):
         colour = COLOURS[index % len(COLOURS)]
         rounds, places, mean, low, high = _band(series, along[method])
@@ -75,11 +82,10 @@ def _curves(
         axes.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
         dashes = DASHES[index // len(COLOURS) % len(DASHES)]
         axes.plot(places, mean, color=colour, linewidth=2, linestyle=dashes, solid_capstyle="round")
-        stopped = rounds[-1] < furthest
-        if stopped:
+        if method in stopped:
             axes.plot(places[-1], mean[-1], marker="x", color=colour, markersize=8, markeredgewidth=2)
         said = f"{method} (dashed)" if dashes == "--" else f"{method} (dotted)" if dashes == ":" else method
-        ends.append((mean[-1], f"{said}, a seed stopped" if stopped else said, colour, places[-1]))
+        ends.append((mean[-1], f"{said}, a seed stopped" if method in stopped else said, colour, places[-1]))
     if target is not None:
         axes.axhline(target, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
         axes.text(0.005, target, " target", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8)
