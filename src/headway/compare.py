@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from headway.core.durations import time_text
 from headway.core.errors import ConfigError, HeadwayError
 from headway.data import described
-from headway.engines.clock import spoken_time
 from headway.observe.text import listed
 from headway.run import LOWER_IS_BETTER
 from headway.runfile import RunFile
@@ -337,8 +337,8 @@ def _check_time(trials: Sequence[Trial], budget: float) -> None:
     if late:
         first = max(late, key=lambda trial: trial.simulated_s[0])
         raise ConfigError(
-            f"{first.method} cannot finish a round in {spoken_time(budget)} of simulated time: at seed {first.seed} "
-            f"its first value comes after {spoken_time(first.simulated_s[0])}. Give a longer --budget-time; the "
+            f"{first.method} cannot finish a round in {time_text(budget)} of simulated time: at seed {first.seed} "
+            f"its first value comes after {time_text(first.simulated_s[0])}. Give a longer --budget-time; the "
             "runs are kept, and with --out and their folder none is trained again."
         )
 
@@ -348,14 +348,3 @@ def _median(values: Iterable[float]) -> float | None:
     known = list(values)
     middle = statistics.median_low(known) if known else math.inf
     return middle if math.isfinite(middle) else None
-
-
-def time_text(seconds: float | None) -> str:
-    """Simulated time in words; a dash where there is none.
-
-    >>> time_text(7200.0), time_text(7260.0), time_text(10.0), time_text(None)
-    ('2 h', '2 h 1 min', '10 s', '-')
-    """
-    if seconds is None or math.isnan(seconds):
-        return "-"
-    return spoken_time(seconds).removesuffix(" 0 s").removesuffix(" 0 min").removesuffix(" 0 h")

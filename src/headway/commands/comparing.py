@@ -17,8 +17,8 @@ from rich.console import Console
 from headway.bounds import ALONE, POOLED, bound_jobs, by_client, gather_alone, weights_alone
 from headway.commands.methods import method_files, method_grids
 from headway.commands.training import free_path
-from headway.compare import Comparison, Summary, Tuned, gather, time_text
-from headway.core.durations import seconds_of
+from headway.compare import Comparison, Summary, Tuned, gather
+from headway.core.durations import seconds_of, time_text
 from headway.core.errors import ConfigError
 from headway.core.sizes import bytes_of
 from headway.observe.folder import write_atomically, writing

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from headway.client.steps import StepPlan
 from headway.client.trainer import Trainer
-from headway.compare import time_text
+from headway.core.durations import time_text
 from headway.core.errors import RunFolderError
 from headway.data import described
 from headway.engines import ClockEngine
@@ -25,7 +25,7 @@ from headway.observe.folder import CONFIG, JOURNAL, read_identity
 from headway.observe.journal import Journal
 from headway.observe.progress import Meter
 from headway.observe.report import RoundReport
-from headway.observe.text import bytes_text, console, emit, number_text, plain_table, seconds_text, show_table
+from headway.observe.text import bytes_text, console, emit, number_text, plain_table, show_table
 from headway.run import Run
 from headway.runfile import RunFile, load_runfile
 
@@ -186,7 +186,7 @@ def _news(report: RoundReport, run: Run) -> str:
     if (value := report.headline(name)) is not None:
         parts.append(f"{name} {number_text(value)}")
     if report.clock:
-        parts.append(f"{seconds_text(report.clock['ended_s'])} simulated")
+        parts.append(f"{time_text(report.clock['ended_s'])} simulated")
     return "  ".join([*parts, f"{bytes_text(report.bytes_up + report.bytes_down)} a round"])
 
 

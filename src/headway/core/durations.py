@@ -1,7 +1,8 @@
-"""A stretch of time, as a command line says it."""
+"""Stretches of time, as a command line and a reader say them."""
 
 from __future__ import annotations
 
+import math
 import re
 
 from headway.core.errors import ConfigError
@@ -29,3 +30,19 @@ def seconds_of(said: str, where: str) -> float:
             f"found {said!r}."
         )
     return seconds
+
+
+def time_text(seconds: float | None) -> str:
+    """A stretch of time in words, its two largest units; a dash where there is none.
+
+    >>> time_text(7.25), time_text(90.0), time_text(7200.0), time_text(200_000.0), time_text(None)
+    ('7.25 s', '1 min 30 s', '2 h', '2 d 7 h', '-')
+    """
+    if seconds is None or math.isnan(seconds):
+        return "-"
+    whole = round(seconds)
+    for large, small in (("d", "h"), ("h", "min"), ("min", "s")):
+        if whole >= UNITS[large]:
+            rest = whole % UNITS[large] // UNITS[small]
+            return f"{whole // UNITS[large]} {large}" + (f" {rest} {small}" if rest else "")
+    return f"{seconds:.3g} s"

@@ -14,6 +14,7 @@ from torch import Tensor
 from headway.client.memory import TRAINER, Memories
 from headway.core import frame
 from headway.core.ask import Answer, Ask, ClientReport, Message, Quorum, Version
+from headway.core.durations import time_text
 from headway.core.errors import ConfigError
 from headway.core.flow import EngineFacts
 from headway.core.keys import Key
@@ -124,8 +125,8 @@ class ClockEngine(Engine):
                 later = min(later, self._events[0][0])
             if not self.now < later <= self.now + HORIZON_S:
                 raise ConfigError(
-                    f"after {spoken_time(self.now)} of simulated time {len(there)} of {len(self.sizes)} clients are "
-                    f"there and may be asked, and no other will be within {spoken_time(HORIZON_S)}: these are too few "
+                    f"after {time_text(self.now)} of simulated time {len(there)} of {len(self.sizes)} clients are "
+                    f"there and may be asked, and no other will be within {time_text(HORIZON_S)}: these are too few "
                     "for a round. Lower the sampler's count, raise quorum.cap, or give the clients more time "
                     "(clock.availability)."
                 )
@@ -349,16 +350,3 @@ def _lost(losses: Sequence[Loss], told: set[str], down: int) -> tuple[list[Clien
         report = ClientReport(client, "dropped", bytes_down=down, reason=loss.reason, metrics=times)
         (lost if last.get(client) == loss.ticket.number else earlier).append(report)
     return lost, earlier
-
-
-def spoken_time(seconds: float) -> str:
-    """A stretch of simulated time, in words.
-
-    >>> spoken_time(42.0), spoken_time(3720.0), spoken_time(200_000.0)
-    ('42 s', '1 h 2 min', '2 d 7 h')
-    """
-    whole = round(seconds)
-    for large, name, small, other in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= large:
-            return f"{whole // large} {name} {whole % large // small} {other}"
-    return f"{seconds:.3g} s"

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from headway.observe.text import seconds_text
+from headway.core.durations import time_text
 
 
 class Meter:
@@ -59,7 +59,7 @@ class Meter:
         rate = max(self.done - self.first, 1) / max(spent, 1e-9)
         pace = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
         left = (self.total - self.done) / rate
-        line = f"{self.what} {self.done}/{self.total}  {news}  {pace}  ETA {seconds_text(left)}"
+        line = f"{self.what} {self.done}/{self.total}  {news}  {pace}  ETA {time_text(round(left))}"
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, description=line, refresh=True)
         elif self.done * 10 // self.total > self._said or self.done == self.total:

@@ -39,20 +39,6 @@ def bytes_text(count: float) -> str:
     raise AssertionError
 
 
-def seconds_text(seconds: float) -> str:
-    """A duration.
-
-    >>> seconds_text(7.2), seconds_text(190), seconds_text(7300)
-    ('7 s', '3 min 10 s', '2 h 01 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def time_unit(longest: float) -> tuple[str, float]:
     """The unit in which times up to so many seconds are told on an axis: its name, and its seconds.
 

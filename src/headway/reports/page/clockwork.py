@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from headway.compare import time_text
+from headway.core.durations import time_text
 from headway.observe.text import bytes_text, listed, number_text, time_unit
 from headway.observe.work import FLYING, Span, Work, at_work
 from headway.reports.page.bars import histogram_chart, timeline_chart

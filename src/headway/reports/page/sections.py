@@ -6,7 +6,8 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from headway.compare import Summary, time_text
+from headway.compare import Summary
+from headway.core.durations import time_text
 from headway.observe.fairness import Fairness, fairness
 from headway.observe.text import bytes_text, difference_text, listed, number_text, time_unit
 from headway.reports.page.charts import Line, bar_chart, line_chart
