@@ -161,3 +161,23 @@ def test_an_ask_knows_what_each_was_asked_with():
     assert brought.told("b") is brought.told("c")
     assert brought.told("b").params.tolist() == [1.0, 1.0]
     assert brought.told("a").params.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_memory_is_committed_when_the_update_counts_and_not_before(lanes):
+    """Of clients whose update comes rounds later, or never; MOON's client keeps its last model that counted."""
+    algorithm = hw.recipes.moon(trainer=hw.LocalSGD(lr=0.1, batch_size=4), sampler=hw.Uniform(count=8))
+    algorithm = hw.Algorithm(algorithm.chain, algorithm.trainer, algorithm.sampler, hw.Quorum(count=2, late="keep"))
+    fleet = hw.Fleet(examples_per_s=20.0, speed_spread=1.2, crash=0.3)
+    task = hw.Task(lambda: torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)))
+    engine = hw.ClockEngine(hw.LocalEngine(lanes=lanes), fleet)
+    one = hw.Run(algorithm, blobs(sizes=tuple(range(5, 17))), task, rounds=8, engine=engine, seed=3)
+    ever, late = set(), 0
+    for report in one:
+        counted = {client.client for client in report.clients if client.status == "counted"}
+        late += sum(client.metrics["age"] > 0 for client in report.clients if client.client in counted)
+        ever |= counted
+        assert set(one.memory.clients()) == ever
+        assert engine.busy  # others are at work, and remember nothing of it
+    assert late > 3
+    one.close()
