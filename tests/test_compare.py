@@ -130,3 +130,35 @@ def test_files_that_differ_in_their_data_are_refused(headway, tmp_path):
     code, _, err = headway("compare", "a.toml", "b.toml")
     assert code == 1
     assert re.match(r"error: .*\[data\] of 'b' differs from that of 'a'.*0\.3.*0\.2", err)
+
+
+def test_trials_of_one_seed_share_their_data(tmp_path, monkeypatch):
+    """Loaded once a seed and not once a run; the numbers are those of runs that load their own."""
+    from headway import runfile
+    from headway.trials import run_trials
+
+    loads, load = [], runfile.load
+    monkeypatch.setattr(runfile, "load", lambda *a, **k: loads.append(k["key"]) or load(*a, **k))
+    files = {
+        name: runfile.load_runfile("hospitals", method=name, rounds=2) for name in ("fedavg", "fedprox", "scaffold")
+    }
+    trials = [step for step in run_trials(files, range(2), 1, tmp_path / "shared") if not isinstance(step, tuple)]
+    assert loads == [0, 1]
+    for trial in trials:
+        run = files[trial.method].with_seed(trial.seed).start()
+        reports = list(run)
+        run.close()
+        assert trial.values == tuple(report.headline("balanced_accuracy") for report in reports)
+    again = [step for step in run_trials(files, range(2), 1, tmp_path / "shared") if not isinstance(step, tuple)]
+    assert again == trials
+
+
+def test_data_are_loaded_again_where_the_section_differs():
+    from headway.runfile import LastData, load_runfile
+
+    last = LastData()
+    plain, other = load_runfile("hospitals"), load_runfile("hospitals", ["data.test_share=0.4"])
+    first = plain.load_data(last)
+    assert plain.load_data(last) is first
+    assert len(other.load_data(last).test[first.clients[0]]) > len(first.test[first.clients[0]])
+    assert plain.with_seed(7).load_data(last) is not first

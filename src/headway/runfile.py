@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import os
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -32,7 +33,7 @@ from headway.engines import ClockEngine, Engine
 from headway.presets import Applied, apply_preset
 from headway.run import Run, described
 from headway.samplers import All
-from headway.sections import AlgorithmSection, ClockSection, Sections
+from headway.sections import AlgorithmSection, ClockSection, DataSection, Sections
 from headway.sets import parse_sets, put, set_on_stage
 
 
@@ -43,6 +44,21 @@ class Experiment:
     algorithm: Algorithm
     data: FederatedData
     task: Task
+
+
+class LastData:
+    """The data that were loaded last, for runs one after another that have the same, such as those of a comparison."""
+
+    def __init__(self) -> None:
+        self._held: tuple[str, FederatedData] | None = None
+
+    def get(self, section: DataSection, seed: int, make: Callable[[], FederatedData]) -> FederatedData:
+        """The data of this section and seed: those that are held, or new ones, which are held from now on."""
+        name = json.dumps([section.model_dump(), seed], sort_keys=True, default=str)
+        if self._held is None or self._held[0] != name:
+            self._held = None  # before others are made, so that memory is not needed for both
+            self._held = (name, make())
+        return self._held[1]
 
 
 @dataclass(frozen=True)
@@ -78,22 +94,24 @@ class RunFile:
         """The resolved run file; loading it gives the same run."""
         return tomli_w.dumps(self.resolved())
 
-    def build(self) -> Experiment:
+    def build(self, last: LastData | None = None) -> Experiment:
         """Reads the data and makes the task.
+
+        last: what may hold the data already.
 
         Raises:
             DataError, ConfigError: if the data or the model cannot be had as asked.
         """
-        data = self.load_data()
+        data = self.load_data(last)
         return Experiment(self.algorithm, data, self._task(data))
 
-    def start(self, folder: Path | None = None, resume: bool = False) -> Run:
-        """The run, ready to be iterated over.
+    def start(self, folder: Path | None = None, resume: bool = False, last: LastData | None = None) -> Run:
+        """The run, ready to be iterated over; last: what may hold the data already.
 
         Raises:
             What `build` and `Run` raise, before any training.
         """
-        experiment, section = self.build(), self.sections.run
+        experiment, section = self.build(last), self.sections.run
         return Run(
             experiment.algorithm,
             experiment.data,
@@ -117,22 +135,25 @@ class RunFile:
         engine = self.sections.engine.engine()
         return engine if self.sections.clock is None else ClockEngine(engine, self.sections.clock.fleet())
 
-    def load_data(self) -> FederatedData:
-        """The data, divided by the run's seed."""
+    def load_data(self, last: LastData | None = None) -> FederatedData:
+        """The data, divided by the run's seed, and seen as this run sees them."""
+        seed = self.sections.run.seed
+        data = (last or LastData()).get(self.sections.data, seed, self._divided)
+        return self.view.of(data, Key.of(seed, "view"))
+
+    def _divided(self) -> FederatedData:
         section = self.sections.data
         if "key" in (section.model_extra or {}):
             raise ConfigError("the run file has an unknown key 'data.key': what is drawn follows from 'run.seed'.")
-        seed = self.sections.run.seed
-        data = load(
+        return load(
             section.source,
-            key=seed,
+            key=self.sections.run.seed,
             partition=section.partition,
             clients=section.clients,
             test_share=section.test_share,
             shift=section.shift,
             **(section.model_extra or {}),
         )
-        return self.view.of(data, Key.of(seed, "view"))
 
     def _task(self, data: FederatedData) -> Task:
         section, model = self.sections.task, self.sections.model

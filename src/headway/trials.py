@@ -19,7 +19,7 @@ from headway.core.errors import Diverged, HeadwayError
 from headway.observe.folder import JOURNAL
 from headway.observe.journal import Journal
 from headway.run import Run
-from headway.runfile import RunFile
+from headway.runfile import LastData, RunFile
 
 TAIL = 10  # the rounds at the end that a final value is the mean of
 RUNS = "runs"
@@ -126,8 +126,9 @@ def run_trials(
 def in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Trial | tuple[str, int]]:
     """The steps and trials of all jobs, as they come."""
     if workers == 1:
+        last = LastData()
         for job in jobs:
-            yield from _steps(job)
+            yield from _steps(job, last)
         return
     context = multiprocessing.get_context("spawn")
     ticks = context.Manager().Queue()
@@ -157,9 +158,12 @@ def in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Trial | tuple[st
             os.environ["OMP_NUM_THREADS"] = before
 
 
+_LAST = LastData()  # of a worker process, which ends with the comparison
+
+
 def _in_worker(job: Job, ticks: Any) -> Trial:
     try:
-        for step in _steps(job):
+        for step in _steps(job, _LAST):
             if isinstance(step, Trial):
                 return step
             ticks.put(step)
@@ -168,14 +172,14 @@ def _in_worker(job: Job, ticks: Any) -> Trial:
     raise AssertionError
 
 
-def _steps(job: Job) -> Iterator[Trial | tuple[str, int]]:
+def _steps(job: Job, last: LastData) -> Iterator[Trial | tuple[str, int]]:
     """The rounds of one trial, and the trial."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(job.runfile.sections.run.threads or 1)
     try:
-        run = job.runfile.with_seed(job.seed).start(job.folder, resume=job.folder.exists())
+        run = job.runfile.with_seed(job.seed).start(job.folder, job.folder.exists(), last)
         try:
             for _ in range(run.state.round):
                 yield job.method, job.seed
