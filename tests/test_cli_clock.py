@@ -155,3 +155,11 @@ def test_runs_that_end_by_their_clock_are_compared_and_reported(headway, tmp_pat
     assert code == 0, err
     assert "not ranked" not in (tmp_path / "page.html").read_text()
     assert "Not finished" not in (tmp_path / "page.html").read_text()
+
+
+def test_bounds_need_a_number_of_rounds(headway, tmp_path):
+    changes = ["clock.preset=hospitals", "clock.examples_per_s=50", "run.until_s=20"]
+    out = ("--out", tmp_path / "both", "--seeds", 1, "--rounds", 9, "--bounds")
+    code, _, err = headway("compare", "hospitals", "--methods", "fedavg,fedprox", *out, *sets(*changes))
+    assert code != 0
+    assert "leave run.until_s or the bounds out" in err

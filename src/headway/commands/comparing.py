@@ -74,6 +74,12 @@ def compare_files(
         )
     budget = None if options.budget is None else bytes_of(options.budget, "--budget-bytes")
     time_budget = None if options.time_budget is None else _seconds(options.time_budget, runfiles)
+    wanted = section.bounds if options.bounds is None else options.bounds
+    if wanted and first.sections.run.until_s is not None:
+        raise ConfigError(
+            "the bounds train for as many rounds as the federation, and run.until_s ends that by its clock: leave "
+            "run.until_s or the bounds out."
+        )
     grids = method_grids(files, runfiles, sets, rounds)
     metric = first.build().task.headline  # what is wrong with data or model is said before any training
     folder = _folder(options.out, first.name)
@@ -86,7 +92,6 @@ def compare_files(
     found = work.trials(lambda: run_trials(runfiles, range(seeds), work.workers, folder), count, first)
     order = list(runfiles)
     trials = sorted(found, key=lambda t: (order.index(t.method), t.seed))
-    wanted = section.bounds if options.bounds is None else options.bounds
     bounds = _bounds(work, first, seeds) if wanted else {}
     comparison = gather(
         first.name, runfiles, trials, target, budget, time_budget=time_budget, bounds=bounds, tuned=tuned
