@@ -385,3 +385,26 @@ def test_the_engines_line_says_which_gpu(lanes, said, monkeypatch):
     made.engine.runner.site = made.engine.site
     assert made.engine.spoken == said
     assert made.engine.site.versions["gpu"] == "Some GPU"
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize("recipe", ["fedbuff", "fedasync+ecgr"])
+def test_late_updates_from_several_models(recipe, lanes, monkeypatch):
+    """By a clock: what clients were asked with, and their ages, are there too."""
+    options = {"concurrency": 6, **({"buffer": 3} if recipe == "fedbuff" else {})}
+    algorithm = hw.recipes.recipe(recipe, trainer=TRAINER, **options)
+    fleet = hw.Fleet(examples_per_s=20.0, speed_spread=1.2)
+
+    def late(site=None):
+        inner = hw.LocalEngine(lanes=lanes)
+        inner.site = site or inner.site
+        engine = hw.ClockEngine(inner, fleet)
+        made = hw.Run(algorithm, blobs(sizes=(*SIZES, 8, 6)), hw.Task(model), rounds=6, engine=engine, seed=3)
+        return made, list(made)
+
+    here, reports = late()
+    site = Pretend()
+    with watched(site, monkeypatch):
+        there, _ = late(site)
+    assert max(client.metrics["age"] for report in reports for client in report.clients) > 0
+    torch.testing.assert_close(here.state.params, there.state.params, rtol=CLOSE, atol=CLOSE)
