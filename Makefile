@@ -33,6 +33,7 @@ bench: .venv/demo
 	$(BIN)/python benchmarks/ecgr_memory.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/population.py
+	$(BIN)/python benchmarks/cohort.py
 
 .venv/demo: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Headway needs Python 3.11 or newer, found " + sys.version.split()[0] + "; name one: make PYTHON=python3.12")'

@@ -27,6 +27,17 @@ WORK = {
 }
 
 
+def data_of(name: str) -> hw.FederatedData:
+    """Random examples of a workload's shape."""
+    clients, _, examples, _, shape, _, _ = WORK[name]
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(clients * examples, *shape, generator=generator)
+    targets = torch.randint(0, 10, (clients * examples,), generator=generator)
+    index = torch.arange(clients * examples).split(examples)
+    held = {f"{number:06d}": part for number, part in enumerate(index)}
+    return hw.FederatedData(name, hw.Examples(inputs, targets), held, classes=10)
+
+
 def rounds_of(data: hw.FederatedData, cohort: int, batch: int, make, lanes: int) -> Iterator[object]:
     algorithm = hw.recipes.fedavg(trainer=hw.LocalSGD(lr=0.1, batch_size=batch), sampler=hw.Uniform(count=cohort))
     engine = hw.LocalEngine(drift=False, lanes=lanes)
@@ -42,13 +53,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} threads, median of {options.rounds} rounds")
     for name in options.workloads:
-        clients, cohort, examples, batch, shape, make, widths = WORK[name]
-        generator = torch.Generator().manual_seed(0)
-        inputs = torch.randn(clients * examples, *shape, generator=generator)
-        targets = torch.randint(0, 10, (clients * examples,), generator=generator)
-        index = torch.arange(clients * examples).split(examples)
-        held = {f"{number:06d}": part for number, part in enumerate(index)}
-        data = hw.FederatedData(name, hw.Examples(inputs, targets), held, classes=10)
+        _, cohort, _, batch, _, make, widths = WORK[name]
+        data = data_of(name)
         runs = {width: rounds_of(data, cohort, batch, make, width) for width in (1, *widths)}
         spent: dict[int, list[float]] = {width: [] for width in runs}
         for number in range(options.rounds + 1):

@@ -1,0 +1,48 @@
+"""Whether a round costs as many times more as it has clients: milliseconds a client, cohorts growing.
+
+    python benchmarks/cohort.py [--rounds 7] [--threads 1] [W1 W2 W3]
+
+The workloads of lanes.py; at most 100 clients side by side on W1, one on W2, 1,000 on W3.  The cohorts take turns in each
+round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+from lanes import WORK, data_of, rounds_of
+
+LANES = {"W1": 100, "W2": 1, "W3": 1_000}
+TIMES = {"W1": (0.5, 1, 2, 4, 8), "W2": (0.5, 1, 2), "W3": (0.5, 1, 2, 4, 8)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workloads", nargs="*", default=list(WORK))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"torch {torch.__version__}, {options.threads} threads, median of {options.rounds} rounds")
+    for name in options.workloads:
+        _, usual, _, batch, _, make, _ = WORK[name]
+        data = data_of(name)
+        cohorts = [int(usual * times) for times in TIMES[name]]
+        runs = {cohort: rounds_of(data, cohort, batch, make, min(LANES[name], cohort)) for cohort in cohorts}
+        spent: dict[int, list[float]] = {cohort: [] for cohort in runs}
+        for number in range(options.rounds + 1):
+            for cohort, run in runs.items():
+                begun = time.perf_counter()
+                next(run)
+                if number:  # the first warms up
+                    spent[cohort].append(time.perf_counter() - begun)
+        for cohort, seconds in spent.items():
+            median = statistics.median(seconds) * 1e3
+            print(f"{name}  {cohort:6,d} clients  {median:8.1f} ms a round  {median / cohort:7.4f} ms a client")
+
+
+if __name__ == "__main__":
+    main()
