@@ -2,8 +2,8 @@
 
     python benchmarks/cohort.py [--rounds 7] [--threads 1] [W1 W2 W3]
 
-The workloads of lanes.py; at most 100 clients side by side on W1, one on W2, 1,000 on W3.  The cohorts take turns in each
-round.
+The workloads of lanes.py; at most 100 clients side by side on W1, one on W2, 1,000 on W3.  The cohorts take turns in
+each round.
 """
 
 from __future__ import annotations
