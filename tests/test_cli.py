@@ -249,6 +249,9 @@ def test_list_names_all_kinds(headway):
         "Uniform",
         "lenet",
         "dirichlet-class",
+        "Oort",
+        "Charging",
+        "phones",
     ):
         assert word in out
 

@@ -21,6 +21,8 @@ from headway.core.keys import Key
 from headway.core.sampler import samplers
 from headway.core.stage import stages
 from headway.data import PARTITIONERS, SHIFTS, sources
+from headway.engines import FLEETS
+from headway.engines.availability import availabilities
 from headway.observe.folder import BEST, CONFIG, read_identity, read_tensors, write_atomically, writing
 from headway.observe.text import bytes_text, console, plain_table, show_table, to_toml
 from headway.presets import PRESETS, Applied
@@ -65,9 +67,11 @@ def list_names() -> None:
         "shifts": dict(SHIFTS),
         "models": dict(models.MODELS),
         "recipes": dict(recipes.RECIPES),
+        "availabilities": {name: availabilities.get(name) for name in availabilities.names()},
     }
     tables = {"examples": examples(), "data": dict(sources())}
     tables["presets"] = {name: preset.summary for name, preset in PRESETS.items()}
+    tables["clocks"] = {name: fleet.spoken for name, fleet in FLEETS.items()}
     tables |= {
         title: {name: (inspect.getdoc(thing) or "").splitlines()[0] for name, thing in things.items()}
         for title, things in registered.items()
@@ -79,6 +83,8 @@ def list_names() -> None:
         "stages",
         "trainers",
         "samplers",
+        "clocks",
+        "availabilities",
         "models",
         "data",
         "partitions",
