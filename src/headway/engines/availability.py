@@ -135,7 +135,9 @@ class Diurnal(Availability):
 class Charging(Availability):
     """Each client is there while its battery is full enough; it is plugged in for some hours of every day.
 
-    So it is there from some time after it is plugged in until some time after it is unplugged.  hours, begins, spread: when clients are plugged in, as in `Diurnal`.  fills_h: hours in which an empty battery is
+    So it is there from some time after it is plugged in until some time after it is unplugged.
+
+    hours, begins, spread: when clients are plugged in, as in `Diurnal`.  fills_h: hours in which an empty battery is
     full; lasts_h: hours that a full one lasts.  least: the share of a full battery from which a client trains.  What
     training itself takes from the battery is not counted.
 
