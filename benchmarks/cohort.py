@@ -8,38 +8,22 @@ each round.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
 
-import torch
-from lanes import WORK, data_of, rounds_of
+from lanes import WORK, asked_for, data_of, in_turn, rounds_of
 
 LANES = {"W1": 100, "W2": 1, "W3": 1_000}
 TIMES = {"W1": (0.5, 1, 2, 4, 8), "W2": (0.5, 1, 2), "W3": (0.5, 1, 2, 4, 8)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workloads", nargs="*", default=list(WORK))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} threads, median of {options.rounds} rounds")
+    options = asked_for(__doc__, rounds=7)
     for name in options.workloads:
         _, usual, _, batch, _, make, _ = WORK[name]
         data = data_of(name)
         cohorts = [int(usual * times) for times in TIMES[name]]
         runs = {cohort: rounds_of(data, cohort, batch, make, min(LANES[name], cohort)) for cohort in cohorts}
-        spent: dict[int, list[float]] = {cohort: [] for cohort in runs}
-        for number in range(options.rounds + 1):
-            for cohort, run in runs.items():
-                begun = time.perf_counter()
-                next(run)
-                if number:  # the first warms up
-                    spent[cohort].append(time.perf_counter() - begun)
-        for cohort, seconds in spent.items():
+        for cohort, seconds in in_turn(runs, options.rounds).items():
             median = statistics.median(seconds) * 1e3
             print(f"{name}  {cohort:6,d} clients  {median:8.1f} ms a round  {median / cohort:7.4f} ms a client")
 

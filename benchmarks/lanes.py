@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -44,25 +44,37 @@ def rounds_of(data: hw.FederatedData, cohort: int, batch: int, make, lanes: int)
     return iter(hw.Run(algorithm, data, hw.Task(make), rounds=10**6, evaluate_every=10**6, engine=engine))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asked_for(doc: str | None, rounds: int) -> argparse.Namespace:
+    """What the command line says, with torch at its threads."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workloads", nargs="*", default=list(WORK))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} threads, median of {options.rounds} rounds")
+    return options
+
+
+def in_turn(runs: Mapping[int, Iterator[object]], rounds: int) -> dict[int, list[float]]:
+    """The seconds of each run's rounds, which take turns, after one that warms up."""
+    spent: dict[int, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            begun = time.perf_counter()
+            next(run)
+            if number:
+                spent[name].append(time.perf_counter() - begun)
+    return spent
+
+
+def main() -> None:
+    options = asked_for(__doc__, rounds=5)
     for name in options.workloads:
         _, cohort, _, batch, _, make, widths = WORK[name]
         data = data_of(name)
         runs = {width: rounds_of(data, cohort, batch, make, width) for width in (1, *widths)}
-        spent: dict[int, list[float]] = {width: [] for width in runs}
-        for number in range(options.rounds + 1):
-            for width, run in runs.items():
-                begun = time.perf_counter()
-                next(run)
-                if number:  # the first warms up
-                    spent[width].append(time.perf_counter() - begun)
+        spent = in_turn(runs, options.rounds)
         for width, seconds in spent.items():
             ratio = statistics.median(one / many for one, many in zip(spent[1], seconds, strict=True))
             print(f"{name}  lanes {width:5d}  {statistics.median(seconds) * 1e3:8.1f} ms a round  {ratio:6.2f} x")

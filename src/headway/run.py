@@ -202,15 +202,15 @@ class Run:
             ),
             send,
         )
-        report = RoundReport.of(after.round, answers, time.perf_counter() - begun, measured)
+        report = RoundReport.of(after.round, answers, measured)
         self._check_progress(before, after, report.clients, report.train_loss)
         counted = tuple(one.client for one in report.clients if one.status == "counted")
         self.engine.ask(Ask("settle", Message(after.params), counted, round=before.round))
         self.state = after
         if self.known is not None:
             self.known.learn(before.round, there, cohort, report.clients)
-        report = replace(report, seconds=time.perf_counter() - begun)
-        report = replace(report, alarms=self.watch.see(Figures.of(report)))
+        spent = time.perf_counter() - begun
+        report = replace(report, seconds=spent, alarms=self.watch.see(Figures.of(report)))
         due = self.evaluate_every is not None and after.round % self.evaluate_every == 0
         if due or self.finished:
             report = self._evaluated(report)

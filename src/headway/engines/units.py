@@ -369,16 +369,17 @@ class UnitRunner:
 
     def _at_server(self, ask: Ask, clients: str | tuple[str, ...]) -> Context:
         """What the server knows when it takes the update of a client, or of many `[C, ...]`."""
-        one = isinstance(clients, str)
-        ages = ask.ages([clients] if isinstance(clients, str) else clients)
-        told = ask.told(clients) if isinstance(clients, str) else ask.told_each(clients)
+        if isinstance(clients, str):
+            age, told = torch.tensor(ask.ages([clients])[0]), ask.told(clients)
+        else:
+            age, told = torch.tensor(ask.ages(clients)), ask.told_each(clients)
         return Context(
             round=ask.round,
             key=self.job.key.derive("server", ask.round),
             layout=self.bench.layout,
             flow=self.flows[-1],
             global_params=ask.message.params,
-            age=self.site.put(torch.tensor(ages[0] if one else ages)),
+            age=self.site.put(age),
             asked_params=told.params,
         )
 

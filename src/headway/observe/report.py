@@ -43,8 +43,8 @@ class RoundReport:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, round_: int, answers: Sequence[Answer], seconds: float, measured: Answer) -> RoundReport:
-        """The report of a round that these answers made; measured: what was asked of clients before it."""
+    def of(cls, round_: int, answers: Sequence[Answer], measured: Answer) -> RoundReport:
+        """The report of a round, without its seconds; measured: the answer to what was asked before it."""
         clients = tuple(report for answer in answers for report in answer.reports)
         earlier = tuple(report for answer in answers for report in answer.earlier)
         sent = (*measured.reports, *clients, *earlier)
@@ -52,7 +52,7 @@ class RoundReport:
             round=round_,
             train_loss=_mean_loss(clients),
             clients=clients,
-            seconds=seconds,
+            seconds=0.0,
             bytes_up=sum(report.bytes_up for report in sent),
             bytes_down=sum(report.bytes_down for report in sent),
             drift={name: figure for answer in answers for name, figure in answer.figures.items()},

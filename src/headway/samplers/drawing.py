@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError
 from headway.core.keys import Key
+from headway.core.registry import check_types
 from headway.core.roster import Roster
 from headway.core.sampler import Sampler
 from headway.data.parts import Numbered
@@ -145,7 +148,38 @@ def told(sampler: Sampler, known: Roster | None) -> Roster:
     return known
 
 
-def check_count(sampler: Sampler, count: int) -> None:
-    """Refuses to draw nobody."""
-    if count < 1:
-        raise ConfigError(f"{type(sampler).__name__}.count must be at least 1, found {count}.")
+@dataclass(frozen=True)
+class FixedNumber(Sampler):
+    """A sampler of a fixed number of clients, by what is known of them.
+
+    Raises:
+        ConfigError: if count is below 1; when drawing, if fewer are there.
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.count < 1:
+            raise ConfigError(f"{type(self).__name__}.count must be at least 1, found {self.count}.")
+
+    def draw(
+        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+    ) -> tuple[str, ...]:
+        """The drawn clients, sorted."""
+        known = told(self, known)
+        places = self.among(known, clients, key)
+        chosen = self.choose(known, places, wanted(self, self.count, len(places), busy), round, key)
+        return known.named(chosen)
+
+    def among(self, known: Roster, clients: Sequence[str], key: Key) -> Tensor:
+        """The rows of those who may be drawn, ascending."""
+        return known.places(clients)
+
+    @abstractmethod
+    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+        """The rows of the clients that are drawn: so many of those in these rows."""
+
+    def enough(self, clients: Sequence[str]) -> bool:
+        """Whether there are as many as are drawn."""
+        return len(clients) >= self.count

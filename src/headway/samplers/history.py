@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+from torch import Tensor
+
 from headway.core.flow import SamplerFacts
 from headway.core.keys import Key
-from headway.core.registry import check_types
 from headway.core.roster import Roster
-from headway.core.sampler import Sampler, samplers
-from headway.samplers.drawing import by_weight, check_count, first_of, told, wanted
+from headway.core.sampler import samplers
+from headway.samplers.drawing import FixedNumber, by_weight, first_of
 
 
 @final
 @samplers.register
 @dataclass(frozen=True)
-class BySize(Sampler):
+class BySize(FixedNumber):
     """A fixed number without replacement, with probability proportional to the number of training examples.
 
         P(next = i | drawn so far) = n_i / sum of n_j over those not yet drawn
@@ -43,24 +43,10 @@ class BySize(Sampler):
     ('c',)
     """
 
-    count: int
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_count(self, self.count)
-
-    def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
-    ) -> tuple[str, ...]:
-        """The drawn clients, sorted."""
-        known = told(self, known)
-        places = known.places(clients)
-        drawn = by_weight(known.sizes[places], wanted(self, self.count, len(places), busy), key)
-        return known.named(places[drawn].tolist())
-
-    def enough(self, clients: Sequence[str]) -> bool:
-        """Whether there are as many as are drawn."""
-        return len(clients) >= self.count
+    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+        """By size, one after another."""
+        chosen: list[int] = places[by_weight(known.sizes[places], count, key)].tolist()
+        return chosen
 
     def facts(self, population: int | None) -> SamplerFacts:
         """The cohort has a fixed size; the clients' sizes are read."""
@@ -70,7 +56,7 @@ class BySize(Sampler):
 @final
 @samplers.register
 @dataclass(frozen=True)
-class RoundRobin(Sampler):
+class RoundRobin(FixedNumber):
     """A fixed number, those first who were asked least often; of those alike, by an order drawn for the round.
 
         S = the `count` clients with the smallest (asked_i, u_i),    u_i uniform
@@ -91,25 +77,11 @@ class RoundRobin(Sampler):
     ['a', 'b', 'c', 'd']
     """
 
-    count: int
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_count(self, self.count)
-
-    def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
-    ) -> tuple[str, ...]:
-        """Whose turn it is, sorted."""
-        known = told(self, known)
-        places = known.places(clients)
-        count = wanted(self, self.count, len(places), busy)
+    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+        """Whose turn it is."""
         drawn = first_of(count, known.column("asked", places), key.bits(len(places)))
-        return known.named(places[drawn].tolist())
-
-    def enough(self, clients: Sequence[str]) -> bool:
-        """Whether there are as many as are drawn."""
-        return len(clients) >= self.count
+        chosen: list[int] = places[drawn].tolist()
+        return chosen
 
     def facts(self, population: int | None) -> SamplerFacts:
         """The cohort has a fixed size; how often each was asked is read."""
@@ -119,7 +91,7 @@ class RoundRobin(Sampler):
 @final
 @samplers.register
 @dataclass(frozen=True)
-class LeastAvailable(Sampler):
+class LeastAvailable(FixedNumber):
     """A fixed number without replacement, with more weight the more seldom a client has been there.
 
         w_i = (R + 1) / (R_i + 1),    R: rounds so far, R_i: those in which i was there when the round began
@@ -146,25 +118,11 @@ class LeastAvailable(Sampler):
     ('b',)
     """
 
-    count: int
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_count(self, self.count)
-
-    def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
-    ) -> tuple[str, ...]:
-        """The drawn clients, sorted."""
-        known = told(self, known)
-        places = known.places(clients)
+    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+        """By how seldom they were there, one after another."""
         weights = (known.rounds + 1) / (known.column("seen", places) + 1).double()
-        drawn = by_weight(weights, wanted(self, self.count, len(places), busy), key)
-        return known.named(places[drawn].tolist())
-
-    def enough(self, clients: Sequence[str]) -> bool:
-        """Whether there are as many as are drawn."""
-        return len(clients) >= self.count
+        chosen: list[int] = places[by_weight(weights, count, key)].tolist()
+        return chosen
 
     def facts(self, population: int | None) -> SamplerFacts:
         """The cohort has a fixed size; in how many rounds each was there is read."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -13,16 +12,15 @@ from torch import Tensor
 from headway.core.errors import ConfigError
 from headway.core.flow import Reading, SamplerFacts
 from headway.core.keys import Key
-from headway.core.registry import check_types
 from headway.core.roster import Roster
-from headway.core.sampler import Sampler, samplers
-from headway.samplers.drawing import by_weight, check_count, first_of, told, waits, wanted
+from headway.core.sampler import samplers
+from headway.samplers.drawing import FixedNumber, by_weight, first_of, waits
 
 
 @final
 @samplers.register
 @dataclass(frozen=True)
-class Oort(Sampler):
+class Oort(FixedNumber):
     """A fixed number: most by the utility of what they reported last, some of whom nothing is known yet.
 
         U_i    = |B_i| sqrt(mean of squared losses)            statistical utility, at most the `clip` quantile of all
@@ -60,7 +58,6 @@ class Oort(Sampler):
     True
     """
 
-    count: int
     explore: float = 0.9
     explore_decay: float = 0.98
     explore_least: float = 0.2
@@ -73,8 +70,7 @@ class Oort(Sampler):
     normalised: bool = False
 
     def __post_init__(self) -> None:
-        check_types(self)
-        check_count(self, self.count)
+        super().__post_init__()
         for name in ("explore", "explore_decay", "explore_least", "cutoff", "clip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"Oort.{name} must be between 0 and 1, found {getattr(self, name)}.")
@@ -86,25 +82,15 @@ class Oort(Sampler):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise ConfigError(f"Oort.{name} must be at least 1, found {number}.")
 
-    def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
-    ) -> tuple[str, ...]:
-        """Those with utility, and those to be explored, sorted."""
-        known = told(self, known)
-        there = known.places(clients)
-        count = wanted(self, self.count, len(there), busy)
-        there = self._allowed(known, there, count, key.derive("allowed"))
+    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+        """Those with utility, and those to be explored."""
+        there = self._allowed(known, places, count, key.derive("allowed"))
         fresh = known.column("loss", there).isnan()
         explored, others = there[~fresh], there[fresh]
         exploited = math.floor((1 - self._share(round)) * count + 1e-9)  # 0.1 of 10 is one
         exploited = min(max(exploited, count - len(others)), len(explored))
         chosen = self._exploit(known, explored, exploited, round, key.derive("exploit"))
-        chosen += self._explore(known, others, count - exploited, key.derive("explore"))
-        return known.named(chosen)
-
-    def enough(self, clients: Sequence[str]) -> bool:
-        """Whether there are as many as are drawn."""
-        return len(clients) >= self.count
+        return chosen + self._explore(known, others, count - exploited, key.derive("explore"))
 
     def facts(self, population: int | None) -> SamplerFacts:
         """The cohort has a fixed size; sizes, turns, losses and times are read."""

@@ -13,16 +13,15 @@ from torch import Tensor
 from headway.core.errors import ConfigError
 from headway.core.flow import SamplerFacts
 from headway.core.keys import Key
-from headway.core.registry import check_types
 from headway.core.roster import Roster
-from headway.core.sampler import Sampler, samplers
-from headway.samplers.drawing import by_weight, check_count, first_of, told, wanted
+from headway.core.sampler import samplers
+from headway.samplers.drawing import FixedNumber, by_weight, first_of, told
 
 
 @final
 @samplers.register
 @dataclass(frozen=True)
-class PowerOfChoice(Sampler):
+class PowerOfChoice(FixedNumber):
     """Candidates are drawn by size; the cohort is those of them with the highest training loss.
 
         A: d = `candidates` clients without replacement, P(next = i) proportional to n_i
@@ -53,13 +52,11 @@ class PowerOfChoice(Sampler):
     ('c',)
     """
 
-    count: int
     candidates: int
     refresh: bool = True
 
     def __post_init__(self) -> None:
-        check_types(self)
-        check_count(self, self.count)
+        super().__post_init__()
         if self.candidates < self.count:
             raise ConfigError(
                 f"PowerOfChoice.candidates must be at least its count, {self.count}, found {self.candidates}."
@@ -70,15 +67,15 @@ class PowerOfChoice(Sampler):
         if not self.refresh:
             return ()
         known = told(self, known)
-        return known.named(self._candidates(known, clients, key).tolist())
+        return known.named(self.among(known, clients, key).tolist())
 
-    def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
-    ) -> tuple[str, ...]:
-        """Those of the candidates with the highest loss, sorted."""
-        known = told(self, known)
-        places = self._candidates(known, clients, key)
-        count = wanted(self, self.count, len(places), busy)
+    def among(self, known: Roster, clients: Sequence[str], key: Key) -> Tensor:
+        """The candidates; of fewer than d who are there, all of them."""
+        places = known.places(clients)
+        return places[by_weight(known.sizes[places], min(self.candidates, len(places)), key.derive("candidates"))]
+
+    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+        """Those of the candidates with the highest loss."""
         if self.refresh:
             heard = [known.fresh.get(known.names[place]) for place in places.tolist()]
             places = places[torch.tensor([loss is not None for loss in heard], dtype=torch.bool)]
@@ -86,16 +83,9 @@ class PowerOfChoice(Sampler):
         else:
             losses = known.column("loss", places).nan_to_num(nan=math.inf)
         drawn = first_of(count, -losses, key.derive("ties").bits(len(places)))
-        return known.named(places[drawn].tolist())
-
-    def enough(self, clients: Sequence[str]) -> bool:
-        """Whether there are as many as are drawn in the end; of fewer than d, all are candidates."""
-        return len(clients) >= self.count
+        chosen: list[int] = places[drawn].tolist()
+        return chosen
 
     def facts(self, population: int | None) -> SamplerFacts:
         """The cohort has a fixed size; sizes and losses are read."""
         return SamplerFacts("power of choice", float(self.count), population, reads=frozenset({"sizes", "losses"}))
-
-    def _candidates(self, known: Roster, clients: Sequence[str], key: Key) -> Tensor:
-        places = known.places(clients)
-        return places[by_weight(known.sizes[places], min(self.candidates, len(places)), key.derive("candidates"))]
