@@ -8,7 +8,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import headway as hw
-from headway.client.dropout import FACTOR, MIX, Draws
+from headway.client.dropout import FACTOR, Draws
+from headway.core.counters import FACTORS, SHIFTS
 from headway.core.keys import Key
 
 KEYS = [Key.root(seed).seed() for seed in range(4)]
@@ -117,7 +118,7 @@ class TestMasks:
         """Against whole numbers of Python."""
 
         def mix(z):
-            for shift, factor in MIX:
+            for shift, factor in zip(SHIFTS, FACTORS, strict=True):
                 z = (z ^ (z >> shift)) * factor % 2**64
             return z
 

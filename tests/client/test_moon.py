@@ -56,7 +56,7 @@ def local(x, previous, client, round_, correction):
     fixed_previous = network(x if previous is None else previous).eval()
     optimizer = torch.optim.SGD(net.parameters(), lr=LR, momentum=MOMENTUM)
     cosine, examples = nn.CosineSimilarity(dim=-1), WIDE.train_of(client)
-    key, steps = Key.root(SEED).derive("client", round_, client).derive("trainer"), []
+    key, steps = Key.root(SEED).derive("client", round_).owned(client).derive("trainer"), []
     for epoch in range(EPOCHS):
         order = epoch_order(len(examples), key.derive("epoch", epoch), True)
         for begin, end in batch_bounds(len(examples), BATCH):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from headway.core.keys import Key
+from headway.core.counters import number_of, numbers_of, signed, stream, streams
+from headway.core.keys import Key, Keys
 
 ROOT = Key.root(7)
 
@@ -93,23 +94,66 @@ def test_integers_of_numpy_are_integers():
 
 
 def test_many_keys_are_each_the_one_key() -> None:
-    root, names = Key.root(7), ("a", "b", "c", "d")
-    keys = root.for_each("client", 3, names=names)
-    alone = [root.derive("client", 3, name) for name in names]
+    scope, names = Key.root(7).derive("client", 3), ("a", "b", "longer-than-eight", "d")
+    keys = Key.root(7).for_each("client", 3, names=names)
+    alone = [scope.owned(name) for name in names]
     assert list(keys) == alone
     assert list(keys.derive("x", 2)) == [key.derive("x", 2) for key in alone]
     assert list(keys[1:3].derive("x")) == [key.derive("x") for key in alone[1:3]]
     assert list(keys.chosen([3, 0])) == [alone[3], alone[0]]
-    assert len(keys[:0]) == len(root.for_each("client", names=())) == 0
-    counts = [5, 0, 1, 9]
+    assert len(keys[:0]) == len(scope.for_each(names=())) == 0
+    assert keys.seeds().tolist() == [key.seed() for key in alone]
+    assert torch.equal(keys.uniform(60), torch.stack([key.uniform(60) for key in alone]))
+    counts = [5, 0, 1, 60]
     found = keys.permutations(torch.tensor(counts))
-    assert found.shape == (4, 9)
+    assert found.shape == (4, 60)
     for key, count, row in zip(alone, counts, found, strict=True):
         assert row[:count].tolist() == key.permutation(count).tolist()
-        assert row[count:].tolist() == list(range(count, 9))
+        assert row[count:].tolist() == list(range(count, 60))
 
 
-def test_a_key_that_nobody_draws_from_is_not_derived(monkeypatch) -> None:
+def test_keys_of_several_rounds_draw_at_once() -> None:
+    rounds = [3, 5, 3, 4]
+    alone = [Key.root(7).derive("client", round_).owned(str(place)) for place, round_ in enumerate(rounds)]
+    keys = Keys.of(alone)
+    assert list(keys) == alone
+    assert list(keys.chosen([1, 2])) == [alone[1], alone[2]]
+    assert torch.equal(keys.derive("x").uniform(3), torch.stack([key.derive("x").uniform(3) for key in alone]))
+    assert torch.equal(keys[2:].uniform(3), torch.stack([key.uniform(3) for key in alone[2:]]))
+
+
+def test_names_are_not_looked_at_before_somebody_draws(monkeypatch) -> None:
     keys = Key.root(7).for_each("client", names=("a", "b"))
-    monkeypatch.setattr("headway.core.keys._children", lambda *_: pytest.fail("derived"))
-    keys.derive("stage")[:1].derive("purpose")
+    monkeypatch.setattr("headway.core.keys.numbers_of", lambda *_: pytest.fail("looked at"))
+    assert len(keys.derive("stage").derive("purpose")) == 2
+
+
+def test_draws_of_owners_are_pinned() -> None:
+    key = Key.root(7).derive("client", 3).owned("hospital-7")
+    assert key.seed() == 7414805734195949922
+    assert key.bits(2).tolist() == [6891346677301146182, 6248671200649964367]
+    assert key.permutation(6).tolist() == [2, 4, 5, 3, 1, 0]
+
+
+def test_owners_differ_in_all_that_they_draw() -> None:
+    keys = Key.root(7).for_each("client", names=[f"client-{i:05}" for i in range(20_000)])
+    assert len(set(keys.seeds().tolist())) == 20_000
+    drawn = Counter((keys.uniform(1).flatten() * 20).long().tolist())
+    assert chi_square(drawn, 20) < 43.8  # 99.9 %, 19 degrees of freedom
+    orders = Counter(tuple(order) for order in keys[:4800].permutations(torch.full((4800,), 4)).tolist())
+    assert chi_square(orders, 24) < 49.7
+    nearby = torch.corrcoef(keys.uniform(200)[:1000]).fill_diagonal_(0)
+    assert float(nearby.abs().max()) < 6 / 200**0.5
+
+
+def test_numbers_of_names_are_those_of_each_name() -> None:
+    names = ["", "a", "b", "aa", "12345678", "123456789", "ünï-0000000000000001", "x" * 40, "a" * 8 + "b", "a" * 16]
+    assert numbers_of(names).tolist() == [signed(number_of(name)) for name in names]
+    assert len(set(map(number_of, names))) == len(names)
+    assert numbers_of([""]).tolist() == [0]
+
+
+def test_a_stream_is_the_same_however_many_are_drawn() -> None:
+    alone, start = stream(99, 60), 99  # more than are drawn one by one
+    assert torch.equal(stream(start, 20), alone[:20])
+    assert torch.equal(streams(torch.tensor([start, 5]), 60)[0], alone)

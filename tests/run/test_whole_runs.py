@@ -33,7 +33,7 @@ def local(start, client, round_, change, steer=None):
     vector_to_parameters(start.clone(), module.parameters())
     optimizer = torch.optim.SGD(module.parameters(), lr=LR, momentum=MOMENTUM)
     examples = DATA.train_of(client)
-    key = Key.root(SEED).derive("client", round_, client).derive("trainer")
+    key = Key.root(SEED).derive("client", round_).owned(client).derive("trainer")
     steps, before = [], start
     for epoch in range(EPOCHS):
         order = epoch_order(len(examples), key.derive("epoch", epoch), True)

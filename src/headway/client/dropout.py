@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from headway.core.counters import mix, power, signed
 from headway.core.errors import ConfigError
 
 Shape = tuple[int, ...]
 
 FACTOR = 0xD1342543DE82EF95
-MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 SELU = 1.7580993408473766  # minus the limit of SELU at minus infinity, to the digits that torch takes
 
 
@@ -32,10 +32,10 @@ class Draws:
         counter = stream + l + a c + a^2 i_1 + ... + a^(n+1) i_n
         kept where mix(counter) >= 2^63 (2p - 1), as a signed number
 
-    mix is SplitMix64's output function without its last exclusive or, which reaches only the lower 33 bits.  The
-    sizes of the axes do not enter, so an example has the same draws in a batch that is padded.  The powers of a
-    form a good lattice in up to 8 dimensions: no two elements of a step have one counter unless their (l, c, i)
-    differ by a vector longer than 67,000 with two axes of i (features), 7,200 with three, 1,700 with four.
+    mix is `counters.mix`.  The sizes of the axes do not enter, so an example has the same draws in a batch that is
+    padded.  The powers of a form a good lattice in up to 8 dimensions: no two elements of a step have one counter
+    unless their (l, c, i) differ by a vector longer than 67,000 with two axes of i (features), 7,200 with three, 1,700
+    with four.
     These are hashes for a simulation and for training; they keep no secret.
 
     The modules stay the user's own, by name, type and hooks; only what they do in training is replaced, until
@@ -45,8 +45,7 @@ class Draws:
 
     stream: int64 `[]`; inside `torch.func.vmap`, batched like the key.
 
-    Reference: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014 (mix, as in Vigna's
-    splitmix64); Steele, Vigna, arXiv 2001.05304 (a).  Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+    Reference: Steele, Vigna, arXiv 2001.05304 (a).  Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
     SC 2011, for counters instead of states.
 
     >>> model = nn.Sequential(nn.Dropout(0.5))
@@ -73,7 +72,7 @@ class Draws:
         Without it the modules go on counting their calls.
         """
         if self.layers:
-            self.stream = _mix(torch.as_tensor(key) + torch.as_tensor(step) * _power(1))
+            self.stream = mix(torch.as_tensor(key) + torch.as_tensor(step) * power(FACTOR, 1))
             self.calls = [0] * len(self.layers)
 
     @contextmanager
@@ -98,12 +97,12 @@ class Draws:
         Raises:
             ConfigError: see `_call`.
         """
-        counter = self.stream + _signed(number + _power(1) * self._call(number))
+        counter = self.stream + signed(number + power(FACTOR, 1) * self._call(number))
         for axis, size in enumerate(shape):
             if size > 1:  # a single number of the processor is given to a GPU without waiting
                 counter = counter.unsqueeze(-1) if counter.ndim else counter
-                counter = counter + torch.arange(size, device=device) * _power(axis + 2)
-        bits = _mix(counter).reshape(shape).to(device)
+                counter = counter + torch.arange(size, device=device) * power(FACTOR, axis + 2)
+        bits = mix(counter).reshape(shape).to(device)
         return bits >= int(p * 2.0**64) - 2**63
 
     def _call(self, number: int) -> int:
@@ -203,20 +202,3 @@ MASK_SHAPES: dict[object, Callable[[Tensor], Shape]] = {
 
 def _plain_forward(part: nn.Module) -> object:
     return getattr(type(part), "forward", None)
-
-
-def _mix(z: Tensor) -> Tensor:
-    """In place, `z <- (z ^ (z >> s)) f` for each shift and factor; shifts are logical, products mod 2^64."""
-    for shift, factor in MIX:
-        z.bitwise_xor_((z >> shift).bitwise_and_((1 << 64 - shift) - 1)).mul_(_signed(factor))
-    return z
-
-
-def _power(exponent: int) -> int:
-    """a^exponent mod 2^64, as torch holds it."""
-    return _signed(FACTOR**exponent)
-
-
-def _signed(number: int) -> int:
-    """The int64 with these 64 bits."""
-    return (number + 2**63) % 2**64 - 2**63

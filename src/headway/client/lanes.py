@@ -126,8 +126,8 @@ class _Program:
         self.squares = torch.zeros_like(self.losses) if self.measure else None
         assert isinstance(work.key, Keys)
         draws = self.bench.draws.layers
-        seeds = [key.seed() for key in work.key.derive("dropout")] if draws else [0] * lane_count
-        self.dropout = self.bench.site.put(torch.tensor(seeds))
+        seeds = work.key.derive("dropout").seeds() if draws else torch.zeros(lane_count, dtype=torch.int64)
+        self.dropout = self.bench.site.put(seeds)
         self.active = lane_count
         self._look_at_front()
         layout = self.bench.layout

@@ -197,7 +197,7 @@ class _Program:
         self.motion = Motion(lanes, count, trainer.momentum, trainer.nesterov, work.flows[-1].proximal)
         self.inner = shared.new_zeros(lanes, count, count, dtype=torch.float64)
         assert isinstance(work.key, Keys)
-        self.dropout = [key.seed() for key in work.key.derive("dropout")] if self.bench.draws.layers else [0] * lanes
+        self.dropout = work.key.derive("dropout").seeds().tolist() if self.bench.draws.layers else [0] * lanes
 
     def run(self) -> Summed:
         """All steps: of all lanes together, or of one lane after another."""

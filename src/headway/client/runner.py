@@ -52,7 +52,7 @@ class ClientRunner:
 
     def client_key(self, client: str, round_: int) -> Key:
         """The client's key in a round, from which its stages' and its trainer's keys are derived."""
-        return self.client_keys((client,), round_)[0]
+        return self.key.derive("client", round_).owned(client)
 
     def client_keys(self, clients: Sequence[str], round_: int) -> Keys:
         """Those of many clients."""

@@ -107,8 +107,9 @@ class Context:
     def uniform(self, count: int) -> Tensor:
         """Uniform numbers in [0, 1), float64 `[..., count]`, each lane from its own key."""
         one, device = self.key, self.global_params.device
-        drawn = one.uniform(count) if isinstance(one, Key) else torch.stack([key.uniform(count) for key in one])
-        return drawn.to(device)
+        if not isinstance(one, Key | Keys):  # who calls a hook by hand may have any keys in a row
+            return torch.stack([key.uniform(count) for key in one]).to(device)
+        return one.uniform(count).to(device)
 
     def sliced(self, start: int, stop: int) -> Context:
         """The context of coordinates `start..stop` alone, where a hook is called for some at a time."""
