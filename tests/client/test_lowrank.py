@@ -195,7 +195,7 @@ def test_who_has_too_many_examples_trains_alone(lowered):
         {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, steps_kept="half"), "recipe": "fedavg+ecgr", "close": 1e-3},
         {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, weight_decay=0.1)},
         {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, clip_gradient=1.0)},
-        {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, epochs=9)},
+        {"trainer": hw.LocalSGD(lr=0.1, batch_size=4, epochs=9, momentum=0.5)},
     ],
     ids=str,
 )

@@ -17,6 +17,9 @@ weighted sum of all clients' deltas is one more product, and inner products of a
 
 which tell the length of a delta, and the Gram matrix of the steps to a stage that combines them.
 
+Where steps are plain, a layer whose matrix takes no more room than the rows of a batch is held as a matrix
+(`layers.py`), and so is every layer of clients that see more examples than outer products are good for.
+
 Clients of a model that has other parameters too, such as convolutions, have weights of their own for those, and train
 one after another by plain SGD; their large layers are still never written.
 
@@ -25,16 +28,13 @@ It is exact, up to the order of its sums; clients trained alone are its referenc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from headway.client.lanes import Plan
+from headway.client.layers import Layer, Moved, Outer, Reached, Stop, in_place
 from headway.client.motion import Motion
 from headway.client.sgd import LocalSGD
 from headway.client.trainer import Work
@@ -47,6 +47,7 @@ from headway.data import Examples
 
 FEW = 2  # times a layer's outputs: examples beyond which weights of one's own are cheaper
 LEAST = 32
+DENSE = 0.8  # of the rows are examples: what is beyond that is not worth working with padding
 MOST_BYTES = 256 * 2**20  # of what came into the layers and of the errors
 
 
@@ -65,6 +66,11 @@ def suits(trainer: LocalSGD, bench: Workbench, chain: Chain, flow: Flow) -> bool
         return False
     if held == everything:
         return not bench.draws.layers  # in one batch, each lane's draws would be those of all
+    return plain_steps(trainer, chain, flow)
+
+
+def plain_steps(trainer: LocalSGD, chain: Chain, flow: Flow) -> bool:
+    """Whether a step is the learning rate times a gradient, and no stage needs to know it."""
     return not (trainer.momentum or chain.step_rules or flow.needs)
 
 
@@ -80,17 +86,16 @@ class Summed:
 
     own: how the parameters moved that are in no linear layer, `[C, *shape]` by name.
     moved: what each step's gradient counts in the delta, `[C, K]`; changes: what each step added to that, `[C, K, K]`.
-    inner: inner products of the steps' gradients, `[C, K, K]`.  steps: the step of each row of the layers.
+    inner: inner products of the steps' gradients, `[C, K, K]`, of all layers that do not know how far they moved.
     count, loss: steps and mean loss, `[C]`.
     """
 
-    layers: list[_Layer]
+    layers: list[Layer]
     own: dict[str, Tensor]
     layout: Layout
     moved: Tensor
     changes: Tensor
     inner: Tensor
-    steps: Tensor
     count: Tensor
     loss: Tensor
 
@@ -108,25 +113,28 @@ class Summed:
         squares = (moved @ self.inner @ moved.mT).flatten().clamp_min(0)
         for own in self.own.values():
             squares = squares + own.flatten(1).double().square().sum(1).cpu()
+        for layer in self.layers:
+            if (known := layer.squares()) is not None:
+                squares = squares + known.cpu()
         return squares.sqrt()
 
     def total(self, factors: Tensor) -> Tensor:
         """`sum_c f_c delta_c` as a vector `[P]`, from factors `[C]`."""
         named = {name: torch.tensordot(factors.to(moved), moved, 1) for name, moved in self.own.items()}
-        weights = (self.moved * -factors.double().unsqueeze(1))[:, self.steps]
         for layer in self.layers:
-            named |= layer.summed(weights)
+            named |= layer.summed(self.moved, factors.double())
         return self.layout.flatten(named)
 
 
 class LowRank:
     """Trains groups of clients on a workbench whose linear layers are never moved.
 
-    own: the parameters that are in none of them, by name.  Without any, the clients train side by side.
+    plain: whether a client's steps are plain SGD, and no stage looks at them.
+    own: the parameters that are in no linear layer, by name.  Without any, the clients train side by side.
     """
 
-    def __init__(self, trainer: LocalSGD, bench: Workbench) -> None:
-        self.trainer, self.bench = trainer, bench
+    def __init__(self, trainer: LocalSGD, bench: Workbench, plain: bool = False) -> None:
+        self.trainer, self.bench, self.plain = trainer, bench, plain
         self.layers = _linear(bench)
         self.widest = max(layer.out_features for layer in self.layers.values())
         lowered = {id(parameter) for layer in self.layers.values() for parameter in layer.parameters()}
@@ -139,27 +147,48 @@ class LowRank:
         index = torch.tensor([0, len(store) - 1])
         two = self.bench.site.take(store, index)
         inputs, targets = two.inputs, two.targets
-        layers = [_Layer(name, part, lanes=2, rows=2) for name, part in self.layers.items()]
-        counts = self.bench.shared.new_ones(2, 1, dtype=torch.float64)
+        layers: list[Layer] = [Outer(name, part, 2, (1, 1)) for name, part in self.layers.items()]
+        moved, rates = self.bench.site.put(torch.ones(2, 2, dtype=torch.float64)), self.bench.shared.new_ones(2)
         self.bench.module.train()
         try:
-            with _in_place(layers):
-                for seen in (0, 1):
-                    for layer in layers:
-                        layer.expect(slice(2), seen, 1, counts[:, :seen])
+            with in_place(layers):
+                for number in (0, 1):
+                    _expect(layers, slice(2), number, 1, moved)
                     losses = self.bench.task.criterion.per_example(self.bench.module(inputs), targets)
-                    _learn(layers, [], losses.sum())
+                    _learn(layers, [], losses.sum(), rates)
         except Exception:  # whatever a model may raise; in the run it is raised with client and stage
             return False
         return True
 
     def pays(self, plan: Plan) -> bool:
-        """Whether no client sees more examples than outer products are good for, and all of them fit in memory."""
-        sizes = plan.table.sizes
-        rows = sum(plan.table.widths())
-        numbers = len(sizes) * rows * sum(layer.in_features + layer.out_features for layer in self.layers.values())
-        fits = numbers * self.bench.shared.dtype.itemsize <= MOST_BYTES
-        return fits and int(sizes.sum(1).max()) <= max(FEW * self.widest, LEAST)
+        """Whether no client sees more examples than outer products are good for, or needs none; and all that is held
+        fits in memory."""
+        table = plan.table
+        rows = sum(table.widths())
+        written = [part for part in self.layers.values() if self._writes(part, plan)]
+        if len(written) < len(self.layers) and self._many(plan):
+            return False
+        numbers = sum(
+            part.weight.numel() if part in written else rows * (part.in_features + part.out_features)
+            for part in self.layers.values()
+        )
+        return len(table.sizes) * numbers * self.bench.shared.dtype.itemsize <= MOST_BYTES
+
+    def held(self, plan: Plan) -> list[Layer]:
+        """The layers of the clients of this plan, which have learned nothing yet."""
+        lanes, widths = len(plan.table.sizes), plan.table.widths()
+        return [
+            Moved(name, part, lanes) if self._writes(part, plan) else Outer(name, part, lanes, widths)
+            for name, part in self.layers.items()
+        ]
+
+    def _writes(self, part: nn.Linear, plan: Plan) -> bool:
+        """Whether a layer is held as a matrix: one that is small, or which sees more rows than pays otherwise."""
+        small = part.weight.numel() <= max(plan.table.widths()) * (part.in_features + part.out_features)
+        return self.plain and (small or (self._many(plan) and not self.own))
+
+    def _many(self, plan: Plan) -> bool:
+        return int(plan.table.sizes.sum(1).max()) > max(FEW * self.widest, LEAST)
 
     def train(self, work: Work, plan: Plan) -> Summed:
         """What the clients' training did; all start from the model in the context.
@@ -170,7 +199,8 @@ class LowRank:
         self.bench.load(work.ctx.global_params, None, None)
         self.bench.module.train()
         program = _Program(self, work, plan)
-        with _in_place(program.layers):
+        program.foresee()
+        with in_place(program.layers):
             return program.run()
 
 
@@ -185,11 +215,7 @@ class _Program:
         self.bench, self.own, self.table = lowrank.bench, lowrank.own, plan.table
         self.site, shared = self.bench.site, self.bench.shared
         lanes, count = self.table.sizes.shape
-        widths = torch.tensor(self.table.widths())
-        self.steps = torch.repeat_interleave(torch.arange(count), widths)
-        self.steps_there = self.site.put(self.steps)
-        self.starts = (widths.cumsum(0) - widths).tolist()  # of each step's rows
-        self.layers = [_Layer(name, part, lanes, len(self.steps)) for name, part in lowrank.layers.items()]
+        self.layers = lowrank.held(plan)
         self.own_moved = {name: value.detach().new_empty(lanes, *value.shape) for name, value in self.own.items()}
         self.served = self.table.served(work.examples, self.site, shared.dtype)
         self.losses = shared.new_zeros(lanes, count, dtype=torch.float64)
@@ -198,6 +224,19 @@ class _Program:
         self.inner = shared.new_zeros(lanes, count, count, dtype=torch.float64)
         assert isinstance(work.key, Keys)
         self.dropout = work.key.derive("dropout").seeds().tolist() if self.bench.draws.layers else [0] * lanes
+
+    def foresee(self) -> None:
+        """Has the first layer make the products of all that will come into it, where there is little padding."""
+        widths = self.table.widths()
+        padded = int(self.table.sizes.sum()) < DENSE * len(self.table.sizes) * sum(widths)
+        if self.own or padded or not any(isinstance(layer, Outer) for layer in self.layers):
+            return
+        try:
+            with in_place([Stop(layer) for layer in self.layers]):
+                self.bench.module(self.bench.arranged(self.served.all(widths).inputs))
+        except Reached as reached:
+            if isinstance(reached.layer, Outer):
+                reached.layer.foresee(reached.rows)
 
     def run(self) -> Summed:
         """All steps: of all lanes together, or of one lane after another."""
@@ -220,7 +259,6 @@ class _Program:
             moved=self.motion.moved,
             changes=self.motion.changes,
             inner=inner,
-            steps=self.steps,
             count=self.table.counts,
             loss=losses,
         )
@@ -230,10 +268,8 @@ class _Program:
         first = lanes.start or 0
         made = zip(self.table.active(lanes), self.table.widths(lanes), strict=True)
         for number, (active, width) in enumerate((active, width) for active, width in made if active):
-            front, seen = slice(first, first + active), self.starts[number]
-            counts = self.site.put(self.motion.moved[front][:, self.steps[:seen]])
-            for layer in self.layers:
-                layer.expect(front, seen, width, counts)
+            front = slice(first, first + active)
+            _expect(self.layers, front, number, width, self.site.put(self.motion.moved[front]))
             self.bench.draws.at(self.dropout[first], number)
             self._step(front, number, width)
 
@@ -244,113 +280,29 @@ class _Program:
         each = self.bench.task.criterion.per_example(outputs, batch.targets).view(-1, width)
         mean = (each * self.served.weights[lanes, number, :width]).sum(1)
         rates = self.served.rates[lanes, number]
-        inner, grads = _learn(self.layers, list(self.own.values()), mean.sum())
-        self._add(self.inner[lanes, number], inner)
+        inner, grads = _learn(self.layers, list(self.own.values()), mean.sum(), rates)
+        if inner is not None:
+            self.inner[lanes, number, : number + 1] = inner
         self.motion.step(lanes, number, self.table.rates[lanes, number])
         for parameter, grad in zip(self.own.values(), grads, strict=True):  # of a single lane
             parameter.detach().sub_(rates.to(grad.dtype) * grad)
         self.losses[lanes, number] = mean.detach().double()
 
-    def _add(self, products: Tensor, rows: Tensor) -> None:
-        """Adds what each row seen so far gives, `[C, n]`, to its step's number of `[C, K]`."""
-        steps = self.steps_there[: rows.shape[1]]
-        if self.site.on_gpu:  # which adds by an index in no fixed order
-            products += rows @ functional.one_hot(steps, products.shape[1]).to(rows)
-        else:
-            products.index_add_(1, steps, rows)
 
-
-def _learn(layers: list[_Layer], own: list[nn.Parameter], loss: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Gives every layer its gradients, of the sum of the lanes' losses; the inner products of this step's gradient with
-    what each row seen so far gives, float64 `[C, n]`, and the gradients of the other parameters."""
-    grads = torch.autograd.grad(loss, [*(layer.out() for layer in layers), *own], materialize_grads=True)
-    inner = [layer.learn(grad) for layer, grad in zip(layers, grads, strict=False)]
-    return torch.stack(inner).sum(0), grads[len(layers) :]
-
-
-class _Layer:
-    """One linear layer of all clients: what came into it, `[C, n, in]`, and u of each example, `[C, n, out]`."""
-
-    def __init__(self, name: str, part: nn.Linear, lanes: int, rows: int) -> None:
-        self.name, self.part = name, part
-        weight = part.weight.detach()
-        self.inputs = weight.new_zeros(lanes, rows, part.in_features)
-        self.errors = weight.new_zeros(lanes, rows, part.out_features)
-        self.one = 0.0 if part.bias is None else 1.0
-        self.inner = self.inputs
-
-    def expect(self, lanes: slice, seen: int, width: int, counts: Tensor) -> None:
-        """The next batch is of these lanes, of this width, after so many rows, which count as much `[C, seen]`."""
-        self.lanes, self.seen, self.width = lanes, seen, width
-        self.counts = counts.to(self.errors.dtype).unsqueeze(1)
-        self.active = lanes.stop - (lanes.start or 0)
-        self._out: Tensor | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """What comes out for `[C * B, in]`, each lane's rows by its own weights."""
-        if x.ndim != 2 or len(x) != self.active * self.width or self._out is not None:
-            raise RuntimeError(f"the layer {self.name} is not called once, on a row for each example")
-        bias = None if self.part.bias is None else self.part.bias.detach()
-        base = functional.linear(x, self.part.weight.detach(), bias) if x.requires_grad else self._fixed(x, bias)
-        lanes, start, stop = self.lanes, self.seen, self.seen + self.width
-        own = x.view(self.active, self.width, -1)
-        self.inputs[lanes, start:stop] = own.detach()
-        inner = own @ self.inputs[lanes, :stop].mT + self.one
-        self.inner = inner.detach()
-        if start:
-            moved = (inner[..., :start] * self.counts) @ self.errors[lanes, :start]
-            base = base - moved.view(len(x), -1)
-        self._out = base if base.requires_grad else base.requires_grad_()
-        return self._out
-
-    def _fixed(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        out = product(x, self.part.weight.detach())
-        return out if bias is None else out.add_(bias)
-
-    def out(self) -> Tensor:
-        """What came out of the last call."""
-        if self._out is None:
-            raise RuntimeError(f"the layer {self.name} is not called")
-        return self._out
-
-    def learn(self, errors: Tensor) -> Tensor:
-        """Takes u `[C * B, out]` of the batch; inner products of its gradient with each row's, float64 `[C, n]`."""
-        lanes, start, stop = self.lanes, self.seen, self.seen + self.width
-        own = errors.view(self.active, self.width, -1)
-        self.errors[lanes, start:stop] = own
-        inner = (own @ self.errors[lanes, :stop].mT).mul_(self.inner)
-        self._out = None
-        return inner.sum(1, dtype=torch.float64)
-
-    def summed(self, weights: Tensor) -> dict[str, Tensor]:
-        """The weighted sums of all rows' outer products, by the parameters' names; weights: `[C, n]`."""
-        errors = (self.errors * weights.to(self.errors).unsqueeze(2)).flatten(0, 1)
-        prefix = f"{self.name}." if self.name else ""
-        changes = {f"{prefix}weight": product(errors.T, self.inputs.flatten(0, 1).T)}
-        return changes if self.part.bias is None else {**changes, f"{prefix}bias": errors.sum(0)}
-
-
-@contextmanager
-def _in_place(layers: list[_Layer]) -> Iterator[None]:
-    """The model calls these instead of its own layers."""
+def _expect(layers: list[Layer], lanes: slice, number: int, width: int, moved: Tensor) -> None:
+    """Tells every layer of the next batch; moved: what the gradients of the clients' steps count by now, `[C, K]`."""
     for layer in layers:
-        layer.part.forward = layer  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.part.forward
+        layer.expect(lanes, number, width)
+        if isinstance(layer, Outer):
+            layer.count(moved)
 
 
-def product(one: Tensor, other: Tensor) -> Tensor:
-    """`A B^T` of matrices `[m, k]` and `[n, k]`, by whichever library is faster; without gradients.
-
-    In single precision oneDNN has more than twice the speed of MKL on processors that are not Intel's; torch has no
-    public name for it, so where it is not found, or refuses, the usual product is taken.
-    """
-    if one.dtype == torch.float32 and one.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        try:
-            return cast(Tensor, torch.ops.mkldnn._linear_pointwise(one, other, None, "none", [], ""))
-        except (AttributeError, RuntimeError):
-            pass
-    return one @ other.T
+def _learn(
+    layers: list[Layer], own: list[nn.Parameter], loss: Tensor, rates: Tensor
+) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """Gives every layer its gradients, of the sum of the lanes' losses; the inner products of this step's gradient with
+    those so far, float64 `[C, K']`, if any layer needs them, and the gradients of the other parameters."""
+    grads = torch.autograd.grad(loss, [*(layer.out() for layer in layers), *own], materialize_grads=True)
+    learned = [layer.learn(grad, rates) for layer, grad in zip(layers, grads, strict=False)]
+    inner = [products for products in learned if products is not None]
+    return torch.stack(inner).sum(0) if inner else None, grads[len(layers) :]

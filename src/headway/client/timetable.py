@@ -79,8 +79,14 @@ class Served:
 
     def batch(self, lanes: slice, number: int, width: int) -> Examples:
         """What these lanes see in a step, one lane after another, `[lanes * width, ...]`."""
-        index = self.index[lanes, number, :width].reshape(-1)
-        inputs, targets = (t.index_select(0, index) for t in (self.store.inputs, self.store.targets))
+        return self._taken(self.index[lanes, number, :width])
+
+    def all(self, widths: list[int]) -> Examples:
+        """What each lane sees in all of its steps, of these widths, `[lanes * sum(widths), ...]`."""
+        return self._taken(torch.cat([self.index[:, number, :width] for number, width in enumerate(widths)], dim=1))
+
+    def _taken(self, index: Tensor) -> Examples:
+        inputs, targets = (t.index_select(0, index.reshape(-1)) for t in (self.store.inputs, self.store.targets))
         return self.site.examples(Examples(inputs, targets))
 
 

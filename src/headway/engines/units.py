@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headway.client.crew import Crew
 from headway.client.lanes import Lanes, Plan, why_not
-from headway.client.lowrank import LowRank, Summed, suits
+from headway.client.lowrank import LowRank, Summed, plain_steps, suits
 from headway.client.runner import ClientRunner, Outcome
 from headway.client.sgd import LocalSGD
 from headway.client.site import Site
@@ -80,7 +80,7 @@ class UnitRunner:
             self.lanes = lanes if self.why_not is None else None
             plain = not measure and self.site.precision != "bfloat16"
             if self.lanes is not None and plain and suits(self.runner.trainer, self.bench, chain, flows[-1]):
-                lowrank = LowRank(self.runner.trainer, self.bench)
+                lowrank = LowRank(self.runner.trainer, self.bench, plain_steps(self.runner.trainer, chain, flows[-1]))
                 self.lowrank = lowrank if lowrank.probe(job.data.store) else None
         self.use(way)
         self.expected = flows[-1].lengths(self.bench.layout.size)
