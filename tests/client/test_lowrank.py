@@ -7,7 +7,9 @@ from toys import blobs
 
 import headway as hw
 from headway.client import lowrank
+from headway.client.layers import Outer
 from headway.client.motion import Motion
+from headway.engines.planner import first_ask
 
 SIZES = (7, 12, 5, 9, 20, 1)
 
@@ -17,13 +19,22 @@ def mlp():
 
 
 def run(
-    lanes, recipe="fedavg", make=mlp, trainer=None, number="float64", drift=False, rounds=4, low_rank=None, **options
+    lanes,
+    recipe="fedavg",
+    make=mlp,
+    trainer=None,
+    number="float64",
+    drift=False,
+    rounds=4,
+    low_rank=None,
+    sizes=SIZES,
+    **options,
 ):
     trainer = trainer or hw.LocalSGD(lr=0.1, batch_size=4, epochs=1)
     algorithm = hw.recipes.recipe(recipe, trainer=trainer, **options)
     engine = hw.LocalEngine(lanes=lanes, drift=drift, low_rank=low_rank)
     task = hw.Task(make, dtype=number, metrics=("accuracy",))
-    made = hw.Run(algorithm, blobs(sizes=SIZES), task, rounds=rounds, engine=engine, seed=3)
+    made = hw.Run(algorithm, blobs(sizes=sizes), task, rounds=rounds, engine=engine, seed=3)
     return made, list(made)
 
 
@@ -171,6 +182,66 @@ def test_other_parameters_are_trained_by_each_client(lowered, kind, options):
     assert (before := sum(lowered)) >= 4 * 2
     agree(alone, run(4, make=make, trainer=trainer))
     assert sum(lowered) == before, "only if it is asked for"
+
+
+def wide():
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 30), nn.Tanh(), nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 3))
+
+
+def forms(made):
+    """The form in which each layer of a run's first crew was held."""
+    runner = made.engine.runner
+    crew = runner._crew(made.data.clients, first_ask(runner, made.data.clients))
+    _, plan = runner.lanes.plan(crew, first_ask(runner, made.data.clients))
+    return [type(layer).__name__ for layer in runner.lowrank.held(plan)]
+
+
+@pytest.mark.parametrize(
+    ("options", "held"),
+    [
+        ({"batch_size": 2}, ["Outer", "Outer", "Outer"]),
+        ({"batch_size": 8}, ["Moved", "Outer", "Moved"]),
+        ({"batch_size": 8, "epochs": 12}, ["Moved", "Moved", "Moved"]),
+        ({"batch_size": 8, "momentum": 0.5}, ["Outer", "Outer", "Outer"]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("sizes", [SIZES, (8, 8, 8, 8)], ids=["padded", "even"])
+def test_layers_in_the_form_that_costs_less(lowered, options, held, sizes):
+    trainer = hw.LocalSGD(lr=0.2, **options)
+    alone, crews = (run(lanes, make=wide, trainer=trainer, sizes=sizes) for lanes in (1, len(sizes)))
+    agree(alone, crews)
+    assert lowered
+    assert forms(crews[0]) == held
+
+
+class Again(nn.Module):
+    """The same features so many times."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    def forward(self, x):
+        return x.repeat(1, self.times)
+
+
+@pytest.mark.parametrize("times", [2, 110])
+def test_the_first_layers_products_are_made_at_once_where_there_is_little_padding(monkeypatch, times):
+    """Each client's alone, where these are large; the numbers agree with those of one step after another."""
+    seen = []
+    foresee = Outer.foresee
+    monkeypatch.setattr(Outer, "foresee", lambda self, x: (seen.append(len(x)), foresee(self, x)))
+
+    def make():
+        return nn.Sequential(Again(times), nn.Linear(4 * times, 30), nn.Tanh(), nn.Linear(30, 9, bias=False))
+
+    for number, close in (("float64", 1e-10), ("float32", 1e-5)):
+        pair = [run(lanes, make=make, number=number, rounds=1, sizes=(41, 41, 40)) for lanes in (1, 3)]
+        agree(*pair, close=close)
+    assert seen == [3 * 41, 3 * 41]
+    run(6, make=make)
+    assert len(seen) == 2, "SIZES are padded too much"
 
 
 def test_low_rank_can_be_left_out(lowered):

@@ -163,6 +163,20 @@ def test_a_model_that_branches_on_its_inputs_trains_alone():
     assert torch.equal(alone[0].state.params, beside[0].state.params)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_model_whose_examples_see_each_other_trains_alone(affine):
+    """Beside padding, or beside other clients' examples, a batch would have another mean."""
+
+    def make():
+        norm = nn.BatchNorm1d(6, affine=affine, track_running_stats=False)
+        return nn.Sequential(nn.Linear(4, 6), norm, nn.Tanh(), nn.Linear(6, 3))
+
+    data = blobs(sizes=(7, 11, 6, 10))
+    alone, beside = (run("fedavg", lanes, TRAINER, data=data, make=make) for lanes in (1, 4))
+    assert beside[0].engine.alone == "what it makes of an example depends on the others in a batch"
+    assert torch.equal(alone[0].state.params, beside[0].state.params)
+
+
 def test_a_failure_names_its_client():
     class Fails(nn.Linear):
         def forward(self, x):

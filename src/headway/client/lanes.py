@@ -30,6 +30,7 @@ from headway.data import Examples
 
 Stepped = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+ALIKE = 1e-3  # of its largest output, to which what a model gives is the same, in any precision
 
 
 def why_not(trainer: Trainer, bench: Workbench, chain: Chain) -> str | None:
@@ -81,7 +82,19 @@ class Lanes:
             self.stepped(views, inputs, targets, weights, keys, keys[0])
         except Exception as error:  # whatever the model may raise; alone, it is raised with client and stage
             return f"{type(error).__name__} in a batched program"
-        return None
+        return "what it makes of an example depends on the others in a batch" if self._mixes(examples) else None
+
+    def _mixes(self, examples: Examples) -> bool:
+        """Whether what comes out for an example is another beside others, such as those that a batch is padded with."""
+        inputs, bench = examples.inputs, self.bench
+        beside = inputs.clone()
+        beside[1:] = inputs[:1]
+        first = []
+        for batch in (inputs, beside):
+            bench.draws.at(0, 0)
+            with torch.no_grad():
+                first.append(bench.module(bench.arranged(batch))[0].double())
+        return bool((first[0] - first[1]).abs().max() > ALIKE * first[0].abs().max())
 
     def fits(self, plan: Plan, keeps_steps: bool) -> bool:
         """Whether the steps of all lanes can be kept in full within the trainer's budget."""

@@ -28,6 +28,8 @@ from headway.engines.engine import Job
 from headway.engines.way import Way
 from headway.observe.drift import DriftMeter
 
+PROBED = 8  # examples on which it is found out whether a model can be batched
+
 
 class NoRoom(Exception):
     """A crew does not fit in memory side by side; nothing of it has been counted."""
@@ -76,7 +78,7 @@ class UnitRunner:
         if way.lanes > 1 and self.why_not is None:
             assert isinstance(self.runner.trainer, LocalSGD)
             lanes = Lanes(self.runner.trainer, self.bench)
-            self.why_not = lanes.probe(job.data.store.rows(0, 2))
+            self.why_not = lanes.probe(job.data.store.rows(0, PROBED))
             self.lanes = lanes if self.why_not is None else None
             plain = not measure and self.site.precision != "bfloat16"
             if self.lanes is not None and plain and suits(self.runner.trainer, self.bench, chain, flows[-1]):
