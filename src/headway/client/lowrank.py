@@ -37,6 +37,7 @@ from headway.client.lanes import Plan
 from headway.client.layers import Layer, Moved, Outer, Reached, Stop, in_place
 from headway.client.motion import Motion
 from headway.client.sgd import LocalSGD
+from headway.client.timetable import Fetched, Served
 from headway.client.trainer import Work
 from headway.client.workbench import Workbench
 from headway.core.chain import Chain
@@ -199,7 +200,7 @@ class LowRank:
         self.bench.load(work.ctx.global_params, None, None)
         self.bench.module.train()
         program = _Program(self, work, plan)
-        program.foresee()
+        program.look_ahead()
         with in_place(program.layers):
             return program.run()
 
@@ -218,6 +219,7 @@ class _Program:
         self.layers = lowrank.held(plan)
         self.own_moved = {name: value.detach().new_empty(lanes, *value.shape) for name, value in self.own.items()}
         self.served = self.table.served(work.examples, self.site, shared.dtype)
+        self.batches: Served | Fetched = self.served
         self.losses = shared.new_zeros(lanes, count, dtype=torch.float64)
         trainer = lowrank.trainer
         self.motion = Motion(lanes, count, trainer.momentum, trainer.nesterov, work.flows[-1].proximal)
@@ -225,15 +227,19 @@ class _Program:
         assert isinstance(work.key, Keys)
         self.dropout = work.key.derive("dropout").seeds().tolist() if self.bench.draws.layers else [0] * lanes
 
-    def foresee(self) -> None:
-        """Has the first layer make the products of all that will come into it, where there is little padding."""
+    def look_ahead(self) -> None:
+        """Brings all batches at once, and has the first layer make the products of all that will come into it, where
+        there is little padding."""
         widths = self.table.widths()
         padded = int(self.table.sizes.sum()) < DENSE * len(self.table.sizes) * sum(widths)
-        if self.own or padded or not any(isinstance(layer, Outer) for layer in self.layers):
+        if self.own or padded:
+            return
+        self.batches = fetched = self.served.fetched(widths)
+        if not any(isinstance(layer, Outer) for layer in self.layers):
             return
         try:
             with in_place([Stop(layer) for layer in self.layers]):
-                self.bench.module(self.bench.arranged(self.served.all(widths).inputs))
+                self.bench.module(self.bench.arranged(fetched.examples.inputs))
         except Reached as reached:
             if isinstance(reached.layer, Outer):
                 reached.layer.foresee(reached.rows)
@@ -275,7 +281,7 @@ class _Program:
 
     def _step(self, lanes: slice, number: int, width: int) -> None:
         """One step of these lanes."""
-        batch = self.served.batch(lanes, number, width)
+        batch = self.batches.batch(lanes, number, width)
         outputs = self.bench.module(self.bench.arranged(batch.inputs))
         each = self.bench.task.criterion.per_example(outputs, batch.targets).view(-1, width)
         mean = (each * self.served.weights[lanes, number, :width]).sum(1)

@@ -81,13 +81,32 @@ class Served:
         """What these lanes see in a step, one lane after another, `[lanes * width, ...]`."""
         return self._taken(self.index[lanes, number, :width])
 
-    def all(self, widths: list[int]) -> Examples:
-        """What each lane sees in all of its steps, of these widths, `[lanes * sum(widths), ...]`."""
-        return self._taken(torch.cat([self.index[:, number, :width] for number, width in enumerate(widths)], dim=1))
+    def fetched(self, widths: list[int]) -> Fetched:
+        """The batches of all steps, of these widths, brought at once."""
+        index = torch.cat([self.index[:, number, :width] for number, width in enumerate(widths)], dim=1)
+        return Fetched(self._taken(index), len(index), widths)
 
     def _taken(self, index: Tensor) -> Examples:
         inputs, targets = (t.index_select(0, index.reshape(-1)) for t in (self.store.inputs, self.store.targets))
         return self.site.examples(Examples(inputs, targets))
+
+
+class Fetched:
+    """The batches of C lanes in all of their steps, of these widths.
+
+    examples: one lane's after another, in the order of its steps, `[C * sum(widths), ...]`.
+    """
+
+    def __init__(self, examples: Examples, lanes: int, widths: list[int]) -> None:
+        self.examples = examples
+        self.starts = [sum(widths[:number]) for number in range(len(widths))]
+        self._each = tuple(t.unflatten(0, (lanes, sum(widths))) for t in (examples.inputs, examples.targets))
+
+    def batch(self, lanes: slice, number: int, width: int) -> Examples:
+        """As `Served.batch` has it."""
+        rows = slice(self.starts[number], self.starts[number] + width)
+        inputs, targets = (each[lanes, rows].flatten(0, 1) for each in self._each)
+        return Examples(inputs, targets)
 
 
 def timetable(

@@ -196,14 +196,17 @@ class Parts(Mapping[str, Tensor]):
         Raises:
             KeyError: no such client.
         """
-        if isinstance(self.names, Numbered):
-            found = [self.place(client) for client in clients]
-        else:
-            known = self._known()
-            found = [known[client] for client in clients]
-        places = torch.tensor(found, dtype=torch.int64)
+        places = self._places_of(clients)
         sizes = self.sizes[places]
         return self._flat(self.starts[places], sizes), sizes
+
+    def sizes_of(self, clients: Sequence[str]) -> Tensor:
+        """How many indices each of these clients has, int64 `[C]`.
+
+        Raises:
+            KeyError: no such client.
+        """
+        return self.sizes[self._places_of(clients)]
 
     def blocks(self) -> Iterator[Tensor]:
         """All indices, client after client, in vectors of about a million; where they are cut follows from `sizes`."""
@@ -256,6 +259,11 @@ class Parts(Mapping[str, Tensor]):
         if isinstance(self.names, Numbered):
             return self.names.place(client)
         return self._known().get(client)
+
+    def _places_of(self, clients: Sequence[str]) -> Tensor:
+        """The positions of these clients, int64 `[C]`."""
+        place = self.place if isinstance(self.names, Numbered) else self._known().__getitem__
+        return torch.tensor([place(client) for client in clients], dtype=torch.int64)
 
     def _known(self) -> dict[str, int]:
         """The positions of names that are texts."""

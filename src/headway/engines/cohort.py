@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from headway.data.parts import Parts
@@ -20,15 +21,14 @@ def units(
         of clients of like size, so that little is padded.  group: the least number of clients in a unit, as far as
         they go.
 
-    >>> import torch
     >>> train = {"a": torch.arange(5), "b": torch.arange(9), "c": torch.arange(5)}
     >>> list(units(["c", "a", "b"], train, lanes=2, group=2))
     [['b', 'a'], ['c']]
     """
     ordered = sorted(cohort)
     if lanes > 1:
-        held = Parts.of(train).rows(ordered)[1].tolist()
-        ordered = [client for _, client in sorted(zip((-size for size in held), ordered, strict=True))]
+        largest = torch.argsort(Parts.of(train).sizes_of(ordered), descending=True, stable=True)
+        ordered = [ordered[place] for place in largest.tolist()]
     size = -(-group // lanes) * lanes
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
