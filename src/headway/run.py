@@ -24,7 +24,7 @@ from headway.core.algorithm import Algorithm, State
 from headway.core.ask import Answer, Ask, ClientReport, Message, Quorum, drive
 from headway.core.chain import Chain
 from headway.core.errors import ConfigError, Diverged, HeadwayError
-from headway.core.keys import Key
+from headway.core.keys import DRAWS, Key
 from headway.core.registry import build, to_numbers
 from headway.core.roster import Roster
 from headway.core.sampler import samplers
@@ -124,6 +124,7 @@ class Run:
         return {
             "versions": {
                 "headway": _version(),
+                "draws": DRAWS,
                 "torch": torch.__version__,
                 "python": platform.python_version(),
                 **self.engine.site.versions,
@@ -304,6 +305,8 @@ class Run:
             tensors, notes = folder.latest()
             self.state = State.from_tensors(int(notes["round"]), tensors)
             self.notes = {name: notes[name] for name in self.notes}
+            if self.state.round < self.rounds:
+                folder.check_draws(DRAWS)
             own = {name.removeprefix(ENGINE): tensor for name, tensor in tensors.items() if name.startswith(ENGINE)}
             if self.known is not None:
                 self.known.restore(tensors)

@@ -198,6 +198,15 @@ class TestRefusals:
         with pytest.raises(hw.RunFolderError, match=named):
             make(folder=folder, **options)
 
+    @pytest.mark.parametrize("before", ['"draws": 1', '"other": 0'], ids=["other draws", "before they had a number"])
+    def test_other_draws(self, folder, before):
+        """A run that is complete draws nothing any more, and may be looked at."""
+        text = (folder / "run.json").read_text()
+        (folder / "run.json").write_text(text.replace('"draws": 2', before))
+        with pytest.raises(hw.RunFolderError, match="draw their batches otherwise"):
+            make("scaffold+ecgr", folder, rounds=ROUNDS + 1, resume=True)
+        make("scaffold+ecgr", folder, resume=True).close()
+
     def test_another_format(self, folder):
         text = (folder / "run.json").read_text()
         (folder / "run.json").write_text(text.replace('"format": 1', '"format": 99'))

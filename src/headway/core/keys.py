@@ -19,6 +19,7 @@ from torch import Tensor
 from headway.core.counters import mixed, mixed_number, number_of, numbers_of, signed, stream, streams
 
 Part = str | int
+DRAWS = 2  # the version of what is drawn from a key: another one gives other runs
 
 
 def _encode(part: Part) -> bytes:

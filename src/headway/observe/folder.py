@@ -88,6 +88,19 @@ class RunFolder:
                     "now. Resume it as it was, or start a new run."
                 )
 
+    def check_draws(self, wanted: int) -> None:
+        """Refuses to go on with a run that drew from its keys in another way.
+
+        Raises:
+            RunFolderError: naming the version that it was begun with.
+        """
+        versions = self.identity.get("versions", {})
+        if versions.get("draws", 1) != wanted:
+            raise RunFolderError(
+                f"the run in {self.path} was begun with headway {versions.get('headway', '?')}, whose clients draw "
+                "their batches otherwise, so that it would end elsewhere: finish it with that, or start a new run."
+            )
+
     def save(self, round_: int, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         """Writes a checkpoint, whole or not at all, and removes those older than the last k.
 
