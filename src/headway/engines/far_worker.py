@@ -108,7 +108,7 @@ class FarWorker:
             if done_meter := self.tally.meter[1]:
                 done_meter.clear()
             return {"failed": f"{type(error).__name__}: {error}", "missed": self.memory.missed}
-        reply: dict[str, Any] = {"reports": done.reports, "missed": self.memory.missed}
+        reply: dict[str, Any] = {"reports": done.reports.told(), "missed": self.memory.missed}
         if (meter := done.meter) is not None:
             drift = {client: array_of(row) for client, row in meter.rows.items()}
             reply |= {"drift": drift, "weights": meter.weights, "paths": meter.paths}
