@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise, repeat
+from itertools import chain, repeat
+from operator import le
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, final, overload
 
 T = TypeVar("T")
@@ -163,17 +164,22 @@ class Reports(Sequence[ClientReport]):
 
     def by_client(self) -> Reports:
         """The same, ordered by client."""
-        if all(one <= other for one, other in pairwise(self.clients)):
+        if all(map(le, self.clients, self.clients[1:])):
             return self
         return self._at(sorted(range(len(self)), key=self.clients.__getitem__))
 
     def that(self, status: Status) -> Reports:
         """Those on clients that ended like this."""
-        return self._where(self.statuses, lambda each: each == status)
+        if self.statuses.count(status) == len(self):
+            return self
+        return self._at([place for place, each in enumerate(self.statuses) if each == status])
 
     def telling(self, metric: str) -> Reports:
         """Those on clients that have this metric."""
-        return self._where(self.metric(metric), lambda each: each is not None)
+        column = self.metric(metric)
+        if not column.count(None):
+            return self
+        return self._at([place for place, each in enumerate(column) if each is not None])
 
     def __len__(self) -> int:
         return len(self.clients)
@@ -218,13 +224,6 @@ class Reports(Sequence[ClientReport]):
     def _metrics(self, place: int) -> dict[str, float]:
         """Those of a row."""
         return {name: own for name, column in self.metrics.items() if (own := column[place]) is not None}
-
-    def _where(self, column: Sequence[T], holds: Callable[[T], bool]) -> Reports:
-        """The rows for which something holds in a column."""
-        if isinstance(column, Same):
-            return self if len(self) and holds(column.value) else Reports()
-        places = [place for place, each in enumerate(column) if holds(each)]
-        return self if len(places) == len(self) else self._at(places)
 
     def _at(self, places: Sequence[int]) -> Reports:
         """These rows."""

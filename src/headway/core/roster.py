@@ -99,9 +99,10 @@ class Roster:
             present[self.places(there)] = True
             kept["seen"] += present
         if "out" in kept:
-            kept["out"][self.places(cohort)] = True
-        if "asked" in kept:
-            kept["asked"][self.places(cohort)] += 1
+            asked = self.places(cohort)
+            kept["out"][asked] = True
+            if "asked" in kept:
+                kept["asked"][asked] += 1
         if kept:
             self._note(round, Reports.of(reports))
 
@@ -117,37 +118,38 @@ class Roster:
 
     def _note(self, round: int, reports: Reports) -> None:
         """What became of the clients that were heard of, each once."""
-        kept, places = self._columns, self._rows(reports)
+        kept, place_of = self._columns, {client: self._place(client) for client in reports.clients}
+
+        def rows(these: Reports) -> Tensor:
+            return torch.tensor([place_of[client] for client in these.clients], dtype=torch.int64)
+
         if "out" in kept:
+            places = rows(reports)
             if "asked" in kept:
                 kept["asked"][places] += ~kept["out"][places]  # the others were asked instead of one of the cohort
             kept["out"][places] = False
         if "seconds" in kept:
-            self._note_seconds(reports.telling("asked_s"))
+            timed = reports.telling("asked_s")
+            self._note_seconds(timed, rows(timed))
         counted = reports.that("counted")
         if "counted" in kept:
-            places = self._rows(counted)
+            places = rows(counted)
             kept["counted"][places] += 1
             kept["last"][places] = round
         if "loss" in kept:
             told = counted.telling("train_loss")
-            places, losses = self._rows(told), told.metric("train_loss")
+            places, losses = rows(told), told.metric("train_loss")
             kept["loss"][places] = _numbers(losses)
             total = sum(map(mul, self.sizes[places].tolist(), losses))
             self.totals = torch.cat([self.totals, _numbers([total])])
 
-    def _note_seconds(self, timed: Reports) -> None:
+    def _note_seconds(self, timed: Reports, places: Tensor) -> None:
         """How long these took, which have been timed; at least so long, who did not answer."""
-        places = self._rows(timed)
         took = _numbers(list(map(sub, timed.metric("ended_s"), timed.metric("asked_s"))))
         before = self._columns["seconds"][places]
         dropped = torch.tensor([status == "dropped" for status in timed.statuses], dtype=torch.bool)
         longer = dropped & (before > took)  # NaN, where nothing was known, is above nothing
         self._columns["seconds"][places] = torch.where(longer, before, took)
-
-    def _rows(self, reports: Reports) -> Tensor:
-        """The rows of these reports' clients, in their order, int64 `[n]`."""
-        return torch.tensor([self._place(client) for client in reports.clients], dtype=torch.int64)
 
     def _place(self, client: str) -> int:
         try:
