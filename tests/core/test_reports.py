@@ -118,6 +118,17 @@ def test_what_all_have_in_common_is_held_once():
     }
 
 
+def test_a_zero_keeps_its_sign():
+    parts = [Reports([name], norms=norm, metrics={"train_loss": norm}) for name, norm in (("a", 0.0), ("b", -0.0))]
+    joined = Reports.joined(parts)
+    assert repr(list(joined.norms)) == repr(list(joined.metric("train_loss"))) == "[0.0, -0.0]"
+
+
+def test_a_column_may_be_any_sequence():
+    reports = Reports(("a", "b"), ("counted", "dropped"), range(2), reasons="none")
+    assert (list(reports.statuses), reports.examples, reports[1].reason) == (["counted", "dropped"], (0, 1), "none")
+
+
 def test_a_column_in_common_is_a_sequence():
     column = Same("x", 3)
     assert (column[0], column[-1], len(column), list(column)) == ("x", "x", 3, ["x"] * 3)

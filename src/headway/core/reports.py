@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from operator import le
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, final, overload
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, final, overload
 
 T = TypeVar("T")
 
@@ -110,19 +110,19 @@ class Reports(Sequence[ClientReport]):
         metrics: Mapping[str, OneOrEach[float | None]] | None = None,
         reasons: OneOrEach[str] = "",
     ) -> None:
-        self.clients = tuple(clients)
+        self.clients: Final = tuple(clients)
         count = len(self.clients)
-        self.statuses: Sequence[Status] = _column(statuses, count)
-        self.examples: Sequence[int] = _column(examples, count)
-        self.steps: Sequence[int] = _column(steps, count)
-        self.norms: Sequence[float | None] = _column(norms, count)
-        self.seconds: Sequence[float] = _column(seconds, count)
-        self.bytes_up: Sequence[int] = _column(bytes_up, count)
-        self.bytes_down: Sequence[int] = _column(bytes_down, count)
-        self.metrics: Mapping[str, Sequence[float | None]] = {
+        self.statuses: Final[Sequence[Status]] = _column(statuses, count)
+        self.examples: Final[Sequence[int]] = _column(examples, count)
+        self.steps: Final[Sequence[int]] = _column(steps, count)
+        self.norms: Final[Sequence[float | None]] = _column(norms, count)
+        self.seconds: Final[Sequence[float]] = _column(seconds, count)
+        self.bytes_up: Final[Sequence[int]] = _column(bytes_up, count)
+        self.bytes_down: Final[Sequence[int]] = _column(bytes_down, count)
+        self.metrics: Final[Mapping[str, Sequence[float | None]]] = {
             name: _column(column, count) for name, column in (metrics or {}).items()
         }
-        self.reasons: Sequence[str] = _column(reasons, count)
+        self.reasons: Final[Sequence[str]] = _column(reasons, count)
 
     # made -----------------------------------------------------------------------------------------------
 
@@ -170,15 +170,17 @@ class Reports(Sequence[ClientReport]):
 
     def that(self, status: Status) -> Reports:
         """Those on clients that ended like this."""
-        if self.statuses.count(status) == len(self):
-            return self
+        found = self.statuses.count(status)
+        if found in (0, len(self)):  # as in nearly every round
+            return self if found else Reports()
         return self._at([place for place, each in enumerate(self.statuses) if each == status])
 
     def telling(self, metric: str) -> Reports:
         """Those on clients that have this metric."""
         column = self.metric(metric)
-        if not column.count(None):
-            return self
+        missing = column.count(None)
+        if missing in (0, len(self)):
+            return Reports() if missing else self
         return self._at([place for place, each in enumerate(column) if each is not None])
 
     def __len__(self) -> int:
@@ -252,10 +254,10 @@ def total(column: Sequence[int]) -> int:
 
 def _column(given: Any, count: int) -> Any:
     """A column of so many clients."""
-    if not isinstance(given, (Same, tuple, list)):
+    if isinstance(given, str) or not isinstance(given, Sequence):
         return Same(given, count)
     assert len(given) == count, f"a column of {len(given)} for {count} clients"
-    return tuple(given) if isinstance(given, list) else given
+    return given if isinstance(given, Same) else tuple(given)
 
 
 def _told(column: Sequence[T]) -> OneOrEach[T]:
@@ -266,8 +268,10 @@ def _told(column: Sequence[T]) -> OneOrEach[T]:
 def _joined(columns: Sequence[Sequence[T]]) -> Sequence[T]:
     """One column after another."""
     first = columns[0] if columns else ()
-    if isinstance(first, Same) and all(isinstance(each, Same) and each.value == first.value for each in columns):
-        return Same(first.value, sum(map(len, columns)))
+    if isinstance(first, Same):
+        shown = repr(first.value)  # which tells 0.0 from -0.0
+        if all(isinstance(each, Same) and repr(each.value) == shown for each in columns):
+            return Same(first.value, sum(map(len, columns)))
     return tuple(chain.from_iterable(columns))
 
 

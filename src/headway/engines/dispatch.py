@@ -268,7 +268,7 @@ class Round:
         """Runs a unit in this process, where what fails can be looked at."""
         done = self.engine.runner.run(self.asked, unit.clients, {}, self.meter)
         self.total.add_group(done.group)
-        self.reports[unit.first] = done.reports
+        self.reports[unit.first] = Reports.joined(done.parts)
 
     def _collect(self, hand: Hand) -> bool:
         """Adds what a worker has summed; False if it is lost and its units wait again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,17 +37,11 @@ class NoRoom(Exception):
 
 @dataclass(slots=True)
 class Done:
-    """What came of a unit: the sum of its counted updates, reports on its clients, part after part; the meter has been
-    told the drift."""
+    """What came of a unit: the sum of its counted updates, reports in parts; the meter has been told the drift."""
 
     group: Group = field(default_factory=Group)
     parts: list[Reports] = field(default_factory=list)
     meter: DriftMeter | None = None
-
-    @property
-    def reports(self) -> Reports:
-        """All parts in one."""
-        return Reports.joined(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,23 +317,18 @@ class UnitRunner:
 
     def _reports(self, crew: Crew, counted: _Counted, begun: float, down: int) -> Reports:
         """What is told of a crew, which shares the seconds since it began."""
-        sizes, steps, norms = crew.sizes.tolist(), counted.steps.tolist(), counted.norms.tolist()
         costs = ((time.perf_counter() - begun) / len(crew), counted.up, down)
-        return self._told(crew.clients, sizes, steps, norms, counted.losses.tolist(), counted.weights.tolist(), costs)
+        numbers = (crew.sizes, counted.steps, counted.norms, counted.losses, counted.weights)
+        return self._told(crew.clients, costs, *(column.tolist() for column in numbers))
 
-    def _told(
-        self,
-        clients: Sequence[str],
-        sizes: OneOrEach[int],
-        steps: OneOrEach[int],
-        norms: OneOrEach[float | None],
-        losses: OneOrEach[float | None],
-        weights: OneOrEach[float | None],
-        costs: tuple[float, int, int],
-    ) -> Reports:
-        """Reports on clients that count; costs: seconds, and bytes up and down, of each."""
+    def _told(self, clients: Sequence[str], costs: tuple[float, int, int], *numbers: OneOrEach[Any]) -> Reports:
+        """Reports on clients that count.
+
+        costs: seconds, and bytes up and down, of each.  numbers: examples, steps, norms, losses and weights.
+        """
         if self.job.algorithm.protected:
             return Reports(clients, "counted", 0, 0, None, *costs)
+        sizes, steps, norms, losses, weights = numbers
         metrics = {"train_loss": losses}
         if "weight_bound" in self.flows[-1].set_by:  # a stage sets the weights
             metrics["weight"] = weights
@@ -365,8 +355,8 @@ class UnitRunner:
                 done.meter.add_path(client, outcome.trained.squares, outcome.trained.movement)
         self.job.memory.propose(client, (ask.round, ask.attempt), outcome.memory)
         trained, up = outcome.trained, frame.size(frame.of_update(outcome.update))
-        numbers = (int(trained.count), norm, float(trained.loss), float(outcome.update.weight))
-        return self._told([client], len(examples), *numbers, (time.perf_counter() - begun, up, down))
+        numbers = (len(examples), int(trained.count), norm, float(trained.loss), float(outcome.update.weight))
+        return self._told([client], (time.perf_counter() - begun, up, down), *numbers)
 
     def _count(self, ask: Ask, client: str, update: Update, group: Group) -> float:
         chain = self.job.algorithm.chain

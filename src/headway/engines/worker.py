@@ -117,7 +117,7 @@ class Worker:
         ask = self.areas.ask(request)
         done = self.tally.run(ask, request["cohort"])
         meter = done.meter
-        reply: dict[str, Any] = {"reports": done.reports.told()}
+        reply: dict[str, Any] = {"reports": Reports.joined(done.parts).told()}
         places = {client: request["first"] + place for place, client in enumerate(ask.cohort)}
         if meter is not None and self.areas.drift is not None:
             for client, row in meter.rows.items():
