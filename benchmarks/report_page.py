@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from headway.compare import Comparison
-from headway.core.ask import ClientReport
+from headway.core.reports import ClientReport
 from headway.observe.folder import CONFIG, IDENTITY, JOURNAL
 from headway.observe.journal import Journal
 from headway.observe.report import RoundReport

@@ -21,11 +21,12 @@ from headway.client.task import Task
 from headway.client.trainer import trainers
 from headway.client.workbench import Workbench
 from headway.core.algorithm import Algorithm, State
-from headway.core.ask import Answer, Ask, ClientReport, Message, Quorum, drive
+from headway.core.ask import Answer, Ask, Message, Quorum, drive
 from headway.core.chain import Chain
 from headway.core.errors import ConfigError, Diverged, HeadwayError
 from headway.core.keys import DRAWS, Key
 from headway.core.registry import build, to_numbers
+from headway.core.reports import Reports
 from headway.core.roster import Roster
 from headway.core.sampler import samplers
 from headway.data import FederatedData
@@ -205,7 +206,7 @@ class Run:
         )
         report = RoundReport.of(after.round, answers, measured)
         self._check_progress(before, after, report.clients, report.train_loss)
-        counted = tuple(one.client for one in report.clients if one.status == "counted")
+        counted = report.clients.that("counted").clients
         self.engine.ask(Ask("settle", Message(after.params), counted, round=before.round))
         self.state = after
         if self.known is not None:
@@ -234,7 +235,7 @@ class Run:
             message = Message(self.state.model, buffers=self.state.buffers)
             answer = self.engine.ask(Ask("evaluate", message, tuple(self.engine.clients()), round=self.state.round))
         scores = {r.client: r.metrics for r in answer.reports}
-        sizes = {r.client: r.examples for r in answer.reports}
+        sizes = dict(zip(answer.reports.clients, answer.reports.examples, strict=True))
         central: dict[str, float] = {}
         if self.data.central is not None:
             self.bench.load(self.state.model, None, self.state.buffers)
@@ -256,14 +257,13 @@ class Run:
             if self.folder is not None:
                 self.folder.save_best(self._model_tensors(), self.notes["best"])
 
-    def _check_progress(self, before: State, after: State, reports: Sequence[ClientReport], loss: float | None) -> None:
+    def _check_progress(self, before: State, after: State, reports: Reports, loss: float | None) -> None:
         """Stops a run that no longer learns, before the bad state replaces the good one.
 
         Raises:
             Diverged: with the round, the clients that lead, and what to try.
         """
-        rejected = [r for r in reports if r.status == "rejected"]
-        counted = [r for r in reports if r.status == "counted"]
+        rejected, counted = reports.that("rejected"), reports.that("counted")
         if rejected and not counted:
             raise Diverged(self._told(before.round + 1, "no update was fit to count", rejected))
         if not bool(torch.isfinite(after.params).all()):
@@ -277,7 +277,7 @@ class Run:
             what = f"the training loss is {loss:.4g}, from {self.notes['first_loss']:.4g} in the first round"
             raise Diverged(self._told(before.round + 1, what, counted))
 
-    def _told(self, round_: int, what: str, reports: Sequence[ClientReport]) -> str:
+    def _told(self, round_: int, what: str, reports: Reports) -> str:
         leading = sorted(reports, key=lambda r: (r.norm is not None, -(r.norm or 0.0)))[:3]
         who = "; ".join(
             f"{r.client} ({r.reason or f'update norm {r.norm:.4g}' if r.norm is not None or r.reason else 'protected'})"

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from headway.core.algorithm import Algorithm, State
-from headway.core.ask import Answer, Ask, ClientReport, Quorum, drive
+from headway.core.ask import Answer, Ask, Quorum, drive
 from headway.core.chain import at, chain
 from headway.core.flow import EngineFacts, Need, SamplerFacts, TrainerFacts
 from headway.core.keys import Key
 from headway.core.layout import Layout
+from headway.core.reports import ClientReport
 from headway.core.roster import Roster
 from headway.core.sampler import Sampler
 from headway.core.stage import Context, Stage

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from headway.core.ask import ClientReport
 from headway.core.errors import ConfigError
 from headway.core.flow import SamplerFacts
+from headway.core.reports import ClientReport
 from headway.core.roster import COLUMNS, Roster
 from headway.data import Numbered
 

@@ -1,6 +1,7 @@
 """Who holds what without an object per client: names, views, rows, and data of many clients."""
 
 import pickle
+import re
 import tracemalloc
 
 import numpy as np
@@ -35,6 +36,23 @@ def test_other_names_are_not_numbered(name):
     assert name not in names
     with pytest.raises(ValueError, match="is not among"):
         names.index(name)
+
+
+@pytest.mark.parametrize("prefix", ["client-", "", "100%d ", "клиент "])
+@pytest.mark.parametrize("count", [1, 10, 11, 101])
+def test_numbered_names_are_found_together(count, prefix):
+    names = Numbered(count, prefix)
+    mixed = [*reversed(names), *names]
+    assert names.places(mixed).tolist() == [names.index(name) for name in mixed]
+    assert names.places([]).tolist() == []
+    for other in (f"{prefix}{count}", prefix, f"{prefix}-1", f"{prefix}0７"[-len(names[0]) :], "x" * len(names[0])):
+        with pytest.raises(KeyError, match=re.escape(repr(other))):
+            names.places([*mixed, other])
+
+
+def test_names_that_are_long_enough_together_are_not_numbered():
+    with pytest.raises(KeyError):
+        Numbered(101, "").places(["01", "0012"])
 
 
 def test_numbered_names_are_a_value():

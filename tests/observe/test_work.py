@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from headway.core.ask import ClientReport
+from headway.core.reports import ClientReport
 from headway.observe.journal import Journal
 from headway.observe.report import RoundReport
 from headway.observe.work import MOST_SPANS, STRETCHES, at_work

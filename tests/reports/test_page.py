@@ -15,8 +15,8 @@ from reporting import Page, make_comparison, make_python_run, make_run, runfile,
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.core.ask import ClientReport
 from headway.core.errors import ConfigError
+from headway.core.reports import ClientReport
 from headway.data.skew import label_skew
 from headway.observe.journal import Journal
 from headway.observe.report import RoundReport

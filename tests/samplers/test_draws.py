@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import headway as hw
-from headway.core.ask import ClientReport
 from headway.core.keys import Key
+from headway.core.reports import ClientReport
 from headway.core.roster import Roster
 from headway.core.sampler import samplers
 from headway.data import Numbered

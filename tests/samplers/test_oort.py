@@ -13,8 +13,8 @@ import torch
 from test_draws import DRAWS, EVERY, PEOPLE, assert_frequencies, roster, successive
 
 import headway as hw
-from headway.core.ask import ClientReport
 from headway.core.keys import Key
+from headway.core.reports import ClientReport
 from headway.core.roster import Roster
 from headway.data.arrays import client_ids
 

@@ -78,15 +78,15 @@ def probe(data: FederatedData, task: Task, trainer: Any, seed: int) -> Iterator[
         finally:
             run.close()
     own_end, dealt_end = last[ROUNDS - 1], last[-1]
-    counted = [client for client in own_end.clients if client.status == "counted"]
+    counted = own_end.clients.that("counted")
     yield Probe(
         len(chosen),
         ROUNDS,
         own_end.drift,
         dealt_end.drift,
         {client.client: client.metrics["cosine"] for client in counted if "cosine" in client.metrics},
-        tuple(client.steps for client in counted),
-        sum(client.seconds for client in counted) / max(len(counted), 1),
+        tuple(counted.steps),
+        sum(counted.seconds) / max(len(counted), 1),
     )
 
 

@@ -169,9 +169,8 @@ def _steps_said(run: Run) -> str:
 
 
 def _warn(meter: Meter, report: RoundReport, lines: Lines) -> None:
-    for client in report.clients:
-        if client.status == "rejected":
-            meter.say(f"[yellow]round {report.round}: the update of {client.client} was rejected:[/] {client.reason}")
+    for client in report.clients.that("rejected"):
+        meter.say(f"[yellow]round {report.round}: the update of {client.client} was rejected:[/] {client.reason}")
     for note in report.notes:
         meter.say(f"[yellow]round {report.round}:[/] {escape(note)}")
     if not report.count("counted"):
@@ -206,8 +205,8 @@ def _record(report: RoundReport) -> dict[str, Any]:
         ],
         "notes": list(report.notes),
         "counted": report.count("counted"),
-        "rejected": {c.client: c.reason for c in report.clients if c.status == "rejected"},
-        "dropped": [c.client for c in report.clients if c.status == "dropped"],
+        "rejected": {c.client: c.reason for c in report.clients.that("rejected")},
+        "dropped": list(report.clients.that("dropped").clients),
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,
         "seconds": report.seconds,

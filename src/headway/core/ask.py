@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError
 from headway.core.registry import check_types
+from headway.core.reports import Reports
 from headway.core.total import Total
 from headway.core.update import Tensors, flat_names
 
@@ -180,47 +181,33 @@ class Ask:
         return [each[round_] for round_ in sorted(each)]
 
 
-@dataclass(slots=True)  # not frozen, which would take four times as long, and there are thousands in a round
-class ClientReport:
-    """What became of one client in a round.
-
-    status: "counted"; "rejected" by the guard; "dropped" (a straggler, or lost).
-    norm: L2 norm of the delta.  metrics: named numbers, absent where the chain protects the update.
-    """
-
-    client: str
-    status: Literal["counted", "rejected", "dropped"]
-    examples: int = 0
-    steps: int = 0
-    norm: float | None = None
-    seconds: float = 0.0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    reason: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What came back: the total of the counted updates, replies to a protocol, a report per client, figures of the
     whole cohort (its drift), and those of a clock, in its seconds; sentences about what happened on the way.
 
-    earlier: of asks that came to nothing, to clients of whom `reports` tells a later one.  flying: who has been asked
-    and may still answer in a later round, and when it was asked."""
+    reports, earlier: any sequence of reports is kept as `Reports`.  earlier: of asks that came to nothing, to clients
+    of whom `reports` tells a later one.  flying: who has been asked and may still answer in a later round, and when it
+    was asked.
+    """
 
     total: Total = field(default_factory=Total)
     replies: Mapping[str, Tensors] = field(default_factory=dict)
-    reports: Sequence[ClientReport] = ()
-    earlier: Sequence[ClientReport] = ()
+    reports: Reports = field(default_factory=Reports)
+    earlier: Reports = field(default_factory=Reports)
     figures: Mapping[str, float] = field(default_factory=dict)
     clock: Mapping[str, float] = field(default_factory=dict)
     flying: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reports", Reports.of(self.reports))
+        object.__setattr__(self, "earlier", Reports.of(self.earlier))
+
     @property
     def counted(self) -> tuple[str, ...]:
         """The clients whose update is in the total."""
-        return tuple(report.client for report in self.reports if report.status == "counted")
+        return self.reports.that("counted").clients
 
 
 def _stacked(vectors: Iterable[Tensor | None]) -> Tensor:

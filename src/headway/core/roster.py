@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import mul, sub
 
 import torch
 from torch import Tensor
 
-from headway.core.ask import ClientReport
 from headway.core.errors import ConfigError
 from headway.core.flow import Reading, SamplerFacts
+from headway.core.reports import ClientReport, Reports
 
 # column: which readings need it, what it is of a client that nothing is known of
 COLUMNS: Mapping[str, tuple[frozenset[Reading], int | float | bool]] = {
@@ -85,8 +86,9 @@ class Roster:
 
     def hear(self, reports: Iterable[ClientReport]) -> None:
         """Takes the losses that were measured for this round; one that is no number is the worst there can be."""
-        told = {r.client: r.metrics["train_loss"] for r in reports if r.status == "counted"}
-        self.fresh = {client: math.inf if math.isnan(loss) else loss for client, loss in told.items()}
+        told = Reports.of(reports).that("counted").telling("train_loss")
+        losses = zip(told.clients, told.metric("train_loss"), strict=True)
+        self.fresh = {client: math.inf if math.isnan(loss) else loss for client, loss in losses if loss is not None}
 
     def learn(self, round: int, there: Sequence[str], cohort: Sequence[str], reports: Sequence[ClientReport]) -> None:
         """Takes in a finished round: who was there, who was asked, and what became of those that were heard of."""
@@ -97,12 +99,12 @@ class Roster:
             present[self.places(there)] = True
             kept["seen"] += present
         if "out" in kept:
-            kept["out"][self.places(cohort)] = True
-        if "asked" in kept:
-            kept["asked"][self.places(cohort)] += 1
-        total = sum(self._note(round, report) for report in reports)
-        if "loss" in kept:
-            self.totals = torch.cat([self.totals, torch.tensor([total], dtype=torch.float64)])
+            asked = self.places(cohort)
+            kept["out"][asked] = True
+            if "asked" in kept:
+                kept["asked"][asked] += 1
+        if kept:
+            self._note(round, Reports.of(reports))
 
     def tensors(self) -> dict[str, Tensor]:
         """All that changes, under the names that it has in a checkpoint; `restore` takes it back."""
@@ -114,27 +116,40 @@ class Roster:
         self.rounds, self.totals = int(tensors[f"{PREFIX}rounds"]), tensors[f"{PREFIX}totals"]
         self._columns = {name: tensors[f"{PREFIX}{name}"].clone() for name in self._columns}
 
-    def _note(self, round: int, report: ClientReport) -> float:
-        """One client's row; its part of the round's total."""
-        place, kept = self._place(report.client), self._columns
+    def _note(self, round: int, reports: Reports) -> None:
+        """What became of the clients that were heard of, each once."""
+        kept, place_of = self._columns, {client: self._place(client) for client in reports.clients}
+
+        def rows(these: Reports) -> Tensor:
+            return torch.tensor([place_of[client] for client in these.clients], dtype=torch.int64)
+
         if "out" in kept:
-            if "asked" in kept and not kept["out"][place]:
-                kept["asked"][place] += 1  # it was asked instead of another
-            kept["out"][place] = False
-        if "seconds" in kept and "asked_s" in report.metrics:
-            took, before = report.metrics["ended_s"] - report.metrics["asked_s"], float(kept["seconds"][place])
-            if report.status == "dropped" and not math.isnan(before):
-                took = max(took, before)
-            kept["seconds"][place] = took
-        if report.status != "counted":
-            return 0.0
+            places = rows(reports)
+            if "asked" in kept:
+                kept["asked"][places] += ~kept["out"][places]  # the others were asked instead of one of the cohort
+            kept["out"][places] = False
+        if "seconds" in kept:
+            timed = reports.telling("asked_s")
+            self._note_seconds(timed, rows(timed))
+        counted = reports.that("counted")
         if "counted" in kept:
-            kept["counted"][place] += 1
-            kept["last"][place] = round
-        if "loss" not in kept or "train_loss" not in report.metrics:
-            return 0.0
-        kept["loss"][place] = report.metrics["train_loss"]
-        return float(self.sizes[place]) * report.metrics["train_loss"]
+            places = rows(counted)
+            kept["counted"][places] += 1
+            kept["last"][places] = round
+        if "loss" in kept:
+            told = counted.telling("train_loss")
+            places, losses = rows(told), told.metric("train_loss")
+            kept["loss"][places] = _numbers(losses)
+            total = sum(map(mul, self.sizes[places].tolist(), losses))
+            self.totals = torch.cat([self.totals, _numbers([total])])
+
+    def _note_seconds(self, timed: Reports, places: Tensor) -> None:
+        """How long these took, which have been timed; at least so long, who did not answer."""
+        took = _numbers(list(map(sub, timed.metric("ended_s"), timed.metric("asked_s"))))
+        before = self._columns["seconds"][places]
+        dropped = torch.tensor([status == "dropped" for status in timed.statuses], dtype=torch.bool)
+        longer = dropped & (before > took)  # NaN, where nothing was known, is above nothing
+        self._columns["seconds"][places] = torch.where(longer, before, took)
 
     def _place(self, client: str) -> int:
         try:
@@ -145,6 +160,10 @@ class Roster:
             return self._places[client]
         except (KeyError, ValueError) as error:
             raise ConfigError(f"the client {client!r} is not in the population, so nothing is known of it.") from error
+
+
+def _numbers(values: Sequence[float | None]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _column(count: int, first: int | float | bool) -> Tensor:

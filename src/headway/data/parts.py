@@ -34,6 +34,7 @@ class Numbered(Sequence[str]):
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise DataError(f"a number of clients is needed, a whole number from 0, found {count!r}.")
         self._count, self._prefix, self._width = count, prefix, len(str(max(count - 1, 0)))
+        self._form = f"{prefix.replace('%', '%%')}%0{self._width}d"  # formats faster than an f-string does
 
     def __len__(self) -> int:
         return self._count
@@ -78,7 +79,7 @@ class Numbered(Sequence[str]):
         return f"Numbered({self._count}, {self._prefix!r})"
 
     def _name(self, number: int) -> str:
-        return f"{self._prefix}{number:0{self._width}d}"
+        return self._form % number
 
     def place(self, name: object) -> int | None:
         """The position of a name, `None` if it is not among them."""
@@ -88,6 +89,29 @@ class Numbered(Sequence[str]):
         if len(digits) != self._width or not (digits.isascii() and digits.isdigit()) or int(digits) >= self._count:
             return None
         return int(digits)
+
+    def places(self, names: Sequence[str]) -> Tensor:
+        """The positions of these names, int64 `[n]`: their letters are read together.
+
+        Raises:
+            KeyError: one is not among them.
+
+        >>> Numbered(11).places(["client-07", "client-10"])
+        tensor([ 7, 10])
+        """
+        before, length, text = len(self._prefix), len(self._prefix) + self._width, "".join(names)
+        if names and text.isascii() and set(map(len, names)) == {length}:
+            letters = torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8).view(-1, length)
+            wanted = torch.tensor([ord(letter) for letter in self._prefix], dtype=torch.uint8)
+            digits = letters[:, before:].long() - ord("0")
+            places = digits @ 10 ** torch.arange(self._width - 1, -1, -1)
+            known = (letters[:, :before] == wanted).all() & (digits >= 0).all() & (digits <= 9).all()
+            if bool(known & (places < self._count).all()):
+                return places
+        found = [self.place(name) for name in names]
+        if None in found:
+            raise KeyError(names[found.index(None)])
+        return torch.tensor(found, dtype=torch.int64)
 
 
 def place_in(clients: Sequence[str], client: str) -> int | None:
@@ -262,8 +286,10 @@ class Parts(Mapping[str, Tensor]):
 
     def _places_of(self, clients: Sequence[str]) -> Tensor:
         """The positions of these clients, int64 `[C]`."""
-        place = self.place if isinstance(self.names, Numbered) else self._known().__getitem__
-        return torch.tensor([place(client) for client in clients], dtype=torch.int64)
+        if isinstance(self.names, Numbered):
+            return self.names.places(clients)
+        known = self._known()
+        return torch.tensor([known[client] for client in clients], dtype=torch.int64)
 
     def _known(self) -> dict[str, int]:
         """The positions of names that are texts."""

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from headway.client.memory import TRAINER, Memories
 from headway.core import frame
-from headway.core.ask import Answer, Ask, ClientReport, Message, Quorum, Version
+from headway.core.ask import Answer, Ask, Message, Quorum, Version
 from headway.core.durations import time_text
 from headway.core.errors import ConfigError
 from headway.core.flow import EngineFacts
 from headway.core.keys import Key
 from headway.core.pool import Arrival, Closed, Loss, Pool, Ticket
+from headway.core.reports import ClientReport, Reports
 from headway.core.update import flat_names, unflat_names
 from headway.engines.availability import HORIZON_S, Always, Window
 from headway.engines.engine import Engine, Job
@@ -222,17 +223,16 @@ class ClockEngine(Engine):
         """
         begun, quorum, down, up = self.now, self.pool.quorum, frame.size(ask.message.tensors()), frame.size(REPLY)
         last = begun + min(math.inf if quorum.deadline_s is None else quorum.deadline_s, quorum.lost_after_s)
-        heard, until = [], begun
+        heard, silent, until = list[str](), list[str](), begun
         for client in ask.cohort:
             takes = self._device(client).seconds(self.sizes[client] / 3, down, up)
             end, why = self._end(client, begun, takes, self.key.derive("measure", client, ask.round, ask.attempt))
             until = max(until, min(end, last))
-            if not why and end <= last:
-                heard.append(client)
+            (heard if not why and end <= last else silent).append(client)
         answer = self.inner.ask(replace(ask, cohort=tuple(heard)))
-        silent = [ClientReport(c, "dropped", bytes_down=down) for c in ask.cohort if c not in set(heard)]
+        reports = Reports.joined([answer.reports, Reports(silent, "dropped", bytes_down=down)])
         self._advance(until)
-        return replace(answer, reports=(*answer.reports, *silent), clock={"measured_s": until - begun})
+        return replace(answer, reports=reports, clock={"measured_s": until - begun})
 
     def _takes(self, ticket: Ticket, begin: float) -> float:
         """How long a client is at an ask; it notes how many steps the client makes where time decides that."""
@@ -263,9 +263,8 @@ class ClockEngine(Engine):
         steps = {client: self._steps[each.number] for client, each in tickets.items() if each.number in self._steps}
         answer = self.inner.ask(replace(ask, cohort=tuple(sorted(tickets)), earlier=earlier, steps=steps))
         reports = _timed(answer.reports, closed.counted)
-        lost, again = _lost(closed.losses, {report.client for report in reports}, self._down)
-        ordered = tuple(sorted([*reports, *lost], key=lambda report: report.client))
-        return replace(answer, reports=ordered, earlier=again)
+        lost, again = _lost(closed.losses, set(reports.clients), self._down)
+        return replace(answer, reports=Reports.joined([reports, lost]).by_client(), earlier=again)
 
     # who is there ---------------------------------------------------------------------------------------
 
@@ -330,18 +329,15 @@ class ClockEngine(Engine):
             self._messages[version] = Message(params, stages, buffers)
 
 
-def _timed(reports: Sequence[ClientReport], arrivals: Sequence[Arrival]) -> list[ClientReport]:
+def _timed(reports: Reports, arrivals: Sequence[Arrival]) -> Reports:
     """The reports of those who count, with their times."""
     by = {arrival.ticket.client: arrival for arrival in arrivals}
-    timed = []
-    for report in reports:
-        arrival = by[report.client]
-        clock = {"asked_s": arrival.ticket.asked, "ended_s": arrival.at, "age": float(arrival.age)}
-        timed.append(replace(report, metrics={**report.metrics, **clock}))
-    return timed
+    own = [by[client] for client in reports.clients]
+    asked, ended = [each.ticket.asked for each in own], [each.at for each in own]
+    return reports.adding({"asked_s": asked, "ended_s": ended, "age": [float(each.age) for each in own]})
 
 
-def _lost(losses: Sequence[Loss], told: set[str], down: int) -> tuple[list[ClientReport], list[ClientReport]]:
+def _lost(losses: Sequence[Loss], told: set[str], down: int) -> tuple[Reports, Reports]:
     """A report for each client of whom nothing else is told, its last loss of the round; and one for all others."""
     last = {loss.ticket.client: loss.ticket.number for loss in losses if loss.ticket.client not in told}
     lost, earlier = list[ClientReport](), list[ClientReport]()
@@ -349,4 +345,4 @@ def _lost(losses: Sequence[Loss], told: set[str], down: int) -> tuple[list[Clien
         client, times = loss.ticket.client, {"asked_s": loss.ticket.asked, "ended_s": loss.at}
         report = ClientReport(client, "dropped", bytes_down=down, reason=loss.reason, metrics=times)
         (lost if last.get(client) == loss.ticket.number else earlier).append(report)
-    return lost, earlier
+    return Reports.of(lost), Reports.of(earlier)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +11,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from headway.core.ask import Answer, Ask, ClientReport
+from headway.core.ask import Answer, Ask
 from headway.core.errors import ConfigError, HeadwayError
 from headway.core.flow import EngineFacts
+from headway.core.reports import Reports
 from headway.core.total import Total
 from headway.engines.cohort import GROUP, units
 from headway.engines.engine import Job
@@ -47,7 +47,7 @@ class Work:
     drift, weights, paths: what the meter was told of each client.
     """
 
-    reports: list[ClientReport]
+    reports: Reports
     rows: Total | None = None
     drift: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -211,7 +211,7 @@ class Round:
         self.whole = engine.job.algorithm.chain.aggregator.whole_cohort
         self.deaths: dict[int, int] = {}
         self.total, self.meter = Total(), engine.runner.meter(ask)
-        self.reports: dict[int, list[ClientReport]] = {}
+        self.reports: dict[int, Reports] = {}
 
     def run(self) -> Answer:
         """Trains everybody; the answer."""
@@ -224,7 +224,7 @@ class Round:
         self._work()
         while not all(self._collect(hand) for hand in engine.crew):
             self._work()
-        return answered(self.total, itertools.chain.from_iterable(self.reports.values()), self.meter)
+        return answered(self.total, self.reports.values(), self.meter)
 
     def _give(self, hand: Hand) -> None:
         """The next unit to a worker, if there is one."""
@@ -268,7 +268,7 @@ class Round:
         """Runs a unit in this process, where what fails can be looked at."""
         done = self.engine.runner.run(self.asked, unit.clients, {}, self.meter)
         self.total.add_group(done.group)
-        self.reports[unit.first] = done.reports
+        self.reports[unit.first] = Reports.joined(done.parts)
 
     def _collect(self, hand: Hand) -> bool:
         """Adds what a worker has summed; False if it is lost and its units wait again."""

@@ -15,6 +15,7 @@ from headway.core.algorithm import Algorithm
 from headway.core.ask import Ask, Message, Version
 from headway.core.flow import Flow
 from headway.core.keys import Key
+from headway.core.reports import Reports
 from headway.core.update import unflat_names
 from headway.data import Examples, FederatedData
 from headway.data.parts import Parts
@@ -108,7 +109,7 @@ class FarWorker:
             if done_meter := self.tally.meter[1]:
                 done_meter.clear()
             return {"failed": f"{type(error).__name__}: {error}", "missed": self.memory.missed}
-        reply: dict[str, Any] = {"reports": done.reports, "missed": self.memory.missed}
+        reply: dict[str, Any] = {"reports": Reports.joined(done.parts).told(), "missed": self.memory.missed}
         if (meter := done.meter) is not None:
             drift = {client: array_of(row) for client, row in meter.rows.items()}
             reply |= {"drift": drift, "weights": meter.weights, "paths": meter.paths}

@@ -12,9 +12,10 @@ import torch
 from headway.client.evaluate import evaluate_clients, training_losses
 from headway.client.site import Site
 from headway.core import frame
-from headway.core.ask import Answer, Ask, ClientReport
+from headway.core.ask import Answer, Ask
 from headway.core.errors import ConfigError, RunFolderError
 from headway.core.flow import EngineFacts
+from headway.core.reports import Reports, columns_of
 from headway.core.total import Total
 from headway.core.update import Tensors
 from headway.engines.cohort import units
@@ -178,31 +179,25 @@ class LocalEngine(Engine):
 
     def _train(self, ask: Ask) -> Answer:
         total, meter = Total(), self.runner.meter(ask)
-        reports: list[ClientReport] = []
+        parts: list[Reports] = []
         for members in units(ask.cohort, self.job.data.train, self.runner.width):
             done = self.runner.run(ask, members, self.secrets, meter)
             total.add_group(done.group)
-            reports += done.reports
+            parts += done.parts
         notes, self.runner.notes = self.runner.notes, []
-        return replace(answered(total, reports, meter), notes=notes)
+        return replace(answered(total, parts, meter), notes=notes)
 
     def _evaluate(self, ask: Ask) -> Answer:
         scores = evaluate_clients(self.runner.bench, ask.message, self.runner.job.data, ask.cohort, self.job.memory)
-        reports = [
-            ClientReport(client, "counted", len(self.job.data.test[client]), metrics=metrics)
-            for client, metrics in scores.items()
-        ]
-        return Answer(reports=tuple(reports))
+        sizes = [len(self.job.data.test[client]) for client in scores]
+        return Answer(reports=Reports(scores, "counted", sizes, metrics=columns_of(list(scores.values()))))
 
     def _measure(self, ask: Ask) -> Answer:
         """The loss of the model on each client's training examples: here, whatever trains the clients."""
         losses = training_losses(self.runner.bench, ask.message, self.runner.job.data, ask.cohort, self.job.memory)
         up, down = frame.size(REPLY), frame.size(ask.message.tensors())
-        reports = [
-            ClientReport(client, "counted", bytes_up=up, bytes_down=down, metrics={"train_loss": loss})
-            for client, loss in losses.items()
-        ]
-        return Answer(reports=tuple(reports))
+        told = {"train_loss": list(losses.values())}
+        return Answer(reports=Reports(losses, bytes_up=up, bytes_down=down, metrics=told))
 
     def _settle(self, ask: Ask) -> Answer:
         """The round is over: those of the cohort were counted, and nobody's secret is needed any more."""

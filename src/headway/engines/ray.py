@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from headway.core.ask import Ask, Message
 from headway.core.errors import ConfigError, HeadwayError
+from headway.core.reports import Reports
 from headway.core.total import Total
 from headway.engines.arrays import arrays_of, read_rows, read_total, tensors_of
 from headway.engines.dispatch import Hand, Lost, Unit, Work, WorkerEngine
@@ -102,7 +103,7 @@ class _Hand(Hand):
             return None
         rows = read_rows(reply["rows"]) if "rows" in reply else None
         drift = tensors_of(reply.get("drift", {}))
-        return Work(reply["reports"], rows, drift, reply.get("weights", {}), reply.get("paths", {}))
+        return Work(Reports(**reply["reports"]), rows, drift, reply.get("weights", {}), reply.get("paths", {}))
 
     def total(self) -> Total | None:
         """Its sum."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,10 @@ from headway.client.sgd import LocalSGD
 from headway.client.site import Site
 from headway.client.workbench import Workbench
 from headway.core import frame
-from headway.core.ask import Answer, Ask, ClientReport
+from headway.core.ask import Answer, Ask
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
+from headway.core.reports import OneOrEach, Reports, columns_of
 from headway.core.stage import Context
 from headway.core.total import Group, Total, guard, guard_lanes
 from headway.core.update import Tensors, Update
@@ -37,10 +39,10 @@ class NoRoom(Exception):
 
 @dataclass(slots=True)
 class Done:
-    """What came of a unit: the sum of its counted updates, a report per client; the meter has been told the drift."""
+    """What came of a unit: the sum of its counted updates, reports in parts; the meter has been told the drift."""
 
     group: Group = field(default_factory=Group)
-    reports: list[ClientReport] = field(default_factory=list)
+    parts: list[Reports] = field(default_factory=list)
     meter: DriftMeter | None = None
 
 
@@ -149,7 +151,7 @@ class UnitRunner:
                     continue
                 start += len(clients)
                 for client in () if beside else clients:
-                    done.reports.append(self._one(ask, client, down, secrets.get(client), done))
+                    done.parts.append(self._one(ask, client, down, secrets.get(client), done))
         return done
 
     def _apart(self, ask: Ask, members: Sequence[str]) -> list[Sequence[str]]:
@@ -189,8 +191,8 @@ class UnitRunner:
                 counted = self._counted(ask, *planned, done)
             if counted is None:
                 return False
-            done.reports += self._reports(planned[0], counted, begun, down)
-        done.reports += [_straggler(client, down) for client in dropped]
+            done.parts.append(self._reports(planned[0], counted, begun, down))
+        done.parts.append(_stragglers(dropped, down))
         return True
 
     def _planned(self, ask: Ask, clients: Sequence[str]) -> tuple[Crew, Plan] | None:
@@ -315,41 +317,39 @@ class UnitRunner:
                 counts = torch.as_tensor(trained.count)
                 done.meter.add_paths(crew.clients, trained.squares, counts, trained.movement)
 
-    def _reports(self, crew: Crew, counted: _Counted, begun: float, down: int) -> list[ClientReport]:
-        """A report for each of a crew, which shares the seconds since it began."""
+    def _reports(self, crew: Crew, counted: _Counted, begun: float, down: int) -> Reports:
+        """What is told of a crew, which shares the seconds since it began."""
         costs = ((time.perf_counter() - begun) / len(crew), counted.up, down)
-        sizes, steps, norms = crew.sizes.tolist(), counted.steps.tolist(), counted.norms.tolist()
-        rows = zip(crew.clients, sizes, steps, norms, counted.losses.tolist(), counted.weights.tolist(), strict=True)
-        return [
-            self._report(client, size, count, norm, loss, weight, costs)
-            for client, size, count, norm, loss, weight in rows
-        ]
+        numbers = (crew.sizes, counted.steps, counted.norms, counted.losses, counted.weights)
+        return self._told(crew.clients, costs, *(column.tolist() for column in numbers))
 
-    def _report(
-        self, client: str, size: int, steps: int, norm: float, loss: float, weight: float, costs: tuple[float, int, int]
-    ) -> ClientReport:
-        """A report of one who counts; costs: seconds, and bytes up and down."""
+    def _told(self, clients: Sequence[str], costs: tuple[float, int, int], *numbers: OneOrEach[Any]) -> Reports:
+        """Reports on clients that count.
+
+        costs: seconds, and bytes up and down, of each.  numbers: examples, steps, norms, losses and weights.
+        """
         if self.job.algorithm.protected:
-            return ClientReport(client, "counted", 0, 0, None, *costs)
-        metrics = {"train_loss": loss}
+            return Reports(clients, "counted", 0, 0, None, *costs)
+        sizes, steps, norms, losses, weights = numbers
+        metrics = {"train_loss": losses}
         if "weight_bound" in self.flows[-1].set_by:  # a stage sets the weights
-            metrics["weight"] = weight
-        return ClientReport(client, "counted", size, steps, norm, *costs, metrics)
+            metrics["weight"] = weights
+        return Reports(clients, "counted", sizes, steps, norms, *costs, metrics)
 
     # one at a time --------------------------------------------------------------------------------------
 
-    def _one(self, ask: Ask, client: str, down: int, secret: Tensors | None, done: Done) -> ClientReport:
+    def _one(self, ask: Ask, client: str, down: int, secret: Tensors | None, done: Done) -> Reports:
         """Trains one client and adds its update to the unit's sum, if the guard lets it pass."""
         begun = time.perf_counter()
         if self.runner.dropped((client,), ask):
-            return _straggler(client, down)
+            return _stragglers([client], down)
         examples = self.job.data.train_of(client)
         try:
             outcome = self.runner.train(client, ask, examples, self.job.memory.get(client), secret)
             norm = guard(outcome.update, self.expected, client, integers=self.flows[-1].number == "ring")
         except UpdateRejected as refusal:
             seconds = time.perf_counter() - begun
-            return ClientReport(client, "rejected", seconds=seconds, bytes_down=down, reason=refusal.reason)
+            return Reports([client], "rejected", seconds=seconds, bytes_down=down, reasons=refusal.reason)
         weight = self._count(ask, client, outcome.update, done.group)
         if done.meter is not None:
             done.meter.add(client, outcome.update.delta, weight)
@@ -357,8 +357,8 @@ class UnitRunner:
                 done.meter.add_path(client, outcome.trained.squares, outcome.trained.movement)
         self.job.memory.propose(client, (ask.round, ask.attempt), outcome.memory)
         trained, up = outcome.trained, frame.size(frame.of_update(outcome.update))
-        numbers = (int(trained.count), norm, float(trained.loss), float(outcome.update.weight))
-        return self._report(client, len(examples), *numbers, (time.perf_counter() - begun, up, down))
+        numbers = (len(examples), int(trained.count), norm, float(trained.loss), float(outcome.update.weight))
+        return self._told([client], (time.perf_counter() - begun, up, down), *numbers)
 
     def _count(self, ask: Ask, client: str, update: Update, group: Group) -> float:
         chain = self.job.algorithm.chain
@@ -386,15 +386,15 @@ class UnitRunner:
         )
 
 
-def answered(total: Total, reports: Iterable[ClientReport], meter: DriftMeter | None) -> Answer:
+def answered(total: Total, parts: Iterable[Reports], meter: DriftMeter | None) -> Answer:
     """The answer to a round: reports by client, each with its part of the drift, where that was measured."""
-    ordered = sorted(reports, key=lambda report: report.client)
+    reports = Reports.joined(parts).by_client()
     if meter is None:
-        return Answer(total=total, reports=tuple(ordered))
+        return Answer(total=total, reports=reports)
     cohort, clients = meter.figures()
-    told = (replace(r, metrics={**r.metrics, **clients.get(r.client, {})}) for r in ordered)
-    return Answer(total=total, reports=tuple(told), figures=cohort)
+    drift = columns_of([clients.get(client, {}) for client in reports.clients])
+    return Answer(total=total, reports=reports.adding(drift), figures=cohort)
 
 
-def _straggler(client: str, down: int) -> ClientReport:
-    return ClientReport(client, "dropped", reason="a straggler, and the policy drops those", bytes_down=down)
+def _stragglers(clients: Sequence[str], down: int) -> Reports:
+    return Reports(clients, "dropped", bytes_down=down, reasons="a straggler, and the policy drops those")

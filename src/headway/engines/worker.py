@@ -6,22 +6,20 @@ import json
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headway.core.ask import Ask, ClientReport, Version
+from headway.core.ask import Ask, Version
+from headway.core.reports import Reports
 from headway.core.total import Total
 from headway.core.update import Update
 from headway.engines.dispatch import Tally, Work
 from headway.engines.shared import Broadcast, Sums, shared
 from headway.engines.units import UnitRunner
-
-FIELDS = attrgetter(*(field.name for field in fields(ClientReport)))
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class Worker:
         ask = self.areas.ask(request)
         done = self.tally.run(ask, request["cohort"])
         meter = done.meter
-        reply: dict[str, Any] = {"reports": [FIELDS(report) for report in done.reports]}
+        reply: dict[str, Any] = {"reports": Reports.joined(done.parts).told()}
         places = {client: request["first"] + place for place, client in enumerate(ask.cohort)}
         if meter is not None and self.areas.drift is not None:
             for client, row in meter.rows.items():
@@ -171,7 +169,7 @@ def read_work(reply: dict[str, Any], unit: Sequence[str], first: int, areas: Are
     if areas.drift is not None:
         drift = {client: areas.drift[place] for place, client in enumerate(unit, first) if client in weights}
     rows = _read_rows(reply, unit, first, areas.rows) if areas.rows else None
-    return Work([ClientReport(*row) for row in reply["reports"]], rows, drift, weights, paths)
+    return Work(Reports(**reply["reports"]), rows, drift, weights, paths)
 
 
 def _read_rows(reply: dict[str, Any], unit: Sequence[str], first: int, rows: dict[str, Tensor]) -> Total:

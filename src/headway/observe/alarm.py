@@ -60,11 +60,8 @@ class Figures:
     @classmethod
     def of(cls, report: RoundReport) -> Figures:
         """Those of a report; of the clients, only those that were counted and measured."""
-        clients = {
-            each.client: {**each.metrics, "norm": each.norm}
-            for each in report.clients
-            if each.status == "counted" and each.norm is not None and "agreement" in each.metrics
-        }
+        measured = report.clients.that("counted").telling("agreement")
+        clients = {each.client: {**each.metrics, "norm": each.norm} for each in measured if each.norm is not None}
         return cls(report.round, clients, report.drift)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -139,22 +140,20 @@ class Journal:
 
 
 def _client_rows(report: RoundReport) -> list[tuple[Any, ...]]:
-    return [
-        (
-            report.round,
-            c.client,
-            c.status,
-            c.examples,
-            c.steps,
-            c.norm,
-            c.metrics.get("train_loss"),
-            c.bytes_up,
-            c.bytes_down,
-            c.seconds,
-            c.reason,
-        )
-        for c in report.clients
-    ]
+    asked = report.clients
+    columns = (
+        asked.clients,
+        asked.statuses,
+        asked.examples,
+        asked.steps,
+        asked.norms,
+        asked.metric("train_loss"),
+        asked.bytes_up,
+        asked.bytes_down,
+        asked.seconds,
+        asked.reasons,
+    )
+    return list(zip(repeat(report.round, len(asked)), *columns, strict=True))
 
 
 def _alarm_rows(report: RoundReport) -> list[tuple[Any, ...]]:
@@ -195,9 +194,10 @@ def _metric_rows(report: RoundReport) -> list[tuple[Any, ...]]:
     }
     for client, metrics in report.evaluation.items():
         scopes[f"client:{client}"] = dict(metrics)
-    for asked in report.clients:
-        others = {name: value for name, value in asked.metrics.items() if name != "train_loss"}
-        scopes[f"client:{asked.client}"] = others | scopes.get(f"client:{asked.client}", {})
+    if report.clients.metrics.keys() - {"train_loss"}:
+        for asked in report.clients:
+            others = {name: value for name, value in asked.metrics.items() if name != "train_loss"}
+            scopes[f"client:{asked.client}"] = others | scopes.get(f"client:{asked.client}", {})
     return [
         (report.round, scope, name, None if value != value else value)
         for scope, metrics in scopes.items()

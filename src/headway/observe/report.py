@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import mul
 
-from headway.core.ask import Answer, ClientReport
+from headway.core.ask import Answer
+from headway.core.reports import Reports, total
 from headway.observe.alarm import Alarm
 
 
@@ -16,6 +18,7 @@ class RoundReport:
     round: rounds completed.  train_loss: mean over the counted clients' examples.
     metrics: mean over clients' own test parts, weighted by examples.  central: on the test set of nobody's.
     clients: what became of each client asked.  earlier: asks that came to nothing, to clients that were asked again.
+    Of both, any sequence of reports is kept as `Reports`.
     flying: who was asked and may still answer in a later round, and when it was asked, in seconds of the clock.
     evaluation: each client's metrics, where it was evaluated.
     drift: how far the updates pulled apart (see `observe.drift`), where it was measured.
@@ -27,7 +30,7 @@ class RoundReport:
 
     round: int
     train_loss: float | None
-    clients: tuple[ClientReport, ...]
+    clients: Reports
     seconds: float
     bytes_up: int
     bytes_down: int
@@ -37,24 +40,28 @@ class RoundReport:
     evaluation_seconds: float = 0.0
     drift: Mapping[str, float] = field(default_factory=dict)
     clock: Mapping[str, float] = field(default_factory=dict)
-    earlier: tuple[ClientReport, ...] = ()
+    earlier: Reports = field(default_factory=Reports)
     flying: Mapping[str, float] = field(default_factory=dict)
     alarms: tuple[Alarm, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clients", Reports.of(self.clients))
+        object.__setattr__(self, "earlier", Reports.of(self.earlier))
+
     @classmethod
     def of(cls, round_: int, answers: Sequence[Answer], measured: Answer) -> RoundReport:
         """The report of a round, without its seconds; measured: the answer to what was asked before it."""
-        clients = tuple(report for answer in answers for report in answer.reports)
-        earlier = tuple(report for answer in answers for report in answer.earlier)
-        sent = (*measured.reports, *clients, *earlier)
+        clients = Reports.joined(answer.reports for answer in answers)
+        earlier = Reports.joined(answer.earlier for answer in answers)
+        sent = (measured.reports, clients, earlier)
         return cls(
             round=round_,
             train_loss=_mean_loss(clients),
             clients=clients,
             seconds=0.0,
-            bytes_up=sum(report.bytes_up for report in sent),
-            bytes_down=sum(report.bytes_down for report in sent),
+            bytes_up=sum(total(part.bytes_up) for part in sent),
+            bytes_down=sum(total(part.bytes_down) for part in sent),
             drift={name: figure for answer in answers for name, figure in answer.figures.items()},
             clock={name: figure for answer in (measured, *answers) for name, figure in answer.clock.items()},
             earlier=earlier,
@@ -64,17 +71,15 @@ class RoundReport:
 
     def count(self, status: str) -> int:
         """How many of the clients asked ended as "counted", "rejected" or "dropped"."""
-        return sum(report.status == status for report in self.clients)
+        return self.clients.statuses.count(status)
 
     def headline(self, name: str) -> float | None:
         """A metric: on the central test set where there is one, else over the clients."""
         return self.central.get(name, self.metrics.get(name))
 
 
-def _mean_loss(reports: Sequence[ClientReport]) -> float | None:
+def _mean_loss(reports: Reports) -> float | None:
     """The counted clients' mean training loss, by examples; `None` where it is protected."""
-    known = [
-        (r.examples, r.metrics["train_loss"]) for r in reports if r.status == "counted" and "train_loss" in r.metrics
-    ]
-    weight = sum(examples for examples, _ in known)
-    return sum(examples * loss for examples, loss in known) / weight if weight else None
+    known = reports.that("counted").telling("train_loss")
+    weight = total(known.examples)
+    return sum(map(mul, known.examples, known.metric("train_loss"))) / weight if weight else None
