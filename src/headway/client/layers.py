@@ -10,7 +10,7 @@ What a layer of client c gives is the broadcast weights' product, one for all cl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+Room = Callable[[str, Sequence[int], torch.dtype], Tensor]  # memory to write into, by purpose
 LARGE = 1 << 14  # numbers of a client beyond which a product of its own is worth a call
 
 
@@ -96,16 +97,15 @@ class Outer(Layer):
     all of its products of inputs can be made at once: `foresee`.
     """
 
-    def __init__(self, name: str, part: nn.Linear, lanes: int, widths: Sequence[int]) -> None:
+    def __init__(self, name: str, part: nn.Linear, lanes: int, widths: Sequence[int], room: Room) -> None:
         super().__init__(name, part)
-        weight = part.weight.detach()
+        self.room = room
         self.starts = [sum(widths[:number]) for number in range(len(widths))]
         steps = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths))
-        self.steps = steps.to(weight.device)
-        self.inputs = weight.new_zeros(lanes, len(steps), part.in_features)
-        self.errors = weight.new_zeros(lanes, len(steps), part.out_features)
+        self.steps = steps.to(part.weight.device)
+        self.errors = room(f"errors {name}", (lanes, len(steps), part.out_features), part.weight.dtype).zero_()
         self.one = 0.0 if part.bias is None else 1.0
-        self.inner = self.inputs
+        self.inputs = self.inner = self.errors[..., :0]
         self.foreseen: tuple[Tensor, Tensor] | None = None
 
     def count(self, moved: Tensor) -> None:
@@ -114,13 +114,15 @@ class Outer(Layer):
 
     def foresee(self, x: Tensor) -> None:
         """Takes all that will come in, `[C * n, in]`, each client's rows in the order of its steps."""
-        self.inputs = x.view(self.inputs.shape)
+        self.inputs = x.view(*self.errors.shape[:2], -1)
         self.foreseen = self._base(self.inputs), gram_each(self.inputs).add_(self.one)
 
     def _given(self, x: Tensor) -> Tensor:
         start = self.starts[self.number]
         stop = start + self.width
         if self.foreseen is None:
+            if not start:
+                self._make_room()
             self.inputs[self.lanes, start:stop] = x.detach()
             base, inner = self._base(x), x @ self.inputs[self.lanes, :stop].mT + self.one
         else:
@@ -129,6 +131,12 @@ class Outer(Layer):
         if not start:
             return base.contiguous()
         return base - (inner[..., :start] * self.counts) @ self.errors[self.lanes, :start]
+
+    def _make_room(self) -> None:
+        """For what comes in, the first time that something does."""
+        if not self.inputs.numel():
+            shape = (*self.errors.shape[:2], self.part.in_features)
+            self.inputs = self.room(f"inputs {self.name}", shape, self.errors.dtype).zero_()
 
     def _learned(self, errors: Tensor, rates: Tensor) -> Tensor:
         start = self.starts[self.number]
@@ -152,11 +160,11 @@ class Outer(Layer):
 class Moved(Layer):
     """dW_c written down, `[C, out, in]`, and db_c, `[C, out]`; for plain steps, `dW_c <- dW_c - lr sum_r u_r x_r^T`."""
 
-    def __init__(self, name: str, part: nn.Linear, lanes: int) -> None:
+    def __init__(self, name: str, part: nn.Linear, lanes: int, room: Room) -> None:
         super().__init__(name, part)
-        weight = part.weight.detach()
-        self.weight = weight.new_zeros(lanes, *weight.shape)
-        self.bias = weight.new_zeros(lanes, 1, len(weight))
+        number = part.weight.dtype
+        self.weight = room(f"weight {name}", (lanes, *part.weight.shape), number).zero_()
+        self.bias = room(f"bias {name}", (lanes, 1, part.out_features), number).zero_()
         self.rows = self.weight
 
     def _given(self, x: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ It is exact, up to the order of its sums; clients trained alone are its referenc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -148,7 +149,7 @@ class LowRank:
         index = torch.tensor([0, len(store) - 1])
         two = self.bench.site.take(store, index)
         inputs, targets = two.inputs, two.targets
-        layers: list[Layer] = [Outer(name, part, 2, (1, 1)) for name, part in self.layers.items()]
+        layers: list[Layer] = [Outer(name, part, 2, (1, 1), self.room) for name, part in self.layers.items()]
         moved, rates = self.bench.site.put(torch.ones(2, 2, dtype=torch.float64)), self.bench.shared.new_ones(2)
         self.bench.module.train()
         try:
@@ -179,9 +180,17 @@ class LowRank:
         """The layers of the clients of this plan, which have learned nothing yet."""
         lanes, widths = len(plan.table.sizes), plan.table.widths()
         return [
-            Moved(name, part, lanes) if self._writes(part, plan) else Outer(name, part, lanes, widths)
+            Moved(name, part, lanes, self.room)
+            if self._writes(part, plan)
+            else Outer(name, part, lanes, widths, self.room)
             for name, part in self.layers.items()
         ]
+
+    def room(self, purpose: str, shape: Sequence[int], number: torch.dtype) -> Tensor:
+        """Memory that the next crew writes over; torch itself does not give back that of a GPU."""
+        if self.bench.site.on_gpu:
+            return torch.empty(tuple(shape), dtype=number, device=self.bench.site.device)
+        return self.bench.scratch(purpose, shape, number)
 
     def _writes(self, part: nn.Linear, plan: Plan) -> bool:
         """Whether a layer is held as a matrix: one that is small, or which sees more rows than pays otherwise."""
@@ -216,7 +225,7 @@ class _Program:
         self.bench, self.own, self.table = lowrank.bench, lowrank.own, plan.table
         self.site, shared = self.bench.site, self.bench.shared
         lanes, count = self.table.sizes.shape
-        self.layers = lowrank.held(plan)
+        self.layers, self.room = lowrank.held(plan), lowrank.room
         self.own_moved = {name: value.detach().new_empty(lanes, *value.shape) for name, value in self.own.items()}
         self.served = self.table.served(work.examples, self.site, shared.dtype)
         self.batches: Served | Fetched = self.served
@@ -232,11 +241,9 @@ class _Program:
         there is little padding."""
         widths = self.table.widths()
         padded = int(self.table.sizes.sum()) < DENSE * len(self.table.sizes) * sum(widths)
-        if self.own or padded:
+        if self.own or padded or not any(isinstance(layer, Outer) for layer in self.layers):
             return
-        self.batches = fetched = self.served.fetched(widths)
-        if not any(isinstance(layer, Outer) for layer in self.layers):
-            return
+        self.batches = fetched = self.served.fetched(widths, self.room)
         try:
             with in_place([Stop(layer) for layer in self.layers]):
                 self.bench.module(self.bench.arranged(fetched.examples.inputs))

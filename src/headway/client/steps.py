@@ -163,7 +163,7 @@ class _Rows(Tape):
     def __init__(self, bench: Workbench, plan: StepPlan, start: Tensor, part: slice) -> None:
         self.part, self.count = part, 0
         self.previous = start[part].clone()
-        self.matrix = bench.scratch(plan.count, len(self.previous), bench.shared.dtype)
+        self.matrix = bench.scratch("steps", (plan.count, len(self.previous)), bench.shared.dtype)
 
     def add(self, model: Tensor) -> None:
         torch.sub(model[self.part], self.previous, out=self.matrix[self.count])
@@ -186,7 +186,7 @@ class _Halves(Tape, Steps):
     def __init__(self, bench: Workbench, plan: StepPlan) -> None:
         self.count = 0
         self.previous = bench.shared.clone()
-        self.matrix = bench.scratch(plan.count, plan.size, torch.float16)
+        self.matrix = bench.scratch("steps", (plan.count, plan.size), torch.float16)
         self.exponents = bench.shared.new_zeros(plan.count, dtype=torch.int64)  # of the largest number in each row
 
     def add(self, model: Tensor) -> None:

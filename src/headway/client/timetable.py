@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headway.client.crew import Crew
+from headway.client.layers import Room
 from headway.client.site import Site
 from headway.core.keys import Keys
 from headway.data import Examples
@@ -79,16 +80,21 @@ class Served:
 
     def batch(self, lanes: slice, number: int, width: int) -> Examples:
         """What these lanes see in a step, one lane after another, `[lanes * width, ...]`."""
-        return self._taken(self.index[lanes, number, :width])
-
-    def fetched(self, widths: list[int]) -> Fetched:
-        """The batches of all steps, of these widths, brought at once."""
-        index = torch.cat([self.index[:, number, :width] for number, width in enumerate(widths)], dim=1)
-        return Fetched(self._taken(index), len(index), widths)
-
-    def _taken(self, index: Tensor) -> Examples:
-        inputs, targets = (t.index_select(0, index.reshape(-1)) for t in (self.store.inputs, self.store.targets))
+        index = self.index[lanes, number, :width].reshape(-1)
+        inputs, targets = (t.index_select(0, index) for t in (self.store.inputs, self.store.targets))
         return self.site.examples(Examples(inputs, targets))
+
+    def fetched(self, widths: list[int], room: Room) -> Fetched:
+        """The batches of all steps, of these widths, brought at once, into memory that is used again."""
+        index = torch.cat([self.index[:, number, :width] for number, width in enumerate(widths)], dim=1)
+        store, places = self.store.inputs, index.reshape(-1)
+        if self.site.on_gpu:
+            inputs = store.index_select(0, places)
+        else:
+            into = room("examples", (len(places), *store.shape[1:]), store.dtype)
+            inputs = torch.index_select(store, 0, places, out=into)
+        examples = self.site.examples(Examples(inputs, self.store.targets.index_select(0, places)))
+        return Fetched(examples, len(index), widths)
 
 
 class Fetched:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class Workbench:
         self._buffer_layout = Layout.of(self._buffers)
         self.parameters: list[nn.Parameter] = [*chosen.values(), *others.values()]
         self.shared_count = len(chosen)
-        self._scratch = self._bytes(0)
+        self._scratch: dict[str, Tensor] = {}
         self._twin: nn.Module | None = None
         self._counters = {n: b for n, b in self.module.named_buffers() if not b.is_floating_point()}
         self._initial_counters = {name: buffer.clone() for name, buffer in self._counters.items()}
@@ -74,18 +75,19 @@ class Workbench:
         """The buffers as a fresh vector `[B]`."""
         return self._buffer_layout.flatten(self._buffers).clone()
 
-    def scratch(self, rows: int, columns: int, number: torch.dtype) -> Tensor:
-        """A matrix `[rows, columns]` to write into, whose memory is used again for the next client."""
-        wanted = rows * columns * number.itemsize
-        if self._scratch.numel() < wanted:
-            self._scratch = self._bytes(0)  # lets go of the old memory before taking the new
-            self._scratch = self._bytes(wanted)
-        return self._scratch[:wanted].view(number).view(rows, columns)
+    def scratch(self, purpose: str, shape: Sequence[int], number: torch.dtype) -> Tensor:
+        """A tensor of this shape to write into, whose memory is used again for the next client or crew: what the system
+        gives anew it gives page by page, which takes longer than to write it."""
+        wanted = math.prod(shape) * number.itemsize
+        if purpose not in self._scratch or self._scratch[purpose].numel() < wanted:
+            self._scratch.pop(purpose, None)  # lets go of the old memory before taking the new
+            self._scratch[purpose] = torch.empty(wanted, dtype=torch.uint8, device=self.site.device)
+        return self._scratch[purpose][:wanted].view(number).view(*shape)
 
     @property
     def scratch_bytes(self) -> int:
         """How much memory `scratch` has taken so far."""
-        return self._scratch.numel()
+        return sum(held.numel() for held in self._scratch.values())
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of all that training changes: shared and personal parameters, and every buffer, integers too."""
@@ -95,9 +97,6 @@ class Workbench:
         """Puts a snapshot back."""
         for name, tensor in self._changing().items():
             tensor.copy_(snapshot[name])
-
-    def _bytes(self, count: int) -> Tensor:
-        return torch.empty(count, dtype=torch.uint8, device=self.site.device)
 
     def _changing(self) -> dict[str, Tensor]:
         buffers = {f"buffer {name}": buffer for name, buffer in self.module.named_buffers()}

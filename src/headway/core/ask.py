@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError
 from headway.core.registry import check_types
+from headway.core.reports import ClientReport as ClientReport
 from headway.core.reports import Reports
 from headway.core.total import Total
 from headway.core.update import Tensors, flat_names
