@@ -103,8 +103,9 @@ def test_steps_of_one_client(chain, tape):
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-def test_steps_side_by_side(chain):
+def test_steps_side_by_side(chain, monkeypatch):
     """Of 7, 12 and 5 examples, so that lanes end early and learning rates differ among them."""
+    monkeypatch.setattr(Lanes, "_mixes", lambda *_: False)  # which compares numbers, and a meta tensor has none
     there = There(CHAINS[chain], HEAVY, picture)
     lanes = Lanes(HEAVY, there.bench)
     assert lanes.probe(there.store.rows(0, 2)) is None
