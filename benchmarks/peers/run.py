@@ -176,15 +176,13 @@ def make_data(workload: Workload, folder: Path, rounds: int) -> None:
     algorithm, key = algorithm_of(workload), Key.root(SEED)
     names = [name_of(client) for client in range(workload.clients)]
     cohorts = [algorithm.cohort(names, number, key) for number in range(rounds)]
+    counts = torch.full((workload.cohort,), workload.examples)
     orders = [
-        [
-            key.derive("client", number, client).derive(TRAINER).derive("epoch", 0).permutation(workload.examples)
-            for client in cohort
-        ]
+        key.for_each("client", number, names=cohort).derive(TRAINER).derive("epoch", 0).permutations(counts).numpy()
         for number, cohort in enumerate(cohorts)
     ]
     np.save(folder / "cohorts.npy", np.array(cohorts).astype(np.int64))
-    np.save(folder / "orders.npy", np.array([[order.numpy() for order in each] for each in orders]))
+    np.save(folder / "orders.npy", np.array(orders))
 
 
 def compare(

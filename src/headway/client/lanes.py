@@ -66,7 +66,8 @@ class Lanes:
         t, keys = self.trainer, crew.keys.derive(TRAINER)
         training, held_out = held_out_rows(crew, t.validation)
         rounds = ask.rounds(crew.clients)
-        steps = {place: ask.steps[client] for place, client in enumerate(crew.clients) if client in ask.steps}
+        places = enumerate(crew.clients if ask.steps else ())
+        steps = {place: ask.steps[client] for place, client in places if client in ask.steps}
         table = timetable(t, keys, training, rounds, steps)
         return crew.chosen(table.lanes), Plan(table, training.chosen(table.lanes), held_out.chosen(table.lanes))
 

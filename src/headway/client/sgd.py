@@ -253,11 +253,11 @@ class LocalSGD(Trainer):
         fitting = [stop for _, stop in bounds if stop <= rest]
         return epochs * len(bounds) + len(fitting), epochs * training + max(fitting, default=0)
 
-    def amounts(self, keys: Sequence[Key]) -> list[int]:
-        """`amount` of each of these clients; no key is looked at where nobody straggles."""
+    def amounts(self, keys: Sequence[Key]) -> Tensor:
+        """`amount` of each of these clients, int64 `[C]`; no key is looked at where nobody straggles."""
         if not self.stragglers:
-            return [self.steps or self.epochs] * len(keys)
-        return [self.amount(key) for key in keys]
+            return torch.full((len(keys),), self.steps or self.epochs)
+        return torch.tensor([self.amount(key) for key in keys])
 
     def _batches(self, work: Work, key: Key, count: int) -> Iterator[tuple[Examples, float]]:
         """The batches of so many steps of this round, each with its learning rate."""

@@ -123,7 +123,7 @@ def timetable(
     keys: the clients' own, for the trainer.  training: what they train on.  rounds: in which each was asked.
     steps: how many those make, by place, who do not do what the trainer says.
     """
-    sizes, amounts = training.sizes, torch.tensor(trainer.amounts(keys))
+    sizes, amounts = training.sizes, trainer.amounts(keys)
     batch = sizes if trainer.batch_size is None else torch.full_like(sizes, trainer.batch_size)
     batches = (sizes + batch - 1) // batch  # in an epoch
     counts = amounts * batches if trainer.steps is None else amounts
@@ -162,7 +162,8 @@ def _rates(trainer: LocalSGD, epoch: Tensor, rounds: Sequence[int]) -> Tensor:
     over = trainer.schedule.over
     if over == "rounds":
         by = {round_: trainer.lr * trainer.schedule(round_) for round_ in set(rounds)}
-        each = torch.tensor([by[round_] for round_ in rounds], dtype=torch.float64)
+        told = rounds if len(by) > 1 else rounds[:1]
+        each = torch.tensor([by[round_] for round_ in told], dtype=torch.float64)
         return each.unsqueeze(1).expand(epoch.shape)
     if over == "steps":
         rates = [trainer.lr * trainer.schedule(step) for step in range(epoch.shape[1])]

@@ -154,6 +154,9 @@ class Parts(Mapping[str, Tensor]):
         self.names, self.starts, self.sizes, self.index = names, starts, sizes, index
         self._runs: Tensor | None = None
         self._places: dict[str, int] | None = None  # of names that are texts; made when one is first looked up
+        self._latest: dict[
+            str, int
+        ] = {}  # a cohort is looked up again and again, and a small dictionary stays in cache
 
     @classmethod
     def of(cls, given: Mapping[str, Tensor], what: str = "") -> Parts:
@@ -288,8 +291,10 @@ class Parts(Mapping[str, Tensor]):
         """The positions of these clients, int64 `[C]`."""
         if isinstance(self.names, Numbered):
             return self.names.places(clients)
-        known = self._known()
-        return torch.tensor([known[client] for client in clients], dtype=torch.int64)
+        if not all(map(self._latest.__contains__, clients)):
+            known = self._known()
+            self._latest = {client: known[client] for client in clients}
+        return torch.tensor([*map(self._latest.__getitem__, clients)], dtype=torch.int64)
 
     def _known(self) -> dict[str, int]:
         """The positions of names that are texts."""

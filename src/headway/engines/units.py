@@ -374,7 +374,8 @@ class UnitRunner:
         if isinstance(clients, str):
             age, told = torch.tensor(ask.ages([clients])[0]), ask.told(clients)
         else:
-            age, told = torch.tensor(ask.ages(clients)), ask.told_each(clients)
+            age = torch.tensor(ask.ages(clients)) if ask.earlier else torch.zeros(len(clients), dtype=torch.int64)
+            told = ask.told_each(clients)
         return Context(
             round=ask.round,
             key=self.job.key.derive("server", ask.round),
