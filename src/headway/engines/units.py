@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from headway.client.compiled import Compiler
 from headway.client.crew import Crew
 from headway.client.lanes import Lanes, Plan, why_not
 from headway.client.lowrank import LowRank, Summed, suits
@@ -24,6 +25,7 @@ from headway.core.stage import Context
 from headway.core.total import Group, Total, guard, guard_lanes
 from headway.core.update import Tensors, Update
 from headway.data.parts import Parts
+from headway.engines.cohort import expected_cohort
 from headway.engines.engine import Job
 from headway.engines.way import Way
 from headway.observe.drift import DriftMeter
@@ -58,6 +60,7 @@ class UnitRunner:
 
     measure: whether to collect what tells of drift.  way: how they train; where they cannot train side by side, `alone`
         says why, and they train one at a time.  site: where.  notes: what happened that was not asked for.
+    not_compiled: why their gradients are not compiled in a way that says so, as a phrase.
     """
 
     def __init__(self, job: Job, flows: tuple[Flow, ...], measure: bool, way: Way, site: Site | None = None) -> None:
@@ -82,6 +85,10 @@ class UnitRunner:
             if self.lanes is not None and plain and suits(self.runner.trainer, self.bench, chain, flows[-1]):
                 lowrank = LowRank(self.runner.trainer, self.bench)
                 self.lowrank = lowrank if lowrank.probe(job.data.store) else None
+        most = expected_cohort(job.algorithm, len(job.data.clients))
+        self.compiler = Compiler(
+            self.runner.trainer, self.bench, self.lanes, job.data.store, job.data.train_sizes, most
+        )
         self.use(way)
         self.expected = flows[-1].lengths(self.bench.layout.size)
         if job.task.buffers == "average" and self.bench.has_statistics:
@@ -101,6 +108,9 @@ class UnitRunner:
         """Trains in this way from now on, as far as that is possible; what was made ready for others is kept."""
         self.way = way if self.lanes is not None else replace(way, lanes=1)
         self.bench.channels_last = way.channels_last
+        wanted = self.width if way.compiled else None
+        self.not_compiled = self.compiler.use(wanted, lowered=self.width > 1 and self.lowers)
+        self.way = replace(self.way, compiled=way.compiled and self.not_compiled is None)
 
     @property
     def width(self) -> int:
@@ -120,9 +130,13 @@ class UnitRunner:
     @property
     def lowers(self) -> bool:
         """Whether crews train in low-rank form where that pays."""
-        if self.lowrank is None or self.way.low_rank is not None:
-            return self.lowrank is not None and bool(self.way.low_rank)
-        return not self.lowrank.own
+        return self.lowers_in(self.way)
+
+    def lowers_in(self, way: Way) -> bool:
+        """The same of this way."""
+        if self.lowrank is None:
+            return False
+        return not self.lowrank.own if way.low_rank is None else way.low_rank
 
     def meter(self, ask: Ask, cohort: int | None = None) -> DriftMeter | None:
         """What collects the drift of a round, if that is measured; cohort: of so many clients, if not the ask's."""
@@ -148,6 +162,9 @@ class UnitRunner:
                 start += len(clients)
                 for client in () if beside else clients:
                     done.reports.append(self._one(ask, client, down, secrets.get(client), done))
+        if (note := self.compiler.trouble) is not None:
+            self.notes.append(note)
+            self.use(replace(self.way, compiled=False))
         return done
 
     def _apart(self, ask: Ask, members: Sequence[str]) -> list[Sequence[str]]:
