@@ -37,6 +37,7 @@ MOST_WIDTHS = 3  # sizes of batches that are compiled, one client at a time
 LEAST_SHARE = 0.1  # of the local steps: rarer sizes are not worth the seconds
 FILLED = 0.7  # of the places of a full crew: with fewer taken, as they are is faster than compiled and padded
 AGAIN = 2  # times that torch may compile a program once more, such as after a change of its settings
+SAID = 120  # letters of an error
 AGREE = {torch.float64: 1e-8, torch.float32: 1e-3}
 COARSE = {"tf32": 1e-2, "bfloat16": 5e-2}  # where products are rounded
 
@@ -158,11 +159,15 @@ class Compiler:
     """Compiles a trainer's steps on a bench, each kind once.
 
     lanes: where clients can be side by side.  store, sizes: the examples, and how many of them each client has.
-    most: how many clients a crew can have, whatever is asked for.  until: when to have ended, by `time.perf_counter`.  used: what the bench or the lanes use now.
+    most: how many clients a crew can have, whatever is asked for.  until: when to have ended, by `time.perf_counter`.
+    used: what the bench or the lanes use now.
     """
 
-    def __init__(self, trainer: Trainer, bench: Workbench, lanes: Lanes | None, store: Examples, sizes: Tensor) -> None:
+    def __init__(
+        self, trainer: Trainer, bench: Workbench, lanes: Lanes | None, store: Examples, sizes: Tensor, most: int
+    ) -> None:
         self.trainer, self.bench, self.lanes, self.store, self.sizes = trainer, bench, lanes, store, sizes
+        self.most = most
         self.until = math.inf
         self.made: dict[tuple[int, bool, int], Alone | Beside | NotCompiled] = {}
         self.used: Alone | Beside | None = None
@@ -343,4 +348,6 @@ def _phrase(error: BaseException) -> str:
             return str(cause)
         if type(cause).__name__ == "InvalidCxxCompiler":
             return "torch finds no C++ compiler here"
-    return f"torch cannot compile it ({type(error).__name__})"
+    first = next(iter(str(error).strip().splitlines()), "")
+    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return f"torch cannot compile it ({said if len(said) <= SAID else said[: SAID - 3] + '...'})"

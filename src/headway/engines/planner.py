@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from headway.client.compiled import NotCompiled
 from headway.core.ask import Ask, Message
 from headway.engines.units import NoRoom, UnitRunner
 from headway.engines.way import Way, Wish
@@ -32,7 +33,10 @@ CLOSE = 1.05  # times the best: the simpler way is preferred
 HOPELESS = 3.0  # times the best, in a first attempt: no other follows
 LONG_RUN_S = 60.0  # of training that is left, in the best way so far: below it nothing is compiled
 HOPED = 2.5  # times as fast as before is what compiling makes a client at most
-FIRST_S, PART_S = 8.0, 1.0  # what compiling takes, and what it takes more for each layer of the model
+FIRST_S, PART_S = (
+    15.0,
+    1.0,
+)  # what compiling takes on a machine that has not yet, and more for each layer and size of batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +130,16 @@ def _compiled(trial: _Trial, best: Tried, clients: int) -> Tried:
     runner, left = trial.runner, clients * trial.found[best]
     if left < LONG_RUN_S:
         return best
-    expected = FIRST_S + PART_S * sum(1 for part in runner.bench.module.modules() if not any(part.children()))
+    try:
+        widths = len(runner.compiler.widths)
+    except NotCompiled:
+        return best
+    layers = sum(1 for part in runner.bench.module.modules() if not any(part.children()))
     own = {key: s for key, s in trial.found.items() if key[0].lanes == 1 or not runner.lowers_in(key[0])}
     kinds = ([key for key in own if (key[0].lanes > 1) == several] for several in (False, True))
     for eager in sorted((min(keys, key=lambda key: own[key]) for keys in kinds if keys), key=lambda key: own[key]):
         saved = left - clients * own[eager] / HOPED
+        expected = FIRST_S + PART_S * layers * (widths if eager[0].lanes == 1 else 1)
         if saved > expected and (took := trial.compile(eager, saved)) is not None:
             compiled = replace(eager[0], compiled=True), eager[1]
             if (total := took + clients * trial.found[compiled]) < left:
