@@ -37,6 +37,7 @@ MOST_WIDTHS = 3  # sizes of batches that are compiled, one client at a time
 LEAST_SHARE = 0.1  # of the local steps: rarer sizes are not worth the seconds
 FILLED = 0.7  # of the places of a full crew: with fewer taken, as they are is faster than compiled and padded
 AGAIN = 2  # times that torch may compile a program once more, such as after a change of its settings
+LOOKED_AT = {"CONSTANT_MATCH", "EQUALS_MATCH", "ID_MATCH", "GLOBAL_STATE", "GRAD_MODE", "DETERMINISTIC_ALGORITHMS"}
 SAID = 120  # letters of an error
 AGREE = {torch.float64: 1e-8, torch.float32: 1e-3}
 COARSE = {"tf32": 1e-2, "bfloat16": 5e-2}  # where products are rounded
@@ -268,17 +269,23 @@ class Compiler:
 
 
 class _Program:
-    """A function through `torch.compile`; made: how many times it was compiled."""
+    """A function through `torch.compile`; made: how many times it was compiled.
+
+    Of what torch looks at before each call only plain values and its own settings are looked at: number types and
+    shapes stay the same, and the rest takes as long as a small model's step.
+    """
 
     def __init__(self, function: Function) -> None:
         self.made = 0
-        self.function = torch.compile(_apart(function), backend=self._backend, fullgraph=True, dynamic=False)
+        options = {"guard_filter_fn": lambda guards: [guard.guard_type in LOOKED_AT for guard in guards]}
+        make: Callable[..., Function] = torch.compile
+        self.function = make(_apart(function), backend=self._backend, fullgraph=True, dynamic=False, options=options)
 
     def __call__(self, *arguments: Any) -> Found:
         found: Found = self.function(*arguments)
         return found
 
-    def _backend(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+    def _backend(self, graph: torch.fx.GraphModule, inputs: list[Tensor], **_: object) -> Any:
         """Inductor; what draws from torch's generator draws as it does otherwise."""
         from torch._inductor.compile_fx import compile_fx
 
