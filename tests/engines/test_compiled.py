@@ -265,9 +265,9 @@ TIMES = {(1, False): 0.010, (8, False): 0.006, (6, False): 0.005, (6, True): 0.0
     ("rounds", "seconds", "compiling", "chosen", "tries"),
     [
         (1_000, TIMES, 15.0, Way(6), []),  # 6 clients x 5 ms: half a minute is left
-        (3_000, TIMES, 15.0, Way(6, compiled=True), [6]),  # 90 s; 15 + 54, and one at a time 72 at best
+        (3_000, TIMES, 15.0, Way(6, compiled=True), [6]),  # 90 s; 15 + 54, and one at a time 90 at best
         (2_100, TIMES, 40.0, Way(6), [6]),  # 63 s; 40 + 38
-        (3_000, {**TIMES, (6, True): 0.0049, (1, True): 0.0045}, 15.0, Way(6), [6]),  # 15 + 88; 90 - 72 is not enough
+        (3_000, {**TIMES, (6, True): 0.0049, (1, True): 0.0045}, 15.0, Way(6), [6]),  # 15 + 88
         (3_000, {**TIMES, (1, False): 0.006, (6, True): 0.0049, (1, True): 0.0045}, 15.0, Way(6), [6, 1]),  # 15 + 81
         (3_000, {**TIMES, (1, False): 0.006, (6, True): 0.0049}, 15.0, Way(compiled=True), [6, 1]),
         (3_000, {**TIMES, (1, False): 0.020}, 15.0, Way(6, compiled=True), [6]),  # it would have to be 4 times as fast
@@ -359,8 +359,12 @@ def test_a_resumed_run_stays_as_it_was(store, tried, tmp_path):
     assert part("told", 3, True).decided == {"compiled": True}
     part("plain", 3, False)
     assert part("plain", 3, True, compiled=True).decided == {}
-    with pytest.raises(hw.RunFolderError):
+    with pytest.raises(hw.RunFolderError, match="another plan"):
         part("told", 3, True, compiled=False)
+    tried(TIMES, compiling=0)
+    for name, options in (("told", {}), ("auto", {"lanes": "auto"})):
+        with pytest.raises(hw.RunFolderError, match="go on without, since of the test, which gives other bits"):
+            part(name, 3, True, **options)
 
 
 @pytest.mark.parametrize("lanes", [1, 6])

@@ -67,6 +67,7 @@ class LocalEngine(Engine):
         self.wish = Wish(low_rank, channels_last, compiled)
         self.plan: Plan | None = None
         self.not_compiled: str | None = None
+        self.was_compiled = False  # in the run that is resumed
         self.site = Site.named(device, precision)
 
     @property
@@ -121,6 +122,7 @@ class LocalEngine(Engine):
             )
         if self.wish.compiled is not False:
             self.wish = replace(self.wish, compiled=bool(decided.get("compiled", False)))
+            self.was_compiled = bool(self.wish.compiled)
         if self.lanes == "auto" or (self.site.on_gpu and self.lanes != 1):
             self.plan = Plan(Way.of(decided), int(decided.get("threads", torch.get_num_threads())))
 
@@ -151,10 +153,19 @@ class LocalEngine(Engine):
         return make_plan(self.runner, cohort, torch.get_num_threads(), self.wish, default_store(), clients)
 
     def _use(self, way: Way) -> None:
-        """Makes ready for this way; what cannot be compiled is not."""
+        """Makes ready for this way; what cannot be compiled is not.
+
+        Raises:
+            RunFolderError: if it was, in a run that is resumed.
+        """
         self.runner.use(way)
         self.not_compiled = self.runner.not_compiled
         if self.not_compiled is not None:
+            if self.was_compiled:
+                raise RunFolderError(
+                    f"the run was trained with compiled steps, and would go on without, since {self.not_compiled}, "
+                    "which gives other bits: resume it where it was compiled, or start a new run."
+                )
             self.wish = replace(self.wish, compiled=False)
             self.plan = self.plan and replace(self.plan, way=replace(way, compiled=False))
 

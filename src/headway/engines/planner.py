@@ -32,7 +32,7 @@ MOST = 1024
 CLOSE = 1.05  # times the best: the simpler way is preferred
 HOPELESS = 3.0  # times the best, in a first attempt: no other follows
 LONG_RUN_S = 60.0  # of training that is left, in the best way so far: below it nothing is compiled
-HOPED = 2.5  # times as fast as before is what compiling makes a client at most
+HOPED = 2.0  # times as fast as before is what compiling makes a client at most
 FIRST_S, PART_S = (
     15.0,
     1.0,
