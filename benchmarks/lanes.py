@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -27,9 +28,9 @@ WORK = {
 }
 
 
-def data_of(name: str) -> hw.FederatedData:
+def data_of(name: str, work: Mapping[str, tuple] = WORK) -> hw.FederatedData:
     """Random examples of a workload's shape."""
-    clients, _, examples, _, shape, _, _ = WORK[name]
+    clients, _, examples, _, shape, _, _ = work[name]
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(clients * examples, *shape, generator=generator)
     targets = torch.randint(0, 10, (clients * examples,), generator=generator)
@@ -44,10 +45,10 @@ def rounds_of(data: hw.FederatedData, cohort: int, batch: int, make, lanes: int)
     return iter(hw.Run(algorithm, data, hw.Task(make), rounds=10**6, evaluate_every=10**6, engine=engine))
 
 
-def asked_for(doc: str | None, rounds: int) -> argparse.Namespace:
+def asked_for(doc: str | None, rounds: int, work: Mapping[str, tuple] = WORK) -> argparse.Namespace:
     """What the command line says, with torch at its threads."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workloads", nargs="*", default=list(WORK))
+    parser.add_argument("workloads", nargs="*", default=list(work))
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -56,9 +57,9 @@ def asked_for(doc: str | None, rounds: int) -> argparse.Namespace:
     return options
 
 
-def in_turn(runs: Mapping[int, Iterator[object]], rounds: int) -> dict[int, list[float]]:
+def in_turn(runs: Mapping[Any, Iterator[object]], rounds: int) -> dict[Any, list[float]]:
     """The seconds of each run's rounds, which take turns, after one that warms up."""
-    spent: dict[int, list[float]] = {name: [] for name in runs}
+    spent: dict[Any, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
             begun = time.perf_counter()

@@ -100,7 +100,7 @@ class Run:
             self.engine.follow(read_identity(Path(folder)).get("plan", {}))
         self.memory = self.engine.memory(data.clients, None if folder is None else Path(folder))
         self.flows = algorithm.flows(self.engine.facts, population=len(data.clients))
-        self.engine.open(Job(algorithm, task, data, self.key, self.memory))
+        self.engine.open(Job(algorithm, task, data, self.key, self.memory, rounds))
         self.known = Roster.of(algorithm.sampler.facts(None), self.engine.clients(), data.train_sizes)
         self.bench = Workbench(task, self.key, self.engine.site)
         if data.central is not None:

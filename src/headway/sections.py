@@ -105,9 +105,9 @@ class EngineSection(_Section):
     in this one otherwise.  workers: in so many; one per core, if only the kind is said.  address: of the Ray cluster,
     host:port or "auto"; a cluster of this machine alone, if nothing is said.  lanes: how many side by side, or "auto"
     for what is measured to be fastest; 1 in this process and "auto" elsewhere, if nothing is said.  low_rank,
-    channels_last: see `LocalEngine`; measured with lanes = "auto", if nothing is said.  drift: whether to measure in
-    every round how far the clients pull apart.  device: "cpu", "cuda" or "cuda:N", in this process.  precision: of the
-    products in training on a GPU.
+    channels_last, compiled: see `LocalEngine`; measured with lanes = "auto", if nothing is said.  drift: whether to
+    measure in every round how far the clients pull apart.  device: "cpu", "cuda" or "cuda:N", in this process.
+    precision: of the products in training on a GPU.
     """
 
     kind: Literal["local", "processes", "ray"] | None = None
@@ -116,6 +116,7 @@ class EngineSection(_Section):
     lanes: int | Literal["auto"] | None = None
     low_rank: bool | None = None
     channels_last: bool | None = None
+    compiled: bool | None = None
     drift: bool | None = None
     device: str | None = None
     precision: Precision | None = None
@@ -148,7 +149,7 @@ class EngineSection(_Section):
                 f'engine.precision is "{self.precision}", but clients in workers train on processors, which have no '
                 "use for it: leave it out."
             )
-        way: dict[str, Any] = {"low_rank": self.low_rank, "channels_last": self.channels_last}
+        way: dict[str, Any] = {name: getattr(self, name) for name in ("low_rank", "channels_last", "compiled")}
         way["drift"] = self.drift is not False
         if self.kind == "ray":
             return RayEngine(self.workers, address=self.address, lanes=self.lanes or "auto", **way)

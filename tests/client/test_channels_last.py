@@ -113,7 +113,8 @@ def test_a_model_that_minds_is_left_alone_by_the_planner_and_named_if_asked(tmp_
 
 
 def test_a_way_is_written_down_and_read_back():
-    for way in (Way(), Way(8), Way(8, True), Way(8, False, True), Way(channels_last=True)):
+    for way in (Way(), Way(8), Way(8, True), Way(8, False, True), Way(channels_last=True), Way(8, compiled=True)):
         assert Way.of(way.decided) == way
     assert Way().decided == {}
     assert Way(25, True, True).spoken == "crews of 25 clients, their linear layers in low-rank form, channels last"
+    assert Way(channels_last=True, compiled=True).spoken == "clients one at a time, channels last, compiled"

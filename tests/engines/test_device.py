@@ -319,7 +319,7 @@ def test_plans_are_remembered_by_device_and_precision(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     for site in (Site(), Site(torch.device("cuda", 0)), Site(torch.device("cuda", 0), "tf32")):
         made.engine.runner.site = site
-        names.add(_fingerprint(made.engine.runner, 6, 1, Wish()))
+        names.add(_fingerprint(made.engine.runner, 6, 1, Wish(), 0))
     assert len(names) == 3
 
 

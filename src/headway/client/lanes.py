@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from headway.client.compiled import Beside
 from headway.client.crew import Crew
 from headway.client.descent import Descent
 from headway.client.memory import TRAINER
 from headway.client.sgd import LocalSGD
 from headway.client.start import held_out_rows, measure_each
-from headway.client.timetable import Timetable, timetable
+from headway.client.timetable import Served, Timetable, timetable
 from headway.client.trainer import Trained, Trainer, Work
 from headway.client.workbench import Workbench
 from headway.core.ask import Ask
@@ -55,11 +56,15 @@ def why_not(trainer: Trainer, bench: Workbench, chain: Chain) -> str | None:
 
 
 class Lanes:
-    """Trains groups of clients on a workbench whose model is never moved: it is called with stacked parameters."""
+    """Trains groups of clients on a workbench whose model is never moved: it is called with stacked parameters.
+
+    compiled: what gives the gradients of full crews, where these are compiled.
+    """
 
     def __init__(self, trainer: LocalSGD, bench: Workbench) -> None:
         self.trainer, self.bench = trainer, bench
         self.stepped = _stepped(bench)
+        self.compiled: Beside | None = None
 
     def plan(self, crew: Crew, ask: Ask) -> tuple[Crew, Plan]:
         """The crew in the order of its lanes, and what each lane will do."""
@@ -128,19 +133,26 @@ class _Program:
 
     def __init__(self, lanes: Lanes, work: Work, table: Timetable) -> None:
         self.trainer, self.bench, self.stepped, self.table = lanes.trainer, lanes.bench, lanes.stepped, table
-        self.work = work
+        self.work, self.compiled = work, lanes.compiled
         needs_steps = "steps" in work.flows[-1].needs
         self.measure = work.measure and not needs_steps
         self.start = work.ctx.global_params
         lane_count, steps = table.sizes.shape
-        self.vectors = self.start.expand(lane_count, -1).clone()
+        if self.compiled is not None and not self.compiled.takes(lane_count, max(table.widths())):
+            self.compiled = None
+        places = lane_count if self.compiled is None else self.compiled.lanes
+        room = self.start.new_zeros(places, self.start.shape[-1])
+        self.vectors, self.everywhere = room[:lane_count].copy_(self.start), self.bench.layout.views(room)
         self.steps = self.vectors.new_zeros(lane_count, steps, self.vectors.shape[1]) if needs_steps else None
         self.served = table.served(work.examples, self.bench.site, self.vectors.dtype)
+        if self.compiled is not None:
+            self.served = _padded(self.served, places, self.compiled.width)
         self.losses = self.vectors.new_zeros(lane_count, steps, dtype=torch.float64)
         self.squares = torch.zeros_like(self.losses) if self.measure else None
         assert isinstance(work.key, Keys)
-        draws = self.bench.draws.layers
-        seeds = work.key.derive("dropout").seeds() if draws else torch.zeros(lane_count, dtype=torch.int64)
+        seeds = torch.zeros(places, dtype=torch.int64)
+        if self.bench.draws.layers:
+            seeds[:lane_count] = work.key.derive("dropout").seeds()
         self.dropout = self.bench.site.put(seeds)
         self.active = lane_count
         self._look_at_front()
@@ -165,20 +177,11 @@ class _Program:
     def _step(self, number: int, width: int) -> None:
         """One step of every active lane."""
         table, front = self.table, slice(self.active)
-        batch = self.served.batch(front, number, width)
-        inputs, targets = (t.unflatten(0, (self.active, width)) for t in (batch.inputs, batch.targets))
-        grads, losses = self.stepped(
-            self.views,
-            inputs,
-            targets,
-            self.served.weights[front, number, :width],
-            self.dropout[front],
-            torch.tensor(number),
-        )
+        grads, losses = self._gradients(number, width)
         before = self.vectors[front].clone() if self.steps is not None else None
         rates, here = table.rates[front, number], self.served.rates[front, number]
         with torch.no_grad():
-            directions = self.descent.directions([grads[name] for name in self.views])
+            directions = self.descent.directions(grads)
             for view, direction in zip(self.views.values(), directions, strict=True):
                 _descend(view, direction, rates, here)
             if self.squares is not None:
@@ -188,12 +191,30 @@ class _Program:
                 torch.sub(self.vectors[front], before, out=self.steps[front, number])
         self.losses[front, number] = losses.detach().double()
 
+    def _gradients(self, number: int, width: int) -> tuple[list[Tensor], Tensor]:
+        """Those of the active lanes in a step, `[C, *shape]` each, and their losses; compiled where nearly all places
+        of a full crew are taken."""
+        found, compiled = None, self.compiled
+        if compiled is not None and compiled.takes(self.active, width):
+            found = compiled.run(self.everywhere, *self._arguments(compiled.lanes, number, compiled.width))
+        if found is None:
+            found = self.stepped(self.views, *self._arguments(self.active, number, width))
+        return [found[0][name][: self.active] for name in self.views], found[1][: self.active]
+
+    def _arguments(self, lanes: int, number: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What the gradients of the first lanes are taken of, but for their parameters."""
+        front = slice(lanes)
+        batch = self.served.batch(front, number, width)
+        inputs, targets = (t.unflatten(0, (lanes, width)) for t in (batch.inputs, batch.targets))
+        weights = self.served.weights[front, number, :width].contiguous()
+        return inputs, targets, weights, self.dropout[front], torch.tensor(number)
+
     def result(self) -> Trained:
         """What was done, `[C, ...]`."""
         t, table = self.trainer, self.table
         made = table.sizes > 0
         return Trained(
-            movement=self.vectors - self.start,
+            movement=self.vectors.sub_(self.start),
             count=table.counts,
             gain=table.gains(t.momentum, t.nesterov, self.work.flows[-1].proximal),
             lr_sum=torch.where(made, table.rates, 0.0).sum(1),
@@ -213,6 +234,16 @@ def _front(work: Work, count: int) -> Work:
         ctx = replace(ctx, global_params=ctx.global_params[:count])
         told = {label: {name: tensor[:count] for name, tensor in each.items()} for label, each in told.items()}
     return replace(work, ctx=ctx, memory=memory, told=told)
+
+
+def _padded(served: Served, lanes: int, width: int) -> Served:
+    """The same with more lanes and wider batches, which count nothing: examples that are there are seen again."""
+    held, _, wide = served.index.shape
+    rows = torch.arange(lanes, device=served.index.device).clamp_max(held - 1)
+    columns = torch.arange(max(width, wide), device=served.index.device).clamp_max(wide - 1)
+    weights = served.weights.new_zeros(lanes, served.weights.shape[1], len(columns))
+    weights[:held, :, :wide] = served.weights
+    return replace(served, index=served.index[rows][:, :, columns], weights=weights)
 
 
 def _stepped(bench: Workbench) -> Stepped:

@@ -306,22 +306,10 @@ class _Loop:
 
     def step(self, batch: Examples, lr: float) -> None:
         """One local step."""
-        parameters, trace = self.bench.parameters, self.work.trace
-        inputs = self.bench.arranged(batch.inputs)
-        trace.enter("the model's forward pass", inputs=inputs)
-        term: Tensor | None = None
-        self.bench.draws.at(self.dropout, self.account.count)
-        if self.forward is None:
-            outputs = self.bench.module(inputs)
-        else:
-            outputs, term = self.forward(inputs)
-        trace.enter("the loss", outputs=outputs, targets=batch.targets)
-        loss = self.mean_loss(outputs, batch.targets)
-        trace.enter("the backward pass", inputs=inputs, targets=batch.targets, loss=loss, term=term)
-        whole = loss if term is None else loss + term
-        grads = torch.autograd.grad(whole, parameters, materialize_grads=True)
+        parameters = self.bench.parameters
+        grads, loss = self._gradients(batch)
         with torch.no_grad():
-            directions = self.descent.directions(list(grads))
+            directions = self.descent.directions(grads)
             for parameter, direction in zip(parameters, directions, strict=True):
                 parameter.add_(direction, alpha=-lr)
             if self.measure:
@@ -331,6 +319,25 @@ class _Loop:
         self.account.step(len(batch), lr)
         if self.tape is not None:
             self.tape.add(self.bench.shared)
+
+    def _gradients(self, batch: Examples) -> tuple[list[Tensor], Tensor]:
+        """Those of a batch, and its loss; compiled, if that was wished for batches of this size."""
+        inputs, trace, step = self.bench.arranged(batch.inputs), self.work.trace, self.account.count
+        compiled = self.bench.compiled
+        if compiled is not None and (found := compiled(inputs, batch.targets, self.dropout, step)) is not None:
+            return found
+        trace.enter("the model's forward pass", inputs=inputs)
+        term: Tensor | None = None
+        self.bench.draws.at(self.dropout, step)
+        if self.forward is None:
+            outputs = self.bench.module(inputs)
+        else:
+            outputs, term = self.forward(inputs)
+        trace.enter("the loss", outputs=outputs, targets=batch.targets)
+        loss = self.mean_loss(outputs, batch.targets)
+        trace.enter("the backward pass", inputs=inputs, targets=batch.targets, loss=loss, term=term)
+        whole = loss if term is None else loss + term
+        return list(torch.autograd.grad(whole, self.bench.parameters, materialize_grads=True)), loss
 
     def result(self, start: AtStart) -> Trained:
         """What was done."""

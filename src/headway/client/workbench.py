@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from headway.client.task import Task, floating_buffers, shared_parameters
 from headway.core.keys import Key
 from headway.core.layout import Layout
 
+if TYPE_CHECKING:
+    from headway.client.compiled import Alone
+
 
 class Workbench:
     """A module bound to flat vectors: writing a vector is loading a model, and nothing is copied per tensor.
@@ -24,6 +28,7 @@ class Workbench:
     draws: what its dropout modules draw from.  site: where all of it lies; the initial weights do not depend on it.
     channels_last: whether it is given images `[B, C, H, W]` with their channels side by side in memory, which
     convolutions may like better; the numbers agree to rounding.
+    compiled: what gives the gradients of its steps, where these are compiled.
     """
 
     def __init__(self, task: Task, key: Key, site: Site | None = None) -> None:
@@ -32,6 +37,7 @@ class Workbench:
         self.draws = Draws(self.module)
         self.site.narrow(self.module)
         self.channels_last = False
+        self.compiled: Alone | None = None
         chosen = shared_parameters(self.module, task.shared)
         others = {
             name: parameter

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from headway.core.algorithm import Algorithm
 from headway.data.parts import Parts
 
 GROUP = 64  # clients summed in float64 before the exact accumulator is paid; part of what fixes a run's bits
@@ -32,3 +34,9 @@ def units(
     size = -(-group // lanes) * lanes
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
+
+
+def expected_cohort(algorithm: Algorithm, population: int) -> int:
+    """How many clients a round has, as far as it is known; all of them, if it is not."""
+    expected = algorithm.sampler.facts(population).expected
+    return population if expected is None else max(1, math.ceil(expected))

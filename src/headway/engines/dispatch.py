@@ -18,9 +18,11 @@ from headway.core.reports import Reports
 from headway.core.total import Total
 from headway.engines.cohort import GROUP, units
 from headway.engines.engine import Job
+from headway.engines.intake import Done, answered
 from headway.engines.local import LocalEngine
-from headway.engines.planner import Plan, default_store, make_plan
-from headway.engines.units import Done, UnitRunner, answered
+from headway.engines.planner import Plan, default_store, make_plan, threads_at
+from headway.engines.units import UnitRunner
+from headway.engines.way import Way
 from headway.observe.drift import DriftMeter
 
 SHARES = 16  # units that a cohort is divided into, as long as none has more than `GROUP` clients
@@ -131,8 +133,9 @@ class WorkerEngine(LocalEngine):
         drift: bool,
         low_rank: bool | None,
         channels_last: bool | None,
+        compiled: bool | None,
     ) -> None:
-        super().__init__(drift, lanes, low_rank=low_rank, channels_last=channels_last)
+        super().__init__(drift, lanes, low_rank=low_rank, channels_last=channels_last, compiled=compiled)
         if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
             raise ConfigError(f"workers must be a whole number from 1, found {workers!r}.")
         self.workers = workers or 1
@@ -171,12 +174,18 @@ class WorkerEngine(LocalEngine):
         elif self.runner.flows[-1].number == "ring":
             self.here = "updates are whole numbers"
 
-    def _measured(self, cohort: int) -> Plan:
-        """The fastest plan for one worker's part of a cohort."""
-        return make_plan(self.runner, -(-cohort // self.workers), 1, self.wish, default_store())
+    def _measured(self, cohort: int, clients: int) -> Plan:
+        """The fastest plan for one worker's part of a cohort, and of so many clients."""
+        part, all_rounds = -(-cohort // self.workers), -(-clients // self.workers)
+        return make_plan(self.runner, part, 1, self.wish, default_store(), all_rounds)
 
     def _set_threads(self, threads: int) -> None:
         """Each worker has one thread; this process keeps its own."""
+
+    def _use(self, way: Way) -> None:
+        """What is compiled here is for one thread, as workers have it that are forked."""
+        with threads_at(1):
+            super()._use(way)
 
     @property
     def spoken(self) -> str:

@@ -22,13 +22,17 @@ from headway.data import FederatedData
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an engine is opened with: the algorithm, the task, the data, the run's key, the clients' memory."""
+    """What an engine is opened with: the algorithm, the task, the data, the run's key, the clients' memory.
+
+    rounds: how many the run has, at most, which tells what is worth making ready.
+    """
 
     algorithm: Algorithm
     task: Task
     data: FederatedData
     key: Key
     memory: Memories
+    rounds: int = 1
 
 
 class Engine(ABC):

@@ -13,6 +13,7 @@ import torch
 from headway.client.task import Task
 from headway.core.algorithm import Algorithm
 from headway.core.ask import Ask, Message, Version
+from headway.core.errors import HeadwayError
 from headway.core.flow import Flow
 from headway.core.keys import Key
 from headway.core.reports import Reports
@@ -90,7 +91,10 @@ class FarWorker:
         job = shipped.job(arrays)
         assert isinstance(job.memory, RemoteMemory)
         self.memory = job.memory
-        self.tally = Tally(UnitRunner(job, shipped.flows, shipped.measure, shipped.way))
+        runner = UnitRunner(job, shipped.flows, shipped.measure, shipped.way)
+        if runner.not_compiled is not None:
+            raise HeadwayError(f"the others compile their steps, but {runner.not_compiled}")
+        self.tally = Tally(runner)
         self.whole = job.algorithm.chain.aggregator.whole_cohort
 
     def unit(self, request: dict[str, Any], ranges: Sequence[Range], *messages: Arrays) -> dict[str, Any]:

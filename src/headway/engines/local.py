@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -18,11 +17,12 @@ from headway.core.flow import EngineFacts
 from headway.core.reports import Reports, columns_of
 from headway.core.total import Total
 from headway.core.update import Tensors
-from headway.engines.cohort import units
+from headway.engines.cohort import expected_cohort, units
 from headway.engines.engine import Engine, Job
+from headway.engines.intake import answered
 from headway.engines.planner import MOST, Plan, default_store, make_plan
 from headway.engines.room import lanes_that_fit
-from headway.engines.units import UnitRunner, answered
+from headway.engines.units import UnitRunner
 from headway.engines.way import Way, Wish
 
 REPLY = {"loss": torch.zeros((), dtype=torch.float64)}  # what a client sends that is asked to measure its loss
@@ -40,6 +40,9 @@ class LocalEngine(Engine):
         and where no stage looks at a client's vector; a crew whose model has other layers too then trains one
         client after another, by plain SGD only.  `None`: where the model has no other layers.
     channels_last: whether images lie in memory with their channels side by side; `None`: as they are.
+    compiled: whether the gradients of full batches and crews come through `torch.compile`, which takes seconds to
+        minutes when the engine opens; where that fails or comes to another result, `spoken` says why, and they do
+        not.  `None`: they do not; with lanes="auto" they do if the whole run ends sooner.
     device: "cpu", "cuda" or "cuda:N".  On a GPU all that clients work with lies there, the examples too if they fit in
         half of what is free; there are at most as many lanes as fit.
     precision: of the products in training on a GPU, "float32", "tf32" or "bfloat16" (see `Site`).
@@ -55,6 +58,7 @@ class LocalEngine(Engine):
         *,
         low_rank: bool | None = None,
         channels_last: bool | None = None,
+        compiled: bool | None = None,
         device: str = "cpu",
         precision: str = "float32",
     ) -> None:
@@ -62,8 +66,10 @@ class LocalEngine(Engine):
             raise ConfigError(f'lanes must be a whole number from 1, or "auto", found {lanes!r}.')
         self.drift = drift
         self.lanes: int | Literal["auto"] = lanes
-        self.wish = Wish(low_rank, channels_last)
+        self.wish = Wish(low_rank, channels_last, compiled)
         self.plan: Plan | None = None
+        self.not_compiled: str | None = None
+        self.was_compiled = False  # in the run that is resumed
         self.site = Site.named(device, precision)
 
     @property
@@ -77,13 +83,15 @@ class LocalEngine(Engine):
         """How clients train, as far as it is known."""
         if self.plan is not None:
             return self.plan.way
-        return Way(1 if self.lanes == "auto" else self.lanes, self.wish.low_rank, bool(self.wish.channels_last))
+        wish, lanes = self.wish, 1 if self.lanes == "auto" else self.lanes
+        return Way(lanes, wish.low_rank, bool(wish.channels_last), bool(wish.compiled))
 
     @property
     def spoken(self) -> str:
         """The plan, and why clients train one at a time where they should not; which GPU."""
         if not self.site.on_gpu:
-            return "" if self._way == Way() and self.plan is None else self._beside
+            plain = self._way == Way() and self.plan is None and self.not_compiled is None
+            return "" if plain else self._beside
         there = ", the examples there too" if self.runner.resident else ""
         return f"on {self.site.name}{there}: {self._beside}"
 
@@ -91,11 +99,12 @@ class LocalEngine(Engine):
     def _beside(self) -> str:
         """The way, and why not as many clients side by side as were asked for."""
         if self.runner.why_not is not None:
-            return f"clients one at a time, since {self.runner.why_not}"
-        said = self._way.spoken if self.plan is None else self.plan.spoken
-        if self.lanes in ("auto", self._way.lanes):
-            return said
-        return f"{said} (of {self.lanes} that were asked for, those that fit in its memory)"
+            said = f"clients one at a time, since {self.runner.why_not}" + "; compiled" * self.runner.way.compiled
+        else:
+            said = self._way.spoken if self.plan is None else self.plan.spoken
+            if self.lanes not in ("auto", self._way.lanes):
+                said = f"{said} (of {self.lanes} that were asked for, those that fit in its memory)"
+        return said if self.not_compiled is None else f"{said}; not compiled, since {self.not_compiled}"
 
     @property
     def decided(self) -> dict[str, Any]:
@@ -113,6 +122,9 @@ class LocalEngine(Engine):
                 f'the run was trained with device = "{there[0]}" and precision = "{there[1]}", and would go on with '
                 f'"{here[0]}" and "{here[1]}", which gives other bits: resume it as it was, or start a new run.'
             )
+        if self.wish.compiled is not False:
+            self.wish = replace(self.wish, compiled=bool(decided.get("compiled", False)))
+            self.was_compiled = bool(self.wish.compiled)
         if self.lanes == "auto" or (self.site.on_gpu and self.lanes != 1):
             self.plan = Plan(Way.of(decided), int(decided.get("threads", torch.get_num_threads())))
 
@@ -123,24 +135,41 @@ class LocalEngine(Engine):
         flows = job.algorithm.flows(self.facts, population=len(self.population))
         measure = self.drift and not job.algorithm.protected
         measuring = self.lanes == "auto" and self.plan is None
-        way = replace(self._way, lanes=MOST) if measuring else self._way
+        way = replace(self._way, compiled=False)  # until the threads are known
+        way = replace(way, lanes=MOST) if measuring else way
         self.runner = UnitRunner(job, flows, measure, way, self.site)
-        expected = job.algorithm.sampler.facts(len(self.population)).expected
-        cohort = len(self.population) if expected is None else max(1, math.ceil(expected))
+        cohort = expected_cohort(job.algorithm, len(self.population))
         with self.site.training():
             fitting = lanes_that_fit(self.runner, min(cohort, self.runner.width)) if self.plan is None else cohort
             if measuring:
-                self.plan = self._measured(min(cohort, fitting))
+                self.plan = self._measured(min(cohort, fitting), job.rounds * cohort)
             elif fitting < min(cohort, self._way.lanes):
                 self.plan = Plan(replace(self._way, lanes=fitting), torch.get_num_threads())
-        if self.plan is not None:
-            self.runner.use(self.plan.way)
-            self._set_threads(self.plan.threads)
+            if self.plan is not None:
+                self._set_threads(self.plan.threads)
+            self._use(self._way)
         self.secrets: dict[str, Tensors] = {}
 
-    def _measured(self, cohort: int) -> Plan:
-        """The fastest plan for cohorts of this size."""
-        return make_plan(self.runner, cohort, torch.get_num_threads(), self.wish, default_store())
+    def _measured(self, cohort: int, clients: int) -> Plan:
+        """The fastest plan for cohorts of this size, and so many clients in all rounds."""
+        return make_plan(self.runner, cohort, torch.get_num_threads(), self.wish, default_store(), clients)
+
+    def _use(self, way: Way) -> None:
+        """Makes ready for this way; what cannot be compiled is not.
+
+        Raises:
+            RunFolderError: if it was, in a run that is resumed.
+        """
+        self.runner.use(way)
+        self.not_compiled = self.runner.not_compiled
+        if self.not_compiled is not None:
+            if self.was_compiled:
+                raise RunFolderError(
+                    f"the run was trained with compiled steps, and would go on without, since {self.not_compiled}, "
+                    "which gives other bits: resume it where it was compiled, or start a new run."
+                )
+            self.wish = replace(self.wish, compiled=False)
+            self.plan = self.plan and replace(self.plan, way=replace(way, compiled=False))
 
     def _set_threads(self, threads: int) -> None:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""The planner: how many clients side by side, and on how many threads, are fastest on this machine, measured."""
+"""The planner: how many clients side by side, on how many threads, compiled or not, end the run soonest, measured."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from pathlib import Path
 
 import torch
 
+from headway.client.compiled import NotCompiled
 from headway.core.ask import Ask, Message
 from headway.engines.units import NoRoom, UnitRunner
 from headway.engines.way import Way, Wish
+
+Tried = tuple[Way, int]  # a way, and torch's threads
 
 COARSE = (2, 8, 32, 128, 512)  # lanes to try
 PATIENCE_S = 4.0  # after which no other way is tried; longer by two rounds, one client at a time, up to the most
@@ -28,6 +31,10 @@ LONG_S = 1.0  # after so long nothing is repeated
 MOST = 1024
 CLOSE = 1.05  # times the best: the simpler way is preferred
 HOPELESS = 3.0  # times the best, in a first attempt: no other follows
+LONG_RUN_S = 60.0  # of training that is left, in the best way so far: below it nothing is compiled
+HOPED = 2.0  # times as fast as before is what compiling makes a client at most
+FIRST_S = 15.0  # what compiling takes on a machine that has not yet compiled
+PART_S = 1.0  # more for each layer and size of batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +62,31 @@ class Plan:
         return f"{said}: {chosen} a client{beside} ({when})"
 
 
-def make_plan(runner: UnitRunner, cohort: int, most_threads: int, wish: Wish, store: Path | None) -> Plan:
+def make_plan(
+    runner: UnitRunner, cohort: int, most_threads: int, wish: Wish, store: Path | None, clients: int = 0
+) -> Plan:
     """The fastest plan for the runner's job, measured on its own model and clients, or remembered.
 
     cohort: how many clients a process trains in a round, which limits the lanes.  most_threads: that torch may use.
     store: a file in which plans are remembered, by model, shapes, machine and versions; `None` remembers nothing.
+    clients: how many the process trains in the whole run, which tells whether compiling pays.
 
     Nothing that is measured changes a model, a memory or a random number of the run.
     """
-    name = _fingerprint(runner, cohort, most_threads, wish)
+    name = _fingerprint(runner, cohort, most_threads, wish, clients)
     if (known := _recall(store, name)) is not None:
         return known
     try:
-        chosen = _measure(_Trial(runner, cohort), cohort, most_threads, wish)
+        chosen = _measure(_Trial(runner, cohort), cohort, most_threads, wish, clients)
     except Exception:  # whatever a model may raise: the run itself will raise it, with client and stage
         return Plan(Way(channels_last=bool(wish.channels_last)), most_threads)
     _remember(store, name, chosen)
     return chosen
 
 
-def _measure(trial: _Trial, cohort: int, most_threads: int, wish: Wish) -> Plan:
-    """One at a time first, on one thread and on all, and channels last; then crews, coarsely, and around the best."""
+def _measure(trial: _Trial, cohort: int, most_threads: int, wish: Wish, clients: int) -> Plan:
+    """One at a time first, on one thread and on all, and channels last; then crews, coarsely, and around the best; of
+    these the best compiled."""
     runner, alone = trial.runner, Way(channels_last=bool(wish.channels_last))
     for threads in sorted({1, most_threads}):
         trial.measure(alone, threads)
@@ -91,7 +102,11 @@ def _measure(trial: _Trial, cohort: int, most_threads: int, wish: Wish) -> Plan:
     if apart:  # one client after another, to whom threads may be of use
         trial.attempt(min(apart, key=lambda key: trial.found[key])[0], most_threads)
     best = trial.best()
-    return Plan(*best, (trial.found[best], trial.found[alone, 1]))
+    chosen = _compiled(trial, best, clients) if wish.compiled is None else best
+    if wish.compiled:  # where that cannot be, the engine says why
+        trial.compile(best, math.inf)
+        chosen = replace(best[0], compiled=True), best[1]
+    return Plan(*chosen, (trial.found.get(chosen, trial.found[best]), trial.found[alone, 1]))
 
 
 def _try_crews(trial: _Trial, widest: int, way: Way) -> None:
@@ -104,6 +119,32 @@ def _try_crews(trial: _Trial, widest: int, way: Way) -> None:
             trial.attempt(replace(way, lanes=width), 1)
 
 
+def _compiled(trial: _Trial, best: Tried, clients: int) -> Tried:
+    """The best way so far; or, compiled, one with which the whole run ends sooner, compiling included.
+
+    Tried are one client at a time and the best crews that have weights of their own, if what compiling may take is less
+    than T (s - t / HOPED), for T clients in the run, s seconds a client in the best way and t in the one to compile.
+    """
+    runner, left = trial.runner, clients * trial.found[best]
+    if left < LONG_RUN_S:
+        return best
+    try:
+        widths = len(runner.compiler.widths)
+    except NotCompiled:
+        return best
+    layers = sum(1 for part in runner.bench.module.modules() if not any(part.children()))
+    own = {key: s for key, s in trial.found.items() if key[0].lanes == 1 or not runner.lowers_in(key[0])}
+    kinds = ([key for key in own if (key[0].lanes > 1) == several] for several in (False, True))
+    for eager in sorted((min(keys, key=lambda key: own[key]) for keys in kinds if keys), key=lambda key: own[key]):
+        saved = left - clients * own[eager] / HOPED
+        expected = FIRST_S + PART_S * layers * (widths if eager[0].lanes == 1 else 1)
+        if saved > expected and (took := trial.compile(eager, saved)) is not None:
+            compiled = replace(eager[0], compiled=True), eager[1]
+            if (total := took + clients * trial.found[compiled]) < left:
+                best, left = compiled, total
+    return best
+
+
 class _Trial:
     """Trains clients of the run from its first model in several ways, and forgets what they did.
 
@@ -114,10 +155,10 @@ class _Trial:
         self.runner = runner
         names = runner.job.data.clients[:MOST]
         self.ask = first_ask(runner, names[: max(cohort, 1)])
-        self.found: dict[tuple[Way, int], float] = {}
+        self.found: dict[Tried, float] = {}
         self.deadline = time.perf_counter() + PATIENCE_S
 
-    def best(self) -> tuple[Way, int]:
+    def best(self) -> Tried:
         """The fastest so far; of those that are nearly as fast, the simplest."""
         close = CLOSE * min(self.found.values())
         fast = (key for key, seconds in self.found.items() if seconds <= close)
@@ -131,9 +172,24 @@ class _Trial:
             with suppress(Exception):  # such as a model that counts on how its tensors lie in memory
                 self.measure(way, threads)
 
+    def compile(self, eager: Tried, most: float) -> float | None:
+        """Finds the seconds of one client in a way that was found before, compiled; the seconds of compiling, or `None`
+        if it cannot be or takes longer than the most."""
+        way, threads = replace(eager[0], compiled=True), eager[1]
+        begun = time.perf_counter()
+        compiler = self.runner.compiler
+        with suppress(Exception), threads_at(threads):
+            compiler.until = begun + most
+            self.runner.use(way)
+            compiler.until, took = math.inf, time.perf_counter() - begun
+            if self.runner.way.compiled:
+                self.measure(way, threads)
+                return took if compiler.trouble is None else None
+        return None
+
     def measure(self, way: Way, threads: int) -> None:
         """Finds the seconds of one client."""
-        with _threads(threads):
+        with threads_at(threads):
             self.found[way, threads] = self.seconds(way)
 
     def seconds(self, way: Way) -> float:
@@ -166,7 +222,8 @@ def first_ask(runner: UnitRunner, clients: Sequence[str]) -> Ask:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads_at(count: int) -> Iterator[None]:
+    """Torch with so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -175,8 +232,9 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fingerprint(runner: UnitRunner, cohort: int, most_threads: int, wish: Wish) -> str:
-    """What a plan is good for: the model, the algorithm, the examples' shape, the machine and the versions."""
+def _fingerprint(runner: UnitRunner, cohort: int, most_threads: int, wish: Wish, clients: int) -> str:
+    """What a plan is good for: the model, the algorithm, the examples' shape, the machine and the versions; and, where
+    that may decide, the length of the run, as a power of two."""
     job = runner.job
     says = [
         torch.__version__,
@@ -194,6 +252,7 @@ def _fingerprint(runner: UnitRunner, cohort: int, most_threads: int, wish: Wish)
         job.data.input_shape,
         float(job.data.train_sizes.median()),
         runner.measure,
+        clients.bit_length() if wish.compiled is None else 0,
     ]
     return hashlib.blake2b(repr(says).encode(), digest_size=16).hexdigest()
 

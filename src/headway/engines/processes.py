@@ -91,8 +91,9 @@ class ProcessEngine(WorkerEngine):
         drift: bool = True,
         low_rank: bool | None = None,
         channels_last: bool | None = None,
+        compiled: bool | None = None,
     ) -> None:
-        super().__init__(cores() if workers is None else workers, lanes, drift, low_rank, channels_last)
+        super().__init__(cores() if workers is None else workers, lanes, drift, low_rank, channels_last, compiled)
         self.areas: Areas | None = None
 
     @property

@@ -169,8 +169,9 @@ class RayEngine(WorkerEngine):
         drift: bool = True,
         low_rank: bool | None = None,
         channels_last: bool | None = None,
+        compiled: bool | None = None,
     ) -> None:
-        super().__init__(workers, lanes, drift, low_rank, channels_last)
+        super().__init__(workers, lanes, drift, low_rank, channels_last, compiled)
         self.wanted, self.address = workers, address
         self.remote = RayActors()
         self.connected = False

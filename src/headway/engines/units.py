@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from headway.client.compiled import Compiler
 from headway.client.crew import Crew
 from headway.client.lanes import Lanes, Plan, why_not
 from headway.client.lowrank import LowRank, Summed, plain_steps, suits
@@ -18,15 +18,16 @@ from headway.client.sgd import LocalSGD
 from headway.client.site import Site
 from headway.client.workbench import Workbench
 from headway.core import frame
-from headway.core.ask import Answer, Ask
+from headway.core.ask import Ask
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
-from headway.core.reports import OneOrEach, Reports, columns_of
-from headway.core.stage import Context
-from headway.core.total import Group, Total, guard, guard_lanes
+from headway.core.reports import Reports
+from headway.core.total import guard, guard_lanes
 from headway.core.update import Tensors, Update
 from headway.data.parts import Parts
+from headway.engines.cohort import expected_cohort
 from headway.engines.engine import Job
+from headway.engines.intake import Done, Intake, stragglers
 from headway.engines.way import Way
 from headway.observe.drift import DriftMeter
 
@@ -35,15 +36,6 @@ PROBED = 8  # examples on which it is found out whether a model can be batched
 
 class NoRoom(Exception):
     """A crew does not fit in memory side by side; nothing of it has been counted."""
-
-
-@dataclass(slots=True)
-class Done:
-    """What came of a unit: the sum of its counted updates, reports in parts; the meter has been told the drift."""
-
-    group: Group = field(default_factory=Group)
-    parts: list[Reports] = field(default_factory=list)
-    meter: DriftMeter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +54,7 @@ class UnitRunner:
 
     measure: whether to collect what tells of drift.  way: how they train; where they cannot train side by side, `alone`
         says why, and they train one at a time.  site: where.  notes: what happened that was not asked for.
+    not_compiled: why their gradients are not compiled in a way that says so, as a phrase.
     """
 
     def __init__(self, job: Job, flows: tuple[Flow, ...], measure: bool, way: Way, site: Site | None = None) -> None:
@@ -86,7 +79,12 @@ class UnitRunner:
             if self.lanes is not None and plain and suits(self.runner.trainer, self.bench, chain, flows[-1]):
                 lowrank = LowRank(self.runner.trainer, self.bench, plain_steps(self.runner.trainer, chain, flows[-1]))
                 self.lowrank = lowrank if lowrank.probe(job.data.store) else None
+        most = expected_cohort(job.algorithm, len(job.data.clients))
+        self.compiler = Compiler(
+            self.runner.trainer, self.bench, self.lanes, job.data.store, job.data.train_sizes, most
+        )
         self.use(way)
+        self.intake = Intake(job, flows, self.bench.layout, self.site)
         self.expected = flows[-1].lengths(self.bench.layout.size)
         if job.task.buffers == "average" and self.bench.has_statistics:
             self.expected["buffers"] = self.bench.statistics_layout.size
@@ -105,6 +103,9 @@ class UnitRunner:
         """Trains in this way from now on, as far as that is possible; what was made ready for others is kept."""
         self.way = way if self.lanes is not None else replace(way, lanes=1)
         self.bench.channels_last = way.channels_last
+        wanted = self.width if way.compiled else None
+        self.not_compiled = self.compiler.use(wanted, lowered=self.width > 1 and self.lowers)
+        self.way = replace(self.way, compiled=way.compiled and self.not_compiled is None)
 
     @property
     def width(self) -> int:
@@ -124,9 +125,13 @@ class UnitRunner:
     @property
     def lowers(self) -> bool:
         """Whether crews train in low-rank form where that pays."""
-        if self.lowrank is None or self.way.low_rank is not None:
-            return self.lowrank is not None and bool(self.way.low_rank)
-        return not self.lowrank.own
+        return self.lowers_in(self.way)
+
+    def lowers_in(self, way: Way) -> bool:
+        """The same of this way."""
+        if self.lowrank is None:
+            return False
+        return not self.lowrank.own if way.low_rank is None else way.low_rank
 
     def meter(self, ask: Ask, cohort: int | None = None) -> DriftMeter | None:
         """What collects the drift of a round, if that is measured; cohort: of so many clients, if not the ask's."""
@@ -152,6 +157,9 @@ class UnitRunner:
                 start += len(clients)
                 for client in () if beside else clients:
                     done.parts.append(self._one(ask, client, down, secrets.get(client), done))
+        if (note := self.compiler.trouble) is not None:
+            self.notes.append(note)
+            self.use(replace(self.way, compiled=False))
         return done
 
     def _apart(self, ask: Ask, members: Sequence[str]) -> list[Sequence[str]]:
@@ -192,7 +200,7 @@ class UnitRunner:
             if counted is None:
                 return False
             done.parts.append(self._reports(planned[0], counted, begun, down))
-        done.parts.append(_stragglers(dropped, down))
+        done.parts.append(stragglers(dropped, down))
         return True
 
     def _planned(self, ask: Ask, clients: Sequence[str]) -> tuple[Crew, Plan] | None:
@@ -209,7 +217,7 @@ class UnitRunner:
         if self.lowrank is None or not self.lowers or not self.lowrank.pays(plan):
             return None
         update = Update.of(torch.ones(len(crew), 1, dtype=torch.float64), crew.sizes.double())
-        term = self.job.algorithm.chain.lift(update, self._at_server(ask, crew.clients), self.flows)
+        term = self.intake.lifted(update, ask, crew.clients)
         try:
             summed = self._low_rank(ask, crew, plan)
             total, norms = summed.total(term.delta.squeeze(1)), summed.norms()
@@ -240,7 +248,7 @@ class UnitRunner:
         norms = guard_lanes(outcome.update, self.expected, integers=self.flows[-1].number == "ring")
         if norms is None:
             return None
-        self._count_crew(ask, crew, outcome, done)
+        self.intake.count_crew(ask, crew, outcome, done)
         self.job.memory.propose_stacked(crew.clients, (ask.round, ask.attempt), outcome.memory)
         trained, up = outcome.trained, frame.size(frame.of_update(outcome.update.lane(0)))
         count, loss = torch.as_tensor(trained.count), torch.as_tensor(trained.loss)
@@ -285,56 +293,22 @@ class UnitRunner:
             if self._lowered(ask, *planned, done) is not None:
                 return
             if not (self.lowers and self.apart) and (outcome := self._together(ask, *planned)) is not None:
-                self._count_crew(ask, planned[0], outcome, done)
+                self.intake.count_crew(ask, planned[0], outcome, done)
                 return
         for client in clients:
             outcome = self.runner.train(client, ask, self.job.data.train_of(client), self.job.memory.get(client))
-            self._count(ask, client, outcome.update, done.group)
+            self.intake.count(ask, client, outcome, done)
 
     def _crew(self, clients: Sequence[str], ask: Ask) -> Crew:
         rows, sizes = Parts.of(self.job.data.train).rows(clients)
         keys = self.runner.keys_of(clients, ask)
         return Crew(tuple(clients), keys, self.job.data.store, rows, sizes)
 
-    def _count_crew(self, ask: Ask, crew: Crew, outcome: Outcome, done: Done) -> None:
-        """Adds all updates of a crew to the unit's sum."""
-        chain, update, trained = self.job.algorithm.chain, outcome.update, outcome.trained
-        ctx = self._at_server(ask, crew.clients)
-        if chain.aggregator.whole_cohort:
-            term = chain.lift(update, ctx, self.flows).cpu()
-            for index, client in enumerate(crew.clients):
-                done.group.total.add_row(client, term.lane(index))
-            weights = term.weight
-        else:
-
-            def lift(part: Update, columns: slice) -> Update:
-                return chain.lift(part, ctx.sliced(columns.start, columns.stop), self.flows)
-
-            weights = done.group.add_lanes(update, lift)
-        if done.meter is not None:
-            done.meter.add_lanes(crew.clients, update.delta, weights)
-            if trained.squares is not None:
-                counts = torch.as_tensor(trained.count)
-                done.meter.add_paths(crew.clients, trained.squares, counts, trained.movement)
-
     def _reports(self, crew: Crew, counted: _Counted, begun: float, down: int) -> Reports:
         """What is told of a crew, which shares the seconds since it began."""
         costs = ((time.perf_counter() - begun) / len(crew), counted.up, down)
         numbers = (crew.sizes, counted.steps, counted.norms, counted.losses, counted.weights)
-        return self._told(crew.clients, costs, *(column.tolist() for column in numbers))
-
-    def _told(self, clients: Sequence[str], costs: tuple[float, int, int], *numbers: OneOrEach[Any]) -> Reports:
-        """Reports on clients that count.
-
-        costs: seconds, and bytes up and down, of each.  numbers: examples, steps, norms, losses and weights.
-        """
-        if self.job.algorithm.protected:
-            return Reports(clients, "counted", 0, 0, None, *costs)
-        sizes, steps, norms, losses, weights = numbers
-        metrics = {"train_loss": losses}
-        if "weight_bound" in self.flows[-1].set_by:  # a stage sets the weights
-            metrics["weight"] = weights
-        return Reports(clients, "counted", sizes, steps, norms, *costs, metrics)
+        return self.intake.told(crew.clients, costs, *(column.tolist() for column in numbers))
 
     # one at a time --------------------------------------------------------------------------------------
 
@@ -342,7 +316,7 @@ class UnitRunner:
         """Trains one client and adds its update to the unit's sum, if the guard lets it pass."""
         begun = time.perf_counter()
         if self.runner.dropped((client,), ask):
-            return _stragglers([client], down)
+            return stragglers([client], down)
         examples = self.job.data.train_of(client)
         try:
             outcome = self.runner.train(client, ask, examples, self.job.memory.get(client), secret)
@@ -350,52 +324,8 @@ class UnitRunner:
         except UpdateRejected as refusal:
             seconds = time.perf_counter() - begun
             return Reports([client], "rejected", seconds=seconds, bytes_down=down, reasons=refusal.reason)
-        weight = self._count(ask, client, outcome.update, done.group)
-        if done.meter is not None:
-            done.meter.add(client, outcome.update.delta, weight)
-            if outcome.trained.squares is not None:
-                done.meter.add_path(client, outcome.trained.squares, outcome.trained.movement)
+        self.intake.count(ask, client, outcome, done)
         self.job.memory.propose(client, (ask.round, ask.attempt), outcome.memory)
         trained, up = outcome.trained, frame.size(frame.of_update(outcome.update))
         numbers = (len(examples), int(trained.count), norm, float(trained.loss), float(outcome.update.weight))
-        return self._told([client], (time.perf_counter() - begun, up, down), *numbers)
-
-    def _count(self, ask: Ask, client: str, update: Update, group: Group) -> float:
-        chain = self.job.algorithm.chain
-        term = chain.lift(update, self._at_server(ask, client), self.flows)
-        if chain.aggregator.whole_cohort:
-            group.total.add_row(client, term)
-        else:
-            group.add(term)
-        return float(term.weight)
-
-    def _at_server(self, ask: Ask, clients: str | tuple[str, ...]) -> Context:
-        """What the server knows when it takes the update of a client, or of many `[C, ...]`."""
-        if isinstance(clients, str):
-            age, told = torch.tensor(ask.ages([clients])[0]), ask.told(clients)
-        else:
-            age = torch.tensor(ask.ages(clients)) if ask.earlier else torch.zeros(len(clients), dtype=torch.int64)
-            told = ask.told_each(clients)
-        return Context(
-            round=ask.round,
-            key=self.job.key.derive("server", ask.round),
-            layout=self.bench.layout,
-            flow=self.flows[-1],
-            global_params=ask.message.params,
-            age=self.site.put(age),
-            asked_params=told.params,
-        )
-
-
-def answered(total: Total, parts: Iterable[Reports], meter: DriftMeter | None) -> Answer:
-    """The answer to a round: reports by client, each with its part of the drift, where that was measured."""
-    reports = Reports.joined(parts).by_client()
-    if meter is None:
-        return Answer(total=total, reports=reports)
-    cohort, clients = meter.figures()
-    drift = columns_of([clients.get(client, {}) for client in reports.clients])
-    return Answer(total=total, reports=reports.adding(drift), figures=cohort)
-
-
-def _stragglers(clients: Sequence[str], down: int) -> Reports:
-    return Reports(clients, "dropped", bytes_down=down, reasons="a straggler, and the policy drops those")
+        return self.intake.told([client], (time.perf_counter() - begun, up, down), *numbers)

@@ -13,12 +13,14 @@ class Way:
 
     lanes: how many clients make a crew.  low_rank: whether a crew's large linear layers are never written, where
         training and the chain allow it; `None`: where the model has no other layers.  channels_last: whether images
-        lie in memory with their channels side by side.
+        lie in memory with their channels side by side.  compiled: whether gradients come through `torch.compile`;
+        of crews in low-rank form they do not.
     """
 
     lanes: int = 1
     low_rank: bool | None = None
     channels_last: bool = False
+    compiled: bool = False
 
     @property
     def decided(self) -> dict[str, Any]:
@@ -26,7 +28,7 @@ class Way:
         known: dict[str, Any] = {} if self.lanes == 1 else {"lanes": self.lanes}
         if self.low_rank is not None and self.lanes > 1:
             known["low_rank"] = self.low_rank
-        return {**known, "channels_last": True} if self.channels_last else known
+        return known | {name: True for name in ("channels_last", "compiled") if getattr(self, name)}
 
     @classmethod
     def of(cls, decided: Mapping[str, Any]) -> Way:
@@ -36,6 +38,7 @@ class Way:
             int(decided.get("lanes", 1)),
             None if low_rank is None else bool(low_rank),
             bool(decided.get("channels_last", False)),
+            bool(decided.get("compiled", False)),
         )
 
     @property
@@ -47,7 +50,7 @@ class Way:
             said = f"crews of {self.lanes} clients, their linear layers in low-rank form"
         else:
             said = f"{self.lanes} clients side by side"
-        return f"{said}, channels last" if self.channels_last else said
+        return said + ", channels last" * self.channels_last + ", compiled" * self.compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +59,4 @@ class Wish:
 
     low_rank: bool | None = None
     channels_last: bool | None = None
+    compiled: bool | None = None

@@ -1,0 +1,125 @@
+"""The server's side of a unit: updates of clients that have trained enter its sum, and what became of each is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from headway.client.crew import Crew
+from headway.client.runner import Outcome
+from headway.client.site import Site
+from headway.core.ask import Answer, Ask
+from headway.core.flow import Flow
+from headway.core.layout import Layout
+from headway.core.reports import OneOrEach, Reports, columns_of
+from headway.core.stage import Context
+from headway.core.total import Group, Total
+from headway.core.update import Update
+from headway.engines.engine import Job
+from headway.observe.drift import DriftMeter
+
+
+@dataclass(slots=True)
+class Done:
+    """What came of a unit: the sum of its counted updates, reports in parts; the meter has been told the drift."""
+
+    group: Group = field(default_factory=Group)
+    parts: list[Reports] = field(default_factory=list)
+    meter: DriftMeter | None = None
+
+
+class Intake:
+    """Lifts updates, and adds them to what a unit has done.
+
+    layout: of the model's vector.  site: where the clients train.
+    """
+
+    def __init__(self, job: Job, flows: tuple[Flow, ...], layout: Layout, site: Site) -> None:
+        self.job, self.flows, self.layout, self.site = job, flows, layout, site
+        self.chain = job.algorithm.chain
+
+    def lifted(self, update: Update, ask: Ask, clients: tuple[str, ...]) -> Update:
+        """What many updates `[C, ...]` add to the sum."""
+        return self.chain.lift(update, self._at_server(ask, clients), self.flows)
+
+    def count(self, ask: Ask, client: str, outcome: Outcome, done: Done) -> None:
+        """Adds a client's update."""
+        update, trained = outcome.update, outcome.trained
+        term = self.chain.lift(update, self._at_server(ask, client), self.flows)
+        if self.chain.aggregator.whole_cohort:
+            done.group.total.add_row(client, term)
+        else:
+            done.group.add(term)
+        if done.meter is not None:
+            done.meter.add(client, update.delta, float(term.weight))
+            if trained.squares is not None:
+                done.meter.add_path(client, trained.squares, trained.movement)
+
+    def count_crew(self, ask: Ask, crew: Crew, outcome: Outcome, done: Done) -> None:
+        """Adds all updates of a crew."""
+        update, trained = outcome.update, outcome.trained
+        if self.chain.aggregator.whole_cohort:
+            term = self.lifted(update, ask, crew.clients).cpu()
+            for index, client in enumerate(crew.clients):
+                done.group.total.add_row(client, term.lane(index))
+            weights = term.weight
+        else:
+            ctx = self._at_server(ask, crew.clients)
+
+            def lift(part: Update, columns: slice) -> Update:
+                return self.chain.lift(part, ctx.sliced(columns.start, columns.stop), self.flows)
+
+            weights = done.group.add_lanes(update, lift)
+        if done.meter is not None:
+            done.meter.add_lanes(crew.clients, update.delta, weights)
+            if trained.squares is not None:
+                counts = torch.as_tensor(trained.count)
+                done.meter.add_paths(crew.clients, trained.squares, counts, trained.movement)
+
+    def told(self, clients: Sequence[str], costs: tuple[float, int, int], *numbers: OneOrEach[Any]) -> Reports:
+        """Reports on clients that count.
+
+        costs: seconds, and bytes up and down, of each.  numbers: examples, steps, norms, losses and weights.
+        """
+        if self.job.algorithm.protected:
+            return Reports(clients, "counted", 0, 0, None, *costs)
+        sizes, steps, norms, losses, weights = numbers
+        metrics = {"train_loss": losses}
+        if "weight_bound" in self.flows[-1].set_by:  # a stage sets the weights
+            metrics["weight"] = weights
+        return Reports(clients, "counted", sizes, steps, norms, *costs, metrics)
+
+    def _at_server(self, ask: Ask, clients: str | tuple[str, ...]) -> Context:
+        """What the server knows when it takes the update of a client, or of many `[C, ...]`."""
+        if isinstance(clients, str):
+            age, told = torch.tensor(ask.ages([clients])[0]), ask.told(clients)
+        else:
+            age = torch.tensor(ask.ages(clients)) if ask.earlier else torch.zeros(len(clients), dtype=torch.int64)
+            told = ask.told_each(clients)
+        return Context(
+            round=ask.round,
+            key=self.job.key.derive("server", ask.round),
+            layout=self.layout,
+            flow=self.flows[-1],
+            global_params=ask.message.params,
+            age=self.site.put(age),
+            asked_params=told.params,
+        )
+
+
+def stragglers(clients: Sequence[str], down: int) -> Reports:
+    """Reports on clients whose work is dropped, who were told so many bytes."""
+    return Reports(clients, "dropped", bytes_down=down, reasons="a straggler, and the policy drops those")
+
+
+def answered(total: Total, parts: Iterable[Reports], meter: DriftMeter | None) -> Answer:
+    """The answer to a round: reports by client, each with its part of the drift, where that was measured."""
+    reports = Reports.joined(parts).by_client()
+    if meter is None:
+        return Answer(total=total, reports=reports)
+    cohort, clients = meter.figures()
+    drift = columns_of([clients.get(client, {}) for client in reports.clients])
+    return Answer(total=total, reports=reports.adding(drift), figures=cohort)
