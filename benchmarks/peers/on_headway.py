@@ -19,6 +19,7 @@ from in_torch import model_of, tensors, weights_of
 import headway as hw
 
 SEED = 0
+ROUNDS = 500  # of the run that is planned; far fewer are measured
 
 
 def algorithm_of(workload: Workload, recipe: str = "fedavg") -> hw.Algorithm:
@@ -43,10 +44,10 @@ def run(problem: Problem, options: dict[str, Any], rounds: Rounds) -> np.ndarray
         algorithm_of(problem.workload, engine.pop("recipe", "fedavg")),
         data_of(problem),
         hw.Task(lambda: model_of(problem.workload, problem.start)),
-        rounds=10**6,
+        rounds=ROUNDS,
         seed=SEED,
-        evaluate_every=10**6,
-        checkpoint_every=10**6,
+        evaluate_every=ROUNDS,
+        checkpoint_every=ROUNDS,
         engine=hw.ProcessEngine(**engine) if "workers" in engine else hw.LocalEngine(**engine),
     )
     reports = iter(headway)
