@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from numbers import Integral
 from typing import overload
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from headway.core.counters import mixed, mixed_number, number_of, numbers_of, signed, stream, streams
 
 Part = str | int
+CACHED = 256  # children that are remembered
 DRAWS = 2  # the version of what is drawn from a key: another one gives other runs
 
 
@@ -62,7 +63,7 @@ class Key:
 
     def derive(self, *parts: Part) -> Key:
         """A child key; different parts give unrelated keys."""
-        return Key(_child(self.secret, b"".join(map(_encode, parts))), self.owner)
+        return Key(_child(self.secret, *parts), self.owner)
 
     def owned(self, name: Part) -> Key:
         """This key for one of many, by name; all its children are that one's."""
@@ -165,8 +166,7 @@ class Keys(Sequence[Key]):
 
     def derive(self, *parts: Part) -> Keys:
         """The child of each key."""
-        data = b"".join(map(_encode, parts))
-        return Keys([_child(secret, data) for secret in self._secrets], self._owners, self._which)
+        return Keys([_child(secret, *parts) for secret in self._secrets], self._owners, self._which)
 
     def seeds(self) -> Tensor:
         """Each key's `seed`, int64 `[C]`."""
@@ -202,5 +202,8 @@ def _unit(bits: Tensor) -> Tensor:
     return (bits >> 10).double() / 2.0**53
 
 
-def _child(secret: bytes, data: bytes) -> bytes:
+@lru_cache(maxsize=CACHED, typed=True)
+def _child(secret: bytes, *parts: Part) -> bytes:
+    """What a key's child hides; that of a round and a purpose is the same for all clients."""
+    data = b"".join(map(_encode, parts))
     return hashlib.blake2b(data, digest_size=32, key=secret, person=b"headway-derive").digest()
