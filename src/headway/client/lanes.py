@@ -141,7 +141,8 @@ class _Program:
         if self.compiled is not None and not self.compiled.takes(lane_count, max(table.widths())):
             self.compiled = None
         places = lane_count if self.compiled is None else self.compiled.lanes
-        room = self.start.new_zeros(places, self.start.shape[-1])
+        room = self.start.new_empty(places, self.start.shape[-1])
+        room[lane_count:] = 0
         self.vectors, self.everywhere = room[:lane_count].copy_(self.start), self.bench.layout.views(room)
         self.steps = self.vectors.new_zeros(lane_count, steps, self.vectors.shape[1]) if needs_steps else None
         self.served = table.served(work.examples, self.bench.site, self.vectors.dtype)

@@ -98,9 +98,9 @@ def _measure(trial: _Trial, cohort: int, most_threads: int, wish: Wish, clients:
         last = trial.best()[0].channels_last
         for kind in kinds:
             _try_crews(trial, min(cohort, MOST), replace(alone, low_rank=kind, channels_last=last and bool(kind)))
-    apart = [key for key in trial.found if key[0].lanes > 1 and key[0].low_rank]
-    if apart:  # one client after another, to whom threads may be of use
-        trial.attempt(min(apart, key=lambda key: trial.found[key])[0], most_threads)
+    for lowered in (True, False):  # the best crews of each kind, whose large products may be faster on all threads
+        if crews := [key for key in trial.found if key[0].lanes > 1 and runner.lowers_in(key[0]) == lowered]:
+            trial.attempt(min(crews, key=lambda key: trial.found[key])[0], most_threads)
     best = trial.best()
     chosen = _compiled(trial, best, clients) if wish.compiled is None else best
     if wish.compiled:  # where that cannot be, the engine says why
@@ -110,7 +110,7 @@ def _measure(trial: _Trial, cohort: int, most_threads: int, wish: Wish, clients:
 
 
 def _try_crews(trial: _Trial, widest: int, way: Way) -> None:
-    """Crews of this kind on one thread: stacked tensors gain nothing from threads that a process would not."""
+    """Crews of this kind on one thread; how many are best depends little on the threads."""
     for width in sorted({widest, *(width for width in COARSE if width < widest)}):
         trial.attempt(replace(way, lanes=width), 1)
     best = trial.best()[0].lanes
