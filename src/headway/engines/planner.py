@@ -28,6 +28,7 @@ PATIENCE_S = 4.0  # after which no other way is tried; longer by two rounds, one
 MOST_PATIENCE_S = 20.0
 REPEATS = 3
 LONG_S = 1.0  # after so long nothing is repeated
+QUICK_S = 0.1  # what takes less is repeated until it has taken so long
 MOST = 1024
 CLOSE = 1.05  # times the best: the simpler way is preferred
 HOPELESS = 3.0  # times the best, in a first attempt: no other follows
@@ -201,7 +202,7 @@ class _Trial:
         before = site.drawn()
         hopeless = HOPELESS * min(self.found.values(), default=math.inf)
         try:
-            while not spent or (len(spent) <= REPEATS and spent[0] <= hopeless and sum(spent) * len(clients) <= LONG_S):
+            while not spent or (spent[0] <= hopeless and self._unsure(len(spent), sum(spent) * len(clients))):
                 site.wait()
                 begun = time.perf_counter()
                 self.runner.rehearse(self.ask, clients)
@@ -212,6 +213,10 @@ class _Trial:
         finally:
             site.rewind(before)
         return statistics.median(spent[1:] or spent)
+
+    def _unsure(self, times: int, seconds: float) -> bool:
+        """Whether to repeat what has been done so many times, in so many seconds."""
+        return seconds <= LONG_S and (times <= REPEATS or seconds < QUICK_S)
 
 
 def first_ask(runner: UnitRunner, clients: Sequence[str]) -> Ask:
