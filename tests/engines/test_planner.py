@@ -41,6 +41,35 @@ def test_the_fastest_is_chosen(store, monkeypatch, seconds, chosen):
     assert made.engine.plan.seconds == (seconds[chosen], seconds[1])
 
 
+@pytest.mark.parametrize(("faster", "threads"), [(1.5, 2), (1.0, 1), (0.5, 1)])
+def test_the_best_crews_are_tried_on_all_threads(store, monkeypatch, faster, threads):
+    tried = []
+
+    def seconds(self, way):
+        several = torch.get_num_threads() > 1
+        tried.append((way.lanes, several))
+        return {1: 0.010, 8: 0.004}.get(way.lanes, 1e3) / (faster if several and way.lanes > 1 else 1.0)
+
+    monkeypatch.setattr(planner._Trial, "seconds", seconds)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        plan = started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan
+    finally:
+        torch.set_num_threads(before)
+    assert (plan.way.lanes, plan.threads) == (8, threads)
+    assert [lanes for lanes, several in tried if several] == [1, 8], "only one client at a time, and the best crews"
+
+
+def test_what_is_quick_is_measured_more_often(store):
+    runner = started("fedavg", hw.LocalEngine(lanes=2)).engine.runner
+    trial = planner._Trial(runner, 2)
+    assert not trial._unsure(1, planner.LONG_S * 2)
+    assert trial._unsure(planner.REPEATS, planner.QUICK_S * 2)
+    assert not trial._unsure(planner.REPEATS + 1, planner.QUICK_S * 2)
+    assert trial._unsure(50, planner.QUICK_S / 2)
+
+
 def test_a_plan_is_remembered_for_the_same_work_alone(store, monkeypatch):
     timed(monkeypatch, {1: 0.010, 2: 0.005})
     assert not started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan.remembered
