@@ -10,7 +10,7 @@ What a layer of client c gives is the broadcast weights' product, one for all cl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Room = Callable[[str, Sequence[int], torch.dtype], Tensor]  # memory to write into, by purpose
+from headway.client.workbench import Room
+from headway.data.batches import starts_of
+
 LARGE = 1 << 14  # numbers of a client beyond which a product of its own is worth a call
 
 
@@ -100,7 +102,7 @@ class Outer(Layer):
     def __init__(self, name: str, part: nn.Linear, lanes: int, widths: Sequence[int], room: Room) -> None:
         super().__init__(name, part)
         self.room = room
-        self.starts = [sum(widths[:number]) for number in range(len(widths))]
+        self.starts = starts_of(widths)
         steps = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths))
         self.steps = steps.to(part.weight.device)
         self.errors = room(f"errors {name}", (lanes, len(steps), part.out_features), part.weight.dtype).zero_()

@@ -165,24 +165,21 @@ class LowRank:
     def pays(self, plan: Plan) -> bool:
         """Whether no client sees more examples than outer products are good for, or needs none; and all that is held
         fits in memory."""
-        table = plan.table
-        rows = sum(table.widths())
-        written = [part for part in self.layers.values() if self._writes(part, plan)]
+        table, written = plan.table, self._written(plan)
         if len(written) < len(self.layers) and self._many(plan):
             return False
+        rows = sum(table.widths())
         numbers = sum(
-            part.weight.numel() if part in written else rows * (part.in_features + part.out_features)
-            for part in self.layers.values()
+            part.weight.numel() if name in written else rows * (part.in_features + part.out_features)
+            for name, part in self.layers.items()
         )
         return len(table.sizes) * numbers * self.bench.shared.dtype.itemsize <= MOST_BYTES
 
     def held(self, plan: Plan) -> list[Layer]:
         """The layers of the clients of this plan, which have learned nothing yet."""
-        lanes, widths = len(plan.table.sizes), plan.table.widths()
+        lanes, widths, written = len(plan.table.sizes), plan.table.widths(), self._written(plan)
         return [
-            Moved(name, part, lanes, self.room)
-            if self._writes(part, plan)
-            else Outer(name, part, lanes, widths, self.room)
+            Moved(name, part, lanes, self.room) if name in written else Outer(name, part, lanes, widths, self.room)
             for name, part in self.layers.items()
         ]
 
@@ -192,12 +189,21 @@ class LowRank:
             return torch.empty(tuple(shape), dtype=number, device=self.bench.site.device)
         return self.bench.scratch(purpose, shape, number)
 
-    def _writes(self, part: nn.Linear, plan: Plan) -> bool:
-        """Whether a layer is held as a matrix: one that is small, or which sees more rows than pays otherwise."""
-        small = part.weight.numel() <= max(plan.table.widths()) * (part.in_features + part.out_features)
-        return self.plain and (small or (self._many(plan) and not self.own))
+    def _written(self, plan: Plan) -> set[str]:
+        """The layers that are held as matrices: small ones, or all if they see more rows than pays otherwise."""
+        if not self.plain:
+            return set()
+        if self._many(plan) and not self.own:
+            return set(self.layers)
+        width = max(plan.table.widths())
+        return {
+            name
+            for name, part in self.layers.items()
+            if part.weight.numel() <= width * (part.in_features + part.out_features)
+        }
 
     def _many(self, plan: Plan) -> bool:
+        """Whether a client sees more examples than outer products are good for."""
         return int(plan.table.sizes.sum(1).max()) > max(FEW * self.widest, LEAST)
 
     def train(self, work: Work, plan: Plan) -> Summed:

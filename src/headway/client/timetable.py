@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from headway.client.crew import Crew
-from headway.client.layers import Room
 from headway.client.site import Site
+from headway.client.workbench import Room
 from headway.core.keys import Keys
 from headway.data import Examples
+from headway.data.batches import starts_of
 
 if TYPE_CHECKING:
     from headway.client.sgd import LocalSGD
@@ -88,11 +89,9 @@ class Served:
         """The batches of all steps, of these widths, brought at once, into memory that is used again."""
         index = torch.cat([self.index[:, number, :width] for number, width in enumerate(widths)], dim=1)
         store, places = self.store.inputs, index.reshape(-1)
-        if self.site.on_gpu:
-            inputs = store.index_select(0, places)
-        else:
-            into = room("examples", (len(places), *store.shape[1:]), store.dtype)
-            inputs = torch.index_select(store, 0, places, out=into)
+        near = self.site.holds(store)  # where the room is, too
+        into = room("examples", (len(places), *store.shape[1:]), store.dtype) if near else None
+        inputs = torch.index_select(store, 0, places, out=into)
         examples = self.site.examples(Examples(inputs, self.store.targets.index_select(0, places)))
         return Fetched(examples, len(index), widths)
 
@@ -105,7 +104,7 @@ class Fetched:
 
     def __init__(self, examples: Examples, lanes: int, widths: list[int]) -> None:
         self.examples = examples
-        self.starts = [sum(widths[:number]) for number in range(len(widths))]
+        self.starts = starts_of(widths)
         self._each = tuple(t.unflatten(0, (lanes, sum(widths))) for t in (examples.inputs, examples.targets))
 
     def batch(self, lanes: slice, number: int, width: int) -> Examples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +18,8 @@ from headway.core.layout import Layout
 
 if TYPE_CHECKING:
     from headway.client.compiled import Alone
+
+Room = Callable[[str, Sequence[int], torch.dtype], Tensor]  # memory to write into, by purpose: see `Workbench.scratch`
 
 
 class Workbench:

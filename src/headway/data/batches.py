@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import torch
 from torch import Tensor
 
@@ -33,3 +36,12 @@ def batch_bounds(count: int, batch_size: int | None) -> list[tuple[int, int]]:
         raise ConfigError(f"batch_size is {batch_size}, but at least 1 is needed (or None for one full batch).")
     size = count if batch_size is None else batch_size
     return [(start, min(start + size, count)) for start in range(0, count, max(size, 1))]
+
+
+def starts_of(widths: Sequence[int]) -> list[int]:
+    """Where each of some batches starts, one after another.
+
+    >>> starts_of([2, 2, 1])
+    [0, 2, 4]
+    """
+    return list(accumulate(widths, initial=0))[:-1]
