@@ -33,7 +33,7 @@ from headway.data import FederatedData
 from headway.data.labels import LabelCounts
 from headway.engines import Engine, Job, LocalEngine
 from headway.observe.alarm import HORIZON, Figures, Watch
-from headway.observe.folder import JOURNAL, MEMORY, RunFolder, read_identity, writing
+from headway.observe.folder import DATA_NOTES, JOURNAL, MEMORY, RunFolder, read_identity, write_atomically, writing
 from headway.observe.journal import Journal
 from headway.observe.report import RoundReport
 
@@ -115,6 +115,7 @@ class Run:
         if folder is not None:
             try:
                 self._open_folder(Path(folder), self.identity(seed), resume, keep, config)
+                self._save_data_notes(Path(folder))
             except BaseException:
                 self.engine.close()
                 raise
@@ -317,6 +318,12 @@ class Run:
             folder.close()
             raise
         self.folder = folder
+
+    def _save_data_notes(self, path: Path) -> None:
+        """Keeps what reading the data took beside the run."""
+        kept = {"data": self.data.name, "class_names": self.data.class_names, "notes": self.data.notes}
+        with writing(path / DATA_NOTES):
+            write_atomically(path / DATA_NOTES, json.dumps(kept, indent=2, ensure_ascii=False).encode())
 
     def _open_journal(self) -> tuple[Path, Journal] | None:
         if self.folder is None:

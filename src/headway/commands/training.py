@@ -132,6 +132,8 @@ def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
     central = f", {len(data.central)} in a central test set" if data.central is not None else ""
     screen.print(f"[bold]{runfile.name}[/bold], seed {runfile.sections.run.seed}")
     screen.print(f"  data    {data.name}: {len(sizes)} clients, {int(sizes.sum())} training examples ({held}){central}")
+    for note in data.notes:
+        screen.print(f"  read    {note}", markup=False, soft_wrap=True)
     if data.shifts:
         screen.print(
             f"  shift   {len(data.shifts)} of the clients: {', '.join(described(None, section.shift))}", markup=False

@@ -82,7 +82,9 @@ class FederatedData:
     `store` has shape `[N, ...]`; `train` and `test` map a client id to indices into it (a client may have
     no test part), and are kept as `Parts`, which hold no object per client; `central` is a test set that no client
     owns; `classes` is None for regression; `features` names the columns of tabular inputs, and `shifts` says in words
-    what was done to a client's examples.
+    what was done to a client's examples.  `class_names` holds the name of each class in the source (empty where the
+    labels are their own names), and `notes` one line for each decision and conversion that reading the data took: what
+    was left out, filled in, merged, renumbered or rescaled.  Neither is part of the fingerprint.
     No example is in two places, so that nothing tested was trained on.
 
     Raises:
@@ -104,6 +106,8 @@ class FederatedData:
     description: str = ""
     features: tuple[str, ...] = ()
     shifts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         train, test = Parts.of(self.train, "training"), self.test

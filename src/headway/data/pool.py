@@ -28,7 +28,7 @@ class Pool:
 
     `inputs` is a tensor `[N, ...]`, or a table whose features depend on who holds which row; `owners` names
     the client of each example where the source knows it; `tested` (bool `[N]`) marks test examples where the
-    source has chosen them.
+    source has chosen them.  `class_names` and `notes` are those of the `FederatedData` that is made of it.
     """
 
     name: str
@@ -39,6 +39,8 @@ class Pool:
     tested: Tensor | None = None
     central: Examples | None = None
     description: str = ""
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def divide(
         self, *, key: Key, partition: PartitionLike | None, clients: int | None, test_share: float
@@ -71,6 +73,8 @@ class Pool:
             self.classes,
             self.description,
             self.inputs.feature_names() if isinstance(self.inputs, Table) else (),
+            class_names=self.class_names,
+            notes=self.notes,
         )
 
     def _held(self, key: Key, partition: PartitionLike | None, clients: int | None) -> dict[str, Tensor]:

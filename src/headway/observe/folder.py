@@ -1,6 +1,7 @@
 """The run folder: what is needed to go on with a run, or to trust it later.
 
 run.toml        the resolved configuration          run.json     identity: versions, seed, fingerprints
+data.json       the names of the classes, and what reading the data took: what was dropped, filled in or rescaled
 journal.sqlite  rounds, clients, metrics            memory.sqlite  what clients keep
 checkpoints/    round-000010.safetensors, the last k   best.safetensors   the best model so far
 """
@@ -24,9 +25,10 @@ from torch import Tensor
 from headway.core.errors import RunFolderError
 
 FORMAT = 1
-IDENTITY, CONFIG, JOURNAL, MEMORY, BEST = (
+IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST = (
     "run.json",
     "run.toml",
+    "data.json",
     "journal.sqlite",
     "memory.sqlite",
     "best.safetensors",
