@@ -10,7 +10,7 @@ from typing import Any
 from headway.core.errors import ConfigError
 from headway.core.keys import Key
 from headway.data import FederatedData, infer_csv, load
-from headway.data.files import npz_pool
+from headway.data.npz import npz_pool
 from headway.data.tables import read_table
 from headway.observe.folder import write_atomically, writing
 from headway.observe.text import console, to_toml

@@ -11,11 +11,12 @@ from typing import Any
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.core.keys import Key
 from headway.data.federated import FederatedData
-from headway.data.files import npz_pool, table_pool
+from headway.data.files import table_pool
 from headway.data.hospitals import hospital_pool
 from headway.data.hub import is_saved, saved_pool
 from headway.data.images import class_folders, fashion_mnist_pool, has_idx, idx_pool
 from headway.data.mapped import is_mapped, mapped, mapped_pool
+from headway.data.npz import npz_pool
 from headway.data.packaged import DIGITS, MNIST5K
 from headway.data.pool import PartitionLike, Pool
 from headway.data.shift import ShiftLike, shifted, shifts
