@@ -1,0 +1,120 @@
+"""Signals set a flag; what looks at it stops, and what does not is stopped within seconds."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import headway
+from headway.core import stopping
+
+SOURCES = str(Path(headway.__file__).parents[1])
+
+
+def program(body, *signals, pause=0.5):
+    """The exit code, output and errors of a program that is sent these signals once it has printed a line."""
+    text = f"from headway.core import stopping\nimport time\nstopping.install()\n{body}"
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", text],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": SOURCES},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        process.stdout.readline()
+        for number in signals:
+            process.send_signal(number)
+            time.sleep(pause)
+        out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_with_nothing_to_lose_a_signal_ends_the_process(number, code):
+    found, out, err = program("print('on'); time.sleep(60); print('never')", number)
+    assert (found, out) == (code, "")
+    assert err == f"Stopped by {signal.Signals(number).name}.\n"
+
+
+LOOP = """
+try:
+    with stopping.deferred():
+        print('on')
+        while True:
+            stopping.check()
+            try:
+                time.sleep(0.05)
+            except Exception:
+                pass
+except stopping.Stopped as stopped:
+    print('kept')
+    raise SystemExit(stopped.exit_code)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_loop_that_looks_at_the_flag_ends_by_itself(number, code):
+    assert program(LOOP, number, pause=0) == (code, "kept\n", "")
+
+
+def test_a_signal_twice_at_the_same_moment_is_one():
+    assert program(LOOP, signal.SIGTERM, signal.SIGTERM, pause=0) == (143, "kept\n", "")
+
+
+HELD = """
+from pathlib import Path
+with stopping.deferred("Go on."), stopping.held(), stopping.undoing(lambda: print('undone')):
+    print('on')
+    time.sleep(60)
+"""
+
+
+def test_a_second_signal_ends_at_once_and_undoes_what_is_half_done():
+    assert program(HELD, signal.SIGINT, signal.SIGINT) == (130, "undone\n", "Stopped by SIGINT. Go on.\n")
+
+
+HANGS = """
+try:
+    with stopping.deferred():
+        print('on')
+        time.sleep(60)
+except stopping.Stopped as stopped:
+    print('kept')
+    raise SystemExit(stopped.exit_code)
+"""
+
+
+def test_what_hangs_is_interrupted():
+    assert program("stopping.INSIST_S = 0.5" + HANGS, signal.SIGTERM) == (143, "kept\n", "")
+
+
+def test_what_cannot_be_interrupted_ends():
+    assert program("stopping.GRACE_S = stopping.INSIST_S = 0.5" + HELD, signal.SIGTERM, pause=0)[::2] == (
+        143,
+        "Stopped by SIGTERM. Go on.\n",
+    )
+
+
+def test_without_the_handlers_nothing_is_checked_and_interrupts_are_pythons():
+    assert not stopping.is_installed()
+    with stopping.deferred():
+        stopping.check()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_the_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with stopping.installed():
+        assert stopping.is_installed()
+        assert signal.getsignal(signal.SIGTERM) is not before
+        with stopping.installed():
+            pass
+        assert stopping.is_installed()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not stopping.is_installed()
