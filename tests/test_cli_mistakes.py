@@ -39,7 +39,7 @@ def headway(headway, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run", "--set", 'model.hidden="x"'], "the model 'mlp' cannot be made with hidden = 'x'"),
+        (["run", "--set", 'model.hidden="x"'], 'model.hidden must be a list, found "x"'),
         (["run", "--set", "model.hidden=[-1]"], r"the model 'mlp' cannot be made with hidden = \[-1\]"),
         (["compare", "--methods", "fedavg,fedprox", "--set", "algorithm.mu=1"], "changes one recipe"),
         (["compare", "--methods", "fedavg,fedprox", "--set", "algorithm.FedPrx.mu=1"], "did you mean 'FedProx'"),
@@ -101,7 +101,7 @@ def test_a_seed_that_never_reaches_the_target_is_late_in_the_median():
     ("change", "sentence"),
     [
         ("data.key=3", "unknown key 'data.key'"),
-        ("run.threads=100000", "less than or equal to 1024"),
+        ("run.threads=100000", "run.threads must be a whole number from 1 to 1024, found 100000"),
         ('model.name=":f"', "module '' cannot be imported"),
         ('model.name="broken:f"', "'broken' cannot be imported: SyntaxError"),
         ('model.name="raising:f"', "'raising' cannot be imported: KeyError"),

@@ -96,7 +96,7 @@ def test_every_value_stands_once_with_a_reason():
 def test_an_unknown_preset_is_refused(load):
     with pytest.raises(ConfigError, match=r"no preset named 'cross-silos' \(did you mean 'cross-silo'\?\)"):
         load(BARE.replace("cross-silo", "cross-silos"))
-    with pytest.raises(ConfigError, match=r"algorithm\.preset is 3"):
+    with pytest.raises(ConfigError, match=r"algorithm\.preset must be a text, found 3"):
         load(BARE.replace('"cross-silo"', "3"))
 
 

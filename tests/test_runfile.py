@@ -5,7 +5,8 @@ import tomllib
 import pytest
 
 from headway.core.errors import ConfigError, HeadwayError
-from headway.runfile import examples, load_runfile
+from headway.runfile import load_runfile
+from headway.runfile_text import examples
 
 PLAIN = """\
 [run]
@@ -93,15 +94,19 @@ def test_set_reaches_a_stage_of_a_written_chain(write):
     [
         ("hidden = [4]", "hidden = [4]\n[runn]", r"unknown key 'runn' \(did you mean 'run'\?\)"),
         ("rounds = 3", "rounds = 3\nsed = 1", r"unknown key 'run\.sed' \(did you mean 'seed'\?\)"),
-        ("rounds = 3", 'rounds = "3"', r"run\.rounds is '3'.*integer"),
-        ("rounds = 3", "rounds = 0", r"run\.rounds is 0"),
+        (
+            "rounds = 3",
+            'rounds = "3"',
+            r'run\.rounds must be a whole number from 1, found "3": write it without quotes, 3\.',
+        ),
+        ("rounds = 3", "rounds = 0", r"run\.rounds must be a whole number from 1, found 0"),
         ("rounds = 3", "", r"needs 'run\.rounds', which is missing"),
         ("mu = 0.1", "muu = 0.1", r"no option 'muu' \(did you mean 'mu'\?\)"),
-        ("mu = 0.1", 'mu = "a"', r"fedprox\.mu must be a number, found 'a'"),
-        ("mu = 0.1", "mu = -1", r"FedProx\.mu must be at least 0"),
+        ("mu = 0.1", 'mu = "a"', r'algorithm\.mu must be a number, found "a"'),
+        ("mu = 0.1", "mu = -1", r"algorithm\.mu must be at least 0"),
         ("fedprox", "fedprocks", r"no recipe named 'fedprocks' \(did you mean 'fedprox'\?\)"),
         ("lr = 0.05", "lrr = 0.05", r"LocalSGD has no option 'lrr' \(did you mean 'lr'\?\)"),
-        ("lr = 0.05", 'lr = "0.05"', r"LocalSGD\.lr must be a number"),
+        ("lr = 0.05", 'lr = "0.05"', r"algorithm\.trainer\.lr must be a number"),
         ("mu = 0.1", 'chain = [{ stage = "Mean" }]', "both a recipe and a chain"),
         ("[run]", "[run", "not valid TOML"),
     ],

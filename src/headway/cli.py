@@ -289,6 +289,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter gets its number
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if dashed := [given for given in sys.argv[1:] if given.startswith("-") and given.endswith(".toml")]:
+        sys.exit(f"error: {dashed[0]} looks like an option: a file whose name starts with - is named ./{dashed[0]}")
     debug = "--debug" in sys.argv  # wherever it stands, before or after the command
     if debug:
         sys.argv.remove("--debug")

@@ -5,12 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
-import sys
-import tomllib
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +21,29 @@ from headway.core.ask import Quorum
 from headway.core.chain import Chain
 from headway.core.errors import ConfigError, nearest
 from headway.core.keys import Key
-from headway.core.registry import build, to_numbers
-from headway.core.sampler import samplers
+from headway.core.registry import build, convert, to_numbers
+from headway.core.sampler import Sampler, samplers
 from headway.core.stage import stages
 from headway.data import FederatedData, load
 from headway.data.view import View
-from headway.engines import ClockEngine, Engine
+from headway.engines import ClockEngine, Engine, Fleet
+from headway.imports import import_modules, importable
+from headway.keypaths import (
+    hint,
+    key_path,
+    model_of,
+    needed_by,
+    shown,
+    unknown_key,
+)
 from headway.presets import Applied, apply_preset
 from headway.run import Run, described
+from headway.runfile_text import plain_name, read_runfile
 from headway.samplers import All
 from headway.sections import AlgorithmSection, ClockSection, DataSection, Sections
 from headway.sets import parse_sets, put, set_on_stage
+
+NEEDED = {"run.evaluate_every": 'a whole number from 1 or "never"'}
 
 
 @dataclass(frozen=True)
@@ -145,31 +154,35 @@ class RunFile:
         section = self.sections.data
         if "key" in (section.model_extra or {}):
             raise ConfigError("the run file has an unknown key 'data.key': what is drawn follows from 'run.seed'.")
-        return load(
-            section.source,
-            key=self.sections.run.seed,
-            partition=section.partition,
-            clients=section.clients,
-            test_share=section.test_share,
-            shift=section.shift,
-            **(section.model_extra or {}),
-        )
+        with key_path("data", given=section.model_extra):
+            return load(
+                section.source,
+                key=self.sections.run.seed,
+                partition=section.partition,
+                clients=section.clients,
+                test_share=section.test_share,
+                shift=section.shift,
+                **(section.model_extra or {}),
+            )
 
     def _task(self, data: FederatedData) -> Task:
         section, model = self.sections.task, self.sections.model
-        if model.path is not None and model.path not in sys.path:
-            sys.path.insert(0, model.path)
-        make = models.factory(model.name, data.input_shape, data.classes or 1, model.model_extra)
+        if model.path is not None:
+            importable(model.path)
+        with key_path("model", given=model.model_extra):
+            check_model(model.name, model.model_extra or {})
+            make = models.factory(model.name, data.input_shape, data.classes or 1, model.model_extra)
         labelled = data.classes is not None
         usual = ["accuracy"] if labelled else ["mean_absolute_error"]
-        return Task(
-            model=make,
-            loss=section.loss or ("cross_entropy" if labelled else "mean_squared_error"),
-            metrics=tuple(usual if section.metrics is None else section.metrics),
-            shared=None if section.shared is None else tuple(section.shared),
-            buffers=section.buffers,
-            dtype=section.dtype,
-        )
+        with key_path("task", Task.__name__):
+            return Task(
+                model=make,
+                loss=section.loss or ("cross_entropy" if labelled else "mean_squared_error"),
+                metrics=tuple(usual if section.metrics is None else section.metrics),
+                shared=None if section.shared is None else tuple(section.shared),
+                buffers=section.buffers,
+                dtype=section.dtype,
+            )
 
 
 def load_runfile(
@@ -187,7 +200,7 @@ def load_runfile(
     Raises:
         ConfigError: in one sentence, with the path of the value at fault.
     """
-    tables, folder, title = _read(name)
+    tables, folder, title = read_runfile(name)
     simple, of_stages = parse_sets(sets, AlgorithmSection.model_fields)
     for path, value in simple:
         put(tables, path, value)
@@ -196,46 +209,19 @@ def load_runfile(
     run |= {key: value for key, value in (("seed", seed), ("rounds", rounds)) if value is not None}
     if method is not None:
         _choose_method(tables, method)
-    preset = apply_preset(_table(tables, "algorithm"))
+    algorithm = _table(tables, "algorithm")
+    with key_path("algorithm.preset"):
+        preset = apply_preset(algorithm)
     sections = _check(tables)
+    import_modules(sections.run, folder)
     sections.data.source = _absolute(sections.data.source, folder)
     if sections.clock is not None:
         _place_trace(sections.clock, folder)
-        sections.clock.fleet()
+        with key_path("clock", Fleet.__name__, sections.clock.model_extra):
+            sections.clock.fleet()
     if ":" in sections.model.name and sections.model.path is None:
         sections.model.path = str(folder)
     return RunFile(sections, _algorithm(sections.algorithm, of_stages), preset)
-
-
-def examples() -> dict[str, str]:
-    """The packaged examples, each with the first line of its comment."""
-    folder = resources.files("headway") / "examples"
-    found = {}
-    for file in sorted(folder.iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".toml"):
-            found[file.name.removesuffix(".toml")] = file.read_text().splitlines()[0].lstrip("# ")
-    return found
-
-
-def _read(name: str) -> tuple[dict[str, Any], Path, str]:
-    """The tables, the folder that relative paths start from, and the file's name."""
-    if not name.endswith(".toml") and os.sep not in name:
-        if name not in examples():
-            raise ConfigError(
-                f"there is no packaged example named {name!r}{nearest(name, examples())}; a run file of your own is "
-                "named with its ending, .toml."
-            )
-        text, folder, title = (resources.files("headway") / "examples" / f"{name}.toml").read_text(), Path.cwd(), name
-    else:
-        path = Path(name)
-        try:
-            text, folder, title = path.read_text("utf-8-sig"), path.resolve().parent, path.stem
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the run file {name} cannot be read: {getattr(error, 'strerror', error)}.") from error
-    try:
-        return tomllib.loads(text), folder, title
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the run file {name} is not valid TOML: {error}.") from error
 
 
 def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
@@ -270,6 +256,9 @@ def _choose_method(tables: dict[str, Any], method: str) -> None:
 
 def _check(tables: dict[str, Any]) -> Sections:
     """The sections, or one sentence about the first thing that is wrong."""
+    for key in tables:
+        if key not in Sections.model_fields:
+            raise ConfigError(unknown_key(key, Sections.model_fields))
     try:
         return Sections.model_validate(copy.deepcopy(tables))
     except ValidationError as error:
@@ -279,48 +268,117 @@ def _check(tables: dict[str, Any]) -> Sections:
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a value: its full path, what is needed and what was found."""
     keys = [str(key) for key in problem["loc"]]
-    path, last = ".".join(keys), keys[-1]
-    if problem["type"] == "extra_forbidden":
-        model: Any = Sections
-        for key in keys[:-1]:
-            model = model.model_fields[key].annotation
-        return f"the run file has an unknown key {path!r}{nearest(last, model.model_fields)}."
+    model: Any = Sections
+    for depth, key in enumerate(keys):
+        field = model.model_fields.get(key)
+        if field is None:
+            path = ".".join(keys[: depth + 1])
+            return unknown_key(path, model.model_fields)
+        below = model_of(field.annotation)
+        if below is None or depth == len(keys) - 1:
+            break
+        model = below
+    path = ".".join(keys[: depth + 1])
     if problem["type"] == "missing":
         return f"the run file needs {path!r}, which is missing."
-    return f"{path} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}."
+    if problem["type"] == "string_pattern_mismatch":
+        found = problem["input"]
+        return (
+            f"{path} is {shown(found)}, but a name consists of letters, digits and _ . + - and starts with a letter or "
+            f"digit, since it names a folder: write {shown(plain_name(str(found)))}."
+        )
+    needed = NEEDED.get(path) or needed_by(field.annotation, field.metadata)
+    place = f", [{path}]" if below is not None else ""
+    found = problem["input"]
+    kind, items = typing.get_origin(field.annotation), typing.get_args(field.annotation)
+    if depth < len(keys) - 1 and kind is dict:
+        path, needed = f"{path}.{keys[depth + 1]}", needed_by(items[1])
+    elif depth < len(keys) - 1 and needed.startswith("a list"):
+        return f"{path} must be {needed}, and one of its values is {shown(found)}."
+    return f"{path} must be {needed}{place}, found {shown(found)}{hint(found, needed, path)}."
 
 
 def _algorithm(section: AlgorithmSection, of_stages: Sequence[tuple[list[str], Any]]) -> Algorithm:
     """The algorithm of a section, with changes addressed to its stages."""
     options, named = section.model_extra or {}, None
-    trainer = trainers.build({"trainer": LocalSGD.__name__, **section.trainer})
+    usual = LocalSGD.__name__
+    with key_path("algorithm.trainer", str(section.trainer.get("trainer", usual)), section.trainer):
+        trainer = trainers.build({"trainer": usual, **section.trainer})
     if section.recipe is not None and section.chain is not None:
         raise ConfigError("algorithm has both a recipe and a chain; keep one of them.")
     if section.chain is not None:
-        if options:
-            name = next(iter(options))
-            raise ConfigError(
-                f"the run file has an unknown key 'algorithm.{name}'{nearest(name, type(section).model_fields)}."
-            )
+        for name in options:
+            raise ConfigError(unknown_key(f"algorithm.{name}", type(section).model_fields))
         tables = [dict(table) for table in section.chain]
         for table in tables:
-            stages.build(table)
+            _check_stage(table)
     else:
-        name = section.recipe or "fedavg"
-        given = {"trainer": trainer} if recipes.takes_trainer(name) else {}
-        named = recipes.recipe(name, **options, **given)
+        named = _recipe(section, trainer)
         tables = named.chain.to_config()
-        if given or not section.trainer:  # a recipe may add to the trainer's loss, or have a trainer of its own
-            assert isinstance(named.trainer, Trainer)
+        if not section.trainer or recipes.takes_trainer(section.recipe or "fedavg"):
+            assert isinstance(named.trainer, Trainer)  # a recipe may add to its loss, or have a trainer of its own
             trainer = named.trainer
     for keys, value in of_stages:
         set_on_stage(tables, keys, value)
-    sampler = All() if named is None else named.sampler
-    if section.sampler:
-        sampler = samplers.build({"sampler": type(sampler).__name__, **section.sampler})
-    quorum = {} if named is None else to_numbers(named.quorum)
-    return Algorithm(Chain.from_config(tables), trainer, sampler, build(Quorum, {**quorum, **section.quorum}))
+        _check_stage(next(table for table in tables if table["stage"] == keys[1]))
+    return Algorithm(Chain.from_config(tables), trainer, _sampler(section, named), _quorum(section, named))
+
+
+def _recipe(section: AlgorithmSection, trainer: Trainer) -> Algorithm:
+    """The algorithm of a section's recipe, and of its options."""
+    name, options = section.recipe or "fedavg", section.model_extra or {}
+    if name not in recipes.names():
+        raise ConfigError(f"algorithm.recipe: there is no recipe named {name!r}{nearest(name, recipes.names())}.")
+    given = {"trainer": trainer} if recipes.takes_trainer(name) else {}
+    with key_path("algorithm", name.partition("+")[0], options):
+        return recipes.recipe(name, **options, **given)
+
+
+def _check_stage(table: Mapping[str, Any]) -> None:
+    """Refuses a table of the chain that is no stage.
+
+    Raises:
+        ConfigError: with the key's path, and how stages of one's own come in.
+    """
+    name = table.get("stage")
+    if isinstance(name, str) and name not in stages.names():
+        raise ConfigError(
+            f"algorithm.chain: there is no stage named {name!r}{nearest(name, stages.names())}; a stage of your own is "
+            'registered when its module is imported: run.imports = ["module"] imports module.py beside the run file.'
+        )
+    given = {key: value for key, value in table.items() if key != "stage"}
+    with key_path(f"algorithm.{name}" if isinstance(name, str) else "algorithm.chain", str(name), given):
+        stages.build(table)
+
+
+def _sampler(section: AlgorithmSection, named: Algorithm | None) -> Sampler:
+    sampler: Sampler = All() if named is None else named.sampler
+    if not section.sampler:
+        return sampler
+    usual = type(sampler).__name__
+    with key_path("algorithm.sampler", str(section.sampler.get("sampler", usual)), section.sampler):
+        return samplers.build({"sampler": usual, **section.sampler})
+
+
+def _quorum(section: AlgorithmSection, named: Algorithm | None) -> Quorum:
+    usual = {} if named is None else to_numbers(named.quorum)
+    with key_path("algorithm.quorum", Quorum.__name__, section.quorum):
+        return build(Quorum, {**usual, **section.quorum})
+
+
+def check_model(name: str, options: Mapping[str, Any]) -> None:
+    """Refuses an option of a packaged model whose value has another type than its factory declares.
+
+    Raises:
+        ConfigError: with what is needed.
+    """
+    types = typing.get_type_hints(models.MODELS[name]) if name in models.MODELS else {}
+    for option, value in options.items():
+        if option in types:
+            wanted = tuple[int, ...] if types[option] == Sequence[int] else types[option]
+            convert(value, wanted, f"model.{option}")
 
 
 def _place_trace(section: ClockSection, folder: Path) -> None:

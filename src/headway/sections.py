@@ -18,7 +18,11 @@ class _Section(BaseModel):
 
 
 class RunSection(_Section):
-    """How long, how often, from which seed."""
+    """How long, how often, from which seed.
+
+    imports: modules of one's own that register stages, trainers or samplers.  imports_from: the folder that they are
+    found in, that of the run file if nothing is said.
+    """
 
     name: str | None = Field(default=None, pattern=r"^\w[\w.+-]*$")
     rounds: int = Field(ge=1)
@@ -28,6 +32,8 @@ class RunSection(_Section):
     keep: int = Field(default=3, ge=1)
     until_s: float | None = Field(default=None, gt=0)
     threads: int | None = Field(default=None, ge=1, le=1024)
+    imports: list[str] | None = None
+    imports_from: str | None = None
 
     @field_validator("evaluate_every", mode="plain")
     @classmethod

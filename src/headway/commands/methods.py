@@ -31,6 +31,8 @@ def method_files(
         for name in names or ():
             method = load_runfile(file, _for_method(sets, file, name), rounds=rounds, method=name)
             runfiles[name if len(files) == 1 else f"{method.name} {name}"] = method
+    if methods and (twice := [name for name in methods if methods.count(name) > 1]):
+        raise ConfigError(f"--methods names {twice[0]!r} twice: a method is compared with others once.")
     if len(runfiles) < 2:
         raise ConfigError(
             "a comparison needs at least two methods: give --methods fedavg,scaffold, several files, or "

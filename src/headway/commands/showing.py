@@ -26,7 +26,8 @@ from headway.engines.availability import availabilities
 from headway.observe.folder import BEST, CONFIG, read_identity, read_tensors, write_atomically, writing
 from headway.observe.text import bytes_text, console, plain_table, show_table, to_toml
 from headway.presets import PRESETS, Applied
-from headway.runfile import examples, load_runfile
+from headway.runfile import load_runfile
+from headway.runfile_text import examples
 
 
 def explain_file(name: str, sets: Sequence[str]) -> None:
