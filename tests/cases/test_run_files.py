@@ -122,7 +122,7 @@ def test_old_line_ends_are_read(tmp_path):
 @pytest.mark.parametrize("name", ["my run (final).toml", "ü 100% #1.toml", "-frozen.toml", "#.toml", "a.b.toml"])
 def test_a_run_file_may_have_any_name(headway, tmp_path, name):
     toml(name, 'source = "hospitals"', rounds=1)
-    code, out, err = headway("run", f"./{name}")
+    code, _, err = headway("run", f"./{name}")
     assert (code, err) == (0, "")
     (folder,) = (tmp_path / "runs").iterdir()
     assert headway("report", folder)[0] == 0
