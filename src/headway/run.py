@@ -242,7 +242,8 @@ class Run:
             self.bench.load(self.state.model, None, self.state.buffers)
             central = score(self.bench, self.data.central)
         shown = {} if self.algorithm.protected else scores
-        report = replace(report, metrics=mean_metrics(scores, sizes), central=central, evaluation=shown)
+        means = mean_metrics(scores, sizes) | dict(answer.figures)
+        report = replace(report, metrics=means, central=central, evaluation=shown)
         self._keep_best(report)
         return replace(report, evaluation_seconds=time.perf_counter() - begun)
 

@@ -169,20 +169,28 @@ class RunFile:
         section, model = self.sections.task, self.sections.model
         if model.path is not None:
             importable(model.path)
+        loss = section.loss or ("mean_squared_error" if data.classes is None else "cross_entropy")
+        usual = ["mean_absolute_error"] if loss == "mean_squared_error" else ["accuracy"]
         with key_path("model", given=model.model_extra):
             check_model(model.name, model.model_extra or {})
-            make = models.factory(model.name, data.input_shape, data.classes or 1, model.model_extra)
-        labelled = data.classes is not None
-        usual = ["accuracy"] if labelled else ["mean_absolute_error"]
+            make = models.factory(model.name, data.input_shape, _outputs(data, loss), model.model_extra)
         with key_path("task", Task.__name__):
             return Task(
                 model=make,
-                loss=section.loss or ("cross_entropy" if labelled else "mean_squared_error"),
+                loss=loss,
                 metrics=tuple(usual if section.metrics is None else section.metrics),
                 shared=None if section.shared is None else tuple(section.shared),
                 buffers=section.buffers,
                 dtype=section.dtype,
+                output=section.output,
             )
+
+
+def _outputs(data: FederatedData, loss: str) -> int:
+    """How many outputs a model needs: one for each class, or one for each target of an example; one for a mask."""
+    if loss == "cross_entropy" and data.classes is not None:
+        return data.classes
+    return data.store.targets.shape[1] if data.store.targets.ndim == 2 else 1
 
 
 def load_runfile(

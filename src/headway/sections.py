@@ -70,6 +70,7 @@ class TaskSection(_Section):
     shared: list[str] | None = None
     buffers: Literal["local", "average"] | None = None
     dtype: Literal["float32", "float64"] = "float32"
+    output: str | int | None = None
 
 
 class AlgorithmSection(_Section):

@@ -9,7 +9,7 @@ import headway as hw
 from headway.client import lowrank
 from headway.client.layers import Outer
 from headway.client.motion import Motion
-from headway.engines.planner import first_ask
+from headway.engines.units import first_ask
 
 SIZES = (7, 12, 5, 9, 20, 1)
 

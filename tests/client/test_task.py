@@ -7,7 +7,7 @@ from torch import nn
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.client.losses import METRICS
+from headway.client.metrics import METRICS
 from headway.client.task import floating_buffers
 from headway.client.workbench import Workbench
 from headway.core.keys import Key

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.client.memory import TRAINER, Memories
-from headway.client.task import Metric
+from headway.client.metrics import Metric
 from headway.client.workbench import Workbench
 from headway.core.ask import Message
 from headway.core.errors import ConfigError
@@ -35,18 +35,32 @@ def check_central(bench: Workbench) -> None:
 
 def score(bench: Workbench, examples: Examples) -> dict[str, float]:
     """The mean loss and the task's metrics of the model on the bench."""
-    return _scores(bench, _outputs(bench, examples), examples.targets)
+    outputs, targets = _outputs(bench, examples), examples.targets.cpu()
+    scorers = bench.task.scorers | bench.task.pooled_scorers
+    return _measured(scorers, outputs, targets) | {"loss": _loss(bench, outputs, targets)}
 
 
 def evaluate_clients(
     bench: Workbench, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
-) -> dict[str, dict[str, float]]:
-    """The metrics of every client that has a test part, each with what it keeps for itself.
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """The metrics of every client that has a test part, each with what it keeps for itself; and those of all their
+    examples together.
 
     Clients that share all of the model are evaluated in common batches, and apart otherwise.
     """
     parts = (Parts.of(data.test), data.test_of)
-    return _of_each(bench, message, data, parts, clients, memory, _scores)
+    pool: list[tuple[Tensor, Tensor]] = []
+
+    def scores(bench: Workbench, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        if bench.task.pooled_scorers:
+            pool.append((outputs, targets.cpu()))
+        return _measured(bench.task.scorers, outputs, targets.cpu()) | {"loss": _loss(bench, outputs, targets)}
+
+    each = _of_each(bench, message, data, parts, clients, memory, scores)
+    if not pool:
+        return each, {}
+    outputs, targets = (torch.cat(side) for side in zip(*pool, strict=True))
+    return each, _measured(bench.task.pooled_scorers, outputs, targets)
 
 
 def training_losses(
@@ -122,17 +136,15 @@ def _outputs(bench: Workbench, examples: Examples) -> Tensor:
         return torch.cat([bench.module(block).cpu() for block in blocks])
 
 
-def _scores(bench: Workbench, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    targets = targets.cpu()
-    scores = {name: _measured(name, metric, outputs, targets) for name, metric in bench.task.scorers.items()}
-    return scores | {"loss": _loss(bench, outputs, targets)}
-
-
 def _loss(bench: Workbench, outputs: Tensor, targets: Tensor) -> float:
     return float(bench.task.criterion.per_example(outputs, targets.cpu()).double().mean())
 
 
-def _measured(name: str, metric: Metric, outputs: Tensor, targets: Tensor) -> float:
+def _measured(scorers: Mapping[str, Metric], outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    return {name: _score(name, metric, outputs, targets) for name, metric in scorers.items()}
+
+
+def _score(name: str, metric: Metric, outputs: Tensor, targets: Tensor) -> float:
     try:
         return float(metric(outputs, targets))
     except (TypeError, ValueError, RuntimeError, IndexError) as error:

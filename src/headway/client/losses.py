@@ -1,11 +1,15 @@
-"""Per-example losses, and metrics of one client's predictions."""
+"""Per-example losses, and the rules for the shapes of outputs and targets.
+
+`B` examples have outputs `[B, ...]` and targets `[B, ...]`.  A loss is one number per example, `[B]`: where a function
+gives several, one for each label or pixel, an example's loss is their mean (`of_examples`).  Nothing is ever broadcast
+between outputs and targets (`aligned`), and classes are on axis 1, where cross-entropy has them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,94 +21,120 @@ TALL, NARROW = 256, 16  # rows and columns of a matrix that torch goes through t
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss as a value per example `[B]`, and as the mean over a batch where that is cheaper at once."""
+    """A loss as a value per example `[B]`, and as the mean over a batch where that is cheaper at once.
+
+    accepts: what is wrong with the shapes of outputs and targets, as a sentence; `None` if nothing is.
+    """
 
     per_example: PerExample
     mean: Callable[[Tensor, Tensor], Tensor]
+    accepts: Callable[[Tensor, Tensor], str | None] = lambda outputs, targets: None
+
+
+def of_examples(losses: Tensor) -> Tensor:
+    """The loss of each example, `[B]` from `[B, ...]`: the mean over all other axes.
+
+    >>> of_examples(Tensor([[1, 3], [0, 0]]))
+    tensor([2., 0.])
+    """
+    return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
+
+
+def aligned(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The outputs in the shape of the targets; axes of length one may be missing or too many.
+
+    Raises:
+        ConfigError: if one of them would have to be broadcast.
+
+    >>> aligned(Tensor(4, 1), Tensor(4)).shape
+    torch.Size([4])
+    """
+    if outputs.shape == targets.shape:
+        return outputs
+    if not same_but_ones(outputs.shape, targets.shape):
+        raise ConfigError(_one_output_each(outputs, targets))
+    return outputs.reshape(targets.shape)
+
+
+def same_but_ones(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two shapes `[B, ...]` are one, but for axes of length one after the first.
+
+    >>> same_but_ones((4, 1, 8), (4, 8)), same_but_ones((4, 1), (4, 3))
+    (True, False)
+    """
+    return one[:1] == other[:1] and [n for n in one[1:] if n != 1] == [n for n in other[1:] if n != 1]
+
+
+def shape_text(tensor: Tensor) -> str:
+    """A shape with N in the place of the examples.
+
+    >>> shape_text(Tensor(7, 3))
+    '[N, 3]'
+    """
+    return f"[{', '.join(['N', *map(str, tensor.shape[1:])])}]"
+
+
+def _one_output_each(outputs: Tensor, targets: Tensor) -> str | None:
+    """Why outputs and targets do not pair up one to one, as a sentence."""
+    if outputs.ndim and same_but_ones(outputs.shape, targets.shape):
+        return None
+    wanted = targets.shape[1:].numel()
+    have = f"{wanted} outputs, as the targets do" if wanted > 1 else "one output"
+    return (
+        f"one output is needed for each target, found outputs {shape_text(outputs)} and targets "
+        f"{shape_text(targets)}: let the model have {have}, or choose other targets."
+    )
+
+
+def _class_outputs(outputs: Tensor, targets: Tensor) -> str | None:
+    """Why these are no classes on axis 1 and the labels to them, as a sentence."""
+    found = f"found outputs {shape_text(outputs)} and targets {shape_text(targets)}"
+    if targets.is_floating_point():
+        if outputs.ndim > 1 and outputs.shape == targets.shape:
+            return None
+        return (
+            f"targets of floating-point numbers are the probabilities of the classes, in the shape of the outputs, "
+            f'{found}: make labels whole numbers, or choose loss = "mean_squared_error" for quantities.'
+        )
+    if outputs.ndim > 1 and (outputs.shape[:1] + outputs.shape[2:]) == targets.shape:
+        return None
+    if outputs.ndim > 1 and outputs.shape == targets.shape:
+        return (
+            f"each example has one class, as outputs [N, classes] and targets [N] say, {found}: for several labels "
+            'of an example, each 0 or 1, choose loss = "binary_cross_entropy".'
+        )
+    spots = ", ".join(["N", *map(str, targets.shape[1:])])
+    wanted = ", ".join(["N", "classes", *map(str, targets.shape[1:])])
+    return f"outputs [{wanted}] are needed for targets [{spots}], the classes on axis 1, {found}: change the model."
 
 
 def _binary(outputs: Tensor, targets: Tensor, reduction: str = "none") -> Tensor:
-    logits = outputs.squeeze(-1) if outputs.ndim > targets.ndim else outputs
+    logits = aligned(outputs, targets)
     return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction=reduction)
 
 
 def _squared(outputs: Tensor, targets: Tensor) -> Tensor:
-    aligned = outputs.squeeze(-1) if outputs.ndim > targets.ndim else outputs
-    return (
-        ((aligned - targets.to(aligned.dtype)) ** 2).flatten(1).mean(1)
-        if aligned.ndim > 1
-        else (aligned - targets.to(aligned.dtype)) ** 2
-    )
+    predicted = aligned(outputs, targets)
+    return of_examples((predicted - targets.to(predicted.dtype)) ** 2)
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """As torch has it, which costs more for many clients side by side: the same bits, but for tall narrow matrices."""
     if targets.is_floating_point():
-        return F.cross_entropy(outputs, targets, reduction="none")
+        return of_examples(F.cross_entropy(outputs, targets, reduction="none"))
     if outputs.ndim == 2 and outputs.is_cpu and len(outputs) >= TALL and outputs.shape[1] <= NARROW:
         logs = F.log_softmax(outputs.T.contiguous(), dim=0).T
     else:
         logs = F.log_softmax(outputs, dim=1)
-    return -logs.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return of_examples(-logs.gather(1, targets.unsqueeze(1)).squeeze(1))
 
 
 LOSSES: dict[str, Loss] = {
-    "cross_entropy": Loss(_cross_entropy, F.cross_entropy),
-    "binary_cross_entropy": Loss(_binary, lambda outputs, targets: _binary(outputs, targets, "mean")),
-    "mean_squared_error": Loss(_squared, lambda outputs, targets: _squared(outputs, targets).mean()),
-}
-
-
-def _labels(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The predicted class: of logits `[N, classes]`, or of one binary logit."""
-    if outputs.ndim > targets.ndim and outputs.shape[-1] > 1:
-        return outputs.argmax(-1)
-    return (outputs.reshape(targets.shape) > 0).to(targets.dtype)
-
-
-def accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """The share of examples whose predicted class is right."""
-    return float((_labels(outputs, targets) == targets).double().mean())
-
-
-def balanced_accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """The mean over the classes that occur of the share that is recognised."""
-    right = (_labels(outputs, targets) == targets).double()
-    return float(torch.stack([right[targets == label].mean() for label in targets.unique()]).mean())
-
-
-def auroc(outputs: Tensor, targets: Tensor) -> float:
-    """The probability that a positive example scores above a negative one, ties counting half.
-
-    NaN where the targets hold only one class: the area is then not defined.
-
-    Raises:
-        ConfigError: if the model tells more than two classes apart.
-    """
-    if outputs.ndim > targets.ndim and outputs.shape[-1] > 2:
-        raise ConfigError(f"the metric 'auroc' is for two classes, and the model has {outputs.shape[-1]} outputs.")
-    if outputs.ndim > targets.ndim and outputs.shape[-1] == 2:
-        scores = (outputs[..., 1] - outputs[..., 0]).double()
-    else:
-        scores = outputs.reshape(targets.shape).double()
-    positive = targets > 0
-    count, others = int(positive.sum()), int((~positive).sum())
-    if count == 0 or others == 0:
-        return float("nan")
-    _values, inverse, sizes = scores.unique(return_inverse=True, return_counts=True)
-    last = sizes.cumsum(0).double()
-    ranks = (last - (sizes.double() - 1) / 2)[inverse]  # equal scores share their mean rank
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
-
-
-def mean_absolute_error(outputs: Tensor, targets: Tensor) -> float:
-    """The mean absolute difference, in the units of the target."""
-    return float((outputs.reshape(targets.shape).double() - targets.double()).abs().mean())
-
-
-METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
-    "accuracy": accuracy,
-    "balanced_accuracy": balanced_accuracy,
-    "auroc": auroc,
-    "mean_absolute_error": mean_absolute_error,
+    "cross_entropy": Loss(_cross_entropy, F.cross_entropy, _class_outputs),
+    "binary_cross_entropy": Loss(
+        lambda outputs, targets: of_examples(_binary(outputs, targets)),
+        lambda outputs, targets: _binary(outputs, targets, "mean"),
+        _one_output_each,
+    ),
+    "mean_squared_error": Loss(_squared, lambda outputs, targets: _squared(outputs, targets).mean(), _one_output_each),
 }

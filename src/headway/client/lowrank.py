@@ -53,22 +53,27 @@ DENSE = 0.8  # of the rows are examples: what is beyond that is not worth workin
 MOST_BYTES = 256 * 2**20  # of what came into the layers and of the errors
 
 
-def suits(trainer: LocalSGD, bench: Workbench, chain: Chain, flow: Flow) -> bool:
-    """Whether steps are linear in gradients of a model with linear layers, and no stage looks at a client's vector."""
-    linear = not trainer.weight_decay and trainer.clip_gradient is None
-    looks = any(stage.has(hook) for stage in chain for hook in ("send", "decode"))
-    looks = looks or not all(stage.only_pulls for _, stage in chain.step_rules)
-    if not linear or looks or chain.aggregator.whole_cohort or flow.server_sees == "sum":
-        return False
+def not_suited(trainer: LocalSGD, bench: Workbench, chain: Chain, flow: Flow) -> str | None:
+    """Why crews cannot train in low-rank form, as a phrase; `None` if they can: steps are linear in gradients of a
+    model with linear layers, and no stage looks at a client's vector."""
+    if trainer.weight_decay or trainer.clip_gradient is not None:
+        return "weight decay and clipped gradients need each client's weights"
+    looks = [label for label, stage in chain.labelled if any(stage.has(hook) for hook in ("send", "decode"))]
+    looks += [label for label, stage in chain.step_rules if not stage.only_pulls]
+    if chain.aggregator.whole_cohort or flow.server_sees == "sum":
+        looks.append(type(chain.aggregator).__name__)
+    if looks:
+        return f"{looks[0]} looks at each client's update"
     if flow.needs and (flow.needs != {"steps"} or trainer.steps_kept not in ("auto", "full")):
-        return False
+        return f"a stage needs more of each client ({', '.join(sorted(flow.needs))})"
     held = {id(parameter) for layer in _linear(bench).values() for parameter in layer.parameters()}
     everything = {id(parameter) for parameter in bench.parameters}
     if not held or not held <= everything:
-        return False
+        return "the model has no linear layer that is trained whole"
     if held == everything:
-        return not bench.draws.layers  # in one batch, each lane's draws would be those of all
-    return plain_steps(trainer, chain, flow)
+        # in one batch, each lane's draws would be those of all
+        return "dropout draws for each client apart" if bench.draws.layers else None
+    return None if plain_steps(trainer, chain, flow) else "clients with other parameters too train by plain SGD only"
 
 
 def plain_steps(trainer: LocalSGD, chain: Chain, flow: Flow) -> bool:
@@ -144,8 +149,9 @@ class LowRank:
         chosen = {entry.name: named[entry.name] for entry in bench.layout.entries}
         self.own = {name: parameter for name, parameter in chosen.items() if id(parameter) not in lowered}
 
-    def probe(self, store: Examples) -> bool:
-        """Whether the model calls each layer once, on a row for each example: tried on two clients and two steps."""
+    def probe(self, store: Examples) -> str | None:
+        """Why the model does not call each layer once, on a row for each example, as a phrase: tried on two clients and
+        two steps; `None` if it does."""
         index = torch.tensor([0, len(store) - 1])
         two = self.bench.site.take(store, index)
         inputs, targets = two.inputs, two.targets
@@ -158,9 +164,9 @@ class LowRank:
                     _expect(layers, slice(2), number, 1, moved)
                     losses = self.bench.task.criterion.per_example(self.bench.module(inputs), targets)
                     _learn(layers, [], losses.sum(), rates)
-        except Exception:  # whatever a model may raise; in the run it is raised with client and stage
-            return False
-        return True
+        except Exception as error:  # whatever a model may raise; in the run it is raised with client and stage
+            return f"the model does not take rows in that form ({type(error).__name__}: {error})"
+        return None
 
     def pays(self, plan: Plan) -> bool:
         """Whether no client sees more examples than outer products are good for, or needs none; and all that is held

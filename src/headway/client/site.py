@@ -219,13 +219,12 @@ class _Narrow:
     def __init__(self, module: nn.Module, device: str) -> None:
         self.module, self.forward, self.device = module, module.forward, device
 
-    def __call__(self, *args: Any, **options: Any) -> Tensor:
+    def __call__(self, *args: Any, **options: Any) -> Any:
         if not self.module.training:
-            outputs: Tensor = self.forward(*args, **options)
-            return outputs
+            return self.forward(*args, **options)
         with torch.autocast(self.device, torch.bfloat16, cache_enabled=False):
             outputs = self.forward(*args, **options)
-        return outputs.float()
+        return outputs.float() if isinstance(outputs, Tensor) else outputs  # of a dict, what is selected is
 
 
 @contextmanager

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from headway.client.losses import LOSSES, METRICS, Loss, PerExample
+from headway.client.losses import LOSSES, Loss, PerExample, of_examples
+from headway.client.metrics import Metric, is_pooled, known_metrics, named_metric
 from headway.core.errors import ConfigError, nearest
 from headway.core.keys import Key
-
-Metric = Callable[[Tensor, Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,13 @@ class Task:
     model: a factory of the module, with the initial weights drawn from the run's key.  What it makes is
         copied, so that it may give one (pretrained) module again and again.
     loss: a name ("cross_entropy", "binary_cross_entropy", "mean_squared_error"), or a function of
-        (outputs, targets) that gives one loss per example, `[B]`.
-    metrics: names ("accuracy", "balanced_accuracy", "auroc", "mean_absolute_error") or named functions of
-        (outputs, targets) of one client.  The first one decides which model is best.
+        (outputs, targets) that gives one loss per example, `[B]`; where it gives several, `[B, ...]` (labels, pixels),
+        an example's loss is their mean.
+    metrics: names ("accuracy", "balanced_accuracy", "intersection_over_union", "auroc", "mean_absolute_error"; with
+        "pooled_" before it, over all clients' test examples together) or named functions of (outputs, targets) of one
+        client.  The first one decides which model is best.  See `headway.client.metrics`.
+    output: which part of what the model returns the loss and the metrics take, where that is a dict (its key), a
+        tuple (the place) or an object (its field); a tensor is taken as it is.
     shared: patterns of the parameters that are sent; `None` for all.  The others stay with each client.
     buffers: what becomes of floating-point buffers such as BatchNorm's statistics: "local" (never sent) or
         "average".  A model that has some must choose.
@@ -49,6 +52,7 @@ class Task:
     shared: tuple[str, ...] | None = None
     buffers: Literal["local", "average"] | None = None
     dtype: Literal["float32", "float64"] = "float32"
+    output: str | int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.model, nn.Module) or not callable(self.model):
@@ -59,15 +63,17 @@ class Task:
         if isinstance(self.loss, str) and self.loss not in LOSSES:
             raise ConfigError(f"there is no loss named {self.loss!r}{nearest(self.loss, LOSSES)}.")
         for metric in self.metrics:
-            if isinstance(metric, str) and metric not in METRICS:
-                raise ConfigError(f"there is no metric named {metric!r}{nearest(metric, METRICS)}.")
-        names = [_name(metric) for metric in self.metrics]
+            if isinstance(metric, str) and metric not in known_metrics():
+                raise ConfigError(f"there is no metric named {metric!r}{nearest(metric, known_metrics())}.")
+        names = [function_name(metric) for metric in self.metrics]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ConfigError(f"two metrics are named {twice[0]!r}; keep one, or give each function its own name.")
         if self.buffers not in (None, "local", "average"):
             raise ConfigError(f'Task.buffers must be "local" or "average", found {self.buffers!r}.')
         if self.dtype not in ("float32", "float64"):
             raise ConfigError(f'Task.dtype must be "float32" or "float64", found {self.dtype!r}.')
+        if self.output is not None and (isinstance(self.output, bool) or not isinstance(self.output, (str, int))):
+            raise ConfigError(f"Task.output must be a name or a place, found {self.output!r}.")
 
     @cached_property
     def criterion(self) -> Loss:
@@ -78,24 +84,44 @@ class Task:
 
         def per_example(outputs: Tensor, targets: Tensor) -> Tensor:
             losses = given(outputs, targets)
-            if losses.shape != targets.shape[:1]:
+            if losses.shape[:1] != targets.shape[:1]:
                 raise ConfigError(
                     f"Task.loss must give one loss per example, of shape {list(targets.shape[:1])}, found "
                     f'{list(losses.shape)}: leave out its mean (reduction="none" in torch).'
                 )
-            return losses
+            return of_examples(losses)
 
         return Loss(per_example, lambda outputs, targets: per_example(outputs, targets).mean())
 
     @cached_property
     def scorers(self) -> dict[str, Metric]:
-        """The metrics by name."""
-        return {_name(metric): METRICS[metric] if isinstance(metric, str) else metric for metric in self.metrics}
+        """The metrics of one client by name."""
+        return {function_name(metric): self._scorer(metric) for metric in self.metrics if not is_pooled(metric)}
+
+    @cached_property
+    def pooled_scorers(self) -> dict[str, Metric]:
+        """The metrics of all clients' examples together, by name."""
+        return {metric: self._scorer(metric) for metric in self.metrics if is_pooled(metric)}
+
+    def _scorer(self, metric: str | Metric) -> Metric:
+        """A metric as it is called; those by name take the likeliest class where targets are probabilities."""
+        if not isinstance(metric, str):
+            return metric
+        named = named_metric(metric)
+
+        def score(outputs: Tensor, targets: Tensor) -> float:
+            return named(outputs, targets.argmax(1) if self.has_class_probabilities(outputs, targets) else targets)
+
+        return score
+
+    def has_class_probabilities(self, outputs: Tensor, targets: Tensor) -> bool:
+        """Whether the targets are a probability for each class, such as one-hot vectors."""
+        return self.loss == "cross_entropy" and targets.is_floating_point() and targets.shape == outputs.shape
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """The names of the metrics, the deciding one first."""
-        return tuple(self.scorers)
+        return tuple(function_name(metric) for metric in self.metrics)
 
     @property
     def headline(self) -> str:
@@ -158,5 +184,6 @@ def _kind(thing: object) -> str:
     return f"a value of type {type(thing).__name__}"
 
 
-def _name(metric: str | Metric) -> str:
-    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
+def function_name(function: str | Callable[..., object]) -> str:
+    """The name of a loss or metric."""
+    return function if isinstance(function, str) else getattr(function, "__name__", type(function).__name__)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headway.client.dropout import Draws
+from headway.client.outputs import Selection
 from headway.client.site import Site
 from headway.client.task import Task, floating_buffers, shared_parameters
 from headway.core.keys import Key
@@ -38,6 +39,8 @@ class Workbench:
         self.module = task.build(key).to(self.site.device)
         self.draws = Draws(self.module)
         self.site.narrow(self.module)
+        select = None if task.output is None else Selection(task.output, task.number)
+        self._selection = None if select is None else self.module.register_forward_hook(select)
         self.channels_last = False
         self.compiled: Alone | None = None
         chosen = shared_parameters(self.module, task.shared)
@@ -121,8 +124,11 @@ class Workbench:
         return self._twin
 
     def release(self) -> nn.Module:
-        """The module with the model that is on the bench, for use without it: its dropout is torch's own again."""
+        """The module with the model that is on the bench, for use without it: its dropout is torch's own again, and it
+        returns all that it returns."""
         self.draws.release()
+        if self._selection is not None:
+            self._selection.remove()
         return self.module
 
     @property

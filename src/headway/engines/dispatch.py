@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -46,7 +46,7 @@ class Work:
     """What a worker says of a unit.
 
     rows: each client's own update, for an aggregator that needs the whole cohort; the worker keeps the sum otherwise.
-    drift, weights, paths: what the meter was told of each client.
+    drift, weights, paths: what the meter was told of each client.  notes: what happened that was not asked for.
     """
 
     reports: Reports
@@ -54,6 +54,7 @@ class Work:
     drift: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     paths: Mapping[str, dict[str, float]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 class Hand(ABC):
@@ -221,6 +222,7 @@ class Round:
         self.deaths: dict[int, int] = {}
         self.total, self.meter = Total(), engine.runner.meter(ask)
         self.reports: dict[int, Reports] = {}
+        self.notes: list[str] = []
 
     def run(self) -> Answer:
         """Trains everybody; the answer."""
@@ -233,7 +235,9 @@ class Round:
         self._work()
         while not all(self._collect(hand) for hand in engine.crew):
             self._work()
-        return answered(self.total, self.reports.values(), self.meter)
+        for note in self.notes:
+            engine.runner.fallbacks.add(note)  # which keeps what several workers have in common once
+        return replace(answered(self.total, self.reports.values(), self.meter), notes=engine.runner.fallbacks.take())
 
     def _give(self, hand: Hand) -> None:
         """The next unit to a worker, if there is one."""
@@ -266,6 +270,7 @@ class Round:
             return
         hand.summed.append(unit)
         self.reports[unit.first] = work.reports
+        self.notes += work.notes
         if work.rows is not None:
             self.total.merge(work.rows)
         if self.meter is not None:

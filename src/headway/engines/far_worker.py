@@ -114,6 +114,7 @@ class FarWorker:
                 done_meter.clear()
             return {"failed": f"{type(error).__name__}: {error}", "missed": self.memory.missed}
         reply: dict[str, Any] = {"reports": Reports.joined(done.parts).told(), "missed": self.memory.missed}
+        reply["notes"] = self.tally.runner.fallbacks.take()
         if (meter := done.meter) is not None:
             drift = {client: array_of(row) for client, row in meter.rows.items()}
             reply |= {"drift": drift, "weights": meter.weights, "paths": meter.paths}

@@ -102,6 +102,8 @@ class LocalEngine(Engine):
             said = f"clients one at a time, since {self.runner.why_not}" + "; compiled" * self.runner.way.compiled
         else:
             said = self._way.spoken if self.plan is None else self.plan.spoken
+            if self._way.low_rank and self._way.lanes > 1 and self.runner.not_lowered is not None:
+                said = f"{self._way.lanes} clients side by side, not in low-rank form, since {self.runner.not_lowered}"
             if self.lanes not in ("auto", self._way.lanes):
                 said = f"{said} (of {self.lanes} that were asked for, those that fit in its memory)"
         return said if self.not_compiled is None else f"{said}; not compiled, since {self.not_compiled}"
@@ -213,13 +215,14 @@ class LocalEngine(Engine):
             done = self.runner.run(ask, members, self.secrets, meter)
             total.add_group(done.group)
             parts += done.parts
-        notes, self.runner.notes = self.runner.notes, []
-        return replace(answered(total, parts, meter), notes=notes)
+        return replace(answered(total, parts, meter), notes=self.runner.fallbacks.take())
 
     def _evaluate(self, ask: Ask) -> Answer:
-        scores = evaluate_clients(self.runner.bench, ask.message, self.runner.job.data, ask.cohort, self.job.memory)
+        data = self.runner.job.data
+        scores, pooled = evaluate_clients(self.runner.bench, ask.message, data, ask.cohort, self.job.memory)
         sizes = [len(self.job.data.test[client]) for client in scores]
-        return Answer(reports=Reports(scores, "counted", sizes, metrics=columns_of(list(scores.values()))))
+        reports = Reports(scores, "counted", sizes, metrics=columns_of(list(scores.values())))
+        return Answer(reports=reports, figures=pooled)
 
     def _measure(self, ask: Ask) -> Answer:
         """The loss of the model on each client's training examples: here, whatever trains the clients."""

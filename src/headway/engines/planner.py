@@ -9,7 +9,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 
 from headway.client.compiled import NotCompiled
-from headway.core.ask import Ask, Message
-from headway.engines.units import NoRoom, UnitRunner
+from headway.engines.units import NoRoom, UnitRunner, first_ask
 from headway.engines.way import Way, Wish
 
 Tried = tuple[Way, int]  # a way, and torch's threads
@@ -217,13 +216,6 @@ class _Trial:
     def _unsure(self, times: int, seconds: float) -> bool:
         """Whether to repeat what has been done so many times, in so many seconds."""
         return seconds <= LONG_S and (times <= REPEATS or seconds < QUICK_S)
-
-
-def first_ask(runner: UnitRunner, clients: Sequence[str]) -> Ask:
-    """What these clients would be asked in the run's first round."""
-    start, chain = runner.bench.shared.clone(), runner.job.algorithm.chain
-    buffers = runner.bench.statistics() if "buffers" in runner.expected else None
-    return Ask("train", Message(start, chain.broadcast(chain.init(start)), buffers), tuple(clients))
 
 
 @contextmanager

@@ -103,7 +103,8 @@ class _Hand(Hand):
             return None
         rows = read_rows(reply["rows"]) if "rows" in reply else None
         drift = tensors_of(reply.get("drift", {}))
-        return Work(Reports(**reply["reports"]), rows, drift, reply.get("weights", {}), reply.get("paths", {}))
+        weights, paths = reply.get("weights", {}), reply.get("paths", {})
+        return Work(Reports(**reply["reports"]), rows, drift, weights, paths, reply["notes"])
 
     def total(self) -> Total | None:
         """Its sum."""

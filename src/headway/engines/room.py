@@ -7,8 +7,7 @@ from functools import partial
 import torch
 
 from headway.data.parts import Parts
-from headway.engines.planner import first_ask
-from headway.engines.units import NoRoom, UnitRunner
+from headway.engines.units import NoRoom, UnitRunner, first_ask
 
 FEW, MORE = 2, 8  # lanes that are rehearsed
 SHARE = 0.8  # of what is free: the rest is for what torch cannot use in pieces, and for evaluation

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from headway.client.compiled import Compiler
 from headway.client.crew import Crew
 from headway.client.lanes import Lanes, Plan, why_not
-from headway.client.lowrank import LowRank, Summed, plain_steps, suits
+from headway.client.lowrank import LowRank, Summed, not_suited, plain_steps
 from headway.client.runner import ClientRunner, Outcome
 from headway.client.sgd import LocalSGD
+from headway.client.shapes import check_shapes
 from headway.client.site import Site
 from headway.client.workbench import Workbench
 from headway.core import frame
-from headway.core.ask import Ask
+from headway.core.ask import Ask, Message
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
 from headway.core.reports import Reports
@@ -27,11 +28,13 @@ from headway.core.update import Tensors, Update
 from headway.data.parts import Parts
 from headway.engines.cohort import expected_cohort
 from headway.engines.engine import Job
+from headway.engines.fallback import ALONE, WRITTEN, Fallbacks, failure
 from headway.engines.intake import Done, Intake, stragglers
 from headway.engines.way import Way
 from headway.observe.drift import DriftMeter
 
 PROBED = 8  # examples on which it is found out whether a model can be batched
+FEW = 4  # examples of a client on which it is found out whether the chain can take several clients at once
 
 
 class NoRoom(Exception):
@@ -53,8 +56,12 @@ class UnitRunner:
     """Runs the clients of one unit after another, on one workbench.
 
     measure: whether to collect what tells of drift.  way: how they train; where they cannot train side by side, `alone`
-        says why, and they train one at a time.  site: where.  notes: what happened that was not asked for.
-    not_compiled: why their gradients are not compiled in a way that says so, as a phrase.
+        says why, and they train one at a time.  site: where.  fallbacks: what happened that was not asked for.
+    not_compiled, not_lowered: why their gradients are not compiled, or their layers not in low-rank form, in a way that
+        says so, as a phrase.
+
+    Raises:
+        ConfigError: if the loss or a metric would pair the model's outputs and the targets wrongly.
     """
 
     def __init__(self, job: Job, flows: tuple[Flow, ...], measure: bool, way: Way, site: Site | None = None) -> None:
@@ -63,31 +70,71 @@ class UnitRunner:
         job = replace(job, data=job.data.with_store(self.site.keep(job.data.store)))
         self.job, self.flows, self.measure = job, flows, measure
         self.bench = Workbench(job.task, job.key, self.site)
-        self.notes: list[str] = []
+        check_shapes(self.bench, [job.data.store, *([] if job.data.central is None else [job.data.central])])
+        self.fallbacks = Fallbacks()
         self.runner = ClientRunner(job.algorithm, self.bench, flows, job.key, measure)
         self.runner.check(job.data.train_sizes.tolist())
+        self.intake = Intake(job, flows, self.bench.layout, self.site)
         self.lanes: Lanes | None = None
         self.lowrank: LowRank | None = None
-        chain = job.algorithm.chain
-        self.why_not = why_not(self.runner.trainer, self.bench, chain) if way.lanes > 1 else None
+        self.not_lowered: str | None = None
+        self.why_not = why_not(self.runner.trainer, self.bench, job.algorithm.chain) if way.lanes > 1 else None
         if way.lanes > 1 and self.why_not is None:
-            assert isinstance(self.runner.trainer, LocalSGD)
-            lanes = Lanes(self.runner.trainer, self.bench)
-            self.why_not = lanes.probe(job.data.store.rows(0, PROBED))
-            self.lanes = lanes if self.why_not is None else None
-            plain = not measure and self.site.precision != "bfloat16"
-            if self.lanes is not None and plain and suits(self.runner.trainer, self.bench, chain, flows[-1]):
-                lowrank = LowRank(self.runner.trainer, self.bench, plain_steps(self.runner.trainer, chain, flows[-1]))
-                self.lowrank = lowrank if lowrank.probe(job.data.store) else None
+            self._prepare_crews(job, flows)
         most = expected_cohort(job.algorithm, len(job.data.clients))
         self.compiler = Compiler(
             self.runner.trainer, self.bench, self.lanes, job.data.store, job.data.train_sizes, most
         )
         self.use(way)
-        self.intake = Intake(job, flows, self.bench.layout, self.site)
         self.expected = flows[-1].lengths(self.bench.layout.size)
         if job.task.buffers == "average" and self.bench.has_statistics:
             self.expected["buffers"] = self.bench.statistics_layout.size
+
+    def _prepare_crews(self, job: Job, flows: tuple[Flow, ...]) -> None:
+        """Makes ready for clients side by side, if model and chain allow it."""
+        trainer, chain = self.runner.trainer, job.algorithm.chain
+        assert isinstance(trainer, LocalSGD)
+        self.lanes = Lanes(trainer, self.bench)
+        self.why_not = self.lanes.probe(job.data.store.rows(0, PROBED)) or self._chain_trouble()
+        if self.why_not is not None:
+            self.lanes = None
+            return
+        self.not_lowered = "figures of each client's steps are measured (drift)" if self.measure else None
+        if self.site.precision == "bfloat16":
+            self.not_lowered = "products are in bfloat16"
+        self.not_lowered = self.not_lowered or not_suited(trainer, self.bench, chain, flows[-1])
+        if self.not_lowered is None:
+            lowrank = LowRank(trainer, self.bench, plain_steps(trainer, chain, flows[-1]))
+            self.not_lowered = lowrank.probe(job.data.store)
+            self.lowrank = lowrank if self.not_lowered is None else None
+
+    def _chain_trouble(self) -> str | None:
+        """Why the chain cannot take the updates of several clients at once, as a phrase: tried on two clients, one step
+        and few examples each, which are forgotten."""
+        data, drawn = self.job.data, self.site.drawn()
+        ask = first_ask(self, data.clients[:2], steps=1)
+        rows = [data.train[client][:FEW] for client in ask.cohort]
+        sizes = torch.tensor([len(each) for each in rows])
+        crew = Crew(ask.cohort, self.runner.keys_of(ask.cohort, ask), data.store, torch.cat(rows), sizes)
+        assert self.lanes is not None
+        try:
+            with self.site.training():
+                crew, plan = self.lanes.plan(crew, ask)
+                memory = self.runner.remembered(ask.message)
+                memory = {
+                    label: {name: kept.expand(len(crew), *kept.shape).clone() for name, kept in named.items()}
+                    for label, named in memory.items()
+                }
+                work = self.runner.prepare_crew(crew, ask, memory)
+                outcome = self.runner.send(work, self.lanes.train(work, plan))
+                self.intake.count_crew(ask, crew, outcome, Done())
+        except torch.OutOfMemoryError:
+            return None
+        except Exception as error:  # whatever a stage may raise; one that fails alone too is named by its client
+            return failure(error)
+        finally:
+            self.site.rewind(drawn)
+        return None
 
     @property
     def alone(self) -> str | None:
@@ -158,7 +205,7 @@ class UnitRunner:
                 for client in () if beside else clients:
                     done.parts.append(self._one(ask, client, down, secrets.get(client), done))
         if (note := self.compiler.trouble) is not None:
-            self.notes.append(note)
+            self.fallbacks.add(note)
             self.use(replace(self.way, compiled=False))
         return done
 
@@ -179,7 +226,7 @@ class UnitRunner:
         self.site.tidy()
         self.use(replace(self.way, lanes=max(width // 2, 1)))
         goes_on = "one at a time" if self.width == 1 else f"{self.width} side by side"
-        self.notes.append(
+        self.fallbacks.add(
             f"{width} clients side by side do not fit in the memory of {self.site.name}: from here on they train "
             f"{goes_on}, which changes the last bits of what is learned."
         )
@@ -208,13 +255,21 @@ class UnitRunner:
         assert self.lanes is not None
         try:
             return self.lanes.plan(self._crew(clients, ask), ask)
-        except Exception:  # whatever a trainer may raise: alone, the client is named
+        except Exception as error:  # whatever a trainer may raise: alone, the client is named
+            self.fallbacks.failed(error, ALONE)
             return None
 
     def _lowered(self, ask: Ask, crew: Crew, plan: Plan, done: Done) -> _Counted | None:
         """Trains a crew without a vector for each client, where nobody looks at one; `None`, and nothing has happened,
         if that cannot be."""
-        if self.lowrank is None or not self.lowers or not self.lowrank.pays(plan):
+        if self.lowrank is None or not self.lowers:
+            return None
+        if not self.lowrank.pays(plan):
+            if self.apart:
+                self.fallbacks.add(
+                    "some clients see more examples than the low-rank form is good for: their crews train one client "
+                    "at a time."
+                )
             return None
         update = Update.of(torch.ones(len(crew), 1, dtype=torch.float64), crew.sizes.double())
         term = self.intake.lifted(update, ask, crew.clients)
@@ -223,9 +278,13 @@ class UnitRunner:
             total, norms = summed.total(term.delta.squeeze(1)), summed.norms()
         except torch.OutOfMemoryError as error:
             raise NoRoom from error
-        except Exception:  # whatever a model may raise: the client alone raises it with names
+        except Exception as error:  # whatever a model may raise: the client alone raises it with names
+            self.fallbacks.failed(error, ALONE if self.apart else WRITTEN, " in low-rank form")
             return None
         if not bool(torch.isfinite(norms).all()) or not bool(torch.isfinite(total).all()):
+            self.fallbacks.add(
+                f"an update of a crew in low-rank form is not finite: {ALONE if self.apart else WRITTEN}."
+            )
             return None
         done.group.add_sum({"delta": total}, term)
         up = frame.size(frame.of_update(Update.of(ask.message.params)))
@@ -247,6 +306,7 @@ class UnitRunner:
             return None
         norms = guard_lanes(outcome.update, self.expected, integers=self.flows[-1].number == "ring")
         if norms is None:
+            self.fallbacks.add(f"an update of a crew is not fit to count: {ALONE}, so that its client is named.")
             return None
         self.intake.count_crew(ask, crew, outcome, done)
         self.job.memory.propose_stacked(crew.clients, (ask.round, ask.attempt), outcome.memory)
@@ -260,16 +320,19 @@ class UnitRunner:
         assert lanes is not None
         try:
             if not lanes.fits(plan, "steps" in self.flows[-1].needs):
+                self.fallbacks.add(f"the steps of some crews do not fit in trainer.steps_memory: {ALONE}.")
                 return None
             memory = self.job.memory.gather(crew.clients, self.runner.remembered(ask.told(crew.clients[0])))
             work = self.runner.prepare_crew(crew, ask, memory)
             trained = lanes.train(work, plan)
             if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
+                self.fallbacks.add(f"an update of a crew is not finite: {ALONE}, so that its client is named.")
                 return None
             return self.runner.send(work, trained)
         except torch.OutOfMemoryError as error:
             raise NoRoom from error
-        except Exception:  # whatever a model or a stage may raise: alone, client and stage are named
+        except Exception as error:  # whatever a model or a stage may raise: alone, client and stage are named
+            self.fallbacks.failed(error, ALONE)
             return None
 
     def bytes_up(self, ask: Ask) -> int:
@@ -288,7 +351,10 @@ class UnitRunner:
         Raises:
             NoRoom: if a crew does not fit in memory.
         """
-        ask, done = ask.brought(self.site.message), Done()
+        with self.fallbacks.silent():
+            self._rehearse(ask.brought(self.site.message), clients, Done())
+
+    def _rehearse(self, ask: Ask, clients: Sequence[str], done: Done) -> None:
         if self.width > 1 and (planned := self._planned(ask, clients)) is not None:
             if self._lowered(ask, *planned, done) is not None:
                 return
@@ -329,3 +395,11 @@ class UnitRunner:
         trained, up = outcome.trained, frame.size(frame.of_update(outcome.update))
         numbers = (len(examples), int(trained.count), norm, float(trained.loss), float(outcome.update.weight))
         return self.intake.told([client], (time.perf_counter() - begun, up, down), *numbers)
+
+
+def first_ask(runner: UnitRunner, clients: Sequence[str], steps: int | None = None) -> Ask:
+    """What these clients would be asked in the run's first round; steps: how many each makes, if not all."""
+    start, chain = runner.bench.shared.clone(), runner.job.algorithm.chain
+    averaged = runner.job.task.buffers == "average" and runner.bench.has_statistics
+    message = Message(start, chain.broadcast(chain.init(start)), runner.bench.statistics() if averaged else None)
+    return Ask("train", message, tuple(clients), steps={} if steps is None else dict.fromkeys(clients, steps))

@@ -118,6 +118,7 @@ class Worker:
         done = self.tally.run(ask, request["cohort"])
         meter = done.meter
         reply: dict[str, Any] = {"reports": Reports.joined(done.parts).told()}
+        reply["notes"] = self.tally.runner.fallbacks.take()
         places = {client: request["first"] + place for place, client in enumerate(ask.cohort)}
         if meter is not None and self.areas.drift is not None:
             for client, row in meter.rows.items():
@@ -169,7 +170,7 @@ def read_work(reply: dict[str, Any], unit: Sequence[str], first: int, areas: Are
     if areas.drift is not None:
         drift = {client: areas.drift[place] for place, client in enumerate(unit, first) if client in weights}
     rows = _read_rows(reply, unit, first, areas.rows) if areas.rows else None
-    return Work(Reports(**reply["reports"]), rows, drift, weights, paths)
+    return Work(Reports(**reply["reports"]), rows, drift, weights, paths, reply["notes"])
 
 
 def _read_rows(reply: dict[str, Any], unit: Sequence[str], first: int, rows: dict[str, Tensor]) -> Total:
