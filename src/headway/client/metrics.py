@@ -100,7 +100,6 @@ METRICS: dict[str, Metric] = {
     "auroc": auroc,
     "mean_absolute_error": mean_absolute_error,
 }
-MEAN_OVER_LABELS = ("balanced_accuracy", "intersection_over_union", "auroc")
 
 
 def known_metrics() -> list[str]:
@@ -116,16 +115,6 @@ def is_pooled(metric: str | Metric) -> TypeGuard[str]:
 def named_metric(name: str) -> Metric:
     """The metric of a name."""
     return METRICS[name.removeprefix(POOLED)]
-
-
-def auroc_defined(targets: Tensor) -> bool:
-    """Whether targets hold both classes; of several labels `[N, L]`, whether any of them does.
-
-    >>> auroc_defined(torch.tensor([1, 1])), auroc_defined(torch.tensor([[1, 0], [1, 1]]))
-    (False, True)
-    """
-    positive = (targets > 0).flatten(1) if targets.ndim == 2 else (targets > 0).reshape(-1, 1)
-    return bool((positive.any(0) & ~positive.all(0)).any())
 
 
 def _answers(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

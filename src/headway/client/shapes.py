@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from headway.client.broadcasts import broadcasts
 from headway.client.losses import LOSSES, shape_text
-from headway.client.metrics import POOLED, class_axes
+from headway.client.metrics import POOLED, class_axes, kind_of
 from headway.client.outputs import check_is_tensor
 from headway.client.task import function_name
 from headway.client.workbench import Workbench
@@ -124,30 +124,17 @@ def _check_metrics(bench: Workbench, outputs: Tensor, targets: Tensor) -> None:
 
 
 def _check_values(bench: Workbench, outputs: Tensor, few: Tensor, targets: Tensor) -> None:
-    """Refuses labels that are no classes of the model, and probabilities that are none; few: of the outputs."""
+    """Refuses metrics of answers where the targets are quantities; few: those of the outputs."""
     task = bench.task
-    probabilities = task.has_class_probabilities(outputs, few)
-    classes = outputs.shape[1] if class_axes(outputs, few) else None
     checked = [str(metric) for metric in task.metrics if _of_classes(metric)]
-    binary = task.loss == "binary_cross_entropy"
-    if probabilities or not (binary or checked or task.loss == "cross_entropy"):
+    if not checked or kind_of(outputs, few) == "classes" or task.has_class_probabilities(outputs, few):
         return
     low, high, whole = _range(targets)
-    found = f"found targets from {low:g} to {high:g}"
-    if binary and (low < 0 or high > 1):
+    if not whole or low < 0 or high > 1:
         raise ConfigError(
-            f'loss = "binary_cross_entropy" needs targets from 0 to 1, {found}: map the labels to 0 and 1, or choose '
-            'loss = "cross_entropy" with an output for each class.'
-        )
-    if task.loss == "cross_entropy" and classes is not None and (low < 0 or high >= classes):
-        raise ConfigError(
-            f"the model has {classes} outputs, for the classes 0 to {classes - 1}, {found}: let it have "
-            f"{int(high) + 1}, or number the classes from 0."
-        )
-    if checked and classes is None and (not whole or low < 0 or high > 1):
-        raise ConfigError(
-            f"the metric {checked[0]!r} takes one output as a binary answer, which needs targets 0 and 1, {found}"
-            f'{"" if whole else ", not all of them whole"}: for quantities choose metrics = ["mean_absolute_error"].'
+            f"the metric {checked[0]!r} takes an output as a binary answer, which needs targets 0 and 1, found targets "
+            f"from {low:g} to {high:g}{'' if whole else ', not all of them whole'}: for quantities choose "
+            'metrics = ["mean_absolute_error"].'
         )
 
 

@@ -108,6 +108,8 @@ class Task:
         if not isinstance(metric, str):
             return metric
         named = named_metric(metric)
+        if self.loss != "cross_entropy":
+            return named
 
         def score(outputs: Tensor, targets: Tensor) -> float:
             return named(outputs, targets.argmax(1) if self.has_class_probabilities(outputs, targets) else targets)
