@@ -232,7 +232,7 @@ def test_a_number_of_a_wrong_type_is_refused(options, sentence):
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(hw.ConfigError, match=r"Schedule.over must be one of 'rounds', 'epochs', 'steps'"):
+    with pytest.raises(hw.ConfigError, match=r"Schedule.over must be 'rounds', 'epochs' or 'steps'"):
         hw.Schedule(over="epoch")
 
 

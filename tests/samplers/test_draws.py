@@ -128,7 +128,7 @@ def test_who_reads_must_be_told(name):
         (lambda: hw.Oort(count=0), r"Oort\.count must be at least 1"),
         (lambda: hw.Oort(count=1, explore=1.5), r"Oort\.explore must be between 0 and 1, found 1\.5"),
         (lambda: hw.Oort(count=1, clip=-0.1), r"Oort\.clip must be between 0 and 1"),
-        (lambda: hw.Oort(count=1, cutoff=math.nan), r"Oort\.cutoff must be between 0 and 1"),
+        (lambda: hw.Oort(count=1, cutoff=math.nan), r"Oort\.cutoff must be a finite number"),
         (lambda: hw.Oort(count=1, penalty=-1.0), r"Oort\.penalty must be at least 0"),
         (lambda: hw.Oort(count=1, pace_s=0.0), r"Oort\.pace_s must be above 0 seconds"),
         (lambda: hw.Oort(count=1, window=0), r"Oort\.window must be at least 1"),

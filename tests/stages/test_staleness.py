@@ -56,7 +56,7 @@ def test_without_age_it_is_left_out_to_the_bit():
     [
         ({"by": "linear"}, "'constant', 'polynomial' or 'hinge'"),
         ({"power": -1.0}, "power must be at least 0"),
-        ({"slope": float("inf")}, "slope must be at least 0"),
+        ({"slope": float("inf")}, "slope must be a finite number"),
         ({"grace": -1}, "grace must be at least 0"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 import torch
@@ -20,14 +20,16 @@ from headway.core.errors import ConfigError
 from headway.core.flow import Need, TrainerFacts
 from headway.core.keys import Key
 from headway.core.layout import Layout
-from headway.core.registry import check_types
+from headway.core.registry import Plain
 from headway.core.sizes import bytes_of
 from headway.core.update import Tensors
 from headway.data import Examples, batch_bounds, epoch_order
 
+PART = "For part of an epoch say how many local steps: `steps`, in a run file algorithm.trainer.steps."
+
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Plain):
     """The learning rate over time, as a factor of LocalSGD's `lr`.
 
     Formula, t being the number of rounds, local epochs or local steps that are complete:
@@ -55,7 +57,6 @@ class Schedule:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        check_types(self)
         if not 0 < self.factor <= 1 or not 0 <= self.floor <= 1:
             raise ConfigError(f"Schedule needs 0 < factor <= 1 and 0 <= floor <= 1, found {self!r}.")
         if self.every < 1 or self.horizon < 1:
@@ -106,7 +107,7 @@ class LocalSGD(Trainer):
 
     lr: float = 0.1
     batch_size: int | None = 32
-    epochs: int = 1
+    epochs: int = field(default=1, metadata={"hint": PART})
     steps: int | None = None
     momentum: float = 0.0
     nesterov: bool = False
@@ -121,7 +122,6 @@ class LocalSGD(Trainer):
     steps_kept: Literal["auto", "full", "half", "replay"] = "auto"
 
     def __post_init__(self) -> None:
-        check_types(self)
         positive: dict[str, float | None] = {
             "lr": self.lr,
             "batch_size": self.batch_size,
@@ -136,8 +136,8 @@ class LocalSGD(Trainer):
             raise ConfigError("LocalSGD needs 0 <= momentum < 1, and nesterov needs momentum above 0.")
         if not self.weight_decay >= 0:
             raise ConfigError(f"LocalSGD.weight_decay must be at least 0, found {self.weight_decay}.")
-        if not 0 <= self.stragglers <= 1 or self.straggler_policy not in ("partial", "drop"):
-            raise ConfigError("LocalSGD needs 0 <= stragglers <= 1, and the policy 'partial' or 'drop'.")
+        if not 0 <= self.stragglers <= 1:
+            raise ConfigError(f"LocalSGD.stragglers must be between 0 and 1, found {self.stragglers}.")
         if not 0 <= self.validation < 1:
             raise ConfigError(f"LocalSGD.validation must be at least 0 and below 1, found {self.validation}.")
         bytes_of(self.steps_memory, "LocalSGD.steps_memory")

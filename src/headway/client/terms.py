@@ -16,14 +16,14 @@ from headway.client.memory import TRAINER
 from headway.client.trainer import Work
 from headway.client.workbench import Workbench
 from headway.core.errors import ConfigError, nearest
-from headway.core.registry import Registry, check_types
+from headway.core.registry import Plain, Registry
 from headway.core.update import Tensors
 
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class LossTerm(ABC):
+class LossTerm(Plain, ABC):
     """A term that each local step adds to the task's loss.
 
     A frozen dataclass of plain values, as a stage is: a trainer that takes one adds it to the mean loss of
@@ -92,7 +92,6 @@ class Moon(LossTerm):
     representation: str | None = None
 
     def __post_init__(self) -> None:
-        check_types(self)
         if not self.mu >= 0:
             raise ConfigError(f"Moon.mu must be at least 0, found {self.mu}.")
         if not self.temperature > 0:

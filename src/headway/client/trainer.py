@@ -15,7 +15,7 @@ from headway.core.chain import Chain, Labelled, at
 from headway.core.flow import Flow, TrainerFacts
 from headway.core.keys import Key, Keys
 from headway.core.layout import Layout
-from headway.core.registry import Registry
+from headway.core.registry import Plain, Registry
 from headway.core.stage import Context
 from headway.core.update import Tensors
 from headway.data import Examples
@@ -78,7 +78,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Trainer(ABC):
+class Trainer(Plain, ABC):
     """Trains the model on the workbench, in place."""
 
     @property
@@ -94,7 +94,7 @@ class Trainer(ABC):
         """`drops` of each of many clients."""
         return [self.drops(key) for key in keys]
 
-    def check(self, bench: Workbench) -> None:  # noqa: B027 (most trainers train any model)
+    def check(self, bench: Workbench) -> None:
         """Refuses a model that it cannot train, before any round."""
 
     def examples_used(self, examples: int, client_key: Key) -> int:

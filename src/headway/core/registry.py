@@ -9,9 +9,12 @@ the class itself; loading it registers the class.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any, Generic, Literal, TypeVar
 
@@ -19,6 +22,38 @@ from headway.core.errors import ConfigError, nearest
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
+
+
+class Plain:
+    """Base of the frozen dataclasses of plain values: stages, trainers, samplers and what is part of them.
+
+    The type of each field is checked when an object is made, before its class checks the values.  A float must be
+    finite, unless its field says otherwise: `field(default=..., metadata={"infinite": True})`; a "hint" in the metadata
+    is added to the refusal of a wrong type.
+
+    Raises:
+        ConfigError: when made, naming the field, what was needed and what was found.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = cls.__dict__.get("__post_init__")
+        if own is not None:
+            setattr(cls, "__post_init__", _checked_first(own))  # noqa: B010 (mypy knows no method that is replaced)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_finite(self)
+
+
+def _checked_first(own: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(own)
+    def checked_first(self: Any) -> None:
+        check_types(self)
+        check_finite(self)
+        own(self)
+
+    return checked_first
 
 
 class Registry(Generic[T]):
@@ -44,11 +79,10 @@ class Registry(Generic[T]):
         """Class decorator: makes a frozen dataclass known by its name.
 
         Raises:
-            ConfigError: if it is no frozen dataclass, or another class has the name.
+            ConfigError: if it is no frozen dataclass of plain values that can be rebuilt from them, or another class
+                has the name.
         """
-        parameters = getattr(cls, "__dataclass_params__", None)
-        if parameters is None or not parameters.frozen:
-            raise ConfigError(f"{self.kind} {cls.__name__!r} must be a frozen dataclass; decorate it with one.")
+        check_rebuildable(cls, f"{self.kind} {cls.__name__!r}")
         known = self._classes.get(cls.__name__)
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ConfigError(
@@ -131,18 +165,121 @@ def build(cls: type[T], numbers: Mapping[str, Any]) -> T:
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in numbers:
             raise ConfigError(f"{owner} needs the option {name!r}, which is missing.")
-    return cls(**{name: convert(value, types_of[name], f"{owner}.{name}") for name, value in numbers.items()})
+    return cls(**{name: checked(value, types_of[name], fields[name], owner) for name, value in numbers.items()})
+
+
+def check_rebuildable(cls: type, what: str) -> None:
+    """Refuses a class whose objects are not equal to what is rebuilt from their fields.
+
+    Raises:
+        ConfigError: if it is not itself decorated as a frozen dataclass, or has fields that are not given to it, or of
+            types that a run file cannot hold.
+    """
+    decorated = cls.__dict__.get("__dataclass_params__")
+    if decorated is None or not decorated.frozen:
+        own = ", ".join(inspect.get_annotations(cls))
+        lost = f" (else {own} would not be among its numbers)" if own else ""
+        raise ConfigError(
+            f"{what} must be a frozen dataclass{lost}: write @dataclass(frozen=True) below the line that registers it."
+        )
+    if not (decorated.init and decorated.eq):
+        raise ConfigError(
+            f"{what} is made or compared in a way of its own (init=False or eq=False), so that it cannot be rebuilt "
+            "from its numbers: leave both to @dataclass(frozen=True)."
+        )
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hidden = [name for name, field in fields.items() if not field.init]
+    hidden += [name for name, kind in _all_fields(cls).items() if kind == "InitVar"]
+    if hidden:
+        raise ConfigError(
+            f"{what} has {', '.join(hidden)}, which its numbers do not hold (init=False or InitVar), so that it cannot "
+            "be rebuilt from them: make each a plain field, or a property that is computed from the others."
+        )
+    for name in fields.keys() - inspect.get_annotations(cls).keys():
+        if name in cls.__dict__:
+            raise ConfigError(
+                f"{what} sets {name} without a type, which leaves the value that {name} has in the class above it: "
+                f"write {name}: <type> = ... ."
+            )
+    for name, kind in _hints(cls).items():
+        if name in fields and not _is_plain(kind):
+            raise ConfigError(
+                f"{what} has the field {name} of type {_spoken(kind)}, which a run file cannot hold: use numbers, "
+                "texts, true or false, tuple[<type>, ...] of them, or a frozen dataclass of them."
+            )
+
+
+def _all_fields(cls: type) -> dict[str, str]:
+    """Each field of a dataclass with its kind, those that are only handed to `__post_init__` included."""
+    held = getattr(cls, "__dataclass_fields__", {})
+    return {name: "InitVar" if "INITVAR" in repr(field._field_type) else "field" for name, field in held.items()}
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of the fields; none where an annotation names what is not there yet."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:
+        return {}
+
+
+def _is_plain(wanted: Any) -> bool:
+    """Whether values of this type can be written in a run file and read back."""
+    origin, options = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (typing.Union, types.UnionType):
+        return all(map(_is_plain, options))
+    if origin is tuple:
+        return len(options) == 2 and options[1] is Ellipsis and _is_plain(options[0])
+    if origin is Literal or wanted in (bool, int, float, str, type(None)):
+        return True
+    return isinstance(wanted, type) and (dataclasses.is_dataclass(wanted) or hasattr(wanted, "registry"))
 
 
 def check_types(thing: Any) -> None:
-    """Refuses a plain dataclass made in Python with a value that a run file could not hold.
+    """Refuses a plain dataclass made in Python with a value that a run file could not hold; of a list where a tuple
+    belongs it makes one.
+
+    Fields of other types than a run file holds are left alone: a class with such cannot be registered.
 
     Raises:
         ConfigError: naming the field, what was needed and what was found.
     """
-    types_of = typing.get_type_hints(type(thing))
+    types_of = _hints(type(thing))
     for field in dataclasses.fields(thing):
-        convert(getattr(thing, field.name), types_of[field.name], f"{type(thing).__name__}.{field.name}")
+        wanted = types_of.get(field.name)
+        if wanted is None or not field.init or not _is_plain(wanted):
+            continue
+        value = getattr(thing, field.name)
+        checked(value, wanted, field, type(thing).__name__)
+        if isinstance(value, list):
+            object.__setattr__(thing, field.name, tuple(value))
+
+
+def checked(value: Any, wanted: Any, field: dataclasses.Field[Any], owner: str) -> Any:
+    """The value of a field as its type.
+
+    Raises:
+        ConfigError: if it is of another, with the field's own hint.
+    """
+    try:
+        return convert(value, wanted, f"{owner}.{field.name}")
+    except ConfigError as error:
+        hint = field.metadata.get("hint")
+        raise ConfigError(f"{error} {hint}" if hint else str(error)) from None
+
+
+def check_finite(thing: Any) -> None:
+    """Refuses a number that is not finite, where the field does not allow it.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    for field in dataclasses.fields(thing):
+        value = getattr(thing, field.name)
+        may_be = math.isinf if field.metadata.get("infinite") else math.isfinite
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not (math.isfinite(number) or may_be(number)):
+                raise ConfigError(f"{type(thing).__name__}.{field.name} must be a finite number, found {number}.")
 
 
 def convert(value: Any, wanted: Any, where: str) -> Any:
@@ -165,7 +302,9 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
     if origin is Literal:
         if value in options and type(value) in {type(option) for option in options}:
             return value
-        raise ConfigError(f"{where} must be one of {', '.join(map(repr, options))}, found {value!r}.")
+        *most, last = map(repr, options)
+        choice = f"{', '.join(most)} or {last}" if most else last
+        raise ConfigError(f"{where} must be {choice}, found {value!r}.")
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(convert(item, options[0], where) for item in value)
     own = getattr(wanted, "registry", None)

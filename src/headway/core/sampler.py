@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from headway.core.flow import SamplerFacts
 from headway.core.keys import Key
-from headway.core.registry import Registry
+from headway.core.registry import Plain, Registry
 from headway.core.roster import Roster
 
 
 @dataclass(frozen=True)
-class Sampler(ABC):
+class Sampler(Plain, ABC):
     """Picks the cohort: a pure function of who is there, the round, a key and what is known of the clients.
 
     known: all that its facts say it reads.  busy: how many others are at work on earlier asks, whose late updates are

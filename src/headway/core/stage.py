@@ -18,7 +18,7 @@ from torch import Tensor
 from headway.core.flow import Flow
 from headway.core.keys import Key, Keys
 from headway.core.layout import Layout
-from headway.core.registry import Registry
+from headway.core.registry import Plain, Registry
 from headway.core.update import Tensors, Update
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def slice_tensors(tensors: Tensors, start: int, stop: int, size: int) -> dict[st
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Plain):
     """One idea in a chain.  Override the hooks that the idea needs; all are pure."""
 
     place: ClassVar[Place]

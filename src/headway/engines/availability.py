@@ -15,7 +15,7 @@ from typing import ClassVar, final
 
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.core.keys import Key
-from headway.core.registry import Registry, check_types
+from headway.core.registry import Plain, Registry
 
 availabilities: Registry[Availability] = Registry("availability", "headway.availabilities")
 HORIZON_S = 10 * 365 * 86_400.0  # beyond which nobody is waited for
@@ -24,7 +24,7 @@ Window = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Availability(ABC):
+class Availability(Plain, ABC):
     """When clients are there, in seconds of the simulated clock."""
 
     registry: ClassVar[Registry[Availability]] = availabilities
@@ -36,7 +36,7 @@ class Availability(ABC):
         key: the client's own.  `None` if it is never there again.
         """
 
-    def check(self, clients: Iterable[str]) -> None:  # noqa: B027 (most know any client)
+    def check(self, clients: Iterable[str]) -> None:
         """Refuses a population that it knows nothing of."""
 
 
@@ -71,7 +71,6 @@ class Bernoulli(Availability):
     every_s: float = 600.0
 
     def __post_init__(self) -> None:
-        check_types(self)
         if not 0 <= self.share <= 1 or not 0 < self.every_s < math.inf:
             raise ConfigError(f"Bernoulli needs 0 <= share <= 1 and every_s above 0, found {self!r}.")
 
@@ -113,7 +112,6 @@ class Diurnal(Availability):
     spread: float = 2.0
 
     def __post_init__(self) -> None:
-        check_types(self)
         if not 0 < self.hours <= 24 or not 0 <= self.spread < math.inf or not math.isfinite(self.begins):
             raise ConfigError(f"Diurnal needs 0 < hours <= 24 and spread at least 0, found {self!r}.")
 
@@ -153,7 +151,6 @@ class Charging(Availability):
     least: float = 0.5
 
     def __post_init__(self) -> None:
-        check_types(self)
         if not 0 < self.hours < 24 or not 0 <= self.spread < math.inf or not math.isfinite(self.begins):
             raise ConfigError(f"Charging needs 0 < hours < 24 and spread at least 0, found {self!r}.")
         if not 0 < self.fills_h < math.inf or not 0 < self.lasts_h < math.inf or not 0 <= self.least <= 1:
@@ -196,7 +193,6 @@ class Trace(Availability):
     repeat_s: float | None = None
 
     def __post_init__(self) -> None:
-        check_types(self)
         if not self.file:
             raise ConfigError('Trace needs a file of windows: file = "windows.csv".')
         last = max(windows[-1][1] for windows in _windows(self.file).values())

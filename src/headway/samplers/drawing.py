@@ -13,7 +13,6 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError
 from headway.core.keys import Key
-from headway.core.registry import check_types
 from headway.core.roster import Roster
 from headway.core.sampler import Sampler
 from headway.data.parts import Numbered
@@ -159,7 +158,6 @@ class FixedNumber(Sampler):
     count: int
 
     def __post_init__(self) -> None:
-        check_types(self)
         if self.count < 1:
             raise ConfigError(f"{type(self).__name__}.count must be at least 1, found {self.count}.")
 

@@ -10,7 +10,6 @@ from typing import final
 from headway.core.errors import ConfigError, nearest
 from headway.core.flow import SamplerFacts
 from headway.core.keys import Key
-from headway.core.registry import check_types
 from headway.core.roster import Roster
 from headway.core.sampler import Sampler, samplers
 from headway.data.parts import place_in
@@ -67,7 +66,6 @@ class Uniform(Sampler):
     share: float | None = None
 
     def __post_init__(self) -> None:
-        check_types(self)
         if (self.count is None) == (self.share is None):
             raise ConfigError(f"Uniform needs either count or share, found {self!r}.")
         if self.count is not None and self.count < 1:
@@ -115,7 +113,6 @@ class Fixed(Sampler):
     clients: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_types(self)
         if not self.clients or len(set(self.clients)) != len(self.clients):
             raise ConfigError(f"Fixed needs at least one client, each once, found {list(self.clients)}.")
 

@@ -11,7 +11,6 @@ from typing import final
 from headway.core.errors import ConfigError
 from headway.core.flow import SamplerFacts
 from headway.core.keys import Key
-from headway.core.registry import check_types
 from headway.core.roster import Roster
 from headway.core.sampler import Sampler, samplers
 from headway.samplers.drawing import in_order, smallest
@@ -48,7 +47,6 @@ class Poisson(Sampler):
     most: int | None = None
 
     def __post_init__(self) -> None:
-        check_types(self)
         if not 0 < self.rate <= 1:
             raise ConfigError(f"Poisson.rate must be above 0 and at most 1, found {self.rate}.")
         if self.most is not None and self.most < 1:

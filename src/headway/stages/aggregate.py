@@ -7,7 +7,6 @@ from typing import ClassVar, Literal, final
 
 import torch
 
-from headway.core.errors import ConfigError
 from headway.core.flow import Flow
 from headway.core.stage import Aggregator, Context, Place, stages
 from headway.core.total import Total
@@ -43,10 +42,6 @@ class Mean(Aggregator):
 
     place: ClassVar[Place] = Place.AGGREGATE
     over: Literal["examples", "clients", "expected"] = "examples"
-
-    def __post_init__(self) -> None:
-        if self.over not in ("examples", "clients", "expected"):
-            raise ConfigError(f"Mean.over must be 'examples', 'clients' or 'expected', found {self.over!r}.")
 
     def connect(self, flow: Flow) -> Flow:
         """Checks the weights, and turns the bound of one client into that of its effect."""

@@ -48,8 +48,6 @@ class Staleness(Stage):
     grace: int = 4
 
     def __post_init__(self) -> None:
-        if self.by not in ("constant", "polynomial", "hinge"):
-            raise ConfigError(f"Staleness.by must be 'constant', 'polynomial' or 'hinge', found {self.by!r}.")
         for name in ("power", "slope", "grace"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"Staleness.{name} must be at least 0, found {getattr(self, name)}.")

@@ -89,12 +89,6 @@ class Scaffold(Stage):
     option: Literal["I", "II"] = "II"
     correct: Literal["gradient", "step"] = "gradient"
 
-    def __post_init__(self) -> None:
-        if self.option not in ("I", "II"):
-            raise ConfigError(f"Scaffold.option must be 'I' or 'II', found {self.option!r}.")
-        if self.correct not in ("gradient", "step"):
-            raise ConfigError(f"Scaffold.correct must be 'gradient' or 'step', found {self.correct!r}.")
-
     @property
     def steers(self) -> bool:
         """Whether the rule is for the direction of the step, and not for the gradient."""

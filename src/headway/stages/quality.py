@@ -62,8 +62,6 @@ class WeighByQuality(Stage):
     cap: float | None = None
 
     def __post_init__(self) -> None:
-        if self.by not in TELLS:
-            raise ConfigError(f"WeighByQuality.by must be 'alignment', 'validation' or 'entropy', found {self.by!r}.")
         if not self.power >= 0:
             raise ConfigError(f"WeighByQuality.power must be at least 0, found {self.power}.")
         if not 0 < self.floor <= 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
 import torch
@@ -34,7 +34,7 @@ class Clip(Stage):
     """
 
     place: ClassVar[Place] = Place.CLIP
-    norm: float = 1.0
+    norm: float = field(default=1.0, metadata={"infinite": True})
 
     def __post_init__(self) -> None:
         if not self.norm > 0:
@@ -96,8 +96,6 @@ class Weigh(Stage):
     cap: int | None = None
 
     def __post_init__(self) -> None:
-        if self.by not in ("examples", "uniform", "capped"):
-            raise ConfigError(f"Weigh.by must be 'examples', 'uniform' or 'capped', found {self.by!r}.")
         if (self.by == "capped") != (self.cap is not None) or (self.cap is not None and self.cap < 1):
             raise ConfigError(f"Weigh needs cap >= 1 with by='capped' and none otherwise, found {self!r}.")
 

@@ -55,8 +55,6 @@ class ECGR(Stage):
             raise ConfigError(f"ECGR.select must be above 0 and at most 1, found {self.select}.")
         if not 0 <= self.beta <= 1:
             raise ConfigError(f"ECGR.beta must be between 0 and 1, found {self.beta}.")
-        if self.rule not in ("greedy", "smallest", "random", "centred"):
-            raise ConfigError(f"ECGR.rule must be 'greedy', 'smallest', 'random' or 'centred', found {self.rule!r}.")
 
     def connect(self, flow: Flow) -> Flow:
         """Needs the client's single steps; the delta stays a dense real vector."""
