@@ -20,7 +20,7 @@ import torch
 
 from headway import recipes
 from headway.core.errors import ChainRefused
-from headway.core.flow import EngineFacts, Flow, TrainerFacts
+from headway.core.flow import EngineFacts, Flow, Need, TrainerFacts
 from headway.core.registry import to_numbers
 from headway.core.stage import Aggregator, Place, Stage, stages
 from headway.observe.text import to_toml
@@ -185,7 +185,8 @@ def _facts(kind: type[Stage]) -> str:
 
 def _flow(**facts: object) -> Flow:
     """What a usual surrounding knows."""
-    trainer = TrainerFacts("LocalSGD", frozenset({"steps", "initial_loss", "initial_gradient"}))
+    offers: frozenset[Need] = frozenset({"steps", "initial_loss", "initial_gradient"})
+    trainer = TrainerFacts("LocalSGD", offers, applies=frozenset({"gradient", "step"}))
     return dataclasses.replace(Flow(trainer=trainer, engine=EngineFacts("Local")), **facts)
 
 

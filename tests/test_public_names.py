@@ -13,8 +13,8 @@ __version__ AFL Aggregator Algorithm All Always AverageModel Bernoulli BySize ch
 ClientFailed Clip ClockEngine ConfigError Context data DataError Diurnal Diverged ECGR Examples FedDyn FederatedData
 FedNova FedProx Fixed Fleet Flow HeadwayError Layout LeastAvailable LocalEngine LocalSGD LossTerm Mean models Moon Oort
 Place Poisson PowerOfChoice ProcessEngine Protocol QFedAvg Quorum RayEngine Rebase recipes RoundReport RoundRobin rounds
-Run RunFolderError Sampler Scaffold Schedule ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Staleness Task
-Trace Trainer Uniform Update Weigh WeighByQuality
+Run RunFolderError Sampler Scaffold Schedule ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Staleness
+step_rules Task Trace Trainer Uniform Update Weigh WeighByQuality
 """.split()  # noqa: SIM905
 )
 

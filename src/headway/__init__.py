@@ -70,6 +70,7 @@ _WHERE = {
     "ServerYogi": "stages",
     "Stage": "core.stage",
     "Staleness": "stages",
+    "step_rules": "client",
     "Task": "client",
     "Trace": "engines",
     "Trainer": "client",
@@ -89,7 +90,7 @@ if TYPE_CHECKING:
     from headway import models as models
     from headway import recipes as recipes
     from headway import stages as stages
-    from headway.client import LocalSGD, LossTerm, Moon, Schedule, Task, Trainer
+    from headway.client import LocalSGD, LossTerm, Moon, Schedule, Task, Trainer, step_rules
     from headway.core.algorithm import Algorithm
     from headway.core.ask import Quorum
     from headway.core.chain import Chain, chain

@@ -22,7 +22,7 @@ from headway.core.stage import Context, Stage
 from headway.core.total import Total, guard
 from headway.core.update import Update
 
-ALL_OFFERS = TrainerFacts("Loop", frozenset(typing.get_args(Need)))
+ALL_OFFERS = TrainerFacts("Loop", frozenset(typing.get_args(Need)), applies=frozenset({"gradient", "step"}))
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from headway.client.rules import StepRules
 from headway.client.trainer import Work
-from headway.core.stage import Context, Stage, slice_tensors
-from headway.core.update import Tensors
 
 if TYPE_CHECKING:
     from headway.client.sgd import LocalSGD
-
-Rule = tuple[str, Stage, Tensors, Context]
 
 
 class Descent:
@@ -28,29 +25,23 @@ class Descent:
     def __init__(
         self, trainer: LocalSGD, work: Work, parameters: Sequence[Tensor], flats: Sequence[Tensor], lanes: bool = False
     ) -> None:
-        self.trainer, self.trace, self.parameters, self.flats = trainer, work.trace, parameters, flats
+        self.trainer, self.parameters, self.rules = trainer, parameters, StepRules(work, flats)
         self.axes = 1 if lanes else 0
         self.velocity = [torch.zeros_like(p) for p in parameters] if trainer.momentum else []
-        self.attend(work)
 
     def attend(self, work: Work) -> None:
         """Takes the rules' memory and context from this work."""
-        self.rules = _rules_per_tensor(work, steering=False)
-        self.steering = _rules_per_tensor(work, steering=True)
+        self.rules.attend(work)
 
     def keep_front(self, count: int) -> None:
         """Goes on with the first lanes alone."""
         self.parameters = [p[:count] for p in self.parameters]
-        self.flats = [flat[:count] for flat in self.flats]
+        self.rules.keep_front(count)
         self.velocity = [v[:count] for v in self.velocity]
 
     def directions(self, grads: list[Tensor]) -> list[Tensor]:
         """What each parameter moves along."""
-        directions = self._heavy(grads)
-        if not self.steering:
-            return directions
-        steered = [self._ruled(d, w, r) for d, w, r in zip(directions, self.flats, self.steering, strict=False)]
-        return steered + directions[len(steered) :]  # personal parameters come last, and no rule knows them
+        return self.rules.on_steps(self._heavy(grads))
 
     def lengths(self, directions: Sequence[Tensor], shared: int) -> Tensor:
         """The length of each shared tensor's direction, `[tensors, ...]`."""
@@ -64,8 +55,7 @@ class Descent:
     def _heavy(self, grads: list[Tensor]) -> list[Tensor]:
         """The gradients after rules, clipping, decay and momentum."""
         t, parameters = self.trainer, self.parameters
-        for index, rules in enumerate(self.rules):
-            grads[index] = self._ruled(grads[index], self.flats[index], rules)
+        grads = self.rules.on_gradients(grads)
         if t.clip_gradient is not None:
             norm = torch.linalg.vector_norm(torch.stack([self._norm(g) for g in grads]), dim=0)
             factor = (t.clip_gradient / norm).clamp_max(1.0)
@@ -79,16 +69,6 @@ class Descent:
         if not t.nesterov:
             return self.velocity
         return [torch.add(g, v, alpha=t.momentum) for g, v in zip(grads, self.velocity, strict=True)]
-
-    def _ruled(self, grad: Tensor, w: Tensor, rules: list[Rule]) -> Tensor:
-        """One tensor's gradient after the chain's step rules."""
-        if not rules:
-            return grad
-        flat = grad.reshape(w.shape)
-        for label, stage, memory, ctx in rules:
-            self.trace.enter(f"{label}.step", grad=flat, w=w, **memory)
-            flat = stage.step(flat, w, memory, ctx)
-        return flat.view(grad.shape)
 
 
 class Account:
@@ -118,27 +98,3 @@ class Account:
     def mean_loss(self, losses: Sequence[float]) -> float:
         """The mean of the steps' losses over the examples used."""
         return sum(loss * size for loss, size in zip(losses, self.sizes, strict=True)) / sum(self.sizes)
-
-
-def _rules_per_tensor(work: Work, steering: bool) -> list[list[Rule]]:
-    """For every shared tensor, the step rules (that steer, or not) with memory and context sliced to it."""
-    layout = work.bench.layout
-    chosen = [(label, stage) for label, stage in work.chain.step_rules if stage.steers == steering]
-    if not chosen:
-        return []
-    contexts = [(label, stage, work.context(label)) for label, stage in chosen]
-    rules: list[list[Rule]] = []
-    for entry in layout.entries:
-        start, stop = entry.offset, entry.offset + entry.numel
-        rules.append(
-            [
-                (
-                    label,
-                    stage,
-                    slice_tensors(work.memory.get(label, {}), start, stop, layout.size),
-                    ctx.sliced(start, stop),
-                )
-                for label, stage, ctx in contexts
-            ]
-        )
-    return rules

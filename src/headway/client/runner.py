@@ -17,7 +17,7 @@ from headway.client.workbench import Workbench
 from headway.core.algorithm import Algorithm
 from headway.core.ask import Ask, Message
 from headway.core.chain import at
-from headway.core.errors import UpdateRejected
+from headway.core.errors import ConfigError, UpdateRejected
 from headway.core.flow import Flow
 from headway.core.keys import Key, Keys
 from headway.core.stage import Context
@@ -95,7 +95,19 @@ class ClientRunner:
         """
         work = self.prepare(client, ask, examples, memory, secret)
         with work.trace.naming():
-            return self.finish(client, ask, work, self.trainer.train(work))
+            trained = self.trainer.train(work)
+            self._check_applied(work)
+            return self.finish(client, ask, work, trained)
+
+    def _check_applied(self, work: Work) -> None:
+        """Refuses what was learned by a trainer that did not apply the rules that it says it applies."""
+        left = [label for label, stage in work.chain.step_rules if stage.step_rule not in work.applied]
+        if left:
+            name = self.trainer.facts.name
+            raise ConfigError(
+                f"{name} says that it applies rules for local steps, and trained without those of {', '.join(left)}: "
+                f"call headway.step_rules(work) in {name}.train, and apply what it returns in every step."
+            )
 
     def prepare(
         self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None

@@ -162,6 +162,7 @@ class LocalSGD(Trainer):
             adds="" if term is None else repr(term),
             steps=f"kept within {self.steps_memory} a client, {how}",
             paced=True,
+            applies=frozenset({"gradient", "step"}),
         )
 
     def check(self, bench: Workbench) -> None:

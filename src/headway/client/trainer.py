@@ -29,6 +29,7 @@ class Work:
         memory and key are those of many clients, `[C, ...]`, and the examples everybody's.
     flows: the facts after each stage; the last one says what the stages need of the trainer.
     key: the client's own in this round.  trace: told what is called next.
+    applied: the kinds of step rules that the trainer has made ready (see `headway.client.rules`).
     measure: whether the lengths of the single steps are wanted; that must not change what is trained.
     steps: how many the client makes, if that is not the trainer's to say.
     """
@@ -44,6 +45,7 @@ class Work:
     trace: Trace
     measure: bool = False
     steps: int | None = None
+    applied: set[str] = field(default_factory=set)
 
     def context(self, label: str) -> Context:
         """The context as the stage of this label sees it."""

@@ -100,6 +100,10 @@ class Chain:
         flows = []
         for stage in self.stages:
             flow = stage.connect(replace(flow, restated=frozenset()))
+            if stage.has("step"):
+                flow.check_rule(stage, stage.step_rule)
+            if stage.has("combine"):
+                flow = flow.need(stage, "steps")
             if stage.has("combine") or stage.has("send") or isinstance(stage, Aggregator):
                 flow = flow.without_guarantees(stage)
             flows.append(flow)

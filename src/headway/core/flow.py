@@ -16,6 +16,7 @@ from headway.core.errors import ChainRefused
 
 GUARANTEES: Mapping[str, Any] = {"bound": None, "additive": False, "dense": False}
 Need = Literal["steps", "initial_loss", "initial_gradient", "validation_loss", "label_entropy"]
+StepRule = Literal["gradient", "step"]
 Reading = Literal["sizes", "turns", "losses", "times", "presence"]
 HOW_TO_HAVE: Mapping[str, str] = {"validation_loss": "train with LocalSGD(validation=0.1)"}
 
@@ -61,7 +62,11 @@ class EngineFacts:
 @dataclass(frozen=True, slots=True)
 class TrainerFacts:
     """What a trainer offers to the stages; whether it keeps memory at the client; what it adds to the loss, and how
-    it keeps the client's steps, in words; whether it is paced, so that it can make as many steps as time allows."""
+    it keeps the client's steps, in words; whether it is paced, so that it can make as many steps as time allows.
+
+    applies: which rules for local steps it applies (see `headway.client.rules`): those on the "gradient", those on the
+    direction of the "step".  A chain with a rule that the trainer does not apply is refused.
+    """
 
     name: str
     offers: frozenset[Need] = frozenset()
@@ -69,6 +74,7 @@ class TrainerFacts:
     adds: str = ""
     steps: str = ""
     paced: bool = False
+    applies: frozenset[StepRule] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,25 @@ class Flow:
                     do_this=f"{HOW_TO_HAVE.get(name, 'train with LocalSGD')}, or leave {_name(stage)} out",
                 )
         return self.set(stage, needs=self.needs | set(needs))
+
+    def check_rule(self, stage: object, rule: StepRule) -> None:
+        """Refuses a rule for local steps that the trainer would leave out.
+
+        Raises:
+            ChainRefused: if it does not say that it applies rules of this kind.
+        """
+        trainer = self.trainer
+        if trainer is None or rule in trainer.applies:
+            return
+        kind = "gradients" if rule == "gradient" else "the directions of steps"
+        applied = " and ".join(sorted(trainer.applies)) or "none"
+        raise ChainRefused(
+            needed=f"a trainer that applies rules for {kind} ({_name(stage)} is one)",
+            found=f"{trainer.name}, which applies {applied if applied == 'none' else f'those on the {applied} only'}",
+            caused_by=trainer.name,
+            do_this=f"train with LocalSGD, or apply the rules in {trainer.name} with headway.step_rules(work) and say "
+            f'so in its facts (applies=frozenset({{"{rule}"}})), or leave {_name(stage)} out',
+        )
 
     def carry(self, stage: object, *names: str, scalar: bool = False) -> Flow:
         """Adds named vectors, `[..., P]` or `[..., 1]`, to those that travel beside the delta."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from headway.core.flow import Flow
+from headway.core.flow import Flow, StepRule
 from headway.core.keys import Key, Keys
 from headway.core.layout import Layout
 from headway.core.registry import Plain, Registry
@@ -156,6 +156,11 @@ class Stage(Plain):
     def steers(self) -> bool:
         """Whether `step` maps the direction that clipping, weight decay and momentum make, and not the gradient."""
         return False
+
+    @property
+    def step_rule(self) -> StepRule:
+        """What `step` is a rule for, in the words of the trainer's facts."""
+        return "step" if self.steers else "gradient"
 
     @property
     def only_pulls(self) -> bool:
