@@ -246,6 +246,25 @@ def init(
         typer.Option(help="The column that says whose row it is."),
     ] = None,
     target: Annotated[Optional[str], typer.Option(help="The column to predict.")] = None,  # noqa: UP045
+    task: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="classification or regression, where the target may be either."),
+    ] = None,
+    drop: Annotated[Optional[list[str]], typer.Option(help="A column to leave out; repeatable.")] = None,  # noqa: UP045
+    categories: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="A column whose numbers are names, not quantities; repeatable."),
+    ] = None,
+    gaps: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="A text that is a gap, '' for an empty cell, instead of NA, None, ? and such; repeatable."),
+    ] = None,
+    separator: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What separates cells, such as ';', if the guess is wrong."),
+    ] = None,
+    decimal: Annotated[Optional[str], typer.Option(help="The decimal mark, '.' or ','.")] = None,  # noqa: UP045
+    encoding: Annotated[Optional[str], typer.Option(help="Of a text file, such as cp1252.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="The run file to write.")] = Path("run.toml"),
     preset: Annotated[
         Optional[str],  # noqa: UP045
@@ -254,9 +273,13 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
     """Write a run file for your own data."""
-    from headway.commands.starting import init_file
+    from headway.commands.starting import InitOptions, init_file
 
-    init_file(data, client_column, target, out, force, preset)
+    words = None if gaps is None else tuple(gaps)
+    given = InitOptions(
+        client_column, target, task, tuple(drop or ()), tuple(categories or ()), words, separator, decimal, encoding
+    )
+    init_file(data, given, out, force, preset)
 
 
 @app.command()

@@ -75,17 +75,17 @@ def test_other_sites_and_test_rows_do_not_move_a_site(table: Callable[..., Path]
     after = clinic(table(TABLE.replace("south,60,", "south,900,")), standardise="client")
     assert torch.equal(before.train_of("north").inputs, after.train_of("north").inputs)
     assert not torch.equal(before.train_of("south").inputs, after.train_of("south").inputs)
-    rows = "".join(f"a,{value},{value % 2}\n" for value in range(20))
+    rows = "".join(f"a,{3 * value},{value % 2}\n" for value in range(20))
     first = load(table("s,v,y\n" + rows), key=KEY, target="y", client_column="s", standardise="client")
     tested = int(first.test["a"][0])
-    changed = table("s,v,y\n" + rows.replace(f"a,{tested},", "a,1e6,"))
+    changed = table("s,v,y\n" + rows.replace(f"a,{3 * tested},", "a,1e6,"))
     second = load(changed, key=KEY, target="y", client_column="s", standardise="client")
     assert torch.equal(first.train_of("a").inputs, second.train_of("a").inputs)
 
 
-def test_numbered_clients_sort_as_numbers(table: Callable[..., Path]) -> None:
+def test_clients_are_named_as_the_file_names_them(table: Callable[..., Path]) -> None:
     path = table("who,v,y\n10,1,0\n9,2,1\n10,3,1\n")
-    assert load(path, key=KEY, target="y", client_column="who").clients == ("client-09", "client-10")
+    assert load(path, key=KEY, target="y", client_column="who").clients == ("10", "9")
 
 
 def test_csv_without_clients_is_partitioned_and_columns_can_be_dropped(table: Callable[..., Path]) -> None:
@@ -134,14 +134,9 @@ def test_parquet_reads_as_its_csv(table: Callable[..., Path], tmp_path: Path) ->
         (TABLE, {"target": "dose"}, "the target 'dose' is missing in 1 rows"),
         (TABLE, {"client_column": "smoker"}, "client column 'smoker' is empty in 1 rows"),
         (
-            "s,v,y\n1.5,1,0\n2,2,1\n",
-            {"target": "y", "client_column": "s"},
-            "client column 's' must hold one whole",
-        ),
-        (
             "s,v,y\na,1,0\na,2,0\n",
             {"target": "y", "client_column": "s"},
-            "'y' is 0.0 in every row; 2 classes",
+            "'y' is '0' in every row; 2 classes",
         ),
         ("s,y\na,0\na,1\n", {"target": "y", "client_column": "s"}, "has no feature column beside 'y'"),
         ("", {}, "is empty; a header line"),
@@ -149,7 +144,11 @@ def test_parquet_reads_as_its_csv(table: Callable[..., Path], tmp_path: Path) ->
         ("site,age,outcome\na,1,0\n", {}, "has 1 row of data, but at least 2"),
         ("site,age,age\na,1,0\n", {}, "has the column 'age' twice"),
         ("site,age,outcome\na,1\n", {}, "line 2, has 2 values, but the header names 3"),
-        ("s,v,y\na,inf,0\na,2,1\n", {"target": "y", "client_column": "s"}, "1 inputs are NaN or infinite"),
+        (
+            "s,v,y\na,inf,0\na,2,1\n",
+            {"target": "y", "client_column": "s"},
+            "'v' is numeric, but 'inf' in line 2 is infinite",
+        ),
         (
             "s,t,y\n" + "".join(f"a,w{n},{n % 2}\n" for n in range(101)),
             {"target": "y", "client_column": "s"},
@@ -174,7 +173,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=rf"there is no file .*{name}"):
             load(tmp_path / name, key=KEY, **({} if name.endswith("npz") else {"target": "y"}))  # type: ignore[arg-type]
     bad = tmp_path / "bad.csv"
-    bad.write_bytes(b"a,b\n\xff\xfe,1\n")
+    bad.write_bytes(b"a,b\n\x81\x8d,1\n")
     with pytest.raises(DataError, match=r"not a readable CSV file in UTF-8"):
         load(bad, key=KEY, target="a")
     bad = tmp_path / "bad.npz"

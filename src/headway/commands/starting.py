@@ -3,83 +3,206 @@
 from __future__ import annotations
 
 import os
+import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headway.core.errors import ConfigError
+from torch import Tensor
+
+from headway import recipes
+from headway.client import LocalSGD
+from headway.core.errors import ConfigError, DataError
 from headway.core.keys import Key
-from headway.data import FederatedData, infer_csv, load
+from headway.data import FederatedData, load
+from headway.data.classes import class_line
 from headway.data.npz import npz_pool
-from headway.data.tables import read_table
+from headway.data.table_pool import unusable, used_columns
+from headway.data.tables import Reading, TableFile, facts_of, read_table, task_note
 from headway.observe.folder import write_atomically, writing
 from headway.observe.text import console, to_toml
 from headway.presets import CROSS_SILO, Preset, preset
+from headway.run import Run
+from headway.runfile import LastData, load_runfile
 
-MOST_CATEGORIES = 100  # of a text column that becomes features
 ROWS_PER_CLIENT = 20
+TRIED_CLIENTS, TRIED_EXAMPLES = 2, 16
 
 
-def init_file(
-    source: Path, client_column: str | None, target: str | None, out: Path, force: bool, preset_name: str | None = None
-) -> None:
-    """Looks at the data and writes a run file that trains on them as it is.
+@dataclass(frozen=True)
+class InitOptions:
+    """What the command line says about the data; what is None or empty is guessed, and the guess is printed."""
+
+    client_column: str | None = None
+    target: str | None = None
+    task: str | None = None
+    drop: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    gaps: tuple[str, ...] | None = None
+    separator: str | None = None
+    decimal: str | None = None
+    encoding: str | None = None
+
+    def reading(self) -> Reading:
+        """How the table is read."""
+        text = () if self.client_column is None else (self.client_column,)
+        return Reading(self.separator, self.decimal, self.encoding, self.gaps, self.categories, text, self.drop)
+
+    def of_table(self) -> dict[str, Any]:
+        """The options of a table that were given, as `[data]` has them."""
+        told = {
+            "gaps": None if self.gaps is None else list(self.gaps),
+            "categories": list(self.categories) or None,
+            "separator": self.separator,
+            "decimal": self.decimal,
+            "encoding": self.encoding,
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
+
+def init_file(source: Path, given: InitOptions, out: Path, force: bool, preset_name: str | None = None) -> None:
+    """Looks at the data and writes a run file that trains on them as it is: one round on a few examples is tried.
 
     Raises:
         ConfigError: if the place is taken, or an option does not apply.
-        DataError: if the data cannot be used; nothing is written then.
+        DataError: if the data cannot be used or trained on; nothing is written then.
     """
     if out.exists() and not force:
         raise ConfigError(f"{out} exists already: choose another place with --out, or write over it with --force.")
     chosen = None if preset_name is None else preset(preset_name)
     look = _npz if source.suffix.lower() == ".npz" else _table
-    options, notes = look(source, client_column, target)
+    options, notes = look(source, given)
     data = load(source, key=Key.root(0), **options)
     relative = os.path.relpath(source.resolve(), out.resolve().parent)
+    _try(_text(data, {"source": source.resolve().as_posix(), **options}, notes, chosen), data, source)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, _text(data, {"source": Path(relative).as_posix(), **options}, notes, chosen).encode())
     screen = console()
+    classes = class_line(data)
     kind = "regression" if data.classes is None else f"{data.classes} classes"
     screen.print(f"{out}: {len(data.clients)} clients, {len(data.store)} examples, {kind}.", soft_wrap=True)
-    for note in notes:
+    if classes:
+        screen.print(f"Training examples of the classes: {classes.partition(': ')[2]}.", soft_wrap=True, markup=False)
+    for note in (*notes, *(f"Note: {note}." for note in data.notes)):
         screen.print(note, soft_wrap=True, markup=False)
-    screen.print(f"Train with: headway run {out}", soft_wrap=True)
+    screen.print(f"Train with: headway run {shlex.quote(str(out))}", soft_wrap=True, markup=False)
 
 
-def _npz(path: Path, client_column: str | None, target: str | None) -> tuple[dict[str, Any], list[str]]:
+def _npz(path: Path, given: InitOptions) -> tuple[dict[str, Any], list[str]]:
     """The options under `[data]`, and what was decided."""
-    if target is not None:
+    if given.target is not None:
         raise ConfigError(f"{path} holds arrays, not columns: its target is the array y, so leave --target out.")
-    pool = npz_pool(path, client_column=client_column)
-    named = {} if client_column is None else {"client_column": client_column}
+    if given.of_table() or given.drop or given.task is not None:
+        raise ConfigError(
+            f"{path} holds arrays, not columns: leave out --drop, --categories, --gaps, --separator, --decimal, "
+            "--encoding and --task."
+        )
+    pool = npz_pool(path, client_column=given.client_column)
+    named = {} if given.client_column is None else {"client_column": given.client_column}
     return (named, []) if pool.owners is not None else _dealt(len(pool.targets), "an array named client")
 
 
-def _table(path: Path, client_column: str | None, target: str | None) -> tuple[dict[str, Any], list[str]]:
+def _table(path: Path, given: InitOptions) -> tuple[dict[str, Any], list[str]]:
     """The options under `[data]`, and what was decided."""
-    facts = infer_csv(path, client_column, target)
-    options: dict[str, Any] = {"target": facts.target, "task": facts.task, "standardise": "client"}
-    notes = [] if target is not None else [f"The target is taken to be {facts.target!r}; say another with --target."]
-    dropped = _useless(path, (facts.target, client_column))
-    if dropped:
+    table = read_table(path, given.reading())
+    facts = facts_of(path, table, given.client_column, given.target)
+    task = given.task or facts.task
+    options: dict[str, Any] = {"target": facts.target, "task": task, "standardise": "client"}
+    notes = []
+    if given.target is None:
+        notes.append(f"The target is taken to be {facts.target!r}; say another with --target.")
+    if given.task is None and (doubt := task_note(table.fields[facts.target])):
+        notes.append(f"Note: {doubt} (--task).")
+    left_out = _useless(path, table, (facts.target, given.client_column))
+    if left_out:
+        notes.append("Left out: " + "; ".join(f"{name!r}, which {why}" for name, why in left_out.items()) + ".")
+    if dropped := [*given.drop, *left_out]:
         options["drop"] = dropped
-        notes.append(f"Left out, as they name rows rather than describe them: {', '.join(dropped)}.")
-    if client_column is not None:
-        return options | {"client_column": client_column}, notes
+    options |= given.of_table()
+    if given.client_column is not None:
+        return options | {"client_column": given.client_column}, notes
     dealt, more = _dealt(facts.rows, "--client-column")
     return options | dealt, notes + more
 
 
-def _useless(path: Path, keep: Sequence[str | None]) -> list[str]:
-    """Columns that no model can learn from: free text, and numbers that only name the row."""
-    found = []
-    for name, field in read_table(path).items():
-        distinct = len(field.distinct())
-        names_rows = field.kind == "integer" and distinct == field.rows and name.lower().endswith("id")
-        if name not in keep and ((field.kind == "text" and distinct > MOST_CATEGORIES) or names_rows or distinct == 0):
-            found.append(name)
+def _useless(path: Path, table: TableFile, beside: tuple[str, str | None]) -> dict[str, str]:
+    """Columns that no model can learn from, and why: counters, names of rows, dates, free text, nothing, one value.
+
+    Raises:
+        DataError: columns of numbers in which some cells are none; all are named.
+    """
+    _, client_column = beside
+    owners = None if client_column is None else [str(text) for text in table.fields[client_column].texts]
+    features, _ = used_columns(table, beside, (), owners)
+    found, faults = {}, []
+    for name, each in table.fields.items():
+        if name in beside:
+            continue
+        distinct, seen = len(each.distinct()), each.rows - each.gaps
+        if each.faulty:
+            faults.append(f"{name!r}: {each.problem}")
+        elif each.problem:
+            found[name] = each.problem
+        elif not seen:
+            found[name] = "holds nothing"
+        elif name not in features:
+            found[name] = "counts rows"
+        elif each.dates:
+            found[name] = "holds dates: make numbers of them, such as days since a start"
+        elif why := unusable(each):
+            found[name] = why
+        elif distinct == 1 and not each.gaps:
+            found[name] = "holds one value"
+        elif distinct == each.rows and (
+            each.kind == "text" or (each.kind == "integer" and name.lower().endswith("id"))
+        ):
+            found[name] = "names rows rather than describes them"
+    if faults:
+        raise DataError(
+            f"{path}: columns of numbers hold cells that are none ({'; '.join(faults)}). Correct them, name their text "
+            "as a gap with --gaps (once for each text, '' for an empty cell), or leave the column out with --drop."
+        )
     return found
+
+
+def _try(text: str, data: FederatedData, source: Path) -> None:
+    """Trains and evaluates two clients for a round, on a few examples each, by the run file's task.
+
+    Raises:
+        DataError: it failed, so that the run would, too.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trial.toml"
+        file.write_text(text, encoding="utf-8")
+        runfile = load_runfile(str(file))
+        last = LastData()
+        last.get(runfile.sections.data, runfile.sections.run.seed, lambda: data)
+        task = runfile.build(last).task
+    clients = data.clients[:TRIED_CLIENTS]
+    parts = [{client: held[client][:TRIED_EXAMPLES] for client in clients} for held in (data.train, data.test)]
+    central = None if data.central is None else data.central.rows(0, TRIED_EXAMPLES)
+    few = replace(data, train=parts[0], test=parts[1], central=central)
+    run = None
+    try:
+        run = Run(recipes.fedavg(trainer=LocalSGD(lr=1e-3, batch_size=8)), few, task, rounds=1)
+        next(iter(run))
+    except Exception as error:  # whatever torch has to say about a model on these shapes
+        shapes = f"inputs {_shape(data.store.inputs)} and targets {_shape(data.store.targets)}"
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{source}: no model that comes with Headway trains on {shapes} as they are: write a run file with a "
+            f"model of your own (model.name = 'module:function') and a loss that fits. What failed: {said}"
+        ) from error
+    finally:
+        if run is not None:
+            run.close()
+
+
+def _shape(values: Tensor) -> str:
+    return f"{list(values.shape)} ({str(values.dtype).removeprefix('torch.')})"
 
 
 def _dealt(rows: int, instead: str) -> tuple[dict[str, Any], list[str]]:
@@ -99,7 +222,7 @@ def _text(data: FederatedData, options: dict[str, Any], notes: Sequence[str], ch
         trainer = {"lr": 0.05}
     scaled = data.classes is None
     lines = [
-        *(f"# {' '.join(line.split())}" for line in (data.description or data.name, *notes)),
+        *(f"# {_comment(line)}" for line in (data.description or data.name, *notes)),
         "",
         "[run]",
         "rounds = 30",
@@ -130,6 +253,11 @@ def _text(data: FederatedData, options: dict[str, Any], notes: Sequence[str], ch
         "",
     ]
     return "\n".join(lines)
+
+
+def _comment(line: str) -> str:
+    """A line that may stand behind a hash: without line ends and control characters, which names in data may hold."""
+    return "".join(each if each.isprintable() else "?" for each in " ".join(line.split()))
 
 
 def _toml(values: Mapping[str, Any]) -> list[str]:

@@ -16,9 +16,10 @@ import torch
 
 from headway.core.keys import Key
 from headway.data.federated import FederatedData
+from headway.data.fields import Field
 from headway.data.impute import Categorical, Numeric, Table
 from headway.data.pool import Pool
-from headway.data.tables import Field, read_table
+from headway.data.tables import read_table
 
 _SITES = {"Cleveland": "cleveland", "Hungary": "hungary", "Switzerland": "switzerland", "VA Long Beach": "va"}
 _HUNGARIAN_ROW = 304  # the file says Cleveland, but UCI's Cleveland data end at 303 and Hungary's start here
@@ -75,7 +76,7 @@ def feature_names() -> tuple[str, ...]:
 def hospital_pool() -> Pool:
     """The patients, in the order of the file, before sites build features from them."""
     with as_file(files("headway.data") / "files" / "heart_disease_uci.csv") as path:
-        fields = read_table(path)
+        fields = read_table(path).fields
     numeric = (
         Numeric(name, torch.from_numpy(_measured(fields[name])), flagged, centre, scale)
         for name, centre, scale, flagged in _NUMERIC

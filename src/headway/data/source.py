@@ -11,7 +11,6 @@ from typing import Any
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.core.keys import Key
 from headway.data.federated import FederatedData
-from headway.data.files import table_pool
 from headway.data.hospitals import hospital_pool
 from headway.data.hub import is_saved, saved_pool
 from headway.data.images import class_folders, fashion_mnist_pool, has_idx, idx_pool
@@ -21,6 +20,7 @@ from headway.data.packaged import DIGITS, MNIST5K
 from headway.data.pool import PartitionLike, Pool
 from headway.data.shift import ShiftLike, shifted, shifts
 from headway.data.synthetic import synthetic_pool
+from headway.data.table_pool import table_pool
 
 _NAMED: Mapping[str, tuple[Callable[..., Pool], str]] = {
     "hospitals": (
@@ -44,7 +44,8 @@ _FOLDER = (
     "a folder of pictures for each class (as LC25000 has), MNIST's four IDX files, a saved Hugging Face data set, or "
     "x.npy, y.npy and perhaps client.npy, which stay on disk"
 )
-_TEXT_OPTIONS = frozenset({"target", "client_column", "task", "standardise"})
+_TEXT_OPTIONS = frozenset({"target", "client_column", "task", "standardise", "separator", "decimal", "encoding"})
+_LIST_OPTIONS = {"drop": "column names", "keep": "column names", "categories": "column names", "gaps": "texts"}
 
 
 def sources() -> dict[str, str]:
@@ -73,7 +74,8 @@ def load(
     `partition` and `clients` divide a source that has no clients of its own.  Every client keeps
     `test_share` of its examples for testing.  `shift`, or each of a list, then changes the clients' examples; see
     `shifted`.  Options: `central_share` for `mnist5k` and `digits`; `client_column` for arrays; `target`,
-    `client_column`, `task`, `standardise` and `drop` for tables; those of `synthetic_pool` for `synthetic`, and of
+    `client_column`, `task`, `standardise`, `drop` and those that say how the file is written for tables (see
+    `headway.data.table_pool`); those of `synthetic_pool` for `synthetic`, and of
     `headway.data.images.class_folders` for folders of pictures.  A folder of `x.npy` and `y.npy` is mapped into memory;
     what each client tests on are then its last examples (see `mapped`), unless a partition deals them.
 
@@ -145,8 +147,13 @@ def _check_options(source: str, options: Mapping[str, Any], read: Callable[..., 
             raise ConfigError(f"the data source {source!r} has no option {name!r}{nearest(name, known)}.")
         if name in _TEXT_OPTIONS and not isinstance(value, str | None):
             raise ConfigError(f"the option {name!r} of {source!r} is {value!r}, but text is needed.")
-        if name == "drop" and not (isinstance(value, list | tuple | str) and all(isinstance(v, str) for v in value)):
-            raise ConfigError(f"the option 'drop' of {source!r} is {value!r}, but column names are needed.")
+        if name in _LIST_OPTIONS and not _texts(value):
+            raise ConfigError(f"the option {name!r} of {source!r} is {value!r}, but {_LIST_OPTIONS[name]} are needed.")
     for name, each in known.items():
         if each.default is inspect.Parameter.empty and options.get(name) is None:
             raise ConfigError(f"the data source {source!r} needs the option {name!r}.")
+
+
+def _texts(value: Any) -> bool:
+    """Whether an option is a text or a list of texts; None is no option."""
+    return value is None or (isinstance(value, list | tuple | str) and all(isinstance(v, str) for v in value))
