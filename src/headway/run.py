@@ -30,6 +30,7 @@ from headway.core.reports import Reports
 from headway.core.roster import Roster
 from headway.core.sampler import samplers
 from headway.data import FederatedData
+from headway.data.classes import target_line
 from headway.data.labels import LabelCounts
 from headway.engines import Engine, Job, LocalEngine
 from headway.observe.alarm import HORIZON, Figures, Watch
@@ -322,7 +323,12 @@ class Run:
 
     def _save_data_notes(self, path: Path) -> None:
         """Keeps what reading the data took beside the run."""
-        kept = {"data": self.data.name, "class_names": self.data.class_names, "notes": self.data.notes}
+        kept = {
+            "data": self.data.name,
+            **dict([target_line(self.data)]),
+            "class_names": self.data.class_names,
+            "notes": self.data.notes,
+        }
         with writing(path / DATA_NOTES):
             write_atomically(path / DATA_NOTES, json.dumps(kept, indent=2, ensure_ascii=False).encode())
 

@@ -154,7 +154,7 @@ def test_sizes_say_who_holds_how_much():
 
 
 def test_what_is_wrong_in_a_late_block_is_found(monkeypatch):
-    monkeypatch.setattr("headway.data.checks.BLOCK_BYTES", 16)
+    monkeypatch.setattr("headway.data.blocks.BLOCK_BYTES", 16)
     monkeypatch.setattr("headway.data.parts.BLOCK", 2)
     bad = toy()
     bad.inputs[7, 1], bad.inputs[9, 0] = float("nan"), float("inf")
@@ -173,7 +173,7 @@ def test_what_is_wrong_in_a_late_block_is_found(monkeypatch):
 def test_blocks_do_not_change_a_fingerprint(monkeypatch):
     data = FederatedData.in_order("toy", toy(), clients=5, test_share=0.5, classes=3)
     whole = data.fingerprint()
-    monkeypatch.setattr("headway.data.checks.BLOCK_BYTES", 24)
+    monkeypatch.setattr("headway.data.blocks.BLOCK_BYTES", 24)
     monkeypatch.setattr("headway.data.federated.CLIENTS_AT_ONCE", 2)
     assert data.fingerprint() == whole
 

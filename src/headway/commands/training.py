@@ -19,7 +19,7 @@ from headway.client.trainer import Trainer
 from headway.core.durations import time_text
 from headway.core.errors import RunFolderError
 from headway.data import described
-from headway.data.classes import class_line
+from headway.data.classes import target_line
 from headway.engines import ClockEngine
 from headway.observe.alarm import Lines
 from headway.observe.folder import CONFIG, JOURNAL, read_identity
@@ -133,8 +133,8 @@ def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
     central = f", {len(data.central)} in a central test set" if data.central is not None else ""
     screen.print(f"[bold]{runfile.name}[/bold], seed {runfile.sections.run.seed}")
     screen.print(f"  data    {data.name}: {len(sizes)} clients, {int(sizes.sum())} training examples ({held}){central}")
-    if classes := class_line(data):
-        screen.print(f"  classes {classes}", markup=False, soft_wrap=True)
+    heading, line = target_line(data)
+    screen.print(f"  {heading:<8}{line}", markup=False, soft_wrap=True)
     for note in data.notes:
         screen.print(f"  read    {note}", markup=False, soft_wrap=True)
     if data.shifts:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import DataError
+from headway.data.blocks import blocks_of
 from headway.data.parts import Parts
 
 if TYPE_CHECKING:
     from headway.data.federated import Examples, FederatedData
-
-BLOCK_BYTES = 1 << 24  # of a store that are looked at together
 
 
 def check_alike(part: Examples, first: Examples, who: str) -> None:
@@ -106,14 +105,6 @@ def check_values(data: FederatedData) -> None:
                     f"the label of {_holder(data, part, start + int(wrong.int().argmax()))} is outside 0 to "
                     f"{data.classes - 1}; number the classes from 0."
                 )
-
-
-def blocks_of(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The rows of a tensor `[N, ...]` in blocks of about 16 MiB, each with its first row's number and no copy."""
-    row = max(tensor[:1].numel() * tensor.element_size(), 1)
-    rows = max(BLOCK_BYTES // row, 1)
-    for start in range(0, len(tensor), rows):
-        yield start, tensor[start : start + rows]
 
 
 def _not_finite(tensor: Tensor) -> tuple[int, int]:

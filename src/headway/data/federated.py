@@ -7,17 +7,20 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from headway.core.errors import DataError, nearest
-from headway.data.arrays import as_inputs, as_targets, class_count
-from headway.data.checks import blocks_of, check_alike, check_indices, check_values
+from headway.data.arrays import InputKind, as_inputs, check_ranges, like_ids, read_inputs
+from headway.data.blocks import blocks_of
+from headway.data.checks import check_alike, check_indices, check_values
 from headway.data.labels import LabelCounts
 from headway.data.parts import Numbered, Parts
 from headway.data.split import last_tested
+from headway.data.targets import as_targets, class_count, is_binary, noted
 
 MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
 CLIENTS_AT_ONCE = 1 << 14  # whose holdings are hashed together
@@ -137,19 +140,24 @@ class FederatedData:
         name: str = "clients",
         central: tuple[Any, Any] | None = None,
         description: str = "",
+        inputs: InputKind | None = None,
     ) -> FederatedData:
         """Data from arrays, tensors or lists: `(x_train, y_train)` or `(x_train, y_train, x_test, y_test)`.
 
-        Whole-number targets are class labels, floats are regression; uint8 inputs are images, scaled
-        to [0, 1].
+        Whole-number targets are class labels, zeros and ones `[N, L]` several labels per example, and other floats
+        values to predict; labels are kept as they are given.  inputs: how inputs are read, see
+        `headway.data.arrays.read_inputs`; by their number type and their axes where nothing is given.
 
         Raises:
+            ConfigError: an unknown way to read inputs.
             DataError: a client's parts do not pair up, or its shapes or kinds differ from the others'.
         """
         parts: list[Examples] = []
         train: dict[str, Tensor] = {}
         test: dict[str, Tensor] = {}
         start = 0
+        notes: tuple[str, ...] = ()
+        ranges: dict[str, Any] = {}
         for client, given in clients.items():
             if len(given) not in (2, 4):
                 raise DataError(
@@ -158,22 +166,33 @@ class FederatedData:
                 )
             for held, at in ((train, 0), (test, 2)):
                 x, y = given[at : at + 2] if at < len(given) else ((), ())
-                part = _examples(x, y, f"of client {client!r}")
+                part = _examples(x, y, f"of client {client!r}", inputs)
                 held[client] = torch.arange(start, start + len(part))
                 if len(part) == 0:
                     continue
+                if not parts:
+                    ranges["the first client's inputs"], notes = x, read_inputs(x, "the inputs", inputs)[1]
+                check_ranges(ranges | {f"the inputs of client {client!r}": x})
                 check_alike(part, parts[0] if parts else part, f"client {client!r}")
                 start += len(part)
                 parts.append(part)
         if not parts:
             raise DataError(f"{name!r} has no client with an example; at least one is needed.")
         store = Examples(torch.cat([p.inputs for p in parts]), torch.cat([p.targets for p in parts]))
-        held_out = None if central is None else _examples(*central, "of the central test set")
+        held_out = None
+        if central is not None:
+            check_ranges(ranges | {"the inputs of the central test set": central[0]})
+            held_out = _examples(*central, "of the central test set", inputs)
         classes = max(
             (class_count(part.targets, f"the data {name!r}") or 0 for part in (store, held_out) if part is not None),
             default=0,
         )
-        return cls(name, store, train, test, held_out, classes or None, description)
+        notes = (
+            *notes,
+            *noted(store.targets, "the targets"),
+            *like_ids((client for client in train if isinstance(client, str)), "clients"),
+        )
+        return cls(name, store, train, test, held_out, classes or None, description, notes=notes)
 
     @classmethod
     def in_order(
@@ -236,6 +255,18 @@ class FederatedData:
         """The shape of one input."""
         return tuple(self.store.inputs.shape[1:])
 
+    @cached_property
+    def multi_label(self) -> bool:
+        """Whether the targets `[N, L]` are zeros and ones: several labels per example, each of which applies or not."""
+        targets = self.store.targets
+        return self.classes is None and targets.ndim == 2 and targets.shape[1] > 1 and is_binary(targets)
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs a model needs: one for each class, or for each value or label of an example's target."""
+        targets = self.store.targets
+        return self.classes or (targets.shape[1] if targets.ndim == 2 else 1)
+
     def train_of(self, client: str) -> Examples:
         """The training part of one client.
 
@@ -294,8 +325,8 @@ class FederatedData:
         )
 
 
-def _examples(x: Any, y: Any, where: str) -> Examples:
-    inputs, targets = as_inputs(x, f"the inputs {where}"), as_targets(y, f"the targets {where}")
+def _examples(x: Any, y: Any, where: str, kind: InputKind | None = None) -> Examples:
+    inputs, targets = as_inputs(x, f"the inputs {where}", kind), as_targets(y, f"the targets {where}")
     if len(inputs) != len(targets):
         raise DataError(f"there are {len(inputs)} inputs but {len(targets)} targets {where}; they must pair up.")
     return Examples(inputs, targets)

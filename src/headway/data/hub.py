@@ -13,9 +13,10 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.core.keys import Key
-from headway.data.arrays import as_inputs, as_targets, class_count, owner_ids
+from headway.data.arrays import as_inputs, owner_ids
 from headway.data.federated import Examples, FederatedData
 from headway.data.pool import PartitionLike, Pool
+from headway.data.targets import as_targets, class_count
 
 _STATE_FILES = ("dataset_dict.json", "state.json")
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError
 from headway.core.keys import Key
-from headway.data.arrays import as_inputs, class_count
+from headway.data.arrays import as_inputs
 from headway.data.federated import Examples
 from headway.data.pool import Pool
 from headway.data.split import split
+from headway.data.targets import class_count
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fashion-mnist puts it
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")

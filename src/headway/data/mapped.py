@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError
-from headway.data.arrays import class_count
 from headway.data.federated import Examples, FederatedData
 from headway.data.parts import Numbered, Parts
 from headway.data.pool import Pool
 from headway.data.split import last_tested
+from headway.data.targets import class_count
 
 X, Y, CLIENT = "x.npy", "y.npy", "client.npy"
 

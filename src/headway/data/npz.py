@@ -10,78 +10,120 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from headway.core.errors import DataError, nearest
-from headway.data.arrays import as_inputs, as_targets, class_count, owner_ids
+from headway.data.arrays import InputKind, as_inputs, check_ranges, like_ids, owner_ids, ragged, read_inputs
 from headway.data.federated import Examples
 from headway.data.pool import Pool
+from headway.data.targets import TargetKind, read_targets
 
 _NPZ_FORMS = "'x' and 'y', or 'x_train', 'y_train', 'x_test' and 'y_test'"
 
 
-def npz_pool(path: Path, *, client_column: str | None = None) -> Pool:
+def npz_pool(
+    path: Path, *, client_column: str | None = None, inputs: InputKind | None = None, task: TargetKind | None = None
+) -> Pool:
     """The arrays `x`, `y`, optional `client`; or `x_train`, `y_train`, `x_test`, `y_test`, optional ids.
 
     With `client_train` the test arrays are a central test set; with `client_test` as well, they are the
-    clients' own test parts.  uint8 inputs are images, scaled to [0, 1]; `[N, H, W]` gets a channel axis.
-    `client_column` names another array in the place of `client`, such as `writer` (`writer_train`, ...).
+    clients' own test parts.
+    client_column: another array in the place of `client`, such as `writer` (`writer_train`, ...).
+    inputs, task: how `x` and `y` are read, see `headway.data.arrays.read_inputs` and
+        `headway.data.targets.understood`; by their number types and axes where nothing is given.
 
     Raises:
-        DataError: the file is missing, unreadable, holds Python objects, or lacks an array.
+        ConfigError: an unknown way to read `x` or `y`.
+        DataError: the file is missing, unreadable, holds Python objects, or lacks an array; a class alone.
     """
     arrays = _read_npz(path)
     plain, owner = "x" in arrays, client_column or "client"
     main = ("x", "y", owner) if plain else ("x_train", "y_train", f"{owner}_train")
-    train = _examples(arrays, main, path)
+    parts = [main[:2]] if plain else [main[:2], ("x_test", "y_test")]
+    for x, y in parts:
+        _check_pair(arrays, x, y, path)
     if client_column is not None and main[2] not in arrays:
         raise DataError(f"{path} has no array {main[2]!r}{nearest(main[2], arrays)}, which is to name the clients.")
+    xs, notes = _inputs(arrays, [x for x, _ in parts], inputs, path)
+    ys, found = read_targets({f"{path}: {y!r}": arrays[y] for _, y in parts}, task)
+    if found.classes == 1:
+        label = found.names[0] if found.names else 0
+        raise DataError(f"{path}: {main[1]!r} is {label!r} in every example; 2 classes are needed.")
+    train = Examples(xs[0], ys[0])
     owners = _owners(arrays, main[2], len(train), path)
     tested, central = None, None
     if not plain:
-        test = _examples(arrays, ("x_test", "y_test"), path)
-        for axis, mine, other in (("x", test.inputs, train.inputs), ("y", test.targets, train.targets)):
-            if mine.shape[1:] != other.shape[1:] or mine.dtype != other.dtype:
-                raise DataError(
-                    f"{path}: '{axis}_test' holds examples of shape {list(mine.shape[1:])} and {mine.dtype}, "
-                    f"but '{axis}_train' of {list(other.shape[1:])} and {other.dtype}; make them alike."
-                )
-        test_owners = _owners(arrays, f"{owner}_test", len(test), path)
-        if owners is None or test_owners is None:
-            central = test
-        else:
-            tested = torch.arange(len(train) + len(test)) >= len(train)
+        central = Examples(xs[1], ys[1])
+        test_owners = _owners(arrays, f"{owner}_test", len(central), path)
+        if owners is not None and test_owners is not None:
+            tested = torch.arange(len(train) + len(central)) >= len(train)
             ids = np.concatenate([arrays[f"{owner}_train"], arrays[f"{owner}_test"]])
             owners = owner_ids(ids, f"{path}: clients")
-            train = Examples(torch.cat([train.inputs, test.inputs]), torch.cat([train.targets, test.targets]))
-    found = [class_count(part.targets, f"{path}: targets") for part in (train, central) if part is not None]
-    classes = None if None in found else max(count for count in found if count is not None)
-    return Pool(path.stem, train.inputs, train.targets, classes, owners, tested, central, f"arrays of {path.name}")
+            train, central = Examples(torch.cat(xs), torch.cat(ys)), None
+    return Pool(
+        path.stem,
+        train.inputs,
+        train.targets,
+        found.classes,
+        owners,
+        tested,
+        central,
+        f"arrays of {path.name}",
+        class_names=found.names,
+        notes=(*notes, *found.notes, *like_ids(owners or (), f"{path}: {main[2]!r}")),
+    )
+
+
+def _inputs(
+    arrays: Mapping[str, NDArray[Any]], names: Sequence[str], kind: InputKind | None, path: Path
+) -> tuple[list[Tensor], tuple[str, ...]]:
+    """The inputs of training and, where there is one, of the test part; both are read alike."""
+    check_ranges({f"{path}: {name!r}": arrays[name] for name in names})
+    first, notes = read_inputs(arrays[names[0]], f"{path}: {names[0]!r}", kind)
+    found = [first]
+    for name in names[1:]:
+        each = as_inputs(arrays[name], f"{path}: {name!r}", kind)
+        if each.shape[1:] != first.shape[1:] or each.dtype != first.dtype:
+            raise DataError(
+                f"{path}: {name!r} holds examples of shape {list(each.shape[1:])} and {each.dtype}, "
+                f"but {names[0]!r} of {list(first.shape[1:])} and {first.dtype}; make them alike."
+            )
+        found.append(each)
+    return found, notes
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """Every array of the file, without unpickling anything."""
     if not path.is_file():
-        raise DataError(f"there is no file {path}; check the path.")
+        kind = " (it is a folder)" if path.is_dir() else ""
+        raise DataError(f"there is no file {path}{kind}; check the path.")
+    name = ""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            arrays = {}
+            for name in archive.files:
+                arrays[name] = archive[name]
+            return arrays
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
-            raise DataError(f"{path} holds Python objects, which are never loaded; save plain numbers.") from error
+            raise DataError(
+                f"{path} holds Python objects in {name!r}, which are never loaded; save plain numbers.  An array of "
+                f"lists becomes one: {ragged('it')}"
+            ) from error
         raise DataError(f"{path} is not a readable .npz file; write it with numpy.savez.") from error
 
 
-def _examples(arrays: Mapping[str, NDArray[Any]], names: Sequence[str], path: Path) -> Examples:
-    for name in names[:2]:
+def _check_pair(arrays: Mapping[str, NDArray[Any]], x: str, y: str, path: Path) -> None:
+    for name in (x, y):
         if name not in arrays:
             raise DataError(f"{path} has no array {name!r}{nearest(name, arrays)}; it needs {_NPZ_FORMS}.")
-    x, y = names[0], names[1]
-    inputs, targets = as_inputs(arrays[x], f"{path}: {x!r}"), as_targets(arrays[y], f"{path}: {y!r}")
-    if len(inputs) != len(targets):
-        raise DataError(f"{path}: {x!r} has {len(inputs)} examples, but {y!r} has {len(targets)}; they must pair up.")
-    if len(inputs) == 0:
+        if arrays[name].ndim == 0:
+            raise DataError(f"{path}: {name!r} is a single number, but an axis that counts the examples is needed.")
+    count = len(arrays[x])
+    if count != len(arrays[y]):
+        raise DataError(f"{path}: {x!r} has {count} examples, but {y!r} has {len(arrays[y])}; they must pair up.")
+    if count == 0:
         raise DataError(f"{path}: {x!r} is empty; at least one example is needed.")
-    return Examples(inputs, targets)
 
 
 def _owners(arrays: Mapping[str, NDArray[Any]], name: str, count: int, path: Path) -> tuple[str, ...] | None:

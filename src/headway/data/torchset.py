@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from headway.core.errors import DataError
 from headway.core.keys import Key
-from headway.data.arrays import as_inputs, as_targets, as_tensor, class_count
+from headway.data.arrays import InputKind, as_tensor, read_inputs
 from headway.data.federated import FederatedData
 from headway.data.pool import PartitionLike, Pool
 from headway.data.shift import ShiftLike, shifted
+from headway.data.targets import as_targets, class_count, noted
+
+_AGAIN = 16  # items that are read again, to see whether they come out the same
 
 
 def from_torch(
@@ -26,8 +32,13 @@ def from_torch(
     test_share: float = 0.2,
     shift: ShiftLike | Sequence[ShiftLike] | None = None,
     name: str | None = None,
+    inputs: InputKind | None = None,
 ) -> FederatedData:
     """Read every `(x, y)` of a map-style dataset once, transforms included, and divide them among clients.
+
+    What a random transform draws from torch's, NumPy's and Python's generators follows from `key`, and stays the same
+    in every epoch and in the test parts; a note says so where an item that is read again differs.
+    inputs: how inputs are read, see `headway.data.arrays.read_inputs`.
 
     Raises:
         ConfigError: a malformed partition, shift or `test_share`.
@@ -45,31 +56,77 @@ def from_torch(
         )
     if len(dataset) == 0:
         raise DataError(f"{type(dataset).__name__} is empty; at least one example is needed.")
+    key = Key.of(key, "data")
+    notes: tuple[str, ...] = ()
     if type(dataset) is TensorDataset and len(dataset.tensors) == 2:
         x, y = dataset.tensors
     else:
-        x, y = _read(dataset)
-    inputs, targets = as_inputs(x, "the dataset's inputs"), as_targets(y, "the dataset's targets")
+        with _seeded(key):
+            x, y = _read(dataset)
+        notes = _read_again(dataset, x, y, key)
+    values, read = read_inputs(x, "the dataset's inputs", inputs)
+    targets = as_targets(y, "the dataset's targets")
     pool = Pool(
         name=name or type(dataset).__name__,
-        inputs=inputs,
+        inputs=values,
         targets=targets,
         classes=class_count(targets, "the dataset's targets"),
+        notes=(*notes, *read, *noted(targets, "the dataset's targets")),
     )
-    key = Key.of(key, "data")
     divided = pool.divide(key=key, partition=partition, clients=clients, test_share=test_share)
     return shifted(divided, shift, key=key)
 
 
-def _read(dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """All inputs `[N, ...]` and all targets `[N, ...]`."""
-    columns: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    for number in range(len(dataset)):
+@contextmanager
+def _seeded(key: Key, *path: str) -> Iterator[None]:
+    """Python's, NumPy's and torch's generators seeded by the key, and as they were before afterwards."""
+    seed = key.derive("read", *path).seed()
+    python, numpy_ = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % (1 << 32))
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_)
+
+
+def _read_again(dataset: Any, x: Tensor, y: Tensor, key: Key) -> tuple[str, ...]:
+    """A note where the first items differ when they are read again, with the same draws or with others."""
+    count = min(_AGAIN, len(dataset))
+    with _seeded(key):
+        repeated = _same(_read(dataset, count), x, y)
+    with _seeded(key, "again"):
+        fixed = _same(_read(dataset, count), x, y)
+    if not repeated:
+        return (
+            "items of the dataset differ when they are read again, even with the same seeds, so another run has other "
+            "data; draw from torch, numpy.random or random alone",
+        )
+    if not fixed:
+        return (
+            "items of the dataset differ when they are read again (a random transform): each was drawn once, by the "
+            "key, and is the same in every epoch, test examples included",
+        )
+    return ()
+
+
+def _same(read: tuple[Tensor, Tensor], x: Tensor, y: Tensor) -> bool:
+    pairs = zip(read, (x, y), strict=True)
+    return all(each.shape[1:] == whole.shape[1:] and torch.equal(each, whole[: len(each)]) for each, whole in pairs)
+
+
+def _read(dataset: Any, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """Inputs `[n, ...]` and targets `[n, ...]` of all items, or of the first ones."""
+    columns: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for number in range(len(dataset) if count is None else count):
         item = dataset[number]
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise DataError(f"item {number} of the dataset is not a pair (input, target); return both.")
         for what, value, column in zip(("input", "target"), item, columns, strict=True):
-            if not isinstance(value, (torch.Tensor, np.ndarray, np.generic, int, float)):
+            if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)):
                 raise DataError(
                     f"item {number} of the dataset has {what} of type {type(value).__name__}, but a tensor "
                     "or a number is needed; add a transform that makes one."
@@ -79,6 +136,11 @@ def _read(dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
                 raise DataError(
                     f"item {number} of the dataset has {what} of shape {list(tensor.shape)}, but item 0 of "
                     f"shape {list(column[0].shape)}; resize or pad them."
+                )
+            if column and tensor.dtype != column[0].dtype:
+                raise DataError(
+                    f"item {number} of the dataset has {what} of type {tensor.dtype}, but item 0 of type "
+                    f"{column[0].dtype}; make them alike."
                 )
             column.append(tensor)
     return torch.stack(columns[0]), torch.stack(columns[1])
