@@ -156,9 +156,11 @@ def _head(features: int, outputs: int, projection: int | None) -> list[nn.Module
 
 def _image(shape: Sequence[int], model: str, smallest: int) -> tuple[int, int, int]:
     if len(shape) != 3 or min(shape[1:]) < smallest:
+        image = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
         raise ConfigError(
             f"the model {model!r} needs images [channels, height, width] of at least {smallest} pixels a side, found "
-            f"examples of shape {list(shape)}; use 'mlp' or 'logistic' for rows of numbers."
+            f"examples of shape {list(shape)}; use 'mlp' or 'logistic' for rows of numbers"
+            + ('; data.inputs = "pictures" adds or moves the axis of channels of pictures.' if image else ".")
         )
     return shape[0], shape[1], shape[2]
 

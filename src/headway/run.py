@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headway.client.data_checks import check_data
 from headway.client.evaluate import check_central, mean_metrics, score
 from headway.client.task import Task
 from headway.client.trainer import trainers
@@ -92,6 +93,7 @@ class Run:
         self.algorithm, self.data, self.task, self.rounds = algorithm, data, task, rounds
         self.evaluate_every, self.checkpoint_every, self.until_s = evaluate_every, checkpoint_every, until_s
         self.key = Key.root(seed)
+        self.data = data = data.with_notes(check_data(task, data, self.key))
         self.engine = engine or LocalEngine()
         if until_s is not None and not (self.engine.facts.clock and until_s > 0):
             raise ConfigError(

@@ -169,7 +169,8 @@ class RunFile:
         section, model = self.sections.task, self.sections.model
         if model.path is not None:
             importable(model.path)
-        loss = section.loss or ("mean_squared_error" if data.classes is None else "cross_entropy")
+        several = "binary_cross_entropy" if data.multi_label else "mean_squared_error"
+        loss = section.loss or (several if data.classes is None else "cross_entropy")
         usual = ["mean_absolute_error"] if loss == "mean_squared_error" else ["accuracy"]
         with key_path("model", given=model.model_extra):
             check_model(model.name, model.model_extra or {})
@@ -190,6 +191,8 @@ def _outputs(data: FederatedData, loss: str) -> int:
     """How many outputs a model needs: one for each class, or one for each target of an example; one for a mask."""
     if loss == "cross_entropy" and data.classes is not None:
         return data.classes
+    if loss == "cross_entropy" and data.multi_label and not data.store.targets.is_floating_point():
+        return 2  # at each place of an example
     return data.store.targets.shape[1] if data.store.targets.ndim == 2 else 1
 
 

@@ -16,6 +16,10 @@ InputKind = Literal["pictures", "numbers", "tokens"]
 INPUT_KINDS: tuple[InputKind, ...] = ("pictures", "numbers", "tokens")
 
 _CHANNELS = (1, 3, 4)
+_RAGGED = (
+    "{} is ragged, but every example needs the same shape; pad the shorter ones to the longest, with 0 for example "
+    "(numpy.pad), or cut them."
+)
 _TOPS = {"uint8": 255, "uint16": 65_535}  # the brightest pixel of the number types that pictures come in
 _FLAT = 0.99  # the share of equal pixels from which on a picture is mentioned
 _EXACT = 1 << 24  # whole numbers up to here are exact in float32
@@ -36,9 +40,9 @@ def as_tensor(values: Any, what: str) -> Tensor:
     try:
         array = np.asarray(values)
     except ValueError as error:
-        raise DataError(ragged(what)) from error
+        raise DataError(_RAGGED.format(what)) from error
     if array.dtype.kind == "O":
-        raise DataError(ragged(what))
+        raise DataError(_RAGGED.format(what))
     if array.dtype.kind not in "biuf":
         raise DataError(f"{what} holds {array.dtype.name} values, but numbers are needed; convert it first.")
     if array.dtype.kind == "f":
@@ -46,14 +50,6 @@ def as_tensor(values: Any, what: str) -> Tensor:
     elif array.dtype.kind != "b" and array.dtype != np.uint8:
         array = array.astype(np.int64)
     return torch.from_numpy(np.array(array, order="C"))
-
-
-def ragged(what: str) -> str:
-    """The sentence for examples of unlike length."""
-    return (
-        f"{what} is ragged, but every example needs the same shape; pad the shorter ones to the longest, with 0 for "
-        "example (numpy.pad), or cut them."
-    )
 
 
 def number_of(values: Any) -> str:

@@ -91,7 +91,7 @@ def check_values(data: FederatedData) -> None:
             count, first = _not_finite(tensor)
             if count:
                 raise DataError(
-                    f"{count} {what} are NaN or infinite, the first at {_holder(data, part, first)}; "
+                    f"{count} {what} are NaN or infinite, the first at {holder(data, part, first)}; "
                     "impute them, or drop those examples."
                 )
         if data.classes is None:
@@ -102,7 +102,7 @@ def check_values(data: FederatedData) -> None:
             wrong = _rows_with((block < 0) | (block >= data.classes))
             if bool(wrong.any()):
                 raise DataError(
-                    f"the label of {_holder(data, part, start + int(wrong.int().argmax()))} is outside 0 to "
+                    f"the label of {holder(data, part, start + int(wrong.int().argmax()))} is outside 0 to "
                     f"{data.classes - 1}; number the classes from 0."
                 )
 
@@ -126,7 +126,7 @@ def _rows_with(marks: Tensor) -> Tensor:
     return marks.unsqueeze(-1).flatten(1).any(1)
 
 
-def _holder(data: FederatedData, part: Examples, row: int) -> str:
+def holder(data: FederatedData, part: Examples, row: int) -> str:
     """Words for a row of the store or of the central test set."""
     if part is data.central:
         return f"example {row} of the central test set"

@@ -261,12 +261,6 @@ class FederatedData:
         targets = self.store.targets
         return self.classes is None and targets.ndim == 2 and targets.shape[1] > 1 and is_binary(targets)
 
-    @property
-    def outputs(self) -> int:
-        """How many outputs a model needs: one for each class, or for each value or label of an example's target."""
-        targets = self.store.targets
-        return self.classes or (targets.shape[1] if targets.ndim == 2 else 1)
-
     def train_of(self, client: str) -> Examples:
         """The training part of one client.
 
@@ -304,6 +298,14 @@ class FederatedData:
         moved = copy.copy(self)
         object.__setattr__(moved, "store", store)
         return moved
+
+    def with_notes(self, notes: Sequence[str]) -> FederatedData:
+        """The same data with further notes: nothing is looked through again."""
+        if not notes:
+            return self
+        more = copy.copy(self)
+        object.__setattr__(more, "notes", (*self.notes, *notes))
+        return more
 
     def fingerprint(self) -> str:
         """128-bit hash, in hex, of every value and of who holds it; equal data give equal fingerprints."""

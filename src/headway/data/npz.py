@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headway.core.errors import DataError, nearest
-from headway.data.arrays import InputKind, as_inputs, check_ranges, like_ids, owner_ids, ragged, read_inputs
+from headway.data.arrays import InputKind, as_inputs, check_ranges, like_ids, owner_ids, read_inputs
 from headway.data.federated import Examples
 from headway.data.pool import Pool
 from headway.data.targets import TargetKind, read_targets
@@ -45,7 +45,7 @@ def npz_pool(
     if client_column is not None and main[2] not in arrays:
         raise DataError(f"{path} has no array {main[2]!r}{nearest(main[2], arrays)}, which is to name the clients.")
     xs, notes = _inputs(arrays, [x for x, _ in parts], inputs, path)
-    ys, found = read_targets({f"{path}: {y!r}": arrays[y] for _, y in parts}, task)
+    ys, found = read_targets({f"{path.name}: {y!r}": arrays[y] for _, y in parts}, task, "data.task")
     if found.classes == 1:
         label = found.names[0] if found.names else 0
         raise DataError(f"{path}: {main[1]!r} is {label!r} in every example; 2 classes are needed.")
@@ -70,7 +70,7 @@ def npz_pool(
         central,
         f"arrays of {path.name}",
         class_names=found.names,
-        notes=(*notes, *found.notes, *like_ids(owners or (), f"{path}: {main[2]!r}")),
+        notes=(*notes, *found.notes, *like_ids(owners or (), f"{path.name}: {main[2]!r}")),
     )
 
 
@@ -78,11 +78,11 @@ def _inputs(
     arrays: Mapping[str, NDArray[Any]], names: Sequence[str], kind: InputKind | None, path: Path
 ) -> tuple[list[Tensor], tuple[str, ...]]:
     """The inputs of training and, where there is one, of the test part; both are read alike."""
-    check_ranges({f"{path}: {name!r}": arrays[name] for name in names})
-    first, notes = read_inputs(arrays[names[0]], f"{path}: {names[0]!r}", kind)
+    check_ranges({f"{path.name}: {name!r}": arrays[name] for name in names})
+    first, notes = read_inputs(arrays[names[0]], f"{path.name}: {names[0]!r}", kind, "data.inputs")
     found = [first]
     for name in names[1:]:
-        each = as_inputs(arrays[name], f"{path}: {name!r}", kind)
+        each = as_inputs(arrays[name], f"{path.name}: {name!r}", kind, "data.inputs")
         if each.shape[1:] != first.shape[1:] or each.dtype != first.dtype:
             raise DataError(
                 f"{path}: {name!r} holds examples of shape {list(each.shape[1:])} and {each.dtype}, "
@@ -107,8 +107,8 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
             raise DataError(
-                f"{path} holds Python objects in {name!r}, which are never loaded; save plain numbers.  An array of "
-                f"lists becomes one: {ragged('it')}"
+                f"{path} holds Python objects in {name!r}, which are never loaded; save plain numbers. Where these are "
+                "examples of unlike length, pad the shorter ones to the longest, with 0 for example (numpy.pad)."
             ) from error
         raise DataError(f"{path} is not a readable .npz file; write it with numpy.savez.") from error
 
