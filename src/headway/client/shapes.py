@@ -17,7 +17,7 @@ from headway.client.task import function_name
 from headway.client.workbench import Workbench
 from headway.core.errors import ConfigError
 from headway.data import Examples
-from headway.data.checks import blocks_of
+from headway.data.blocks import blocks_of
 
 TRIED, FEWER = 7, 5  # examples: numbers that seldom are a shape's own
 COMPARED = ("accuracy", "balanced_accuracy", "intersection_over_union")
