@@ -211,12 +211,13 @@ class Run:
         report = RoundReport.of(after.round, answers, measured)
         self._check_progress(before, after, report.clients, report.train_loss)
         counted = report.clients.that("counted").clients
-        self.engine.ask(Ask("settle", Message(after.params), counted, round=before.round))
+        settled = self.engine.ask(Ask("settle", Message(after.params), counted, round=before.round))
         self.state = after
         if self.known is not None:
             self.known.learn(before.round, there, cohort, report.clients)
         spent = time.perf_counter() - begun
-        report = replace(report, seconds=spent, alarms=self.watch.see(Figures.of(report)))
+        notes = (*report.notes, *settled.notes)
+        report = replace(report, seconds=spent, notes=notes, alarms=self.watch.see(Figures.of(report)))
         due = self.evaluate_every is not None and after.round % self.evaluate_every == 0
         if due or self.finished:
             report = self._evaluated(report)

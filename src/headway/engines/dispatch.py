@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from headway.core import stopping
 from headway.core.ask import Answer, Ask
 from headway.core.errors import ConfigError, HeadwayError
 from headway.core.flow import EngineFacts
@@ -27,10 +29,15 @@ from headway.observe.drift import DriftMeter
 
 SHARES = 16  # units that a cohort is divided into, as long as none has more than `GROUP` clients
 LIVES = 3  # a unit whose workers die so often is not tried again
+LOSSES = 12  # nor is one whose workers are lost so often with their machines
 
 
 class Lost(Exception):
     """A worker has ended, or cannot be reached."""
+
+
+class MachineLost(Lost):
+    """A worker is lost with its machine, whatever it was at."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class Hand(ABC):
     def __init__(self, number: int) -> None:
         self.number = number
         self.busy: Unit | None = None
+        self.since = 0.0  # when it was given what it is at
         self.summed: list[Unit] = []
 
     @abstractmethod
@@ -219,10 +227,11 @@ class Round:
             self.waiting.append(Unit(clients, place))
             place += len(clients)
         self.whole = engine.job.algorithm.chain.aggregator.whole_cohort
-        self.deaths: dict[int, int] = {}
+        self.deaths: dict[tuple[int, bool], int] = {}  # by unit, and whether with the machine
         self.total, self.meter = Total(), engine.runner.meter(ask)
         self.reports: dict[int, Reports] = {}
         self.notes: list[str] = []
+        self.replaced: list[str] = []  # sentences about workers that were lost
 
     def run(self) -> Answer:
         """Trains everybody; the answer."""
@@ -237,17 +246,18 @@ class Round:
             self._work()
         for note in self.notes:
             engine.runner.fallbacks.add(note)  # which keeps what several workers have in common once
-        return replace(answered(self.total, self.reports.values(), self.meter), notes=engine.runner.fallbacks.take())
+        notes = [*engine.runner.fallbacks.take(), *self.replaced]
+        return replace(answered(self.total, self.reports.values(), self.meter), notes=notes)
 
     def _give(self, hand: Hand) -> None:
         """The next unit to a worker, if there is one."""
         if not self.waiting:
             return
-        hand.busy = self.waiting.popleft()
+        hand.busy, hand.since = self.waiting.popleft(), time.monotonic()
         try:
             hand.give(self.asked, hand.busy)
-        except Lost:
-            self._replace(hand)
+        except Lost as lost:
+            self._replace(hand, lost)
 
     def _work(self) -> None:
         """Until no worker is at anything."""
@@ -256,8 +266,8 @@ class Round:
                 assert hand.busy is not None
                 try:
                     work = hand.work(hand.busy)
-                except Lost:
-                    self._replace(hand)
+                except Lost as lost:
+                    self._replace(hand, lost)
                     continue
                 unit, hand.busy = hand.busy, None
                 self._take(hand, unit, work)
@@ -280,6 +290,7 @@ class Round:
 
     def _here(self, unit: Unit) -> None:
         """Runs a unit in this process, where what fails can be looked at."""
+        stopping.check()
         done = self.engine.runner.run(self.asked, unit.clients, {}, self.meter)
         self.total.add_group(done.group)
         self.reports[unit.first] = Reports.joined(done.parts)
@@ -290,8 +301,8 @@ class Round:
             return True
         try:
             total = hand.total()
-        except Lost:
-            self._replace(hand)
+        except Lost as lost:
+            self._replace(hand, lost)
             return False
         units_, hand.summed = hand.summed, []
         if total is None:
@@ -301,15 +312,21 @@ class Round:
             self.total.merge(total)
         return True
 
-    def _replace(self, hand: Hand) -> None:
+    def _replace(self, hand: Hand, why: Lost) -> None:
         """A worker has died: another takes its place, and what it had summed waits again."""
         how = hand.bury()
         self.engine.crew.remove(hand)
         lost = [*(() if hand.busy is None else (hand.busy,)), *([] if self.whole else hand.summed)]
         if hand.busy is not None:
-            deaths = self.deaths[hand.busy.first] = self.deaths.get(hand.busy.first, 0) + 1
-            if deaths >= LIVES:
-                raise HeadwayError(_gave_up(hand.named, hand.busy.clients, how))
+            key = hand.busy.first, isinstance(why, MachineLost)
+            deaths = self.deaths[key] = self.deaths.get(key, 0) + 1
+            if deaths >= (LOSSES if key[1] else LIVES):
+                raise HeadwayError(_gave_up(hand.named, deaths, hand.busy.clients, how))
+        again = [client for unit in lost for client in unit.clients]
+        self.replaced.append(
+            f"{hand.named} ended {how}; another took its place"
+            + (f", and trained {some_of(again)} again." if again else ".")
+        )
         self.waiting.extendleft(reversed(lost))
         fresh = self.engine.hire(hand.number, instead=True)
         self.engine.crew.append(fresh)
@@ -325,9 +342,13 @@ def spread(cohort: int) -> int:
     return min(-(-cohort // SHARES), GROUP)
 
 
-def _gave_up(named: str, clients: Sequence[str], how: str) -> str:
-    who = ", ".join(clients[:3]) + (f" and {len(clients) - 3} more" if len(clients) > 3 else "")
-    return (
-        f"{named} ended {LIVES} times while it trained {who}, the last time {how}. SIGKILL often means that "
-        "memory has run out: use fewer workers or lanes, or none, to see what fails."
-    )
+def _gave_up(named: str, deaths: int, clients: Sequence[str], how: str) -> str:
+    caused = "SIGKILL often means that memory has run out: use fewer workers or lanes, or none, to see what fails."
+    if "exit code" in how:
+        caused = "Something in the model, the loss or the data ends the process, such as os._exit: see what is called."
+    return f"{named} ended {deaths} times while it trained {some_of(clients)}, the last time {how}. {caused}"
+
+
+def some_of(clients: Sequence[str]) -> str:
+    """The names of the clients, or of the first of many."""
+    return ", ".join(clients[:3]) + (f" and {len(clients) - 3} more" if len(clients) > 3 else "")

@@ -20,10 +20,12 @@ from headway.core.reports import Reports
 from headway.core.update import unflat_names
 from headway.data import Examples, FederatedData
 from headway.data.parts import Parts
+from headway.engines.actors import RayActors
 from headway.engines.arrays import Array, Arrays, array_of, tensors_of, told_rows, told_total
-from headway.engines.dispatch import Tally
+from headway.engines.dispatch import Lost, Tally
 from headway.engines.engine import Job
-from headway.engines.keepers import Range, Remote, RemoteMemory
+from headway.engines.keeper import node_here
+from headway.engines.keepers import Range, RemoteMemory
 from headway.engines.units import UnitRunner
 from headway.engines.way import Way
 
@@ -43,10 +45,10 @@ class Shipped:
     flows: tuple[Flow, ...]
     measure: bool
     way: Way
-    remote: Remote
+    remote: RayActors
 
     @classmethod
-    def of(cls, runner: UnitRunner, remote: Remote) -> Shipped:
+    def of(cls, runner: UnitRunner, remote: RayActors) -> Shipped:
         """What the runner's job comes to."""
         job, hollow = runner.job, copy.copy(runner.job.data)
         for field in ("store", "train", "test", "central"):
@@ -79,55 +81,80 @@ def data_arrays(data: FederatedData) -> dict[str, Array]:
 class FarWorker:
     """Runs units on one thread, and keeps what they add up to until it is asked.
 
+    A call that is made twice has one effect and the same result: calls of `unit` and `sum` are numbered.
+
     paths: where the driver finds modules, such as the one that the model is in; those that are not here do no harm.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
         sys.path += [path for path in paths if path not in sys.path]
+        self.tally: Tally | None = None
+        self.last: tuple[int, dict[str, Any]] = (-1, {})  # the number of the last call, and its result
 
-    def start(self, shipped: Shipped, arrays: Arrays) -> None:
-        """Makes ready."""
+    def start(self, shipped: Shipped, arrays: Arrays) -> str:
+        """Makes ready; the node that it is on."""
+        if self.tally is not None:
+            return node_here()
         torch.set_num_threads(1)
         job = shipped.job(arrays)
         assert isinstance(job.memory, RemoteMemory)
-        self.memory = job.memory
+        self.memory, self.remote = job.memory, shipped.remote
         runner = UnitRunner(job, shipped.flows, shipped.measure, shipped.way)
         if runner.not_compiled is not None:
             raise HeadwayError(f"the others compile their steps, but {runner.not_compiled}")
-        self.tally = Tally(runner)
         self.whole = job.algorithm.chain.aggregator.whole_cohort
+        self.tally = Tally(runner)
+        return node_here()
 
     def unit(self, request: dict[str, Any], ranges: Sequence[Range], *messages: Arrays) -> dict[str, Any]:
         """Trains the clients of a unit; what became of each.
 
-        request: the round and earlier ones that are answered, the attempt, the clients, who of them was asked in which
-        earlier round, who makes how many steps, and how many clients there are in the cohort.  ranges: who keeps their
-        memory in this round.  messages: of these rounds.
+        request: the number of the call, the round and earlier ones that are answered, the attempt, the clients, who of
+        them was asked in which earlier round, who makes how many steps, how many clients there are in the cohort, and
+        which keepers have missed something.  ranges: who keeps their memory in this round.  messages: of these rounds.
+
+        Raises:
+            Lost: if the worker was not started.
         """
-        self.memory.begin(ranges)
+        if self.last[0] != request["number"]:
+            reply = self._trained(self._started(), request, ranges, messages)
+            self.last = request["number"], reply | {"missed": self.memory.missed, "repeated": self.remote.repeated}
+            self.remote.repeated = (0, "")
+        return self.last[1]
+
+    def sum(self, number: int) -> dict[str, Any]:
+        """What the units since the last such call add up to; number: of the call."""
+        if self.last[0] != number:
+            self.last = number, told_total(self._started().take())
+        return self.last[1]
+
+    def _started(self) -> Tally:
+        if self.tally is None:
+            raise Lost("its start never reached it")
+        return self.tally
+
+    def _trained(
+        self, tally: Tally, request: dict[str, Any], ranges: Sequence[Range], messages: Sequence[Arrays]
+    ) -> dict[str, Any]:
+        self.memory.begin(ranges, request["missed"])
         ask = _ask(request, [_message(arrays) for arrays in messages])
         try:
-            done = self.tally.run(ask, request["cohort"])
+            done = tally.run(ask, request["cohort"])
             self.memory.flush()
         except Exception as error:  # the driver runs the clients itself, and fails where it can be looked at
-            if done_meter := self.tally.meter[1]:
+            if done_meter := tally.meter[1]:
                 done_meter.clear()
-            return {"failed": f"{type(error).__name__}: {error}", "missed": self.memory.missed}
-        reply: dict[str, Any] = {"reports": Reports.joined(done.parts).told(), "missed": self.memory.missed}
-        reply["notes"] = self.tally.runner.fallbacks.take()
+            return {"failed": f"{type(error).__name__}: {error}"}
+        reply: dict[str, Any] = {"reports": Reports.joined(done.parts).told(), "notes": tally.runner.fallbacks.take()}
         if (meter := done.meter) is not None:
             drift = {client: array_of(row) for client, row in meter.rows.items()}
             reply |= {"drift": drift, "weights": meter.weights, "paths": meter.paths}
             meter.clear()
         if self.whole:
-            reply["rows"] = told_rows(done.group.total, self.tally.runner.bench.shared.dtype)
+            reply["rows"] = told_rows(done.group.total, tally.runner.bench.shared.dtype)
         else:
-            self.tally.total.add_group(done.group)
+            tally.total.add_group(done.group)
         return reply
-
-    def sum(self) -> dict[str, Any]:
-        """What the units since the last such question add up to."""
-        return told_total(self.tally.take())
 
 
 def _message(arrays: Arrays) -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,87 +13,37 @@ from typing import Any, Protocol
 
 import torch
 
-from headway.client.memory import Memory, MemoryStore, Tag, not_alike, of_others
+from headway.client.memory import Memory, Tag, not_alike, of_others
 from headway.client.versions import read_versions, write_versions
 from headway.core.errors import HeadwayError
 from headway.data.parts import place_in
-from headway.engines.arrays import Arrays, arrays_of, tensor_of
+from headway.engines.actors import Actor, Call, Reference
+from headway.engines.arrays import tensor_of
 from headway.engines.dispatch import Lost
+from headway.engines.keeper import Kept, arrays_in, tensors_in
 
 COPIES = 2  # of each range; more than one is lost only if both are lost between two verdicts
 BLOCK = 64  # clients whose memory travels together
 TRIES = 3  # to put another keeper in the place of a lost one
 
-Kept = Mapping[str, Arrays]  # a memory, as arrays
-Actor = object
-Reference = object
-Make = Callable[[Sequence[str], Sequence[Actor]], Actor]  # a keeper of these clients, apart from those other ones
+Make = Callable[[Sequence[str], str], Actor]  # a keeper of these clients, on this node if it can be
+Nodes = Callable[[], Sequence[str]]  # the living nodes of the cluster
 
 
 class Remote(Protocol):
-    """How actors are reached."""
+    """How actors are called; each method is as in `actors.RayActors`."""
 
     def put(self, value: object) -> Reference:
         """Brings a value to where every actor can read it."""
 
-    def call(self, actor: Actor, method: str, *arguments: object) -> Reference:
-        """Asks an actor, and does not wait."""
+    def call(self, actor: Actor, method: str, *arguments: object) -> Call:
+        """Calls a method, and does not wait."""
 
-    def get(self, reference: Reference) -> Any:
-        """Waits for an answer; raises what the method raised, and `Lost` if the actor is."""
+    def get(self, call: Call) -> Any:
+        """Waits for the result, within limits."""
 
     def kill(self, actor: Actor) -> None:
         """Ends an actor."""
-
-
-class Keeper:
-    """Keeps the memory of some clients, in a process of its own."""
-
-    def __init__(self, clients: Sequence[str]) -> None:
-        torch.set_num_threads(1)
-        self.store = MemoryStore(clients)
-        self.settled: Tag = (-1, -1)
-
-    def get(self, clients: Sequence[str], names: Sequence[tuple[str, str]] | None) -> list[Kept | None]:
-        """Each client's memory, `None` where it has none; names: of these tensors only."""
-        return [None if (memory := self.store.get(c)) is None else _arrays(memory, names) for c in clients]
-
-    def propose(self, clients: Sequence[str], tag: Tag, kept: Kept) -> None:
-        """Pending memory of clients, each tensor `[C, ...]`; of a round that is over, it is too late."""
-        if tag > self.settled:
-            self.store.propose_stacked(clients, tag, _tensors(kept))
-
-    def settle(self, tag: Tag, counted: Sequence[str]) -> None:
-        """The verdict."""
-        self.store.settle(tag, counted)
-        self.settled = tag
-
-    def adopt(self, told: tuple[Sequence[str], Sequence[Kept], Sequence[bool]]) -> None:
-        """Memory from a file or from another keeper, with whether it is not saved yet."""
-        for client, kept, changed in zip(*told, strict=True):
-            self.store.adopt(client, _tensors(kept), changed)
-
-    def export(self, clients: Sequence[str]) -> tuple[Sequence[str], Sequence[Kept], Sequence[bool]]:
-        """What `adopt` takes."""
-        changed = set(self.store.changed())
-        return clients, [_arrays(self.store.get(c) or {}) for c in clients], [c in changed for c in clients]
-
-    def clients(self) -> list[str]:
-        """Those that have memory."""
-        return list(self.store.clients())
-
-    def changed(self) -> list[str]:
-        """Those whose memory is not saved."""
-        return self.store.changed()
-
-    def saved(self) -> None:
-        """All is saved."""
-        self.store.saved()
-
-    def forget(self) -> None:
-        """Nobody has memory."""
-        self.store.forget()
-        self.settled = (-1, -1)
 
 
 @dataclass
@@ -107,9 +58,12 @@ class Range:
 class RemoteMemory:
     """The clients' memory as the engine, its workers and the run see it: a `MemoryStore` whose rows lie with keepers.
 
-    Every range has two keepers that are told the same.  What is proposed counts if one of them has it; at the verdict,
-    a keeper that is lost, or that missed something, is replaced by a copy of the other.  Until `open` nobody has
-    memory.
+    Every range has two keepers with the same content, on two nodes where there are as many.  What is proposed counts if
+    one of them has it; at the verdict, a keeper that is lost, or that missed something, is replaced by a copy of the
+    other.  Until `open` nobody has memory.
+
+    missed: the keepers, as (range, number), that did not answer in this round, and why.  notes: sentences about those
+    that were replaced.
 
     Raises:
         HeadwayError: if both keepers of a range are lost between two verdicts: their clients' memory is gone.
@@ -117,27 +71,31 @@ class RemoteMemory:
 
     def __init__(self, clients: Sequence[str], remote: Remote, ranges: Sequence[Range] = ()) -> None:
         self._clients, self._remote, self.ranges = clients, remote, list(ranges)
-        self.missed: set[tuple[int, int]] = set()  # (range, keeper) that did not answer
-        self._proposed: list[tuple[int, list[Reference]]] = []
+        self.missed: dict[tuple[int, int], str] = {}
+        self.notes: list[str] = []
+        self._proposed: list[tuple[int, dict[int, Call]]] = []
         self._make: Make | None = None
+        self._nodes: Nodes = list
+        self._homes: dict[int, str] = {}  # the node of each keeper, by its id
         self._closed = False
-        self._why = "for a reason that is not known"
 
-    def open(self, parts: int, make: Make) -> None:
+    def open(self, parts: int, make: Make, nodes: Nodes) -> None:
         """Starts the keepers of so many ranges."""
-        self._make, count = make, len(self._clients)
-        parts = min(parts, count)
+        self._make, self._nodes, count = make, nodes, len(self._clients)
+        parts, living = min(parts, count), nodes()
         for part in range(parts):
             start, stop = count * part // parts, count * (part + 1) // parts
             own = Range(self._clients[start], self._clients[stop - 1], [])
-            for _ in range(COPIES):
-                own.keepers.append(make(self._some(start, stop), own.keepers))
+            for copy in range(COPIES):
+                own.keepers.append(make(self._some(start, stop), living[(part + copy) % len(living)]))
             self.ranges.append(own)
+        self._restore()
 
-    def begin(self, ranges: Sequence[Range]) -> None:
-        """At a worker: who keeps what from now on; what was not waited for is forgotten."""
+    def begin(self, ranges: Sequence[Range], missed: Mapping[tuple[int, int], str]) -> None:
+        """At a worker: who keeps what from now on, but for what has missed something; earlier proposals are not waited
+        for any more."""
         self.ranges, self._proposed = list(ranges), []
-        self.missed = set()
+        self.missed = dict(missed)
 
     def close(self) -> None:
         """Ends the keepers; the memory is gone but for what was saved."""
@@ -159,7 +117,7 @@ class RemoteMemory:
         kept = self._fetch([client], None)[0]
         if kept is None:
             return None
-        return _each(_tensors(kept), torch.clone)  # whoever holds it after the store has gone
+        return _each(tensors_in(kept), torch.clone)  # whoever holds it after the store has gone
 
     def gather(self, clients: Sequence[str], first: Memory) -> Memory:
         """The memory of several clients, each tensor `[C, ...]`."""
@@ -189,15 +147,15 @@ class RemoteMemory:
             return
         assert self.ranges, "memory was proposed where none was said to be kept"
         for part, places in self._by_range(clients).items():
-            told = self._remote.put(_arrays(_each(memory, itemgetter(places))))
+            told = self._remote.put(arrays_in(_each(memory, itemgetter(places))))
             own = [clients[place] for place in places]
             self._proposed.append((part, self._tell(part, "propose", own, tag, told)))
 
     def flush(self) -> None:
         """Waits until a keeper has what was proposed."""
         proposed, self._proposed = self._proposed, []
-        for part, references in proposed:
-            self._heard(part, references)
+        for part, calls in proposed:
+            self._heard(part, calls)
 
     # what the server says -------------------------------------------------------------------------------
 
@@ -209,11 +167,9 @@ class RemoteMemory:
             by_range = {part: [names[place] for place in places] for part, places in self._by_range(names).items()}
         self._drop_missed()
         told = {part: self._tell(part, "settle", tag, by_range.get(part, [])) for part in range(len(self.ranges))}
-        for part, references in told.items():
-            self._heard(part, references)
-        self._drop_missed()
-        for own in self.ranges:
-            self._mend(own)
+        for part, calls in told.items():
+            self._heard(part, calls)
+        self._restore()
 
     def save(self, path: Path, round_: int, oldest_kept: int) -> None:
         """Writes the changes up to a round, a block of clients at a time."""
@@ -236,7 +192,7 @@ class RemoteMemory:
                     raise of_others(path, client, len(self._clients))
             for part, places in self._by_range([client for client, _ in block]).items():
                 names = [block[place][0] for place in places]
-                told = self._remote.put((names, [_arrays(block[p][1]) for p in places], [False] * len(places)))
+                told = self._remote.put((names, [arrays_in(block[p][1]) for p in places], [False] * len(places)))
                 self._heard(part, self._tell(part, "adopt", told))
 
     def clients(self) -> list[str]:
@@ -273,74 +229,119 @@ class RemoteMemory:
         for start in range(0, len(clients), BLOCK):
             block = clients[start : start + BLOCK]
             for client, kept in zip(block, self._fetch(block, None), strict=True):
-                yield client, _tensors(kept or {})
+                yield client, tensors_in(kept or {})
 
     def _read(self, asked: Mapping[int, tuple[Any, ...]], method: str) -> dict[int, Any]:
         """What one keeper of each range says: all first ones are asked at once, the others where those are lost."""
         answers: dict[int, Any] = {}
-        waiting = {part: self._living(part) for part in asked}
-        while waiting:
+        while waiting := [part for part in asked if part not in answers]:
             sent = {}
-            for part, left in waiting.items():
-                if not left:
-                    raise self._gone(self.ranges[part])
-                sent[part] = self._remote.call(self.ranges[part].keepers[left[0]], method, *asked[part])
-            for part, reference in sent.items():
+            for part in waiting:
+                number = self._living(part)[0]
+                sent[part] = number, self._remote.call(self.ranges[part].keepers[number], method, *asked[part])
+            for part, (number, call) in sent.items():
                 try:
-                    answers[part] = self._remote.get(reference)
-                    del waiting[part]
+                    answers[part] = self._remote.get(call)
                 except Lost as lost:
-                    self._why = str(lost)
-                    self.missed.add((part, waiting[part].pop(0)))
+                    self.missed[part, number] = str(lost)
         return answers
 
     def _living(self, part: int) -> list[int]:
-        return [n for n in range(len(self.ranges[part].keepers)) if (part, n) not in self.missed]
+        """The keepers of a range that have missed nothing in this round."""
+        own = self.ranges[part]
+        living = [number for number in range(len(own.keepers)) if (part, number) not in self.missed]
+        if not living:
+            raise self._gone(part)
+        return living
 
-    def _tell(self, part: int, method: str, *arguments: object) -> list[Reference]:
-        """Tells all keepers of a range the same."""
-        return [self._remote.call(keeper, method, *arguments) for keeper in self.ranges[part].keepers]
+    def _tell(self, part: int, method: str, *arguments: object) -> dict[int, Call]:
+        """Calls all keepers of a range, by their number."""
+        keepers = self.ranges[part].keepers
+        return {number: self._remote.call(keepers[number], method, *arguments) for number in self._living(part)}
 
-    def _heard(self, part: int, references: Sequence[Reference]) -> None:
-        """Waits until those that were told have done it; who has not is not trusted any more."""
-        for number, reference in enumerate(references):
+    def _heard(self, part: int, calls: Mapping[int, Call]) -> None:
+        """Waits until all have done it; a keeper that has not misses something from now on."""
+        for number, call in calls.items():
             try:
-                self._remote.get(reference)
+                self._remote.get(call)
             except Lost as lost:
-                self._why = str(lost)
-                self.missed.add((part, number))
-        if not self._living(part):
-            raise self._gone(self.ranges[part])
+                self.missed[part, number] = str(lost)
+        self._living(part)
+
+    # keepers that are lost ------------------------------------------------------------------------------
+
+    def _restore(self) -> None:
+        """Ends the keepers that missed something; each range has two again, on two nodes where there are as many.
+
+        What cannot be copied now is tried again at the next verdict.
+        """
+        self._drop_missed()
+        for _ in range(TRIES):
+            used = Counter(self._homes.values())
+            fresh = [(own, self._started(own, used)) for own in self.ranges if self._wants(own)]
+            if not fresh:
+                return
+            for own, keeper in fresh:  # they start side by side
+                self._add(own, keeper)
 
     def _drop_missed(self) -> None:
-        """Ends the keepers that missed something."""
         for part, own in enumerate(self.ranges):
             living = [own.keepers[number] for number in self._living(part)]
-            if not living:
-                raise self._gone(own)
+            if len(living) < len(own.keepers):
+                why = next(why for (where, _), why in self.missed.items() if where == part)
+                self.notes.append(f"a keeper of the memory of {own.first} to {own.last} was lost ({why}) and replaced")
             for keeper in own.keepers:
-                if keeper not in living:
-                    self._remote.kill(keeper)
+                if not any(keeper is other for other in living):
+                    self._end(keeper)
             own.keepers = living
         self.missed.clear()
 
-    def _mend(self, own: Range) -> None:
-        """Copies what one keeper has to another in the place of a lost one; if that fails, the next verdict tries."""
-        tries = 0
-        while len(own.keepers) < COPIES and tries < TRIES and self._make is not None:
-            tries += 1
-            start, stop = place_in(self._clients, own.first), place_in(self._clients, own.last)
-            assert start is not None
-            assert stop is not None
-            remote, fresh = self._remote, self._make(self._some(start, stop + 1), own.keepers)
-            try:
-                known = remote.get(remote.call(own.keepers[0], "clients"))
-                for begin in range(0, len(known), BLOCK):
-                    told = remote.call(own.keepers[0], "export", known[begin : begin + BLOCK])
-                    remote.get(remote.call(fresh, "adopt", told))
-                own.keepers.append(fresh)
-            except Lost:
-                remote.kill(fresh)
+    def _wants(self, own: Range) -> bool:
+        """Whether a range has too few keepers, or all on one node while there is another."""
+        if self._make is None or len(own.keepers) < COPIES:
+            return self._make is not None
+        try:
+            homes = {self._home(keeper) for keeper in own.keepers}
+        except Lost:  # a moment ago it was well: the next verdict finds the other one
+            return False
+        return len(homes) < COPIES and not set(self._nodes()) <= homes
+
+    def _started(self, own: Range, used: Counter[str]) -> Actor:
+        """Another keeper of a range, on a node with none of them and few others."""
+        start, stop = place_in(self._clients, own.first), place_in(self._clients, own.last)
+        assert start is not None
+        assert stop is not None
+        assert self._make is not None
+        taken = {self._homes.get(id(keeper)) for keeper in own.keepers}
+        node = min(self._nodes(), key=lambda node: (node in taken, used[node], node))
+        used[node] += 1
+        return self._make(self._some(start, stop + 1), node)
+
+    def _add(self, own: Range, fresh: Actor) -> None:
+        """Copies to it what the first keeper has; it takes its place beside that one, unless one of the two is lost."""
+        remote = self._remote
+        try:
+            known = remote.get(remote.call(own.keepers[0], "clients"))
+            for begin in range(0, len(known), BLOCK):
+                told = remote.call(own.keepers[0], "export", known[begin : begin + BLOCK])
+                remote.get(remote.call(fresh, "adopt", told))
+            self._home(fresh)
+        except Lost:
+            self._end(fresh)
+            return
+        for last in own.keepers[1:]:
+            self._end(last)
+        own.keepers[1:] = [fresh]
+
+    def _end(self, keeper: Actor) -> None:
+        self._remote.kill(keeper)
+        self._homes.pop(id(keeper), None)
+
+    def _home(self, keeper: Actor) -> str:
+        """The node that a keeper is on, asked once."""
+        if id(keeper) not in self._homes:
+            self._homes[id(keeper)] = self._remote.get(self._remote.call(keeper, "node"))
+        return self._homes[id(keeper)]
 
     def _check_open(self) -> None:
         if self._closed:
@@ -349,29 +350,15 @@ class RemoteMemory:
                 "after it. Read it earlier, or resume the run from its folder."
             )
 
-    def _gone(self, own: Range) -> HeadwayError:
+    def _gone(self, part: int) -> HeadwayError:
+        own, whys = self.ranges[part], {why for (where, _), why in self.missed.items() if where == part}
         return HeadwayError(
             f"the memory of the clients {own.first} to {own.last} is lost: needed one of the {COPIES} Ray actors that "
-            f"keep it, found that all have ended within a round ({self._why}). Often a node went, or memory ran out. "
-            "Resume the run from its last checkpoint (headway resume RUN); one that keeps no folder is started anew."
+            f"keep it, found that all have ended within a round ({'; '.join(sorted(whys))}). Often a node went, or "
+            "memory ran out. Resume the run from its last checkpoint (headway resume RUN); one that keeps no folder is "
+            "started anew."
         )
 
 
 def _each(memory: Memory, change: Callable[[torch.Tensor], torch.Tensor]) -> Memory:
     return {label: {name: change(tensor) for name, tensor in kept.items()} for label, kept in memory.items()}
-
-
-def _arrays(memory: Memory, names: Sequence[tuple[str, str]] | None = None) -> Kept:
-    """A memory as arrays; names: of these tensors only, where it has them."""
-    if names is not None:
-        labels = dict.fromkeys(label for label, _ in names)
-        memory = {
-            label: {n: memory[label][n] for where, n in names if where == label and n in memory[label]}
-            for label in labels
-            if label in memory
-        }
-    return {label: arrays_of(kept) for label, kept in memory.items()}
-
-
-def _tensors(kept: Kept) -> Memory:
-    return {label: {name: tensor_of(array) for name, array in named.items()} for label, named in kept.items()}

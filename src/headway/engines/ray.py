@@ -4,118 +4,93 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Literal
 
-from headway.core.ask import Ask, Message
+from headway.core import stopping
+from headway.core.ask import Answer, Ask, Message
 from headway.core.errors import ConfigError, HeadwayError
 from headway.core.reports import Reports
 from headway.core.total import Total
+from headway.engines.actors import TICK_S, Actor, Call, RayActors, Reference, Unread, first_line, import_ray
 from headway.engines.arrays import arrays_of, read_rows, read_total, tensors_of
-from headway.engines.dispatch import Hand, Lost, Unit, Work, WorkerEngine
+from headway.engines.dispatch import Hand, Lost, MachineLost, Unit, Work, WorkerEngine
 from headway.engines.engine import Job
 from headway.engines.far_worker import FarWorker, Shipped, data_arrays
-from headway.engines.keepers import Actor, Keeper, Reference, RemoteMemory
+from headway.engines.keeper import Keeper
+from headway.engines.keepers import RemoteMemory
 from headway.engines.processes import cores
 
 PATIENCE_S = 300.0  # for workers that have not started: a node that imports from a slow disk takes a minute
+FIRST_S = 86_400.0  # for the first unit of all to be trained
+SLOWER, SLOW_S = 20, 600.0  # a worker that is at a unit so many times longer than any was, and so long, is lost
 ANSWER_S = 5.0  # for a cluster to answer at its address
 
 
-class _Unread(Lost):
-    """An actor cannot read what it was given."""
-
-
-class RayActors:
-    """How actors are reached from the driver, and from each other."""
-
-    def put(self, value: object) -> Reference:
-        """Brings a value into the object store of this node."""
-        put: Reference = _ray().put(value)
-        return put
-
-    def call(self, actor: Actor, method: str, *arguments: object) -> Reference:
-        """Asks an actor, and does not wait."""
-        sent: Reference = getattr(actor, method).remote(*arguments)
-        return sent
-
-    def get(self, reference: Reference) -> Any:
-        """Waits for an answer; raises what the method raised, and `Lost` if the actor, its node or the answer is."""
-        ray = _ray()
-        try:
-            return ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, ray.exceptions.RaySystemError):
-                raise _Unread(_first_line(error.cause)) from error
-            if isinstance(error.cause, ray.exceptions.RayError):
-                raise Lost(_first_line(error.cause)) from error
-            raise error.cause from None
-        except ray.exceptions.RayError as error:
-            raise Lost(_first_line(error)) from error
-
-    def kill(self, actor: Actor) -> None:
-        """Ends an actor; one that has ended already is no matter."""
-        _ray().kill(actor, no_restart=True)
-
-
 class _Hand(Hand):
-    """A worker actor.  begun: the answer to its start."""
+    """A worker actor.  begun: the call that starts it, whose result is its node."""
 
     named: ClassVar[str] = "a Ray worker"
 
-    def __init__(self, number: int, actor: Actor, begun: Reference, engine: RayEngine) -> None:
+    def __init__(self, number: int, actor: Actor, begun: Call, engine: RayEngine) -> None:
         super().__init__(number)
         self.actor, self.begun, self.engine = actor, begun, engine
-        self.asked: Reference | None = None
+        self.asked: Call | None = None
+        self.calls = 0
         self.how = "for a reason that is not known"
 
     def give(self, ask: Ask, unit: Unit) -> None:
         """Asks it; messages go by reference."""
         engine, own = self.engine, ask.of(unit.clients)
         rounds = [ask.round, *(version.round for version in own.versions)]
+        self.calls += 1
         request = {
+            "number": self.calls,
             "rounds": rounds,
             "attempt": ask.attempt,
             "clients": unit.clients,
             "cohort": len(ask.cohort),
             "earlier": {client: version.round for client, version in own.earlier.items()},
             "steps": dict(own.steps),
+            "missed": dict(engine.memory_.missed),
         }
         messages = [engine.broadcasts[round_] for round_ in rounds]
         self.asked = engine.remote.call(self.actor, "unit", request, engine.memory_.ranges, *messages)
 
     def work(self, unit: Unit) -> Work | None:
         """Waits for its answer."""
-        self._started()
+        self._check_started()
         assert self.asked is not None
-        reply = self._get(self.asked)
-        self.asked = None
+        asked, self.asked = self.asked, None
+        reply = self._get(asked)
+        self.engine.longest_s = max(self.engine.longest_s, asked.seconds)
         self.engine.memory_.missed |= reply["missed"]
+        self.engine.remote.add(reply["repeated"])
         if "failed" in reply:
             return None
         rows = read_rows(reply["rows"]) if "rows" in reply else None
-        drift = tensors_of(reply.get("drift", {}))
-        weights, paths = reply.get("weights", {}), reply.get("paths", {})
-        return Work(Reports(**reply["reports"]), rows, drift, weights, paths, reply["notes"])
+        drift, paths = tensors_of(reply.get("drift", {})), reply.get("paths", {})
+        return Work(Reports(**reply["reports"]), rows, drift, reply.get("weights", {}), paths, reply["notes"])
 
     def total(self) -> Total | None:
         """Its sum."""
-        return read_total(self._get(self.engine.remote.call(self.actor, "sum")))
+        self.calls += 1
+        return read_total(self._get(self.engine.remote.call(self.actor, "sum", self.calls)))
 
     def bury(self) -> str:
         """Ends it, if it could only not be reached."""
         self.engine.remote.kill(self.actor)
         return self.how
 
-    def _started(self) -> None:
+    def _check_started(self) -> None:
         """Whether its start went well.
 
         Raises:
@@ -124,7 +99,7 @@ class _Hand(Hand):
         try:
             self._get(self.begun)
         except Exception as error:
-            if isinstance(error, Lost) and not isinstance(error, _Unread):
+            if isinstance(error, Lost) and not isinstance(error, Unread):
                 raise
             found = str(error) if isinstance(error, Lost) else f"{type(error).__name__}: {error}"
             raise HeadwayError(
@@ -133,11 +108,13 @@ class _Hand(Hand):
                 "installed here, or run without Ray to see what fails."
             ) from error
 
-    def _get(self, reference: Reference) -> Any:
+    def _get(self, call: Call) -> Any:
         try:
-            return self.engine.remote.get(reference)
+            return self.engine.remote.get(call)
         except Lost as lost:
             self.how = f"({lost})"
+            if self.begun.value is not None and self.begun.value not in living_nodes():
+                raise MachineLost(*lost.args) from lost
             raise
 
 
@@ -178,9 +155,9 @@ class RayEngine(WorkerEngine):
         self.connected = False
         self.ours = False  # whether the connection to Ray is this engine's to end
         self.memory_ = RemoteMemory((), self.remote)
+        self.longest_s = 0.0  # that a worker was at a unit
         self.shipped: tuple[Reference, Reference] | None = None
         self.broadcasts: dict[int, Reference] = {}  # by round
-        self._placed: list[tuple[Actor, str]] = []  # keepers, and the nodes that they were sent to
 
     def memory(self, clients: Sequence[str], folder: Path | None) -> RemoteMemory:
         """It will lie with actors of the cluster; what is too large for main memory, where their temporary files do."""
@@ -194,19 +171,19 @@ class RayEngine(WorkerEngine):
         try:
             super().open(job)
             if self.runner.runner.first_memory():
-                self.memory_.open(len(_nodes()), self._keeper)
+                self.memory_.open(len(living_nodes()), self._keeper, living_nodes)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Ends the workers, the keepers, and the cluster if it is this engine's own."""
-        if self.connected and _ray().is_initialized():
+        if self.connected and import_ray().is_initialized():
             self.kill()
             self.memory_.close()
             if self.ours:
-                _ray().shutdown()
-        self.connected, self.ours, self.shipped, self._placed = False, False, None, []
+                import_ray().shutdown()
+        self.connected, self.ours, self.shipped = False, False, None
 
     def kill(self) -> None:
         """Ends the workers at once, whatever they are at."""
@@ -231,7 +208,7 @@ class RayEngine(WorkerEngine):
         """Makes a worker, on a node that has room; one instead of another needs no free core, since a cluster that
         has lost a node may have none."""
         assert self.shipped is not None
-        made = _ray().remote(FarWorker)
+        made = import_ray().remote(FarWorker)
         spread = made.options(num_cpus=0 if instead else 1, max_restarts=0, scheduling_strategy="SPREAD")
         actor: Actor = spread.remote(list(sys.path))
         return _Hand(number, actor, self.remote.call(actor, "start", *self.shipped), self)
@@ -242,29 +219,45 @@ class RayEngine(WorkerEngine):
         Raises:
             HeadwayError: if no worker that is waited for has started for minutes.
         """
-        by_reference = {hand.asked: hand for hand in busy if isinstance(hand, _Hand)}
-        ray, begun = _ray(), [hand.begun for hand in by_reference.values()]
+        asked = {hand: hand.asked for hand in busy if isinstance(hand, _Hand) and hand.asked is not None}
+        ray, begun = import_ray(), time.monotonic()
         while True:
-            done, _ = ray.wait(list(by_reference), timeout=PATIENCE_S)
+            stopping.check()
+            by_reference = {call.reference: hand for hand, call in asked.items()}
+            answered, _ = ray.wait(list(by_reference), timeout=TICK_S)
+            done = [hand for reference in answered if self.remote.poll(asked[hand := by_reference[reference]])]
+            done += [hand for hand, call in asked.items() if hand not in done and self._overdue(call)]
             if done:
-                yield from (by_reference[reference] for reference in done)
+                yield from done
                 return
-            if not ray.wait(begun, timeout=0)[0]:
+            if time.monotonic() - begun > PATIENCE_S and not any(self.remote.poll(hand.begun) for hand in asked):
                 raise HeadwayError(
                     f"needed {len(busy)} more workers on the Ray cluster, found that none has started in "
                     f"{PATIENCE_S:.0f} seconds. Often other work holds its cores: use fewer workers, or wait for it."
                 )
 
-    def _keeper(self, clients: Sequence[str], others: Sequence[Actor]) -> Actor:
-        """A keeper on a node that has none of the others, as far as there are enough."""
-        ray, nodes = _ray(), sorted(_nodes())
-        taken = {node for keeper, node in self._placed if any(keeper is other for other in others)}
-        free = [node for node in nodes if node not in taken] or nodes
-        node = free[len(self._placed) % len(free)]
+    def _overdue(self, call: Call) -> bool:
+        """Whether a worker is at a unit for so much longer than any was before that it is taken for lost."""
+        limit = max(SLOW_S, SLOWER * self.longest_s) if self.longest_s else FIRST_S
+        if call.seconds > limit:
+            call.fail(Lost(f"no answer for {call.seconds:.0f} s"))
+        return call.done
+
+    def _train(self, ask: Ask) -> Answer:
+        answer = super()._train(ask)
+        return replace(answer, notes=[*answer.notes, *self.remote.report()])
+
+    def _settle(self, ask: Ask) -> Answer:
+        answer = super()._settle(ask)
+        notes, self.memory_.notes = self.memory_.notes, []
+        return replace(answer, notes=[*answer.notes, *notes, *self.remote.report()])
+
+    def _keeper(self, clients: Sequence[str], node: str) -> Actor:
+        """A keeper on this node, or elsewhere if that is lost."""
+        ray = import_ray()
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id=node, soft=True)
         made = ray.remote(Keeper).options(num_cpus=0, max_restarts=0, scheduling_strategy=strategy)
         keeper: Actor = made.remote(clients)
-        self._placed.append((keeper, node))
         return keeper
 
     # the cluster ----------------------------------------------------------------------------------------
@@ -275,7 +268,7 @@ class RayEngine(WorkerEngine):
         Raises:
             ConfigError: if Ray is not installed, no cluster answers, or it has fewer cores than workers.
         """
-        ray, address = _ray(), self.address or os.environ.get("RAY_ADDRESS") or "local"
+        ray, address = import_ray(), self.address or os.environ.get("RAY_ADDRESS") or "local"
         if not ray.is_initialized():
             _check_address(address)
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -291,7 +284,7 @@ class RayEngine(WorkerEngine):
                         **(alone if address == "local" else {}),
                     )
             except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-                raise _unreachable(address, _first_line(error)) from error
+                raise _unreachable(address, first_line(error)) from error
             finally:
                 if threading.current_thread() is threading.main_thread():
                     signal.signal(signal.SIGTERM, before)  # Ray puts its own there
@@ -307,27 +300,9 @@ class RayEngine(WorkerEngine):
             )
 
 
-def _ray() -> ModuleType:
-    """Ray.
-
-    Raises:
-        ConfigError: if it is not installed.
-    """
-    try:
-        import ray
-        import ray.util.scheduling_strategies
-    except ImportError as error:
-        raise ConfigError(
-            f"the Ray engine needs Ray, which cannot be imported here ({error}): install headway with its extra, "
-            '"headway[ray]", or use worker processes (--workers N without --engine ray).'
-        ) from error
-    module: ModuleType = ray
-    return module
-
-
-def _nodes() -> list[str]:
+def living_nodes() -> list[str]:
     """The names of the cluster's living nodes."""
-    return [node["NodeID"] for node in _ray().nodes() if node["Alive"]]
+    return [node["NodeID"] for node in import_ray().nodes() if node["Alive"]]
 
 
 def _check_address(address: str) -> None:
@@ -354,9 +329,3 @@ def _unreachable(address: str, why: str) -> ConfigError:
     where = {"local": "on this machine", "auto": "that runs on this machine"}.get(address, f"at {address}")
     do = "see whether Ray works here" if address == "local" else 'start one ("ray start --head"), or leave address out'
     return ConfigError(f"needed a Ray cluster {where}, found none that answers: {why}. Correct the address, or {do}.")
-
-
-def _first_line(error: BaseException) -> str:
-    """What an error says, in a line, without colours."""
-    text = re.sub(r"\x1b\[\d*m", "", str(error))
-    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__).rstrip(".")
