@@ -48,7 +48,9 @@ def swift_and_sure(seeds=3):
     seconds = {"swift": [10.0 * r for r in range(1, 13)], "sure": [100.0 * r for r in range(1, 13)]}
     values = {"swift": [0.5] * 2 + [0.7] * 10, "sure": [0.4] * 2 + [0.9] * 10}
     return [
-        trial(method, seed, [value + seed / 1e3 for value in values[method]], seconds[method])
+        trial(
+            method, seed, [v + (seed if method == "swift" else 2 - seed) / 1e3 for v in values[method]], seconds[method]
+        )
         for method in seconds
         for seed in range(seeds)
     ]

@@ -44,7 +44,10 @@ def headway(headway, tmp_path, monkeypatch):
         (["compare", "--methods", "fedavg,fedprox", "--set", "algorithm.mu=1"], "changes one recipe"),
         (["compare", "--methods", "fedavg,fedprox", "--set", "algorithm.FedPrx.mu=1"], "did you mean 'FedProx'"),
         (["compare", "--methods", "fedavg,fedprox", "--out", "taken"], "taken exists already"),
-        (["compare", "--methods", "fedavg,fedprox", "--seeds", "1", "--set", "data.test_share=0"], "was not defined"),
+        (
+            ["compare", "--methods", "fedavg,fedprox", "--seeds", "1", "--set", "data.test_share=0"],
+            "no client has test",
+        ),
         (["compare", "mine.toml"], "two of the files are named 'mine'"),
     ],
 )

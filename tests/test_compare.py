@@ -118,8 +118,9 @@ def test_a_method_that_diverges_is_named_and_not_ranked(headway, tmp_path):
         '[methods.wild]\nrecipe = "fedavg"\ntrainer = { lr = 1e20 }\n'
     )
     code, out, _ = headway("compare", "mine.toml", "--methods", "fedavg,wild", "--seeds", "2", "--workers", "1")
-    assert code == 0
+    assert code == 1
     assert "wild (2 failed)" in out
+    assert "wild failed at 2 of 2 seeds, and is not ranked: the run diverged in round 1" in out
     assert "fedavg is highest" in out
 
 

@@ -18,7 +18,9 @@ from headway.trials import Job, Trial, trial_folder
 ALONE, POOLED = "alone", "pooled"
 
 
-def bound_jobs(runfile: RunFile, clients: Sequence[str], seed: int, folder: Path) -> list[Job]:
+def bound_jobs(
+    runfile: RunFile, clients: Sequence[str], seed: int, folder: Path, metric: str | None = None
+) -> list[Job]:
     """The runs that bound a federation of these clients at a seed: plain training with the file's trainer.
 
     Each client alone makes as many rounds of local training as in the federation, and so does the one that holds
@@ -27,11 +29,17 @@ def bound_jobs(runfile: RunFile, clients: Sequence[str], seed: int, folder: Path
     alone = _plain(runfile, View(), runfile.sections.run.rounds)
     place = trial_folder(folder, ALONE, seed)
     jobs = [
-        Job(f"{ALONE}, {client}", replace(alone, view=View(only=client)), seed, trial_folder(place, client, seed))
+        Job(
+            f"{ALONE}, {client}",
+            replace(alone, view=View(only=client)),
+            seed,
+            trial_folder(place, client, seed),
+            metric,
+        )
         for client in clients
     ]
     pooled = _plain(runfile, View(pooled=True), runfile.sections.run.evaluate_every)
-    return [Job(POOLED, pooled, seed, trial_folder(folder, POOLED, seed)), *jobs]
+    return [Job(POOLED, pooled, seed, trial_folder(folder, POOLED, seed), metric), *jobs]
 
 
 def weights_alone(data: FederatedData) -> dict[str, int]:

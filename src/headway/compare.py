@@ -124,6 +124,16 @@ class Comparison:
         head = f"Mean {self.metric} {where}, {when}: "
         return head + self._verdict([(s.method, s.mean) for s in ranked], lambda trial: trial.final)
 
+    def failure_sentences(self) -> list[str]:
+        """Which methods did not finish at every seed, and why the first of their seeds did not."""
+        told = []
+        for method in self.methods:
+            failed = [trial for trial in self.of(method) if trial.failure]
+            if failed:
+                count = f" at {len(failed)} of {len(self.of(method))} seeds" if len(self.of(method)) > 1 else ""
+                told.append(f"{method} failed{count}, and is not ranked: {failed[0].failure}")
+        return told
+
     def budget_sentence(self) -> str | None:
         """The same at equal bytes; None where that is the same question."""
         if not self.unequal_bytes:
@@ -145,7 +155,8 @@ class Comparison:
         """
         pairs = [value(a) - value(b) for a, b in zip(self.of(one), self.of(other), strict=True)]
         mean, half = interval(pairs, 1 - 0.05 / max(len(self.methods) - 1, 1))
-        return math.isfinite(half) and abs(mean) > half
+        # seeds that all differ by the same, as few test examples make them, leave the chance unknown
+        return math.isfinite(half) and abs(mean) > half > 1e-9 * abs(mean)
 
     def gap_sentence(self) -> str | None:
         """How much of the way from each client alone to pooled training the best method goes."""
@@ -154,6 +165,8 @@ class Comparison:
             return None
         alone, pooled = (_mean(t.final for t in self.bounds[name]) for name in ("alone", "pooled"))
         best = ranked[0]
+        if math.isnan(alone) or math.isnan(pooled):
+            return None
         head = f"Each client alone reaches {alone:.4f}, pooled training {pooled:.4f}, {best.method} {best.mean:.4f}"
         gain = (alone - pooled) if self.lower_is_better else (pooled - alone)
         if not gain > 0:
@@ -257,14 +270,14 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """The mean and the half width of its interval by Student's t; NaN where there are too few values.
+    """The mean and the half width of its interval by Student's t; NaN where there are too few values, or no numbers.
 
     >>> mean, half = interval([1.0, 2.0, 3.0])
     >>> round(mean, 3), round(half, 3)
     (2.0, 2.484)
     """
-    if len(values) < 2:
-        return (values[0] if values else math.nan), math.nan
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return (values[0] if len(values) == 1 else math.nan), math.nan
     from scipy import stats
 
     quantile = float(stats.t.ppf((1 + level) / 2, len(values) - 1))
@@ -281,11 +294,14 @@ def gather(
     time_budget: float | None = None,
     bounds: Mapping[str, tuple[Trial, ...]] | None = None,
     tuned: Mapping[str, Tuned] | None = None,
+    metric: str | None = None,
+    refused: Sequence[str] = (),
 ) -> Comparison:
     """The comparison of finished trials.
 
     Without a target, it is 95 % of the best method's mean final value; without a budget, it is what the method
-    that sends least has sent at the end, and the simulated time at which the first run ends.
+    that sends least has sent at the end, and the simulated time at which the first run ends.  metric: what the values
+    are; the task's first, if nothing is said.  refused: methods that have trials and no run file.
 
     Raises:
         HeadwayError: if no trial finished.
@@ -295,9 +311,10 @@ def gather(
         _check_time(trials, time_budget)
     first = next(iter(runfiles.values()))
     experiment = first.build()
-    metric = experiment.task.headline
+    metric = metric or experiment.task.headline
     lower = metric in LOWER_IS_BETTER
-    finals = [_mean(t.final for t in trials if t.method == method) for method in runfiles]
+    methods = (*runfiles, *refused)
+    finals = [_mean(t.final for t in trials if t.method == method) for method in methods]
     known = [value for value in finals if not math.isnan(value)] or [t.final for t in trials if not t.failure]
     if not known:
         failed = next(t for t in trials if t.failure)
@@ -313,7 +330,7 @@ def gather(
         metric,
         experiment.data.central is not None,
         tuple(trials),
-        tuple(runfiles),
+        methods,
         len({t.seed for t in trials}),
         target=(best / 0.95 if lower else best * 0.95) if target is None else target,
         stated_target=target is not None,

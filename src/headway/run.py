@@ -8,7 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headway.client.constant import Constant, constant_metrics
 from headway.client.data_checks import check_data
+from headway.client.defined import deciding, undefined_metrics
 from headway.client.evaluate import check_central, mean_metrics, score
 from headway.client.task import Task
 from headway.client.trainer import trainers
@@ -31,11 +33,11 @@ from headway.core.reports import Reports
 from headway.core.roster import Roster
 from headway.core.sampler import samplers
 from headway.data import FederatedData
-from headway.data.classes import target_line
 from headway.data.labels import LabelCounts
 from headway.engines import Engine, Job, LocalEngine
 from headway.observe.alarm import HORIZON, Figures, Watch
-from headway.observe.folder import DATA_NOTES, JOURNAL, MEMORY, RunFolder, read_identity, write_atomically, writing
+from headway.observe.data_notes import save_data_notes
+from headway.observe.folder import JOURNAL, MEMORY, RunFolder, read_identity, writing
 from headway.observe.journal import Journal
 from headway.observe.report import RoundReport
 
@@ -112,13 +114,17 @@ class Run:
         if task.buffers == "average" and self.bench.has_statistics:
             buffers = self.bench.statistics().cpu()
         self.state = algorithm.initial_state(self.bench.shared.cpu(), buffers)
+        self.undefined = undefined_metrics(task, data)
+        self.constant = constant_metrics(task, data) if evaluate_every is not None else Constant()
+        self.headline = deciding(task, self.undefined)  # the metric that decides which model is best
         self.notes: dict[str, Any] = {"best": None, "first_loss": None}
         self.watch = Watch(LabelCounts(data))
         self.folder: RunFolder | None = None
         if folder is not None:
             try:
                 self._open_folder(Path(folder), self.identity(seed), resume, keep, config)
-                self._save_data_notes(Path(folder))
+                measured = {"headline": self.headline, "undefined": self.undefined, "constant": asdict(self.constant)}
+                save_data_notes(Path(folder), data, measured)
             except BaseException:
                 self.engine.close()
                 raise
@@ -252,13 +258,13 @@ class Run:
         return replace(report, evaluation_seconds=time.perf_counter() - begun)
 
     def _keep_best(self, report: RoundReport) -> None:
-        name = self.task.headline
+        name = self.headline
         value = report.headline(name)
         if value is None or value != value:
             return
         best = self.notes["best"]
         sign = -1 if name in LOWER_IS_BETTER else 1
-        if best is None or sign * value > sign * best["value"]:
+        if best is None or best["metric"] != name or sign * value > sign * best["value"]:
             self.notes["best"] = {"round": report.round, "metric": name, "value": value}
             if self.folder is not None:
                 self.folder.save_best(self._model_tensors(), self.notes["best"])
@@ -323,17 +329,6 @@ class Run:
             folder.close()
             raise
         self.folder = folder
-
-    def _save_data_notes(self, path: Path) -> None:
-        """Keeps what reading the data took beside the run."""
-        kept = {
-            "data": self.data.name,
-            **dict([target_line(self.data)]),
-            "class_names": self.data.class_names,
-            "notes": self.data.notes,
-        }
-        with writing(path / DATA_NOTES):
-            write_atomically(path / DATA_NOTES, json.dumps(kept, indent=2, ensure_ascii=False).encode())
 
     def _open_journal(self) -> tuple[Path, Journal] | None:
         if self.folder is None:

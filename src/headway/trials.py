@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from headway.core.errors import Diverged, HeadwayError
+from headway.core.errors import HeadwayError, RunFolderError
 from headway.observe.folder import JOURNAL
 from headway.observe.journal import Journal
 from headway.run import Run
@@ -53,7 +53,8 @@ class Trial:
     def spread(self) -> float:
         """The standard deviation over the last rounds."""
         tail = self.values[-TAIL:]
-        return statistics.stdev(tail) if len(tail) > 1 and not self.failure else math.nan
+        known = len(tail) > 1 and not self.failure and all(map(math.isfinite, tail))
+        return statistics.stdev(tail) if known else math.nan
 
     def within(self, budget: float, spent: Sequence[float]) -> float:
         """What `final` is if the run had ended with its last evaluation at which no more than a budget was spent.
@@ -86,12 +87,16 @@ def tail_of(runs: Iterable[tuple[int, ...]]) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """A trial that is to be run in a folder, or gone on with where the folder has part of it."""
+    """A trial that is to be run in a folder, or gone on with where the folder has part of it.
+
+    metric: what its values are; the one that decides in the run, if nothing is said.
+    """
 
     method: str
     runfile: RunFile
     seed: int
     folder: Path
+    metric: str | None = None
 
 
 def trial_folder(folder: Path, method: str, seed: int) -> Path:
@@ -105,7 +110,7 @@ def trial_folder(folder: Path, method: str, seed: int) -> Path:
 
 
 def run_trials(
-    runfiles: Mapping[str, RunFile], seeds: Sequence[int], workers: int, folder: Path
+    runfiles: Mapping[str, RunFile], seeds: Sequence[int], workers: int, folder: Path, metric: str | None = None
 ) -> Iterator[Trial | tuple[str, int]]:
     """Runs every method at every seed, and yields (method, seed) after each round and each trial at its end.
 
@@ -116,7 +121,7 @@ def run_trials(
         RunFolderError: if the folder holds another run under a trial's name.
     """
     jobs = [
-        Job(method, runfile, seed, trial_folder(folder, method, seed))
+        Job(method, runfile, seed, trial_folder(folder, method, seed), metric)
         for seed in seeds
         for method, runfile in runfiles.items()
     ]
@@ -173,13 +178,19 @@ def _in_worker(job: Job, ticks: Any) -> Trial:
 
 
 def _steps(job: Job, last: LastData) -> Iterator[Trial | tuple[str, int]]:
-    """The rounds of one trial, and the trial."""
+    """The rounds of one trial, and the trial; a method that is refused or stops is one that failed."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(job.runfile.sections.run.threads or 1)
     try:
-        run = job.runfile.with_seed(job.seed).start(job.folder, job.folder.exists(), last)
+        try:
+            run = job.runfile.with_seed(job.seed).start(job.folder, job.folder.exists(), last)
+        except RunFolderError:
+            raise
+        except HeadwayError as error:
+            yield failed_trial(job.method, job.seed, str(error))
+            return
         try:
             for _ in range(run.state.round):
                 yield job.method, job.seed
@@ -187,7 +198,9 @@ def _steps(job: Job, last: LastData) -> Iterator[Trial | tuple[str, int]]:
             try:
                 for _report in run:
                     yield job.method, job.seed
-            except Diverged as error:
+            except RunFolderError:
+                raise
+            except HeadwayError as error:
                 failure = str(error)
             yield read_trial(job, run, failure)
         finally:
@@ -196,9 +209,14 @@ def _steps(job: Job, last: LastData) -> Iterator[Trial | tuple[str, int]]:
         torch.set_num_threads(threads)
 
 
+def failed_trial(method: str, seed: int, failure: str) -> Trial:
+    """A trial that came to no round, and why."""
+    return Trial(method, seed, (), (), (), (), {}, failure)
+
+
 def read_trial(job: Job, run: Run, failure: str | None) -> Trial:
     """The trial that a run's journal tells of."""
-    name = run.task.headline
+    name = job.metric or run.headline
     journal = Journal(job.folder / JOURNAL)
     try:
         scope = "clients" if run.data.central is None else "central"
@@ -213,7 +231,10 @@ def read_trial(job: Job, run: Run, failure: str | None) -> Trial:
     finally:
         journal.close()
     if not rounds and failure is None:
-        failure = f"{name} was not defined in any round: it needs test examples (data.test_share, central_share)."
+        why = run.undefined.get(name)
+        failure = f"{name} is not defined: {why}." if why else f"{name} was not defined in any round."
+    elif failure is None and not all(math.isfinite(known[round_]) for round_ in rounds[-TAIL:]):
+        failure = f"{name} is not finite in the last rounds."
     return Trial(
         job.method,
         job.seed,

@@ -49,29 +49,33 @@ def candidates(method: str, grid: Mapping[str, Sequence[Any]], load: Callable[[l
 
 
 def tuning_trials(
-    found: Sequence[Candidate], seeds: int, workers: int, folder: Path
+    found: Sequence[Candidate], seeds: int, workers: int, folder: Path, metric: str | None = None
 ) -> Iterator[Trial | tuple[str, int]]:
     """The trials of all candidates, each client testing on a fifth of its own training examples."""
     seen = {c.name: replace(c.runfile, view=View(held_out=HELD_OUT)) for c in found}
-    return run_trials(seen, range(seeds), workers, folder / "tuning")
+    return run_trials(seen, range(seeds), workers, folder / "tuning", metric)
 
 
-def choose(found: Sequence[Candidate], trials: Sequence[Trial], metric: str) -> dict[str, tuple[Candidate, Tuned]]:
-    """For each method the candidate of best mean value; a candidate of which a seed failed is out.
+def choose(
+    found: Sequence[Candidate], trials: Sequence[Trial], metric: str
+) -> tuple[dict[str, tuple[Candidate, Tuned]], dict[str, str]]:
+    """For each method the candidate of best mean value, one of which a seed failed being out.
 
-    Raises:
-        ConfigError: if every setting of a method failed.
+    And the methods of which every candidate failed, each with the reason of the first.
     """
     chosen: dict[str, tuple[Candidate, Tuned]] = {}
+    failed: dict[str, str] = {}
     for method in dict.fromkeys(candidate.method for candidate in found):
         own = [candidate for candidate in found if candidate.method == method]
         scores = [statistics.fmean(t.final for t in trials if t.method == candidate.name) for candidate in own]
         if all(math.isnan(score) for score in scores):
-            raise ConfigError(f"every setting in the grid of {method!r} failed; give it milder values.")
+            why = next(t.failure for t in trials if t.method == own[0].name and t.failure)
+            failed[method] = f"every setting of its grid failed, the first like this: {why}"
+            continue
         sign = -1 if metric in LOWER_IS_BETTER else 1
         best = max(range(len(own)), key=lambda i: -math.inf if math.isnan(scores[i]) else sign * scores[i])
         chosen[method] = own[best], Tuned(len(own), dict(own[best].setting), scores[best])
-    return chosen
+    return chosen, failed
 
 
 def _toml(value: Any) -> str:

@@ -13,14 +13,17 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from headway.bounds import ALONE, POOLED, bound_jobs, by_client, gather_alone, weights_alone
+from headway.client.defined import deciding, undefined_metrics
 from headway.commands.methods import method_files, method_grids
 from headway.commands.training import free_path
 from headway.compare import Comparison, Summary, Tuned, gather
 from headway.core.durations import seconds_of, time_text
 from headway.core.errors import ConfigError
 from headway.core.sizes import bytes_of
+from headway.data.view import View
 from headway.observe.folder import write_atomically, writing
 from headway.observe.plot import comparison_picture
 from headway.observe.progress import Meter
@@ -36,7 +39,7 @@ from headway.observe.text import (
     strict,
 )
 from headway.runfile import RunFile
-from headway.trials import RUNS, Job, Trial, in_processes, run_trials, trial_folder
+from headway.trials import RUNS, Job, Trial, failed_trial, in_processes, run_trials, trial_folder
 from headway.tuning import HELD_OUT, Candidate, choose, tuning_trials
 
 Steps = Iterator[Trial | tuple[str, int]]
@@ -60,7 +63,7 @@ def compare_files(
     files: Sequence[str], methods: Sequence[str] | None, sets: Sequence[str], rounds: int | None, options: Options
 ) -> None:
     """Runs methods x seeds, and shows a table, a picture and a sentence."""
-    runfiles = method_files(files, methods, sets, rounds)
+    runfiles, refused = method_files(files, methods, sets, rounds)
     first = next(iter(runfiles.values()))
     section = first.sections.compare
     seeds = options.seeds or section.seeds
@@ -81,25 +84,63 @@ def compare_files(
             "run.until_s or the bounds out."
         )
     grids = method_grids(files, runfiles, sets, rounds)
-    metric = first.build().task.headline  # what is wrong with data or model is said before any training
+    metric, notes = _deciding(first, seeds, bool(grids))  # what is wrong with data or model is said before any training
     folder = _folder(options.out, first.name)
     work = _Work(folder, options, len(runfiles) * seeds)
     work.say(f"[bold]{first.name}[/bold]: {', '.join(runfiles)}; {_seeds(seeds)} of {_length(first)} each")
+    for name, why in refused.items():
+        work.say(f"[yellow]{name} is left out:[/yellow] {escape(why)}")
+    for note in notes:
+        work.say(f"[yellow]{escape(note)}[/yellow]")
     tuned: dict[str, Tuned] = {}
     if grids:
-        runfiles, tuned = _tune(work, grids, runfiles, section.tuning_seeds, metric)
+        runfiles, tuned, failed = _tune(work, grids, runfiles, section.tuning_seeds, metric)
+        refused |= failed
     count = len(runfiles) * seeds
-    found = work.trials(lambda: run_trials(runfiles, range(seeds), work.workers, folder), count, first)
-    order = list(runfiles)
+    found = work.trials(lambda: run_trials(runfiles, range(seeds), work.workers, folder, metric), count, first)
+    found += [failed_trial(name, seed, why) for name, why in refused.items() for seed in range(seeds)]
+    order = [*runfiles, *refused]
     trials = sorted(found, key=lambda t: (order.index(t.method), t.seed))
-    bounds = _bounds(work, first, seeds) if wanted else {}
+    bounds = _bounds(work, first, seeds, metric) if wanted else {}
     comparison = gather(
-        first.name, runfiles, trials, target, budget, time_budget=time_budget, bounds=bounds, tuned=tuned
+        first.name,
+        runfiles,
+        trials,
+        target,
+        budget,
+        time_budget=time_budget,
+        bounds=bounds,
+        tuned=tuned,
+        metric=metric,
+        refused=list(refused),
     )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, comparison, runfiles)
     _tell(work, comparison, folder)
+    if comparison.failure_sentences():
+        raise typer.Exit(1)
+
+
+def _deciding(runfile: RunFile, seeds: int, tuned: bool) -> tuple[str, list[str]]:
+    """The metric that methods are compared by, the first that is defined at every seed; and why those before are not.
+
+    Raises:
+        ConfigError: if nothing can be evaluated at some seed.
+        What `RunFile.build` raises.
+    """
+    views = [runfile, *([dataclasses.replace(runfile, view=View(held_out=HELD_OUT))] if tuned else [])]
+    task = runfile.build().task
+    undefined: dict[str, str] = {}
+    checked = range(seeds) if "auroc" in task.metric_names else range(1)  # only it depends on the draw
+    for view in views:
+        for seed in checked:
+            found = undefined_metrics(task, view.with_seed(seed).load_data())
+            if "loss" in found:
+                raise ConfigError(f"methods are compared by what is evaluated, but {found['loss']}.")
+            undefined = {name: f"{why}, at seed {seed}" for name, why in found.items()} | undefined
+    metric = deciding(task, undefined)
+    return metric, [f"{name} is not defined: {why}; {metric} decides instead." for name, why in undefined.items()]
 
 
 def _seconds(said: str, runfiles: Mapping[str, RunFile]) -> float:
@@ -143,7 +184,7 @@ class _Work:
                     if by_clock:
                         meter.step(f"{step.method}, seed {step.seed}")
                     if step.failure:
-                        meter.say(f"[yellow]{step.method}, seed {step.seed}, stopped:[/yellow] {step.failure}")
+                        meter.say(f"[yellow]{step.method}, seed {step.seed}, stopped:[/yellow] {escape(step.failure)}")
                     if self.as_json and shown:
                         emit({"event": "trial", **dataclasses.asdict(step), "final": step.final})
         except KeyboardInterrupt:
@@ -166,29 +207,39 @@ def _folder(out: Path | None, name: str) -> Path:
 
 def _tune(
     work: _Work, grids: Sequence[Candidate], runfiles: Mapping[str, RunFile], seeds: int, metric: str
-) -> tuple[dict[str, RunFile], dict[str, Tuned]]:
-    """The run files with the settings that did best."""
+) -> tuple[dict[str, RunFile], dict[str, Tuned], dict[str, str]]:
+    """The run files with the settings that did best; and the methods of which every setting failed, with the reason.
+
+    Raises:
+        ConfigError: if no method is left.
+    """
     work.say(f"tuning: {len(grids)} settings, each client testing on {HELD_OUT:.0%} of its training examples")
     first = grids[0].runfile
     trials = work.trials(
-        lambda: tuning_trials(grids, seeds, work.workers, work.folder), len(grids) * seeds, first, shown=False
+        lambda: tuning_trials(grids, seeds, work.workers, work.folder, metric), len(grids) * seeds, first, shown=False
     )
-    chosen = choose(grids, trials, metric)
+    chosen, failed = choose(grids, trials, metric)
     tuned = {method: how for method, (_, how) in chosen.items()}
     for method, how in tuned.items():
         work.say(f"tuned: {method} takes {_setting(how)}, best of {how.tried}")
-    return {m: chosen[m][0].runfile if m in chosen else runfile for m, runfile in runfiles.items()}, tuned
+    for method, why in failed.items():
+        work.say(f"[yellow]{method} is left out:[/yellow] {escape(why)}")
+    left = {m: chosen[m][0].runfile if m in chosen else each for m, each in runfiles.items() if m not in failed}
+    if not left:
+        method, why = next(iter(failed.items()))
+        raise ConfigError(f"no method is left to compare: of {method!r} {why}")
+    return left, tuned, failed
 
 
 def _setting(how: Tuned) -> str:
     return ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in how.chosen.items())
 
 
-def _bounds(work: _Work, runfile: RunFile, seeds: int) -> dict[str, tuple[Trial, ...]]:
+def _bounds(work: _Work, runfile: RunFile, seeds: int, metric: str) -> dict[str, tuple[Trial, ...]]:
     """Each client alone and pooled training, at every seed."""
     weights = [weights_alone(runfile.with_seed(seed).load_data()) for seed in range(seeds)]
     jobs: list[Job] = [
-        job for seed, each in enumerate(weights) for job in bound_jobs(runfile, tuple(each), seed, work.folder)
+        job for seed, each in enumerate(weights) for job in bound_jobs(runfile, tuple(each), seed, work.folder, metric)
     ]
     work.say("bounds: each client alone, and pooled training")
     trials = work.trials(lambda: in_processes(jobs, work.workers), len(jobs), runfile, shown=False)
@@ -259,7 +310,7 @@ def _sentences(comparison: Comparison) -> list[str]:
         said.append(f"At equal simulated time, {time_text(comparison.time_budget)} each: {equal}")
     if (gap := comparison.gap_sentence()) is not None:
         said.append(gap)
-    return said
+    return said + comparison.failure_sentences()
 
 
 def _columns(comparison: Comparison) -> list[str]:
@@ -349,4 +400,4 @@ def _tell(work: _Work, comparison: Comparison, folder: Path) -> None:
     screen.print(f"\nPicture: {folder / 'comparison.png'} (beside it: table.md, results.json, {RUNS}/)", soft_wrap=True)
     screen.print(f"Curves, drift and clients on one page: headway report {shlex.quote(str(folder))}", soft_wrap=True)
     for sentence in _sentences(comparison):
-        screen.print(f"[bold]{sentence}[/bold]")
+        screen.print(f"[bold]{escape(sentence)}[/bold]", soft_wrap=True)

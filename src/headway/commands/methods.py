@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from headway.core.errors import ConfigError, nearest
+from headway.core.errors import ChainRefused, ConfigError, nearest
 from headway.runfile import RunFile, load_runfile
 from headway.sections import AlgorithmSection
 from headway.tuning import Candidate, candidates
@@ -12,13 +13,15 @@ from headway.tuning import Candidate, candidates
 
 def method_files(
     files: Sequence[str], methods: Sequence[str] | None, sets: Sequence[str], rounds: int | None
-) -> dict[str, RunFile]:
-    """The run file of every method; those of several files must train on the same data.
+) -> tuple[dict[str, RunFile], dict[str, str]]:
+    """The run file of every method, and of those whose chain is refused the reason; all train on the same data.
 
     Raises:
         ConfigError: if nothing is there to compare, or the files differ in their data.
+        ChainRefused: if every method is refused; the first one's.
     """
     runfiles: dict[str, RunFile] = {}
+    refused: dict[str, ChainRefused] = {}
     _check_sets(sets, files)
     for file in files:
         plain = load_runfile(file, sets if methods is None else (), rounds=rounds) if len(files) > 1 else None
@@ -29,11 +32,17 @@ def method_files(
             runfiles[plain.name] = plain
             continue
         for name in names or ():
-            method = load_runfile(file, _for_method(sets, file, name), rounds=rounds, method=name)
+            try:
+                method = load_runfile(file, _for_method(sets, file, name), rounds=rounds, method=name)
+            except ChainRefused as error:
+                refused[name if len(files) == 1 else f"{Path(file).stem} {name}"] = error
+                continue
             runfiles[name if len(files) == 1 else f"{method.name} {name}"] = method
     if methods and (twice := [name for name in methods if methods.count(name) > 1]):
         raise ConfigError(f"--methods names {twice[0]!r} twice: a method is compared with others once.")
-    if len(runfiles) < 2:
+    if refused and not runfiles:
+        raise next(iter(refused.values()))
+    if len(runfiles) + len(refused) < 2:
         raise ConfigError(
             "a comparison needs at least two methods: give --methods fedavg,scaffold, several files, or "
             "[compare] methods in the file."
@@ -41,7 +50,7 @@ def method_files(
     _check_same_data(runfiles)
     if len(files) == 1:
         _check_reached(sets, runfiles)
-    return runfiles
+    return runfiles, {name: f"refused: {error}" for name, error in refused.items()}
 
 
 def _check_sets(sets: Sequence[str], files: Sequence[str]) -> None:

@@ -109,6 +109,11 @@ def export_model(folder: Path, out: Path | None, best: bool) -> None:
         raise RunFolderError(f"{folder} has no {CONFIG}: the run was made in Python; save run.model().state_dict().")
     if best:
         source = folder / BEST
+        if not source.exists():
+            raise RunFolderError(
+                f"{folder} holds no best model, since no evaluation had a value to choose it by: leave out --best for "
+                "the last model, or give the run test examples (data.test_share)."
+            )
     else:
         found = sorted((folder / "checkpoints").glob("round-*.safetensors"))
         if not found:

@@ -26,7 +26,7 @@ from headway.observe.folder import CONFIG, JOURNAL, read_identity
 from headway.observe.journal import Journal
 from headway.observe.progress import Meter
 from headway.observe.report import RoundReport
-from headway.observe.text import bytes_text, console, emit, number_text, plain_table, show_table
+from headway.observe.text import bytes_text, console, emit, metric_text, number_text, plain_table, show_table
 from headway.run import Run
 from headway.runfile import RunFile, load_runfile
 
@@ -150,9 +150,19 @@ def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
         screen.print(f"  quorum  {run.algorithm.quorum.spoken}", markup=False, soft_wrap=True)
     if said := run.engine.spoken:
         screen.print(f"  engine  {said}", markup=False, soft_wrap=True)
+    for line in _undefined(run):
+        screen.print(f"  metric  {line}", markup=False, soft_wrap=True)
     screen.print(f"  folder  {folder}" + (f", from round {run.state.round}" if run.state.round else ""))
     for warning in run.algorithm.explain().warnings:
         screen.print(f"[yellow]warning:[/yellow] {warning}")
+
+
+def _undefined(run: Run) -> list[str]:
+    """Which metrics the split leaves without a value, and what decides instead."""
+    if "loss" in run.undefined:
+        return [f"nothing is evaluated, so no best model is kept: {run.undefined['loss']}"]
+    decides = "" if run.headline == run.task.headline else f"; {run.headline} decides which model is best"
+    return [f"{name} is not defined: {why}{decides}" for name, why in run.undefined.items()]
 
 
 def _steps_said(run: Run) -> str:
@@ -186,7 +196,7 @@ def _warn(meter: Meter, report: RoundReport, lines: Lines) -> None:
 
 def _news(report: RoundReport, run: Run) -> str:
     parts = [] if report.train_loss is None else [f"loss {number_text(report.train_loss)}"]
-    name = run.task.headline
+    name = run.headline
     if (value := report.headline(name)) is not None:
         parts.append(f"{name} {number_text(value)}")
     if report.clock:
@@ -218,23 +228,45 @@ def _record(report: RoundReport) -> dict[str, Any]:
     }
 
 
-def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> None:
-    names = [*run.task.metric_names, "loss"]
+def _final_rows(run: Run, report: RoundReport, names: Sequence[str]) -> list[list[str]]:
+    """The last evaluation: of each client, of all together and of the central test set, beside a constant answer's."""
     rows = [
-        [client, str(len(run.data.test[client])), *(number_text(scores.get(name)) for name in names)]
+        [client, str(len(run.data.test[client])), *(metric_text(scores.get(name)) for name in names)]
         for client, scores in list(report.evaluation.items())[:20]
     ]
     if len(report.evaluation) > 20:
         rows.append([f"... {len(report.evaluation) - 20} more in the journal"])
+    constant, nothing = run.constant, dict.fromkeys(run.undefined, math.nan)
     if report.metrics:
         asked = report.evaluation
         total = sum(len(run.data.test[client]) for client in asked) if asked else int(run.data.test_sizes.sum())
-        rows.append(["all clients", str(total), *(number_text(report.metrics.get(name)) for name in names)])
+        rows.append(["all clients", str(total), *(metric_text(report.metrics.get(name, math.nan)) for name in names)])
+        if constant.clients:
+            rows.append(
+                [
+                    f"({constant.answer})",
+                    "",
+                    *(metric_text({**nothing, **constant.clients}.get(name)) for name in names),
+                ]
+            )
     if run.data.central is not None:
         rows.append(
-            ["central test", str(len(run.data.central)), *(number_text(report.central.get(name)) for name in names)]
+            ["central test", str(len(run.data.central)), *(metric_text(report.central.get(name)) for name in names)]
         )
-    if rows:
+        if constant.central:
+            rows.append(
+                [
+                    f"({constant.answer})",
+                    "",
+                    *(metric_text({**nothing, **constant.central}.get(name)) for name in names),
+                ]
+            )
+    return rows
+
+
+def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> None:
+    names = [*run.task.metric_names, "loss"]
+    if rows := _final_rows(run, report, names):
         screen.print()
         show_table(screen, plain_table(["on the test part of", "examples", *names], rows))
     if report.drift:

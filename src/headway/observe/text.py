@@ -60,6 +60,15 @@ def number_text(value: float | None) -> str:
     return f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
 
 
+def metric_text(value: float | None) -> str:
+    """A metric after an evaluation: NaN is one that the test examples do not define, and `None` one that was not taken.
+
+    >>> metric_text(0.5), metric_text(math.nan), metric_text(None)
+    ('0.5000', 'not defined', '-')
+    """
+    return "not defined" if value is not None and math.isnan(value) else number_text(value)
+
+
 def difference_text(mean: float, half: float) -> str:
     """A difference with its sign and half the width of its interval.
 

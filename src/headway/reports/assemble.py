@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from headway.compare import Comparison, least_spent
-from headway.core.errors import ConfigError, HeadwayError
+from headway.core.errors import ConfigError, HeadwayError, RunFolderError
 from headway.observe.text import number_text
-from headway.reports.found import Found, Told, find
+from headway.reports.found import Found, Told, find, holds_runs
 from headway.reports.naming import chain_text, differing, label, tell_apart
 from headway.reports.page import Evidence, Method, Partition, SeedRun, partition_of
 from headway.runfile import load_runfile
@@ -23,24 +23,34 @@ Groups = dict[str, list[Found]]
 
 
 def evidence(paths: Sequence[Path]) -> Evidence:
-    """What the runs and comparisons in these folders say together.
+    """What the runs and comparisons in these folders say together; one that cannot be read is listed with the reason.
 
     Raises:
-        RunFolderError: if a folder is no run and no comparison, is damaged, or holds no round.
+        RunFolderError: if a folder is no run and no comparison, or none of them can be read.
         ConfigError: if the runs measure different things, or a method is there twice at one seed.
     """
     found: list[Found] = []
     told: list[Told] = []
+    dead: list[RunFolderError] = []
     for path in {path.resolve(): path for path in paths}.values():
-        runs, one = find(path)
+        try:
+            runs, one = find(path)
+        except RunFolderError as error:
+            if not holds_runs(path):
+                raise
+            dead.append(error)
+            continue
         found += runs
         told += [one] if one is not None else []
+    if not found:
+        raise dead[0]
     _check_metrics(found)
     found, unfinished = _finished(found)
     groups = _groups(found)
     only = told[0] if len(told) == 1 and all(each.given for each in found) else None
     comparison = only.comparison if only is not None else _compared(groups, found)
-    notices = [*unfinished, *_unlike(groups)]
+    left_out = [f"Left out: {words}" for words in (*map(str, dead), *(each.trouble for each in found if each.trouble))]
+    notices = [*left_out, *unfinished, *_unlike(groups)]
     methods = _methods(groups, comparison)
     partition, seed = _partition(found)
     return Evidence(
@@ -229,7 +239,8 @@ def _sentence(comparison: Comparison, methods: Sequence[Method], notices: Sequen
     (method,) = methods
     total, count = method.summed, len(method.runs)
     if math.isnan(total.mean):
-        return f"{method.name} has no final {comparison.metric}: see what went wrong."
+        why = next((run.failure for run in method.runs if run.failure), "see what went wrong.")
+        return f"{method.name} has no final {comparison.metric}: {why}"
     head += f": {method.name} has {number_text(total.mean)}"
     if count == 1:
         return f"{head}, from one seed, which says nothing of chance."

@@ -14,9 +14,9 @@ import tomli_w
 
 from headway.compare import Comparison, Tuned
 from headway.core.errors import RunFolderError
-from headway.observe.folder import CONFIG, IDENTITY, JOURNAL, read_identity
+from headway.observe.folder import CONFIG, DATA_NOTES, IDENTITY, JOURNAL, read_identity
 from headway.reports.naming import Numbers, flat_numbers
-from headway.reports.page import Record, SeedRun, read_record
+from headway.reports.page import DataNotes, Record, SeedRun, read_record
 from headway.trials import TAIL, Trial, trial_folder
 
 RESULTS = "results.json"
@@ -27,7 +27,7 @@ class Found:
     """One run, and what is needed to put it beside others.
 
     given: the method's name, where a comparison gave one.  tables: what was set; without a run file only the
-    algorithm.  planned: the rounds that it was to have, where known.
+    algorithm.  planned: the rounds that it was to have, where known.  trouble: why its journal is not shown.
     """
 
     run: SeedRun
@@ -38,6 +38,7 @@ class Found:
     given: str | None = None
     planned: int | None = None
     runfile: str | None = None
+    trouble: str = ""
 
     @property
     def numbers(self) -> Numbers:
@@ -78,6 +79,11 @@ def find(path: Path) -> tuple[list[Found], Told | None]:
     )
 
 
+def holds_runs(path: Path) -> bool:
+    """Whether a folder is that of a run or a comparison, readable or not."""
+    return (path / RESULTS).is_file() or (path / IDENTITY).is_file()
+
+
 def _of_run(path: Path) -> Found:
     identity = read_identity(path)
     text, tables = _runfile(path / CONFIG)
@@ -94,7 +100,8 @@ def _of_run(path: Path) -> Found:
         raise RunFolderError(
             f"{path / IDENTITY} is damaged ({_why(error)}); restore it from a copy, or leave the run out."
         ) from error
-    metric = str(metrics[0]) if metrics else next(iter({**record.central, **record.clients}), "loss")
+    kept = read_data_notes(path, bool(record.central))
+    metric = kept.headline or (str(metrics[0]) if metrics else next(iter({**record.central, **record.clients}), "loss"))
     values = record.headline(metric)
     until, times = record.bytes_until(), record.clock.get("ended_s", {})
     rounds = tuple(round_ for round_ in values if round_ in until)
@@ -107,18 +114,43 @@ def _of_run(path: Path) -> Found:
         tuple(record.loss.get(r, math.nan) for r in rounds),
         tuple(until[r] for r in rounds),
         record.tails.get(metric, {}),
-        failure=None if rounds else _never(metric),
+        failure=None if rounds else _never(metric, kept),
         record=record,
         source=str(path),
         fingerprint=fingerprint,
         versions=versions,
         simulated_s=tuple(times[r] for r in rounds) if all(r in times for r in rounds) else (),
+        data=kept,
     )
     return Found(run, metric, metric in record.central, plain, path, None, planned, text)
 
 
-def _never(metric: str) -> str:
-    return f"{metric} was not defined in any round: it needs test examples (data.test_share, central_share)."
+def _never(metric: str, kept: DataNotes) -> str:
+    why = kept.undefined.get(metric)
+    return f"{metric} is not defined: {why}." if why else f"{metric} has no value in any round."
+
+
+def read_data_notes(path: Path, central: bool) -> DataNotes:
+    """What a run folder keeps of its data; nothing of one that was made before it was kept, or that is damaged.
+
+    central: whether the run's metrics are those on the central test set.
+    """
+    try:
+        kept = json.loads((path / DATA_NOTES).read_text("utf-8"))
+        constant = kept.get("constant") or {}
+        return DataNotes(
+            tuple(map(str, kept.get("notes") or ())),
+            tuple(map(str, kept.get("class_names") or ())),
+            _texts(kept.get("undefined") or {}),
+            str(constant.get("answer", "")),
+            {
+                str(name): _number(value)
+                for name, value in constant.get("central" if central else "clients", {}).items()
+            },
+            kept.get("headline"),
+        )
+    except (OSError, ValueError, TypeError, AttributeError):
+        return DataNotes()
 
 
 def _runfile(path: Path) -> tuple[str | None, dict[str, Any] | None]:
@@ -149,7 +181,8 @@ def _of_comparison(path: Path) -> tuple[list[Found], Told]:
     try:
         results = json.loads(file.read_text("utf-8"))
         comparison = read_comparison(results["comparison"])
-        methods = {name: dict(results["methods"][name]) for name in comparison.methods}
+        # a method that was refused has no run file
+        methods = {name: dict(results["methods"].get(name, {})) for name in comparison.methods}
         for tables in methods.values():
             flat_numbers(tables)
         gaps = tuple(
@@ -165,16 +198,19 @@ def _of_comparison(path: Path) -> tuple[list[Found], Told]:
 
 
 def _of_trial(path: Path, comparison: Comparison, trial: Trial, tables: Mapping[str, Any]) -> Found:
-    """A trial with its journal, where the comparison kept one."""
+    """A trial with its journal, where the comparison kept one that can be read."""
     folder = trial_folder(path, trial.method, trial.seed)
     record: Record | None = None
-    fingerprint, versions, text = None, None, tomli_w.dumps(tables)
+    fingerprint, versions, text, trouble = None, None, tomli_w.dumps(tables) if tables else None, ""
     if (folder / IDENTITY).is_file():
-        identity = read_identity(folder)
-        fingerprint, versions = str(identity.get("data", "")) or None, _texts(identity.get("versions", {}))
-        text = _runfile(folder / CONFIG)[0] or text
-        if trial.rounds or (folder / JOURNAL).is_file():
-            record = _record_of_trial(folder, trial)
+        try:
+            identity = read_identity(folder)
+            fingerprint, versions = str(identity.get("data", "")) or None, _texts(identity.get("versions", {}))
+            text = _runfile(folder / CONFIG)[0] or text
+            if trial.rounds or (folder / JOURNAL).is_file():
+                record = read_record(folder / JOURNAL, TAIL)
+        except RunFolderError as error:
+            trouble = "" if trial.failure and not trial.rounds else str(error)
     run = SeedRun(
         trial.seed,
         trial.rounds,
@@ -188,18 +224,9 @@ def _of_trial(path: Path, comparison: Comparison, trial: Trial, tables: Mapping[
         fingerprint,
         versions,
         trial.simulated_s,
+        read_data_notes(folder, comparison.central),
     )
-    return Found(run, comparison.metric, comparison.central, tables, path, trial.method, None, text)
-
-
-def _record_of_trial(folder: Path, trial: Trial) -> Record | None:
-    """The journal; a trial that failed in its first round has none worth reading."""
-    try:
-        return read_record(folder / JOURNAL, TAIL)
-    except RunFolderError:
-        if trial.failure and not trial.rounds:
-            return None
-        raise
+    return Found(run, comparison.metric, comparison.central, tables, path, trial.method, None, text, trouble)
 
 
 def read_comparison(table: Mapping[str, Any]) -> Comparison:

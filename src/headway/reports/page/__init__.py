@@ -1,12 +1,13 @@
 """One page that shows what runs did: read from journals, written as a single HTML file that loads nothing."""
 
-from headway.reports.page.content import Evidence, Method, Partition, SeedRun
+from headway.reports.page.content import DataNotes, Evidence, Method, Partition, SeedRun
 from headway.reports.page.gather import Pull, Record, Trouble, read_record
 from headway.reports.page.page import GENERATOR, render
 from headway.reports.page.partition import partition_of
 
 __all__ = [
     "GENERATOR",
+    "DataNotes",
     "Evidence",
     "Method",
     "Partition",

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headway.compare import Summary
 from headway.reports.page.gather import Record
+
+
+@dataclass(frozen=True)
+class DataNotes:
+    """What a run folder keeps of its data.
+
+    notes: what reading them took, a line each.  class_names: by class, where known.  undefined: the metrics that the
+    split leaves without a value, and why.  answer, constant: the best constant answer in words, and its metrics where
+    the run's own are measured.  headline: the metric that decided.
+    """
+
+    notes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    undefined: Mapping[str, str] = field(default_factory=dict)
+    answer: str = ""
+    constant: Mapping[str, float] = field(default_factory=dict)
+    headline: str | None = None
 
 
 @dataclass(frozen=True)
@@ -16,6 +33,7 @@ class SeedRun:
     values, losses, bytes_total: at the evaluated `rounds`; simulated_s too, where the run had a clock.
     clients: each client's own value over the last rounds.  failure: why it counts for nothing, if so.
     record: its journal, where one was kept.  fingerprint: of the data, where known.  versions: of what made it.
+    data: what was kept of its data.
     """
 
     seed: int
@@ -30,6 +48,7 @@ class SeedRun:
     fingerprint: str | None = None
     versions: Mapping[str, str] | None = None
     simulated_s: tuple[float, ...] = ()
+    data: DataNotes = DataNotes()
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,11 @@ class Method:
     def records(self) -> list[Record]:
         """The journals that were kept."""
         return [run.record for run in self.runs if run.record is not None]
+
+    @property
+    def data(self) -> list[DataNotes]:
+        """What was kept of the data of each seed."""
+        return [run.data for run in self.runs]
 
 
 @dataclass(frozen=True)

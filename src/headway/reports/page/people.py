@@ -15,6 +15,7 @@ from headway.reports.page.matrix import MOST_CLIENTS, bubble_chart, shown
 from headway.reports.page.parts import Figure, Section, Table, mean
 from headway.reports.page.sections import fairness_of
 
+MOST_NAMES = 100  # of classes
 NAMED = 3  # clients of a method that are named for their leeway, and for their cosine
 
 
@@ -167,8 +168,9 @@ def _variance(value: float) -> str:
 def holdings(evidence: Evidence) -> Section:
     """Who holds which labels."""
     anchor, title, found = "partition", "Who holds what", evidence.partition
+    read = _read(evidence)
     if isinstance(found, str):
-        return Section(anchor, title, found)
+        return Section(anchor, title, found, tables=read)
     rows = shown(found)
     lead = f"Training examples of the {len(found.holdings)} clients of {found.source}"
     lead += f", as drawn by seed {evidence.partition_seed}." if evidence.drawn else "."
@@ -178,14 +180,31 @@ def holdings(evidence: Evidence) -> Section:
     columns = ["client", "size", "label entropy", "distance to the pool"] if found.classes else ["client", "size"]
     table = Table(columns, _rows(found), "", ())
     if not found.classes:
-        return Section(anchor, title, f"{lead} The targets are not classes, so only sizes are shown.", tables=[table])
+        return Section(
+            anchor, title, f"{lead} The targets are not classes, so only sizes are shown.", tables=[table, *read]
+        )
     caption = (
         "The area of a bubble is a count; columns are classes. Entropy: of a client's labels in nats, "
         f"{math.log(found.classes):.2f} where all {found.classes} are equally frequent and 0 where it holds one. "
         "Distance: total variation to the labels of all clients together, 0 where they are alike."
     )
     picture: Markup = bubble_chart("training examples by client and class", found)
-    return Section(anchor, title, lead, [Figure("Clients by classes", caption, picture, table, wide=True)])
+    return Section(anchor, title, lead, [Figure("Clients by classes", caption, picture, table, wide=True)], read)
+
+
+def _read(evidence: Evidence) -> list[Table]:
+    """What reading the data took, as the run folders keep it, and the names of the classes."""
+    kept = [data for method in evidence.methods for data in method.data]
+    names = next((data.class_names for data in kept if data.class_names), ())
+    notes = dict.fromkeys(note for data in kept for note in data.notes)
+    tables = (
+        [Table(["what was changed when the data were read"], [[note] for note in notes], words=True)] if notes else []
+    )
+    if names:
+        rows = [[f"{index}", name] for index, name in enumerate(names[:MOST_NAMES])]
+        more = f"{len(names) - MOST_NAMES} more are not shown." if len(names) > MOST_NAMES else ""
+        tables.append(Table(["class", "name"], rows, more, words=True))
+    return tables
 
 
 def _rows(found: Partition) -> Sequence[Sequence[str]]:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from headway.compare import Summary
 from headway.core.durations import time_text
 from headway.observe.fairness import Fairness, fairness
-from headway.observe.text import bytes_text, difference_text, listed, number_text, time_unit
+from headway.observe.text import bytes_text, difference_text, listed, metric_text, number_text, time_unit
 from headway.reports.page.charts import Line, bar_chart, line_chart
 from headway.reports.page.content import Evidence, Method, SeedRun
 from headway.reports.page.gather import Record
 from headway.reports.page.parts import Figure, Section, Table, band, curves_table, mean, per_run, round_text
 from headway.reports.page.scale import tick_text
+from headway.trials import TAIL
 
 DRIFT = {
     "share": (
@@ -112,7 +113,39 @@ def summary(evidence: Evidence) -> Section:
     if evidence.time_budget is not None:
         note += f" At {time_text(evidence.time_budget)}: as if each had ended with its last value by that time."
     table = Table(columns, rows, note, methods=range(len(rows)))
-    return Section("methods", "Methods", evidence.caption, tables=[table])
+    return Section("methods", "Methods", evidence.caption, tables=[table, *measured(evidence)])
+
+
+def measured(evidence: Evidence) -> list[Table]:
+    """Every metric of every method over the last rounds, beside that of the best constant answer."""
+    curves = [
+        [record.central if evidence.central else record.clients for record in method.records()]
+        for method in evidence.methods
+    ]
+    kept = [data for method in evidence.methods for data in method.data]
+    undefined = {name: why for data in kept for name, why in data.undefined.items()}
+    names = dict.fromkeys([*undefined, *(name for each in curves for scope in each for name in scope)])
+    answers = list(dict.fromkeys(data.answer for data in kept if data.answer))
+    if not names:
+        return []
+    rows = []
+    for name in names:
+        cells = [_last_mean([scope[name] for scope in each if name in scope]) for each in curves]
+        shown = [metric_text(value) if each else "-" for value, each in zip(cells, curves, strict=True)]
+        constant = mean(data.constant[name] for data in kept if name in data.constant)
+        rows.append([name.replace("_", " "), *shown, *([number_text(constant)] if answers else [])])
+    columns = ["metric", *(method.name for method in evidence.methods), *(["constant answer"] if answers else [])]
+    note = f"All metrics {evidence.where}, over the last evaluations and the seeds."
+    if answers:
+        said = answers[0] if len(answers) == 1 else "at each seed the best one"
+        note += f" Constant answer: what the same answer for every example would reach ({said})."
+    note += "".join(f" {name.replace('_', ' ').capitalize()} is not defined: {why}." for name, why in undefined.items())
+    return [Table(columns, rows, note)]
+
+
+def _last_mean(curves: Sequence[Mapping[int, float]]) -> float:
+    """The mean over runs of each one's mean over its last evaluations; NaN where there is none."""
+    return mean(statistics.fmean(list(curve.values())[-TAIL:]) for curve in curves if curve)
 
 
 def _budgets(evidence: Evidence) -> list[tuple[str, Callable[[Summary], float]]]:
