@@ -78,3 +78,10 @@ def test_only_undefined_metrics_leave_the_loss_to_decide(headway, write):
     out = headway("run", "a.toml")[1]
     assert "loss decides which model is best" in out
     assert "Best loss" in out
+
+
+def test_the_area_over_all_examples_together_is_offered_and_defined(headway, write):
+    write()
+    assert "pooled_auroc takes all clients' together" in headway("run", "a.toml")[1]
+    write(metrics='["auroc", "pooled_auroc"]')
+    assert "pooled_auroc decides which model is best" in headway("run", "a.toml")[1]

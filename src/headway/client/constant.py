@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from headway.client.evaluate import mean_metrics
-from headway.client.losses import LOSSES, METRICS
+from headway.client.losses import LOSSES
+from headway.client.metrics import Metric
 from headway.client.task import Task
 from headway.core.errors import HeadwayError
 from headway.data import FederatedData
@@ -44,15 +45,18 @@ def constant_metrics(task: Task, data: FederatedData) -> Constant:
     if made is None:
         return Constant()
     answer, output = made
+    named = {name: metric for name, metric in task.scorers.items() if name in task.metrics}
+    pooled = task.pooled_scorers
     parts = [index for index in data.test.values() if len(index)]
-    if len(parts) > MANY:
-        scores = _scores(task, output, data.store.targets[torch.cat(parts)])
-        clients = {name: value for name, value in scores.items() if name in AT_ONCE}
-    else:
-        each = {str(at): _scores(task, output, data.store.targets[index]) for at, index in enumerate(parts)}
-        clients = mean_metrics(each, {str(at): len(index) for at, index in enumerate(parts)})
-    central = {} if data.central is None else _scores(task, output, data.central.targets)
-    return Constant(answer, clients, {name: value for name, value in central.items() if value == value})
+    clients: dict[str, float] = {}
+    if parts:
+        together = _scores(task, {**named, **pooled}, output, data.store.targets[torch.cat(parts)])
+        clients = {name: value for name, value in together.items() if name in (*AT_ONCE, *pooled)}
+    if len(parts) <= MANY:
+        each = {str(at): _scores(task, named, output, data.store.targets[index]) for at, index in enumerate(parts)}
+        clients |= mean_metrics(each, {str(at): len(index) for at, index in enumerate(parts)})
+    central = {} if data.central is None else _scores(task, {**named, **pooled}, output, data.central.targets)
+    return Constant(answer, *({k: v for k, v in found.items() if v == v} for found in (clients, central)))
 
 
 def _answer(loss: str, targets: Tensor, data: FederatedData) -> tuple[str, Tensor] | None:
@@ -73,16 +77,15 @@ def _answer(loss: str, targets: Tensor, data: FederatedData) -> tuple[str, Tenso
     return None
 
 
-def _scores(task: Task, output: Tensor, targets: Tensor) -> dict[str, float]:
+def _scores(task: Task, scorers: Mapping[str, Metric], output: Tensor, targets: Tensor) -> dict[str, float]:
     """The built-in metrics and the loss of one output for all examples."""
     if targets.ndim > 1 and output.ndim == targets.ndim:  # classes, then the places of a mask
         output = output.expand(output.shape[0], *targets.shape[1:])
     outputs = output.expand(len(targets), *output.shape)
     found = {}
     try:
-        for name, metric in task.scorers.items():
-            if METRICS.get(name) is metric:
-                found[name] = float(metric(outputs, targets))
+        for name, metric in scorers.items():
+            found[name] = float(metric(outputs, targets))
         assert isinstance(task.loss, str)
         found["loss"] = float(LOSSES[task.loss].per_example(outputs, targets).double().mean())
     except (HeadwayError, RuntimeError, ValueError, IndexError):  # a metric that these targets do not have

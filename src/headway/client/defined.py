@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from headway.client.losses import METRICS
+from headway.client.metrics import POOLED
 from headway.client.task import Task
 from headway.data import FederatedData
 
+AREA, POOLED_AREA = "auroc", f"{POOLED}auroc"
 NOTHING = (
     "no client has test examples and there is no central test set (data.test_share, or central_share where the source "
     "has one)"
@@ -24,13 +26,18 @@ def undefined_metrics(task: Task, data: FederatedData) -> dict[str, str]:
     """
     if data.central is None and not bool(data.test_sizes.any()):
         return dict.fromkeys((*task.metric_names, "loss"), NOTHING)
-    if task.scorers.get("auroc") is not METRICS["auroc"]:
-        return {}
-    if data.central is not None:
-        whole = _two_classes(data.central.targets)
-        return {} if whole else {"auroc": ONE_CLASS.format("the central test set")}
-    parts = (data.store.targets[index] for index in data.test.values())
-    return {} if any(map(_two_classes, parts)) else {"auroc": ONE_CLASS.format("each client's test part")}
+    found: dict[str, str] = {}
+    parts = [data.store.targets[index] for index in data.test.values() if len(index)] if data.central is None else []
+    if POOLED_AREA in task.metrics and data.central is None and not _two_classes(torch.cat(parts)):
+        found[POOLED_AREA] = ONE_CLASS.format("the test part of all clients together")
+    if AREA in task.metrics and data.central is None and not any(map(_two_classes, parts)):
+        instead = "" if POOLED_AREA in (*task.metrics, *found) else f", {POOLED_AREA} takes all clients' together"
+        found[AREA] = ONE_CLASS.format("each client's test part") + instead
+    if data.central is not None and not _two_classes(data.central.targets):
+        found |= {
+            name: ONE_CLASS.format("the central test set") for name in (AREA, POOLED_AREA) if name in task.metrics
+        }
+    return found
 
 
 def deciding(task: Task, undefined: Mapping[str, str]) -> str:
@@ -39,6 +46,7 @@ def deciding(task: Task, undefined: Mapping[str, str]) -> str:
 
 
 def _two_classes(targets: Tensor) -> bool:
-    """Whether some targets are above 0 and some are not."""
-    positive = targets > 0
-    return bool(positive.any()) and not bool(positive.all())
+    """Whether some targets are above 0 and some are not: of several labels, of one of them at least."""
+    labels = targets.reshape(len(targets), -1) if targets.ndim == 2 else targets.reshape(-1, 1)
+    positive = labels > 0
+    return bool((positive.any(0) & ~positive.all(0)).any())

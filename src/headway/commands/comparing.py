@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from headway.bounds import ALONE, POOLED, bound_jobs, by_client, gather_alone, weights_alone
-from headway.client.defined import deciding, undefined_metrics
+from headway.client.defined import AREA, deciding, undefined_metrics
 from headway.commands.methods import method_files, method_grids
 from headway.commands.training import free_path
 from headway.compare import Comparison, Summary, Tuned, gather
@@ -132,7 +132,8 @@ def _deciding(runfile: RunFile, seeds: int, tuned: bool) -> tuple[str, list[str]
     views = [runfile, *([dataclasses.replace(runfile, view=View(held_out=HELD_OUT))] if tuned else [])]
     task = runfile.build().task
     undefined: dict[str, str] = {}
-    checked = range(seeds) if "auroc" in task.metric_names else range(1)  # only it depends on the draw
+    drawn = any(name.endswith(AREA) for name in task.metric_names)  # whether it is defined depends on the draw
+    checked = range(seeds) if drawn else range(1)
     for view in views:
         for seed in checked:
             found = undefined_metrics(task, view.with_seed(seed).load_data())
