@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headway.client.central import CentralTest
 from headway.client.constant import Constant, constant_metrics
 from headway.client.data_checks import check_data
 from headway.client.defined import deciding, undefined_metrics
-from headway.client.evaluate import check_central, mean_metrics, score
+from headway.client.evaluate import mean_metrics
 from headway.client.task import Task
 from headway.client.trainer import trainers
 from headway.client.workbench import Workbench
@@ -35,6 +36,7 @@ from headway.core.sampler import samplers
 from headway.data import FederatedData
 from headway.data.labels import LabelCounts
 from headway.engines import Engine, Job, LocalEngine
+from headway.engines.preflight import try_once
 from headway.observe.alarm import HORIZON, Figures, Watch
 from headway.observe.data_notes import save_data_notes
 from headway.observe.folder import JOURNAL, MEMORY, RunFolder, read_identity, writing
@@ -108,8 +110,7 @@ class Run:
         self.engine.open(Job(algorithm, task, data, self.key, self.memory, rounds))
         self.known = Roster.of(algorithm.sampler.facts(None), self.engine.clients(), data.train_sizes)
         self.bench = Workbench(task, self.key, self.engine.site)
-        if data.central is not None:
-            check_central(self.bench)
+        self.central = None if data.central is None else CentralTest(self.bench, data.central, algorithm, self.key)
         buffers = None
         if task.buffers == "average" and self.bench.has_statistics:
             buffers = self.bench.statistics().cpu()
@@ -120,14 +121,18 @@ class Run:
         self.notes: dict[str, Any] = {"best": None, "first_loss": None}
         self.watch = Watch(LabelCounts(data))
         self.folder: RunFolder | None = None
-        if folder is not None:
-            try:
+        try:
+            if not resume:
+                try_once(self.engine, self.central, self.state, evaluate_every is not None)  # before there is a folder
+            if folder is not None:
                 self._open_folder(Path(folder), self.identity(seed), resume, keep, config)
                 measured = {"headline": self.headline, "undefined": self.undefined, "constant": asdict(self.constant)}
                 save_data_notes(Path(folder), data, measured)
-            except BaseException:
-                self.engine.close()
-                raise
+            if resume and not self.finished:
+                try_once(self.engine, self.central, self.state, evaluate_every is not None)
+        except BaseException:
+            self.close()
+            raise
 
     def identity(self, seed: int) -> dict[str, Any]:
         """What must be the same for a run to be the same run, and the versions that made it."""
@@ -247,10 +252,7 @@ class Run:
             answer = self.engine.ask(Ask("evaluate", message, tuple(self.engine.clients()), round=self.state.round))
         scores = {r.client: r.metrics for r in answer.reports}
         sizes = dict(zip(answer.reports.clients, answer.reports.examples, strict=True))
-        central: dict[str, float] = {}
-        if self.data.central is not None:
-            self.bench.load(self.state.model, None, self.state.buffers)
-            central = score(self.bench, self.data.central)
+        central = {} if self.central is None else self.central.score(self.state)
         shown = {} if self.algorithm.protected else scores
         means = mean_metrics(scores, sizes) | dict(answer.figures)
         report = replace(report, metrics=means, central=central, evaluation=shown)

@@ -1,12 +1,53 @@
-"""Which part of a model draws from torch's own generator when it trains."""
+"""Generators of random numbers that belong to nobody: torch's own, NumPy's and Python's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+Drawn = tuple[Any, Any]
+
+
+def outside() -> Drawn:
+    """How far NumPy's and Python's own generators are."""
+    return np.random.get_state(), random.getstate()
+
+
+def rewind_outside(drawn: Drawn) -> None:
+    """Sets them back to where they were."""
+    np.random.set_state(drawn[0])
+    random.setstate(drawn[1])
+
+
+def has_moved(drawn: Drawn) -> bool:
+    """Whether one of them has been drawn from since."""
+    now: Any = np.random.get_state()
+    alike = np.array_equal(now[1], drawn[0][1]) and now[2:] == drawn[0][2:]
+    return not alike or random.getstate() != drawn[1]
+
+
+def seed_outside(seed: int) -> None:
+    """Seeds both with a number from 0."""
+    np.random.seed([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF])
+    random.seed(seed)
+
+
+@contextmanager
+def outside_seeded(seed: int) -> Iterator[None]:
+    """Both at this seed, and afterwards where they were."""
+    before = outside()
+    seed_outside(seed)
+    try:
+        yield
+    finally:
+        rewind_outside(before)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headway.client.memory import TRAINER, Memories
 from headway.client.metrics import Metric
+from headway.client.trace import Trace
 from headway.client.workbench import Workbench
 from headway.core.ask import Message
 from headway.core.errors import ConfigError
@@ -34,10 +35,27 @@ def check_central(bench: Workbench) -> None:
 
 
 def score(bench: Workbench, examples: Examples) -> dict[str, float]:
-    """The mean loss and the task's metrics of the model on the bench."""
-    outputs, targets = _outputs(bench, examples), examples.targets.cpu()
+    """The mean loss and the task's metrics of the model on the bench, over a test set that is no client's.
+
+    Raises:
+        ClientFailed: naming what failed, with its inputs.
+    """
+    trace = Trace("", who="the evaluation on the central test set")
+    outputs, targets = _outputs(bench, examples, trace), examples.targets.cpu()
     scorers = bench.task.scorers | bench.task.pooled_scorers
-    return _measured(scorers, outputs, targets) | {"loss": _loss(bench, outputs, targets)}
+    return _measured(bench, scorers, outputs, targets, trace) | {"loss": _loss(bench, outputs, targets, trace)}
+
+
+def score_client(
+    bench: Workbench, message: Message, examples: Examples, memory: Memories, client: str
+) -> dict[str, float]:
+    """The same of a client's model over some of its test examples."""
+    scorers = bench.task.scorers | bench.task.pooled_scorers
+
+    def scores(bench: Workbench, outputs: Tensor, targets: Tensor, trace: Trace) -> dict[str, float]:
+        return _measured(bench, scorers, outputs, targets, trace) | {"loss": _loss(bench, outputs, targets, trace)}
+
+    return _apart(bench, message, examples, memory, client, scores)
 
 
 def evaluate_clients(
@@ -47,20 +65,25 @@ def evaluate_clients(
     examples together.
 
     Clients that share all of the model are evaluated in common batches, and apart otherwise.
+
+    Raises:
+        ClientFailed: naming the client and what failed, with its inputs.
     """
     parts = (Parts.of(data.test), data.test_of)
     pool: list[tuple[Tensor, Tensor]] = []
 
-    def scores(bench: Workbench, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def scores(bench: Workbench, outputs: Tensor, targets: Tensor, trace: Trace) -> dict[str, float]:
         if bench.task.pooled_scorers:
             pool.append((outputs, targets.cpu()))
-        return _measured(bench.task.scorers, outputs, targets.cpu()) | {"loss": _loss(bench, outputs, targets)}
+        loss = {"loss": _loss(bench, outputs, targets, trace)}
+        return _measured(bench, bench.task.scorers, outputs, targets, trace) | loss
 
     each = _of_each(bench, message, data, parts, clients, memory, scores)
     if not pool:
         return each, {}
     outputs, targets = (torch.cat(side) for side in zip(*pool, strict=True))
-    return each, _measured(bench.task.pooled_scorers, outputs, targets)
+    trace = Trace("", who="the evaluation on all clients' examples together")
+    return each, _measured(bench, bench.task.pooled_scorers, outputs, targets, trace)
 
 
 def training_losses(
@@ -79,7 +102,7 @@ def _of_each(
     parts: tuple[Parts, Callable[[str], Examples]],
     clients: Sequence[str],
     memory: Memories,
-    figure: Callable[[Workbench, Tensor, Tensor], T],
+    figure: Callable[[Workbench, Tensor, Tensor, Trace], T],
 ) -> dict[str, T]:
     """A figure of the model's outputs and the targets of every client that has examples in this part."""
     held, examples_of = parts
@@ -89,18 +112,24 @@ def _of_each(
     told = [client for client, size in zip(clients, sizes.tolist(), strict=True) if size]
     if not told:
         return {}
-    alike = not bench.personal.numel() and not (bench.has_statistics and bench.task.buffers == "local")
+    alike = not bench.personal.numel() and not bench.keeps
+    alike = alike and not (bench.has_statistics and bench.task.buffers == "local")
     if not alike:
         return {client: _apart(bench, message, examples_of(client), memory, client, figure) for client in told}
     bench.load(message.params, None, message.buffers)
     bench.module.eval()
     site, store = bench.site, data.store
-    with site.evaluating():
-        blocks = (bench.arranged(site.take(store, block).inputs) for block in rows.split(BATCH))
-        outputs = torch.cat([bench.module(block).cpu() for block in blocks])
+    try:
+        with site.evaluating():
+            blocks = (bench.arranged(site.take(store, block).inputs) for block in rows.split(BATCH))
+            outputs = torch.cat([bench.module(block).cpu() for block in blocks])
+    except Exception:  # whatever a user's model may raise
+        for client in told:  # one after another, so that the one is named on whose examples it fails
+            _apart(bench, message, examples_of(client), memory, client, figure)
+        raise
     cuts, targets = sizes[sizes > 0].tolist(), store.targets[site.beside(store, rows)].cpu()
     scored = zip(told, outputs.split(cuts), targets.split(cuts), strict=True)
-    return {client: figure(bench, o, t) for client, o, t in scored}
+    return {client: figure(bench, o, t, Trace(client)) for client, o, t in scored}
 
 
 def mean_metrics(scores: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]) -> dict[str, float]:
@@ -119,35 +148,44 @@ def _apart(
     examples: Examples,
     memory: Memories,
     client: str,
-    figure: Callable[[Workbench, Tensor, Tensor], T],
+    figure: Callable[[Workbench, Tensor, Tensor, Trace], T],
 ) -> T:
     own = (memory.get(client) or {}).get(TRAINER, {})
     statistics = message.buffers if message.buffers is not None else own.get("statistics")
     bench.load(message.params, own.get("personal"), statistics)
-    return figure(bench, _outputs(bench, examples), examples.targets)
+    trace = Trace(client)
+    return figure(bench, _outputs(bench, examples, trace), examples.targets, trace)
 
 
 @torch.no_grad()
-def _outputs(bench: Workbench, examples: Examples) -> Tensor:
+def _outputs(bench: Workbench, examples: Examples, trace: Trace) -> Tensor:
     """What the model makes of the examples, in main memory, where a user's metric finds it."""
     bench.module.eval()
-    with bench.site.evaluating():
-        blocks = (bench.arranged(bench.site.put(block)) for block in examples.inputs.split(BATCH))
-        return torch.cat([bench.module(block).cpu() for block in blocks])
+    made = []
+    with bench.site.evaluating(), trace.naming():
+        for block in examples.inputs.split(BATCH):
+            inputs = bench.arranged(bench.site.put(block))
+            trace.enter("the model's forward pass, in evaluation", inputs=inputs)
+            made.append(bench.module(inputs).cpu())
+        return torch.cat(made)
 
 
-def _loss(bench: Workbench, outputs: Tensor, targets: Tensor) -> float:
-    return float(bench.task.criterion.per_example(outputs, targets.cpu()).double().mean())
+def _loss(bench: Workbench, outputs: Tensor, targets: Tensor, trace: Trace) -> float:
+    targets = targets.cpu()
+    given = (outputs, targets) if isinstance(bench.task.loss, str) else (outputs.clone(), targets.clone())
+    trace.enter("the loss, in evaluation", outputs=outputs, targets=targets)
+    with trace.naming():
+        return float(bench.task.criterion.per_example(*given).double().mean())
 
 
-def _measured(scorers: Mapping[str, Metric], outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    return {name: _score(name, metric, outputs, targets) for name, metric in scorers.items()}
-
-
-def _score(name: str, metric: Metric, outputs: Tensor, targets: Tensor) -> float:
-    try:
-        return float(metric(outputs, targets))
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise ConfigError(
-            f"the metric {name!r} failed on outputs {list(outputs.shape)} and targets {list(targets.shape)}: {error}."
-        ) from error
+def _measured(
+    bench: Workbench, scorers: Mapping[str, Metric], outputs: Tensor, targets: Tensor, trace: Trace
+) -> dict[str, float]:
+    targets, scores = targets.cpu(), dict[str, float]()
+    for name, metric in scorers.items():
+        # a metric of the user's may write into what it is given, which others read too
+        own = any(metric is each for each in bench.task.metrics)
+        trace.enter(f"the metric {name!r}", outputs=outputs, targets=targets)
+        with trace.naming():
+            scores[name] = float(metric(outputs.clone(), targets.clone()) if own else metric(outputs, targets))
+    return scores

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from headway.client.ambient import seed_outside
 from headway.client.crew import Crew
 from headway.client.memory import TRAINER, Memory
 from headway.client.steps import add_steps, gram_of
@@ -137,7 +138,7 @@ class ClientRunner:
             secret=None if secret is None else bench.site.tensors(secret),
         )
         seed = key.derive("ambient").seed()  # for what draws from torch's own generator
-        bench.site.seed(seed)
+        bench.seed(seed)
         told, trainer_key = message.stages, key.derive(TRAINER)
         bench.draws.at(trainer_key.derive("dropout").seed(), 0)  # for a trainer that does not say its steps
         steps = ask.steps.get(client)
@@ -150,6 +151,9 @@ class ClientRunner:
     def prepare_crew(self, crew: Crew, ask: Ask, memory: Memory) -> Work:
         """What clients that train side by side are given: context and memory with a leading axis `[C, ...]`."""
         message, chain, site = ask.told_each(crew.clients), self.algorithm.chain, self.bench.site
+        self.bench.attributes.restore()
+        if self.bench.seeds_outside:
+            seed_outside(int(crew.keys.derive("ambient").seeds()[0]))
         rounds = ask.rounds(crew.clients)
         ctx = Context(
             round=rounds[0] if len(set(rounds)) == 1 else self._number_each(rounds),

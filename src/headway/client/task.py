@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from headway.client.ambient import outside_seeded
 from headway.client.losses import LOSSES, Loss, PerExample, of_examples
 from headway.client.metrics import Metric, is_pooled, known_metrics, named_metric
 from headway.core.errors import ConfigError, nearest
@@ -83,7 +84,7 @@ class Task:
         given = self.loss
 
         def per_example(outputs: Tensor, targets: Tensor) -> Tensor:
-            losses = given(outputs, targets)
+            losses = given(outputs, targets.clone())  # it may write into them
             if losses.shape[:1] != targets.shape[:1]:
                 raise ConfigError(
                     f"Task.loss must give one loss per example, of shape {list(targets.shape[:1])}, found "
@@ -144,10 +145,11 @@ class Task:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key.derive("model").seed())
-            made = self.model()
+            with outside_seeded(key.derive("model").seed()):
+                made = self.model()
             if not isinstance(made, nn.Module):
                 raise ConfigError(f"Task.model must make a torch.nn.Module, found {_kind(made)}.")
-            module = copy.deepcopy(made).to(self.number)
+            module = copy.deepcopy(without_graph(made)).to(self.number)
         if not shared_parameters(module, self.shared):
             what = "has no trainable parameter" if self.shared is None else f"has no parameter like {self.shared}"
             raise ConfigError(f"the model {type(module).__name__} {what}, so there is nothing to learn together.")
@@ -177,9 +179,30 @@ def shared_parameters(module: nn.Module, patterns: tuple[str, ...] | None) -> di
 
 
 def floating_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """The persistent buffers that can be averaged; integer ones (counters) never are."""
+    """The persistent buffers that can be averaged; integer ones (counters) never are, and frozen ones do not move."""
     saved = module.state_dict(keep_vars=True)
-    return {name: buffer for name, buffer in module.named_buffers() if name in saved and buffer.is_floating_point()}
+    still = {id(buffer) for part in still_norms(module) for buffer in part.buffers()}
+    return {
+        name: buffer
+        for name, buffer in module.named_buffers()
+        if name in saved and buffer.is_floating_point() and id(buffer) not in still
+    }
+
+
+def still_norms(module: nn.Module) -> list[nn.Module]:
+    """The normalising layers with statistics all of whose parameters are frozen: their statistics stay as they are."""
+    norms = [part for part in module.modules() if isinstance(part, _NormBase) and part.track_running_stats]
+    return [p for p in norms if (own := list(p.parameters())) and not any(each.requires_grad for each in own)]
+
+
+def without_graph(module: nn.Module) -> nn.Module:
+    """The module itself, with tensors that torch has computed from its parameters and keeps in attributes (such as the
+    weight that `weight_norm` makes) cut from the graph of gradients, since that cannot be copied."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                vars(part)[name] = value.detach()
+    return module
 
 
 def _kind(thing: object) -> str:

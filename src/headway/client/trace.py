@@ -8,14 +8,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from headway.client.blame import layer_of
 from headway.core.errors import ClientFailed, HeadwayError
 
 
 class Trace:
-    """Remembers the call that is about to be made and its inputs; costs a dictionary per call."""
+    """Remembers the call that is about to be made and its inputs; costs a dictionary per call.
 
-    def __init__(self, client: str) -> None:
-        self.client = client
+    who: what is named in the place of a client.
+    """
+
+    def __init__(self, client: str, who: str | None = None) -> None:
+        self.client, self.who = client, who
         self.where = "local training"
         self.inputs: dict[str, object] = {}
 
@@ -36,7 +40,7 @@ class Trace:
             raise
         except Exception as error:
             inputs: dict[str, object] = {name: _shown(value) for name, value in self.inputs.items()}
-            failure = ClientFailed(self.client, self.where, inputs, error)
+            failure = ClientFailed(self.client, self.where + layer_of(error), inputs, error, self.who)
             failure.inputs = self.inputs
             raise failure from error
 

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from headway.client.ambient import seed_outside
+from headway.client.attributes import Attributes
 from headway.client.dropout import Draws
 from headway.client.outputs import Selection
 from headway.client.site import Site
-from headway.client.task import Task, floating_buffers, shared_parameters
+from headway.client.task import Task, floating_buffers, shared_parameters, still_norms, without_graph
+from headway.core.errors import ConfigError
 from headway.core.keys import Key
 from headway.core.layout import Layout
 
@@ -32,11 +36,22 @@ class Workbench:
     channels_last: whether it is given images `[B, C, H, W]` with their channels side by side in memory, which
     convolutions may like better; the numbers agree to rounding.
     compiled: what gives the gradients of its steps, where these are compiled.
+    attributes: what its modules keep in Python attributes, which starts anew with each model that is loaded.
+    keeps: the names of those that change when it is called.  outside: whether it draws from NumPy's or Python's own
+    generator.  `habits.examine` finds both out.  own_code: whether a trainer, stage, loss or metric
+    may, which is not Headway's.
     """
 
     def __init__(self, task: Task, key: Key, site: Site | None = None) -> None:
         self.task, self.site = task, site or Site()
         self.module = task.build(key).to(self.site.device)
+        self.attributes = Attributes(self.module)
+        self.keeps: tuple[str, ...] = ()
+        self.outside = self.own_code = False
+        self._copying: RemovableHandle | None = None
+        self._still = still_norms(self.module)
+        for part in self._still:
+            part.eval().train = _stays(part)  # type: ignore[method-assign]
         self.draws = Draws(self.module)
         self.site.narrow(self.module)
         select = None if task.output is None else Selection(task.output, task.number)
@@ -51,19 +66,23 @@ class Workbench:
         }
         self.layout, self.shared = _bind(chosen, task.number)
         _, self.personal = _bind(others, task.number)
+        self._registered = [(part._buffers, dict(part._buffers)) for part in self.module.modules()]
         self._buffers = floating_buffers(self.module)
         self._buffer_layout = Layout.of(self._buffers)
         self.parameters: list[nn.Parameter] = [*chosen.values(), *others.values()]
         self.shared_count = len(chosen)
         self._scratch: dict[str, Tensor] = {}
         self._twin: nn.Module | None = None
-        self._counters = {n: b for n, b in self.module.named_buffers() if not b.is_floating_point()}
+        self._counters = {n: b for n, b in self.module.named_buffers() if n not in self._buffers}
         self._initial_counters = {name: buffer.clone() for name, buffer in self._counters.items()}
         self.initial_personal = self.personal.clone()
         self.initial_statistics = self.statistics()
 
     def load(self, params: Tensor, personal: Tensor | None, statistics: Tensor | None) -> None:
-        """Puts a model on the bench; what is not given starts from its initial values, and so do integer buffers."""
+        """Puts a model on the bench; what is not given starts from its initial values, and so do the buffers that are
+        neither averaged nor kept (of whole numbers, not persistent, of frozen layers) and Python attributes."""
+        self.attributes.restore()
+        self._settle_buffers()
         self.shared.copy_(params)
         for name, counter in self._counters.items():
             counter.copy_(self._initial_counters[name])
@@ -82,8 +101,53 @@ class Workbench:
         strides = (channels * height * width, 1, width * channels, channels)  # of one channel too, where torch is free
         return torch.empty_strided(inputs.shape, strides, dtype=inputs.dtype, device=inputs.device).copy_(inputs)
 
+    def copy_inputs(self) -> None:
+        """From now on the model is called with copies of its inputs, since it writes into them."""
+        if self._copying is None:
+            self._copying = self.module.register_forward_pre_hook(_copied)
+
+    @property
+    def copies_inputs(self) -> bool:
+        """Whether the model is called with copies of its inputs."""
+        return self._copying is not None
+
+    def seed(self, seed: int) -> None:
+        """Seeds what a model may draw from beside its dropout modules."""
+        self.site.seed(seed)
+        self.attributes.seed(seed)
+        if self.seeds_outside:
+            seed_outside(seed)
+
+    @property
+    def seeds_outside(self) -> bool:
+        """Whether NumPy's and Python's generators are seeded for each client."""
+        return self.outside or self.own_code
+
+    def _settle_buffers(self) -> None:
+        """Values that the model has put in the place of its buffers go into the buffers themselves.
+
+        Raises:
+            ConfigError: if such a value has another shape.
+        """
+        for owner, registered in self._registered:
+            for name, held in registered.items():
+                if (now := owner.get(name)) is held:
+                    continue
+                if held is not None and now is not None:
+                    if now.shape != held.shape:
+                        raise ConfigError(
+                            f"the model's buffer {name!r} has shape {list(held.shape)} when it is made and "
+                            f"{list(now.shape)} after a call, and what is exchanged needs one shape: register it with "
+                            "its final shape."
+                        )
+                    held.copy_(now.detach())
+                owner[name] = held
+            for name in owner.keys() - registered.keys():
+                del owner[name]
+
     def statistics(self) -> Tensor:
         """The buffers as a fresh vector `[B]`."""
+        self._settle_buffers()
         return self._buffer_layout.flatten(self._buffers).clone()
 
     def scratch(self, purpose: str, shape: Sequence[int], number: torch.dtype) -> Tensor:
@@ -110,6 +174,7 @@ class Workbench:
             tensor.copy_(snapshot[name])
 
     def _changing(self) -> dict[str, Tensor]:
+        self._settle_buffers()
         buffers = {f"buffer {name}": buffer for name, buffer in self.module.named_buffers()}
         return {"shared": self.shared, "personal": self.personal, **buffers}
 
@@ -119,7 +184,7 @@ class Workbench:
         There is one: the next call writes over it.
         """
         if self._twin is None:
-            self._twin = copy.deepcopy(self.module).eval().requires_grad_(False)
+            self._twin = copy.deepcopy(without_graph(self.module)).eval().requires_grad_(False)
         self._twin.load_state_dict(self.module.state_dict())
         return self._twin
 
@@ -129,6 +194,12 @@ class Workbench:
         self.draws.release()
         if self._selection is not None:
             self._selection.remove()
+        if self._copying is not None:
+            self._copying.remove()
+            self._copying = None
+        for part in self._still:
+            del part.train
+        self._still = []
         return self.module
 
     @property
@@ -149,3 +220,13 @@ def _bind(parameters: dict[str, nn.Parameter], number: torch.dtype) -> tuple[Lay
     for name, view in layout.views(vector).items():
         parameters[name].data = view
     return layout, vector
+
+
+def _copied(_: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
+    """What a model that writes into its inputs is called with."""
+    return tuple(given.clone() if isinstance(given, Tensor) else given for given in inputs)
+
+
+def _stays(part: nn.Module) -> Callable[..., nn.Module]:
+    """Stands in for `train` of a layer whose statistics do not move."""
+    return lambda mode=True: part

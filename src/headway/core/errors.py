@@ -34,14 +34,18 @@ class DataError(HeadwayError):
 
 
 class ClientFailed(HeadwayError):
-    """A client's computation raised.  Carries the client, the stage and every input of the failing call."""
+    """A client's computation raised.  Carries the client, the stage and every input of the failing call.
 
-    def __init__(self, client: str, where: str, inputs: dict[str, object], cause: BaseException) -> None:
+    who: what is named in the place of a client, such as the central test set.
+    """
+
+    def __init__(
+        self, client: str, where: str, inputs: dict[str, object], cause: BaseException, who: str | None = None
+    ) -> None:
         self.client, self.where, self.inputs = client, where, inputs
         given = "".join(f"\n    {name} = {value}" for name, value in inputs.items())
-        super().__init__(
-            f"client {client!r} failed in {where} with {type(cause).__name__}: {cause}\n  its inputs:{given}"
-        )
+        named = who or f"client {client!r}"
+        super().__init__(f"{named} failed in {where} with {type(cause).__name__}: {cause}\n  its inputs:{given}")
 
 
 class UpdateRejected(HeadwayError):

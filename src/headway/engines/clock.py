@@ -13,6 +13,7 @@ from torch import Tensor
 
 from headway.client.memory import TRAINER, Memories
 from headway.core import frame
+from headway.core.algorithm import State
 from headway.core.ask import Answer, Ask, Message, Quorum, Version
 from headway.core.durations import time_text
 from headway.core.errors import ConfigError
@@ -102,6 +103,10 @@ class ClockEngine(Engine):
             self.inner.drift = False  # of updates to one model
         self.inner.open(replace(job, algorithm=replace(algorithm, quorum=Quorum())))
         self.sizes = dict(zip(job.data.clients, job.data.train_sizes.tolist(), strict=True))
+
+    def try_once(self, state: State, evaluated: bool) -> None:
+        """As the engine inside does."""
+        self.inner.try_once(state, evaluated)
 
     def clients(self) -> Sequence[str]:
         """The population."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from headway.client.memory import Memories, MemoryStore
 from headway.client.site import Site
 from headway.client.task import Task
-from headway.core.algorithm import Algorithm
+from headway.core.algorithm import Algorithm, State
 from headway.core.ask import Answer, Ask
 from headway.core.flow import EngineFacts
 from headway.core.keys import Key
@@ -77,6 +77,15 @@ class Engine(ABC):
     @abstractmethod
     def clients(self) -> Sequence[str]:
         """The population, sorted; the same object in every round, so that nothing is made anew for it."""
+
+    def try_once(self, state: State, evaluated: bool) -> None:  # noqa: B027 (an engine may know no client's work)
+        """Tries the whole path on a few examples before the first round, and forgets it.
+
+        state: that the next round starts from.  evaluated: whether clients are evaluated in the run.
+
+        Raises:
+            HeadwayError: naming what fails.
+        """
 
     @property
     def busy(self) -> int:

@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import torch
 
+from headway.client.ambient import outside, rewind_outside
 from headway.client.evaluate import evaluate_clients, training_losses
 from headway.client.site import Site
 from headway.core import frame
+from headway.core.algorithm import State
 from headway.core.ask import Answer, Ask
 from headway.core.errors import ConfigError, RunFolderError
 from headway.core.flow import EngineFacts
@@ -21,6 +23,7 @@ from headway.engines.cohort import expected_cohort, units
 from headway.engines.engine import Engine, Job
 from headway.engines.intake import answered
 from headway.engines.planner import MOST, Plan, default_store, make_plan
+from headway.engines.preflight import try_client
 from headway.engines.room import lanes_that_fit
 from headway.engines.units import UnitRunner
 from headway.engines.way import Way, Wish
@@ -181,6 +184,10 @@ class LocalEngine(Engine):
         """Why clients train one at a time, as a phrase; `None` if they do not."""
         return self.runner.alone
 
+    def try_once(self, state: State, evaluated: bool) -> None:
+        """Tries the work of one client, in this process."""
+        try_client(self.runner, state, evaluated)
+
     def clients(self) -> Sequence[str]:
         """The population."""
         return self.population
@@ -188,9 +195,9 @@ class LocalEngine(Engine):
     def ask(self, ask: Ask) -> Answer:
         """Runs one ask on its cohort, in an order that the names and sizes of its clients decide.
 
-        torch's own generator and settings are left as they were found.
+        The generators and settings of torch, NumPy and Python are left as they were found.
         """
-        before = self.site.drawn()
+        before, others = self.site.drawn(), outside() if self.runner.bench.seeds_outside else None
         try:
             if ask.kind == "train":
                 with self.site.training():
@@ -204,6 +211,9 @@ class LocalEngine(Engine):
             return self._protocol(ask)
         finally:
             self.site.rewind(before)
+            self.runner.bench.attributes.restore()
+            if others is not None:
+                rewind_outside(others)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -218,6 +228,7 @@ class LocalEngine(Engine):
         return replace(answered(total, parts, meter), notes=self.runner.fallbacks.take())
 
     def _evaluate(self, ask: Ask) -> Answer:
+        self.runner.bench.seed(self.job.key.derive("evaluation", ask.round).seed())
         data = self.runner.job.data
         scores, pooled = evaluate_clients(self.runner.bench, ask.message, data, ask.cohort, self.job.memory)
         sizes = [len(self.job.data.test[client]) for client in scores]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
 
+from headway.core.algorithm import State
 from headway.core.ask import Answer, Ask
 from headway.core.errors import ConfigError
 from headway.core.flow import EngineFacts
@@ -55,6 +56,11 @@ class PooledEngine(Engine):
         job.memory.enrol(together.clients)
         self.learner.open(replace(job, data=together))
         self.testers.open(job)
+
+    def try_once(self, state: State, evaluated: bool) -> None:
+        """Tries the one that trains, and one that tests."""
+        self.learner.try_once(state, False)
+        self.testers.try_once(state, evaluated)
 
     def clients(self) -> Sequence[str]:
         """The one client."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from headway.client.compiled import Compiler
 from headway.client.crew import Crew
+from headway.client.habits import EXAMINED, alone, examine, has_own_code, untouched
 from headway.client.lanes import Lanes, Plan, why_not
 from headway.client.lowrank import LowRank, Summed, not_suited, plain_steps
 from headway.client.runner import ClientRunner, Outcome
@@ -70,7 +71,11 @@ class UnitRunner:
         job = replace(job, data=job.data.with_store(self.site.keep(job.data.store)))
         self.job, self.flows, self.measure = job, flows, measure
         self.bench = Workbench(job.task, job.key, self.site)
-        check_shapes(self.bench, [job.data.store, *([] if job.data.central is None else [job.data.central])])
+        self.bench.channels_last = way.channels_last
+        self.bench.own_code = has_own_code(job.algorithm, job.task)
+        examine(self.bench, job.data.store.rows(0, EXAMINED))
+        with untouched(self.bench):
+            check_shapes(self.bench, [job.data.store, *([] if job.data.central is None else [job.data.central])])
         self.fallbacks = Fallbacks()
         self.runner = ClientRunner(job.algorithm, self.bench, flows, job.key, measure)
         self.runner.check(job.data.train_sizes.tolist())
@@ -78,7 +83,8 @@ class UnitRunner:
         self.lanes: Lanes | None = None
         self.lowrank: LowRank | None = None
         self.not_lowered: str | None = None
-        self.why_not = why_not(self.runner.trainer, self.bench, job.algorithm.chain) if way.lanes > 1 else None
+        why = why_not(self.runner.trainer, self.bench, job.algorithm.chain) or alone(self.bench)
+        self.why_not = why if way.lanes > 1 else None
         if way.lanes > 1 and self.why_not is None:
             self._prepare_crews(job, flows)
         most = expected_cohort(job.algorithm, len(job.data.clients))
@@ -95,7 +101,9 @@ class UnitRunner:
         trainer, chain = self.runner.trainer, job.algorithm.chain
         assert isinstance(trainer, LocalSGD)
         self.lanes = Lanes(trainer, self.bench)
-        self.why_not = self.lanes.probe(job.data.store.rows(0, PROBED)) or self._chain_trouble()
+        self.why_not = (
+            self.lanes.probe(job.data.store.take(torch.arange(PROBED) % len(job.data.store))) or self._chain_trouble()
+        )
         if self.why_not is not None:
             self.lanes = None
             return

@@ -1,0 +1,104 @@
+"""Before the first round the whole path is tried once on a few examples, so that what cannot work fails by its name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from headway.client.blame import stage_of
+from headway.client.central import CentralTest, spread
+from headway.client.evaluate import score_client
+from headway.client.habits import untouched
+from headway.core.algorithm import State
+from headway.core.ask import Answer, Ask, Message, drive
+from headway.core.errors import ConfigError, HeadwayError, UpdateRejected
+from headway.core.total import Total, guard
+from headway.data.parts import Parts
+from headway.engines.cohort import expected_cohort
+from headway.engines.engine import Engine
+from headway.engines.intake import Done
+from headway.engines.units import UnitRunner
+
+TRAINED = 32  # examples of one client
+LEAST = 4  # examples that a client has whose training is tried, if there is one
+ROWS = 1 << 24  # numbers of all updates that a rule for the whole cohort is tried on
+
+
+def try_once(engine: Engine, central: CentralTest | None, state: State, evaluated: bool) -> None:
+    """Tries the clients' part of the path and the evaluation on the central test set.
+
+    Raises:
+        HeadwayError: naming what fails.
+    """
+    engine.try_once(state, evaluated)
+    if central is not None:
+        central.score(state, few=True)
+
+
+def try_client(runner: UnitRunner, state: State, evaluated: bool) -> None:
+    """Trains one client for one step, sums its update, advances the server's state, and evaluates the client.
+
+    All is forgotten: parameters, statistics, attributes, modes, generators, notes; no memory is proposed.
+
+    evaluated: whether clients are evaluated in the run.
+
+    Raises:
+        ClientFailed: naming the client, the part that failed, and its inputs.
+        ConfigError: naming the stage that failed at the server.
+    """
+    data, bench = runner.job.data, runner.bench
+    with runner.fallbacks.silent(), untouched(bench):
+        sizes = Parts.of(data.train).sizes
+        enough = (sizes >= min(LEAST, int(sizes.max()))).nonzero()
+        client = data.clients[int(enough[0])]
+        with runner.site.training():
+            _train(runner, state, client)
+        tested = Parts.of(data.test).sizes
+        if evaluated and bool(tested.any()):
+            client = data.clients[int((tested > 0).nonzero()[0])]
+            examples = spread(data.test_of(client))
+            message = runner.site.message(Message(state.model, buffers=state.buffers))
+            score_client(bench, message, examples, runner.job.memory, client)
+
+
+def _train(runner: UnitRunner, state: State, client: str) -> None:
+    """One client's step, and the server's part of a round with its update."""
+    job, trainer = runner.job, runner.runner.trainer
+    algorithm, examples = job.algorithm, job.data.train_of(client)
+    batch = getattr(trainer, "batch_size", None) or TRAINED
+    examples = examples.rows(0, min(len(examples), TRAINED, max(batch, LEAST)))
+    steps = {client: 1} if trainer.facts.paced else {}
+
+    def send(ask: Ask) -> Answer:
+        here = replace(ask, steps=steps).brought(runner.site.message)
+        outcome = runner.runner.train(client, here, examples, job.memory.get(client))
+        guard(outcome.update, runner.expected, client, integers=runner.flows[-1].number == "ring")
+        done, total = Done(), Total()
+        for name in _senders(runner, client):
+            runner.intake.count(here, name, outcome, done)
+        total.add_group(done.group)
+        return Answer(total=total)
+
+    if algorithm.chain.protocol is not None:  # several exchanges, whose secrets belong to a real round
+        message = Message(state.params, algorithm.chain.broadcast(state.stages), state.buffers)
+        ask = Ask("train", message, (client,), round=state.round, steps=steps).brought(runner.site.message)
+        runner.runner.train(client, ask, examples, job.memory.get(client))
+        return
+    population, layout = len(job.data.clients), runner.bench.layout
+    rounds = algorithm.round(state, (client,), key=job.key, layout=layout, flows=runner.flows, population=population)
+    try:
+        drive(rounds, send)
+    except HeadwayError as error:
+        if not isinstance(error, UpdateRejected) and type(error) is not HeadwayError:
+            raise  # the others are a matter of values, which the rounds themselves report
+    except Exception as error:
+        raise ConfigError(
+            f"{stage_of(error)} failed on a trial update before the first round, with {type(error).__name__}: {error}."
+        ) from error
+
+
+def _senders(runner: UnitRunner, client: str) -> list[str]:
+    """Under whose names the update counts: as many clients as a round has, where a rule looks at the whole cohort."""
+    if not runner.job.algorithm.chain.aggregator.whole_cohort:
+        return [client]
+    cohort = expected_cohort(runner.job.algorithm, len(runner.job.data.clients))
+    return list(runner.job.data.clients[: max(1, min(cohort, ROWS // max(runner.bench.layout.size, 1)))])
