@@ -106,12 +106,14 @@ def fedadam(
     beta2: float = 0.99,
     tau: float = 1e-3,
     bias_correction: bool = False,
+    start: float | None = None,
+    epsilon: Literal["outside", "keras", "inside"] = "outside",
     trainer: Trainer | None = None,
     sampler: Sampler | None = None,
     ecgr: ECGR | bool = False,
 ) -> Algorithm:
     """FedAdam: Adam at the server.  Reddi et al., arXiv 2003.00295, Algorithm 2."""
-    server = ServerAdam(lr=lr, beta1=beta1, beta2=beta2, tau=tau, bias_correction=bias_correction)
+    server = ServerAdam(lr, beta1, beta2, tau, bias_correction, start, epsilon)
     return _algorithm([Mean(), server], trainer, sampler, ecgr)
 
 
@@ -131,12 +133,14 @@ def fedadagrad(
     *,
     lr: float = 0.01,
     tau: float = 1e-3,
+    start: float | None = None,
+    epsilon: Literal["outside", "inside"] = "outside",
     trainer: Trainer | None = None,
     sampler: Sampler | None = None,
     ecgr: ECGR | bool = False,
 ) -> Algorithm:
     """FedAdagrad: Adagrad at the server.  Reddi et al., arXiv 2003.00295, Algorithm 2."""
-    return _algorithm([Mean(), ServerAdagrad(lr=lr, tau=tau)], trainer, sampler, ecgr)
+    return _algorithm([Mean(), ServerAdagrad(lr=lr, tau=tau, start=start, epsilon=epsilon)], trainer, sampler, ecgr)
 
 
 def fedyogi(
@@ -146,12 +150,14 @@ def fedyogi(
     beta2: float = 0.99,
     tau: float = 1e-3,
     bias_correction: bool = False,
+    start: float | None = None,
+    epsilon: Literal["outside", "keras", "inside"] = "outside",
     trainer: Trainer | None = None,
     sampler: Sampler | None = None,
     ecgr: ECGR | bool = False,
 ) -> Algorithm:
     """FedYogi: Yogi at the server.  Reddi et al., arXiv 2003.00295, Algorithm 2."""
-    server = ServerYogi(lr=lr, beta1=beta1, beta2=beta2, tau=tau, bias_correction=bias_correction)
+    server = ServerYogi(lr, beta1, beta2, tau, bias_correction, start, epsilon)
     return _algorithm([Mean(), server], trainer, sampler, ecgr)
 
 

@@ -50,9 +50,14 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "Mean": (Mean("examples"), Mean("clients"), Mean("expected")),
     "QFedAvg": (QFedAvg(), QFedAvg(0.0), QFedAvg(0.3)),
     "Scaffold": (Scaffold("I"), Scaffold("II"), Scaffold("II", "step")),
-    "ServerAdam": (ServerAdam(), ServerAdam(0.3, 0.0, 0.5, 0.1, bias_correction=True)),
-    "ServerAdagrad": (ServerAdagrad(), ServerAdagrad(0.3, 0.5, 0.1)),
-    "ServerYogi": (ServerYogi(), ServerYogi(0.3, 0.0, 0.5, 0.1, bias_correction=True)),
+    "ServerAdam": (
+        ServerAdam(),
+        ServerAdam(0.3, 0.0, 0.5, 0.1, bias_correction=True),
+        ServerAdam(start=0.0, epsilon="inside"),
+        ServerAdam(bias_correction=True, epsilon="keras"),
+    ),
+    "ServerAdagrad": (ServerAdagrad(), ServerAdagrad(0.3, 0.5, 0.1), ServerAdagrad(start=0.1, epsilon="inside")),
+    "ServerYogi": (ServerYogi(), ServerYogi(0.3, 0.0, 0.5, 0.1, bias_correction=True), ServerYogi(start=1e-6)),
     "ServerSGD": (ServerSGD(), ServerSGD(0.5, momentum=0.9)),
     "Rebase": (Rebase(),),
     "Staleness": (Staleness("constant"), Staleness(), Staleness("polynomial", 2.0), Staleness("hinge", grace=1)),
@@ -130,6 +135,7 @@ def case(stage: Stage, seed: int = 0) -> Case:
         movement=steps.sum(-2),
         steps=torch.tensor(RAGGED),
         gain=0.1 * torch.tensor(RAGGED).double(),
+        free_gain=0.1 * torch.tensor(RAGGED).double(),
         lr_sum=0.1 * torch.tensor(RAGGED).double(),
         examples=torch.tensor([1, 7, 3, 2]),
         initial_loss=draw("loss", LANES).abs(),
@@ -162,7 +168,7 @@ def case(stage: Stage, seed: int = 0) -> Case:
 
 
 MEASURED = ("initial_loss", "initial_gradient", "validation_loss", "label_entropy")
-NO_CLIENT = dict.fromkeys(("movement", "steps", "gain", "lr_sum", "examples", *MEASURED))
+NO_CLIENT = dict.fromkeys(("movement", "steps", "gain", "free_gain", "lr_sum", "examples", *MEASURED))
 CLIENT_HOOKS: dict[str, Callable[[Any, Case], Any]] = {
     "step": lambda stage, c: stage.step(c.grad, c.w, c.memory, c.ctx),
     "combine": lambda stage, c: stage.combine(c.gram, c.ctx),

@@ -94,14 +94,14 @@ def server_momentum(lr: float, b: float) -> Callable[[Vector, Vector], Vector]:
 
 
 def server_adam(lr: float, b1: float, b2: float, tau: float, corrected: bool) -> Callable[[Vector, Vector], Vector]:
-    """FedAdam, arXiv 2003.00295, Algorithm 2; `corrected` divides the moments as Kingma and Ba do."""
+    """FedAdam, arXiv 2003.00295, Algorithm 2; `corrected` is Adam as Kingma and Ba have it, v starting at 0."""
     m: Vector = []
     v: Vector = []
     rounds = [0]
 
     def update(x: Vector, delta: Vector) -> Vector:
         if not m:
-            m[:], v[:] = [0.0] * len(x), [tau * tau] * len(x)
+            m[:], v[:] = [0.0] * len(x), [0.0 if corrected else tau * tau] * len(x)
         rounds[0] += 1
         moved = []
         for j, d in enumerate(delta):
@@ -204,7 +204,14 @@ def server_second_moment(
 
 
 def nova_length(count: int, lr: float, momentum: float, mu: float) -> float:
-    """arXiv 2007.07481: the L1 norm of how the gradients are accumulated."""
+    """arXiv 2007.07481: the L1 norm of how the gradients are accumulated; with both, of which the paper has no formula,
+    how far a gradient of 1 moves a model that starts at 0, over the learning rate."""
+    if mu and momentum:
+        moved = velocity = 0.0
+        for _ in range(count):
+            velocity = momentum * velocity + 1 - mu * moved
+            moved += lr * velocity
+        return moved / lr
     if mu:
         a = 0.0
         for _ in range(count):
@@ -227,7 +234,7 @@ def fednova(
     reaggregate: Reaggregate = summed,
     server: Callable[[Vector, Vector], Vector] = plus,
 ) -> Vector:
-    """arXiv 2007.07481: x <- x - tau_eff sum p_i d_i; with a proximal term tau_eff counts plain steps."""
+    """arXiv 2007.07481: x <- x - tau_eff sum p_i d_i; with a proximal term tau_eff takes the a_i without it."""
     x = list(start)
     for cohort in cohorts:
         examples = sum(problems[i][2] for i in cohort)
@@ -239,7 +246,7 @@ def fednova(
             )
             a = nova_length(counts[i], lr, momentum, mu)
             mean = plus(mean, reaggregate(steps), p / a)
-            effective += p * (counts[i] if mu else a)
+            effective += p * nova_length(counts[i], lr, momentum, 0.0)
         x = server(x, [effective * d for d in mean])
     return x
 

@@ -157,6 +157,7 @@ class Tiny:
             secret=self.secrets.get(client),
         )
         w, velocity, gain, push, steps = start, torch.zeros_like(start), 0.0, 0.0, []
+        free, free_push = 0.0, 0.0
         count, proximal = problem.steps or loop.steps, self.flows[-1].proximal
         for _ in range(count):
 
@@ -170,10 +171,12 @@ class Tiny:
             velocity = loop.momentum * velocity + ruled(problem.grad(w), steering=False)
             push = loop.momentum * push + 1.0 - proximal * gain
             step, gain = -loop.lr * ruled(velocity, steering=True), gain + loop.lr * push
+            free_push = loop.momentum * free_push + 1.0
+            free += loop.lr * free_push
             w = w + step
             steps.append(step)
         movement = w - start
-        rates = {"gain": gain, "lr_sum": count * loop.lr}
+        rates = {"gain": gain, "free_gain": free, "lr_sum": count * loop.lr}
         numbers = {name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()}
         ctx = replace(ctx, movement=movement, steps=torch.tensor(count), **numbers)
         delta = movement + self._extra(torch.stack(steps), ctx, told)

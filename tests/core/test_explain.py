@@ -6,13 +6,13 @@ from conformance.tiny import engine
 from headway.stages import ECGR, Clip, FedProx, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
 
 PLAIN = """\
-stage                                                                        runs at                       server sees    bound  privacy event
----------------------------------------------------------------------------  ----------------------------  -------------  -----  -------------
-FedProx(mu=0.01)                                                             client, each step             -              none   -
-Scaffold(option='II', correct='gradient')                                    client, each step and server  -              none   -
-ECGR(select=0.5, beta=0.2, rule='greedy')                                    client                        -              none   -
-Mean(over='clients')                                                         server                        each update    none   -
-ServerAdam(lr=0.1, beta1=0.9, beta2=0.99, tau=0.001, bias_correction=False)  server                        the aggregate  -      -
+stage                                                                                                       runs at                       server sees    bound  privacy event
+----------------------------------------------------------------------------------------------------------  ----------------------------  -------------  -----  -------------
+FedProx(mu=0.01)                                                                                            client, each step             -              none   -
+Scaffold(option='II', correct='gradient')                                                                   client, each step and server  -              none   -
+ECGR(select=0.5, beta=0.2, rule='greedy')                                                                   client                        -              none   -
+Mean(over='clients')                                                                                        server                        each update    none   -
+ServerAdam(lr=0.1, beta1=0.9, beta2=0.99, tau=0.001, bias_correction=False, start=None, epsilon='outside')  server                        the aggregate  -      -
 travels: delta, control, weight
 the server sees each client's update, and in the clear: number of examples, training loss.
 asked of the trainer: steps

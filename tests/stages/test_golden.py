@@ -118,11 +118,10 @@ def test_fednova_with_uneven_work(ecgr, cohorts, momentum) -> None:
     agrees(reference.fednova, chain, reference.plus, ecgr, cohorts, momentum, UNEVEN, COUNTS)
 
 
-@pytest.mark.parametrize("ecgr", REAGGREGATED)
-@pytest.mark.parametrize("cohorts", [FULL, PARTIAL], ids=["full", "partial"])
-def test_fednova_with_a_proximal_term(ecgr, cohorts) -> None:
+@cases
+def test_fednova_with_a_proximal_term(ecgr, cohorts, momentum) -> None:
     chain = ([FedProx(0.7)], [FedNova(), Mean()])
-    agrees(reference.fednova, chain, reference.plus, ecgr, cohorts, 0.0, UNEVEN, COUNTS, mu=0.7)
+    agrees(reference.fednova, chain, reference.plus, ecgr, cohorts, momentum, UNEVEN, COUNTS, mu=0.7)
 
 
 @cases

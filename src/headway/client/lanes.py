@@ -212,12 +212,13 @@ class _Program:
 
     def result(self) -> Trained:
         """What was done, `[C, ...]`."""
-        t, table = self.trainer, self.table
+        t, table, proximal = self.trainer, self.table, self.work.flows[-1].proximal
         made = table.sizes > 0
         return Trained(
             movement=self.vectors.sub_(self.start),
             count=table.counts,
-            gain=table.gains(t.momentum, t.nesterov, self.work.flows[-1].proximal),
+            gain=table.gains(t.momentum, t.nesterov, proximal),
+            free_gain=table.gains(t.momentum, t.nesterov, 0.0) if proximal else None,
             lr_sum=torch.where(made, table.rates, 0.0).sum(1),
             loss=table.mean_losses(self.losses),
             steps=self.steps,

@@ -185,6 +185,7 @@ class ClientRunner:
             movement=trained.movement,
             steps=bench.site.put(torch.as_tensor(trained.count)),
             gain=self._number(trained.gain),
+            free_gain=self._number(trained.gain if trained.free_gain is None else trained.free_gain),
             lr_sum=self._number(trained.lr_sum),
             initial_loss=self._number(trained.initial_loss),
             initial_gradient=trained.initial_gradient,

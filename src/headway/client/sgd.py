@@ -300,6 +300,7 @@ class _Loop:
         self.start = work.ctx.global_params
         self.descent = Descent(trainer, work, self.bench.parameters, self.bench.layout.slices(self.bench.shared))
         self.account = Account(trainer.momentum, trainer.nesterov, work.flows[-1].proximal)
+        self.free = Account(trainer.momentum, trainer.nesterov, 0.0) if work.flows[-1].proximal else self.account
         self.losses: list[Tensor] = []
         self.measure = work.measure and tape is None  # from a tape, the Gram matrix tells
         self.lengths: list[Tensor] = []
@@ -318,6 +319,8 @@ class _Loop:
                 self.lengths.append(self.descent.lengths(directions, self.bench.shared_count))
         self.losses.append(loss.detach())
         self.account.step(len(batch), lr)
+        if self.free is not self.account:
+            self.free.step(len(batch), lr)
         if self.tape is not None:
             self.tape.add(self.bench.shared)
 
@@ -347,6 +350,7 @@ class _Loop:
             movement=self.bench.shared - self.start,
             count=self.account.count,
             gain=self.account.gain,
+            free_gain=self.free.gain,
             lr_sum=self.account.lr_sum,
             loss=self.account.mean_loss(torch.stack(self.losses).tolist()),
             initial_loss=start.initial_loss,

@@ -59,7 +59,8 @@ class Trained:
     movement: w_K - w_t, `[P]`.  count: local steps.
     steps: displacements `[K, P]` where asked for, or `Steps` that keep them in less memory.
     squares: the squared length of each step, float64 `[K]`, where measured.
-    gain: the learning rate summed as the gradients received it; lr_sum: summed as it was.
+    gain: the learning rate summed as the gradients received it; free_gain: the same without the pull of proximal rules,
+    if there are any; lr_sum: summed as it was.
     loss: the task's, mean over the examples used.
     initial_loss, initial_gradient, validation_loss, label_entropy: where a stage needs them (see `Context`).
     keep: what the trainer remembers at the client, under its own label, if the update is counted.
@@ -75,6 +76,7 @@ class Trained:
     initial_gradient: Tensor | None = None
     validation_loss: float | Tensor | None = None
     label_entropy: float | Tensor | None = None
+    free_gain: float | Tensor | None = None
     keep: Tensors = field(default_factory=dict)
     squares: Tensor | None = None
 

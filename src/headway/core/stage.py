@@ -74,6 +74,7 @@ class Context:
     steps: how many local steps the client made.
     gain: the learning rate that each step's gradient finally received, summed over steps: K * eta for
         plain SGD; with momentum or a schedule, minus the movement that a constant gradient of 1 causes.
+    free_gain: the same without what pulls a client back to w_t.
     lr_sum: the learning rates of the steps, summed.
     initial_loss, initial_gradient: of the broadcast model over the client's training examples;
         validation_loss: of the same model over examples that the client never trains on.
@@ -92,6 +93,7 @@ class Context:
     movement: Tensor | None = None
     steps: Tensor | None = None
     gain: Tensor | None = None
+    free_gain: Tensor | None = None
     lr_sum: Tensor | None = None
     examples: Tensor | None = None
     initial_loss: Tensor | None = None

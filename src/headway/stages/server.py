@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Literal, TypeGuard, final
 
 import torch
 from torch import Tensor
@@ -61,18 +62,27 @@ class ServerAdam(Stage):
     Formula: `m <- beta1 m + (1 - beta1) Delta`; `v <- beta2 v + (1 - beta2) Delta^2`;
     `x <- x + lr m / (sqrt(v) + tau)`, from m = 0 and v = tau^2.  Units: tau is that of Delta.
 
-    bias_correction: divides m by 1 - beta1^t and v by 1 - beta2^t, as torch.optim.Adam does; the paper's
-        algorithm does not.
+    bias_correction: divides m by 1 - beta1^t and v by 1 - beta2^t, and starts at v = 0, since what is corrected is
+        that v starts there: then this is torch.optim.Adam (eps = tau, on -Delta) to rounding.  The paper's algorithm
+        corrects nothing.
+    start: v before the first round, where it is neither: 0 for none without correction.
+    epsilon: where tau stands, t being the number of rounds,
+
+            outside:  lr m^ / (sqrt(v^) + tau)                                             the paper, torch
+            keras:    lr m sqrt(1 - beta2^t) / (1 - beta1^t) / (sqrt(v) + tau)             Keras
+            inside:   lr m^ / sqrt(v^ + tau)
+
+        m^ and v^ being the corrected moments.  Without correction "keras" is "outside".
 
     Raises:
-        ConfigError: unless lr > 0, tau > 0 and both betas are in [0, 1).
+        ConfigError: unless lr > 0, tau > 0, start >= 0 and both betas are in [0, 1).
 
-    Reference: Reddi et al., arXiv 2003.00295, Algorithm 2.
-    Differs from Keras, TensorFlow Federated and Flower, which correct the bias (Flower with t one too
-    high); that is `bias_correction=True` here, with the true t.
+    Reference: Reddi et al., arXiv 2003.00295, Algorithm 2; Kingma and Ba, arXiv 1412.6980, for the correction.
+    Differs from Keras and TensorFlow Federated, which are `bias_correction=True, epsilon="keras"` here, and from
+    Flower, which counts t one too high and else does as Keras.
 
     >>> ServerAdam(lr=0.01)
-    ServerAdam(lr=0.01, beta1=0.9, beta2=0.99, tau=0.001, bias_correction=False)
+    ServerAdam(lr=0.01, beta1=0.9, beta2=0.99, tau=0.001, bias_correction=False, start=None, epsilon='outside')
     """
 
     place: ClassVar[Place] = Place.SERVER
@@ -81,6 +91,8 @@ class ServerAdam(Stage):
     beta2: float = 0.99
     tau: float = 1e-3
     bias_correction: bool = False
+    start: float | None = None
+    epsilon: Literal["outside", "keras", "inside"] = "outside"
 
     def __post_init__(self) -> None:
         _check_adaptive(self)
@@ -90,8 +102,8 @@ class ServerAdam(Stage):
         return _warn_of_pairs(self, flow)
 
     def init(self, w: Tensor) -> Tensors:
-        """m = 0, v = tau^2, t = 0."""
-        return _moments(w, self.tau)
+        """m = 0, t = 0, and v at its start."""
+        return _moments(self, w)
 
     def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
         """The server's step."""
@@ -108,14 +120,17 @@ class ServerYogi(Stage):
 
     Formula: as ServerAdam, with `v <- v - (1 - beta2) Delta^2 sign(v - Delta^2)`.
 
+    bias_correction, start, epsilon: as for ServerAdam; the corrected v starts at 0.
+
     Raises:
-        ConfigError: unless lr > 0, tau > 0 and both betas are in [0, 1).
+        ConfigError: unless lr > 0, tau > 0, start >= 0 and both betas are in [0, 1).
 
     Reference: Reddi et al., arXiv 2003.00295, Algorithm 2.
-    Differs from Keras and TensorFlow Federated, which correct the bias: that is `bias_correction=True`.
+    Differs from Keras, which is `bias_correction=True, epsilon="keras"`, and TensorFlow Federated, which is that with
+    `start=1e-6`.
 
     >>> ServerYogi(lr=0.01)
-    ServerYogi(lr=0.01, beta1=0.9, beta2=0.99, tau=0.001, bias_correction=False)
+    ServerYogi(lr=0.01, beta1=0.9, beta2=0.99, tau=0.001, bias_correction=False, start=None, epsilon='outside')
     """
 
     place: ClassVar[Place] = Place.SERVER
@@ -124,6 +139,8 @@ class ServerYogi(Stage):
     beta2: float = 0.99
     tau: float = 1e-3
     bias_correction: bool = False
+    start: float | None = None
+    epsilon: Literal["outside", "keras", "inside"] = "outside"
 
     def __post_init__(self) -> None:
         _check_adaptive(self)
@@ -133,8 +150,8 @@ class ServerYogi(Stage):
         return _warn_of_pairs(self, flow)
 
     def init(self, w: Tensor) -> Tensors:
-        """m = 0, v = tau^2, t = 0."""
-        return _moments(w, self.tau)
+        """m = 0, t = 0, and v at its start."""
+        return _moments(self, w)
 
     def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
         """The server's step."""
@@ -152,20 +169,26 @@ class ServerAdagrad(Stage):
     Formula: `v <- v + Delta^2`; `x <- x + lr m / (sqrt(v) + tau)`, with `m <- beta1 m + (1 - beta1) Delta`
     (beta1 = 0 by default, as published) from v = tau^2.  Units: tau is that of Delta.
 
+    start: v before the first round, tau^2 if nothing is said.  epsilon: "outside" the root as above, or "inside",
+        `lr m / sqrt(v + tau)`.
+
     Raises:
-        ConfigError: unless lr > 0, tau > 0 and beta1 is in [0, 1).
+        ConfigError: unless lr > 0, tau > 0, start >= 0 and beta1 is in [0, 1).
 
     Reference: Reddi et al., arXiv 2003.00295, Algorithm 2.
-    Differs from TensorFlow Federated, which starts v at 0.1 and adds its epsilon inside the root.
+    Differs from TensorFlow Federated, which is `start=0.1, epsilon="inside"` here, and from torch.optim.Adagrad and
+    Flower, which are `start=0.0`.
 
     >>> ServerAdagrad(lr=0.01)
-    ServerAdagrad(lr=0.01, beta1=0.0, tau=0.001)
+    ServerAdagrad(lr=0.01, beta1=0.0, tau=0.001, start=None, epsilon='outside')
     """
 
     place: ClassVar[Place] = Place.SERVER
     lr: float = 0.01
     beta1: float = 0.0
     tau: float = 1e-3
+    start: float | None = None
+    epsilon: Literal["outside", "inside"] = "outside"
 
     def __post_init__(self) -> None:
         _check_adaptive(self)
@@ -175,8 +198,8 @@ class ServerAdagrad(Stage):
         return _warn_of_pairs(self, flow)
 
     def init(self, w: Tensor) -> Tensors:
-        """m = 0, v = tau^2, t = 0."""
-        return _moments(w, self.tau)
+        """m = 0, t = 0, and v at its start."""
+        return _moments(self, w)
 
     def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
         """The server's step."""
@@ -221,18 +244,28 @@ def _adaptive(
     """The step that the three share, given their second moment: `lr m / (sqrt(v) + tau)`."""
     m = stage.beta1 * state["m"] + (1 - stage.beta1) * delta
     t = state["t"] + 1
-    m_hat, v_hat = m, v
-    if not isinstance(stage, ServerAdagrad) and stage.bias_correction:
-        m_hat = m / (1 - stage.beta1 ** float(t))
-        v_hat = v / (1 - stage.beta2 ** float(t))
-    return update.with_delta(stage.lr * m_hat / (v_hat.sqrt() + stage.tau)), {"m": m, "v": v, "t": t}
+    lr, m_hat, v_hat = stage.lr, m, v
+    if _corrects(stage):
+        first, second = 1 - stage.beta1 ** float(t), 1 - stage.beta2 ** float(t)
+        if stage.epsilon == "keras":
+            lr *= math.sqrt(second) / first
+        else:
+            m_hat, v_hat = m / first, v / second
+    root = (v_hat + stage.tau).sqrt() if stage.epsilon == "inside" else v_hat.sqrt() + stage.tau
+    return update.with_delta(lr * m_hat / root), {"m": m, "v": v, "t": t}
 
 
-def _moments(w: Tensor, tau: float) -> dict[str, Tensor]:
-    """m = 0, v = tau^2, t = 0."""
+def _corrects(stage: _Adaptive) -> TypeGuard[ServerAdam | ServerYogi]:
+    """Whether the moments are divided by what is missing of them in the first rounds."""
+    return not isinstance(stage, ServerAdagrad) and stage.bias_correction
+
+
+def _moments(stage: _Adaptive, w: Tensor) -> dict[str, Tensor]:
+    """m = 0, t = 0, and v where it is said to start: at 0 where it is corrected, else at tau^2."""
+    start = (0.0 if _corrects(stage) else stage.tau**2) if stage.start is None else stage.start
     return {
         "m": torch.zeros_like(w),
-        "v": torch.full_like(w, tau**2),
+        "v": torch.full_like(w, start),
         "t": torch.zeros(1, dtype=torch.float64),
     }
 
@@ -259,6 +292,8 @@ def _check_adaptive(stage: _Adaptive) -> None:
             raise ConfigError(f"{name}.{field} must be at least 0 and below 1, found {beta}.")
     if not stage.tau > 0:
         raise ConfigError(f"{name}.tau must be above 0, found {stage.tau}.")
+    if stage.start is not None and not stage.start >= 0:
+        raise ConfigError(f"{name}.start must be at least 0, found {stage.start}.")
 
 
 def _check_lr(stage: Stage, lr: float) -> None:
