@@ -88,19 +88,24 @@ class Lanes:
             self.stepped(views, inputs, targets, weights, keys, keys[0])
         except Exception as error:  # whatever the model may raise; alone, it is raised with client and stage
             return f"{type(error).__name__} in a batched program"
-        return "what it makes of an example depends on the others in a batch" if self._mixes(examples) else None
+        return self._mixes(examples)
 
-    def _mixes(self, examples: Examples) -> bool:
-        """Whether what comes out for an example is another beside others, such as those that a batch is padded with."""
-        inputs, bench = examples.inputs, self.bench
-        beside = inputs.clone()
-        beside[1:] = inputs[:1]
-        first = []
-        for batch in (inputs, beside):
+    def _mixes(self, examples: Examples) -> str | None:
+        """What comes out otherwise for an example beside others, such as those that a batch is padded with, as a
+        phrase: of the model, or of the loss; `None` if nothing does."""
+        bench, first = self.bench, [0] * len(examples)
+        made = []
+        for batch in (examples, Examples(examples.inputs[first], examples.targets[first])):
             bench.draws.at(0, 0)
             with torch.no_grad():
-                first.append(bench.module(bench.arranged(batch))[0].double())
-        return bool((first[0] - first[1]).abs().max() > ALIKE * first[0].abs().max())
+                outputs = bench.module(bench.arranged(batch.inputs))
+                losses = bench.task.criterion.per_example(outputs, batch.targets)
+            made.append((outputs[0].double(), losses[0].double()))
+        whole = zip(*made, strict=True)
+        outputs_differ, losses_differ = (bool((a - b).abs().max() > ALIKE * a.abs().max()) for a, b in whole)
+        if outputs_differ:
+            return "what it makes of an example depends on the others in a batch"
+        return "the loss of an example depends on the others in a batch" if losses_differ else None
 
     def fits(self, plan: Plan, keeps_steps: bool) -> bool:
         """Whether the steps of all lanes can be kept in full within the trainer's budget."""

@@ -49,6 +49,21 @@ def check_shapes(bench: Workbench, parts: Sequence[Examples]) -> None:
                 _check_values(bench, outputs, batch.targets, part.targets)
 
 
+def metric_line(bench: Workbench, store: Examples) -> str:
+    """What the metrics by name are means over, where an example has several answers, as a phrase; empty elsewhere."""
+    batch = tried_batch(bench, store)
+    targets, outputs = batch.targets, tried_outputs(bench, batch.inputs, training=False)
+    if outputs is None or not any(_of_classes(metric, "auroc") for metric in bench.task.metrics):
+        return ""
+    if bench.task.has_class_probabilities(outputs, targets):
+        return "the likeliest class of each target counts as its label"
+    kind = kind_of(outputs, targets)
+    if kind == "labels":
+        return f"of each of the {targets.shape[1]} labels, and the mean over those for which it is defined"
+    places = targets.shape[1:].numel()
+    return "" if places == 1 else f"over all {places} places of an example ({' x '.join(map(str, targets.shape[1:]))})"
+
+
 def tried_batch(bench: Workbench, store: Examples) -> Examples:
     """A few examples, where the bench is; the first ones again where there are too few."""
     return bench.site.take(store, torch.arange(TRIED) % len(store))
@@ -112,7 +127,7 @@ def _check_metrics(bench: Workbench, outputs: Tensor, targets: Tensor) -> None:
                 raise ConfigError(_broadcast(f"the metric {function_name(metric)}", outputs, targets))
             continue
         try:
-            task.scorers[metric](outputs, targets)
+            {**task.scorers, **task.pooled_scorers}[metric](outputs, targets)
         except ConfigError as error:
             raise ConfigError(f"the metric {metric!r}: {error}") from error
     if not isinstance(task.loss, str) and len(class_axes(outputs, targets)) > 1 and any(map(_of_classes, task.metrics)):
@@ -149,9 +164,9 @@ def _range(targets: Tensor) -> tuple[float, float, bool]:
     return min(lows), max(highs), all(wholes)
 
 
-def _of_classes(metric: object) -> bool:
-    """Whether this is a metric of answers, by name, that compares them with the targets."""
-    return isinstance(metric, str) and metric.removeprefix(POOLED) in COMPARED
+def _of_classes(metric: object, *more: str) -> bool:
+    """Whether this is a metric of answers, by name, that compares them with the targets; more: or one of these."""
+    return isinstance(metric, str) and metric.removeprefix(POOLED) in (*COMPARED, *more)
 
 
 def _broadcast(what: str, outputs: Tensor, targets: Tensor) -> str:

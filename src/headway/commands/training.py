@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from headway.client.shapes import metric_line
 from headway.client.steps import StepPlan
 from headway.client.trainer import Trainer
 from headway.core.durations import time_text
@@ -142,6 +143,8 @@ def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
             f"  shift   {len(data.shifts)} of the clients: {', '.join(described(None, section.shift))}", markup=False
         )
     screen.print(f"  model   {runfile.sections.model.name}, {run.bench.layout.size:,} shared parameters")
+    if said := metric_line(run.bench, data.store):
+        screen.print(f"  metrics {said}", markup=False, soft_wrap=True)
     screen.print(f"  chain   {' > '.join(map(repr, run.algorithm.chain.stages))}", markup=False)
     if said := _steps_said(run):
         screen.print(f"  steps   {said}", soft_wrap=True)

@@ -29,8 +29,9 @@ CREATE TABLE IF NOT EXISTS earlier (
     round INTEGER, client TEXT, place INTEGER, asked_s REAL, ended_s REAL, bytes_down INTEGER, reason TEXT,
     PRIMARY KEY (round, client, place));
 CREATE TABLE IF NOT EXISTS flying (round INTEGER, client TEXT PRIMARY KEY, asked_s REAL);
+CREATE TABLE IF NOT EXISTS notes (round INTEGER, place INTEGER, text TEXT, PRIMARY KEY (round, place));
 """
-TABLES = ("rounds", "clients", "metrics", "alarms", "earlier", "flying")
+TABLES = ("rounds", "clients", "metrics", "alarms", "earlier", "flying", "notes")
 
 
 class Journal:
@@ -39,6 +40,7 @@ class Journal:
     In `metrics` the scope is "clients" (the mean over them), "central", "drift", "clock" or
     "client:NAME".  In `alarms`, clients, camps and numbers are JSON.  `earlier` has the asks that came to nothing, to
     clients of whom `clients` tells a later one of the same round; `flying` those that were open after the last round.
+    `notes` has what else happened, such as crews whose clients trained one at a time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,6 +72,8 @@ class Journal:
             connection.executemany("INSERT OR REPLACE INTO metrics VALUES (?,?,?,?)", _metric_rows(report))
             connection.executemany("INSERT OR REPLACE INTO alarms VALUES (?,?,?,?,?,?)", _alarm_rows(report))
             connection.executemany("INSERT OR REPLACE INTO earlier VALUES (?,?,?,?,?,?,?)", _earlier_rows(report))
+            notes = [(report.round, place, note) for place, note in enumerate(report.notes)]
+            connection.executemany("INSERT OR REPLACE INTO notes VALUES (?,?,?)", notes)
             connection.execute("DELETE FROM flying")
             connection.executemany(
                 "INSERT INTO flying VALUES (?,?,?)", [(report.round, *ask) for ask in report.flying.items()]
