@@ -138,8 +138,10 @@ def test_the_header_says_what_the_figures_of_several_labels_are(headway, tmp_pat
     assert "metrics of each of the 5 labels, and the mean over those for which it is defined" in out
     assert headway("report", "multi", "--out", "multi.html")[0] == 0
     np.savez("masks.npz", x=r.normal(size=(40, 1, 4, 4)), y=r.integers(0, 3, (40, 4, 4)), client=np.arange(40) % 2)
-    (tmp_path / "own.py").write_text("from torch import nn\ndef fcn(outputs):\n    return nn.Conv2d(1, outputs, 1)\n")
-    toml("masks.toml", 'source = "masks.npz"', 'name = "own:fcn"', task='metrics = ["intersection_over_union"]')
+    (tmp_path / "own_masks.py").write_text(
+        "from torch import nn\ndef fcn(outputs):\n    return nn.Conv2d(1, outputs, 1)\n"
+    )
+    toml("masks.toml", 'source = "masks.npz"', 'name = "own_masks:fcn"', task='metrics = ["intersection_over_union"]')
     code, out, _ = headway("run", "masks.toml", "--out", "masks")
     assert code == 0
     assert "metrics over all 16 places of an example (4 x 4)" in out

@@ -114,12 +114,12 @@ def test_an_output_that_is_no_name_is_refused(output):
 def test_in_a_run_file(headway, tmp_path):
     x, y = blobs(60)
     np.savez("made.npz", x=x, y=y, client=np.arange(60) % 3)
-    (tmp_path / "own.py").write_text(
+    (tmp_path / "own_outputs.py").write_text(
         "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, outputs):\n        super().__init__()\n"
         "        self.inner = nn.Linear(10, outputs)\n"
         "    def forward(self, x):\n        return {'logits': self.inner(x)}\n"
     )
-    toml("made.toml", 'source = "made.npz"', 'name = "own:Net"')
+    toml("made.toml", 'source = "made.npz"', 'name = "own_outputs:Net"')
     code, _, err = headway("run", "made.toml")
     assert code == 1
     assert 'name the one that is meant, such as task.output = "logits"' in err

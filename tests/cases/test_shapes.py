@@ -140,8 +140,10 @@ def test_a_model_whose_first_axis_is_not_the_examples_is_refused():
 def test_a_run_file_says_it_in_a_sentence_before_any_training(headway, tmp_path):
     x, _ = blobs(60)
     np.savez("three.npz", x=x, y=np.random.default_rng(0).normal(size=(60, 3)), client=np.arange(60) % 3)
-    (tmp_path / "own.py").write_text("from torch import nn\ndef one(shape):\n    return nn.Linear(shape[0], 1)\n")
-    toml("three.toml", 'source = "three.npz"', 'name = "own:one"')
+    (tmp_path / "own_shapes.py").write_text(
+        "from torch import nn\ndef one(shape):\n    return nn.Linear(shape[0], 1)\n"
+    )
+    toml("three.toml", 'source = "three.npz"', 'name = "own_shapes:one"')
     code, _, err = headway("run", "three.toml")
     assert code == 1
     assert "outputs [N, 1] and targets [N, 3]: let the model have 3 outputs" in err
