@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated, Optional
+
+from headway.core import stopping
+
+if __name__ == "__main__":
+    stopping.install()  # before anything that takes time
 
 import typer
 
@@ -307,8 +310,15 @@ def main() -> None:
 
     SIGTERM is taken like Ctrl-C, so that what runs is kept and no worker is left behind.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with stopping.installed():
+        try:
+            _main()
+        except stopping.Stopped as stopped:
+            typer.echo(f"{stopped}.".capitalize(), err=True)
+            sys.exit(stopped.exit_code)
+
+
+def _main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter gets its number
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

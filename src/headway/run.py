@@ -24,6 +24,7 @@ from headway.client.evaluate import mean_metrics
 from headway.client.task import Task
 from headway.client.trainer import trainers
 from headway.client.workbench import Workbench
+from headway.core import stopping
 from headway.core.algorithm import Algorithm, State
 from headway.core.ask import Answer, Ask, Message, Quorum, drive
 from headway.core.chain import Chain
@@ -120,6 +121,7 @@ class Run:
         self.headline = deciding(task, self.undefined)  # the metric that decides which model is best
         self.notes: dict[str, Any] = {"best": None, "first_loss": None}
         self.watch = Watch(LabelCounts(data))
+        self._between = True  # whether state, memory and journal are those of one round
         self.folder: RunFolder | None = None
         try:
             if not resume:
@@ -133,6 +135,7 @@ class Run:
         except BaseException:
             self.close()
             raise
+        self._engine_saved = self.engine.saved()
 
     def identity(self, seed: int) -> dict[str, Any]:
         """What must be the same for a run to be the same run, and the versions that made it."""
@@ -161,21 +164,28 @@ class Run:
     def __iter__(self) -> Iterator[RoundReport]:
         """Trains until `rounds` are complete.  Stopping early (break, Ctrl-C) leaves the folder resumable."""
         journal = self._open_journal()
-        stops = (GeneratorExit, KeyboardInterrupt, Diverged)  # the module's names are gone when a program ends
+        # the module's names are gone when a program ends
+        stops, held = (GeneratorExit, KeyboardInterrupt, stopping.Stopped, Diverged), stopping.held
         saved = self.state.round if self.folder is not None and self.folder.checkpoints() else -1
         try:
             while not self.finished:
+                stopping.check()
                 report = self._round()
-                if journal is not None:
-                    with writing(journal[0]):
-                        journal[1].record(report)
-                if self.state.round % self.checkpoint_every == 0 or self.finished:
-                    self._checkpoint()
-                    saved = self.state.round
+                with held():
+                    if journal is not None:
+                        with writing(journal[0]):
+                            journal[1].record(report)
+                    self._between = True
+                    if self.state.round % self.checkpoint_every == 0 or self.finished:
+                        self._checkpoint()
+                        saved = self.state.round
                 yield report
         except stops:
-            if saved < self.state.round:
-                self._checkpoint()
+            # a round that was interrupted after its updates were counted is neither whole nor undone: what is saved
+            # already stands, and it is run again from there
+            if saved < self.state.round and self._between:
+                with held():
+                    self._checkpoint()
             raise
         finally:
             if journal is not None:
@@ -183,7 +193,8 @@ class Run:
 
     def close(self) -> None:
         """Lets go of the engine and the folder."""
-        self.engine.close()
+        with stopping.held():
+            self.engine.close()
         if self.folder is not None:
             self.folder.close()
             self.folder = None
@@ -222,6 +233,7 @@ class Run:
         report = RoundReport.of(after.round, answers, measured)
         self._check_progress(before, after, report.clients, report.train_loss)
         counted = report.clients.that("counted").clients
+        self._between = False
         settled = self.engine.ask(Ask("settle", Message(after.params), counted, round=before.round))
         self.state = after
         if self.known is not None:
@@ -229,9 +241,11 @@ class Run:
         spent = time.perf_counter() - begun
         notes = (*report.notes, *settled.notes)
         report = replace(report, seconds=spent, notes=notes, alarms=self.watch.see(Figures.of(report)))
+        self._engine_saved = self.engine.saved()
         due = self.evaluate_every is not None and after.round % self.evaluate_every == 0
         if due or self.finished:
-            report = self._evaluated(report)
+            with stopping.patient():
+                report = self._evaluated(report)
         return report
 
     def _measured(self, state: State, there: Sequence[str]) -> Answer:
@@ -351,7 +365,7 @@ class Run:
         path = self.folder.path / MEMORY
         with writing(path):
             self.memory.save(path, self.state.round, self.folder.oldest_kept(self.state.round))
-        said, own = self.engine.saved()
+        said, own = self._engine_saved  # as it was between two rounds
         tensors = self.state.tensors() | {f"{ENGINE}{name}": tensor for name, tensor in own.items()}
         tensors |= {} if self.known is None else self.known.tensors()
         self.folder.save(self.state.round, tensors, self.notes | ({"engine": said} if said else {}))

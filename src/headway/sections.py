@@ -114,7 +114,8 @@ class EngineSection(_Section):
     for what is measured to be fastest; 1 in this process and "auto" elsewhere, if nothing is said.  low_rank,
     channels_last, compiled: see `LocalEngine`; measured with lanes = "auto", if nothing is said.  drift: whether to
     measure in every round how far the clients pull apart.  device: "cpu", "cuda" or "cuda:N", in this process.
-    precision: of the products in training on a GPU.
+    precision: of the products in training on a GPU.  client_timeout: seconds after which a client in a worker process
+    is taken to hang, which ends the run with its name.
     """
 
     kind: Literal["local", "processes", "ray"] | None = None
@@ -127,6 +128,7 @@ class EngineSection(_Section):
     drift: bool | None = None
     device: str | None = None
     precision: Precision | None = None
+    client_timeout: float | None = Field(default=None, gt=0)
 
     def engine(self) -> LocalEngine:
         """The engine.
@@ -156,12 +158,18 @@ class EngineSection(_Section):
                 f'engine.precision is "{self.precision}", but clients in workers train on processors, which have no '
                 "use for it: leave it out."
             )
+        if self.client_timeout is not None and (self.kind == "ray" or not several):
+            raise ConfigError(
+                f"engine.client_timeout is {self.client_timeout:g}, but only a client in a worker process can be "
+                "ended: say how many (--workers N), or leave it out."
+            )
         way: dict[str, Any] = {name: getattr(self, name) for name in ("low_rank", "channels_last", "compiled")}
         way["drift"] = self.drift is not False
         if self.kind == "ray":
             return RayEngine(self.workers, address=self.address, lanes=self.lanes or "auto", **way)
         if self.kind == "processes" or self.workers is not None:
-            return ProcessEngine(self.workers, lanes=self.lanes or "auto", **way)
+            limit = self.client_timeout
+            return ProcessEngine(self.workers, lanes=self.lanes or "auto", client_timeout=limit, **way)
         return LocalEngine(lanes=self.lanes or 1, **way, **self._there)
 
     def pooled(self) -> PooledEngine:

@@ -12,15 +12,17 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import accumulate
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
 
+from headway.core import stopping
 from headway.core.errors import HeadwayError, RunFolderError
 from headway.observe.folder import JOURNAL
 from headway.observe.journal import Journal
 from headway.run import Run
 from headway.runfile import LastData, RunFile
 
+Ticks = SimpleQueue[tuple[str, int]]
 TAIL = 10  # the rounds at the end that a final value is the mean of
 RUNS = "runs"
 
@@ -136,14 +138,15 @@ def in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Trial | tuple[st
             yield from _steps(job, last)
         return
     context = multiprocessing.get_context("spawn")
-    ticks = context.Manager().Queue()
+    ticks: Ticks = context.SimpleQueue()
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"  # for the workers; a spinning thread would steal the other's core
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(ticks, os.getpid()))
     try:
-        pending: set[Future[Trial]] = {pool.submit(_in_worker, job, ticks) for job in jobs}
+        pending: set[Future[Trial]] = {pool.submit(_in_worker, job) for job in jobs}
         while pending:
-            done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            stopping.check()
+            done, pending = wait(pending, timeout=stopping.TICK_S, return_when=FIRST_COMPLETED)
             while not ticks.empty():
                 yield ticks.get()
             for future in done:
@@ -166,12 +169,22 @@ def in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Trial | tuple[st
 _LAST = LastData()  # of a worker process, which ends with the comparison
 
 
-def _in_worker(job: Job, ticks: Any) -> Trial:
+_ticks: list[Ticks] = []  # of a worker process: where it says that a round is done
+
+
+def _begin(ticks: Ticks, parent: int) -> None:
+    """Makes a worker process ready: signals are the parent's to handle, and it ends with that."""
+    stopping.in_child()
+    stopping.end_with(parent)
+    _ticks.append(ticks)
+
+
+def _in_worker(job: Job) -> Trial:
     try:
         for step in _steps(job, _LAST):
             if isinstance(step, Trial):
                 return step
-            ticks.put(step)
+            _ticks[0].put(step)
     except HeadwayError as error:  # as a sentence, since what it carries may not cross to another process
         raise HeadwayError(f"{job.method}, seed {job.seed}: {error}") from None
     raise AssertionError

@@ -12,6 +12,7 @@ from headway.client.memory import TRAINER, Memories
 from headway.client.metrics import Metric
 from headway.client.trace import Trace
 from headway.client.workbench import Workbench
+from headway.core import stopping
 from headway.core.ask import Message
 from headway.core.errors import ConfigError
 from headway.data import Examples, FederatedData
@@ -122,7 +123,7 @@ def _of_each(
     try:
         with site.evaluating():
             blocks = (bench.arranged(site.take(store, block).inputs) for block in rows.split(BATCH))
-            outputs = torch.cat([bench.module(block).cpu() for block in blocks])
+            outputs = torch.cat([_output(bench, block) for block in blocks])
     except Exception:  # whatever a user's model may raise
         for client in told:  # one after another, so that the one is named on whose examples it fails
             _apart(bench, message, examples_of(client), memory, client, figure)
@@ -166,8 +167,14 @@ def _outputs(bench: Workbench, examples: Examples, trace: Trace) -> Tensor:
         for block in examples.inputs.split(BATCH):
             inputs = bench.arranged(bench.site.put(block))
             trace.enter("the model's forward pass, in evaluation", inputs=inputs)
-            made.append(bench.module(inputs).cpu())
+            made.append(_output(bench, inputs))
         return torch.cat(made)
+
+
+def _output(bench: Workbench, inputs: Tensor) -> Tensor:
+    stopping.check()
+    output: Tensor = bench.module(inputs).cpu()
+    return output
 
 
 def _loss(bench: Workbench, outputs: Tensor, targets: Tensor, trace: Trace) -> float:

@@ -24,6 +24,7 @@ from headway.client.start import held_out_rows, measure_each
 from headway.client.timetable import Served, Timetable, timetable
 from headway.client.trainer import Trained, Trainer, Work
 from headway.client.workbench import Workbench
+from headway.core import stopping
 from headway.core.ask import Ask
 from headway.core.chain import Chain
 from headway.core.keys import Keys
@@ -170,6 +171,7 @@ class _Program:
         if not self.bench.module.training:
             self.bench.module.train()
         for number, (active, width) in enumerate(zip(self.table.active(), self.table.widths(), strict=True)):
+            stopping.check()
             if active < self.active:
                 self.active = active
                 self._look_at_front()

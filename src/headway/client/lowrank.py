@@ -41,6 +41,7 @@ from headway.client.sgd import LocalSGD
 from headway.client.timetable import Fetched, Served
 from headway.client.trainer import Work
 from headway.client.workbench import Workbench
+from headway.core import stopping
 from headway.core.chain import Chain
 from headway.core.flow import Flow
 from headway.core.keys import Keys
@@ -293,6 +294,7 @@ class _Program:
         first = lanes.start or 0
         made = zip(self.table.active(lanes), self.table.widths(lanes), strict=True)
         for number, (active, width) in enumerate((active, width) for active, width in made if active):
+            stopping.check()
             front = slice(first, first + active)
             _expect(self.layers, front, number, width, self.site.put(self.motion.moved[front]))
             self.bench.draws.at(self.dropout[first], number)

@@ -16,6 +16,7 @@ from headway.client.steps import StepPlan, Steps, Tape, keep_steps, plan_steps
 from headway.client.terms import LossTerm
 from headway.client.trainer import Trained, Trainer, Work, trainers
 from headway.client.workbench import Workbench
+from headway.core import stopping
 from headway.core.errors import ConfigError
 from headway.core.flow import Need, TrainerFacts
 from headway.core.keys import Key
@@ -195,6 +196,7 @@ class LocalSGD(Trainer):
         def run(tape: Tape | None) -> _Loop:
             loop = _Loop(self, work, tape)
             for batch, lr in self._batches(work, key, count):
+                stopping.check()
                 loop.step(batch, lr)
             return loop
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.client.blame import layer_of
+from headway.core import stopping
 from headway.core.errors import ClientFailed, HeadwayError
 
 
@@ -38,7 +39,9 @@ class Trace:
             yield
         except HeadwayError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt) and not stopping.is_installed():
+                raise  # Ctrl-C, where signals raise it
             inputs: dict[str, object] = {name: _shown(value) for name, value in self.inputs.items()}
             failure = ClientFailed(self.client, self.where + layer_of(error), inputs, error, self.who)
             failure.inputs = self.inputs

@@ -20,6 +20,7 @@ from headway.client.defined import AREA, deciding, undefined_metrics
 from headway.commands.methods import method_files, method_grids
 from headway.commands.training import free_path
 from headway.compare import Comparison, Summary, Tuned, gather
+from headway.core import stopping
 from headway.core.durations import seconds_of, time_text
 from headway.core.errors import ConfigError
 from headway.core.sizes import bytes_of
@@ -163,6 +164,10 @@ class _Work:
         self.screen = console()
         self.workers = options.workers or min(os.cpu_count() or 1, 2, jobs)
 
+    @property
+    def _how(self) -> str:
+        return f"Go on with the same command and --out {shlex.quote(str(self.folder))}"
+
     def say(self, line: str) -> None:
         """A line for a reader."""
         if not self.as_json:
@@ -175,7 +180,7 @@ class _Work:
         try:
             by_clock = runfile.sections.run.until_s is not None  # nobody knows how many rounds that will be
             what, total = ("run", count) if by_clock else ("round", count * runfile.sections.run.rounds)
-            with Meter(quiet, what, total) as meter:
+            with stopping.deferred(self._how), Meter(quiet, what, total) as meter:
                 for step in steps:
                     if not isinstance(step, Trial):
                         if not by_clock:
@@ -188,10 +193,10 @@ class _Work:
                         meter.say(f"[yellow]{step.method}, seed {step.seed}, stopped:[/yellow] {escape(step.failure)}")
                     if self.as_json and shown:
                         emit({"event": "trial", **dataclasses.asdict(step), "final": step.final})
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, stopping.Stopped) as stopped:
             steps.close()  # type: ignore[attr-defined]
-            self.screen.print(f"Stopped. Go on with the same command and --out {self.folder}", soft_wrap=True)
-            raise typer.Exit(130) from None
+            self.screen.print(f"Stopped. {self._how}", soft_wrap=True, markup=False)
+            raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
         return found
 
 

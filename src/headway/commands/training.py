@@ -17,6 +17,7 @@ from rich.markup import escape
 from headway.client.shapes import metric_line
 from headway.client.steps import StepPlan
 from headway.client.trainer import Trainer
+from headway.core import stopping
 from headway.core.durations import time_text
 from headway.core.errors import RunFolderError
 from headway.data import described
@@ -93,7 +94,8 @@ def _train(run: Run, runfile: RunFile, folder: Path, as_json: bool) -> None:
         _header(screen, run, runfile, folder)
     report: RoundReport | None = None
     lines = Lines()
-    with _interruptible(screen, folder, as_json), _meter(screen, run) as meter:
+    kept = f"The run is kept; go on with: {_how(folder)}"
+    with _interruptible(screen, folder, as_json), stopping.deferred(kept), _meter(screen, run) as meter:
         try:
             for report in run:
                 if as_json:
@@ -114,16 +116,20 @@ def _train(run: Run, runfile: RunFile, folder: Path, as_json: bool) -> None:
 
 @contextmanager
 def _interruptible(screen: Console, folder: Path, as_json: bool) -> Iterator[None]:
-    """Ctrl-C says how to go on."""
+    """A signal says how to go on."""
     try:
         yield
-    except KeyboardInterrupt:
-        how = f"headway resume {shlex.quote(str(folder))}"
+    except (KeyboardInterrupt, stopping.Stopped) as stopped:
         if as_json:
-            emit({"event": "interrupted", "resume": how})
+            emit({"event": "interrupted", "resume": _how(folder)})
         else:
-            screen.print(f"Stopped; the run is kept. Go on with: [bold]{how}[/bold]")
-        raise typer.Exit(130) from None
+            screen.print(f"Stopped; the run is kept. Go on with: [bold]{escape(_how(folder))}[/bold]", soft_wrap=True)
+        raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
+
+
+def _how(folder: Path) -> str:
+    """The command that goes on with a run."""
+    return f"headway resume {shlex.quote(str(folder))}"
 
 
 def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:

@@ -3,7 +3,7 @@
 An exception that a signal raises wherever the interpreter happens to be can be swallowed, or end a write halfway.  So
 the command line calls `install` before anything heavy is imported, and from then on
 
-- outside `deferred` a signal ends the process at once: there is nothing to lose yet;
+- outside `deferred` a signal ends the process at once: there is nothing to lose;
 - inside `deferred`, while a run trains, it is the next `check` that raises `Stopped`, between two steps of a client;
 - if no `check` comes for `INSIST_S`, as in a model that hangs, `Stopped` is raised where the main thread is, outside
   `held`;
@@ -16,6 +16,7 @@ However the process ends by a signal, what was registered by `undoing` is undone
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -29,6 +30,7 @@ TICK_S = 0.2  # a wait looks at the flag at least as often
 INSIST_S = 4.0  # from the first signal, if nothing has looked at the flag
 GRACE_S = 8.0  # from the first signal to an end at once
 ECHO_S = 0.3  # a signal that comes sooner after the first is the same: `timeout` sends it to the process and its group
+PR_SET_PDEATHSIG = 1  # of prctl(2), on Linux
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -53,6 +55,7 @@ class _Flag:
         self.since = 0.0
         self.depth = 0  # of `deferred`
         self.held = 0  # of `held`
+        self.patient = 0  # of `patient`
         self.raised = False  # `Stopped`, by whatever
         self.insists = False
         self.sent = 0  # signals that the watching thread has sent to the main thread, and not yet read
@@ -110,7 +113,9 @@ def is_installed() -> bool:
 
 def check() -> None:
     """Raises `Stopped` where a signal has asked for it; to be called in every loop and wait that can be long."""
-    if _flag.number is not None and _flag.depth and not _flag.held:
+    if _flag.number is None or not _flag.depth or _flag.held:
+        return
+    if not _flag.patient or time.monotonic() - _flag.since > INSIST_S:
         _flag.raised = True
         raise Stopped(_flag.number)
 
@@ -122,11 +127,13 @@ def requested() -> bool:
 
 @contextlib.contextmanager
 def deferred(notice: str = "") -> Iterator[None]:
-    """Within, a signal waits for the next `check`; notice: what is printed if the process has to end at once."""
+    """Within, a signal waits for the next `check`, or for the end; notice: what is printed if the process has to end
+    at once."""
     before, _flag.notice = _flag.notice, notice or _flag.notice
     _flag.depth += 1
     try:
         yield
+        check()
     finally:
         _flag.depth -= 1
         _flag.notice = before
@@ -140,6 +147,17 @@ def held() -> Iterator[None]:
         yield
     finally:
         _flag.held -= 1
+
+
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """Within, `check` does not raise in the first `INSIST_S` after the signal: for work that mostly is short, and is
+    done again from further back if it is cut."""
+    _flag.patient += 1
+    try:
+        yield
+    finally:
+        _flag.patient -= 1
 
 
 @contextlib.contextmanager
@@ -173,6 +191,14 @@ def in_child() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def end_with(parent: int) -> None:
+    """Has the system kill this process when its parent ends, however that is: one that hangs reads no pipe."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from headway.client.memory import TRAINER, Memories
-from headway.core import frame
+from headway.core import frame, stopping
 from headway.core.algorithm import State
 from headway.core.ask import Answer, Ask, Message, Quorum, Version
 from headway.core.durations import time_text
@@ -124,6 +124,7 @@ class ClockEngine(Engine):
             ConfigError: if that never comes, with the simulated time and how many there are.
         """
         while True:
+            stopping.check()
             there, later = self._there()
             if enough(there):
                 return there
@@ -158,6 +159,7 @@ class ClockEngine(Engine):
         reserve = self._reserve(ask) if self.pool.quorum.replace else ()
         self._send(self.pool.open(ask.round, ask.cohort, self.now, reserve))
         while not self.pool.done:
+            stopping.check()
             due = self.pool.due()
             if self._events and self._events[0][0] <= due:
                 self._happen()

@@ -19,6 +19,7 @@ import torch
 from headway.client.compiled import NotCompiled
 from headway.engines.units import NoRoom, UnitRunner, first_ask
 from headway.engines.way import Way, Wish
+from headway.observe.folder import write_atomically
 
 Tried = tuple[Way, int]  # a way, and torch's threads
 
@@ -78,7 +79,7 @@ def make_plan(
         return known
     try:
         chosen = _measure(_Trial(runner, cohort), cohort, most_threads, wish, clients)
-    except Exception:  # whatever a model may raise: the run itself will raise it, with client and stage
+    except (Exception, SystemExit):  # whatever a model may raise: the run will raise it, with client and stage
         return Plan(Way(channels_last=bool(wish.channels_last)), most_threads)
     _remember(store, name, chosen)
     return chosen
@@ -295,8 +296,6 @@ def _remember(store: Path | None, name: str, chosen: Plan) -> None:
     kept = {"way": chosen.way.decided, "threads": chosen.threads, "seconds": chosen.seconds}
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
-        fresh = store.with_suffix(f".{os.getpid()}.tmp")
-        fresh.write_text(json.dumps({**_read(store), name: kept}, indent=1))
-        fresh.replace(store)
+        write_atomically(store, json.dumps({**_read(store), name: kept}, indent=1).encode())
     except OSError:
         return

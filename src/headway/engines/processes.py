@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any, ClassVar, Literal
 
+from headway.core import stopping
 from headway.core.ask import Ask
-from headway.core.errors import ConfigError
+from headway.core.errors import ConfigError, HeadwayError
 from headway.core.total import Total
-from headway.engines.dispatch import Hand, Lost, Unit, Work, WorkerEngine
+from headway.engines.dispatch import Hand, Lost, Unit, Work, WorkerEngine, some_of
 from headway.engines.engine import Job
 from headway.engines.worker import Areas, read_total, read_work, start
+
+CLOSING_S = 2.0  # for workers that have been told to end
 
 
 class _Hand(Hand):
@@ -61,6 +66,8 @@ class _Hand(Hand):
 
     def _answer(self) -> dict[str, Any]:
         try:
+            while not self.pipe.poll(stopping.TICK_S):
+                stopping.check()
             reply: dict[str, Any] = json.loads(self.pipe.recv_bytes())
         except (EOFError, OSError) as error:
             raise Lost from error
@@ -74,10 +81,12 @@ class ProcessEngine(WorkerEngine):
     of workers; one that dies is replaced, its clients train again, and the result does not change.  What fails in a
     worker is run again in this process, where it fails under your debugger.
 
-    workers: how many processes; `None` for one per core.  The others are as in `LocalEngine`.
+    workers: how many processes; `None` for one per core.  client_timeout: seconds after which a client that has not
+    ended is taken to hang, and the run stops with its name; `None` waits for ever.  The others are as in `LocalEngine`.
 
     Raises:
-        ConfigError: for a number below 1; when opened, where processes cannot be forked.
+        ConfigError: for a number below 1 or a time not above 0; when opened, where processes cannot be forked; in a
+            run, if a client takes longer than `client_timeout`.
     """
 
     title: ClassVar[str] = "Processes"
@@ -92,8 +101,12 @@ class ProcessEngine(WorkerEngine):
         low_rank: bool | None = None,
         channels_last: bool | None = None,
         compiled: bool | None = None,
+        client_timeout: float | None = None,
     ) -> None:
         super().__init__(cores() if workers is None else workers, lanes, drift, low_rank, channels_last, compiled)
+        if client_timeout is not None and not 0 < client_timeout < float("inf"):
+            raise ConfigError(f"client_timeout must be above 0 seconds, or None, found {client_timeout!r}.")
+        self.client_timeout = client_timeout
         self.areas: Areas | None = None
 
     @property
@@ -111,11 +124,12 @@ class ProcessEngine(WorkerEngine):
         job.memory.declare(self.runner.runner.first_memory())
 
     def close(self) -> None:
-        """Stops the workers."""
+        """Stops the workers; those that do not end by themselves are killed."""
         for hand in self.hands:
             hand.pipe.close()
+        until = time.monotonic() + CLOSING_S
         for hand in self.hands:
-            _reap(hand.pid)
+            _end(hand.pid, until)
         self.crew, self.areas = [], None
 
     def prepare(self, ask: Ask) -> None:
@@ -139,20 +153,56 @@ class ProcessEngine(WorkerEngine):
     def ready(self, busy: Sequence[Hand]) -> Iterator[Hand]:
         """Waits for their pipes."""
         by_pipe = {hand.pipe: hand for hand in busy if isinstance(hand, _Hand)}
-        for pipe in wait(list(by_pipe)):
+        while not (found := wait(list(by_pipe), stopping.TICK_S)):
+            stopping.check()
+            self._check_time(busy)
+        for pipe in found:
             assert isinstance(pipe, Connection)
             yield by_pipe[pipe]
+
+    def _check_time(self, busy: Sequence[Hand]) -> None:
+        """Stops a run in which a client hangs.
+
+        Raises:
+            HeadwayError: naming the client, or those of which it is one.
+        """
+        for hand in busy:
+            if self.client_timeout is None or hand.busy is None:
+                continue
+            limit = self.client_timeout * len(hand.busy.clients)
+            if (spent := time.monotonic() - hand.since) > limit:
+                who = some_of(hand.busy.clients)
+                raise HeadwayError(
+                    f"{who} trained for {spent:.3g} seconds without an end, and engine.client_timeout allows {limit:g} "
+                    f"({self.client_timeout:g} a client): raise it if the work is so long; otherwise the model, the "
+                    "loss or the data of one of these clients hangs."
+                )
 
     def kill(self) -> None:
         """Stops the workers at once, whatever they are at."""
         for hand in self.hands:
-            os.kill(hand.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(hand.pid, signal.SIGKILL)
         self.close()
 
 
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _end(pid: int, until: float) -> None:
+    """Waits for a process to end until a time, and kills it then."""
+    while time.monotonic() < until:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return
+        except ChildProcessError:
+            return
+        time.sleep(0.002)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    _reap(pid)
 
 
 def _reap(pid: int) -> str:

@@ -19,7 +19,7 @@ from headway.client.sgd import LocalSGD
 from headway.client.shapes import check_shapes
 from headway.client.site import Site
 from headway.client.workbench import Workbench
-from headway.core import frame
+from headway.core import frame, stopping
 from headway.core.ask import Ask, Message
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
@@ -201,6 +201,7 @@ class UnitRunner:
         for part in self._apart(ask, members):
             start = 0
             while start < len(part):
+                stopping.check()
                 clients = part[start : start + self.width]
                 try:
                     beside = self.width > 1 and self._side_by_side(ask, clients, down, done)

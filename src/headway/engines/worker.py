@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headway.core import stopping
 from headway.core.ask import Ask, Version
 from headway.core.reports import Reports
 from headway.core.total import Total
@@ -100,7 +100,6 @@ class Worker:
 
     def serve(self) -> None:
         """Answers until the parent hangs up."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
         torch.set_num_threads(1)
         while True:
             try:
@@ -109,7 +108,7 @@ class Worker:
                 return
             try:
                 reply = self._sum() if "sum" in request else self._unit(request)
-            except Exception as error:  # the parent runs the clients itself, and fails where it can be looked at
+            except BaseException as error:  # also an exit: the parent runs the clients, and fails where one can look
                 reply = {"failed": f"{type(error).__name__}: {error}"}
             self.pipe.send_bytes(json.dumps(reply).encode())
 
@@ -194,10 +193,15 @@ def start(number: int, pipe: Connection, runner: UnitRunner, areas: Areas, paren
     Forking shares the data and the model's code without copying or pickling.  The child runs torch with one thread,
     so that it never waits for threads that only the parent has.
     """
-    pid = os.fork()
+    parent = os.getpid()
+    with stopping.blocked():
+        pid = os.fork()
+        if not pid:
+            stopping.in_child()
     if pid:
         return pid
     try:
+        stopping.end_with(parent)
         for end in parents:
             end.close()
         Worker(number, pipe, runner, areas).serve()

@@ -22,6 +22,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from headway.core import stopping
 from headway.core.errors import RunFolderError
 
 FORMAT = 1
@@ -54,8 +55,12 @@ class RunFolder:
                 f"{path} exists already: resume it with `headway resume {path}`, or choose another folder."
             )
         staging = path.with_name(f".{path.name}.{os.getpid()}")
+
+        def clear() -> None:
+            shutil.rmtree(staging, ignore_errors=True)
+
         try:
-            with writing(path):
+            with stopping.deferred(), stopping.undoing(clear), writing(path):
                 (staging / "checkpoints").mkdir(parents=True)
                 write_atomically(staging / IDENTITY, json.dumps({"format": FORMAT, **identity}, indent=2).encode())
                 if config is not None:
@@ -64,7 +69,7 @@ class RunFolder:
                     path.rmdir()
                 staging.rename(path)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            clear()
         return cls(path, identity, keep)
 
     @classmethod
@@ -196,6 +201,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes beside the place, flushes to the disk, and renames: a reader sees the old file or the new one."""
     staging = path.with_name(f".{path.name}.{os.getpid()}")
+    with stopping.deferred(), stopping.undoing(lambda: staging.unlink(missing_ok=True)):
+        _write_and_rename(staging, path, data)
+
+
+def _write_and_rename(staging: Path, path: Path, data: bytes) -> None:
     try:
         with open(staging, "wb") as file:
             file.write(data)

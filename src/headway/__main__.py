@@ -1,0 +1,17 @@
+"""The program `headway`: signals are taken before anything else is imported."""
+
+from __future__ import annotations
+
+from headway.core import stopping
+
+
+def main() -> None:
+    """The entry point of the program."""
+    stopping.install()
+    from headway.cli import main as command_line
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()
