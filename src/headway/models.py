@@ -5,6 +5,7 @@ Every factory takes the shape of one example and the number of outputs first.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import itertools
@@ -103,7 +104,7 @@ def factory(
     for option in options:
         if not takes_any and option not in known:
             raise ConfigError(f"the model {name!r} has no option {option!r}{nearest(option, known)}.")
-    return lambda: _made(make, given, options, name)
+    return functools.update_wrapper(lambda: _made(make, given, options, name), make)
 
 
 def _made(make: Callable[..., nn.Module], given: Mapping[str, Any], options: Mapping[str, Any], name: str) -> nn.Module:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -22,25 +19,23 @@ from headway.client.data_checks import check_data
 from headway.client.defined import deciding, undefined_metrics
 from headway.client.evaluate import mean_metrics
 from headway.client.task import Task
-from headway.client.trainer import trainers
+from headway.client.versions import check_saved
 from headway.client.workbench import Workbench
 from headway.core import stopping
 from headway.core.algorithm import Algorithm, State
-from headway.core.ask import Answer, Ask, Message, Quorum, drive
-from headway.core.chain import Chain
-from headway.core.errors import ConfigError, Diverged, HeadwayError
+from headway.core.ask import Answer, Ask, Message, drive
+from headway.core.errors import ConfigError, Diverged
 from headway.core.keys import DRAWS, Key
-from headway.core.registry import build, to_numbers
 from headway.core.reports import Reports
 from headway.core.roster import Roster
-from headway.core.sampler import samplers
 from headway.data import FederatedData
 from headway.data.labels import LabelCounts
 from headway.engines import Engine, Job, LocalEngine
 from headway.engines.preflight import try_once
+from headway.identity import compare, identity_of, in_todays_words
 from headway.observe.alarm import HORIZON, Figures, Watch
 from headway.observe.data_notes import save_data_notes
-from headway.observe.folder import JOURNAL, MEMORY, RunFolder, read_identity, writing
+from headway.observe.folder import JOURNAL, MEMORY, RunFolder, is_begun, read_identity, writing
 from headway.observe.journal import Journal
 from headway.observe.report import RoundReport
 
@@ -61,6 +56,7 @@ class Run:
     that nobody wants to go through.
     keep: how many checkpoints stay.
     until_s: by a simulated clock, the seconds after which no round begins, however few have been.
+    notices: what is to be said of going on with a run, such as a damaged checkpoint that was passed over.
 
     Raises:
         ConfigError, DataError, ChainRefused, RunFolderError: before any training.
@@ -121,6 +117,7 @@ class Run:
         self.headline = deciding(task, self.undefined)  # the metric that decides which model is best
         self.notes: dict[str, Any] = {"best": None, "first_loss": None}
         self.watch = Watch(LabelCounts(data))
+        self.notices: list[str] = []
         self._between = True  # whether state, memory and journal are those of one round
         self.folder: RunFolder | None = None
         try:
@@ -139,21 +136,8 @@ class Run:
 
     def identity(self, seed: int) -> dict[str, Any]:
         """What must be the same for a run to be the same run, and the versions that made it."""
-        start = hashlib.sha256(self.bench.shared.cpu().numpy().tobytes()).hexdigest()[:32]
-        return {
-            "versions": {
-                "headway": _version(),
-                "draws": DRAWS,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                **self.engine.site.versions,
-            },
-            "seed": seed,
-            "algorithm": _as_json_holds_it(self.algorithm),
-            "model": {"layout": self.bench.layout.fingerprint, "start": start},
-            "data": self.data.fingerprint(),
-            "plan": {"engine": self.engine.facts.name, **self.engine.decided, "threads": torch.get_num_threads()},
-        }
+        options = {"seed": seed, "evaluation": {"evaluate_every": self.evaluate_every}}
+        return identity_of(self.algorithm, self.data, self.task, self.engine, self.bench, **options)
 
     def model(self) -> nn.Module:
         """The global model as a module of its own."""
@@ -322,29 +306,51 @@ class Run:
 
     def _open_folder(self, path: Path, identity: dict[str, Any], resume: bool, keep: int, config: str | None) -> None:
         if not resume:
+            if is_begun(path):
+                self.notices.append(f"{path} held a run that had trained no round; this one has taken its place.")
             self.folder = RunFolder.create(path, identity, config, keep)
             return
         folder = RunFolder.open(path, keep)
         try:
             torch.set_num_threads(folder.identity.get("plan", {}).get("threads", torch.get_num_threads()))
             identity["plan"]["threads"] = torch.get_num_threads()
-            folder.identity["algorithm"] = _in_todays_words(folder.identity.get("algorithm"))
-            folder.check_identity(identity)
-            tensors, notes = folder.latest()
-            self.state = State.from_tensors(int(notes["round"]), tensors)
-            self.notes = {name: notes[name] for name in self.notes}
-            if self.state.round < self.rounds:
-                folder.check_draws(DRAWS)
-            own = {name.removeprefix(ENGINE): tensor for name, tensor in tensors.items() if name.startswith(ENGINE)}
-            if self.known is not None:
-                self.known.restore(tensors)
-            if "engine" in notes:
-                self.engine.restore(notes["engine"], own)
-            self.memory.load(path / MEMORY, self.state.round)
+            folder.identity["algorithm"] = in_todays_words(folder.identity.get("algorithm"))
+            self.notices += compare(folder.identity, identity, path)
+            if folder.checkpoints():
+                self._restore(folder)
+            else:
+                self.notices.append("the run was stopped before its first checkpoint, so it begins with round 1.")
         except BaseException:
             folder.close()
             raise
         self.folder = folder
+
+    def _restore(self, folder: RunFolder) -> None:
+        """State, engine and memory as they were at the newest checkpoint that can be read."""
+        tensors, notes = folder.latest()
+        self.state = State.from_tensors(int(notes["round"]), tensors)
+        self.notes = {name: notes[name] for name in self.notes}
+        if folder.passed:
+            self.notices.append(f"{' '.join(folder.passed)} The run goes on from that of round {self.state.round}.")
+        if self.state.round < self.rounds:
+            folder.check_draws(DRAWS)
+        own = {name.removeprefix(ENGINE): tensor for name, tensor in tensors.items() if name.startswith(ENGINE)}
+        if self.known is not None:
+            self.known.restore(tensors)
+        if "engine" in notes:
+            self.engine.restore(notes["engine"], own)
+        path = folder.path / MEMORY
+        expected = bool(self.state.round) and self.engine.keeps_memory
+        check_saved(path, self.state.round, notes.get("memory", "unknown" if expected else None))
+        self.memory.load(path, self.state.round)
+        journal = folder.path / JOURNAL
+        if journal.is_file():
+            Journal(journal).close()  # refuses one that is damaged
+        elif self.state.round:
+            self.notices.append(
+                f"{journal} is gone, and with it what it held of rounds 1 to {self.state.round}: reports "
+                f"begin with round {self.state.round + 1}."
+            )
 
     def _open_journal(self) -> tuple[Path, Journal] | None:
         if self.folder is None:
@@ -364,11 +370,12 @@ class Run:
             return
         path = self.folder.path / MEMORY
         with writing(path):
-            self.memory.save(path, self.state.round, self.folder.oldest_kept(self.state.round))
+            saved = self.memory.save(path, self.state.round, self.folder.oldest_kept(self.state.round))
         said, own = self._engine_saved  # as it was between two rounds
         tensors = self.state.tensors() | {f"{ENGINE}{name}": tensor for name, tensor in own.items()}
         tensors |= {} if self.known is None else self.known.tensors()
-        self.folder.save(self.state.round, tensors, self.notes | ({"engine": said} if said else {}))
+        notes = self.notes | {"memory": saved} | ({"engine": said} if said else {})
+        self.folder.save(self.state.round, tensors, notes)
 
     def _model_tensors(self) -> dict[str, Tensor]:
         """The model alone, as a checkpoint holds it."""
@@ -390,41 +397,3 @@ def rounds(
         yield from run
     finally:
         run.close()
-
-
-def described(algorithm: Algorithm) -> dict[str, Any]:
-    """All of an algorithm by names and numbers: its chain, trainer, sampler and quorum."""
-    return {
-        "chain": algorithm.chain.to_config(),
-        "trainer": trainers.describe(algorithm.trainer),  # type: ignore[arg-type]
-        "sampler": samplers.describe(algorithm.sampler),
-        "quorum": to_numbers(algorithm.quorum),
-    }
-
-
-def _as_json_holds_it(algorithm: Algorithm) -> Any:
-    return json.loads(json.dumps(described(algorithm)))
-
-
-def _in_todays_words(tables: Any) -> Any:
-    """An algorithm as it was described when a folder was made, with the options that have been added since.
-
-    What they are when nothing is said is what was done before they were there.
-    """
-    try:
-        return _as_json_holds_it(
-            Algorithm(
-                Chain.from_config(tables["chain"]),
-                trainers.build(tables["trainer"]),
-                samplers.build(tables["sampler"]),
-                build(Quorum, tables["quorum"]),
-            )
-        )
-    except (HeadwayError, KeyError, TypeError):
-        return tables  # of a stage that is not known here: the comparison will say what differs
-
-
-def _version() -> str:
-    from headway import __version__
-
-    return __version__

@@ -27,6 +27,7 @@ from headway.core.stage import stages
 from headway.data import FederatedData, load
 from headway.data.view import View
 from headway.engines import ClockEngine, Engine, Fleet
+from headway.identity import described
 from headway.imports import import_modules, importable
 from headway.keypaths import (
     hint,
@@ -37,7 +38,7 @@ from headway.keypaths import (
     unknown_key,
 )
 from headway.presets import Applied, apply_preset
-from headway.run import Run, described
+from headway.run import Run
 from headway.runfile_text import plain_name, read_runfile
 from headway.samplers import All
 from headway.sections import AlgorithmSection, ClockSection, DataSection, Sections

@@ -183,7 +183,7 @@ class TestRefusals:
         return tmp_path / "run"
 
     def test_a_folder_that_is_taken(self, folder):
-        with pytest.raises(hw.RunFolderError, match="exists already: resume it"):
+        with pytest.raises(hw.RunFolderError, match="exists already and holds a run: resume it"):
             make("fedavg", folder)
 
     @pytest.mark.parametrize(

@@ -52,8 +52,8 @@ class Memories(Protocol):
     def settle(self, tag: Tag, counted: Iterable[str]) -> None:
         """The verdict on one attempt of a round."""
 
-    def save(self, path: Path, round_: int, oldest_kept: int) -> None:
-        """Writes the changes up to a round."""
+    def save(self, path: Path, round_: int, oldest_kept: int) -> str | None:
+        """Writes the changes up to a round; a digest of what the file then holds."""
 
     def load(self, path: Path, round_: int) -> None:
         """The memory as it was after a round."""
@@ -195,15 +195,21 @@ class MemoryStore:
             return
         self._unsaved[self._slots.settle(tag, [self._index(client) for client in counted])] = True
 
-    def save(self, path: Path, round_: int, oldest_kept: int) -> None:
+    def save(self, path: Path, round_: int, oldest_kept: int) -> str | None:
         """Writes the changes up to a round in one transaction; versions older than needed are dropped.
 
         oldest_kept: the earliest round that a resume may still start from.
+
+        Returns:
+            A digest of what the file then holds, for `check_saved`; `None` if there is none, since nobody keeps
+            anything.
         """
         changed = self.changed()
-        if changed or path.exists():
-            write_versions(path, round_, ((client, self.get(client) or {}) for client in changed), oldest_kept)
-            self.saved()
+        if not changed and not path.exists():
+            return None
+        digest = write_versions(path, round_, ((client, self.get(client) or {}) for client in changed), oldest_kept)
+        self.saved()
+        return digest
 
     def load(self, path: Path, round_: int) -> None:
         """The memory as it was after a round; what was written later is deleted.

@@ -162,7 +162,7 @@ def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
     for line in _undefined(run):
         screen.print(f"  metric  {line}", markup=False, soft_wrap=True)
     screen.print(f"  folder  {folder}" + (f", from round {run.state.round}" if run.state.round else ""))
-    for warning in run.algorithm.explain().warnings:
+    for warning in [*run.notices, *run.algorithm.explain().warnings]:
         screen.print(f"[yellow]warning:[/yellow] {warning}")
 
 

@@ -20,6 +20,7 @@ from headway.core.errors import ConfigError
 from headway.core.flow import EngineFacts
 from headway.core.keys import Key
 from headway.core.pool import Arrival, Closed, Loss, Pool, Ticket
+from headway.core.registry import to_numbers
 from headway.core.reports import ClientReport, Reports
 from headway.core.update import flat_names, unflat_names
 from headway.engines.availability import HORIZON_S, Always, Window
@@ -73,6 +74,16 @@ class ClockEngine(Engine):
     def decided(self) -> dict[str, Any]:
         """What the engine inside decided."""
         return self.inner.decided
+
+    @property
+    def timed(self) -> dict[str, Any]:
+        """The fleet."""
+        return to_numbers(self.fleet)
+
+    @property
+    def keeps_memory(self) -> bool:
+        """Whether clients keep something, with the engine inside."""
+        return self.inner.keeps_memory
 
     def follow(self, decided: Mapping[str, Any]) -> None:
         """Tells the engine inside."""

@@ -59,6 +59,16 @@ class Engine(ABC):
         """What it was told, or has decided by measuring, that fixes a run's bits."""
         return {}
 
+    @property
+    def timed(self) -> dict[str, Any]:
+        """By which simulated clock, in plain values."""
+        return {}
+
+    @property
+    def keeps_memory(self) -> bool:
+        """Whether clients keep something between rounds."""
+        return False
+
     def follow(self, decided: Mapping[str, Any]) -> None:  # noqa: B027 (most engines decide nothing)
         """Decides the same as a run that is resumed; said before `open`.
 

@@ -171,15 +171,16 @@ class RemoteMemory:
             self._heard(part, calls)
         self._restore()
 
-    def save(self, path: Path, round_: int, oldest_kept: int) -> None:
-        """Writes the changes up to a round, a block of clients at a time."""
+    def save(self, path: Path, round_: int, oldest_kept: int) -> str | None:
+        """Writes the changes up to a round, a block of clients at a time; a digest of what the file then holds."""
         self._check_open()
         changed = [client for part in range(len(self.ranges)) for client in self._read({part: ()}, "changed")[part]]
         if not changed and not path.exists():
-            return
-        write_versions(path, round_, self._blockwise(changed), oldest_kept)
+            return None
+        digest = write_versions(path, round_, self._blockwise(changed), oldest_kept)
         for part in range(len(self.ranges)):
             self._heard(part, self._tell(part, "saved"))
+        return digest
 
     def load(self, path: Path, round_: int) -> None:
         """The memory as it was after a round."""

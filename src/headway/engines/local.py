@@ -180,6 +180,11 @@ class LocalEngine(Engine):
         torch.set_num_threads(threads)
 
     @property
+    def keeps_memory(self) -> bool:
+        """Whether clients keep something between rounds."""
+        return bool(self.runner.runner.first_memory())
+
+    @property
     def alone(self) -> str | None:
         """Why clients train one at a time, as a phrase; `None` if they do not."""
         return self.runner.alone

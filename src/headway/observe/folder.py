@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -34,13 +35,16 @@ IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST = (
     "memory.sqlite",
     "best.safetensors",
 )
+OWN = {IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST, "checkpoints"}
+SIDE_FILES = ("-wal", "-shm", "-journal")  # of SQLite, beside its own
 
 
 class RunFolder:
-    """One folder, held by one process at a time."""
+    """One folder, held by one process at a time.  passed: damaged checkpoints that `latest` has passed over."""
 
     def __init__(self, path: Path, identity: Mapping[str, Any], keep: int = 3) -> None:
         self.path, self.identity, self.keep = path, dict(identity), keep
+        self.passed: list[str] = []
         self._lock = _lock(path)
 
     @classmethod
@@ -48,12 +52,10 @@ class RunFolder:
         """A new folder; it appears whole or not at all.
 
         Raises:
-            RunFolderError: if the place is taken, or cannot be written.
+            RunFolderError: if the place is taken, or cannot be written.  A run of which no round was kept is not in the
+                way: the new one takes its place.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunFolderError(
-                f"{path} exists already: resume it with `headway resume {path}`, or choose another folder."
-            )
+        begun = _check_place(path)
         staging = path.with_name(f".{path.name}.{os.getpid()}")
 
         def clear() -> None:
@@ -65,7 +67,9 @@ class RunFolder:
                 write_atomically(staging / IDENTITY, json.dumps({"format": FORMAT, **identity}, indent=2).encode())
                 if config is not None:
                     write_atomically(staging / CONFIG, config.encode())
-                if path.exists():
+                if begun:
+                    _remove(path)
+                elif path.exists():
                     path.rmdir()
                 staging.rename(path)
         finally:
@@ -80,20 +84,6 @@ class RunFolder:
             RunFolderError: if it is no run folder, of another format, or in use.
         """
         return cls(path, read_identity(path), keep)
-
-    def check_identity(self, identity: Mapping[str, Any]) -> None:
-        """Refuses to go on with something other than what the folder was made by.
-
-        Raises:
-            RunFolderError: naming what differs.
-        """
-        for name, wanted in identity.items():
-            found = self.identity.get(name)
-            if found != wanted and name != "versions":
-                raise RunFolderError(
-                    f"the run in {self.path} was made with another {name}: {_short(found)} there, {_short(wanted)} "
-                    "now. Resume it as it was, or start a new run."
-                )
 
     def check_draws(self, wanted: int) -> None:
         """Refuses to go on with a run that drew from its keys in another way.
@@ -140,15 +130,15 @@ class RunFolder:
         Raises:
             RunFolderError: if there is none, saying what is wrong with each.
         """
-        troubles = []
+        self.passed = []
         for path in reversed(self.checkpoints()):
             try:
                 return read_tensors(path)
             except RunFolderError as error:
-                troubles.append(str(error))
-        if not troubles:
+                self.passed.append(str(error))
+        if not self.passed:
             raise RunFolderError(f"{self.path} holds no checkpoint, so there is nothing to resume from; run it anew.")
-        raise RunFolderError(" ".join(troubles) + " No earlier checkpoint is left; run it anew.")
+        raise RunFolderError(" ".join(self.passed) + " No earlier checkpoint is left; run it anew.")
 
     def close(self) -> None:
         """Lets another process have the folder."""
@@ -239,6 +229,52 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def is_begun(path: Path) -> bool:
+    """Whether this is the folder of a run that was stopped, or failed, before its first round was kept."""
+    if not (path / IDENTITY).is_file():
+        return False
+    kept = (path / "checkpoints").glob("round-*.safetensors")
+    return all(int(each.stem.removeprefix("round-")) == 0 for each in kept)
+
+
+def _check_place(path: Path) -> bool:
+    """Whether a run that never got anywhere is in this place, which makes way for the new one.
+
+    Raises:
+        RunFolderError: if the place is taken by anything else, with what can be done.
+    """
+    if path.name in ("", ".."):
+        raise RunFolderError(f"a run needs a folder of its own, found {str(path)!r}: name one that does not exist yet.")
+    if not path.exists() and not path.is_symlink():
+        return False
+    if not path.is_dir():
+        raise RunFolderError(f"{path} is not a folder, and a run is kept in one: choose another name.")
+    names = {each.name for each in path.iterdir()}
+    if not names:
+        return False
+    if IDENTITY not in names:
+        raise RunFolderError(f"{path} exists already and holds other files: choose another folder.")
+    if not is_begun(path):
+        how = f"`headway resume {shlex.quote(str(path))}`" if CONFIG in names else "Run(..., resume=True) in Python"
+        raise RunFolderError(f"{path} exists already and holds a run: resume it with {how}, or choose another folder.")
+    os.close(_lock(path))  # another process may be about to train in it
+    if strange := sorted(names - OWN - {f"{name}{end}" for name in (JOURNAL, MEMORY) for end in SIDE_FILES}):
+        raise RunFolderError(
+            f"{path} holds a run that has trained no round, which could make way, and also {strange[0]!r}, which is "
+            "not of that run: choose another folder."
+        )
+    return True
+
+
+def _remove(path: Path) -> None:
+    """Removes a run that never got anywhere, while no other process has it."""
+    handle = _lock(path)
+    try:
+        shutil.rmtree(path)
+    finally:
+        os.close(handle)
+
+
 def _lock(path: Path) -> int:
     """Holds the folder for this process; the lock goes with the process, however it ends."""
     handle = os.open(path, os.O_RDONLY)
@@ -248,8 +284,3 @@ def _lock(path: Path) -> int:
         os.close(handle)
         raise RunFolderError(f"{path} is in use by another process; wait for it or stop it first.") from error
     return handle
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 160 else text[:157] + "..."

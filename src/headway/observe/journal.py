@@ -10,6 +10,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from headway.core.errors import RunFolderError
 from headway.observe.alarm import Figures
 from headway.observe.report import RoundReport
 from headway.observe.work import Work, read_work
@@ -45,9 +46,18 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=NORMAL")
-        self._connection.executescript(SCHEMA)
+        try:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.executescript(SCHEMA)
+        except sqlite3.OperationalError:  # of the disk, not of what is in the file
+            raise
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise RunFolderError(
+                f"{path} is damaged ({error}): restore it from a copy, or move it away to go on without what it "
+                "holds of the rounds until now."
+            ) from error
 
     def record(self, report: RoundReport) -> None:
         """Adds a round."""
