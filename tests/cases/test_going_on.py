@@ -165,7 +165,7 @@ class TestPlaces:
         (tmp_path / "fails_own.py").write_text(OWN.format("ReLU").replace("8, outputs", "8, outputs * 0 + 1"))
         toml("f.toml", 'source = "plain.npz"', 'name = "fails_own:net"')
         assert begun("run", "f.toml", "--out", "f")[0] == 1
-        code, out, err = begun("run", "r.toml", "--out", "f")
+        code, _, err = begun("run", "r.toml", "--out", "f")
         assert code == 0, err
 
     def test_a_run_stopped_before_its_first_checkpoint_begins_anew(self, begun, tmp_path):
