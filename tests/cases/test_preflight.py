@@ -14,7 +14,7 @@ from toys import blobs, linear_task
 
 import headway as hw
 
-TRAINER = hw.LocalSGD(lr=0.1, batch_size=4)
+TRAINER = hw.LocalSGD(lr=0.1, batch_size=5)
 
 
 def start(task, data=None, chain=None, **options):
@@ -82,8 +82,8 @@ def test_a_stage_that_fails_at_the_server_is_named():
 def test_the_command_says_it_in_a_sentence_and_leaves_no_folder(headway, tmp_path):
     x, y = points()
     np.savez("plain.npz", x=x, y=y, client=np.arange(240) % 6)
-    (tmp_path / "own.py").write_text("import torch\ndef net(outputs):\n    return torch.nn.Linear(7, outputs)\n")
-    toml("plain.toml", 'source = "plain.npz"', 'name = "own:net"')
+    (tmp_path / "own_wrong.py").write_text("import torch\ndef net(outputs):\n    return torch.nn.Linear(7, outputs)\n")
+    toml("plain.toml", 'source = "plain.npz"', 'name = "own_wrong:net"')
     code, _, err = headway("run", "plain.toml", "--out", "out")
     assert code == 1
     assert "takes 7 numbers in the last axis and was given [8, 10]" in err

@@ -25,7 +25,7 @@ from headway.client.sgd import LocalSGD
 from headway.client.start import held_out_count
 from headway.client.trainer import Trainer
 from headway.client.workbench import Workbench
-from headway.data import Examples, batch_bounds
+from headway.data import Examples
 
 if TYPE_CHECKING:
     from headway.client.lanes import Lanes
@@ -231,7 +231,7 @@ class Compiler:
             raise NotCompiled(f"{type(trainer.loss_term).__name__} looks at each client's last model")
         steps: Counter[int] = Counter()
         for size, clients in zip(*(each.tolist() for each in self.sizes.unique(return_counts=True)), strict=True):
-            for start, stop in batch_bounds(size - held_out_count(size, trainer.validation), trainer.batch_size):
+            for start, stop in trainer.bounds(size - held_out_count(size, trainer.validation)):
                 steps[stop - start] += clients
         least = LEAST_SHARE * steps.total()
         common = [width for width, count in steps.most_common(MOST_WIDTHS) if count >= least]

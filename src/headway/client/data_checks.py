@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from headway.client.ambient import outside_seeded
+from headway.client.attributes import Attributes
 from headway.client.task import Task
 from headway.core.errors import ConfigError, DataError, HeadwayError
 from headway.core.keys import Key
@@ -121,13 +123,14 @@ def _outputs(module: nn.Module, data: FederatedData, whole: bool) -> Tensor | No
 
 
 def _forward(module: nn.Module, inputs: Tensor) -> object:
-    trained = module.training
+    trained, attributes = module.training, Attributes(module)
     module.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), outside_seeded(0):
             return module(inputs.clone())
     finally:
         module.train(trained)
+        attributes.restore()
 
 
 def _tried(data: FederatedData) -> Tensor:

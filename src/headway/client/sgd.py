@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from headway.core.registry import Plain
 from headway.core.sizes import bytes_of
 from headway.core.update import Tensors
 from headway.data import Examples, batch_bounds, epoch_order
+from headway.data.batches import LastBatch
 
 PART = "For part of an epoch say how many local steps: `steps`, in a run file algorithm.trainer.steps."
 
@@ -88,8 +89,10 @@ class LocalSGD(Trainer):
     `v <- momentum v + g`; `w <- w - lr v` (nesterov: `w - lr (g + momentum v)`).  v starts at 0 each round.
     Step rules that steer map the direction (v, or g + momentum v) instead.
 
-    batch_size: examples per step, `None` for all.  epochs: passes over the client's examples, in a new
-        order each; or steps: a fixed number of steps, if given.
+    batch_size: examples per step, `None` for all.  epochs: passes over the client's examples, in a new order each; or
+        steps: a fixed number of steps, if given.
+    last_batch: what becomes of an epoch's last batch if it is smaller than batch_size: "keep", "merge" (it joins the
+        batch before it) or "drop" (other examples are left out in each epoch).  A client's only batch is kept.
     steps_memory: bytes that the single steps may take where a stage combines them (a number, or a text such as
         "256 MB").  steps_kept: how they are kept, "full", "half" or "replay"; "auto" takes the first that fits.
     stragglers: the share of clients, drawn each round, that manage only 1 to epochs-1 epochs (or 1 to
@@ -121,6 +124,7 @@ class LocalSGD(Trainer):
     loss_term: LossTerm | None = None
     steps_memory: int | str = "1 GB"
     steps_kept: Literal["auto", "full", "half", "replay"] = "auto"
+    last_batch: LastBatch = "keep"
 
     def __post_init__(self) -> None:
         positive: dict[str, float | None] = {
@@ -139,6 +143,8 @@ class LocalSGD(Trainer):
             raise ConfigError(f"LocalSGD.weight_decay must be at least 0, found {self.weight_decay}.")
         if not 0 <= self.stragglers <= 1:
             raise ConfigError(f"LocalSGD.stragglers must be between 0 and 1, found {self.stragglers}.")
+        if self.last_batch not in get_args(LastBatch):
+            raise ConfigError(f'LocalSGD.last_batch must be "keep", "merge" or "drop", found {self.last_batch!r}.')
         if not 0 <= self.validation < 1:
             raise ConfigError(f"LocalSGD.validation must be at least 0 and below 1, found {self.validation}.")
         bytes_of(self.steps_memory, "LocalSGD.steps_memory")
@@ -222,9 +228,13 @@ class LocalSGD(Trainer):
         """`steps_memory` in bytes."""
         return bytes_of(self.steps_memory, "LocalSGD.steps_memory")
 
+    def bounds(self, examples: int) -> list[tuple[int, int]]:
+        """Where each batch of an epoch of so many examples starts and stops."""
+        return batch_bounds(examples, self.batch_size, self.last_batch)
+
     def _steps_in(self, amount: int, examples: int) -> int:
         """The local steps in so many epochs (or steps) of so many examples."""
-        return amount if self.steps is not None else amount * len(batch_bounds(examples, self.batch_size))
+        return amount if self.steps is not None else amount * len(self.bounds(examples))
 
     def _plan(self, count: int, layout: Layout) -> StepPlan:
         return plan_steps(count, layout.size, layout.dtype.itemsize, self.steps_budget, self.steps_kept)
@@ -244,17 +254,18 @@ class LocalSGD(Trainer):
     def examples_used(self, examples: int, client_key: Key) -> int:
         """Those of all its steps."""
         training = examples - held_out_count(examples, self.validation)
-        sizes = [stop - start for start, stop in batch_bounds(training, self.batch_size)]
+        sizes = [stop - start for start, stop in self.bounds(training)]
         epochs, rest = divmod(self.step_count(client_key, training), len(sizes))
-        return epochs * training + sum(sizes[:rest])
+        return epochs * sum(sizes) + sum(sizes[:rest])
 
     def steps_within(self, examples: int, most: int) -> tuple[int, int]:
         """Whole batches only: what does not fit is not begun."""
         training = examples - held_out_count(examples, self.validation)
-        bounds = batch_bounds(training, self.batch_size)
-        epochs, rest = divmod(most, training)
+        bounds = self.bounds(training)
+        each = bounds[-1][1]
+        epochs, rest = divmod(most, each)
         fitting = [stop for _, stop in bounds if stop <= rest]
-        return epochs * len(bounds) + len(fitting), epochs * training + max(fitting, default=0)
+        return epochs * len(bounds) + len(fitting), epochs * each + max(fitting, default=0)
 
     def amounts(self, keys: Sequence[Key]) -> Tensor:
         """`amount` of each of these clients, int64 `[C]`; no key is looked at where nobody straggles."""
@@ -275,10 +286,11 @@ class LocalSGD(Trainer):
     ) -> Iterator[tuple[Tensor | None, list[tuple[int, int, float]]]]:
         """For each epoch of so many steps the order of the `count` examples, `[count]` or `None` where they are one
         batch, and each batch as (start, stop, learning rate)."""
-        bounds = batch_bounds(count, self.batch_size)
+        bounds = self.bounds(count)
+        mixed = len(bounds) > 1 or bounds[-1][1] < count
         step = epoch = 0
         while step < steps:
-            order = epoch_order(count, key.derive("epoch", epoch), True) if len(bounds) > 1 else None
+            order = epoch_order(count, key.derive("epoch", epoch), True) if mixed else None
             cuts = []
             for start, stop in bounds[: steps - step]:
                 t = {"rounds": round_, "epochs": epoch, "steps": step}[self.schedule.over]

@@ -125,33 +125,42 @@ def timetable(
     sizes, amounts = training.sizes, trainer.amounts(keys)
     batch = sizes if trainer.batch_size is None else torch.full_like(sizes, trainer.batch_size)
     batches = (sizes + batch - 1) // batch  # in an epoch
+    if trainer.last_batch != "keep":
+        batches = torch.where((sizes % batch > 0) & (batches > 1), batches - 1, batches)
     counts = amounts * batches if trainer.steps is None else amounts
     for lane, count in steps.items():
         counts[lane] = count
     lanes = torch.argsort(counts, descending=True, stable=True)
     step = torch.arange(int(counts.max()))
     epoch = step // batches.unsqueeze(1)
-    begin = (step - epoch * batches.unsqueeze(1)) * batch.unsqueeze(1)
+    within = step - epoch * batches.unsqueeze(1)
+    begin = within * batch.unsqueeze(1)
     made = step < counts.unsqueeze(1)
     held = torch.where(made, torch.minimum(batch.unsqueeze(1), sizes.unsqueeze(1) - begin), 0)
+    if trainer.last_batch == "merge":
+        held = torch.where(made & (within == batches.unsqueeze(1) - 1), sizes.unsqueeze(1) - begin, held)
     inside = torch.minimum(begin.unsqueeze(2) + torch.arange(int(held.max())), sizes.view(-1, 1, 1) - 1)
-    orders = _orders(keys, training.rows, sizes, batches, int(torch.where(made, epoch, 0).max()) + 1)
+    mixed = batches > 1 if trainer.last_batch != "drop" else (batches > 1) | (batches * batch < sizes)
+    orders = _orders(keys, training.rows, sizes, mixed, int(torch.where(made, epoch, 0).max()) + 1)
     place = torch.where(made, epoch, 0).unsqueeze(2) * orders.shape[2] + inside
     index = orders.flatten(1).gather(1, place.flatten(1)).view_as(place)
     index, held, rates = index[lanes], held[lanes], _rates(trainer, epoch, rounds)[lanes]
     return Timetable(index, held, rates, counts[lanes], lanes.tolist())
 
 
-def _orders(keys: Keys, rows: Tensor, sizes: Tensor, batches: Tensor, epochs: int) -> Tensor:
-    """The places in the store of each client's examples in the order of each epoch, int64 `[C, epochs, n]`."""
+def _orders(keys: Keys, rows: Tensor, sizes: Tensor, mixed: Tensor, epochs: int) -> Tensor:
+    """The places in the store of each client's examples in the order of each epoch, int64 `[C, epochs, n]`.
+
+    mixed: whose examples are in a new order in each epoch; those in a single batch are seen as they are stored.
+    """
     longest = int(sizes.max())
     starts = (sizes.cumsum(0) - sizes).unsqueeze(1)
     stored = torch.arange(longest).expand(len(sizes), -1)
     orders = []
     for epoch in range(epochs):
         order = stored
-        if bool((batches > 1).any()):  # who has a single batch sees it as it is stored
-            order = torch.where(batches.unsqueeze(1) > 1, keys.derive("epoch", epoch).permutations(sizes), stored)
+        if bool(mixed.any()):
+            order = torch.where(mixed.unsqueeze(1), keys.derive("epoch", epoch).permutations(sizes), stored)
         orders.append(rows[(starts + order).clamp_max(len(rows) - 1)])
     return torch.stack(orders, dim=1)
 

@@ -8,6 +8,7 @@ from headway.client.blame import stage_of
 from headway.client.central import CentralTest, spread
 from headway.client.evaluate import score_client
 from headway.client.habits import untouched
+from headway.client.single import check_single
 from headway.core.algorithm import State
 from headway.core.ask import Answer, Ask, Message, drive
 from headway.core.errors import ConfigError, HeadwayError, UpdateRejected
@@ -43,9 +44,11 @@ def try_client(runner: UnitRunner, state: State, evaluated: bool) -> None:
 
     Raises:
         ClientFailed: naming the client, the part that failed, and its inputs.
-        ConfigError: naming the stage that failed at the server.
+        ConfigError: naming the stage that failed at the server, or the clients whose batches of one example the model
+            cannot train on.
     """
     data, bench = runner.job.data, runner.bench
+    check_single(runner.runner.trainer, bench, data, getattr(runner.job.algorithm.sampler, "clients", None))
     with runner.fallbacks.silent(), untouched(bench):
         sizes = Parts.of(data.train).sizes
         enough = (sizes >= min(LEAST, int(sizes.max()))).nonzero()
