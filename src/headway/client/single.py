@@ -29,7 +29,7 @@ def check_single(trainer: Trainer, bench: Workbench, data: FederatedData, drawn:
     if not isinstance(trainer, LocalSGD):
         return
     train = Parts.of(data.train)
-    names = None if drawn is None else list(drawn)
+    names = None if drawn is None else [name for name in drawn if name in train]
     sizes = train.sizes if names is None else train.sizes_of(names)
     found = {size for size in sizes.unique().tolist() if _has_single(trainer, size)}
     if not found or (failure := _failure(bench, data)) is None:
