@@ -158,7 +158,9 @@ def test_dirichlet_refusals(kind: str) -> None:
     for alpha in (0, -1.0, float("nan"), float("inf")):
         with pytest.raises(DataError, match=rf"alpha of '{kind}' is .* above 0"):
             partitioner(kind, alpha=alpha)
-    with pytest.raises(DataError, match=r"needs one class label per example"):
+    with pytest.raises(
+        DataError, match=r"goes by class labels, but the target is a number: use 'iid', 'quantity' or 'power-law'"
+    ):
         partitioner(kind, alpha=1.0).assign(torch.zeros(40), 2, KEY)
 
 
@@ -219,7 +221,7 @@ def test_classes_gives_each_client_so_many_and_leaves_no_example_out(
 
 
 def test_classes_refuses_more_holders_than_examples() -> None:
-    with pytest.raises(DataError, match=r"fewer examples than the clients that are to hold it"):
+    with pytest.raises(DataError, match=r"class 1 has 1 example, fewer than the 4 of 4 clients that are to hold it"):
         partitioner("classes", per_client=2).assign(torch.tensor([0, 0, 0, 0, 0, 1]), 4, KEY)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from headway.core.errors import DataError
 from headway.core.keys import Key
 from headway.data.dealing import (
+    LARGEST,
     Counts,
     Partitioner,
     by_group,
@@ -51,6 +52,7 @@ class Quantity(Partitioner):
     """
 
     kind: ClassVar[str] = "quantity"
+    bins: ClassVar[None] = None
     alpha: float
     min_examples: int = 10
 
@@ -64,7 +66,7 @@ class Quantity(Partitioner):
         return deal_until_enough(self, self._counts, alike, clients, key)
 
     def _counts(self, sizes: Counts, clients: int, rng: np.random.Generator) -> Counts:
-        return cut(rng.dirichlet([self.alpha] * clients, size=1), sizes)
+        return cut(rng.dirichlet([min(self.alpha, LARGEST)] * clients, size=1), sizes)
 
 
 @dataclass(frozen=True)

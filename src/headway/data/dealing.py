@@ -15,6 +15,8 @@ from headway.core.errors import DataError
 from headway.core.keys import Key
 
 ATTEMPTS = 2_000
+LARGEST = 1e290  # an alpha, above which the sum of many overflows; shares are the same in all digits from 1e20 on
+HOPELESS = {10: 20, 100: 6}  # draws: clients with too few examples in each of them, by which more draws are in vain
 
 Counts = NDArray[np.int64]
 Draw = Callable[[Counts, int, np.random.Generator], Counts]
@@ -46,6 +48,10 @@ class Repeated(Protocol):
     @property
     def min_examples(self) -> int:
         """How many examples are enough."""
+
+    @property
+    def bins(self) -> int | None:
+        """Into how many classes a target of numbers is cut, if it may be one."""
 
 
 def check_alpha(kind: str, alpha: float) -> None:
@@ -82,12 +88,31 @@ def generator(key: Key) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key.bits(2).numpy().astype(np.uint64)))
 
 
-def groups(labels: Tensor, kind: str) -> tuple[Tensor, Counts]:
-    """The class of each example numbered without gaps (int64 `[N]`), and the class sizes."""
-    if labels.ndim != 1 or labels.is_floating_point():
+def check_bins(kind: str, bins: int | None) -> None:
+    """Refuses to cut a target into fewer than two classes."""
+    if bins is not None and bins < 2:
+        raise DataError(f"bins of {kind!r} is {bins}, but at least 2 are needed.")
+
+
+def groups(labels: Tensor, kind: str, bins: int | None = None) -> tuple[Tensor, Counts]:
+    """The class of each example numbered without gaps (int64 `[N]`), and the class sizes.
+
+    bins: a target of numbers is cut into so many classes of about equal size; equal targets are in the same one.
+    """
+    if labels.is_floating_point() and labels.numel() == len(labels):
+        values = labels.flatten().double()
+        if bins is None:
+            raise DataError(
+                f"the partition {kind!r} goes by class labels, but the target is a number: use 'iid', 'quantity' or "
+                f"'power-law', which do not look at it, or cut it into classes for the division, such as bins = 5."
+            )
+        _, place, counts = values.unique(return_inverse=True, return_counts=True)
+        middle = counts.cumsum(0) - counts / 2  # of each value's places in the order of all
+        labels = (middle * bins / len(values)).long()[place]
+    elif labels.ndim != 1 or labels.is_floating_point():
         raise DataError(
             f"the partition {kind!r} needs one class label per example, but the targets have shape "
-            f"{list(labels.shape)} and {labels.dtype}; use 'iid' or a column of client ids."
+            f"{list(labels.shape)} and {labels.dtype}; use 'iid', 'quantity' or 'power-law', which do not look at them."
         )
     _, group, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
     return group, sizes.numpy()
@@ -100,18 +125,27 @@ def cut(shares: NDArray[np.float64], sizes: Counts) -> Counts:
 
 
 def deal_until_enough(partition: Repeated, draw: Draw, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
-    """Repeat `draw(sizes, clients, rng) -> counts` until every client has enough, then deal the examples."""
+    """Repeat `draw(sizes, clients, rng) -> counts` until every client has enough, then deal the examples.
+
+    It ends early where every draw leaves many clients with too few, as more draws would too.
+    """
     check_counts(len(labels), clients)
     check_enough(len(labels), clients, partition.min_examples)
-    group, sizes = groups(labels, partition.kind)
-    for attempt in range(ATTEMPTS):
-        counts = draw(sizes, clients, generator(key.derive("shares", attempt)))
-        if counts.sum(axis=0).min() >= partition.min_examples:
+    group, sizes = groups(labels, partition.kind, partition.bins)
+    fewest, best = clients, 0  # clients with too few examples in the best draw, and the most that all clients had
+    for attempt in range(1, ATTEMPTS + 1):
+        counts = draw(sizes, clients, generator(key.derive("shares", attempt - 1)))
+        held = counts.sum(axis=0)
+        if held.min() >= partition.min_examples:
             return deal(group, counts, key)
+        fewest, best = min(fewest, int((held < partition.min_examples).sum())), max(best, int(held.min()))
+        if fewest >= HOPELESS.get(attempt, clients + 1):
+            break
+    smaller = f", or min_examples = {best}, which a draw met" if best else ""
     raise DataError(
-        f"{ATTEMPTS} draws of {partition.kind!r} with alpha {partition.alpha} never gave each of {clients} "
-        f"clients {partition.min_examples} examples; "
-        "use a larger alpha, fewer clients or a smaller min_examples."
+        f"{attempt} draws of {partition.kind!r} with alpha {partition.alpha} never gave each of {clients} clients "
+        f"{partition.min_examples} example{'s' * (partition.min_examples != 1)} (in the best, {fewest} had fewer): "
+        f"use a larger alpha or fewer clients{smaller}."
     )
 
 

@@ -25,7 +25,7 @@ def partitioner(kind: str, **numbers: Any) -> Partitioner:
         DataError: a parameter out of range.
 
     >>> partitioner("dirichlet-class", alpha=0.1)
-    DirichletClass(alpha=0.1, min_examples=1)
+    DirichletClass(alpha=0.1, min_examples=1, bins=None)
     """
     if kind not in PARTITIONERS:
         raise ConfigError(f"there is no partition {kind!r}{nearest(str(kind), PARTITIONERS)}.")
@@ -34,7 +34,9 @@ def partitioner(kind: str, **numbers: Any) -> Partitioner:
     for name, value in numbers.items():
         if name not in known:
             raise ConfigError(f"the partition {kind!r} has no parameter {name!r}{nearest(name, known)}.")
-        allowed = (int,) if known[name].type == "int" else (int, float)
+        if value is None and "None" in str(known[name].type):
+            continue
+        allowed = (int,) if "int" in str(known[name].type) else (int, float)
         if isinstance(value, bool) or not isinstance(value, allowed):
             article = "a whole number" if allowed == (int,) else "a number"
             raise ConfigError(f"the parameter {name!r} of the partition {kind!r} is {value!r}, not {article}.")
