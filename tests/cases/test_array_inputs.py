@@ -70,7 +70,7 @@ def test_bytes_beside_floats_are_refused(tmp_path, wide):
 def test_empty_pictures_are_mentioned(tmp_path):
     x = PIXELS.copy()
     x[3:5] = 255
-    assert "2 of 24 pictures of d.npz: 'x' are nearly all of one value" in read(tmp_path, x).notes[-1]
+    assert "2 of 24 pictures of d.npz: 'x' are nearly all of one value" in " ".join(read(tmp_path, x).notes)
     assert not [note for note in read(tmp_path, PIXELS).notes if "one value" in note]
 
 
@@ -126,7 +126,7 @@ def test_text_ids_are_kept_as_written_and_near_equal_ones_are_said(tmp_path):
     np.savez(tmp_path / "d.npz", x=x, y=y, client=ids)
     data = load(tmp_path / "d.npz")
     assert set(data.clients) == set(ids.tolist())
-    assert "' 7' and '007' and '7', 'North' and 'north ' are different clients" in data.notes[0]
+    assert "clients of their own: ' 7', '007', '7'; 'North', 'north '" in data.notes[0]
 
 
 class Noisy(torch.utils.data.Dataset):
@@ -160,4 +160,5 @@ def test_a_transform_that_no_seed_reaches_is_said_and_a_plain_one_is_not():
     own = np.random.default_rng()
     data = from_torch(Noisy(own.random), key=0, partition={"kind": "iid"}, clients=4)
     assert "even with the same seeds, so another run has other data" in data.notes[0]
-    assert from_torch(Noisy(lambda: 0.0), key=0, partition={"kind": "iid"}, clients=4).notes == ()
+    plain = from_torch(Noisy(lambda: 0.0), key=0, partition={"kind": "iid"}, clients=4)
+    assert not [note for note in plain.notes if "read again" in note]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,6 @@ _RAGGED = (
 _TOPS = {"uint8": 255, "uint16": 65_535}  # the brightest pixel of the number types that pictures come in
 _FLAT = 0.99  # the share of equal pixels from which on a picture is mentioned
 _EXACT = 1 << 24  # whole numbers up to here are exact in float32
-_NAMED_IDS = 3  # pairs of like client ids that a note names
 
 
 def as_tensor(values: Any, what: str) -> Tensor:
@@ -276,25 +275,19 @@ def as_text(values: Any) -> np.ndarray[Any, Any]:
         return array
 
 
-def like_ids(names: Iterable[str], what: str) -> tuple[str, ...]:
-    """A note on client ids that differ only in case, spaces or zeros before or after a number; else nothing.
+def group_codes(values: Any, what: str, count: int) -> Tensor:
+    """A number for each example that those of one group share, int64 `[N]`, of any numbers or texts.
 
-    >>> like_ids(["007", "7", "north", "North ", "south"], "client")
-    ("client: '007' and '7', 'North ' and 'north' are different clients; write them alike if they are the same",)
+    Raises:
+        DataError: not one per example.
+
+    >>> group_codes(np.array(["p2", "p1", "p2"]), "patient", 3).tolist()
+    [1, 0, 1]
     """
-    groups: dict[str, list[str]] = {}
-    for name in sorted(set(names)):
-        groups.setdefault(_plain(name), []).append(name)
-    alike = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
-    if not alike:
-        return ()
-    more = f" and {len(alike) - _NAMED_IDS} more" if len(alike) > _NAMED_IDS else ""
-    listed = ", ".join(alike[:_NAMED_IDS]) + more
-    return (f"{what}: {listed} are different clients; write them alike if they are the same",)
-
-
-def _plain(name: str) -> str:
-    """A client id without what is easily written in two ways."""
-    short = " ".join(name.split()).casefold()
-    number = short.removesuffix(".0") if short.removesuffix(".0").isdecimal() else short
-    return number.lstrip("0") or "0" if number.isdecimal() else short
+    array = as_text(values)
+    if array.ndim != 1 or len(array) != count or array.dtype.kind not in "biufU":
+        raise DataError(
+            f"{what} must hold one number or text per example to group them, {count} in all, found {array.dtype.name} "
+            f"{list(array.shape)}."
+        )
+    return torch.from_numpy(np.unique(array, return_inverse=True)[1].astype(np.int64).reshape(-1))

@@ -15,6 +15,7 @@ FEWEST_ROWS = 10  # in which consecutive numbers are taken for a counter
 FEWEST_OF_CLIENT = 20  # the same, for a counter that starts again at each client
 MANY_ROWS = 50  # from which distinct whole numbers that fill half of their range are one, too
 BINS, LOOKED_AT = 20, 20_000
+_GROUPS_SHOWN = 5
 DECIDES, UNDECIDED = 0.99, 0.9
 
 Owners = Sequence[str] | None
@@ -127,3 +128,13 @@ def unscaled(features: Mapping[str, Field]) -> list[str]:
         for name, each in features.items()
         if each.numbers is not None and not each.categorical and np.nanmax(np.abs(each.numbers), initial=0) >= 1000
     ]
+
+
+def client_notes(owners: Sequence[str]) -> list[str]:
+    """Client ids that differ only in case, spaces or zeros: they stay different clients, which may not be meant."""
+    groups = near_equal(owners)
+    if not groups:
+        return []
+    shown = "; ".join(", ".join(map(repr, group)) for group in groups[:_GROUPS_SHOWN])
+    more = f" and {len(groups) - _GROUPS_SHOWN} more groups" if len(groups) > _GROUPS_SHOWN else ""
+    return [f"client ids that differ only in case, spaces or zeros are clients of their own: {shown}{more}"]

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import DataError, nearest
-from headway.data.arrays import InputKind, as_inputs, check_ranges, like_ids, read_inputs
+from headway.data.arrays import InputKind, as_inputs, check_ranges, read_inputs
 from headway.data.blocks import blocks_of
 from headway.data.checks import check_alike, check_indices, check_values
+from headway.data.columns import client_notes
 from headway.data.labels import LabelCounts
 from headway.data.parts import Numbered, Parts
 from headway.data.split import last_tested
@@ -190,7 +191,7 @@ class FederatedData:
         notes = (
             *notes,
             *noted(store.targets, "the targets"),
-            *like_ids((client for client in train if isinstance(client, str)), "clients"),
+            *client_notes([client for client in train if isinstance(client, str)]),
         )
         return cls(name, store, train, test, held_out, classes or None, description, notes=notes)
 
@@ -223,16 +224,7 @@ class FederatedData:
         >>> data.clients, data.train["client-0"].tolist(), data.test["client-1"].tolist()
         (Numbered(2, 'client-'), [0, 1], [4])
         """
-        names = Numbered(clients)
-        if sizes is None:
-            if not 0 < clients <= len(store):
-                raise DataError(f"{name!r} has {len(store)} examples for {clients} clients; each needs one or more.")
-            sizes = torch.full((clients,), len(store) // clients)
-            sizes[: len(store) % clients] += 1
-        if int(sizes.sum()) != len(store):
-            raise DataError(f"the sizes add up to {int(sizes.sum())}, but {name!r} has {len(store)} examples.")
-        starts = sizes.cumsum(0) - sizes
-        train, test = last_tested(Parts(names, starts, sizes), test_share)
+        train, test = last_tested(in_order(len(store), clients, name, sizes), test_share)
         return cls(name, store, train, test, central, classes, description)
 
     @property
@@ -325,6 +317,22 @@ class FederatedData:
             ClientSummary(client, len(self.train[client]), len(self.test[client]), labels.get(client))
             for client in self.clients
         )
+
+
+def in_order(examples: int, clients: int, name: str, sizes: Tensor | None = None) -> Parts:
+    """Examples that lie client after client: as many for each, or `sizes` of them (int64 `[clients]`).
+
+    Raises:
+        DataError: fewer examples than clients, or sizes that do not add up.
+    """
+    if sizes is None:
+        if not 0 < clients <= examples:
+            raise DataError(f"{name!r} has {examples} examples for {clients} clients; each needs one or more.")
+        sizes = torch.full((clients,), examples // clients)
+        sizes[: examples % clients] += 1
+    if int(sizes.sum()) != examples:
+        raise DataError(f"the sizes add up to {int(sizes.sum())}, but {name!r} has {examples} examples.")
+    return Parts(Numbered(clients), sizes.cumsum(0) - sizes, sizes)
 
 
 def _examples(x: Any, y: Any, where: str, kind: InputKind | None = None) -> Examples:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError
-from headway.data.federated import Examples, FederatedData
+from headway.core.keys import Key
+from headway.data.arrays import group_codes
+from headway.data.federated import Examples, FederatedData, in_order
 from headway.data.parts import Numbered, Parts
 from headway.data.pool import Pool
-from headway.data.split import last_tested
-from headway.data.targets import class_count
+from headway.data.split import Splitter, last_tested
+from headway.data.targets import class_count, noted
 
 X, Y, CLIENT = "x.npy", "y.npy", "client.npy"
 
@@ -25,14 +27,23 @@ def is_mapped(path: Path) -> bool:
 
 
 def mapped(
-    path: Path | str, *, clients: int | None = None, test_share: float = 0.2, central: Examples | None = None
+    path: Path | str,
+    *,
+    clients: int | None = None,
+    test_share: float = 0.2,
+    central: Examples | None = None,
+    split: str | None = None,
+    group: str | None = None,
+    key: Key | int = 0,
 ) -> FederatedData:
     """The arrays `x.npy` `[N, ...]` and `y.npy` `[N]` of a folder, without reading them into memory.
 
     `client.npy` holds the number of the client that has each example, whole numbers from 0, and every client below
     the largest has one or more; without it, the examples lie client after client, as many for each of `clients`.  Of n
-    examples of a client the last `round(n test_share)` are its test part.  Inputs are float32 or float64, or int64 for
-    tokens; targets are int64 classes, or floats for regression: others would have to be converted, and so copied.
+    examples of a client the last `round(n test_share)` are its test part, unless `split` says something else (see
+    `Splitter`; `group` is the name of a further file, `group.npy`, and `key` decides what is drawn).  Inputs are
+    float32 or float64, or int64 for tokens; targets are int64 classes, or floats for regression: others would have to
+    be converted, and so copied.
 
     Raises:
         ConfigError: neither `clients` nor `client.npy`, or both and they differ; a wrong `test_share`.
@@ -41,29 +52,47 @@ def mapped(
     path = Path(path)
     store = mapped_examples(path / X, path / Y)
     classes, about = class_count(store.targets, str(path / Y)), f"arrays of {path.name}, mapped from disk"
-    if not (path / CLIENT).is_file():
-        if clients is None:
-            raise ConfigError(f"{path} has no {CLIENT}, so clients, their number, is needed; give clients.")
-        return FederatedData.in_order(
-            path.name,
-            store,
-            clients=clients,
-            test_share=test_share,
-            central=central,
-            classes=classes,
-            description=about,
+    if (path / CLIENT).is_file():
+        owners = _open(path / CLIENT, ("int64",))
+        if owners.ndim != 1 or len(owners) != len(store):
+            raise DataError(
+                f"{path / CLIENT} is {list(owners.shape)}, but one number for each of {len(store)} is needed."
+            )
+        parts = _owned(owners, path / CLIENT)
+        if clients not in (None, len(parts)):
+            raise ConfigError(f"{path} has {len(parts)} clients of its own, not {clients}; leave clients out.")
+    elif clients is None:
+        raise ConfigError(f"{path} has no {CLIENT}, so clients, their number, is needed; give clients.")
+    else:
+        parts = in_order(len(store), clients, path.name)
+    labels = store.targets if classes is not None and store.targets.ndim == 1 else None
+    groups = None if group is None else _grouped(path / f"{group}.npy", len(store))
+    rule = Splitter.of(split, test_share, labels=labels, groups=groups, group_name=group or "", usual="last")
+    train, test = _parted(parts, rule, Key.of(key, "data"))
+    notes = (*noted(store.targets, f"{path.name}: {Y}"), *rule.notes(train, test))
+    if split is None and groups is None and test_share:
+        notes += (
+            "other sources draw the test examples; a mapped folder takes the last ones where data.split is not set",
         )
-    owners = _open(path / CLIENT, ("int64",))
-    if owners.ndim != 1 or len(owners) != len(store):
-        raise DataError(f"{path / CLIENT} is {list(owners.shape)}, but one number for each of {len(store)} is needed.")
-    parts = _owned(owners, path / CLIENT)
-    if clients not in (None, len(parts)):
-        raise ConfigError(f"{path} has {len(parts)} clients of its own, not {clients}; leave clients out.")
-    train, test = last_tested(parts, test_share)
-    return FederatedData(path.name, store, train, test, central, classes, about)
+    return FederatedData(path.name, store, train, test, central, classes, about, notes=notes)
 
 
-def mapped_pool(path: Path) -> Pool:
+def _parted(parts: Parts, rule: Splitter, key: Key) -> tuple[Parts, Parts]:
+    """What each client holds as training and test part."""
+    if rule.kind == "last":
+        return last_tested(parts, rule.test_share)
+    both = {client: rule.part(index, key.derive("split", client)) for client, index in parts.items()}
+    train, test = ({client: pair[side] for client, pair in both.items()} for side in (0, 1))
+    return Parts.of(train, "training"), Parts.of(test, "test")
+
+
+def _grouped(path: Path, count: int) -> Tensor:
+    if not path.is_file():
+        raise DataError(f"there is no file {path}, which is to name the groups; check the path.")
+    return group_codes(_open(path, ("int64", "int32", "float64", "float32")).numpy(), str(path), count)
+
+
+def mapped_pool(path: Path, *, group: str | None = None) -> Pool:
     """The same arrays, which stay mapped, for a partition to deal to clients.
 
     Raises:
@@ -76,7 +105,18 @@ def mapped_pool(path: Path) -> Pool:
             f"{path} names its clients in {CLIENT}, so a partition cannot apply; leave the partition out."
         )
     about = f"arrays of {path.name}, mapped from disk"
-    return Pool(path.name, store.inputs, store.targets, class_count(store.targets, str(path / Y)), description=about)
+    classes = class_count(store.targets, str(path / Y))
+    groups = None if group is None else _grouped(path / f"{group}.npy", len(store))
+    return Pool(
+        path.name,
+        store.inputs,
+        store.targets,
+        classes,
+        description=about,
+        notes=noted(store.targets, f"{path.name}: {Y}"),
+        groups=groups,
+        group_name=group or "",
+    )
 
 
 def mapped_examples(inputs: Path | str, targets: Path | str) -> Examples:

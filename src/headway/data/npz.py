@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headway.core.errors import DataError, nearest
-from headway.data.arrays import InputKind, as_inputs, check_ranges, like_ids, owner_ids, read_inputs
+from headway.data.arrays import InputKind, as_inputs, check_ranges, group_codes, owner_ids, read_inputs
+from headway.data.columns import client_notes
 from headway.data.federated import Examples
 from headway.data.pool import Pool
 from headway.data.targets import TargetKind, read_targets
@@ -22,13 +23,19 @@ _NPZ_FORMS = "'x' and 'y', or 'x_train', 'y_train', 'x_test' and 'y_test'"
 
 
 def npz_pool(
-    path: Path, *, client_column: str | None = None, inputs: InputKind | None = None, task: TargetKind | None = None
+    path: Path,
+    *,
+    client_column: str | None = None,
+    inputs: InputKind | None = None,
+    task: TargetKind | None = None,
+    group: str | None = None,
 ) -> Pool:
     """The arrays `x`, `y`, optional `client`; or `x_train`, `y_train`, `x_test`, `y_test`, optional ids.
 
     With `client_train` the test arrays are a central test set; with `client_test` as well, they are the
     clients' own test parts.
     client_column: another array in the place of `client`, such as `writer` (`writer_train`, ...).
+    group: an array that says which examples belong together in the split, such as `patient` (`patient_train`).
     inputs, task: how `x` and `y` are read, see `headway.data.arrays.read_inputs` and
         `headway.data.targets.understood`; by their number types and axes where nothing is given.
 
@@ -60,6 +67,7 @@ def npz_pool(
             ids = np.concatenate([arrays[f"{owner}_train"], arrays[f"{owner}_test"]])
             owners = owner_ids(ids, f"{path}: clients")
             train, central = Examples(torch.cat(xs), torch.cat(ys)), None
+    grouped = None if group is None else _groups(arrays, main[0], group, path)
     return Pool(
         path.stem,
         train.inputs,
@@ -70,7 +78,9 @@ def npz_pool(
         central,
         f"arrays of {path.name}",
         class_names=found.names,
-        notes=(*notes, *found.notes, *like_ids(owners or (), f"{path.name}: {main[2]!r}")),
+        notes=(*notes, *found.notes, *client_notes(owners or ())),
+        groups=grouped,
+        group_name=group or "",
     )
 
 
@@ -133,3 +143,11 @@ def _owners(arrays: Mapping[str, NDArray[Any]], name: str, count: int, path: Pat
     if len(owners) != count:
         raise DataError(f"{path}: {name!r} names {len(owners)} clients for {count} examples; one each is needed.")
     return owners
+
+
+def _groups(arrays: Mapping[str, NDArray[Any]], x: str, group: str, path: Path) -> Tensor:
+    """The group of each example that clients hold."""
+    name = group if x == "x" else f"{group}_train"
+    if name not in arrays:
+        raise DataError(f"{path} has no array {name!r}{nearest(name, arrays)}, which is to name the groups.")
+    return group_codes(arrays[name], f"{path.name}: {name!r}", len(arrays[x]))

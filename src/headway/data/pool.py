@@ -16,8 +16,9 @@ from headway.data.by_size import Column
 from headway.data.dealing import Partitioner
 from headway.data.federated import Examples, FederatedData
 from headway.data.impute import Table
+from headway.data.neighbours import neighbours
 from headway.data.partition import partitioner
-from headway.data.split import split
+from headway.data.split import Splitter
 
 PartitionLike = Partitioner | Mapping[str, Any]
 
@@ -28,7 +29,9 @@ class Pool:
 
     `inputs` is a tensor `[N, ...]`, or a table whose features depend on who holds which row; `owners` names
     the client of each example where the source knows it; `tested` (bool `[N]`) marks test examples where the
-    source has chosen them.  `class_names` and `notes` are those of the `FederatedData` that is made of it.
+    source has chosen them.  `same` (int64 `[N]`) is a number that examples share where they are known to be copies of
+    each other, and `groups` (int64 `[N]`) one that examples share which belong together in the split, as those of the
+    array or column `group_name` do.  `class_names` and `notes` are those of the `FederatedData` that is made of it.
     """
 
     name: str
@@ -41,28 +44,39 @@ class Pool:
     description: str = ""
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    same: Tensor | None = None
+    groups: Tensor | None = None
+    group_name: str = ""
 
     def divide(
-        self, *, key: Key, partition: PartitionLike | None, clients: int | None, test_share: float
+        self,
+        *,
+        key: Key,
+        partition: PartitionLike | None,
+        clients: int | None,
+        test_share: float,
+        split: str | None = None,
     ) -> FederatedData:
-        """Give every example to one client, and part each client's into training and test.
+        """Give every example to one client, and part each client's into training and test (see `Splitter`).
 
         Raises:
             ConfigError: a partition for a source with clients of its own, none for one without, or a
                 malformed one.
             DataError: the examples cannot be divided like this.
         """
+        strata = self.targets if self.classes is not None and self.targets.ndim == 1 else None
+        rule = Splitter.of(split, test_share, labels=strata, groups=self.groups, group_name=self.group_name)
+        if self.tested is not None and split is not None:
+            raise ConfigError(f"{self.name!r} says which examples are tested, so split cannot apply; leave it out.")
         held = self._held(key, partition, clients)
         train: dict[str, Tensor] = {}
         test: dict[str, Tensor] = {}
-        strata = self.targets if self.classes is not None and self.targets.ndim == 1 else None
         for client, index in held.items():
             if self.tested is not None:
                 tested = self.tested[index]
                 train[client], test[client] = index[~tested], index[tested]
             else:
-                labels = None if strata is None else strata[index]
-                train[client], test[client] = split(index, test_share, key.derive("split", client), labels)
+                train[client], test[client] = rule.part(index, key.derive("split", client))
         inputs = self.inputs.encode(train, test) if isinstance(self.inputs, Table) else self.inputs
         return FederatedData(
             self.name,
@@ -74,8 +88,24 @@ class Pool:
             self.description,
             self.inputs.feature_names() if isinstance(self.inputs, Table) else (),
             class_names=self.class_names,
-            notes=self.notes,
+            notes=(*self.notes, *self._split_notes(rule, train, test, inputs)),
         )
+
+    def _split_notes(
+        self, rule: Splitter, train: Mapping[str, Tensor], test: Mapping[str, Tensor], inputs: Tensor
+    ) -> tuple[str, ...]:
+        """How examples were parted, and what the parts have in common."""
+        if self.tested is not None:
+            lines: tuple[str, ...] = ("split: the source says which examples of each client are tested",)
+        else:
+            lines = rule.notes(train, test)
+            if rule.test_share and rule.kind in ("random", "stratified"):
+                lines += neighbours(inputs, self.targets, train, test)
+        if self.same is not None:
+            trained, tested = (self.same[torch.cat(list(held.values()))] for held in (train, test))
+            if count := int(torch.isin(tested, trained).sum()):
+                lines += (f"{count} test examples are copies of one that is trained on",)
+        return lines
 
     def _held(self, key: Key, partition: PartitionLike | None, clients: int | None) -> dict[str, Tensor]:
         """Client id -> the indices of its examples."""

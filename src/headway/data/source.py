@@ -11,9 +11,10 @@ from typing import Any
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.core.keys import Key
 from headway.data.federated import FederatedData
+from headway.data.folders import class_folders
 from headway.data.hospitals import hospital_pool
 from headway.data.hub import is_saved, saved_pool
-from headway.data.images import class_folders, fashion_mnist_pool, has_idx, idx_pool
+from headway.data.images import fashion_mnist_pool, has_idx, idx_pool
 from headway.data.mapped import is_mapped, mapped, mapped_pool
 from headway.data.npz import npz_pool
 from headway.data.packaged import DIGITS, MNIST5K
@@ -44,7 +45,9 @@ _FOLDER = (
     "a folder of pictures for each class (as LC25000 has), MNIST's four IDX files, a saved Hugging Face data set, or "
     "x.npy, y.npy and perhaps client.npy, which stay on disk"
 )
-_TEXT_OPTIONS = frozenset({"target", "client_column", "task", "standardise", "separator", "decimal", "encoding"})
+_TEXT_OPTIONS = frozenset(
+    {"target", "client_column", "group", "task", "standardise", "separator", "decimal", "encoding"}
+)
 _LIST_OPTIONS = {"drop": "column names", "keep": "column names", "categories": "column names", "gaps": "texts"}
 
 
@@ -66,18 +69,21 @@ def load(
     clients: int | None = None,
     test_share: float = 0.2,
     shift: ShiftLike | Sequence[ShiftLike] | None = None,
+    split: str | None = None,
     **options: Any,
 ) -> FederatedData:
     """Data from a name (see `sources`), or a path to an `.npz`, `.csv` or `.parquet` file or to a folder.
 
     `key` decides every draw; a seed stands for the key that a run of that seed draws its data by.
     `partition` and `clients` divide a source that has no clients of its own.  Every client keeps
-    `test_share` of its examples for testing.  `shift`, or each of a list, then changes the clients' examples; see
-    `shifted`.  Options: `central_share` for `mnist5k` and `digits`; `client_column` for arrays; `target`,
+    `test_share` of its examples for testing, chosen as `split` says: "random", "stratified" (by class), "last" or
+    "group" (whole groups, by the array or column that the option `group` names); where nothing says it, by group if
+    there is one, else by class, else at random.  `shift`, or each of a list, then changes the clients' examples; see
+    `shifted`.  Options: `central_share` for `mnist5k` and `digits`; those of `npz_pool` for arrays; `target`,
     `client_column`, `task`, `standardise`, `drop` and those that say how the file is written for tables (see
     `headway.data.table_pool`); those of `synthetic_pool` for `synthetic`, and of
-    `headway.data.images.class_folders` for folders of pictures.  A folder of `x.npy` and `y.npy` is mapped into memory;
-    what each client tests on are then its last examples (see `mapped`), unless a partition deals them.
+    `headway.data.folders.class_folders` for folders of pictures.  A folder of `x.npy` and `y.npy` is mapped into
+    memory; `split` is then "last" where nothing says it (see `mapped`), unless a partition deals the examples.
 
     Raises:
         ConfigError: an unknown source, option or shift, one of the wrong type, a partition where the source
@@ -105,14 +111,15 @@ def load(
         raise ConfigError(f"there is no data source {name!r}{nearest(name, _NAMED)}.")
     _check_options(name, options, read)
     if read is mapped_pool and partition is None:  # who holds what is in the files too
-        return shifted(mapped(path, clients=clients, test_share=test_share), rules, key=key)
+        given = {"clients": clients, "test_share": test_share, "split": split, "key": key}
+        return shifted(mapped(path, **given, **options), rules, key=key)
     known = inspect.signature(read).parameters
     if "key" in known:  # only what draws examples or a central test set takes a key
         given["key"] = key
     if "clients" in known and clients is not None:
         given["clients"] = clients
     pool = read(**given, **options)
-    divided = pool.divide(key=key, partition=partition, clients=clients, test_share=test_share)
+    divided = pool.divide(key=key, partition=partition, clients=clients, test_share=test_share, split=split)
     return shifted(divided, rules, key=key)
 
 

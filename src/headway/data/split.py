@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from headway.core.errors import ConfigError
+from headway.core.errors import ConfigError, nearest
 from headway.core.keys import Key
 from headway.data.parts import Parts
+
+SplitKind = Literal["random", "stratified", "last", "group"]
+SPLITS: tuple[SplitKind, ...] = ("random", "stratified", "last", "group")
+_IN_WORDS = {
+    "random": "drawn at random",
+    "stratified": "drawn at random, stratified by class",
+    "last": "the last in their order",
+    "group": "whole groups, drawn at random",
+}
 
 
 def split(index: Tensor, test_share: float, key: Key, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -24,7 +37,7 @@ def split(index: Tensor, test_share: float, key: Key, labels: Tensor | None = No
     >>> len(train), sorted((test >= 5).tolist())
     (8, [False, True])
     """
-    _check_share(test_share)
+    check_share(test_share)
     count = len(index)
     tested = min(int(count * test_share + 0.5), max(count - 1, 0))
     order = key.permutation(count)
@@ -32,6 +45,96 @@ def split(index: Tensor, test_share: float, key: Key, labels: Tensor | None = No
         order = order[_strata_positions(labels[order]).argsort(stable=True)]
     shuffled = index[order]
     return shuffled[tested:].sort().values, shuffled[:tested].sort().values
+
+
+@dataclass(frozen=True, eq=False)
+class Splitter:
+    """How each client's examples are parted into training and test: the same rule for every source.
+
+    random: `round(n test_share)` of them, drawn.  stratified: as many, drawn by class (see `split`).  last: as many,
+    the last in the order of the source, such as the latest of a time series.  group: whole groups, such as all
+    examples of a patient, in random order until the share is reached; at least one of a client's groups is tested
+    where it has two or more.
+
+    labels: int64 `[N]` for "stratified".  groups: int64 `[N]` for "group", and what they are called.
+    """
+
+    kind: SplitKind
+    test_share: float
+    labels: Tensor | None = None
+    groups: Tensor | None = None
+    group_name: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        kind: str | None,
+        test_share: float,
+        *,
+        labels: Tensor | None = None,
+        groups: Tensor | None = None,
+        group_name: str = "",
+        usual: SplitKind | None = None,
+    ) -> Splitter:
+        """The rule of that name; without one `usual`, else by groups, by class or at random, as far as there are some.
+
+        Raises:
+            ConfigError: an unknown rule, one that needs classes or groups that there are not, or a share out of range.
+        """
+        check_share(test_share)
+        if kind is not None and kind not in SPLITS:
+            known = ", ".join(map(repr, SPLITS))
+            raise ConfigError(f"split is {kind!r}{nearest(str(kind), SPLITS)}, but one of {known} is needed.")
+        chosen = kind or ("group" if groups is not None else usual or ("random" if labels is None else "stratified"))
+        if chosen == "group" and groups is None:
+            raise ConfigError('split is "group", which needs group: the name of the array or column with the groups.')
+        if chosen != "group" and groups is not None:
+            raise ConfigError(f'group names {group_name!r}, which split = "{chosen}" has no use for; leave one out.')
+        if chosen == "stratified" and labels is None:
+            raise ConfigError('split is "stratified", which needs one class per example; say "random" instead.')
+        return cls(next(each for each in SPLITS if each == chosen), test_share, labels, groups, group_name)
+
+    def part(self, index: Tensor, key: Key) -> tuple[Tensor, Tensor]:
+        """The examples at `index` (int64 `[n]`) of one client as `(train, test)`, both sorted."""
+        if self.kind == "last":
+            tested = min(int(len(index) * self.test_share + 0.5), max(len(index) - 1, 0))
+            return index[: len(index) - tested], index[len(index) - tested :]
+        if self.kind == "group":
+            assert self.groups is not None
+            return _by_group(index, self.groups[index], self.test_share, key)
+        labels = self.labels[index] if self.kind == "stratified" and self.labels is not None else None
+        return split(index, self.test_share, key, labels)
+
+    def notes(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """One line on the rule, and one on groups that are on both sides."""
+        if not self.test_share:
+            return ("split: no client has a test part (data.test_share = 0)",)
+        share = f"{100 * self.test_share:g} % of each client's examples"
+        named = f" of {self.group_name!r}" if self.group_name else ""
+        lines = [f'split: {share} are its test part, {_IN_WORDS[self.kind]}{named} (data.split = "{self.kind}")']
+        if self.kind == "group" and self.groups is not None:
+            sides = [torch.cat(list(held.values())) if held else torch.empty(0).long() for held in (train, test)]
+            trained, tested = (self.groups[side].unique() for side in sides)
+            lines[0] += f": {len(tested)} of {len(self.groups.unique())} groups"
+            if alone := sum(not len(index) for index in test.values()):
+                lines.append(f"split: {alone} clients have examples of one group alone, and no test part")
+            if both := int(torch.isin(tested, trained).sum()):
+                lines.append(f"split: {both} groups are tested at one client and trained on at another")
+        return tuple(lines)
+
+
+def _by_group(index: Tensor, groups: Tensor, test_share: float, key: Key) -> tuple[Tensor, Tensor]:
+    """Whole groups tested, in random order, while half of the next one still lies within the share."""
+    present, place, sizes = groups.unique(return_inverse=True, return_counts=True)
+    order = key.permutation(len(present))
+    ends = sizes[order].cumsum(0).double()
+    inside = ends - sizes[order].double() / 2 < len(index) * test_share
+    inside[0] = test_share > 0 and len(present) > 1
+    inside[-1] = inside[-1] & (len(present) == 0)
+    tested = torch.zeros(len(present), dtype=torch.bool)
+    tested[order[inside]] = True
+    chosen = tested[place]
+    return index[~chosen], index[chosen]
 
 
 def last_tested(parts: Parts, test_share: float) -> tuple[Parts, Parts]:
@@ -46,7 +149,7 @@ def last_tested(parts: Parts, test_share: float) -> tuple[Parts, Parts]:
     >>> train["a"].tolist(), test["a"].tolist()
     ([0, 1, 2], [3, 4])
     """
-    _check_share(test_share)
+    check_share(test_share)
     tested = (parts.sizes.double() * test_share + 0.5).long().minimum((parts.sizes - 1).clamp_min(0))
     kept = parts.sizes - tested
     return (
@@ -55,7 +158,8 @@ def last_tested(parts: Parts, test_share: float) -> tuple[Parts, Parts]:
     )
 
 
-def _check_share(test_share: float) -> None:
+def check_share(test_share: float) -> None:
+    """Refuses a test share outside [0, 1)."""
     if isinstance(test_share, bool) or not isinstance(test_share, int | float) or not 0 <= test_share < 1:
         raise ConfigError(f"the test share is {test_share!r}, but a number from 0 up to (not including) 1 is needed.")
 

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.data.classes import label_name
-from headway.data.columns import counts_rows, deciding, near_equal, unscaled
+from headway.data.columns import client_notes, counts_rows, deciding, unscaled
 from headway.data.fields import Field
 from headway.data.impute import Categorical, Numeric, Table
 from headway.data.pool import Pool
 from headway.data.tables import Reading, TableFile, Task, column, gap_notes, instead, likely_task, read_table, task_note
 
 MOST_CATEGORIES = 100
-_GROUPS_SHOWN = 5
 PANDAS_INDEX = "__index_level_"
 
 
@@ -37,6 +36,7 @@ def table_pool(
     separator: str | None = None,
     decimal: str | None = None,
     encoding: str | None = None,
+    group: str | None = None,
 ) -> Pool:
     """A CSV or Parquet table: every column beside `target`, `client_column` and `drop` is a feature.
 
@@ -45,8 +45,9 @@ def table_pool(
     and standard deviation of its own training rows.  Gaps are filled from the client's own training rows,
     with a column beside each feature that has gaps.  Classes are the sorted distinct values of the target.  Clients are
     named exactly as the file writes them.  Columns that count rows, or hold nothing, are left out unless `keep` names
-    them.  `gaps`, `separator`, `decimal` and `encoding` say how the file is written (see `Reading`).  What was guessed
-    or left out is in the notes.
+    them.  The column `group`, such as the patient, is no feature: its rows stay together in the split.  `gaps`,
+    `separator`, `decimal` and `encoding` say how the file is written (see `Reading`).  What was guessed or left out is
+    in the notes.
 
     Raises:
         ConfigError: an unknown option, or one column named as target and clients.
@@ -66,7 +67,7 @@ def table_pool(
         encoding=encoding,
         gaps=_names(gaps),
         categories=_names(categories) or (),
-        text=() if client_column is None else (client_column,),
+        text=tuple(name for name in (client_column, group) if name is not None),
         skip=_names(drop) or (),
     )
     table = read_table(path, how)
@@ -75,7 +76,8 @@ def table_pool(
     owners = None if client_column is None else _owners(column(table.fields, client_column, path), path)
     for name in (kept := _names(keep) or ()):
         column(table.fields, name, path)
-    features, notes = used_columns(table, (target, client_column), kept, owners)
+    grouped = None if group is None else _group_codes(column(table.fields, group, path))
+    features, notes = used_columns(table, (target, client_column, group), kept, owners)
     if not features:
         told = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(f"{path} has no feature column beside {target!r} and the client column{told}.")
@@ -90,8 +92,16 @@ def table_pool(
     description = f"{path.name}, {meaning}"
     return Pool(
         path.stem, encoded, targets, len(names) or None, owners, description=description,
-        class_names=names, notes=tuple(notes),
+        class_names=names, notes=tuple(notes), groups=grouped, group_name=group or "",
     )  # fmt: skip
+
+
+def _group_codes(field: Field) -> Tensor:
+    """A number for each row that those of one group share, int64 `[N]`; a gap is a group of its own."""
+    codes = torch.from_numpy(field.codes(field.distinct()))
+    alone = codes < 0
+    codes[alone] = len(codes) + torch.arange(int(alone.sum()))
+    return codes
 
 
 def used_columns(
@@ -115,16 +125,6 @@ def used_columns(
     if nothing:
         notes.append(f"left out, as it holds nothing: {_quoted(nothing)}")
     return features, notes
-
-
-def client_notes(owners: Sequence[str]) -> list[str]:
-    """Client ids that differ only in case, spaces or zeros: they stay different clients, which may not be meant."""
-    groups = near_equal(owners)
-    if not groups:
-        return []
-    shown = "; ".join(_quoted(group) for group in groups[:_GROUPS_SHOWN])
-    more = f" and {len(groups) - _GROUPS_SHOWN} more groups" if len(groups) > _GROUPS_SHOWN else ""
-    return [f"client ids that differ only in case, spaces or zeros are clients of their own: {shown}{more}"]
 
 
 def _remarks(

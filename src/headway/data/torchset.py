@@ -33,12 +33,13 @@ def from_torch(
     shift: ShiftLike | Sequence[ShiftLike] | None = None,
     name: str | None = None,
     inputs: InputKind | None = None,
+    split: str | None = None,
 ) -> FederatedData:
     """Read every `(x, y)` of a map-style dataset once, transforms included, and divide them among clients.
 
     What a random transform draws from torch's, NumPy's and Python's generators follows from `key`, and stays the same
     in every epoch and in the test parts; a note says so where an item that is read again differs.
-    inputs: how inputs are read, see `headway.data.arrays.read_inputs`.
+    inputs: how inputs are read, see `headway.data.arrays.read_inputs`.  split: which examples are tested, see `load`.
 
     Raises:
         ConfigError: a malformed partition, shift or `test_share`.
@@ -73,7 +74,7 @@ def from_torch(
         classes=class_count(targets, "the dataset's targets"),
         notes=(*notes, *read, *noted(targets, "the dataset's targets")),
     )
-    divided = pool.divide(key=key, partition=partition, clients=clients, test_share=test_share)
+    divided = pool.divide(key=key, partition=partition, clients=clients, test_share=test_share, split=split)
     return shifted(divided, shift, key=key)
 
 

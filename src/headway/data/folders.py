@@ -1,0 +1,289 @@
+"""A folder of pictures for each class, perhaps in folders for clients or for training and test."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from headway.core.errors import ConfigError, DataError
+from headway.core.keys import Key
+from headway.data.federated import Examples
+from headway.data.pictures import Colour, read_pictures
+from headway.data.pool import Pool
+from headway.data.split import split
+
+Layout = Literal["class", "client/class"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+_SYSTEM = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
+_SPLITS = {
+    "train": "train training trn",
+    "test": "test testing tests tst",
+    "validation": "val valid validation validate validating dev eval evaluation",
+}
+_WORDS = {word: part for part, words in _SPLITS.items() for word in words.split()}
+_FILLERS = frozenset({"", "set", "data", "dataset", "images", "image", "imgs", "img", "pictures", "split", "part"})
+_NAMED = 4  # names that a note or an error lists
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a picture lies: the part of the data that its folder names, its client and its class."""
+
+    part: str
+    client: str
+    name: str
+
+
+def class_folders(
+    path: Path,
+    *,
+    key: Key,
+    side: int | None = None,
+    colour: Colour = "rgb",
+    layout: Layout | None = None,
+    central_share: float = 0.2,
+    damaged: Literal["refuse", "skip"] = "refuse",
+    validation: Literal["skip", "train"] = "skip",
+) -> Pool:
+    """A folder of pictures for each class, as LC25000 and many others come.
+
+    A class is a folder that holds pictures; its name is the path below `path` (below the client's folder with
+    layout "client/class"), and classes are numbered by sorted name.  Folders for training, test and validation, however
+    they are spelled (`train`, `Training`, `test_set`, `valid`), may lie directly below `path`, or below each client's:
+    the test folder is the central test set (with clients, each one's test part), and so is the validation folder where
+    there is no test folder.  Without them a stratified `central_share` of all pictures, chosen by `key`, becomes
+    the central test set (of a "client/class" layout, none).
+    Pixels are scaled to [0, 1], shape `[N, 3 or 1, side, side]`: 8 bits by 255, grey ones of 16 bits by 65,535.
+    Hidden files and folders and those of operating systems are passed over, and links to folders are followed.
+
+    side: the pictures are resized to this many pixels a side (bilinear); needed unless all are of one size.
+    layout: whether the folders directly below `path` are classes or clients; needed where both could be meant.
+    damaged: whether files that cannot be read are refused, all at once, or left out.
+    validation: beside a test folder, whether the validation folder is left out or joins training.
+
+    Raises:
+        ConfigError: an unknown colour, layout or choice, a side below 1, or a share outside [0, 1).
+        DataError: no picture, some that cannot be read, pictures of unlike size, or folders of which it is not known
+            whether they are clients or classes.
+    """
+    _check_options({"colour": (colour, ("rgb", "grey")), "layout": (layout, (None, "class", "client/class"))})
+    _check_options({"damaged": (damaged, ("refuse", "skip")), "validation": (validation, ("skip", "train"))})
+    if side is not None and (isinstance(side, bool) or not isinstance(side, int) or side < 1):
+        raise ConfigError(f"side is {side!r}, but a whole number of pixels is needed.")
+    files, notes = _files(path)
+    places = _places([file.relative_to(path).parts[:-1] for file in files], path, layout)
+    counts = Counter(place.part for place in places)
+    tested = "test" if counts["test"] else "validation"
+    if counts[""] == 0 and not counts["train"]:
+        raise DataError(f"{path} has folders for {' and '.join(sorted(counts))}, but none for training.")
+    if left := tested == "test" and validation == "skip" and counts["validation"]:
+        chosen = [number for number, place in enumerate(places) if place.part != "validation"]
+        files, places = [files[number] for number in chosen], [places[number] for number in chosen]
+    notes += _said(counts, tested, left, layout)
+    found = read_pictures(files, path, side=side, colour=colour, damaged=damaged)
+    places = [places[number] for number in found.kept]
+    names = sorted({place.name for place in places})
+    if len(names) < 2:
+        raise DataError(f"all pictures of {path} are of one class, {names[0]!r}; 2 classes are needed.")
+    number = {name: code for code, name in enumerate(names)}
+    targets = torch.tensor([number[place.name] for place in places])
+    same = _groups(found.digests)
+    notes += (*found.notes, *_twice(same, targets, [files[kept] for kept in found.kept], path))
+    in_test = torch.tensor([place.part == tested for place in places])
+    images = Examples(found.pixels, targets)
+    owners = marked = central = None
+    if layout == "client/class":
+        owners, marked = tuple(place.client for place in places), in_test if bool(in_test.any()) else None
+    else:
+        rest, chosen_rows = (~in_test).nonzero()[:, 0], in_test.nonzero()[:, 0]
+        if not len(chosen_rows):
+            rest, chosen_rows = split(torch.arange(len(images)), central_share, key.derive("central"), targets)
+        images, central = images.take(rest), images.take(chosen_rows) if len(chosen_rows) else None
+        notes += _shared(same[rest], same[chosen_rows])
+        same = same[rest]
+    return Pool(
+        path.name,
+        images.inputs,
+        images.targets,
+        len(names),
+        owners,
+        marked,
+        central,
+        f"pictures of {path.name}: {', '.join(names)}",
+        class_names=tuple(names),
+        notes=notes,
+        same=same,
+    )
+
+
+def _check_options(options: dict[str, tuple[object, tuple[object, ...]]]) -> None:
+    for option, (value, known) in options.items():
+        if value not in known:
+            listed = ", ".join(repr(each) for each in known if each is not None)
+            raise ConfigError(f"{option} is {value!r}, but one of {listed} is needed.")
+
+
+def _files(path: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The pictures below a folder, sorted, and notes on what is passed over and on links."""
+    files: list[Path] = []
+    hidden, others, links = list[str](), Counter[str](), list[str]()
+    for file, kind in _walk(path, path, ()):
+        if kind == "hidden":
+            hidden.append(str(file.relative_to(path)))
+        elif kind == "link":
+            links.append(str(file.relative_to(path)))
+        elif file.suffix.lower() in SUFFIXES:
+            files.append(file)
+        else:
+            others[file.name] += 1
+    if not files:
+        raise DataError(
+            f"{path} holds no picture ({', '.join(SUFFIXES)}) and no IDX files; put each class into a folder."
+        )
+    notes = []
+    if hidden:
+        notes.append(f"{len(hidden)} hidden or system files and folders are passed over: {_few(sorted(hidden))}")
+    if others:
+        count = sum(others.values())
+        notes.append(f"{count} file{'s' * (count != 1)} that are no pictures are passed over: {_few(sorted(others))}")
+    if links:
+        notes.append(f"{len(links)} links to folders are followed: {_few(sorted(links))}")
+    return sorted(files), tuple(notes)
+
+
+def _walk(folder: Path, root: Path, above: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
+    """Each file below a folder as "file", what is hidden as "hidden", and links to folders as "link"."""
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder that holds it
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
+            yield entry, "hidden"
+        elif entry.is_dir():
+            if entry.is_symlink():
+                yield entry, "link"
+            yield from _walk(entry, root, (*above, real))
+        elif entry.is_file() or entry.is_symlink():
+            yield entry, "file"
+
+
+def _part(name: str) -> str | None:
+    """The part of the data that a folder's name stands for: "train", "test" or "validation"; None for another name.
+
+    >>> [_part(name) for name in ("Training", "test_set", "seg_train", "valid", "trains", "cat")]
+    ['train', 'test', 'train', 'validation', None, None]
+    """
+    words = re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
+    words = [word for word in words if word not in _FILLERS]
+    found = {_WORDS[word] for word in words if word in _WORDS}
+    if not found and len(words) == 1:
+        found = {part for word, part in _WORDS.items() for end in _FILLERS - {""} if words[0] == word + end}
+    return found.pop() if len(found) == 1 and len(words) <= 2 else None
+
+
+def _places(folders: Sequence[tuple[str, ...]], path: Path, layout: Layout | None) -> list[_Place]:
+    """The place of each picture, from the names of the folders that it lies in."""
+    if loose := sum(not parts for parts in folders):
+        many = f"{loose} pictures of {path} lie" if loose > 1 else f"1 picture of {path} lies"
+        raise DataError(f"{many} in no class folder; put each into the folder of its class.")
+    level = _level(folders, path, layout)
+    parts = ["" if level is None else _part(each[level]) or "" for each in folders]
+    rest = [each if level is None else (*each[:level], *each[level + 1 :]) for each in folders]
+    if layout is None:
+        _check_layout(rest, path)
+    depth = 1 if layout == "client/class" else 0
+    for number, each in enumerate(rest):
+        if len(each) <= depth:
+            where = path.joinpath(*folders[number])
+            raise DataError(f"the pictures of {where} lie in no class folder; put each into the folder of its class.")
+    return [
+        _Place(part, each[0] if depth else "", "/".join(each[depth:])) for part, each in zip(parts, rest, strict=True)
+    ]
+
+
+def _level(folders: Sequence[tuple[str, ...]], path: Path, layout: Layout | None) -> int | None:
+    """At which level the folders are those for training and test: 0, 1 (below clients), or None."""
+    for level in (0, 1) if layout == "client/class" else (0,):
+        names = {each[level] if len(each) > level else "" for each in folders}
+        found = {name: _part(name) for name in sorted(names)}
+        kinds = {part for part in found.values() if part}
+        if all(found.values()):
+            if len(kinds) > 1 or all(len(each) > level + 1 for each in folders):
+                return level
+        elif len(kinds) > 1:
+            known, others = ([n for n, p in found.items() if bool(p) == is_part] for is_part in (True, False))
+            raise DataError(
+                f"{path} holds folders for parts of the data ({_few(known)}) beside others ({_few(others)}); move the "
+                "others away, or put the classes of each part into its folder."
+            )
+    return None
+
+
+def _check_layout(folders: Sequence[tuple[str, ...]], path: Path) -> None:
+    """Refuses folders of two levels that could be clients with their classes as well as classes of two words."""
+    if any(len(each) < 2 for each in folders):
+        return
+    pairs = {(each[0], "/".join(each[1:])) for each in folders}
+    tops = {top for top, _ in pairs}
+    holders = Counter(name for _, name in pairs)
+    several = sum(count > 1 for count in holders.values())
+    if len(tops) > 1 and 2 * several >= len(holders):
+        raise DataError(
+            f"the {len(tops)} folders of {path} ({_few(sorted(tops))}) hold folders of the same names "
+            f'({_few(sorted(holders))}): say data.layout = "client/class" if they are clients that hold classes, or '
+            f'data.layout = "class" if each of the {len(pairs)} inner folders is a class of its own.'
+        )
+
+
+def _said(counts: Counter[str], tested: str, left: int, layout: Layout | None) -> tuple[str, ...]:
+    """What becomes of the folders for training, test and validation."""
+    if set(counts) <= {""}:
+        return ()
+    held = ", ".join(f"{counts[part]} {part}" for part in ("train", "validation", "test") if counts[part])
+    use = "each client's test part" if layout == "client/class" else "the central test set"
+    line = f"pictures by folder: {held}"
+    if counts[tested]:
+        line += f"; those of {tested} are {use}"
+    if left:
+        line += '; those of validation are left out (data.validation = "train" adds them to training)'
+    elif tested == "test" and counts["validation"]:
+        line += "; those of validation are trained on"
+    return (line,)
+
+
+def _groups(digests: Sequence[bytes]) -> Tensor:
+    """For each file a number that files of the same bytes share, int64 `[n]`."""
+    known: dict[bytes, int] = {}
+    return torch.tensor([known.setdefault(digest, len(known)) for digest in digests], dtype=torch.int64)
+
+
+def _twice(same: Tensor, targets: Tensor, files: Sequence[Path], path: Path) -> tuple[str, ...]:
+    """A note on pictures whose bytes lie in two classes."""
+    first: dict[int, int] = {}
+    pairs = []
+    for number, (group, label) in enumerate(zip(same.tolist(), targets.tolist(), strict=True)):
+        other = first.setdefault(group, number)
+        if int(targets[other]) != label:
+            pairs.append(f"{files[other].relative_to(path)} = {files[number].relative_to(path)}")
+    if not pairs:
+        return ()
+    return (f"{len(pairs)} pictures have the same bytes as one of another class: {_few(pairs)}",)
+
+
+def _shared(train: Tensor, test: Tensor) -> tuple[str, ...]:
+    """A note on pictures of the central test set whose bytes are trained on as well."""
+    count = int(torch.isin(test, train).sum())
+    return (f"{count} pictures of the central test set have the same bytes as one to train on",) if count else ()
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f", ... ({len(names)})" if len(names) > _NAMED else "")
