@@ -142,6 +142,8 @@ def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
     screen.print(f"  data    {data.name}: {len(sizes)} clients, {int(sizes.sum())} training examples ({held}){central}")
     heading, line = target_line(data)
     screen.print(f"  {heading:<8}{line}", markup=False, soft_wrap=True)
+    if data.split:
+        screen.print(f"  split   {data.split}", markup=False, soft_wrap=True)
     for note in data.notes:
         screen.print(f"  read    {note}", markup=False, soft_wrap=True)
     if data.shifts:

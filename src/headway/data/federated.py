@@ -88,7 +88,8 @@ class FederatedData:
     owns; `classes` is None for regression; `features` names the columns of tabular inputs, and `shifts` says in words
     what was done to a client's examples.  `class_names` holds the name of each class in the source (empty where the
     labels are their own names), and `notes` one line for each decision and conversion that reading the data took: what
-    was left out, filled in, merged, renumbered or rescaled.  Neither is part of the fingerprint.
+    was left out, filled in, merged, renumbered or rescaled; `split` says which examples are tested.  None is part
+    of the fingerprint.
     No example is in two places, so that nothing tested was trained on.
 
     Raises:
@@ -112,6 +113,7 @@ class FederatedData:
     shifts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    split: str = ""
 
     def __post_init__(self) -> None:
         train, test = Parts.of(self.train, "training"), self.test

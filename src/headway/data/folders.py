@@ -31,6 +31,12 @@ _SPLITS = {
 }
 _WORDS = {word: part for part, words in _SPLITS.items() for word in words.split()}
 _FILLERS = frozenset({"", "set", "data", "dataset", "images", "image", "imgs", "img", "pictures", "split", "part"})
+_CHOICES = {
+    "colour": ("rgb", "grey"),
+    "layout": ("class", "client/class"),
+    "damaged": ("refuse", "skip"),
+    "validation": ("skip", "train"),
+}
 _NAMED = 4  # names that a note or an error lists
 
 
@@ -75,20 +81,9 @@ def class_folders(
         DataError: no picture, some that cannot be read, pictures of unlike size, or folders of which it is not known
             whether they are clients or classes.
     """
-    _check_options({"colour": (colour, ("rgb", "grey")), "layout": (layout, (None, "class", "client/class"))})
-    _check_options({"damaged": (damaged, ("refuse", "skip")), "validation": (validation, ("skip", "train"))})
-    if side is not None and (isinstance(side, bool) or not isinstance(side, int) or side < 1):
-        raise ConfigError(f"side is {side!r}, but a whole number of pixels is needed.")
+    _check_options(side, colour=colour, layout=layout, damaged=damaged, validation=validation)
     files, notes = _files(path)
-    places = _places([file.relative_to(path).parts[:-1] for file in files], path, layout)
-    counts = Counter(place.part for place in places)
-    tested = "test" if counts["test"] else "validation"
-    if counts[""] == 0 and not counts["train"]:
-        raise DataError(f"{path} has folders for {' and '.join(sorted(counts))}, but none for training.")
-    if left := tested == "test" and validation == "skip" and counts["validation"]:
-        chosen = [number for number, place in enumerate(places) if place.part != "validation"]
-        files, places = [files[number] for number in chosen], [places[number] for number in chosen]
-    notes += _said(counts, tested, left, layout)
+    files, places, tested, said = _used(files, path, layout, validation)
     found = read_pictures(files, path, side=side, colour=colour, damaged=damaged)
     places = [places[number] for number in found.kept]
     names = sorted({place.name for place in places})
@@ -97,18 +92,18 @@ def class_folders(
     number = {name: code for code, name in enumerate(names)}
     targets = torch.tensor([number[place.name] for place in places])
     same = _groups(found.digests)
-    notes += (*found.notes, *_twice(same, targets, [files[kept] for kept in found.kept], path))
+    notes += (*said, *found.notes, *_twice(same, targets, [files[kept] for kept in found.kept], path))
     in_test = torch.tensor([place.part == tested for place in places])
     images = Examples(found.pixels, targets)
     owners = marked = central = None
     if layout == "client/class":
         owners, marked = tuple(place.client for place in places), in_test if bool(in_test.any()) else None
     else:
-        rest, chosen_rows = (~in_test).nonzero()[:, 0], in_test.nonzero()[:, 0]
-        if not len(chosen_rows):
-            rest, chosen_rows = split(torch.arange(len(images)), central_share, key.derive("central"), targets)
-        images, central = images.take(rest), images.take(chosen_rows) if len(chosen_rows) else None
-        notes += _shared(same[rest], same[chosen_rows])
+        rest, aside = (~in_test).nonzero()[:, 0], in_test.nonzero()[:, 0]
+        if not len(aside):
+            rest, aside = split(torch.arange(len(images)), central_share, key.derive("central"), targets)
+        images, central = images.take(rest), images.take(aside) if len(aside) else None
+        notes += _shared(same[rest], same[aside])
         same = same[rest]
     return Pool(
         path.name,
@@ -125,11 +120,30 @@ def class_folders(
     )
 
 
-def _check_options(options: dict[str, tuple[object, tuple[object, ...]]]) -> None:
-    for option, (value, known) in options.items():
-        if value not in known:
-            listed = ", ".join(repr(each) for each in known if each is not None)
-            raise ConfigError(f"{option} is {value!r}, but one of {listed} is needed.")
+def _used(
+    files: list[Path], path: Path, layout: Layout | None, validation: str
+) -> tuple[list[Path], list[_Place], str, tuple[str, ...]]:
+    """The pictures that are used and their places, the part that is tested on, and a note on the parts."""
+    places = _places([file.relative_to(path).parts[:-1] for file in files], path, layout)
+    counts = Counter(place.part for place in places)
+    tested = "test" if counts["test"] or validation == "train" else "validation"
+    if counts[""] == 0 and not counts["train"]:
+        raise DataError(f"{path} has folders for {' and '.join(sorted(counts))}, but none for training.")
+    left = counts["validation"] if tested == "test" and validation == "skip" else 0
+    note = _said(counts, tested, left, layout)
+    if left:
+        chosen = [number for number, place in enumerate(places) if place.part != "validation"]
+        files, places = [files[number] for number in chosen], [places[number] for number in chosen]
+    return files, places, tested, note
+
+
+def _check_options(side: int | None, **choices: str | None) -> None:
+    for option, value in choices.items():
+        known = _CHOICES[option]
+        if value not in known and not (option == "layout" and value is None):
+            raise ConfigError(f"{option} is {value!r}, but one of {', '.join(map(repr, known))} is needed.")
+    if side is not None and (isinstance(side, bool) or not isinstance(side, int) or side < 1):
+        raise ConfigError(f"side is {side!r}, but a whole number of pixels is needed.")
 
 
 def _files(path: Path) -> tuple[list[Path], tuple[str, ...]]:
@@ -255,7 +269,7 @@ def _said(counts: Counter[str], tested: str, left: int, layout: Layout | None) -
         line += f"; those of {tested} are {use}"
     if left:
         line += '; those of validation are left out (data.validation = "train" adds them to training)'
-    elif tested == "test" and counts["validation"]:
+    elif counts["validation"] and tested == "test":
         line += "; those of validation are trained on"
     return (line,)
 

@@ -70,11 +70,10 @@ def mapped(
     rule = Splitter.of(split, test_share, labels=labels, groups=groups, group_name=group or "", usual="last")
     train, test = _parted(parts, rule, Key.of(key, "data"))
     notes = (*noted(store.targets, f"{path.name}: {Y}"), *rule.notes(train, test))
+    summary = rule.summary
     if split is None and groups is None and test_share:
-        notes += (
-            "other sources draw the test examples; a mapped folder takes the last ones where data.split is not set",
-        )
-    return FederatedData(path.name, store, train, test, central, classes, about, notes=notes)
+        summary += "; other sources draw them, and a mapped folder does where data.split says so"
+    return FederatedData(path.name, store, train, test, central, classes, about, notes=notes, split=summary)
 
 
 def _parted(parts: Parts, rule: Splitter, key: Key) -> tuple[Parts, Parts]:

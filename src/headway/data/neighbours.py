@@ -33,7 +33,7 @@ def neighbours(
         if len(held) < _FEWEST:
             continue
         first = held[:: max(1, len(held) * len(train) // _PAIRS)][:-1]
-        places = torch.searchsorted(held, first)
+        places = torch.searchsorted(held, first.contiguous())
         other = held[(places + len(held) // 2) % len(held)]
         near.append(torch.stack([held[places], held[(places + 1).clamp_max(len(held) - 1)]]))
         far.append(torch.stack([held[places], other]))

@@ -89,16 +89,16 @@ class Pool:
             self.inputs.feature_names() if isinstance(self.inputs, Table) else (),
             class_names=self.class_names,
             notes=(*self.notes, *self._split_notes(rule, train, test, inputs)),
+            split=rule.summary if self.tested is None else "the source says which examples of each client are tested",
         )
 
     def _split_notes(
         self, rule: Splitter, train: Mapping[str, Tensor], test: Mapping[str, Tensor], inputs: Tensor
     ) -> tuple[str, ...]:
-        """How examples were parted, and what the parts have in common."""
-        if self.tested is not None:
-            lines: tuple[str, ...] = ("split: the source says which examples of each client are tested",)
-        else:
-            lines = rule.notes(train, test)
+        """What is noticeable about the parts, and what they have in common."""
+        lines: tuple[str, ...] = ()
+        if self.tested is None:
+            lines += rule.notes(train, test)
             if rule.test_share and rule.kind in ("random", "stratified"):
                 lines += neighbours(inputs, self.targets, train, test)
         if self.same is not None:

@@ -105,21 +105,26 @@ class Splitter:
         labels = self.labels[index] if self.kind == "stratified" and self.labels is not None else None
         return split(index, self.test_share, key, labels)
 
-    def notes(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> tuple[str, ...]:
-        """One line on the rule, and one on groups that are on both sides."""
+    @property
+    def summary(self) -> str:
+        """The rule in one line."""
         if not self.test_share:
-            return ("split: no client has a test part (data.test_share = 0)",)
-        share = f"{100 * self.test_share:g} % of each client's examples"
+            return "no client has a test part (data.test_share = 0)"
         named = f" of {self.group_name!r}" if self.group_name else ""
-        lines = [f'split: {share} are its test part, {_IN_WORDS[self.kind]}{named} (data.split = "{self.kind}")']
-        if self.kind == "group" and self.groups is not None:
-            sides = [torch.cat(list(held.values())) if held else torch.empty(0).long() for held in (train, test)]
-            trained, tested = (self.groups[side].unique() for side in sides)
-            lines[0] += f": {len(tested)} of {len(self.groups.unique())} groups"
-            if alone := sum(not len(index) for index in test.values()):
-                lines.append(f"split: {alone} clients have examples of one group alone, and no test part")
-            if both := int(torch.isin(tested, trained).sum()):
-                lines.append(f"split: {both} groups are tested at one client and trained on at another")
+        share = f"{100 * self.test_share:g} % of each client's examples"
+        return f'{share} are its test part, {_IN_WORDS[self.kind]}{named} (data.split = "{self.kind}")'
+
+    def notes(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Notes on groups: of clients that have one alone, and of groups that are on both sides."""
+        if self.kind != "group" or self.groups is None or not self.test_share:
+            return ()
+        sides = [torch.cat(list(held.values())) if held else torch.empty(0).long() for held in (train, test)]
+        trained, tested = (self.groups[side].unique() for side in sides)
+        lines = [f"{len(tested)} of {len(self.groups.unique())} groups of {self.group_name!r} are tested"]
+        if alone := sum(not len(index) for index in test.values()):
+            lines.append(f"{alone} clients have examples of one group alone, and no test part")
+        if both := int(torch.isin(tested, trained).sum()):
+            lines.append(f"{both} groups are tested at one client and trained on at another")
         return tuple(lines)
 
 
