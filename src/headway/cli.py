@@ -290,11 +290,14 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     out: Out = None,
     best: Annotated[bool, typer.Option("--best", help="The best model instead of the last.")] = False,
+    client: Annotated[
+        str | None, typer.Option("--client", help="The model of this client, with the part that stays there.")
+    ] = None,
 ) -> None:
     """Write a run's model as a plain PyTorch state dict (safetensors)."""
     from headway.commands.showing import export_model
 
-    export_model(folder, out, best)
+    export_model(folder, out, best, client)
 
 
 @app.command("list")

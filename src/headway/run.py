@@ -18,6 +18,7 @@ from headway.client.constant import Constant, constant_metrics
 from headway.client.data_checks import check_data
 from headway.client.defined import deciding, undefined_metrics
 from headway.client.evaluate import mean_metrics
+from headway.client.own_model import initial_note, load_model
 from headway.client.task import Task
 from headway.client.versions import check_saved
 from headway.client.workbench import Workbench
@@ -91,6 +92,7 @@ class Run:
             if number < least:
                 raise ConfigError(f"{name} must be at least {least}, found {number}.")
         seed, data = int(seed), data.to(task.number)
+        task = task if task.example is not None else replace(task, example=data.store.inputs[:1].clone())
         self.algorithm, self.data, self.task, self.rounds = algorithm, data, task, rounds
         self.evaluate_every, self.checkpoint_every, self.until_s = evaluate_every, checkpoint_every, until_s
         self.key = Key.root(seed)
@@ -139,10 +141,14 @@ class Run:
         options = {"seed": seed, "evaluation": {"evaluate_every": self.evaluate_every}}
         return identity_of(self.algorithm, self.data, self.task, self.engine, self.bench, **options)
 
-    def model(self) -> nn.Module:
-        """The global model as a module of its own."""
+    def model(self, client: str | None = None) -> nn.Module:
+        """The global model as a module of its own; or the model of a client, with what stays there.
+
+        Raises:
+            ConfigError: if personal parameters or statistics stay with the clients, and no client is named.
+        """
         bench = Workbench(self.task, self.key)
-        bench.load(self.state.model, None, self.state.buffers)
+        load_model(bench, self.state, client, self.data.clients, self.memory.get)
         return bench.release()
 
     def __iter__(self) -> Iterator[RoundReport]:
@@ -253,7 +259,10 @@ class Run:
         central = {} if self.central is None else self.central.score(self.state)
         shown = {} if self.algorithm.protected else scores
         means = mean_metrics(scores, sizes) | dict(answer.figures)
-        report = replace(report, metrics=means, central=central, evaluation=shown)
+        notes = report.notes
+        if (report.round == 1 or self.finished) and (note := initial_note(self.bench, list(scores), self.memory)):
+            notes = (*notes, note)
+        report = replace(report, metrics=means, central=central, evaluation=shown, notes=notes)
         self._keep_best(report)
         return replace(report, evaluation_seconds=time.perf_counter() - begun)
 

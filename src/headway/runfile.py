@@ -185,6 +185,7 @@ class RunFile:
                 buffers=section.buffers,
                 dtype=section.dtype,
                 output=section.output,
+                example=data.store.inputs[:1].clone(),
             )
 
 

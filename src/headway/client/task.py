@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import fnmatch
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from headway.client.ambient import outside_seeded
 from headway.client.losses import LOSSES, Loss, PerExample, of_examples
@@ -37,6 +38,7 @@ class Task:
     shared: patterns of the parameters that are sent; `None` for all.  The others stay with each client.
     buffers: what becomes of floating-point buffers such as BatchNorm's statistics: "local" (never sent) or
         "average".  A model that has some must choose.
+    example: one input `[1, ...]` that gives lazy layers (`nn.LazyLinear`) their shapes; a run takes one of its data.
     dtype: the number type of the model; a run converts floating-point inputs and targets to it.
 
     Raises:
@@ -54,6 +56,7 @@ class Task:
     buffers: Literal["local", "average"] | None = None
     dtype: Literal["float32", "float64"] = "float32"
     output: str | int | None = None
+    example: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.model, nn.Module) or not callable(self.model):
@@ -149,7 +152,7 @@ class Task:
                 made = self.model()
             if not isinstance(made, nn.Module):
                 raise ConfigError(f"Task.model must make a torch.nn.Module, found {_kind(made)}.")
-            module = copy.deepcopy(without_graph(made)).to(self.number)
+            module = copy.deepcopy(without_graph(completed(made, self.example))).to(self.number)
         if not shared_parameters(module, self.shared):
             what = "has no trainable parameter" if self.shared is None else f"has no parameter like {self.shared}"
             raise ConfigError(f"the model {type(module).__name__} {what}, so there is nothing to learn together.")
@@ -193,6 +196,33 @@ def still_norms(module: nn.Module) -> list[nn.Module]:
     """The normalising layers with statistics all of whose parameters are frozen: their statistics stay as they are."""
     norms = [part for part in module.modules() if isinstance(part, _NormBase) and part.track_running_stats]
     return [p for p in norms if (own := list(p.parameters())) and not any(each.requires_grad for each in own)]
+
+
+def completed(module: nn.Module, example: Tensor | None) -> nn.Module:
+    """The module itself, its lazy layers (`nn.LazyLinear`) given their shapes by a call on one input `[1, ...]`.
+
+    Raises:
+        ConfigError: if there is none, or the model fails on it.
+    """
+    state = [*module.named_parameters(), *module.named_buffers()]
+    lazy = [name for name, tensor in state if isinstance(tensor, UninitializedParameter | UninitializedBuffer)]
+    if not lazy:
+        return module
+    if example is None:
+        raise ConfigError(
+            f"the model has lazy layers whose shapes are not known yet ({lazy[0]}): give Task.example one input "
+            "[1, ...], or call the model once in its factory."
+        )
+    inputs = example.to(torch.get_default_dtype()) if example.is_floating_point() else example
+    try:
+        with torch.no_grad():
+            module.eval()(inputs.clone())
+    except Exception as error:
+        raise ConfigError(
+            f"the model has lazy layers ({lazy[0]}), and fails on the input of shape {list(example.shape)} that should "
+            f"give them their shapes, with {type(error).__name__}: {error}."
+        ) from error
+    return module.train()
 
 
 def without_graph(module: nn.Module) -> nn.Module:

@@ -77,6 +77,23 @@ def check_saved(path: Path, round_: int, digest: str | None) -> None:
         )
 
 
+def read_client(path: Path, round_: int, client: str) -> Labelled | None:
+    """One client's memory as it was after a round, `None` if it has none; nothing is deleted.
+
+    Raises:
+        RunFolderError: if the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with closing(_open(path)) as connection:
+            wanted = "SELECT tensors FROM memory WHERE client = ? AND round <= ? ORDER BY round DESC LIMIT 1"
+            found = connection.execute(wanted, (client, round_)).fetchone()
+    except sqlite3.DatabaseError as error:
+        raise _unreadable(path, error) from error
+    return None if found is None else _from_bytes(found[0])
+
+
 def read_versions(path: Path, round_: int) -> Iterator[tuple[str, Labelled]]:
     """Every client's memory as it was after a round, one at a time; what was written later is deleted.
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import shlex
+import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,11 @@ from torch import Tensor
 
 from headway import models, recipes
 from headway.client import trainers
+from headway.client.own_model import load_model, staying
+from headway.client.versions import read_client
 from headway.client.workbench import Workbench
 from headway.core.algorithm import State
-from headway.core.errors import RunFolderError
+from headway.core.errors import ConfigError, RunFolderError
 from headway.core.explain import COLUMNS
 from headway.core.keys import Key
 from headway.core.sampler import samplers
@@ -23,7 +28,7 @@ from headway.core.stage import stages
 from headway.data import PARTITIONERS, SHIFTS, sources
 from headway.engines import FLEETS
 from headway.engines.availability import availabilities
-from headway.observe.folder import BEST, CONFIG, read_identity, read_tensors, write_atomically, writing
+from headway.observe.folder import BEST, CONFIG, MEMORY, read_identity, read_tensors, write_atomically, writing
 from headway.observe.text import bytes_text, console, plain_table, show_table, to_toml
 from headway.presets import PRESETS, Applied
 from headway.runfile import load_runfile
@@ -98,12 +103,17 @@ def list_names() -> None:
         screen.print()
 
 
-def export_model(folder: Path, out: Path | None, best: bool) -> None:
-    """Writes the global model under the module's own names.
+def export_model(folder: Path, out: Path | None, best: bool, client: str | None = None) -> None:
+    """Writes the global model, or a client's with what stays there, under the module's own names.
 
     Raises:
         RunFolderError: if the folder holds no such model, or was made in Python.
+        ConfigError: if there is no such client, or the best model of one is asked for.
     """
+    if best and client is not None:
+        raise ConfigError(
+            "what clients keep is not kept with the best model, only with the last one: leave out --best or --client."
+        )
     read_identity(folder)
     if not (folder / CONFIG).is_file():
         raise RunFolderError(f"{folder} has no {CONFIG}: the run was made in Python; save run.model().state_dict().")
@@ -121,18 +131,31 @@ def export_model(folder: Path, out: Path | None, best: bool) -> None:
         source = found[-1]
     tensors, notes = read_tensors(source)
     runfile = load_runfile(str(folder / CONFIG))
-    bench = Workbench(runfile.build().task, Key.root(runfile.sections.run.seed))
+    experiment = runfile.build()
+    bench = Workbench(experiment.task, Key.root(runfile.sections.run.seed))
     kept = State.from_tensors(int(notes["round"]), tensors)
-    bench.load(kept.model, None, kept.buffers)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if client is None:
+            bench.load(kept.model, None, kept.buffers)
+        else:
+            memory_of = partial(read_client, folder / MEMORY, kept.round)
+            load_model(bench, kept, client, experiment.data.clients, memory_of)
     state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in bench.module.state_dict().items()}
     path = out or folder / ("best-model.safetensors" if best else "model.safetensors")
+    whose = "the model" if client is None else f"the model of client {client!r}"
     with writing(path):
         write_atomically(path, safetensors.torch.save({name: tensor.clone() for name, tensor in state.items()}))
     screen = console()
     size = bytes_text(path.stat().st_size)
-    screen.print(f"{path}: the model of round {notes['round']}, {len(state)} tensors, {size}.", soft_wrap=True)
+    screen.print(f"{path}: {whose} of round {notes['round']}, {len(state)} tensors, {size}.", soft_wrap=True)
     screen.print("load it with: module.load_state_dict(safetensors.torch.load_file(...))")
-    if bench.personal.numel() or (bench.has_statistics and bench.task.buffers == "local"):
+    if client is None and (stays := staying(bench)):
         screen.print(
-            "What stays with the clients (personal parameters, local statistics) has its initial values in it."
+            f"The {stays} in it are the initial ones, since each client keeps its own, and no client was evaluated "
+            f"with these: headway export {shlex.quote(str(folder))} --client NAME writes a client's model.",
+            markup=False,
+            soft_wrap=True,
         )
+    for warning in said:
+        screen.print(str(warning.message), markup=False, soft_wrap=True)
