@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from headway.data import ClientSkew, FederatedData, Skew
-from headway.observe.plot import COLOURS, FAINT, INK
+from headway.observe.plot import COLOURS, FAINT, INK, drawing, save_picture
+from headway.observe.text import name_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,6 @@ BLUE, ORANGE, GREY = COLOURS[0], COLOURS[1], "#9A9A9A"
 
 def partition_picture(path: Path, data: FederatedData, found: Skew, title: str) -> None:
     """Draws the partition as a PNG: what each client holds, its size, and samples where images are shifted."""
-    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -31,17 +31,17 @@ def partition_picture(path: Path, data: FederatedData, found: Skew, title: str) 
     height = (1.6 + 0.34 * len(found.clients)) if few else 6.6
     height = max(height, 3.4)
     extra = 0.0 if not strips else 1.0 + 0.72 * SAMPLES
-    with mpl.rc_context({"font.size": 9.5, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK}):
+    with drawing():
         figure = Figure(figsize=(11, height + extra + 0.5), dpi=130, layout="constrained")
         FigureCanvasAgg(figure)
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", parse_math=False)
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
         main: Any = figure
         if strips:
             halves: Any = figure.subfigures(2, 1, height_ratios=(height, extra))
             main = halves[0]
             _samples(halves[1], data, strips)
         (_few if few else _many)(main, found)
-        figure.savefig(path, format="png")
+        save_picture(figure, path)
 
 
 def _few(figure: Any, found: Skew) -> None:
@@ -61,7 +61,7 @@ def _few(figure: Any, found: Skew) -> None:
     _dress(middle, "examples: training, test (pale)")
     _distances(right, found.clients)
     some = 0 < len(found.shifted) < len(found.clients)
-    left.set_yticks(places, [each.client + " *" * bool(some and each.shifts) for each in found.clients])
+    left.set_yticks(places, [name_text(each.client, 32) + " *" * bool(some and each.shifts) for each in found.clients])
     if some:
         middle.set_xlabel("*: shifted")
     left.set_ylim(len(found.clients) - 0.4, -0.6)

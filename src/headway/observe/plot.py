@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from headway.observe.text import time_unit
+from headway.observe.text import name_text, time_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart with any kind of colour vision, and in grey by their order
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8C8C00")
@@ -20,6 +23,16 @@ INK, FAINT = "#222222", "#D8D8D8"
 
 Series = Sequence[tuple[Sequence[int], Sequence[float]]]  # a seed's rounds and values
 Times = Sequence[Sequence[float]]  # a seed's places along an axis, one for each of its values
+
+
+@contextlib.contextmanager
+def drawing(size: float = 9.5) -> Iterator[None]:
+    """Within, text is of this size in points and as written: a client's id may hold a dollar sign."""
+    import matplotlib as mpl
+
+    colours: dict[Any, Any] = {"axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK}
+    with mpl.rc_context({"font.size": size, "text.parse_math": False, **colours}):
+        yield
 
 
 def comparison_picture(
@@ -40,11 +53,10 @@ def comparison_picture(
     times: per method, the simulated seconds at the rounds of every seed, over which the metric is drawn as well.
     stopped: the methods of which a seed failed.
     """
-    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({"font.size": 10, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK}):
+    with drawing(10):
         ratios = [1.75] * (1 if times is None else 2) + [1.0] * any(clients.values())
         figure = Figure(figsize=(11 if times is None else 16.5, 4.8), dpi=130, layout="constrained")
         FigureCanvasAgg(figure)
@@ -59,6 +71,13 @@ def comparison_picture(
             unit, seconds = time_unit(max((at for each in times.values() for seed in each for at in seed), default=0.0))
             scaled = {method: [[at / seconds for at in seed] for seed in each] for method, each in times.items()}
             _curves(panels[1], curves, scaled, title, f"simulated time in {unit}", target, stopped)
+        save_picture(figure, path)
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Writes a PNG; a letter that no font here has is an empty box in it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(path, format="png")
 
 
@@ -143,7 +162,7 @@ def _clients(axes: Axes, clients: Mapping[str, Sequence[tuple[str, float]]], met
             for place, (client, value) in enumerate(sorted(clients[method], key=lambda each: each[1])):
                 above = place % 2
                 height, side = row + (0.14 if above else -0.14), "bottom" if above else "top"
-                axes.text(value, height, client, color=INK, fontsize=7, ha="center", va=side)
+                axes.text(value, height, name_text(client, 20), color=INK, fontsize=7, ha="center", va=side)
     axes.set_yticks(range(len(names)), list(reversed(names)))
     axes.set_ylim(-0.6, len(names) - 0.4)
     _dress(axes, f"each client's own {metric.replace('_', ' ')}")

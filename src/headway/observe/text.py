@@ -89,13 +89,27 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def name_text(name: str, longest: int = 48) -> str:
+    """A user's name, such as a client id, on one line: control characters as escapes, a long one without its middle,
+    and quoted where blanks at an end would not be seen.
+
+    >>> name_text("north"), name_text("new\\nline"), name_text("north "), name_text("x" * 99, longest=9)
+    ('north', 'new\\\\nline', "'north '", 'xxxx...xx')
+    """
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+    if len(shown) > longest:
+        rest = (longest - 3) // 3
+        shown = f"{shown[: longest - 3 - rest]}...{shown[-rest:]}"
+    return repr(shown) if shown != shown.strip() else shown
+
+
 def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> Table:
-    """A table without heavy lines; all columns but the first hold numbers, unless said otherwise."""
+    """A table without heavy lines; all columns but the first, of names, hold numbers, unless said otherwise."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index and numbers else "left", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(escape(name_text(row[0])), *map(escape, row[1:]))
     return table
 
 
