@@ -14,7 +14,7 @@ from headway.engines import FLEETS, Fleet, LocalEngine, PooledEngine, ProcessEng
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class RunSection(_Section):
@@ -46,7 +46,7 @@ class RunSection(_Section):
 class DataSection(_Section):
     """Which data, and how they are divided; further keys are options of the source."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     source: str
     test_share: float = Field(default=0.2, ge=0, lt=1)
     clients: int | None = None
@@ -57,7 +57,7 @@ class DataSection(_Section):
 class ModelSection(_Section):
     """Which model; further keys are its options.  path: where a module of one's own is found."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     name: str
     path: str | None = None
 
@@ -76,7 +76,7 @@ class TaskSection(_Section):
 class AlgorithmSection(_Section):
     """A preset, a recipe with its options or a chain; trainer, sampler and quorum.  What is said here wins."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     preset: str | None = None
     recipe: str | None = None
     chain: list[dict[str, Any]] | None = None
@@ -188,7 +188,7 @@ class ClockSection(_Section):
     preset: a fleet that the fields change; one whose clients are always there and answer at once, if nothing is said.
     """
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     preset: Literal["phones", "hospitals", "instant"] = "instant"
 
     def fleet(self) -> Fleet:

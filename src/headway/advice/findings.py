@@ -134,6 +134,8 @@ def dominant(found: Sequence[Finding]) -> str | None:
 
 
 def _judged(constraint: str, name: str, value: float, words: str) -> Finding:
+    if math.isnan(value):
+        return Finding(constraint, name, None, words, "unknown")
     threshold = THRESHOLDS[name]
     rank: Level = "strong" if value >= threshold.strong else "mild" if value >= threshold.mild else "none"
     return Finding(constraint, name, value, words, rank)
@@ -154,6 +156,8 @@ def _trust(told: Told) -> list[Finding]:
 
 
 def _reliability(told: Told) -> Finding:
+    if told.unreliable is not None and not 0 <= told.unreliable <= 1:
+        raise ConfigError(f"the share of unreliable clients must be from 0 to 1, found {told.unreliable}.")
     if told.unreliable is None:
         return Finding("reliability", "dropouts", None, "cannot be measured; say --unreliable SHARE", "unknown")
     words = f"{told.unreliable:.0%} of the clients are late or lost in a round, as you say"
@@ -179,6 +183,9 @@ def _labels(found: Likeness) -> list[Finding]:
         f"{mix.beyond_chance:.2f} of the way from alike to one class each: distance {mix.distance:.2f} to the pooled "
         f"mix, {mix.by_chance:.2f} by chance, {mix.most:.2f} at most; entropy {mix.entropy:.2f} nats"
     )
+    if mix.most > 0 and mix.by_chance > 0.9 * mix.most:
+        words = f"not known: clients are so small that chance alone gives {mix.by_chance:.2f} of {mix.most:.2f} at most"
+        return [Finding("likeness", "label mix", None, words, "unknown")]
     pairs = f"{mix.missing:.0%} of the pairs of client and class have no example, {mix.missing_by_chance:.0%} by chance"
     return [
         _judged("likeness", "label mix", mix.beyond_chance, words),
@@ -190,15 +197,31 @@ def _shifts(found: Likeness, apart: bool) -> list[Finding]:
     rows = []
     if found.shift is not None:
         given = " within a class" if found.shift.given_class else ""
-        words = f"clients' means differ by f = {found.shift.typical:.2f}{given} in the median feature"
-        if found.shift.typical >= THRESHOLDS["features"].mild:
-            words += "; most: " + ", ".join(f"{name} {value:.2f}" for name, value in found.shift.largest)
+        words = f"clients' means differ by f = {_f(found.shift.typical)}{given} in the median feature"
+        if found.shift.typical >= THRESHOLDS["features"].mild or found.shift.fixed:
+            words += "; most: " + ", ".join(f"{name} {_f(value)}" for name, value in found.shift.largest)
         words += "; features are standardised by each client apart, which hides most of it" if apart else ""
         rows.append(_judged("likeness", "features", found.shift.typical, words))
+    if found.shift is not None and found.shift.fixed:
+        several = found.shift.fixed > 1
+        words = (
+            f"{found.shift.fixed} feature{'s are' if several else ' is'} the same in all examples of a client and "
+            f"{'differ' if several else 'differs'} between clients{given}, so that a model can tell clients by it"
+        )
+        strong = found.shift.typical >= THRESHOLDS["features"].strong
+        rows.append(
+            Finding("likeness", "fixed features", float(found.shift.fixed), words, "strong" if strong else "mild")
+        )
     if found.target_shift is not None:
-        words = f"clients' mean targets differ by f = {found.target_shift:.2f}"
+        words = f"clients' mean targets differ by f = {_f(found.target_shift)}"
+        if math.isnan(found.target_shift):
+            words = "not known: targets do not vary, or no client has two examples"
         rows.append(_judged("likeness", "target", found.target_shift, words))
     return rows
+
+
+def _f(value: float) -> str:
+    return "infinity (the same within a client)" if math.isinf(value) else f"{value:.2f}"
 
 
 def _drift(probe: Probe | None) -> Finding:

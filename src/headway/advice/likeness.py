@@ -48,13 +48,15 @@ class LabelMix:
 class Shift:
     """Cohen's f of clients on features: the spread of the clients' means over the spread within a client.
 
-    typical: the median over features.  largest: the features with the largest f.
+    typical: the median over features; infinite where most of them are the same in a client and differ between clients.
+    largest: the features with the largest f.  fixed: how many features have an infinite f.
     given_class: whether clients were compared class by class, so that label skew does not count again.
     """
 
     typical: float
     largest: tuple[tuple[str, float], ...]
     given_class: bool
+    fixed: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _distance(counts: Tensor, pooled: Tensor) -> tuple[float, float]:
 def _shift(inputs: Tensor, owners: Tensor, groups: Tensor, names: Sequence[str], given_class: bool) -> Shift | None:
     columns = torch.arange(0, inputs.shape[1], max(1, -(-inputs.shape[1] // MOST_COLUMNS)))
     squares = _f_squared(inputs[:, columns].double(), owners, groups)
-    known = torch.isfinite(squares)
+    known = ~torch.isnan(squares)
     if not bool(known.any()):
         return None
     columns, squares = columns[known], squares[known]
@@ -151,15 +153,17 @@ def _shift(inputs: Tensor, owners: Tensor, groups: Tensor, names: Sequence[str],
         (names[int(columns[at])] if names else f"input {int(columns[at])}", float(value.clamp_min(0).sqrt()))
         for at, value in zip(top.indices, top.values, strict=True)
     )
-    return Shift(float(squares.median().clamp_min(0).sqrt()), largest, given_class)
+    fixed = int(torch.isinf(squares).sum())
+    return Shift(float(squares.median().clamp_min(0).sqrt()), largest, given_class, fixed)
 
 
 def _f_squared(values: Tensor, owners: Tensor, groups: Tensor) -> Tensor:
-    """Cohen's f^2 of owners within groups for every column, without the part of chance; NaN where nothing varies.
+    """Cohen's f^2 of owners within groups for every column, without the part of chance.
 
         f^2 = (sum_cells n (mean_cell - mean_group)^2 - (cells - groups) s^2) / (N s^2)
 
-    s^2 is the variance within a cell, which is one owner's part of one group.
+    s^2 is the variance within a cell, which is one owner's part of one group.  Infinite where cells differ and nothing
+    varies within one; NaN where nothing varies at all, or every cell has one example, so that s^2 is not known.
     """
     cells, cell_of = torch.unique(torch.stack([groups, owners]), dim=1, return_inverse=True)
     _, group_of = torch.unique(groups, return_inverse=True)
@@ -167,9 +171,10 @@ def _f_squared(values: Tensor, owners: Tensor, groups: Tensor) -> Tensor:
     count, width = len(values), cells.shape[1]
     across = ((in_cell[cell_of] - in_group[group_of]) ** 2).sum(0)
     within = ((values - in_cell[cell_of]) ** 2).sum(0) / max(count - width, 1)
-    scale = torch.where(within > 1e-12 * values.abs().amax(0).clamp_min(1e-12) ** 2, within, torch.nan)
-    squares: Tensor = (across - (width - len(in_group)) * scale) / (count * scale)
-    return squares
+    least = 1e-12 * values.abs().amax(0).clamp_min(1e-12) ** 2  # below it a variance is rounding
+    squares: Tensor = (across - (width - len(in_group)) * within) / (count * within)
+    apart = torch.where((across / count > least) & torch.tensor(count > width), torch.inf, torch.nan)
+    return torch.where(within > least, squares, apart)
 
 
 def _means(values: Tensor, index: Tensor) -> Tensor:

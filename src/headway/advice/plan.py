@@ -102,6 +102,8 @@ def _recipe(found: Sequence[Finding], preset: str) -> tuple[str, str]:
         )
     if alike and level(found, "sizes") == "strong":
         return "fednova", "Clients are alike but make unlike numbers of steps, which FedNova evens out."
+    if level(found, "likeness") == "unknown":
+        return "fedavg", "Nothing that was measured says that clients differ; plain averaging is where to start."
     if alike:
         return "fedavg", "Clients are alike, and plain averaging is hard to beat then."
     if preset == "cross-device":
