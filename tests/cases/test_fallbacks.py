@@ -74,6 +74,35 @@ def test_a_stage_that_fails_with_leading_axes_is_named_in_the_engine_line(engine
 
 
 @dataclass(frozen=True)
+class Mixes(hw.Stage):
+    """Written for one client: of several it takes the length of all, without an error."""
+
+    place: ClassVar[hw.Place] = hw.Place.STEP
+    hook: str = "send"
+
+    def connect(self, flow):
+        return flow.keep(self, "additive", "dense")
+
+    def step(self, grad, w, memory, ctx):
+        return grad / grad.norm() if self.hook == "step" else grad
+
+    def send(self, update, memory, ctx):
+        return (update.with_delta(update.delta / update.delta.norm()) if self.hook == "send" else update), memory
+
+    def decode(self, update, ctx):
+        return update.with_delta(update.delta / update.delta.norm()) if self.hook == "decode" else update
+
+
+@pytest.mark.parametrize("hook", ["step", "send", "decode"])
+def test_a_stage_that_mixes_clients_trains_them_one_at_a_time(hook):
+    made, _ = run(Mixes(hook))
+    assert made.engine.alone is not None
+    assert "another" in made.engine.alone
+    alone, _ = run(Mixes(hook), engine=hw.LocalEngine())
+    torch.testing.assert_close(made.state.params, alone.state.params, rtol=1e-12, atol=1e-12)
+
+
+@dataclass(frozen=True)
 class FailsBeside(hw.Stage):
     """Fails where a client with so many examples is one of several."""
 

@@ -7,7 +7,7 @@ import torch
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.client.start import hold_out, label_entropy
+from headway.client.start import entropy_of, hold_out, label_entropy
 
 
 def examples(count):
@@ -84,3 +84,13 @@ def test_a_run_whose_targets_are_no_classes_is_refused():
     task = hw.Task(lambda: torch.nn.Linear(4, 1), loss="mean_squared_error", metrics=("mean_absolute_error",))
     with pytest.raises(hw.ConfigError, match="entropy of labels needs targets that are classes"):
         list(hw.rounds(hw.recipes.quality(by="entropy"), real, task, rounds=1))
+
+
+def test_the_entropy_is_of_as_many_classes_as_an_answer_has():
+    """Several labels have two each, whatever their number; a mask has those on axis 1."""
+    labels = torch.tensor([[0, 1, 1], [1, 1, 0], [0, 1, 1], [1, 1, 0]]).float()
+    assert entropy_of(labels, torch.zeros(1, 3), labels[:1]) == pytest.approx(2 / 3)
+    mask = torch.arange(16).view(1, 4, 4) % 4
+    assert entropy_of(mask, torch.zeros(1, 4, 4, 4), mask) == pytest.approx(1.0)
+    assert entropy_of(mask % 2, torch.zeros(1, 4, 4, 4), mask) == pytest.approx(0.5)
+    assert entropy_of(labels[:, 0], torch.zeros(1, 1), labels[:1, 0]) == pytest.approx(1.0)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.client.crew import Crew
+from headway.client.metrics import class_axes, kind_of
 from headway.client.trainer import Work
 from headway.core.errors import ConfigError
 from headway.core.keys import Key
@@ -103,10 +104,19 @@ def measure(work: Work, held_out: Examples) -> AtStart:
     if "validation_loss" in needs:
         validation, _ = _loss(work, held_out if len(held_out) else work.examples, False)
     if "label_entropy" in needs:
+        first = work.bench.site.examples(work.examples.rows(0, 1))
         with torch.no_grad():
-            outputs = work.bench.module(work.bench.site.put(work.examples.rows(0, 1).inputs))
-        entropy = label_entropy(work.examples.targets, outputs.shape[1] if outputs.ndim > 1 else 1)
+            outputs = work.bench.module(first.inputs)
+        entropy = entropy_of(work.examples.targets, outputs, first.targets)
     return AtStart(loss, gradient, validation, entropy)
+
+
+def entropy_of(targets: Tensor, outputs: Tensor, few: Tensor) -> float:
+    """Of the labels, as many as the outputs of a few of them have classes; of several labels the mean over them."""
+    kind = kind_of(outputs, few)
+    if kind == "labels":
+        return sum(label_entropy(label, 1) for label in targets.unbind(1)) / targets.shape[1]
+    return label_entropy(targets, outputs.shape[class_axes(outputs, few)[0]] if kind == "classes" else 1)
 
 
 def label_entropy(targets: Tensor, outputs: int) -> float:

@@ -28,14 +28,14 @@ from headway.core.total import guard, guard_lanes
 from headway.core.update import Tensors, Update
 from headway.data.parts import Parts
 from headway.engines.cohort import expected_cohort
+from headway.engines.crew_trial import crew_trouble
 from headway.engines.engine import Job
-from headway.engines.fallback import ALONE, WRITTEN, Fallbacks, failure
+from headway.engines.fallback import ALONE, WRITTEN, Fallbacks
 from headway.engines.intake import Done, Intake, stragglers
 from headway.engines.way import Way
 from headway.observe.drift import DriftMeter
 
 PROBED = 8  # examples on which it is found out whether a model can be batched
-FEW = 4  # examples of a client on which it is found out whether the chain can take several clients at once
 
 
 class NoRoom(Exception):
@@ -101,9 +101,9 @@ class UnitRunner:
         trainer, chain = self.runner.trainer, job.algorithm.chain
         assert isinstance(trainer, LocalSGD)
         self.lanes = Lanes(trainer, self.bench)
-        self.why_not = (
-            self.lanes.probe(job.data.store.take(torch.arange(PROBED) % len(job.data.store))) or self._chain_trouble()
-        )
+        self.why_not = self.lanes.probe(
+            job.data.store.take(torch.arange(PROBED) % len(job.data.store))
+        ) or crew_trouble(job, self.runner, self.lanes, self.intake, first_ask(self, job.data.clients[:2], steps=1))
         if self.why_not is not None:
             self.lanes = None
             return
@@ -115,34 +115,6 @@ class UnitRunner:
             lowrank = LowRank(trainer, self.bench, plain_steps(trainer, chain, flows[-1]))
             self.not_lowered = lowrank.probe(job.data.store)
             self.lowrank = lowrank if self.not_lowered is None else None
-
-    def _chain_trouble(self) -> str | None:
-        """Why the chain cannot take the updates of several clients at once, as a phrase: tried on two clients, one step
-        and few examples each, which are forgotten."""
-        data, drawn = self.job.data, self.site.drawn()
-        ask = first_ask(self, data.clients[:2], steps=1)
-        rows = [data.train[client][:FEW] for client in ask.cohort]
-        sizes = torch.tensor([len(each) for each in rows])
-        crew = Crew(ask.cohort, self.runner.keys_of(ask.cohort, ask), data.store, torch.cat(rows), sizes)
-        assert self.lanes is not None
-        try:
-            with self.site.training():
-                crew, plan = self.lanes.plan(crew, ask)
-                memory = self.runner.remembered(ask.message)
-                memory = {
-                    label: {name: kept.expand(len(crew), *kept.shape).clone() for name, kept in named.items()}
-                    for label, named in memory.items()
-                }
-                work = self.runner.prepare_crew(crew, ask, memory)
-                outcome = self.runner.send(work, self.lanes.train(work, plan))
-                self.intake.count_crew(ask, crew, outcome, Done())
-        except torch.OutOfMemoryError:
-            return None
-        except Exception as error:  # whatever a stage may raise; one that fails alone too is named by its client
-            return failure(error)
-        finally:
-            self.site.rewind(drawn)
-        return None
 
     @property
     def alone(self) -> str | None:
