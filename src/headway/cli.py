@@ -331,7 +331,13 @@ def _main() -> None:
     if debug:
         sys.argv.remove("--debug")
     try:
-        app()
+        if "--json" in sys.argv:
+            from headway.observe.text import json_alone
+
+            with json_alone():
+                app()
+        else:
+            app()
     except (HeadwayError, OSError) as error:
         if debug:
             raise

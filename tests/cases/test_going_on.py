@@ -10,6 +10,7 @@ import pytest
 import torch
 from mk import blobs, toml
 
+from headway.commands.training import free_folder
 from headway.observe.folder import RunFolder, read_tensors
 
 OWN = """from torch import nn
@@ -191,3 +192,10 @@ class TestPlaces:
         (tmp_path / "mine" / "thesis.tex").write_text("all of it")
         assert said in refused(begun, "run", "r.toml", "--out", place)
         assert (tmp_path / "mine" / "thesis.tex").read_text() == "all of it"
+
+    def test_two_at_once_get_a_folder_each(self, begun, tmp_path):
+        with free_folder(tmp_path / "runs" / "r") as one, free_folder(tmp_path / "runs" / "r") as other:
+            assert (one.name, other.name) == ("r", "r-2")
+        with pytest.raises(ZeroDivisionError), free_folder(tmp_path / "runs" / "r") as third:
+            raise ZeroDivisionError
+        assert not third.exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from headway.data import described
 from headway.data.classes import target_line
 from headway.engines import ClockEngine
 from headway.observe.alarm import Lines
-from headway.observe.folder import CONFIG, JOURNAL, read_identity
+from headway.observe.folder import CONFIG, JOURNAL, read_identity, writing
 from headway.observe.journal import Journal
 from headway.observe.progress import Meter
 from headway.observe.report import RoundReport
@@ -39,8 +39,11 @@ def run_file(
     """Trains what a run file says."""
     runfile = load_runfile(name, sets, seed=seed, rounds=rounds)
     _set_threads(runfile)
-    folder = out or free_path(Path("runs") / f"{runfile.name}-s{runfile.sections.run.seed}")
-    run = runfile.start(folder)
+    if out is not None:
+        _train(runfile.start(out), runfile, out, as_json)
+        return
+    with free_folder(Path("runs") / f"{runfile.name}-s{runfile.sections.run.seed}") as folder:
+        run = runfile.start(folder)
     _train(run, runfile, folder, as_json)
 
 
@@ -79,6 +82,37 @@ def free_path(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.name}-{number}")
     return free
+
+
+@contextmanager
+def free_folder(path: Path) -> Iterator[Path]:
+    """An empty folder at the path, or at the next one with a number that is free; no other process gets the same.
+
+    What stays empty is removed.
+    """
+    while True:
+        path = free_path(path)
+        try:
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+            break
+        except FileExistsError:  # another process was faster
+            continue
+        except OSError as error:
+            with writing(path):
+                raise error
+
+    def clear() -> None:
+        with suppress(OSError):
+            path.rmdir()
+
+    with stopping.undoing(clear):
+        try:
+            yield path
+        except BaseException:
+            clear()
+            raise
 
 
 def _meter(screen: Console, run: Run) -> Meter:
@@ -161,11 +195,14 @@ def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
         screen.print(f"  quorum  {run.algorithm.quorum.spoken}", markup=False, soft_wrap=True)
     if said := run.engine.spoken:
         screen.print(f"  engine  {said}", markup=False, soft_wrap=True)
+    if options := run.engine.repeat:
+        line = f"what is measured may differ another time, and then the last bits do: repeat this run with {options}"
+        screen.print(f"  bits    {line}", markup=False, soft_wrap=True)
     for line in _undefined(run):
         screen.print(f"  metric  {line}", markup=False, soft_wrap=True)
     screen.print(f"  folder  {folder}" + (f", from round {run.state.round}" if run.state.round else ""))
     for warning in [*run.notices, *run.algorithm.explain().warnings]:
-        screen.print(f"[yellow]warning:[/yellow] {warning}")
+        screen.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
 
 
 def _undefined(run: Run) -> list[str]:

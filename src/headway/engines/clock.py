@@ -76,6 +76,11 @@ class ClockEngine(Engine):
         return self.inner.decided
 
     @property
+    def repeat(self) -> str:
+        """Those of the engine inside."""
+        return self.inner.repeat
+
+    @property
     def timed(self) -> dict[str, Any]:
         """The fleet."""
         return to_numbers(self.fleet)

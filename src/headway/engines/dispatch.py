@@ -188,6 +188,11 @@ class WorkerEngine(LocalEngine):
         part, all_rounds = -(-cohort // self.workers), -(-clients // self.workers)
         return make_plan(self.runner, part, 1, self.wish, default_store(), all_rounds)
 
+    @property
+    def _threads_said(self) -> list[str]:
+        """A worker always has one."""
+        return []
+
     def _set_threads(self, threads: int) -> None:
         """Each worker has one thread; this process keeps its own."""
 

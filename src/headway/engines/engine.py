@@ -60,6 +60,12 @@ class Engine(ABC):
         return {}
 
     @property
+    def repeat(self) -> str:
+        """The options of the command line with which another run has these bits, if something was measured that decides
+        them; else ""."""
+        return ""
+
+    @property
     def timed(self) -> dict[str, Any]:
         """By which simulated clock, in plain values."""
         return {}

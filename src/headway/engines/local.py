@@ -180,6 +180,22 @@ class LocalEngine(Engine):
         torch.set_num_threads(threads)
 
     @property
+    def repeat(self) -> str:
+        """The options that say what was measured, so that nothing is measured again."""
+        if self.lanes != "auto" or self.plan is None:
+            return ""
+        way = self._way
+        low_rank = way.low_rank if way.lanes > 1 else None
+        chosen = {"low_rank": low_rank, "channels_last": way.channels_last or None, "compiled": way.compiled or None}
+        said = [f"engine.{name}={str(value).lower()}" for name, value in chosen.items() if value is not None]
+        return " ".join([f"--lanes {way.lanes}", *(f"--set {each}" for each in [*said, *self._threads_said])])
+
+    @property
+    def _threads_said(self) -> list[str]:
+        """How many threads the plan has, as a change of the run file."""
+        return [] if self.plan is None else [f"run.threads={self.plan.threads}"]
+
+    @property
     def keeps_memory(self) -> bool:
         """Whether clients keep something between rounds."""
         return bool(self.runner.runner.first_memory())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 import tomli_w
 from rich.console import Console
@@ -21,9 +23,44 @@ def console() -> Console:
     return Console(highlight=False, width=10_000, no_color=True, force_terminal=False)
 
 
+_json_to: list[TextIO] = []  # where `emit` writes, if that is not standard output
+
+
+@contextmanager
+def json_alone() -> Iterator[None]:
+    """Within, only `emit` writes to standard output: what anything else prints, such as a user's model here or in a
+    worker, goes to standard error."""
+    out, sys.stdout = sys.stdout, sys.stderr
+    _json_to.append(out)
+    kept = _swap(out, sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout = out
+        _json_to.pop()
+        if kept is not None:
+            os.dup2(kept.fileno(), 1)
+            kept.close()
+
+
+def _swap(out: TextIO, err: TextIO) -> TextIO | None:
+    """Does the same for what writes to the file itself, where this is one; the stream to standard output then."""
+    try:
+        one, two = out.fileno(), err.fileno()
+    except (OSError, ValueError):
+        return None
+    if (one, two) != (1, 2):
+        return None
+    out.flush()
+    stream = open(os.dup(1), "w", encoding=out.encoding, errors=out.errors)  # noqa: SIM115
+    os.dup2(2, 1)
+    _json_to[-1] = stream
+    return stream
+
+
 def emit(record: dict[str, Any]) -> None:
     """One JSON object on a line of its own; what is not a number is null."""
-    print(json.dumps(strict(record), allow_nan=False), flush=True)
+    print(json.dumps(strict(record), allow_nan=False), flush=True, file=_json_to[-1] if _json_to else None)
 
 
 def bytes_text(count: float) -> str:
