@@ -62,8 +62,20 @@ class ModelSection(_Section):
     path: str | None = None
 
 
+class TargetScaleSection(_Section):
+    """Targets are learned as (y - centre) / scale; a list has a number for each of several targets."""
+
+    centre: float | list[float]
+    scale: float | list[float]
+
+
 class TaskSection(_Section):
-    """Loss, metrics, what is shared; what is not said follows from the data."""
+    """Loss, metrics, what is shared; what is not said follows from the data.
+
+    target_scale: of a regression, centre and scale of the targets, or "training" for the mean and standard deviation of
+    all clients' training targets; targets stay as they are if nothing is said.  It changes nothing where there are
+    classes.
+    """
 
     loss: str | None = None
     metrics: list[str] | None = None
@@ -71,6 +83,7 @@ class TaskSection(_Section):
     buffers: Literal["local", "average"] | None = None
     dtype: Literal["float32", "float64"] = "float32"
     output: str | int | None = None
+    target_scale: Literal["training"] | TargetScaleSection | None = None
 
 
 class AlgorithmSection(_Section):

@@ -3,6 +3,7 @@
 from headway.client.memory import Memory, MemoryStore
 from headway.client.rules import step_rules
 from headway.client.sgd import LocalSGD, Schedule
+from headway.client.target_scale import TargetScale
 from headway.client.task import Task
 from headway.client.terms import LossTerm, Moon
 from headway.client.trainer import Trainer, trainers
@@ -14,6 +15,7 @@ __all__ = [
     "MemoryStore",
     "Moon",
     "Schedule",
+    "TargetScale",
     "Task",
     "Trainer",
     "step_rules",

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from headway.client.evaluate import mean_metrics
-from headway.client.losses import LOSSES
 from headway.client.metrics import Metric
+from headway.client.target_scale import ScaledSquaredError
 from headway.client.task import Task
 from headway.core.errors import HeadwayError
 from headway.data import FederatedData
@@ -41,7 +41,8 @@ def constant_metrics(task: Task, data: FederatedData) -> Constant:
     model gives them is not known.
     """
     rows = torch.cat(list(data.train.values()))
-    made = None if not isinstance(task.loss, str) else _answer(task.loss, data.store.targets[rows], data)
+    loss = "mean_squared_error" if isinstance(task.loss, ScaledSquaredError) else task.loss
+    made = None if not isinstance(loss, str) else _answer(loss, data.store.targets[rows], data)
     if made is None:
         return Constant()
     answer, output = made
@@ -86,8 +87,7 @@ def _scores(task: Task, scorers: Mapping[str, Metric], output: Tensor, targets: 
     try:
         for name, metric in scorers.items():
             found[name] = float(metric(outputs, targets))
-        assert isinstance(task.loss, str)
-        found["loss"] = float(LOSSES[task.loss].per_example(outputs, targets).double().mean())
+        found["loss"] = float(task.criterion.per_example(outputs, targets).double().mean())
     except (HeadwayError, RuntimeError, ValueError, IndexError):  # a metric that these targets do not have
         return {}
     return found

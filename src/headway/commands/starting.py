@@ -215,12 +215,12 @@ def _dealt(rows: int, instead: str) -> tuple[dict[str, Any], list[str]]:
 def _text(data: FederatedData, options: dict[str, Any], notes: Sequence[str], chosen: Preset | None) -> str:
     """The run file."""
     image = len(data.input_shape) == 3 and min(data.input_shape[1:]) >= 12
+    task = [f"metrics = {to_toml(['balanced_accuracy', *(['auroc'] if data.classes == 2 else []), 'accuracy'])}"]
     if data.classes is None:
-        metrics, trainer = ["mean_absolute_error"], {"lr": 0.01, "clip_gradient": 1.0}
-    else:
-        metrics = ["balanced_accuracy", *(["auroc"] if data.classes == 2 else []), "accuracy"]
-        trainer = {"lr": 0.05}
-    scaled = data.classes is None
+        task = [
+            'target_scale = "training"  # by the mean and deviation of all training targets, from sums over clients;',
+            "                           # metrics (else: mean_absolute_error) are in the units of the target",
+        ]
     lines = [
         *(f"# {_comment(line)}" for line in (data.description or data.name, *notes)),
         "",
@@ -236,15 +236,15 @@ def _text(data: FederatedData, options: dict[str, Any], notes: Sequence[str], ch
         'name = "lenet"' if image else 'name = "mlp"\nhidden = [32]',
         "",
         "[task]                    # the first metric decides which model is best",
-        *_toml({"metrics": metrics}),
+        *task,
         "",
         "[algorithm]               # `headway list` names the recipes and stages",
         'recipe = "fedavg"'
         if chosen is None
         else f'preset = "{chosen.name}"      # what it sets, and why: headway explain',
         "",
-        "[algorithm.trainer]" + ("       # gradients are clipped: the target is not scaled" if scaled else ""),
-        *_toml(trainer),
+        "[algorithm.trainer]",
+        "lr = 0.05",
         *(["batch_size = 32", "epochs = 1"] if chosen is None else []),
         "",
         "[compare]                 # `headway compare` on this file",
