@@ -16,7 +16,6 @@ from pydantic import ValidationError
 
 from headway import models, recipes
 from headway.client import LocalSGD, Task, Trainer, trainers
-from headway.client.target_scale import TargetScale
 from headway.core.algorithm import Algorithm
 from headway.core.ask import Quorum
 from headway.core.chain import Chain
@@ -42,7 +41,8 @@ from headway.presets import Applied, apply_preset
 from headway.run import Run
 from headway.runfile_text import plain_name, read_runfile
 from headway.samplers import All
-from headway.sections import AlgorithmSection, ClockSection, DataSection, Sections, TargetScaleSection
+from headway.scaling import scale_notes, scaled_task
+from headway.sections import AlgorithmSection, ClockSection, DataSection, Sections
 from headway.sets import parse_sets, put, set_on_stage
 
 NEEDED = {"run.evaluate_every": 'a whole number from 1 or "never"'}
@@ -114,7 +114,9 @@ class RunFile:
             DataError, ConfigError: if the data or the model cannot be had as asked.
         """
         data = self.load_data(last)
-        return Experiment(self.algorithm, self._noted(data), self._task(data))
+        task, section = self._task(data), self.sections.task
+        notes = scale_notes(task, section, data)
+        return Experiment(self.algorithm, data.with_notes(notes), scaled_task(task, section, data))
 
     def start(self, folder: Path | None = None, resume: bool = False, last: LastData | None = None) -> Run:
         """The run, ready to be iterated over; last: what may hold the data already.
@@ -178,7 +180,7 @@ class RunFile:
             check_model(model.name, model.model_extra or {})
             make = models.factory(model.name, data.input_shape, _outputs(data, loss), model.model_extra)
         with key_path("task", Task.__name__):
-            task = Task(
+            return Task(
                 model=make,
                 loss=loss,
                 metrics=tuple(usual if section.metrics is None else section.metrics),
@@ -188,29 +190,6 @@ class RunFile:
                 output=section.output,
                 example=data.store.inputs[:1].clone(),
             )
-        if section.target_scale is None or data.classes is not None:
-            return task
-        return self._target_scale(data).apply(task)
-
-    def _target_scale(self, data: FederatedData) -> TargetScale:
-        """How targets are scaled: as the file says, or by all training targets."""
-        told = self.sections.task.target_scale
-        if isinstance(told, TargetScaleSection):
-            centre, scale = (tuple(each) if isinstance(each, list) else (each,) for each in (told.centre, told.scale))
-            return TargetScale(centre, scale)
-        return TargetScale.of(data)
-
-    def _noted(self, data: FederatedData) -> FederatedData:
-        """The data with a note on how the task scales their targets."""
-        told = self.sections.task.target_scale
-        if told is None:
-            return data
-        if data.classes is not None:
-            return data.with_notes(["task.target_scale changes nothing, since the targets are classes"])
-        words = self._target_scale(data).summary
-        if told == "training":
-            words += ", the mean and standard deviation of all training targets (known from sums over the clients)"
-        return data.with_notes([f"{words}; metrics are in the target's units, the loss is of the scaled target"])
 
 
 def _outputs(data: FederatedData, loss: str) -> int:

@@ -17,7 +17,7 @@ from headway.client import LocalSGD
 from headway.core.errors import ConfigError, DataError
 from headway.core.keys import Key
 from headway.data import FederatedData, load
-from headway.data.classes import class_line
+from headway.data.classes import target_line
 from headway.data.npz import npz_pool
 from headway.data.table_pool import unusable, used_columns
 from headway.data.tables import Reading, TableFile, facts_of, read_table, task_note
@@ -29,6 +29,7 @@ from headway.runfile import LastData, load_runfile
 
 ROWS_PER_CLIENT = 20
 TRIED_CLIENTS, TRIED_EXAMPLES = 2, 16
+CLIENTS_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,9 @@ def init_file(source: Path, given: InitOptions, out: Path, force: bool, preset_n
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, _text(data, {"source": Path(relative).as_posix(), **options}, notes, chosen).encode())
     screen = console()
-    classes = class_line(data)
-    kind = "regression" if data.classes is None else f"{data.classes} classes"
-    screen.print(f"{out}: {len(data.clients)} clients, {len(data.store)} examples, {kind}.", soft_wrap=True)
-    if classes:
-        screen.print(f"Training examples of the classes: {classes.partition(': ')[2]}.", soft_wrap=True, markup=False)
+    heading, line = target_line(data)
+    screen.print(f"{out}: {len(data.clients)} clients, {len(data.store)} examples.", soft_wrap=True, markup=False)
+    screen.print(f"{heading.capitalize()} {line}.", soft_wrap=True, markup=False)
     for note in (*notes, *(f"Note: {note}." for note in data.notes)):
         screen.print(note, soft_wrap=True, markup=False)
     screen.print(f"Train with: headway run {shlex.quote(str(out))}", soft_wrap=True, markup=False)
@@ -95,14 +94,25 @@ def _npz(path: Path, given: InitOptions) -> tuple[dict[str, Any], list[str]]:
     """The options under `[data]`, and what was decided."""
     if given.target is not None:
         raise ConfigError(f"{path} holds arrays, not columns: its target is the array y, so leave --target out.")
-    if given.of_table() or given.drop or given.task is not None:
+    if given.of_table() or given.drop:
         raise ConfigError(
-            f"{path} holds arrays, not columns: leave out --drop, --categories, --gaps, --separator, --decimal, "
-            "--encoding and --task."
+            f"{path} holds arrays, not columns: leave out --drop, --categories, --gaps, --separator, --decimal and "
+            "--encoding."
         )
-    pool = npz_pool(path, client_column=given.client_column)
-    named = {} if given.client_column is None else {"client_column": given.client_column}
-    return (named, []) if pool.owners is not None else _dealt(len(pool.targets), "an array named client")
+    options: dict[str, Any] = {} if given.client_column is None else {"client_column": given.client_column}
+    if given.task is not None:
+        options["task"] = given.task
+    pool, notes = npz_pool(path, **options), []
+    if isinstance(pool.inputs, Tensor) and not pool.inputs.is_floating_point():
+        options["inputs"] = "numbers"
+        notes.append(
+            "The inputs are whole numbers, read as quantities; if they are tokens, take inputs out of [data] and name "
+            "a model of your own that begins with an embedding."
+        )
+    if pool.owners is not None:
+        return options, notes
+    dealt, more = _dealt(len(pool.targets), "an array named client")
+    return options | dealt, notes + more
 
 
 def _table(path: Path, given: InitOptions) -> tuple[dict[str, Any], list[str]]:
@@ -215,8 +225,11 @@ def _dealt(rows: int, instead: str) -> tuple[dict[str, Any], list[str]]:
 def _text(data: FederatedData, options: dict[str, Any], notes: Sequence[str], chosen: Preset | None) -> str:
     """The run file."""
     image = len(data.input_shape) == 3 and min(data.input_shape[1:]) >= 12
-    task = [f"metrics = {to_toml(['balanced_accuracy', *(['auroc'] if data.classes == 2 else []), 'accuracy'])}"]
-    if data.classes is None:
+    auroc = _auroc(data) if data.classes == 2 and data.store.targets.ndim == 1 else []
+    task = [f"metrics = {to_toml(['balanced_accuracy', *auroc, 'accuracy'])}"]
+    if data.multi_label:
+        task = ['loss = "binary_cross_entropy"', 'metrics = ["accuracy"]   # of single labels']
+    elif data.classes is None:
         task = [
             'target_scale = "training"  # by the mean and deviation of all training targets, from sums over clients;',
             "                           # metrics (else: mean_absolute_error) are in the units of the target",
@@ -253,6 +266,12 @@ def _text(data: FederatedData, options: dict[str, Any], notes: Sequence[str], ch
         "",
     ]
     return "\n".join(lines)
+
+
+def _auroc(data: FederatedData) -> list[str]:
+    """The area under the curve of each client, or of all together where no client's test part has both classes."""
+    both = any(len(data.test_of(client).targets.unique()) == 2 for client in data.clients[:CLIENTS_LOOKED_AT])
+    return ["auroc" if both else "pooled_auroc"]
 
 
 def _comment(line: str) -> str:

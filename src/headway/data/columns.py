@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from decimal import Context, Decimal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,7 @@ def near_equal(ids: Sequence[str]) -> list[tuple[str, ...]]:
     groups: dict[str, list[str]] = {}
     for name in sorted(set(ids)):
         plain = " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
-        groups.setdefault(repr(float(plain)) if NUMBER.fullmatch(plain) else plain, []).append(name)
+        groups.setdefault(_number(plain) if NUMBER.fullmatch(plain) else plain, []).append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
@@ -128,6 +129,13 @@ def unscaled(features: Mapping[str, Field]) -> list[str]:
         for name, each in features.items()
         if each.numbers is not None and not each.categorical and np.nanmax(np.abs(each.numbers), initial=0) >= 1000
     ]
+
+
+def _number(plain: str) -> str:
+    """A number in one form, exactly: `7.0` is `7`, but no two long ids are one."""
+    number = Decimal(plain)
+    digits = number.as_tuple().digits
+    return str(number.normalize(Context(prec=max(len(digits), 1))))
 
 
 def client_notes(owners: Sequence[str]) -> list[str]:
