@@ -198,5 +198,5 @@ class TestHuggingFace:
         for values, sentence in (([1.0, None], "missing in 1 rows"), ([[1.0], [1.0, 2.0]], "unlike shape")):
             with pytest.raises(DataError, match=sentence):
                 from_huggingface(Dataset.from_dict({"x": values, "y": [0, 1]}), inputs="x", target="y", **IID)
-        with pytest.raises(DataError, match="no split 'train'"):
+        with pytest.raises(DataError, match="one split 'train' is needed"):
             from_huggingface({"test": 1}, inputs="x", target="y", **IID)

@@ -124,7 +124,8 @@ def _notes(found: Skew) -> list[str]:
     if found.labels is not None:
         notes.append("Label distance: total variation between a client's label mix and everybody's; entropy in nats.")
     if found.targets is not None:
-        notes.append("Target distance: between a client's mean and everybody's, in standard deviations.")
+        what = "frequencies of each label" if found.multi_label else "mean"
+        notes.append(f"Target distance: between a client's {what} and everybody's, in standard deviations.")
     if found.features is not None:
         within = "within classes, " if found.classes is not None else ""
         notes.append(f"Feature distance: between a client's means and everybody's, {within}in standard deviations.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,18 +18,12 @@ from headway.data.federated import Examples
 from headway.data.pictures import Colour, read_pictures
 from headway.data.pool import Pool
 from headway.data.split import split
+from headway.data.split_names import part_named
 
 Layout = Literal["class", "client/class"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 _SYSTEM = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
-_SPLITS = {
-    "train": "train training trn",
-    "test": "test testing tests tst",
-    "validation": "val valid validation validate validating dev eval evaluation",
-}
-_WORDS = {word: part for part, words in _SPLITS.items() for word in words.split()}
-_FILLERS = frozenset({"", "set", "data", "dataset", "images", "image", "imgs", "img", "pictures", "split", "part"})
 _CHOICES = {
     "colour": ("rgb", "grey"),
     "layout": ("class", "client/class"),
@@ -190,27 +183,13 @@ def _walk(folder: Path, root: Path, above: tuple[str, ...]) -> Iterator[tuple[Pa
             yield entry, "file"
 
 
-def _part(name: str) -> str | None:
-    """The part of the data that a folder's name stands for: "train", "test" or "validation"; None for another name.
-
-    >>> [_part(name) for name in ("Training", "test_set", "seg_train", "valid", "trains", "cat")]
-    ['train', 'test', 'train', 'validation', None, None]
-    """
-    words = re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
-    words = [word for word in words if word not in _FILLERS]
-    found = {_WORDS[word] for word in words if word in _WORDS}
-    if not found and len(words) == 1:
-        found = {part for word, part in _WORDS.items() for end in _FILLERS - {""} if words[0] == word + end}
-    return found.pop() if len(found) == 1 and len(words) <= 2 else None
-
-
 def _places(folders: Sequence[tuple[str, ...]], path: Path, layout: Layout | None) -> list[_Place]:
     """The place of each picture, from the names of the folders that it lies in."""
     if loose := sum(not parts for parts in folders):
         many = f"{loose} pictures of {path} lie" if loose > 1 else f"1 picture of {path} lies"
         raise DataError(f"{many} in no class folder; put each into the folder of its class.")
     level = _level(folders, path, layout)
-    parts = ["" if level is None else _part(each[level]) or "" for each in folders]
+    parts = ["" if level is None else part_named(each[level]) or "" for each in folders]
     rest = [each if level is None else (*each[:level], *each[level + 1 :]) for each in folders]
     if layout is None:
         _check_layout(rest, path)
@@ -228,7 +207,7 @@ def _level(folders: Sequence[tuple[str, ...]], path: Path, layout: Layout | None
     """At which level the folders are those for training and test: 0, 1 (below clients), or None."""
     for level in (0, 1) if layout == "client/class" else (0,):
         names = {each[level] if len(each) > level else "" for each in folders}
-        found = {name: _part(name) for name in sorted(names)}
+        found = {name: part_named(name) for name in sorted(names)}
         kinds = {part for part in found.values() if part}
         if all(found.values()):
             if len(kinds) > 1 or all(len(each) > level + 1 for each in folders):

@@ -88,7 +88,8 @@ class Skew:
     """All clients, and how unlike they are together.
 
     `size_variation` is the standard deviation of the training sizes over their mean, `size_gini` is
-    sum_ij |n_i - n_j| / (2 n sum_i n_i).  The spread of features is that of root mean squares.
+    sum_ij |n_i - n_j| / (2 n sum_i n_i).  The spread of features is that of root mean squares.  With several labels per
+    example (`multi_label`) `targets` compares how frequent each label is.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Skew:
     labels: Spread | None = None
     targets: Spread | None = None
     features: Spread | None = None
+    multi_label: bool = False
 
     @property
     def shifted(self) -> tuple[str, ...]:
@@ -113,7 +115,8 @@ class Skew:
         even = max(sizes) - min(sizes) <= max(1, 0.05 * max(sizes))
         said = [f"{min(sizes)} to {max(sizes)} training examples each" if not even else "about equally large"]
         features = "features" if self.classes is None else "features within a class"
-        for what, found in (("label mixes", self.labels), ("targets", self.targets), (features, self.features)):
+        targets = "frequencies of labels" if self.multi_label else "targets"
+        for what, found in (("label mixes", self.labels), (targets, self.targets), (features, self.features)):
             if found is not None:
                 said.append(_alike(what, found))
         spreads = [each.feature_spread for each in self.clients if each.feature_spread is not None]
@@ -173,6 +176,7 @@ def skew_of(data: FederatedData) -> Skew:
         clients=found,
         size_variation=float(sizes.std(correction=0) / sizes.mean()),
         size_gini=float((sizes[:, None] - sizes).abs().sum() / (2 * len(sizes) * sizes.sum())),
+        multi_label=data.multi_label,
         **overall,
     )
 

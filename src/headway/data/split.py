@@ -19,7 +19,7 @@ _IN_WORDS = {
     "random": "drawn at random",
     "stratified": "drawn at random, stratified by class",
     "last": "the last in their order",
-    "group": "whole groups, drawn at random",
+    "group": "whole groups{}, drawn at random",
 }
 
 
@@ -112,7 +112,7 @@ class Splitter:
             return "no client has a test part (data.test_share = 0)"
         named = f" of {self.group_name!r}" if self.group_name else ""
         share = f"{100 * self.test_share:g} % of each client's examples"
-        return f'{share} are its test part, {_IN_WORDS[self.kind]}{named} (data.split = "{self.kind}")'
+        return f'{share} are its test part, {_IN_WORDS[self.kind].format(named)} (data.split = "{self.kind}")'
 
     def notes(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Notes on groups: of clients that have one alone, and of groups that are on both sides."""

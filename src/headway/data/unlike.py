@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import pi, sqrt
+from math import exp, lgamma, sqrt
 
 import torch
 from torch import Tensor
@@ -87,7 +87,9 @@ def feature_numbers(data: FederatedData) -> FeatureNumbers | None:
 def mean_distance(data: FederatedData) -> TargetNumbers:
     """|mean_i y - mean y| / std y for every client, and by chance sqrt(2/pi (N - n_i) / (n_i (N - 1))).
 
-    Several targets per example count by the root mean square over them.
+    Several targets per example, or labels of which each is 0 or 1, count by the root mean square over the L of them
+    that vary; chance alone then gives sqrt(2/L) Gamma((L+1)/2) / Gamma(L/2) in the place of sqrt(2/pi), for targets
+    that do not depend on each other.
     """
     targets = data.store.targets.double().flatten(1) if data.store.targets.ndim > 1 else data.store.targets[:, None]
     parts = [targets[index].double() for index in data.train.values()]
@@ -97,8 +99,11 @@ def mean_distance(data: FederatedData) -> TargetNumbers:
     scale = everyone.std(dim=0, correction=0)
     apart = torch.where(scale > 0, (means - everyone.mean(dim=0)) / scale.clamp(min=1e-300), 0.0)
     held = torch.tensor([len(part) for part in parts], dtype=torch.float64)
-    chance = sqrt(2 / pi) * ((len(everyone) - held) / (held * max(len(everyone) - 1, 1))).sqrt()
-    distance = (apart**2).mean(dim=1).sqrt()
+    varying = scale > 0
+    width = max(int(varying.sum()), 1)
+    normal = sqrt(2 / width) * exp(lgamma((width + 1) / 2) - lgamma(width / 2))
+    chance = normal * ((len(everyone) - held) / (held * max(len(everyone) - 1, 1))).sqrt()
+    distance = ((apart**2).sum(dim=1) / width).sqrt()
     return TargetNumbers(means.mean(dim=1), (deviations**2).mean(dim=1).sqrt(), distance, chance)
 
 
