@@ -57,7 +57,8 @@ class Run:
     that nobody wants to go through.
     keep: how many checkpoints stay.
     until_s: by a simulated clock, the seconds after which no round begins, however few have been.
-    notices: what is to be said of going on with a run, such as a damaged checkpoint that was passed over.
+    notices: what a user should know of how the model is used, and of going on with a run, such as a damaged checkpoint
+        that was passed over.
 
     Raises:
         ConfigError, DataError, ChainRefused, RunFolderError: before any training.
@@ -124,13 +125,13 @@ class Run:
         self.folder: RunFolder | None = None
         try:
             if not resume:
-                try_once(self.engine, self.central, self.state, evaluate_every is not None)  # before there is a folder
+                self.notices += self._tried()  # before there is a folder
             if folder is not None:
                 self._open_folder(Path(folder), self.identity(seed), resume, keep, config)
                 measured = {"headline": self.headline, "undefined": self.undefined, "constant": asdict(self.constant)}
                 save_data_notes(Path(folder), data, measured)
             if resume and not self.finished:
-                try_once(self.engine, self.central, self.state, evaluate_every is not None)
+                self.notices += self._tried()
         except BaseException:
             self.close()
             raise
@@ -140,6 +141,9 @@ class Run:
         """What must be the same for a run to be the same run, and the versions that made it."""
         options = {"seed": seed, "evaluation": {"evaluate_every": self.evaluate_every}}
         return identity_of(self.algorithm, self.data, self.task, self.engine, self.bench, **options)
+
+    def _tried(self) -> list[str]:
+        return try_once(self.engine, self.central, self.state, self.evaluate_every is not None)
 
     def model(self, client: str | None = None) -> nn.Module:
         """The global model as a module of its own; or the model of a client, with what stays there.

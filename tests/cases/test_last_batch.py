@@ -51,7 +51,7 @@ def test_merged_and_dropped_batches_train(last, batch_size):
 
 def test_a_client_with_one_example_is_named_and_can_be_left_out():
     sizes = {"one": 1, **SIZES}
-    with pytest.raises(hw.ConfigError, match=r"one \(1 examples\)\. Clients that train on a single example cannot"):
+    with pytest.raises(hw.ConfigError, match=r"one \(1 example\)\. Clients that train on a single example cannot"):
         start(sizes, last_batch="merge")
     list(start(sizes, last_batch="merge", sampler=hw.Fixed(clients=("b", "c"))))
 

@@ -110,3 +110,24 @@ def test_the_model_that_is_given_back_is_the_users_own():
     model, x = run.model(), torch.ones(2, 6)
     model(x)
     assert float(x.max()) == 0.5
+
+
+class Seldom(nn.Module):
+    """Writes only where it meets a value that the few examples of the trial do not have."""
+
+    def forward(self, x):
+        return x.div_(255) if float(x.max()) > 900 else x / 1
+
+
+@pytest.mark.parametrize("where", ["training", "central"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_write_that_the_trial_did_not_show_stops_the_run(where, workers):
+    x, y = torch.randn(60, 6), torch.arange(60) % 3
+    x[{"training": 30, "central": 59}[where], 0] = 1000
+    clients = {f"c{i}": (x[10 * i : 10 * i + 10], y[:10], x[40 + i : 41 + i], y[:1]) for i in range(4)}
+    data = hw.FederatedData.from_clients(clients, central=(x[50:], y[50:]))
+    task = hw.Task(model=lambda: nn.Sequential(Seldom(), nn.Linear(6, 3)))
+    algorithm = hw.Algorithm(hw.chain(hw.Mean()), hw.LocalSGD(batch_size=None), hw.All())
+    engine = hw.ProcessEngine(workers) if workers else None
+    with pytest.raises(hw.ConfigError, match="has written into the stored examples"):
+        list(hw.rounds(algorithm, data, task, rounds=2, engine=engine))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from headway.client.evaluate import check_central, score
-from headway.client.habits import EXAMINED, examine, has_own_code, untouched
+from headway.client.habits import EXAMINED, Unwritten, examine, has_own_code, untouched
 from headway.client.workbench import Workbench
 from headway.core.algorithm import Algorithm, State
 from headway.core.keys import Key
@@ -24,6 +24,7 @@ class CentralTest:
     def __init__(self, bench: Workbench, examples: Examples, algorithm: Algorithm, key: Key) -> None:
         self.bench, self.examples, self.key = bench, examples, key
         bench.own_code = has_own_code(algorithm, bench.task)
+        self.unwritten = Unwritten(examples)
         examine(bench, examples.rows(0, EXAMINED))
         check_central(bench)
 
@@ -32,7 +33,9 @@ class CentralTest:
         with untouched(self.bench):
             self.bench.load(state.model, None, state.buffers)
             self.bench.seed(self.key.derive("evaluation", state.round).seed())
-            return score(self.bench, spread(self.examples) if few else self.examples)
+            scores = score(self.bench, spread(self.examples) if few else self.examples)
+        self.unwritten.check()
+        return scores
 
 
 def spread(examples: Examples) -> Examples:

@@ -16,6 +16,7 @@ from headway.core.errors import ConfigError
 from headway.data import Examples
 
 EXAMINED = 2  # examples
+NAMED = 3
 CLOSE = 1e-4  # to which a model gives the same again, as a share of its largest output
 
 
@@ -87,6 +88,44 @@ def has_own_code(algorithm: Algorithm, task: Task) -> bool:
     return any(callable(part) for part in (task.loss, *task.metrics)) or any(
         not type(part).__module__.startswith("headway.") for part in parts
     )
+
+
+def habit_notes(bench: Workbench) -> list[str]:
+    """What a user should know of how the model is used here, in sentences."""
+    notes = []
+    if bench.keeps:
+        more = f" and {len(bench.keeps) - NAMED} more" if len(bench.keeps) > NAMED else ""
+        notes.append(
+            f"the model keeps {', '.join(bench.keeps[:NAMED])}{more} between calls: that starts anew with each client "
+            "in each round, and in each evaluation, so that nothing passes from client to client."
+        )
+    if bench.still:
+        notes.append(
+            f"the statistics of {', '.join(bench.still[:NAMED])} stay as they are, since the parameters of these "
+            "layers are frozen."
+        )
+    return notes
+
+
+class Unwritten:
+    """Notices whether anything has written into the stored examples, by torch's count of writes."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.tensors = [t for t in (examples.inputs, examples.targets) if not t.is_inference()]
+        self.versions = [tensor._version for tensor in self.tensors]
+
+    def check(self) -> None:
+        """Refuses to go on with examples that have been changed.
+
+        Raises:
+            ConfigError: if so.
+        """
+        if [tensor._version for tensor in self.tensors] != self.versions:
+            raise ConfigError(
+                "the model, the loss or a metric has written into the stored examples, which it did not do on the few "
+                "that were tried before: the run has stopped, since its data are no longer what they were. Let it work "
+                "on copies (x = x.clone())."
+            )
 
 
 def alone(bench: Workbench) -> str | None:

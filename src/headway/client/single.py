@@ -36,7 +36,7 @@ def check_single(trainer: Trainer, bench: Workbench, data: FederatedData, drawn:
         return
     each = zip(train.names if names is None else names, sizes.tolist(), strict=True)
     clients = [(name, size) for name, size in each if size in found]
-    listed = ", ".join(f"{name} ({size} examples)" for name, size in clients[:NAMED])
+    listed = ", ".join(f"{name} ({size} example{'s' * (size > 1)})" for name, size in clients[:NAMED])
     more = f" and {len(clients) - NAMED} more" if len(clients) > NAMED else ""
     raise ConfigError(
         f"the model cannot train on a batch of one example ({failure}), and the local epochs of {len(clients)} of "
@@ -69,6 +69,7 @@ def _remedy(trainer: LocalSGD, sizes: list[int]) -> str:
     """What to do, and what that cannot help."""
     training = [size - held_out_count(size, trainer.validation) for size in sizes]
     alone = [size for size, rest in zip(sizes, training, strict=True) if rest == 1]
+    others_fail = any(_has_single(trainer, size) for size in set(sizes) - set(alone))
     ways = ["use GroupNorm or LayerNorm in the place of BatchNorm"]
     if (size := _batch_size(trainer, [rest for rest in training if rest > 1])) is not None:
         ways.insert(0, f"set algorithm.trainer.batch_size = {size}")
@@ -77,7 +78,7 @@ def _remedy(trainer: LocalSGD, sizes: list[int]) -> str:
     if not alone:
         return f"Either {', or '.join(ways)}."
     held = f" with algorithm.trainer.validation = {trainer.validation:g}" if trainer.validation else ""
-    others = f" For the others, {', or '.join(ways[:-1])}." if ways[:-1] and len(alone) < len(training) else ""
+    others = f" For the others, {', or '.join(ways[:-1])}." if ways[:-1] and others_fail else ""
     return (
         f"Clients that train on a single example{held} cannot take part with such a model: leave them out "
         f'(algorithm.sampler = {{sampler = "Fixed", clients = [...]}}), or {ways[-1]}.{others}'

@@ -37,6 +37,7 @@ class Workbench:
     convolutions may like better; the numbers agree to rounding.
     compiled: what gives the gradients of its steps, where these are compiled.
     attributes: what its modules keep in Python attributes, which starts anew with each model that is loaded.
+    still: the normalising layers whose statistics do not move, since they are frozen.
     keeps: the names of those that change when it is called.  outside: whether it draws from NumPy's or Python's own
     generator.  `habits.examine` finds both out.  own_code: whether a trainer, stage, loss or metric
     may, which is not Headway's.
@@ -50,6 +51,7 @@ class Workbench:
         self.outside = self.own_code = False
         self._copying: RemovableHandle | None = None
         self._still = still_norms(self.module)
+        self.still = tuple(name for name, part in self.module.named_modules() if part in self._still)
         for part in self._still:
             part.eval().train = _stays(part)  # type: ignore[method-assign]
         self.draws = Draws(self.module)

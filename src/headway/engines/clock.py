@@ -120,9 +120,9 @@ class ClockEngine(Engine):
         self.inner.open(replace(job, algorithm=replace(algorithm, quorum=Quorum())))
         self.sizes = dict(zip(job.data.clients, job.data.train_sizes.tolist(), strict=True))
 
-    def try_once(self, state: State, evaluated: bool) -> None:
+    def try_once(self, state: State, evaluated: bool) -> Sequence[str]:
         """As the engine inside does."""
-        self.inner.try_once(state, evaluated)
+        return self.inner.try_once(state, evaluated)
 
     def clients(self) -> Sequence[str]:
         """The population."""

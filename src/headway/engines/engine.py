@@ -94,14 +94,16 @@ class Engine(ABC):
     def clients(self) -> Sequence[str]:
         """The population, sorted; the same object in every round, so that nothing is made anew for it."""
 
-    def try_once(self, state: State, evaluated: bool) -> None:  # noqa: B027 (an engine may know no client's work)
-        """Tries the whole path on a few examples before the first round, and forgets it.
+    def try_once(self, state: State, evaluated: bool) -> Sequence[str]:
+        """Tries the whole path on a few examples before the first round, and forgets it; sentences on what a user
+        should know of how the model is used.
 
         state: that the next round starts from.  evaluated: whether clients are evaluated in the run.
 
         Raises:
             HeadwayError: naming what fails.
         """
+        return ()
 
     @property
     def busy(self) -> int:

@@ -10,6 +10,8 @@ import torch
 
 from headway.client.ambient import outside, rewind_outside
 from headway.client.evaluate import evaluate_clients, training_losses
+from headway.client.habits import habit_notes, untouched
+from headway.client.single import check_single
 from headway.client.site import Site
 from headway.core import frame
 from headway.core.algorithm import State
@@ -143,8 +145,10 @@ class LocalEngine(Engine):
         way = replace(self._way, compiled=False)  # until the threads are known
         way = replace(way, lanes=MOST) if measuring else way
         self.runner = UnitRunner(job, flows, measure, way, self.site)
+        drawn = getattr(job.algorithm.sampler, "clients", None)
+        check_single(self.runner.runner.trainer, self.runner.bench, self.runner.job.data, drawn)
         cohort = expected_cohort(job.algorithm, len(self.population))
-        with self.site.training():
+        with untouched(self.runner.bench), self.site.training():
             fitting = lanes_that_fit(self.runner, min(cohort, self.runner.width)) if self.plan is None else cohort
             if measuring:
                 self.plan = self._measured(min(cohort, fitting), job.rounds * cohort)
@@ -205,9 +209,10 @@ class LocalEngine(Engine):
         """Why clients train one at a time, as a phrase; `None` if they do not."""
         return self.runner.alone
 
-    def try_once(self, state: State, evaluated: bool) -> None:
+    def try_once(self, state: State, evaluated: bool) -> Sequence[str]:
         """Tries the work of one client, in this process."""
         try_client(self.runner, state, evaluated)
+        return habit_notes(self.runner.bench)
 
     def clients(self) -> Sequence[str]:
         """The population."""
@@ -252,6 +257,7 @@ class LocalEngine(Engine):
         self.runner.bench.seed(self.job.key.derive("evaluation", ask.round).seed())
         data = self.runner.job.data
         scores, pooled = evaluate_clients(self.runner.bench, ask.message, data, ask.cohort, self.job.memory)
+        self.runner.unwritten.check()
         sizes = [len(self.job.data.test[client]) for client in scores]
         reports = Reports(scores, "counted", sizes, metrics=columns_of(list(scores.values())))
         return Answer(reports=reports, figures=pooled)
@@ -259,6 +265,7 @@ class LocalEngine(Engine):
     def _measure(self, ask: Ask) -> Answer:
         """The loss of the model on each client's training examples: here, whatever trains the clients."""
         losses = training_losses(self.runner.bench, ask.message, self.runner.job.data, ask.cohort, self.job.memory)
+        self.runner.unwritten.check()
         up, down = frame.size(REPLY), frame.size(ask.message.tensors())
         told = {"train_loss": list(losses.values())}
         return Answer(reports=Reports(losses, bytes_up=up, bytes_down=down, metrics=told))

@@ -57,10 +57,10 @@ class PooledEngine(Engine):
         self.learner.open(replace(job, data=together))
         self.testers.open(job)
 
-    def try_once(self, state: State, evaluated: bool) -> None:
+    def try_once(self, state: State, evaluated: bool) -> Sequence[str]:
         """Tries the one that trains, and one that tests."""
         self.learner.try_once(state, False)
-        self.testers.try_once(state, evaluated)
+        return self.testers.try_once(state, evaluated)
 
     def clients(self) -> Sequence[str]:
         """The one client."""

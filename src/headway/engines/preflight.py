@@ -8,7 +8,6 @@ from headway.client.blame import stage_of
 from headway.client.central import CentralTest, spread
 from headway.client.evaluate import score_client
 from headway.client.habits import untouched
-from headway.client.single import check_single
 from headway.core.algorithm import State
 from headway.core.ask import Answer, Ask, Message, drive
 from headway.core.errors import ConfigError, HeadwayError, UpdateRejected
@@ -24,15 +23,17 @@ LEAST = 4  # examples that a client has whose training is tried, if there is one
 ROWS = 1 << 24  # numbers of all updates that a rule for the whole cohort is tried on
 
 
-def try_once(engine: Engine, central: CentralTest | None, state: State, evaluated: bool) -> None:
-    """Tries the clients' part of the path and the evaluation on the central test set.
+def try_once(engine: Engine, central: CentralTest | None, state: State, evaluated: bool) -> list[str]:
+    """Tries the clients' part of the path and the evaluation on the central test set; sentences on what a user should
+    know of how the model is used.
 
     Raises:
         HeadwayError: naming what fails.
     """
-    engine.try_once(state, evaluated)
+    notes = engine.try_once(state, evaluated)
     if central is not None:
         central.score(state, few=True)
+    return list(notes)
 
 
 def try_client(runner: UnitRunner, state: State, evaluated: bool) -> None:
@@ -44,11 +45,9 @@ def try_client(runner: UnitRunner, state: State, evaluated: bool) -> None:
 
     Raises:
         ClientFailed: naming the client, the part that failed, and its inputs.
-        ConfigError: naming the stage that failed at the server, or the clients whose batches of one example the model
-            cannot train on.
+        ConfigError: naming the stage that failed at the server.
     """
     data, bench = runner.job.data, runner.bench
-    check_single(runner.runner.trainer, bench, data, getattr(runner.job.algorithm.sampler, "clients", None))
     with runner.fallbacks.silent(), untouched(bench):
         sizes = Parts.of(data.train).sizes
         enough = (sizes >= min(LEAST, int(sizes.max()))).nonzero()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headway.client.compiled import Compiler
 from headway.client.crew import Crew
-from headway.client.habits import EXAMINED, alone, examine, has_own_code, untouched
+from headway.client.habits import EXAMINED, Unwritten, alone, examine, has_own_code, untouched
 from headway.client.lanes import Lanes, Plan, why_not
 from headway.client.lowrank import LowRank, Summed, not_suited, plain_steps
 from headway.client.runner import ClientRunner, Outcome
@@ -76,6 +76,7 @@ class UnitRunner:
         examine(self.bench, job.data.store.rows(0, EXAMINED))
         with untouched(self.bench):
             check_shapes(self.bench, [job.data.store, *([] if job.data.central is None else [job.data.central])])
+        self.unwritten = Unwritten(job.data.store)
         self.fallbacks = Fallbacks()
         self.runner = ClientRunner(job.algorithm, self.bench, flows, job.key, measure)
         self.runner.check(job.data.train_sizes.tolist())
@@ -86,7 +87,8 @@ class UnitRunner:
         why = why_not(self.runner.trainer, self.bench, job.algorithm.chain) or alone(self.bench)
         self.why_not = why if way.lanes > 1 else None
         if way.lanes > 1 and self.why_not is None:
-            self._prepare_crews(job, flows)
+            with untouched(self.bench):
+                self._prepare_crews(job, flows)
         most = expected_cohort(job.algorithm, len(job.data.clients))
         self.compiler = Compiler(
             self.runner.trainer, self.bench, self.lanes, job.data.store, job.data.train_sizes, most
@@ -185,6 +187,7 @@ class UnitRunner:
                 start += len(clients)
                 for client in () if beside else clients:
                     done.parts.append(self._one(ask, client, down, secrets.get(client), done))
+        self.unwritten.check()
         if (note := self.compiler.trouble) is not None:
             self.fallbacks.add(note)
             self.use(replace(self.way, compiled=False))
@@ -318,12 +321,11 @@ class UnitRunner:
 
     def bytes_up(self, ask: Ask) -> int:
         """What a client sends, found out by training one on few examples, which is forgotten."""
-        client, before = ask.cohort[0], self.site.drawn()
+        client = ask.cohort[0]
         examples = self.job.data.train_of(client).rows(0, 4)
         ask = ask.brought(self.site.message)
-        with self.site.training():
+        with untouched(self.bench), self.site.training():
             outcome = self.runner.train(client, ask, examples, self.job.memory.get(client))
-        self.site.rewind(before)
         return frame.size(frame.of_update(outcome.update))
 
     def rehearse(self, ask: Ask, clients: Sequence[str]) -> None:
