@@ -15,11 +15,12 @@ from headway.core.chain import at, chain
 from headway.core.flow import EngineFacts, Need, SamplerFacts, TrainerFacts
 from headway.core.keys import Key
 from headway.core.layout import Layout
+from headway.core.promise import Promise
 from headway.core.reports import ClientReport
 from headway.core.roster import Roster
 from headway.core.sampler import Sampler
 from headway.core.stage import Context, Stage
-from headway.core.total import Total, guard
+from headway.core.total import Total
 from headway.core.update import Update
 
 ALL_OFFERS = TrainerFacts("Loop", frozenset(typing.get_args(Need)), applies=frozenset({"gradient", "step"}))
@@ -129,8 +130,7 @@ class Tiny:
         links, size = self.algorithm.chain, self.size
         update, memory, ctx = self._train(client, ask)
         self.sent[client] = update
-        lengths = self.flows[-1].lengths(size)
-        guard(update, lengths, client, integers=self.flows[-1].number == "ring")
+        Promise.of(links, self.flows, size).check(update, client, self.population[client].examples)
         lifted = links.lift(update, ctx, self.flows)
         if links.aggregator.whole_cohort:
             total.add_row(client, lifted)

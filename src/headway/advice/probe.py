@@ -98,8 +98,10 @@ def traffic(algorithm: Algorithm, task: Task, population: int) -> tuple[int, int
     lengths = dict(flows[-1].lengths(bench.layout.size))
     if with_buffers:
         lengths["buffers"] = bench.statistics_layout.size
-    cell = torch.zeros((), dtype=task.number)
-    update = Update.of(**{name: cell.expand(length) for name, length in lengths.items()})
+    integers = frozenset(lengths) if flows[-1].integers is True else flows[-1].integers or frozenset()
+    numbers = {name: torch.int64 if name in integers else task.number for name in lengths}
+    vectors = {name: torch.zeros((), dtype=numbers[name]).expand(length) for name, length in lengths.items()}
+    update = Update.of(**vectors)
     state = algorithm.chain.init(bench.shared)
     buffers = bench.statistics() if with_buffers else None
     message = Message(bench.shared, algorithm.chain.broadcast(state), buffers)

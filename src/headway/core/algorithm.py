@@ -185,7 +185,9 @@ class Algorithm:
         update, stages = self.chain.receive(update, state.stages, ctx, flows)
         buffers = state.buffers
         if buffers is not None:
-            buffers = buffers + update.vectors["buffers"].to(buffers.dtype)
+            mixing = flows[-1].mixing
+            moved = update.vectors["buffers"].to(buffers.dtype)
+            buffers = buffers + (moved if mixing == 1 else mixing * moved)
         params = torch.add(state.params, update.delta.to(state.params.dtype))
         return State(state.round + 1, params, stages, buffers)
 

@@ -95,6 +95,24 @@ class Chain:
         """The stages with a rule for local steps."""
         return tuple((label, stage) for label, stage in self.labelled if stage.has("step"))
 
+    @cached_property
+    def has_codecs(self) -> bool:
+        """Whether a stage undoes at the server what it did at the client."""
+        return any(stage.has("send") and stage.has("decode") for stage in self.stages)
+
+    def summed_lengths(self, flows: Sequence[Flow], size: int) -> dict[str, int]:
+        """How many numbers each vector has that is summed at the server, P being `size`: decoded, where updates are
+        seen; as it travels, where only sums are."""
+        if flows[-1].server_sees == "sum":
+            return flows[-1].lengths(size)
+        lengths, known = {"delta": size}, {"delta"}
+        for stage, flow in zip(self.stages, flows, strict=True):
+            added = set(flow.vectors) - known
+            known |= added
+            if not (stage.has("send") and stage.has("decode")):
+                lengths |= {name: count for name, count in flow.lengths(size).items() if name in added}
+        return lengths
+
     def trace(self, flow: Flow) -> tuple[Flow, ...]:
         """The facts after each stage; raises `ChainRefused` where a stage cannot stand."""
         flows = []
@@ -147,17 +165,31 @@ class Chain:
         return update, after
 
     def decode(self, update: Update, ctx: Context, flows: Sequence[Flow]) -> Update:
-        """Undoes the codecs, right to left."""
+        """Undoes the codecs, right to left; then shortens and moves late updates, as the stages for these say.
+
+        Statistics count from those of now in any case: what is averaged in is then what a client has, and not a
+        change of what it had been asked with.
+        """
+        rebased = False
         for index in reversed(range(len(self.stages))):
-            if self.stages[index].has("decode"):
-                update = self.stages[index].decode(update, at(ctx, self.labels[index], {}, flows, index))
-        return update
+            stage = self.stages[index]
+            if not stage.has("decode"):
+                continue
+            if not (stage.has("send") or rebased):
+                update, rebased = _statistics_from_now(update, ctx), True
+            update = stage.decode(update, at(ctx, self.labels[index], {}, flows, index))
+        return update if rebased else _statistics_from_now(update, ctx)
 
     def lift(self, update: Update, ctx: Context, flows: Sequence[Flow]) -> Update:
         """At the server, one received update as a term of the sum (decoded first, where updates are seen)."""
         if flows[-1].server_sees == "sum":
             return update
-        update = self.decode(update, ctx, flows)
+        return self.lift_decoded(self.decode(update, ctx, flows), ctx, flows)
+
+    def lift_decoded(self, update: Update, ctx: Context, flows: Sequence[Flow]) -> Update:
+        """`lift` of an update that is decoded."""
+        if flows[-1].server_sees == "sum":
+            return update
         return update if self.aggregator.whole_cohort else self.aggregator.lift(update, self._at_aggregator(ctx, flows))
 
     def finish(self, total: Total, ctx: Context, flows: Sequence[Flow]) -> Update:
@@ -206,6 +238,15 @@ def at(ctx: Context, label: str, told: Labelled, flows: Sequence[Flow], index: i
     """The context as one stage sees it: its own key, its own broadcast, the facts that reach it."""
     flow = flows[index - 1] if index else flows[0]
     return replace(ctx, key=ctx.key.derive(label), received=told.get(label, {}), flow=flow, secret=None)
+
+
+def _statistics_from_now(update: Update, ctx: Context) -> Update:
+    """A late update whose statistics lead away from the server's statistics of now."""
+    now, asked = ctx.buffers, ctx.asked_buffers
+    if now is None or asked is None or ctx.age is None or "buffers" not in update.vectors or not bool(ctx.age.any()):
+        return update
+    moved = update.vectors["buffers"]
+    return update.with_vectors(buffers=moved + (asked - now).to(moved.dtype))
 
 
 def _kept(pairs: Iterable[tuple[str, Tensors]]) -> dict[str, Tensors]:

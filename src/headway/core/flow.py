@@ -32,6 +32,24 @@ class PrivacyEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class VectorSpec:
+    """What a travelling vector holds.
+
+    length: `None` for a number of each parameter; a whole number; or the share of the P parameters, of which there are
+    then `max(1, int(share * P))`.  number: "real", or "integer" for indices and codes.
+    """
+
+    length: int | float | None = None
+    number: Literal["real", "integer"] = "real"
+
+    def count(self, size: int) -> int:
+        """How many numbers it has, P being `size`."""
+        if self.length is None:
+            return size
+        return self.length if isinstance(self.length, int) else max(1, int(self.length * size))
+
+
+@dataclass(frozen=True, slots=True)
 class SamplerFacts:
     """What a sampler promises about its cohorts; `None` where the population is not known yet.
 
@@ -91,7 +109,10 @@ class Flow:
     weight_bound: the largest weight that a client can have.
     weight_tells: what a weight tells of one client's data, beyond how many examples there are.
     exposed: what else leaves the client unprotected.
-    vectors: the names of the vectors that travel; scalars: those of them that have one number and not P.
+    by_examples: whether a client's weight is at most its number of examples.
+    vectors: the names of the vectors that travel; scalars: those of them that have one number and not P; specs: of
+        those that have another length or number type than the parameters.
+    mixing: the share by which averaged statistics move to those of the updates, where models are mixed.
     proximal: strength of the pull towards w_t that step rules add, which shortens what a gradient moves.
     equal: whether every client must count the same.
     asynchronous: whether late updates are kept; buffer: how many updates end a round then, if a number is said.
@@ -105,10 +126,13 @@ class Flow:
     weighted: bool = False
     bound: float | None = None
     weight_bound: float | None = None
+    by_examples: bool = True
     weight_tells: str | None = None
     exposed: tuple[str, ...] = ("number of examples", "training loss")
     vectors: tuple[str, ...] = ("delta",)
     scalars: tuple[str, ...] = ()
+    specs: Mapping[str, VectorSpec] = field(default_factory=dict)
+    mixing: float = 1.0
     proximal: float = 0.0
     equal: bool = False
     rebased: bool = False
@@ -125,6 +149,8 @@ class Flow:
 
     def set(self, stage: object, **facts: Any) -> Flow:
         """The flow with these facts, remembered as this stage's."""
+        if "weight_bound" in facts:  # weights of a stage are not the numbers of examples, unless it says so
+            facts = {"by_examples": False, **facts}
         return replace(
             self,
             **facts,
@@ -172,14 +198,27 @@ class Flow:
             f'so in its facts (applies=frozenset({{"{rule}"}})), or leave {_name(stage)} out',
         )
 
-    def carry(self, stage: object, *names: str, scalar: bool = False) -> Flow:
-        """Adds named vectors, `[..., P]` or `[..., 1]`, to those that travel beside the delta."""
+    def carry(self, stage: object, *names: str, scalar: bool = False, spec: VectorSpec | None = None) -> Flow:
+        """Adds named vectors, `[..., P]`, `[..., 1]` or as their spec says, to those that travel beside the delta."""
         flow = self.set(stage, vectors=self.vectors + names)
-        return flow.set(stage, scalars=self.scalars + names) if scalar else flow
+        flow = flow.set(stage, scalars=self.scalars + names) if scalar else flow
+        return flow if spec is None else flow.recode(stage, **dict.fromkeys(names, spec))
+
+    def recode(self, stage: object, **specs: VectorSpec) -> Flow:
+        """Says what these travelling vectors hold from here on; a stage that recodes has `send` and `decode`."""
+        return self.set(stage, specs={**self.specs, **specs})
 
     def lengths(self, size: int) -> dict[str, int]:
         """How many numbers each travelling vector has, P being `size`."""
-        return {name: 1 if name in self.scalars else size for name in self.vectors}
+        plain = {name: 1 if name in self.scalars else size for name in self.vectors}
+        return plain | {name: spec.count(size) for name, spec in self.specs.items()}
+
+    @property
+    def integers(self) -> bool | frozenset[str]:
+        """Which travelling vectors hold integers; True for all, in a ring."""
+        if self.number == "ring":
+            return True
+        return frozenset(name for name, spec in self.specs.items() if spec.number == "integer")
 
     def warn(self, sentence: str) -> Flow:
         """Adds a warning that `explain` and the command line show."""

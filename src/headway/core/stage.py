@@ -81,6 +81,8 @@ class Context:
     label_entropy: of the client's labels, as a share of its maximum, in [0, 1].
     age, asked_params: at the server, how many rounds the model has moved on since the client was asked, and the model
         that it was asked with.
+    buffers, asked_buffers: at the server, the averaged statistics of the model, and those with which the client was
+        asked.
     counted, population: at the server, how many updates count, and how many clients there are.
     """
 
@@ -102,6 +104,8 @@ class Context:
     label_entropy: Tensor | None = None
     age: Tensor | None = None
     asked_params: Tensor | None = None
+    buffers: Tensor | None = None
+    asked_buffers: Tensor | None = None
     counted: int | None = None
     population: int | None = None
     secret: Tensors | None = None
@@ -120,6 +124,16 @@ class Context:
             global_params=self.global_params[..., start:stop],
             asked_params=None if self.asked_params is None else self.asked_params[..., start:stop],
             received=slice_tensors(self.received, start, stop, self.layout.size),
+        )
+
+    def of_lanes(self, rows: slice) -> Context:
+        """The server's context of some of many clients."""
+        size, asked, statistics = self.global_params.ndim + 1, self.asked_params, self.asked_buffers
+        return replace(
+            self,
+            age=self.age if self.age is None or not self.age.ndim else self.age[rows],
+            asked_params=asked[rows] if asked is not None and asked.ndim == size else asked,
+            asked_buffers=statistics[rows] if statistics is not None and statistics.ndim == size else statistics,
         )
 
 

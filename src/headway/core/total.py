@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,10 @@ ON_DEVICE = 1 << 23  # the same on a GPU, which has no cache to stay in and is t
 LEAST = 256
 
 
-def guard(update: Update, expected: Mapping[str, int], client: str, integers: bool = False) -> float:
+def guard(update: Update, expected: Mapping[str, int], client: str, integers: bool | Collection[str] = False) -> float:
     """Refuses an update that may not enter the model; returns the L2 norm of its delta.
+
+    integers: the names of the vectors that hold integers; True for all.
 
     Raises:
         UpdateRejected: if a vector is missing, unknown, of another length or kind, or not finite, or if the
@@ -32,10 +34,14 @@ def guard(update: Update, expected: Mapping[str, int], client: str, integers: bo
         if name not in expected:
             raise UpdateRejected(client, f"it holds a vector {name!r} that the chain does not send")
         if tuple(vector.shape) != (expected[name],):
-            raise UpdateRejected(client, f"{name!r} has shape {tuple(vector.shape)}, not ({expected[name]},)")
-        if vector.is_floating_point() == integers:
-            raise UpdateRejected(client, f"{name!r} holds {vector.dtype}")
-        if not integers and (trouble := not_finite(vector)) is not None:
+            raise UpdateRejected(
+                client, f"{name!r} has shape {tuple(vector.shape)}, not ({expected[name]},) as the chain promises"
+            )
+        whole = _holds_integers(name, integers)
+        if vector.is_floating_point() == whole:
+            wanted = "integers" if whole else "floating-point numbers"
+            raise UpdateRejected(client, f"{name!r} holds {vector.dtype}, and the chain promises {wanted}")
+        if not whole and (trouble := not_finite(vector)) is not None:
             raise UpdateRejected(client, f"{name!r} {trouble}")
     weight = float(update.weight)
     if not math.isfinite(weight) or weight < 0:
@@ -43,28 +49,34 @@ def guard(update: Update, expected: Mapping[str, int], client: str, integers: bo
     for name, number in update.sums.items():
         if not math.isfinite(float(number)):
             raise UpdateRejected(client, f"its sum {name!r} is {float(number):g}")
-    if integers:
+    if _holds_integers("delta", integers):
         return math.nan
     norm = _norm(update.delta)
     return norm if math.isfinite(norm) else float(torch.linalg.vector_norm(update.delta, dtype=torch.float64))
 
 
-def guard_lanes(update: Update, expected: Mapping[str, int], integers: bool = False) -> Tensor | None:
+def _holds_integers(name: str, integers: bool | Collection[str]) -> bool:
+    return integers if isinstance(integers, bool) else name in integers
+
+
+def guard_lanes(update: Update, expected: Mapping[str, int], integers: bool | Collection[str] = False) -> Tensor | None:
     """`guard` for many updates at once: the norms of their deltas, float64 `[C]`; `None` if any would be refused."""
     lanes = update.weight.shape
     if update.vectors.keys() != expected.keys():
         return None
     for name, vector in update.vectors.items():
-        if tuple(vector.shape) != (*lanes, expected[name]) or vector.is_floating_point() == integers:
+        kind = vector.is_floating_point() == _holds_integers(name, integers)
+        if tuple(vector.shape) != (*lanes, expected[name]) or kind:
             return None
     if not bool((torch.isfinite(update.weight) & (update.weight >= 0)).all()):
         return None
     if not all(bool(torch.isfinite(number).all()) for number in update.sums.values()):
         return None
-    if integers:
-        return torch.full(lanes, math.nan, dtype=torch.float64)
-    norms = {name: torch.linalg.vector_norm(vector, dim=-1) for name, vector in update.vectors.items()}
-    return norms["delta"].double() if all(bool(torch.isfinite(n).all()) for n in norms.values()) else None
+    real = {name: v for name, v in update.vectors.items() if v.is_floating_point()}
+    norms = {name: torch.linalg.vector_norm(vector, dim=-1) for name, vector in real.items()}
+    if not all(bool(torch.isfinite(norm).all()) for norm in norms.values()):
+        return None
+    return norms["delta"].double() if "delta" in norms else torch.full(lanes, math.nan, dtype=torch.float64)
 
 
 def _norm(vector: Tensor) -> float:

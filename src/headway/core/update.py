@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -89,6 +89,18 @@ class Update:
         """The same update in main memory."""
         vectors = {k: v.cpu() for k, v in self.vectors.items()}
         return Update(vectors, self.weight.cpu(), {k: v.cpu() for k, v in self.sums.items()})
+
+    def lanes(self, rows: slice) -> Update:
+        """Those of some clients out of a batch."""
+        vectors = {name: vector[rows] for name, vector in self.vectors.items()}
+        return Update(vectors, self.weight[rows], {name: number[rows] for name, number in self.sums.items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Update]) -> Update:
+        """One batch of several."""
+        vectors = {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors}
+        sums = {name: torch.cat([part.sums[name] for part in parts]) for name in parts[0].sums}
+        return cls(vectors, torch.cat([part.weight for part in parts]), sums)
 
     def lane(self, index: int) -> Update:
         """One client's update out of a batch of them."""

@@ -14,12 +14,15 @@ from headway.client.site import Site
 from headway.core.ask import Answer, Ask
 from headway.core.flow import Flow
 from headway.core.layout import Layout
+from headway.core.promise import Promise
 from headway.core.reports import OneOrEach, Reports, columns_of
 from headway.core.stage import Context
 from headway.core.total import Group, Total
 from headway.core.update import Update
 from headway.engines.engine import Job
 from headway.observe.drift import DriftMeter
+
+AT_A_TIME = 1 << 23  # numbers of all lanes that are decoded at a time
 
 
 @dataclass(slots=True)
@@ -34,10 +37,11 @@ class Done:
 class Intake:
     """Lifts updates, and adds them to what a unit has done.
 
-    layout: of the model's vector.  site: where the clients train.
+    layout: of the model's vector.  site: where the clients train.  promise: what updates must be.
     """
 
-    def __init__(self, job: Job, flows: tuple[Flow, ...], layout: Layout, site: Site) -> None:
+    def __init__(self, job: Job, flows: tuple[Flow, ...], layout: Layout, site: Site, promise: Promise) -> None:
+        self.promise = promise
         self.job, self.flows, self.layout, self.site = job, flows, layout, site
         self.chain = job.algorithm.chain
 
@@ -46,38 +50,67 @@ class Intake:
         return self.chain.lift(update, self._at_server(ask, clients), self.flows)
 
     def count(self, ask: Ask, client: str, outcome: Outcome, done: Done) -> None:
-        """Adds a client's update."""
-        update, trained = outcome.update, outcome.trained
-        term = self.chain.lift(update, self._at_server(ask, client), self.flows)
+        """Adds a client's update.
+
+        Raises:
+            UpdateRejected: if it is longer than was promised, which may show only when it is decoded.
+        """
+        update, trained, ctx = outcome.update, outcome.trained, self._at_server(ask, client)
+        decoded = self._decoded(update, ctx)
+        if self.promise.decoded:
+            self.promise.check_bound(decoded, client)
+        term = self.chain.lift_decoded(decoded, ctx, self.flows)
         if self.chain.aggregator.whole_cohort:
             done.group.total.add_row(client, term)
         else:
             done.group.add(term)
         if done.meter is not None:
-            done.meter.add(client, update.delta, float(term.weight))
+            measured = decoded if self.promise.decoded else update
+            done.meter.add(client, measured.delta, float(term.weight))
             if trained.squares is not None:
                 done.meter.add_path(client, trained.squares, trained.movement)
 
-    def count_crew(self, ask: Ask, crew: Crew, outcome: Outcome, done: Done) -> None:
-        """Adds all updates of a crew."""
-        update, trained = outcome.update, outcome.trained
+    def count_crew(self, ask: Ask, crew: Crew, outcome: Outcome, done: Done) -> bool:
+        """Adds all updates of a crew; False, and nothing is added, if one is longer than was promised."""
+        update, trained, ctx = outcome.update, outcome.trained, self._at_server(ask, crew.clients)
+        decoded = self._decoded_crew(update, ctx)
+        if self.promise.decoded and not self.promise.holds(decoded):
+            return False
         if self.chain.aggregator.whole_cohort:
-            term = self.lifted(update, ask, crew.clients).cpu()
+            term = self.chain.lift_decoded(decoded, ctx, self.flows).cpu()
             for index, client in enumerate(crew.clients):
                 done.group.total.add_row(client, term.lane(index))
             weights = term.weight
         else:
-            ctx = self._at_server(ask, crew.clients)
 
             def lift(part: Update, columns: slice) -> Update:
-                return self.chain.lift(part, ctx.sliced(columns.start, columns.stop), self.flows)
+                return self.chain.lift_decoded(part, ctx.sliced(columns.start, columns.stop), self.flows)
 
-            weights = done.group.add_lanes(update, lift)
+            weights = done.group.add_lanes(decoded, lift)
         if done.meter is not None:
-            done.meter.add_lanes(crew.clients, update.delta, weights)
+            measured = decoded if self.promise.decoded else update
+            done.meter.add_lanes(crew.clients, measured.delta, weights)
             if trained.squares is not None:
                 counts = torch.as_tensor(trained.count)
                 done.meter.add_paths(crew.clients, trained.squares, counts, trained.movement)
+        return True
+
+    def _decoded(self, update: Update, ctx: Context) -> Update:
+        """One update, or many `[C, ...]`, decoded where updates are seen."""
+        return update if self.flows[-1].server_sees == "sum" else self.chain.decode(update, ctx, self.flows)
+
+    def _decoded_crew(self, update: Update, ctx: Context) -> Update:
+        """All of a crew's updates decoded, whole vectors of a few clients at a time, so that what decoding takes beside
+        its result is bounded."""
+        lanes = len(update.weight)
+        width = max(1, AT_A_TIME // max(self.layout.size, 1))
+        if width >= lanes or not any(stage.has("decode") for stage in self.chain):
+            return self._decoded(update, ctx)
+        parts = []
+        for start in range(0, lanes, width):
+            rows = slice(start, start + width)
+            parts.append(self._decoded(update.lanes(rows), ctx.of_lanes(rows)))
+        return Update.joined(parts)
 
     def told(self, clients: Sequence[str], costs: tuple[float, int, int], *numbers: OneOrEach[Any]) -> Reports:
         """Reports on clients that count.
@@ -107,6 +140,8 @@ class Intake:
             global_params=ask.message.params,
             age=self.site.put(age),
             asked_params=told.params,
+            buffers=ask.message.buffers,
+            asked_buffers=told.buffers,
         )
 
 

@@ -11,7 +11,7 @@ from headway.client.habits import untouched
 from headway.core.algorithm import State
 from headway.core.ask import Answer, Ask, Message, drive
 from headway.core.errors import ConfigError, HeadwayError, UpdateRejected
-from headway.core.total import Total, guard
+from headway.core.total import Total
 from headway.data.parts import Parts
 from headway.engines.cohort import expected_cohort
 from headway.engines.engine import Engine
@@ -73,7 +73,7 @@ def _train(runner: UnitRunner, state: State, client: str) -> None:
     def send(ask: Ask) -> Answer:
         here = replace(ask, steps=steps).brought(runner.site.message)
         outcome = runner.runner.train(client, here, examples, job.memory.get(client))
-        guard(outcome.update, runner.expected, client, integers=runner.flows[-1].number == "ring")
+        runner.promise.check(outcome.update, client, len(examples))
         done, total = Done(), Total()
         for name in _senders(runner, client):
             runner.intake.count(here, name, outcome, done)

@@ -23,8 +23,8 @@ from headway.core import frame, stopping
 from headway.core.ask import Ask, Message
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
+from headway.core.promise import Promise
 from headway.core.reports import Reports
-from headway.core.total import guard, guard_lanes
 from headway.core.update import Tensors, Update
 from headway.data.parts import Parts
 from headway.engines.cohort import expected_cohort
@@ -80,7 +80,11 @@ class UnitRunner:
         self.fallbacks = Fallbacks()
         self.runner = ClientRunner(job.algorithm, self.bench, flows, job.key, measure)
         self.runner.check(job.data.train_sizes.tolist())
-        self.intake = Intake(job, flows, self.bench.layout, self.site)
+        averaged = job.task.buffers == "average" and self.bench.has_statistics
+        statistics, size = self.bench.statistics_layout.size if averaged else 0, self.bench.layout.size
+        self.promise = Promise.of(job.algorithm.chain, flows, size, statistics)
+        self.summed = job.algorithm.chain.summed_lengths(flows, size) | ({"buffers": statistics} if averaged else {})
+        self.intake = Intake(job, flows, self.bench.layout, self.site, self.promise)
         self.lanes: Lanes | None = None
         self.lowrank: LowRank | None = None
         self.not_lowered: str | None = None
@@ -94,9 +98,6 @@ class UnitRunner:
             self.runner.trainer, self.bench, self.lanes, job.data.store, job.data.train_sizes, most
         )
         self.use(way)
-        self.expected = flows[-1].lengths(self.bench.layout.size)
-        if job.task.buffers == "average" and self.bench.has_statistics:
-            self.expected["buffers"] = self.bench.statistics_layout.size
 
     def _prepare_crews(self, job: Job, flows: tuple[Flow, ...]) -> None:
         """Makes ready for clients side by side, if model and chain allow it."""
@@ -288,11 +289,10 @@ class UnitRunner:
         """Trains a crew and counts its updates; `None`, and nothing has happened, if they must train one at a time."""
         if (outcome := self._together(ask, crew, plan)) is None:
             return None
-        norms = guard_lanes(outcome.update, self.expected, integers=self.flows[-1].number == "ring")
-        if norms is None:
+        norms = self.promise.check_lanes(outcome.update, crew.sizes)
+        if norms is None or not self.intake.count_crew(ask, crew, outcome, done):
             self.fallbacks.add(f"an update of a crew is not fit to count: {ALONE}, so that its client is named.")
             return None
-        self.intake.count_crew(ask, crew, outcome, done)
         self.job.memory.propose_stacked(crew.clients, (ask.round, ask.attempt), outcome.memory)
         trained, up = outcome.trained, frame.size(frame.of_update(outcome.update.lane(0)))
         count, loss = torch.as_tensor(trained.count), torch.as_tensor(trained.loss)
@@ -369,11 +369,11 @@ class UnitRunner:
         examples = self.job.data.train_of(client)
         try:
             outcome = self.runner.train(client, ask, examples, self.job.memory.get(client), secret)
-            norm = guard(outcome.update, self.expected, client, integers=self.flows[-1].number == "ring")
+            norm = self.promise.check(outcome.update, client, len(examples))
+            self.intake.count(ask, client, outcome, done)
         except UpdateRejected as refusal:
             seconds = time.perf_counter() - begun
             return Reports([client], "rejected", seconds=seconds, bytes_down=down, reasons=refusal.reason)
-        self.intake.count(ask, client, outcome, done)
         self.job.memory.propose(client, (ask.round, ask.attempt), outcome.memory)
         trained, up = outcome.trained, frame.size(frame.of_update(outcome.update))
         numbers = (len(examples), int(trained.count), norm, float(trained.loss), float(outcome.update.weight))

@@ -27,7 +27,8 @@ class Mean(Aggregator):
 
     `expected` divides by the cohort that the sampler announces, whoever answers: one client's effect is
     then at most its bound over E|S|, which privacy accounting needs.  The same mean is taken of every
-    vector that travels.
+    vector that travels; only averaged statistics are divided by no less than the weights that arrived, so that no
+    variance becomes negative where more clients answer than were expected.
 
     Raises:
         ConfigError: for another denominator.
@@ -110,5 +111,8 @@ class Mean(Aggregator):
             denominator = clients * (ctx.flow.weight_bound or 1.0)
         else:
             denominator = summed.weight if float(summed.weight) > 0 else torch.ones_like(summed.weight)
-        mean = Update({k: v / denominator for k, v in summed.vectors.items()}, summed.weight, summed.sums)
+        vectors = {name: vector / denominator for name, vector in summed.vectors.items()}
+        if "buffers" in vectors:  # an average of statistics goes no further than to the clients' own
+            vectors["buffers"] = summed.vectors["buffers"] / torch.maximum(denominator, summed.weight)
+        mean = Update(vectors, summed.weight, summed.sums)
         return mean.with_sums(clients=clients)

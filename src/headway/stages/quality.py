@@ -82,7 +82,10 @@ class WeighByQuality(Stage):
         if tells is not None:
             flow = flow.set(self, exposed=(*flow.exposed, tells))
         largest = self.cap if self.power else min(1.0, self.cap or 1.0)
-        return flow.set(self, weight_bound=largest, weight_tells=tells).keep(self, "bound", "additive", "dense")
+        within = self.power <= 1  # n^power q is at most n then
+        return flow.set(self, weight_bound=largest, by_examples=within, weight_tells=tells).keep(
+            self, "bound", "additive", "dense"
+        )
 
     def init(self, w: Tensor) -> Tensors:
         """The aggregate of the last round, zero before the first."""

@@ -103,7 +103,9 @@ class Weigh(Stage):
         """Sets the largest weight; the vectors are left alone."""
         check_only_weight(self, flow)
         bound = {"examples": None, "uniform": 1.0, "capped": float(self.cap or 0)}[self.by]
-        return flow.set(self, weight_bound=bound).keep(self, "bound", "additive", "dense")
+        return flow.set(self, weight_bound=bound, by_examples=self.by != "uniform").keep(
+            self, "bound", "additive", "dense"
+        )
 
     def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
         """The update with its weight."""

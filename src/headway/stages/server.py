@@ -22,6 +22,8 @@ class ServerSGD(Stage):
     """The server moves along the aggregate, with momentum where wanted.
 
     Formula: `v <- momentum v + Delta`; `x <- x + lr v`.  lr = 1 without momentum is FedAvg exactly.
+    After Rebase lr is the rate at which models are mixed, and averaged statistics are mixed by it too (by at most 1);
+    else no server optimizer touches them.
 
     Raises:
         ConfigError: unless lr > 0 and 0 <= momentum < 1.
@@ -40,6 +42,10 @@ class ServerSGD(Stage):
         _check_lr(self, self.lr)
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"ServerSGD.momentum must be at least 0 and below 1, found {self.momentum}.")
+
+    def connect(self, flow: Flow) -> Flow:
+        """Says at which rate models are mixed, if they are."""
+        return flow.set(self, mixing=min(self.lr, 1.0)) if flow.rebased else flow
 
     def init(self, w: Tensor) -> Tensors:
         """v = 0, where there is momentum."""

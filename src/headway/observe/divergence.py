@@ -1,0 +1,128 @@
+"""When a run no longer learns, and why: it is stopped before the bad state replaces the good one."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from headway.client.habits import untouched
+from headway.client.workbench import Workbench
+from headway.core.algorithm import Algorithm, State
+from headway.core.errors import Diverged
+from headway.core.layout import Layout
+from headway.core.reports import Reports
+from headway.data import Examples, FederatedData
+
+EXPLODED = 1e3  # times the training loss before training
+FLOOR = 1e-3  # of that loss
+CLIENTS, ROWS = 8, 32  # whose loss before training is looked at, and how many examples of each
+
+
+class ProgressCheck:
+    """Compares each round with the start of the run.
+
+    statistics: where each averaged statistic lies.
+    """
+
+    def __init__(self, algorithm: Algorithm, statistics: Layout | None) -> None:
+        self.lr, self.statistics = getattr(algorithm.trainer, "lr", None), statistics
+
+    def check(self, round_: int, after: State, reports: Reports, loss: float | None, start: float | None) -> None:
+        """Refuses a state that no run should go on from.
+
+        start: the training loss before training, or of the first round where that is not known.
+
+        Raises:
+            Diverged: with the round, the clients that lead, and what to try.
+        """
+        rejected, counted = reports.that("rejected"), reports.that("counted")
+        if rejected and not counted:
+            raise Diverged(self._refused(round_, rejected))
+        if not bool(torch.isfinite(after.params).all()):
+            raise Diverged(self._exploded(round_, "the new model is not finite", counted))
+        if after.buffers is not None and (trouble := self._statistics_trouble(after.buffers)) is not None:
+            raise Diverged(self._exploded(round_, trouble, counted))
+        if loss is None or start is None:
+            return
+        if not math.isfinite(loss) or loss > EXPLODED * max(start, FLOOR):
+            what = f"the training loss is {loss:.4g}, and was {start:.4g} at the start of the run"
+            raise Diverged(self._exploded(round_, what, counted))
+
+    def check_evaluation(self, round_: int, losses: dict[str, float]) -> None:
+        """Refuses a model whose evaluation is no number.
+
+        losses: of each test part, by whose it is.
+
+        Raises:
+            Diverged: naming whose it is.
+        """
+        bad = sorted(name for name, loss in losses.items() if math.isnan(loss))
+        if bad:
+            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+            raise Diverged(
+                f"the run stopped in round {round_}: the loss of {', '.join(bad[:3])}{more} is NaN on test examples, while "
+                "the model's parameters are finite. Either these examples hold NaN or infinity, or the model makes NaN of "
+                "them (statistics that do not fit, a division by zero, the logarithm of a number below 0). The model of "
+                f"round {round_} is kept."
+            )
+
+    def _statistics_trouble(self, buffers: Tensor) -> str | None:
+        """What is wrong with averaged statistics, as a phrase."""
+        named = {} if self.statistics is None else self.statistics.views(buffers)
+        for name, values in named.items():
+            if not bool(torch.isfinite(values).all()):
+                return f"the averaged statistic {name} is not finite"
+            if name.endswith("running_var") and bool((values < 0).any()):
+                return f"the averaged variance {name} is negative ({float(values.min()):.4g})"
+        return None
+
+    def _refused(self, round_: int, rejected: Reports) -> str:
+        """Why no update counted."""
+        trained = [report for report in rejected if "finite" in report.reason]
+        if trained:
+            return self._exploded(round_, "no update was fit to count", rejected)
+        return (
+            f"the run stopped in round {round_}: no update was fit to count. {_leading(rejected)}. The updates are not what "
+            "the chain promises: a stage that changes a vector's length, number type, norm or weight says so in its "
+            "`connect` (flow.carry, flow.recode, flow.set). No round is learned from; the model of round "
+            f"{round_ - 1} is kept."
+        )
+
+    def _exploded(self, round_: int, what: str, reports: Reports) -> str:
+        lower = f"a lower learning rate than {self.lr:g}, " if self.lr is not None else "a lower learning rate, "
+        return (
+            f"the run diverged in round {round_}: {what}. The clients that lead: {_leading(reports)}. The model of round "
+            f"{round_ - 1} is kept. Try {lower}clip_gradient in the trainer, or Clip(norm=...) in the chain."
+        )
+
+
+def _leading(reports: Reports) -> str:
+    """The clients that stand out, each with its reason or the length of its update."""
+    leading = sorted(reports, key=lambda r: (r.norm is not None, -(r.norm or 0.0)))[:3]
+    return "; ".join(
+        f"{r.client} ({r.reason or f'update norm {r.norm:.4g}' if r.norm is not None or r.reason else 'protected'})"
+        for r in leading
+    )
+
+
+def loss_before_training(bench: Workbench, data: FederatedData, state: State) -> float | None:
+    """The mean training loss of the model on some examples of some clients; `None` if it is no finite number.
+
+    What the bench holds, and torch's generators, are left as they were found.
+    """
+    step = max(1, len(data.clients) // CLIENTS)
+    parts = [data.train_of(client) for client in data.clients[::step][:CLIENTS]]
+    some = [part.rows(0, min(ROWS, len(part))) for part in parts]
+    with untouched(bench), torch.no_grad():
+        bench.load(state.model, None, state.buffers)
+        bench.module.eval()
+        losses = [float(_loss(bench, examples)) for examples in some if len(examples)]
+    mean = sum(losses) / len(losses) if losses else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def _loss(bench: Workbench, examples: Examples) -> Tensor:
+    here = bench.site.examples(examples)
+    return bench.task.criterion.mean(bench.module(bench.arranged(here.inputs)), here.targets)
