@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -27,7 +26,6 @@ from headway.core.algorithm import Algorithm, State
 from headway.core.ask import Answer, Ask, Message, drive
 from headway.core.errors import ConfigError, Diverged
 from headway.core.keys import DRAWS, Key
-from headway.core.reports import Reports
 from headway.core.roster import Roster
 from headway.data import FederatedData
 from headway.data.labels import LabelCounts
@@ -36,13 +34,13 @@ from headway.engines.preflight import try_once
 from headway.identity import compare, identity_of, in_todays_words
 from headway.observe.alarm import HORIZON, Figures, Watch
 from headway.observe.data_notes import save_data_notes
+from headway.observe.divergence import ProgressCheck, loss_before_training
 from headway.observe.folder import JOURNAL, MEMORY, RunFolder, is_begun, read_identity, writing
 from headway.observe.journal import Journal
 from headway.observe.report import RoundReport
 
 LOWER_IS_BETTER = ("loss", "mean_absolute_error")
 ENGINE = "engine/"  # before the names of the tensors that the engine keeps in a checkpoint
-EXPLODED = 1e3  # times the first round's training loss
 
 
 class Run:
@@ -120,6 +118,7 @@ class Run:
         self.headline = deciding(task, self.undefined)  # the metric that decides which model is best
         self.notes: dict[str, Any] = {"best": None, "first_loss": None}
         self.watch = Watch(LabelCounts(data))
+        self.progress = ProgressCheck(algorithm, None if buffers is None else self.bench.statistics_layout)
         self.notices: list[str] = []
         self._between = True  # whether state, memory and journal are those of one round
         self.folder: RunFolder | None = None
@@ -224,8 +223,7 @@ class Run:
             ),
             send,
         )
-        report = RoundReport.of(after.round, answers, measured)
-        self._check_progress(before, after, report.clients, report.train_loss)
+        report = self._checked(RoundReport.of(after.round, answers, measured), after)
         counted = report.clients.that("counted").clients
         self._between = False
         settled = self.engine.ask(Ask("settle", Message(after.params), counted, round=before.round))
@@ -241,6 +239,20 @@ class Run:
             with stopping.patient():
                 report = self._evaluated(report)
         return report
+
+    def _checked(self, report: RoundReport, after: State) -> RoundReport:
+        """The report of a round that may count: the run goes on from its state.
+
+        Raises:
+            Diverged: with the round, the clients that lead, and what to try.
+        """
+        if self.notes["first_loss"] is None and report.train_loss is not None:
+            start = loss_before_training(self.bench, self.data, self.algorithm.initial_state(self.bench.shared.cpu()))
+            self.notes["first_loss"] = report.train_loss if start is None else start
+        self.progress.check(report.round, after, report.clients, report.train_loss, self.notes["first_loss"])
+        if (short := self.algorithm.too_few(report.count("counted"))) is None:
+            return report
+        return replace(report, clients=report.clients.uncounted(short), notes=(*report.notes, short))
 
     def _measured(self, state: State, there: Sequence[str]) -> Answer:
         """Has the losses measured that the sampler wants to know before it draws."""
@@ -263,6 +275,7 @@ class Run:
         central = {} if self.central is None else self.central.score(self.state)
         shown = {} if self.algorithm.protected else scores
         means = mean_metrics(scores, sizes) | dict(answer.figures)
+        self.progress.check_evaluation(report.round, scores | ({"the central test set": central} if central else {}))
         notes = report.notes
         if (report.round == 1 or self.finished) and (note := initial_note(self.bench, list(scores), self.memory)):
             notes = (*notes, note)
@@ -281,39 +294,6 @@ class Run:
             self.notes["best"] = {"round": report.round, "metric": name, "value": value}
             if self.folder is not None:
                 self.folder.save_best(self._model_tensors(), self.notes["best"])
-
-    def _check_progress(self, before: State, after: State, reports: Reports, loss: float | None) -> None:
-        """Stops a run that no longer learns, before the bad state replaces the good one.
-
-        Raises:
-            Diverged: with the round, the clients that lead, and what to try.
-        """
-        rejected, counted = reports.that("rejected"), reports.that("counted")
-        if rejected and not counted:
-            raise Diverged(self._told(before.round + 1, "no update was fit to count", rejected))
-        if not bool(torch.isfinite(after.params).all()):
-            raise Diverged(self._told(before.round + 1, "the new model is not finite", counted))
-        if loss is None:
-            return
-        if self.notes["first_loss"] is None:
-            self.notes["first_loss"] = loss
-        first = max(self.notes["first_loss"], 1e-3)
-        if not math.isfinite(loss) or loss > EXPLODED * first:
-            what = f"the training loss is {loss:.4g}, from {self.notes['first_loss']:.4g} in the first round"
-            raise Diverged(self._told(before.round + 1, what, counted))
-
-    def _told(self, round_: int, what: str, reports: Reports) -> str:
-        leading = sorted(reports, key=lambda r: (r.norm is not None, -(r.norm or 0.0)))[:3]
-        who = "; ".join(
-            f"{r.client} ({r.reason or f'update norm {r.norm:.4g}' if r.norm is not None or r.reason else 'protected'})"
-            for r in leading
-        )
-        lr = getattr(self.algorithm.trainer, "lr", None)
-        lower = f"a lower learning rate than {lr:g}, " if lr is not None else "a lower learning rate, "
-        return (
-            f"the run diverged in round {round_}: {what}. The clients that lead: {who}. The model of round "
-            f"{round_ - 1} is kept. Try {lower}clip_gradient in the trainer, or Clip(norm=...) in the chain."
-        )
 
     # the folder -----------------------------------------------------------------------------------------
 

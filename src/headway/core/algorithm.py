@@ -19,7 +19,7 @@ from headway.core.keys import Key
 from headway.core.layout import Layout
 from headway.core.roster import Roster
 from headway.core.sampler import Sampler
-from headway.core.stage import Context
+from headway.core.stage import Aggregator, Context
 from headway.core.update import Tensors, flat_names, unflat_names
 
 
@@ -110,6 +110,7 @@ class Algorithm:
         if engine is not None:
             _check_quorum(self.quorum, engine, start.sampler)
             _check_memory(self.trainer.facts, engine)
+        _check_enough(self.chain.aggregator, self.quorum, start.sampler)
         _check_pace(self.quorum, self.trainer.facts)
         return _check_readings(type(self.sampler).__name__, start.sampler, self.chain.trace(start))
 
@@ -176,9 +177,16 @@ class Algorithm:
             answer = yield from self.chain.protocol[1].exchange(ask, ctx)
         return self._advance(state, answer, ctx, flows)
 
+    def too_few(self, counted: int) -> str | None:
+        """Why a round of so many counted updates changes nothing, as a sentence; `None` if it may, or has none."""
+        needed, name = self.chain.aggregator.min_updates, type(self.chain.aggregator).__name__
+        if not 0 < counted < needed:
+            return None
+        return f"the round was skipped, since {name} needs at least {needed} updates and {counted} came."
+
     def _advance(self, state: State, answer: Answer, ctx: Context, flows: Sequence[Flow]) -> State:
-        """The next state, from the total of one round; without a counted update only the round advances."""
-        if answer.total.count == 0:
+        """The next state, from the total of one round; with too few counted updates only the round advances."""
+        if answer.total.count < self.chain.aggregator.min_updates:
             return replace(state, round=state.round + 1)
         ctx = replace(ctx, counted=answer.total.count)
         update = self.chain.finish(answer.total, ctx, flows)
@@ -237,6 +245,21 @@ def _check_quorum(quorum: Quorum, engine: EngineFacts, sampler: SamplerFacts) ->
             caused_by=repr(quorum),
             do_this="give the run a clock, leave the quorum out, or draw stragglers in the trainer (stragglers=...)",
         )
+
+
+def _check_enough(aggregator: Aggregator, quorum: Quorum, sampler: SamplerFacts) -> None:
+    """Refuses an aggregator that needs more updates than a round has."""
+    needed, name = aggregator.min_updates, type(aggregator).__name__
+    counts = {repr(quorum): quorum.count, f"a sampler of the kind {sampler.kind}": sampler.expected}
+    counts |= {"the population": sampler.population}
+    for cause, most in counts.items():
+        if most is not None and most < needed:
+            raise ChainRefused(
+                needed=f"at least {needed} updates in a round ({name} depends on it)",
+                found=f"{most:g}",
+                caused_by=cause,
+                do_this=f"ask more clients in a round, or use another aggregator than {name}",
+            )
 
 
 def _check_pace(quorum: Quorum, trainer: TrainerFacts) -> None:

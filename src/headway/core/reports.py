@@ -156,6 +156,14 @@ class Reports(Sequence[ClientReport]):
         plain: dict[str, Any] = {name: getattr(self, name) for name in self.PLAIN}
         return Reports(**plain, metrics={**self.metrics, **added})
 
+    def uncounted(self, reason: str) -> Reports:
+        """The same, the clients that were counted being dropped for a reason."""
+        plain: dict[str, Any] = {name: getattr(self, name) for name in self.PLAIN}
+        pairs = list(zip(self.statuses, self.reasons, strict=True))
+        plain["statuses"] = ["dropped" if status == "counted" else status for status, _ in pairs]
+        plain["reasons"] = [reason if status == "counted" else said for status, said in pairs]
+        return Reports(**plain, metrics=self.metrics)
+
     # looked at ------------------------------------------------------------------------------------------
 
     def metric(self, name: str) -> Sequence[float | None]:

@@ -220,6 +220,12 @@ class Aggregator(Stage):
     place: ClassVar[Place] = Place.AGGREGATE
     whole_cohort: ClassVar[bool] = False
 
+    @property
+    def min_updates(self) -> int:
+        """The fewest updates that it can aggregate: a round with fewer is skipped, an algorithm that never has so many
+        is refused."""
+        return 1
+
     def connect(self, flow: Flow) -> Flow:
         """A whole-cohort rule must see each update, of a known number; behind a sum, no weight may tell of one client's
         data, and nobody may be late."""

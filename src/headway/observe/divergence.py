@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -50,22 +51,22 @@ class ProgressCheck:
             what = f"the training loss is {loss:.4g}, and was {start:.4g} at the start of the run"
             raise Diverged(self._exploded(round_, what, counted))
 
-    def check_evaluation(self, round_: int, losses: dict[str, float]) -> None:
+    def check_evaluation(self, round_: int, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Refuses a model whose evaluation is no number.
 
-        losses: of each test part, by whose it is.
+        scores: of each test part, by whose it is.
 
         Raises:
             Diverged: naming whose it is.
         """
-        bad = sorted(name for name, loss in losses.items() if math.isnan(loss))
+        bad = sorted(name for name, each in scores.items() if math.isnan(each.get("loss", 0.0)))
         if bad:
             more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
             raise Diverged(
-                f"the run stopped in round {round_}: the loss of {', '.join(bad[:3])}{more} is NaN on test examples, while "
-                "the model's parameters are finite. Either these examples hold NaN or infinity, or the model makes NaN of "
-                "them (statistics that do not fit, a division by zero, the logarithm of a number below 0). The model of "
-                f"round {round_} is kept."
+                f"the run stopped in round {round_}: the loss of {', '.join(bad[:3])}{more} is NaN on test examples, "
+                "while the model's parameters are finite. Either these examples hold NaN or infinity, or the model "
+                "makes NaN of them (statistics that do not fit, a division by zero, the logarithm of a number below "
+                f"0). The model of round {round_} is kept."
             )
 
     def _statistics_trouble(self, buffers: Tensor) -> str | None:
@@ -84,17 +85,16 @@ class ProgressCheck:
         if trained:
             return self._exploded(round_, "no update was fit to count", rejected)
         return (
-            f"the run stopped in round {round_}: no update was fit to count. {_leading(rejected)}. The updates are not what "
-            "the chain promises: a stage that changes a vector's length, number type, norm or weight says so in its "
-            "`connect` (flow.carry, flow.recode, flow.set). No round is learned from; the model of round "
-            f"{round_ - 1} is kept."
+            f"the run stopped in round {round_}: no update was fit to count. {_leading(rejected)}. The updates are not "
+            "what the chain promises: a stage that changes a vector's length, number type, norm or weight says so in "
+            f"its `connect` (flow.carry, flow.recode, flow.set). The model of round {round_ - 1} is kept."
         )
 
     def _exploded(self, round_: int, what: str, reports: Reports) -> str:
         lower = f"a lower learning rate than {self.lr:g}, " if self.lr is not None else "a lower learning rate, "
         return (
-            f"the run diverged in round {round_}: {what}. The clients that lead: {_leading(reports)}. The model of round "
-            f"{round_ - 1} is kept. Try {lower}clip_gradient in the trainer, or Clip(norm=...) in the chain."
+            f"the run diverged in round {round_}: {what}. The clients that lead: {_leading(reports)}. The model of "
+            f"round {round_ - 1} is kept. Try {lower}clip_gradient in the trainer, or Clip(norm=...) in the chain."
         )
 
 
