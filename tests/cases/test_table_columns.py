@@ -8,7 +8,7 @@ from mk import blobs
 
 from headway.core.errors import DataError
 from headway.data import load
-from headway.data.columns import counts_rows, deciding
+from headway.data.columns import counts_rows, deciding, near_equal
 from headway.data.fields import Field
 
 
@@ -74,6 +74,27 @@ def test_what_counts_rows_and_what_does_not():
     r = np.random.default_rng(0)
     for numbers in (r.integers(18, 90, 200), r.integers(0, 10**6, 200), r.normal(size=200), np.arange(5)):
         assert not counts_rows(Field("v", numbers.astype(float)))
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("patient", [f"P-{i:03d}" for i in range(60)]),
+        ("every tenth", [10 * i for i in range(60)]),
+        ("Unnamed: 0", [7 * i * i for i in range(60)]),
+        ("index", list(range(100, 160))),
+    ],
+)
+def test_other_forms_of_a_row_number(tmp_path, name, texts):
+    rows = [[texts[i], "wx"[i % 2], i * 7 % 5, i // 30] for i in range(60)]
+    data = load(write(tmp_path / "t.csv", [name, "site", "a", "y"], rows), target="y", client_column="site")
+    assert data.features == ("a",)
+    assert any(f"left out, as it counts rows: {name!r}" in note for note in data.notes)
+
+
+def test_long_ids_that_differ_in_the_last_digit_are_not_pointed_out():
+    assert near_equal(["123456789012345678901", "123456789012345678902", "1e999999"]) == []
+    assert near_equal(["10", "1e1", "10.0", "0010"]) == [("0010", "10", "10.0", "1e1")]
 
 
 def test_a_feature_that_alone_decides_the_target_is_mentioned(tmp_path):

@@ -58,6 +58,26 @@ def test_clients_that_are_whole_numbers_keep_every_digit(tmp_path):
     assert load(tmp_path / "t.parquet", target="y", client_column="s").clients == tuple(map(str, ids))
 
 
+def test_text_that_holds_numbers_or_words_of_gaps_is_said(tmp_path):
+    words = pa.array([["1.5", "2.5", "NA"][i % 3] for i in range(N)])
+    numbers = pa.array([["1.5", "2.5"][i % 2] for i in range(N)])
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"s": COLUMNS["site"], "w": words, "v": numbers, "y": COLUMNS["y"]}), path)
+    notes = load(path, target="y", client_column="s").notes
+    assert any("text that holds numbers, read as categories: 'v'" in note for note in notes)
+    assert any("read as values, and not as gaps: 'NA' in 'w'" in note for note in notes)
+    data = load(path, target="y", client_column="s", gaps=["NA"], categories=["v", "w"])
+    assert data.features == ("w=1.5", "w=2.5", "w missing", "v=1.5", "v=2.5")
+    assert not any("text that" in note or "read as values" in note for note in data.notes)
+
+
+def test_a_client_that_is_not_a_number_is_missing(tmp_path):
+    ids = pa.array([float("nan") if i == 3 else float(i % 2) for i in range(N)])
+    pq.write_table(pa.table({"s": ids, "v": COLUMNS["half"], "y": COLUMNS["y"]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="'s' is empty in 1 rows"):
+        load(tmp_path / "t.parquet", target="y", client_column="s")
+
+
 def test_columns_of_nothing_and_of_pandas_index_are_left_out(tmp_path):
     path = table(tmp_path / "t.parquet", "void", "empty", "__index_level_0__", "smokes")
     data = load(path, target="y", client_column="site")

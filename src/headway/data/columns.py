@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from decimal import Context, Decimal
@@ -15,39 +16,59 @@ from headway.data.fields import Field
 FEWEST_ROWS = 10  # in which consecutive numbers are taken for a counter
 FEWEST_OF_CLIENT = 20  # the same, for a counter that starts again at each client
 MANY_ROWS = 50  # from which distinct whole numbers that fill half of their range are one, too
+COUNTERS = ("", "index", "level_0", "row", "row id", "row_id", "rownames", *(f"unnamed: {place}" for place in range(4)))
 BINS, LOOKED_AT = 20, 20_000
 _GROUPS_SHOWN = 5
 DECIDES, UNDECIDED = 0.99, 0.9
 
 Owners = Sequence[str] | None
+_NUMBERED = re.compile(r"(.*\D)(\d{1,15})", re.ASCII | re.DOTALL)
 
 
 def counts_rows(each: Field, owners: Owners = None) -> bool:
     """Whether a column holds the numbers of the rows, in whatever order, also after some rows were left out.
 
-    That is: whole numbers without a gap, no two alike, that follow one another without a hole (in 10 rows or more) or
-    fill half of their range (in 50 or more); or that do so within each client, of 20 rows or more, from one start.
+    That is: whole numbers without a gap, no two alike, perhaps behind a text that is always the same, that follow one
+    another without a hole (in 10 rows or more), fill half of their range or grow by equal steps from row to row (in 50
+    or more), or have a name that says so; or that do so within each client, of 20 rows or more, from one start.
 
     >>> counts_rows(Field("", np.arange(12.0)[::-1])), counts_rows(Field("age", np.arange(12.0) % 7))
     (True, False)
     """
-    if each.numbers is None or each.kind != "integer" or each.gaps:
+    numbers = _whole_numbers(each)
+    if numbers is None:
         return False
-    if _consecutive(each.numbers, FEWEST_ROWS):
+    if _consecutive(numbers) or (each.name.strip().lower() in COUNTERS and len(np.unique(numbers)) == len(numbers)):
         return True
     if owners is None:
         return False
     names, groups = np.unique(np.asarray(owners, dtype=object).astype(str), return_inverse=True)
-    parts = [each.numbers[groups == number] for number in range(len(names))] if len(names) <= len(groups) / 20 else []
+    parts = [numbers[groups == number] for number in range(len(names))] if len(names) <= len(groups) / 20 else []
     whole = [len(p) >= FEWEST_OF_CLIENT and np.ptp(p) == len(p) - 1 and len(np.unique(p)) == len(p) for p in parts]
     return len(parts) > 1 and all(whole) and len({float(p.min()) for p in parts}) == 1
 
 
-def _consecutive(numbers: NDArray[np.float64], fewest: int) -> bool:
-    if len(numbers) < fewest or len(np.unique(numbers)) < len(numbers):
+def _whole_numbers(each: Field) -> NDArray[np.float64] | None:
+    """The whole numbers of a column, or those behind a text that all values begin with; None where it has others."""
+    if each.gaps:
+        return None
+    if each.numbers is not None:
+        return each.numbers if each.kind == "integer" else None
+    if len(each.texts) < FEWEST_ROWS or len(set(each.texts)) < len(each.texts):
+        return None
+    found = [_NUMBERED.fullmatch(text or "") for text in each.texts]
+    matched = [match for match in found if match is not None]
+    if len(matched) < len(found) or len({match[1] for match in matched}) > 1:
+        return None
+    return np.array([float(match[2]) for match in matched])
+
+
+def _consecutive(numbers: NDArray[np.float64]) -> bool:
+    if len(numbers) < FEWEST_ROWS or len(np.unique(numbers)) < len(numbers):
         return False
-    spread = np.ptp(numbers) + 1
-    return bool(spread == len(numbers) or (len(numbers) >= MANY_ROWS and spread <= 2 * len(numbers)))
+    spread, steps = np.ptp(numbers) + 1, np.diff(numbers)
+    many = len(numbers) >= MANY_ROWS
+    return bool(spread == len(numbers) or (many and (spread <= 2 * len(numbers) or (steps == steps[0]).all())))
 
 
 def deciding(fields: Sequence[Field], targets: NDArray[np.generic], classes: int | None) -> list[str]:

@@ -98,7 +98,7 @@ def _field(name: str, values: Any, as_text: bool, as_category: bool, words: Coll
     if not (number or string or pa.types.is_boolean(inner) or dictionary):
         cure = next((cure for test, cure in _CURES if getattr(pa.types, test)(inner)), "convert it to numbers or text")
         return Field(name, None, (None,) * len(values), problem=f"has the type {kind}: {cure}")
-    texts = tuple(None if value is None else str(value) for value in values.to_pylist())
+    texts = tuple(None if value is None or value != value else str(value) for value in values.to_pylist())
     if as_text:
         return Field(name, None, texts)
     kept = tuple(None if each is None or each.strip().lower() in words else each for each in texts)

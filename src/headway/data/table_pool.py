@@ -13,7 +13,8 @@ from torch import Tensor
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.data.classes import label_name
 from headway.data.columns import client_notes, counts_rows, deciding, unscaled
-from headway.data.fields import Field
+from headway.data.csv_text import NUMBER
+from headway.data.fields import GAPS, Field
 from headway.data.impute import Categorical, Numeric, Table
 from headway.data.pool import Pool
 from headway.data.tables import Reading, TableFile, Task, column, gap_notes, instead, likely_task, read_table, task_note
@@ -84,7 +85,7 @@ def table_pool(
     notes = [*table.notes, *gap_notes(features | {target: goal}), *notes]
     if task is None and (doubt := task_note(goal)):
         notes.append(doubt)
-    notes += _remarks(features, targets.numpy(), len(names) or None, standardise is not None)
+    notes += _remarks(features, targets.numpy(), len(names) or None, how, standardise is not None)
     if owners is not None:
         notes += client_notes(owners)
     encoded = Table(tuple(_feature(each, path) for each in features.values()), own_scale=standardise == "client")
@@ -128,13 +129,20 @@ def used_columns(
 
 
 def _remarks(
-    features: Mapping[str, Field], targets: NDArray[np.generic], classes: int | None, scaled: bool
+    features: Mapping[str, Field], targets: NDArray[np.generic], classes: int | None, how: Reading, scaled: bool
 ) -> list[str]:
     """What is noticeable about features that are used."""
     notes = []
     mixed = [f"{name!r} ({each.not_number} no number)" for name, each in features.items() if each.not_number]
     if mixed:
         notes.append(f"read as categories, though some cells are numbers: {', '.join(mixed)}")
+    if written := [name for name, each in features.items() if _holds_numbers(each)]:
+        notes.append(
+            f"text that holds numbers, read as categories: {_quoted(written)}; numbers of a file would be features"
+        )
+    words = [f"{word!r} in {name!r}" for name, each in features.items() for word in _gap_like(each)]
+    if words and how.gaps is None:
+        notes.append(f"read as values, and not as gaps: {', '.join(words)} (data.gaps names what is a gap)")
     if dates := [name for name, each in features.items() if each.dates]:
         notes.append(f"dates read as categories: {_quoted(dates)}; make numbers of them, such as days, or drop them")
     if found := deciding(list(features.values()), targets, classes):
@@ -187,8 +195,28 @@ def unusable(each: Field) -> str:
     if count <= MOST_CATEGORIES:
         return ""
     what = "holds dates: make numbers of them, such as days since a start, or drop it" if each.dates else ""
-    what = what or f"has {count} distinct values, more than {MOST_CATEGORIES} categories; drop it or group them"
+    few = ", ".join(map(repr, each.distinct()[:2]))
+    what = (
+        what
+        or f"has {count} distinct values ({few}, ...), more than {MOST_CATEGORIES} categories; drop it or group them"
+    )
     return f"{what}; as numbers it fails at {each.not_number} no number" if each.not_number else what
+
+
+def _holds_numbers(each: Field) -> bool:
+    """Whether a column of text that nobody called categories holds numbers alone, as Parquet files may have it."""
+    return (
+        each.numbers is None
+        and not each.categorical
+        and all(text is None or NUMBER.fullmatch(text) for text in each.texts)
+    )
+
+
+def _gap_like(each: Field) -> list[str]:
+    """Words among the categories of a column that are gaps in most tables, such as NA."""
+    if each.numbers is not None:
+        return []
+    return [text for text in each.distinct() if text.strip().lower() in GAPS]
 
 
 def _cure(each: Field) -> str:
