@@ -110,6 +110,8 @@ def factory(
 def _made(make: Callable[..., nn.Module], given: Mapping[str, Any], options: Mapping[str, Any], name: str) -> nn.Module:
     try:
         made = make(**given, **options)
+    except ConfigError:
+        raise  # it names what is wrong by itself
     except Exception as error:  # whatever a function of one's own may raise
         said = ", ".join(f"{option} = {value!r}" for option, value in options.items()) or "no options"
         raise ConfigError(f"the model {name!r} cannot be made with {said}: {_reason(error)}.") from error
