@@ -149,3 +149,57 @@ def test_a_generator_of_nobodys_is_refused():
 
     with pytest.raises(hw.ConfigError, match="other outputs when it is called again"):
         hw.Run(hw.recipes.fedavg(), blobs(), hw.Task(lambda: Drawing(4, 3)), rounds=1)
+
+
+class SometimesCounts(nn.Linear):
+    """Keeps something only where it meets a value that the trial does not have."""
+
+    seen = 0.0
+
+    def forward(self, x):
+        if float(x.abs().max()) > 900:
+            self.seen = self.seen + 1.0
+        return super().forward(x) + self.seen
+
+
+def test_what_is_kept_in_an_evaluation_alone_does_not_pass_on_either():
+    torch.manual_seed(0)
+    x, y = torch.randn(1100, 4), torch.arange(1100) % 3
+    clients = {f"c{i}": (x[:10] + i, y[:10], x[100 * i : 100 * i + 100], y[100 * i : 100 * i + 100]) for i in range(11)}
+    clients["c0"][2][3, 0] = 1000
+    data = hw.FederatedData.from_clients(clients)
+    algorithm = hw.Algorithm(hw.chain(hw.Mean()), hw.LocalSGD(lr=1e-9), hw.All())
+    run = hw.Run(algorithm, data, hw.Task(lambda: SometimesCounts(4, 3)), rounds=1)
+    scores = next(iter(run)).evaluation
+    with torch.no_grad():
+        model = nn.Linear(4, 3)
+        model.load_state_dict(run.model().state_dict())
+        for client in ("c1", "c10"):
+            part = data.test_of(client)
+            assert scores[client]["loss"] == pytest.approx(
+                float(nn.functional.cross_entropy(model(part.inputs), part.targets)), rel=1e-5
+            )
+
+
+@pytest.mark.parametrize("how", ["counter", "recurrent", "generator"])
+def test_steps_that_are_kept_by_repeated_training_are_those_kept_in_full(how):
+    made = []
+    for kept in ("full", "replay"):
+        algorithm = hw.recipes.recipe(
+            "fedavg+ecgr", trainer=hw.LocalSGD(lr=0.1, batch_size=4, epochs=2, steps_kept=kept)
+        )
+        run = hw.Run(algorithm, blobs(), hw.Task(lambda: Keeps(how), buffers="local"), rounds=1)
+        list(run)
+        made.append(run.state.params)
+    assert torch.allclose(*made, atol=1e-6)
+
+
+def test_a_term_that_copies_the_model_keeps_nothing_either():
+    both, alone = (
+        hw.Run(hw.Algorithm(hw.chain(hw.Mean()), hw.LocalSGD(lr=0.1, loss_term=hw.Moon()), hw.Fixed(clients=clients)),
+               blobs(), hw.Task(lambda: Keeps("recurrent"), buffers="local"), rounds=2)
+        for clients in (ALL, ("client-2",))
+    )  # fmt: skip
+    assert len(list(both)) == len(list(alone)) == 2
+    fixed = both.engine.runner.bench.twin()
+    assert fixed.state is None

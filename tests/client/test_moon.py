@@ -355,7 +355,7 @@ class TestRunFiles:
             ('{ term = "Mon" }', r"no term named 'Mon' \(did you mean 'Moon'\?\)"),
             ('{ term = "Moon", muu = 1 }', r"Moon has no option 'muu' \(did you mean 'mu'\?\)"),
             ("{ mu = 1 }", "a term needs its name"),
-            ("3", "LocalSGD.loss_term must be a table"),
+            ("3", "loss_term must be a table"),
         ],
     )
     def test_a_wrong_term_is_refused_with_a_sentence(self, tmp_path, term, sentence):

@@ -36,6 +36,7 @@ class Attributes:
     def __init__(self, module: nn.Module) -> None:
         seen = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
         self.seeders: list[Callable[[int], object]] = []
+        self._seed: int | None = None
         self.places: list[_Place] = []
         classes: dict[type, str] = {}
         for name, part in module.named_modules():
@@ -53,12 +54,15 @@ class Attributes:
         return [f"{place.name}.{attribute}" for place in self.places for attribute in place.changed()]
 
     def restore(self) -> None:
-        """Puts back what has changed."""
+        """Puts back what has changed; generators are where they were seeded last."""
         for place in self.places:
             place.restore()
+        if self._seed is not None:
+            self.seed(self._seed)
 
     def seed(self, seed: int) -> None:
         """Seeds the generators of random numbers that the modules hold."""
+        self._seed = seed
         for number, seeder in enumerate(self.seeders):
             seeder(seed + number)
 

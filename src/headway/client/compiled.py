@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
 
+from headway.client.habits import alone
 from headway.client.sgd import LocalSGD
 from headway.client.start import held_out_count
 from headway.client.trainer import Trainer
@@ -225,6 +226,8 @@ class Compiler:
             NotCompiled: if there are none, or the trainer has no such steps.
         """
         trainer = self.trainer
+        if (why := alone(self.bench)) is not None:
+            raise NotCompiled(why)
         if not isinstance(trainer, LocalSGD):
             raise NotCompiled(f"{type(trainer).__name__} has a loop of its own")
         if trainer.loss_term is not None:

@@ -128,6 +128,9 @@ def _of_each(
         for client in told:  # one after another, so that the one is named on whose examples it fails
             _apart(bench, message, examples_of(client), memory, client, figure)
         raise
+    if changed := bench.attributes.changed():  # which the trial before the first round did not show
+        bench.keeps = tuple(changed)
+        return {client: _apart(bench, message, examples_of(client), memory, client, figure) for client in told}
     cuts, targets = sizes[sizes > 0].tolist(), store.targets[site.beside(store, rows)].cpu()
     scored = zip(told, outputs.split(cuts), targets.split(cuts), strict=True)
     return {client: figure(bench, o, t, Trace(client)) for client, o, t in scored}

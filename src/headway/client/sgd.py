@@ -196,6 +196,7 @@ class LocalSGD(Trainer):
         examples, held_out = hold_out(work.examples, self.validation)
         work = replace(work, examples=examples)
         start, key = measure(work, held_out), work.key
+        work.bench.attributes.restore()
         assert isinstance(key, Key)
         count = self.step_count(key, len(examples)) if work.steps is None else work.steps
 

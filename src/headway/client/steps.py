@@ -235,7 +235,7 @@ class Replayed(Steps):
 
     def __init__(self, plan: StepPlan, bench: Workbench, train: Callable[[Tape], object]) -> None:
         self.plan, self.bench, self.train = plan, bench, train
-        self.start, self.random = bench.snapshot(), bench.site.drawn()
+        self.start, self.random = bench.snapshot(), bench.drawn()
 
     def begin(self) -> None:
         """The training that counts; it yields the first block of the Gram matrix as well."""
@@ -265,7 +265,7 @@ class Replayed(Steps):
 
     def _again(self, tape: Tape) -> None:
         self.bench.restore(self.start)
-        self.bench.site.rewind(self.random)
+        self.bench.rewind(self.random)
         self.train(tape)
         same = torch.equal(self.bench.shared, self.end["shared"])
         self.bench.restore(self.end)

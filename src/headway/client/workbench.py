@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from headway.client.ambient import seed_outside
+from headway.client.ambient import outside, rewind_outside, seed_outside
 from headway.client.attributes import Attributes
 from headway.client.dropout import Draws
 from headway.client.outputs import Selection
@@ -24,6 +24,7 @@ from headway.core.layout import Layout
 if TYPE_CHECKING:
     from headway.client.compiled import Alone
 
+Drawn = tuple[tuple[Tensor, ...], Any]
 Room = Callable[[str, Sequence[int], torch.dtype], Tensor]  # memory to write into, by purpose: see `Workbench.scratch`
 
 
@@ -166,12 +167,23 @@ class Workbench:
         """How much memory `scratch` has taken so far."""
         return sum(held.numel() for held in self._scratch.values())
 
+    def drawn(self) -> Drawn:
+        """How far the generators are that the model may draw from."""
+        return self.site.drawn(), outside() if self.seeds_outside else None
+
+    def rewind(self, drawn: Drawn) -> None:
+        """Sets them back to where they were."""
+        self.site.rewind(drawn[0])
+        if drawn[1] is not None:
+            rewind_outside(drawn[1])
+
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of all that training changes: shared and personal parameters, and every buffer, integers too."""
         return {name: tensor.clone() for name, tensor in self._changing().items()}
 
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
-        """Puts a snapshot back."""
+        """Puts a snapshot back, and attributes as they were made."""
+        self.attributes.restore()
         for name, tensor in self._changing().items():
             tensor.copy_(snapshot[name])
 
@@ -187,6 +199,8 @@ class Workbench:
         """
         if self._twin is None:
             self._twin = copy.deepcopy(without_graph(self.module)).eval().requires_grad_(False)
+            self._twin_attributes = Attributes(self._twin)
+        self._twin_attributes.restore()
         self._twin.load_state_dict(self.module.state_dict())
         return self._twin
 
@@ -208,6 +222,17 @@ class Workbench:
     def has_statistics(self) -> bool:
         """Whether the model keeps floating-point buffers."""
         return bool(self._buffers)
+
+    @property
+    def parts_text(self) -> str:
+        """How many numbers are shared, averaged and kept by each client, in a phrase."""
+        parts = [f"{self.layout.size:,} shared parameters"]
+        if self.personal.numel():
+            parts.append(f"{self.personal.numel():,} that stay with each client")
+        if self.has_statistics:
+            how = "averaged" if self.task.buffers == "average" else "kept by each client"
+            parts.append(f"{self._buffer_layout.size:,} statistics {how}")
+        return ", ".join(parts)
 
     @property
     def statistics_layout(self) -> Layout:

@@ -184,7 +184,7 @@ def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
         screen.print(
             f"  shift   {len(data.shifts)} of the clients: {', '.join(described(None, section.shift))}", markup=False
         )
-    screen.print(f"  model   {runfile.sections.model.name}, {run.bench.layout.size:,} shared parameters")
+    screen.print(f"  model   {runfile.sections.model.name}, {run.bench.parts_text}")
     if said := metric_line(run.bench, data.store):
         screen.print(f"  metrics {said}", markup=False, soft_wrap=True)
     screen.print(f"  chain   {' > '.join(map(repr, run.algorithm.chain.stages))}", markup=False)
