@@ -56,6 +56,7 @@ def test_the_stage_of_ones_own():
 
 NAMED = [
     "docs/design.md",
+    "docs/data.md",
     "docs/skew.md",
     "docs/tutorial.md",
     "docs/choosing.md",
