@@ -221,8 +221,7 @@ class LocalSGD(Trainer):
         Raises:
             ConfigError: if they cannot be kept within `steps_memory`.
         """
-        training = examples - held_out_count(examples, self.validation)
-        return self._plan(self._steps_in(self.steps or self.epochs, training), layout)
+        return self._plan(self.most_steps(examples), layout)
 
     @property
     def steps_budget(self) -> int:
@@ -232,6 +231,10 @@ class LocalSGD(Trainer):
     def bounds(self, examples: int) -> list[tuple[int, int]]:
         """Where each batch of an epoch of so many examples starts and stops."""
         return batch_bounds(examples, self.batch_size, self.last_batch)
+
+    def most_steps(self, examples: int) -> int:
+        """How many local steps a client of so many examples makes if it does all of its work."""
+        return self._steps_in(self.steps or self.epochs, examples - held_out_count(examples, self.validation))
 
     def _steps_in(self, amount: int, examples: int) -> int:
         """The local steps in so many epochs (or steps) of so many examples."""

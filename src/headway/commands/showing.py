@@ -12,9 +12,11 @@ from typing import Any
 
 import safetensors.torch
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 
 from headway import models, recipes
+from headway.advice.settings import setting_warnings
 from headway.client import trainers
 from headway.client.own_model import load_model, staying
 from headway.client.versions import read_client
@@ -45,8 +47,8 @@ def explain_file(name: str, sets: Sequence[str]) -> None:
     show_table(screen, plain_table(COLUMNS, explanation.rows, numbers=False))
     for note in explanation.notes:
         screen.print(note)
-    for warning in explanation.warnings:
-        screen.print(f"[yellow]warning:[/yellow] {warning}")
+    for warning in [*explanation.warnings, *setting_warnings(runfile.algorithm, runfile.sections.run.rounds)]:
+        screen.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
     _show_preset(screen, runfile.preset)
 
 

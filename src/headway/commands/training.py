@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from headway.advice.settings import setting_warnings
 from headway.client.shapes import metric_line
 from headway.client.steps import StepPlan
 from headway.client.trainer import Trainer
@@ -201,7 +202,9 @@ def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
     for line in _undefined(run):
         screen.print(f"  metric  {line}", markup=False, soft_wrap=True)
     screen.print(f"  folder  {folder}" + (f", from round {run.state.round}" if run.state.round else ""))
-    for warning in [*run.notices, *run.algorithm.explain().warnings]:
+    averaged = run.state.buffers is not None
+    settings = setting_warnings(run.algorithm, run.rounds, sizes.tolist(), averaged)
+    for warning in [*run.notices, *run.algorithm.explain().warnings, *settings]:
         screen.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
 
 
@@ -317,7 +320,7 @@ def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> Non
     if rows := _final_rows(run, report, names):
         screen.print()
         show_table(screen, plain_table(["on the test part of", "examples", *names], rows))
-    if report.drift:
+    if "headway" in report.drift:
         along, across = number_text(report.drift["headway"]), number_text(report.drift["leeway"])
         screen.print(
             f"\nIn the last round a client's update went {along} along the cohort's common direction (headway) and "

@@ -22,7 +22,8 @@ class Clip(Stage):
 
     Formula: `v <- v * min(1, norm / ||v||_2)`, v being the delta with every vector beside it.
     Units: norm is that of the parameters.  An update that is not finite becomes zero, so the bound
-    holds for every input.  A huge norm is FedAvg exactly.
+    holds for every input.  A huge norm is FedAvg exactly.  A model's averaged statistics (BatchNorm) are among the
+    vectors, since they leave the client too and a bound must hold for all that does.
 
     Raises:
         ConfigError: unless norm > 0.
