@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test soak check format docs bench clean
+.PHONY: demo test slow soak check format docs bench clean
 
 demo: .venv/demo
 	@$(BIN)/headway compare mnist
@@ -12,6 +12,9 @@ demo: .venv/demo
 
 test: .venv/dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak"
+
+slow: .venv/dev
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak" --durations=20 --durations-min=1
 
 soak: .venv/dev
 	$(BIN)/python -m pytest -m soak

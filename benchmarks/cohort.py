@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 
 from lanes import WORK, asked_for, data_of, in_turn, rounds_of
+from sizes import sized
 
 LANES = {"W1": 100, "W2": 1, "W3": 1_000}
 TIMES = {"W1": (0.5, 1, 2, 4, 8), "W2": (0.5, 1, 2), "W3": (0.5, 1, 2, 4, 8)}
@@ -21,7 +22,7 @@ def main() -> None:
     for name in options.workloads:
         _, usual, _, batch, _, make, _ = WORK[name]
         data = data_of(name)
-        cohorts = [int(usual * times) for times in TIMES[name]]
+        cohorts = [max(int(usual * times), 1) for times in sized(TIMES[name], (1, 2))]
         runs = {cohort: rounds_of(data, cohort, batch, make, min(LANES[name], cohort)) for cohort in cohorts}
         for cohort, seconds in in_turn(runs, options.rounds).items():
             median = statistics.median(seconds) * 1e3

@@ -19,10 +19,8 @@ import lanes
 import headway as hw
 from headway import models
 
-WORK = {
-    "W1": lanes.WORK["W1"],
-    "LeNet": (1_000, 100, 100, 20, (1, 28, 28), lambda: models.lenet((1, 28, 28), 10), (5,)),
-}
+LENET = {"LeNet": (1_000, 100, 100, 20, (1, 28, 28), lambda: models.lenet((1, 28, 28), 10), (5,))}
+WORK = {"W1": lanes.WORK["W1"]} | lanes.smaller(LENET)
 
 
 def started(name: str, data: hw.FederatedData, width: int, compiled: bool) -> Iterator[object]:

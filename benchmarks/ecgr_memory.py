@@ -15,11 +15,12 @@ import statistics
 import time
 
 import torch
+from sizes import sized
 
 import headway as hw
 from headway import models, recipes
 
-CLIENTS, EXAMPLES, BATCH = 1, 640, 32
+CLIENTS, EXAMPLES, BATCH = 1, sized(640, 96), 32
 
 
 def make_data() -> hw.FederatedData:
@@ -37,7 +38,7 @@ def make_data() -> hw.FederatedData:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=sized(5, 1))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -82,7 +83,7 @@ def main() -> None:
         ratio = statistics.median(a / b for a, b in zip(spent[name], spent["fedavg"], strict=True))
         away = "" if name == "fedavg" else f"{float((first[name] - first['full']).norm()) / moved:10.1e}"
         middle = statistics.median(spent[name]) * 1e3
-        print(f"{name:20} {middle:10.1f} {ratio:13.2f} {run.engine.bench.scratch_bytes:14,} {away:>10}")
+        print(f"{name:20} {middle:10.1f} {ratio:13.2f} {run.engine.runner.bench.scratch_bytes:14,} {away:>10}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import statistics
 import time
 
 import torch
+from sizes import sized
 
 from headway.core.exact import ExactSum
 
@@ -26,7 +27,7 @@ def seconds(call, repeats: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=159_010)
+    parser.add_argument("--size", type=int, default=sized(159_010, 5_000))
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from sizes import SMALL, sized
 
 import headway as hw
 from headway import models
@@ -26,6 +27,16 @@ WORK = {
     "W2": (500, 50, 50, 20, (3, 32, 32), lambda: models.cnn((3, 32, 32), 10), (2, 5)),
     "W3": (10_000, 1_000, 20, 10, (60,), lambda: models.logistic((60,), 10), (10, 100, 1_000)),
 }
+
+
+def smaller(work: Mapping[str, tuple]) -> dict[str, tuple]:
+    """The workloads with a fiftieth of their clients, if benchmarks are small."""
+    if not SMALL:
+        return dict(work)
+    return {name: (clients // 50, cohort // 50, *rest, (2,)) for name, (clients, cohort, *rest, _) in work.items()}
+
+
+WORK = smaller(WORK)
 
 
 def data_of(name: str, work: Mapping[str, tuple] = WORK) -> hw.FederatedData:
@@ -49,7 +60,7 @@ def asked_for(doc: str | None, rounds: int, work: Mapping[str, tuple] = WORK) ->
     """What the command line says, with torch at its threads."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workloads", nargs="*", default=list(work))
-    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--rounds", type=int, default=sized(rounds, 1))
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -15,12 +15,13 @@ import time
 
 import torch
 import torch.nn.functional as F
+from sizes import sized
 
 import headway as hw
 from headway import models, recipes
 from headway.core.exact import ExactSum
 
-CLIENTS, EXAMPLES, BATCH, LR = 100, 100, 20, 0.1
+CLIENTS, EXAMPLES, BATCH, LR = sized(100, 5), 100, 20, 0.1
 
 
 def make_data() -> hw.FederatedData:
@@ -65,7 +66,7 @@ class PlainLoop:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=sized(9, 1))
     parser.add_argument("--recipe", default="fedavg", choices=recipes.names())
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--drift", action="store_true", help="measure drift as well")

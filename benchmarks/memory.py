@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from sizes import sized
 from torch import Tensor
 
 from headway.client.memory import MemoryStore
@@ -102,10 +103,10 @@ def measure(way: str, options: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=100_000)
-    parser.add_argument("--numbers", type=int, default=8_000)
-    parser.add_argument("--cohort", type=int, default=1_000)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--clients", type=int, default=sized(100_000, 2_000))
+    parser.add_argument("--numbers", type=int, default=sized(8_000, 100))
+    parser.add_argument("--cohort", type=int, default=sized(1_000, 50))
+    parser.add_argument("--rounds", type=int, default=sized(20, 3))
     parser.add_argument("--folder", type=Path, help="where the table's file lies (default: where temporary files do)")
     parser.add_argument("--way", choices=("table", "dictionary"), help=argparse.SUPPRESS)
     options = parser.parse_args()

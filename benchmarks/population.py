@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from sizes import sized
+
 FEATURES, CLASSES, BLOCK = 32, 10, 100_000
 
 
@@ -103,10 +105,10 @@ def own_memory() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--populations", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--cohort", type=int, default=1000)
+    parser.add_argument("--populations", type=int, nargs="+", default=sized([10_000, 100_000, 1_000_000], [2_000]))
+    parser.add_argument("--cohort", type=int, default=sized(1000, 20))
     parser.add_argument("--examples", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=sized(5, 2))
     parser.add_argument("--draws", action="store_true")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -21,6 +21,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from sizes import sized
+
 from headway.compare import Comparison
 from headway.core.reports import ClientReport
 from headway.observe.folder import CONFIG, IDENTITY, JOURNAL
@@ -33,10 +35,13 @@ from headway.trials import Trial, trial_folder
 
 METHODS = ("fedavg", "fedprox", "scaffold", "fedavg+ecgr", "feddyn", "fednova", "qfedavg", "fedavgm")
 
+USUAL = (("methods", 5), ("seeds", 5), ("rounds", 50), ("clients", 100))
+LITTLE = (("methods", 2), ("seeds", 2), ("rounds", 5), ("clients", 8))
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, value in (("methods", 5), ("seeds", 5), ("rounds", 50), ("clients", 100)):
+    for name, value in sized(USUAL, LITTLE):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--clock", action="store_true", help="with simulated time, late updates and lost clients")
     parser.add_argument("--keep", type=Path, help="keep the comparison and its report in this new folder")

@@ -6,6 +6,7 @@ python benchmarks/thresholds.py
 import math
 
 import torch
+from sizes import sized
 
 from headway.advice.likeness import likeness
 from headway.advice.probe import Probe, probe
@@ -14,7 +15,10 @@ from headway.data import label_skew, load
 from headway.runfile import load_runfile
 
 MODEL = ['model.name="mlp"', "model.hidden=[50]"]
-SKEWED = {10: "dirichlet-niid", 100: "dirichlet-client"}  # the first cannot always serve a hundred clients
+ALPHAS, SEEDS = sized((None, 10.0, 1.0, 0.5, 0.1), (None, 0.1)), sized(3, 1)
+SKEWED = {10: "dirichlet-niid"} | sized(
+    {100: "dirichlet-client"}, {}
+)  # the first cannot always serve a hundred clients
 
 
 def partition(kind, alpha):
@@ -22,22 +26,22 @@ def partition(kind, alpha):
 
 
 def label_mixes():
-    for alpha in (None, 10.0, 1.0, 0.5, 0.1):
+    for alpha in ALPHAS:
         each = []
-        for seed in range(3):
+        for seed in range(SEEDS):
             data = load("mnist5k", key=seed, partition=partition("dirichlet-niid", alpha), clients=10)
             each.append(likeness(data, Key.root(seed)).labels.beyond_chance)
         print(f"label mix, 10 clients, dirichlet-niid alpha {alpha}: {[round(value, 2) for value in each]}")
     for kind in ("dirichlet-niid", "dirichlet-client"):
-        parts = [load("mnist5k", key=seed, partition=partition(kind, 1.0), clients=10) for seed in range(3)]
+        parts = [load("mnist5k", key=seed, partition=partition(kind, 1.0), clients=10) for seed in range(SEEDS)]
         print(f"distance, 10 clients, {kind} alpha 1: {[round(label_skew(data).distance, 2) for data in parts]}")
 
 
 def drifts():
     for clients, kind in SKEWED.items():
-        for alpha in (None, 10.0, 1.0, 0.5, 0.1):
+        for alpha in ALPHAS:
             each = []
-            for seed in (0, 1):
+            for seed in range(min(SEEDS, 2)):
                 table = ", ".join(
                     f'{k} = "{v}"' if k == "kind" else f"{k} = {v}" for k, v in partition(kind, alpha).items()
                 )

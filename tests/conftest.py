@@ -1,5 +1,6 @@
 """Settings for every test: repeatable examples, one thread, and the helpers of `conformance` on the path."""
 
+import re
 import sys
 
 import pytest
@@ -11,6 +12,31 @@ from headway import cli
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50, print_blob=False)
 settings.load_profile("repeatable")
 torch.set_num_threads(1)
+
+MAY_BE_SKIPPED = re.compile(r"(Skipped: )?needs (a GPU|a browser|another system)")
+
+
+def _only_for_a_reason(report):
+    """A test that is skipped for a reason that is not one of these has failed: what it needs belongs into "dev"."""
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not MAY_BE_SKIPPED.match(reason):
+            report.outcome = "failed"
+            report.longrepr = (
+                f"It would be skipped ({reason}), and only what needs a GPU, a browser or another system may be: "
+                'install what it needs, as "make test" does (pip install -e ".[dev]").'
+            )
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    return _only_for_a_reason((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    return _only_for_a_reason((yield))
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def test_a_terminal_without_the_letters_gets_their_numbers(tmp_path):
     assert (done.returncode, "r\\xe4" in done.stdout) == (0, True)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs another system: one with /dev/full")
 def test_a_full_disk_under_the_output_is_a_sentence(tmp_path):
     with open("/dev/full", "w") as full:
         done = subprocess.run(

@@ -203,7 +203,7 @@ def browse(page: bytes, folder):
     return done.stdout, console, [address for address in proxy.asked if ".test" in address]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium was found, so the page was not opened in a browser")
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: no chromium was found")
 def test_in_a_browser_it_loads_nothing_and_says_no_error(headway, tmp_path):
     headway("report", "run")
     dom, console, asked = browse((tmp_path / "run" / "report.html").read_bytes(), tmp_path / "profile")
@@ -217,7 +217,7 @@ def test_in_a_browser_it_loads_nothing_and_says_no_error(headway, tmp_path):
     assert "http://other.test/x.png" in asked
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium was found, so the page was not opened in a browser")
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: no chromium was found")
 def test_a_page_about_a_clock_in_a_browser(headway, tmp_path):
     sets = [word for change in CLOCK for word in ("--set", change)]
     headway("compare", "mine.toml", "--methods", "fedavg,fedprox", "--workers", "1", "--out", "timed", *sets)

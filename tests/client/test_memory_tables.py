@@ -285,7 +285,7 @@ def test_a_large_table_is_a_file_that_nobody_sees(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs another system: one with /proc")
 def test_a_million_clients_open_in_little():
     code = """
 import torch

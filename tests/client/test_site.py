@@ -125,7 +125,9 @@ class TestSettings:
                 assert self.settings() == had
         torch.set_float32_matmul_precision("highest")
 
-    @pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="before torch 2.9")
+    @pytest.mark.skipif(
+        not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="needs another system: torch from 2.9 on"
+    )
     def test_convolutions_and_products_have_the_precision_that_is_said(self):
         def told():
             return [h.fp32_precision for h in (torch.backends.cuda.matmul, torch.backends.cudnn.conv)]

@@ -67,7 +67,7 @@ class TestIdx:
         with pytest.raises(DataError, match=sentence):
             load(mnist, **IID)
 
-    @pytest.mark.skipif(not has_idx(FASHION_MNIST), reason="Debian's dataset-fashion-mnist is not installed")
+    @pytest.mark.skipif(not has_idx(FASHION_MNIST), reason="needs another system: Debian with dataset-fashion-mnist")
     def test_fashion_mnist(self):
         data = load("fashion-mnist", **IID, test_share=0.0)
         assert (len(data.store), len(data.central), data.classes) == (60_000, 10_000, 10)

@@ -18,7 +18,9 @@ from headway.client.compiled import Alone, Beside, Compiled, NotCompiled, _phras
 from headway.engines import planner
 from headway.engines.way import Way, Wish
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, here g++")
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="needs another system: one with g++, a C++ compiler"
+)
 
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2, momentum=0.5)
 

@@ -8,7 +8,7 @@ from toys import blobs
 import headway as hw
 from headway.client import lanes, sgd
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 SIZES = (7, 12, 5, 9, 20, 2)
 # The limits that are held to, of the difference of two runs over how far the model goes: what a run in this precision

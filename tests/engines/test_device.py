@@ -361,7 +361,7 @@ class TestRunFiles:
         code, _, err = headway("run", "hospitals", "--set", "engine.precision=float16")
         assert (code, "engine.precision is 'float16': input should be" in err) == (1, True)
 
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU here")
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="needs another system: one without a GPU")
     def test_on_a_machine_without_a_gpu(self, headway):
         code, out, err = headway("run", "hospitals", "--rounds", 1, "--device", "cuda")
         assert (code, out) == (1, "")

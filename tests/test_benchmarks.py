@@ -1,0 +1,61 @@
+"""Every benchmark runs to its end, at a small size: HEADWAY_SMALL=1 (benchmarks/sizes.py)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "benchmarks"
+NO_BENCHMARK = {"sizes"}
+ARGUMENTS = {
+    "golden_runs": ["--out", "golden.json"],
+    "population": ["--examples", "4"],
+    "stages_cost": ["--rounds", "1", "--envs", "envs", "--cores", "1", "--workloads", "W3"],
+    "peers/run": [
+        "--workloads",
+        "W3",
+        "--rounds",
+        "1",
+        "--envs",
+        "envs",
+        "--cores",
+        "1",
+        "--only",
+        "plain",
+        "headway",
+        "--out",
+        "peers.md",
+    ],
+}
+SLOW = {"compiled"}  # it calls the C++ compiler
+NAMES = [*sorted({path.stem for path in FOLDER.glob("*.py")} - NO_BENCHMARK), "peers/run"]
+
+
+def run(name, folder, *arguments):
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"HEADWAY_SMALL": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, str(FOLDER / f"{name}.py"), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.soak] * (n in SLOW)) for n in NAMES])
+def test_a_benchmark_runs(name, tmp_path):
+    done = run(name, tmp_path, *ARGUMENTS.get(name, ()))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) > 1 or (tmp_path / "golden.json").exists()
+
+
+def test_make_bench_names_benchmarks_that_exist():
+    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if "benchmarks/" in line]
+    named = {word for line in lines for word in line.split() if word.startswith("benchmarks/") and word.endswith(".py")}
+    assert named
+    assert all((ROOT / name).exists() for name in named)
