@@ -38,6 +38,7 @@ from headway.observe.divergence import ProgressCheck, loss_before_training
 from headway.observe.folder import JOURNAL, MEMORY, RunFolder, is_begun, read_identity, writing
 from headway.observe.journal import Journal
 from headway.observe.report import RoundReport
+from headway.population import check_population
 
 LOWER_IS_BETTER = ("loss", "mean_absolute_error")
 ENGINE = "engine/"  # before the names of the tensors that the engine keeps in a checkpoint
@@ -103,6 +104,7 @@ class Run:
             )
         if resume and folder is not None:
             self.engine.follow(read_identity(Path(folder)).get("plan", {}))
+        check_population(algorithm, self.engine, data.clients)
         self.memory = self.engine.memory(data.clients, None if folder is None else Path(folder))
         self.flows = algorithm.flows(self.engine.facts, population=len(data.clients))
         self.engine.open(Job(algorithm, task, data, self.key, self.memory, rounds))

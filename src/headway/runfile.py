@@ -234,7 +234,10 @@ def load_runfile(
     if sections.clock is not None:
         _place_trace(sections.clock, folder)
         with key_path("clock", Fleet.__name__, sections.clock.model_extra):
-            sections.clock.fleet()
+            if sections.clock.fleet().crash >= 1:
+                raise ConfigError(
+                    "clock.crash is 1, so that every client fails in every round: choose a smaller share."
+                )
     if ":" in sections.model.name and sections.model.path is None:
         sections.model.path = str(folder)
     return RunFile(sections, _algorithm(sections.algorithm, of_stages), preset)

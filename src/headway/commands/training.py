@@ -240,7 +240,8 @@ def _warn(meter: Meter, report: RoundReport, lines: Lines) -> None:
     for note in report.notes:
         meter.say(f"[yellow]round {report.round}:[/] {escape(note)}")
     if not report.count("counted"):
-        meter.say(f"[yellow]round {report.round}: no client was counted, so nothing was learned.[/]")
+        why = "no client was counted" if len(report.clients) else "the round is empty: no client was drawn"
+        meter.say(f"[yellow]round {report.round}: {why}, so nothing was learned.[/]")
     for line in lines.of(report.round, report.alarms):
         meter.say(f"[yellow]round {report.round}:[/] {escape(line)}")
 
@@ -315,6 +316,18 @@ def _final_rows(run: Run, report: RoundReport, names: Sequence[str]) -> list[lis
     return rows
 
 
+def _empty_rounds(screen: Console, folder: Path) -> None:
+    """How many rounds counted nobody, where some did."""
+    journal = Journal(folder / JOURNAL)
+    try:
+        total, empty = journal.empty_rounds()
+    finally:
+        journal.close()
+    if empty:
+        whole = " Nothing was learned: this is the initial model." if empty == total else ""
+        screen.print(f"[yellow]{empty} of {total} rounds counted no client.[/]{whole}", soft_wrap=True)
+
+
 def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> None:
     names = [*run.task.metric_names, "loss"]
     if rows := _final_rows(run, report, names):
@@ -327,6 +340,7 @@ def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> Non
             f"{across} across it (leeway), on average.",
             soft_wrap=True,
         )
+    _empty_rounds(screen, folder)
     if report.clock:
         _clocked(screen, folder)
     best = run.notes["best"]

@@ -94,6 +94,17 @@ class Key:
         """`count` uniform numbers in [0, 1), float64 `[count]`."""
         return _unit(self.bits(count))
 
+    def unit(self) -> float:
+        """The first of the `uniform` numbers, without a tensor.
+
+        >>> Key.root(7).unit() == float(Key.root(7).uniform(1))
+        True
+        """
+        if self.owner is not None:
+            return float(self.uniform(1))
+        bits = int.from_bytes(hashlib.shake_128(self.secret).digest(8), "little") & 0x7FFF_FFFF_FFFF_FFFF
+        return (bits >> 10) / 2.0**53
+
     def integers(self, low: int, high: int, count: int) -> Tensor:
         """`count` uniform integers in `low..high` (both included), int64 `[count]`."""
         return low + self.bits(count) % (high - low + 1)

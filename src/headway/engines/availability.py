@@ -91,7 +91,7 @@ class Bernoulli(Availability):
         return start * self.every_s, stop * self.every_s
 
     def _there(self, key: Key, number: int) -> bool:
-        return float(key.derive("there", number).uniform(1)) < self.share
+        return key.derive("there", number).unit() < self.share
 
 
 @final

@@ -137,8 +137,9 @@ class ClockEngine(Engine):
         """Those who are there and may be asked; time passes until they are enough.
 
         Raises:
-            ConfigError: if that never comes, with the simulated time and how many there are.
+            ConfigError: if that does not come within ten years, with the simulated time and how many there are.
         """
+        begun = self.now
         while True:
             stopping.check()
             there, later = self._there()
@@ -146,7 +147,7 @@ class ClockEngine(Engine):
                 return there
             if self._events:
                 later = min(later, self._events[0][0])
-            if not self.now < later <= self.now + HORIZON_S:
+            if not self.now < later <= begun + HORIZON_S:
                 raise ConfigError(
                     f"after {time_text(self.now)} of simulated time {len(there)} of {len(self.sizes)} clients are "
                     f"there and may be asked, and no other will be within {time_text(HORIZON_S)}: these are too few "

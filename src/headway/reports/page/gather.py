@@ -57,7 +57,7 @@ class Record:
 
     rounds: all that were finished.  loss, bytes_up, bytes_down, seconds, evaluation_seconds: by round; a loss
     that is protected has no entry.  central, clients, drift, clock: metrics by name, then by round.
-    work: what clients did by a simulated clock.
+    work: what clients did by a simulated clock.  empty: the rounds in which no client was counted.
     tails: each client's own metrics by name, each a mean over the last evaluated rounds.
     """
 
@@ -76,6 +76,7 @@ class Record:
     alarms: tuple[Alarmed, ...] = ()
     clock: Mapping[str, Curve] = field(default_factory=dict)
     work: Work | None = None
+    empty: tuple[int, ...] = ()
 
     def headline(self, metric: str) -> Curve:
         """A metric by round: on the central test set where there is one, else over the clients."""
@@ -150,7 +151,14 @@ def _record(database: sqlite3.Connection, tail: int) -> Record:
         alarms=_alarms(database),
         clock=scopes["clock"],
         work=read_work(database),
+        empty=_empty(database),
     )
+
+
+def _empty(database: sqlite3.Connection) -> tuple[int, ...]:
+    counted = "SELECT round FROM clients WHERE status = 'counted'"
+    query = f"SELECT round FROM rounds WHERE round NOT IN ({counted}) ORDER BY round"
+    return tuple(int(round_) for (round_,) in database.execute(query))
 
 
 def _tails(database: sqlite3.Connection, rounds: list[int]) -> dict[str, dict[str, float]]:

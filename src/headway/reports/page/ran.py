@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from headway.reports.page.content import Evidence
 from headway.reports.page.parts import Section, Table
 
@@ -39,6 +41,15 @@ def troubles(evidence: Evidence) -> Section:
         note = f"{times} updates in all were not counted." + (f" {more} more rows are not shown." if more > 0 else "")
         columns = ["method", "seed", "client", "what", "rounds", "when", "why"]
         tables.append(Table(columns, lost[:MOST_TROUBLES], note, words=True))
+    empty = [
+        [method.name, str(run.seed), f"{len(record.empty)} of {len(record.rounds)}", _rounds(record.empty)]
+        for method in evidence.methods
+        for run in method.runs
+        if (record := run.record) is not None and record.empty
+    ]
+    if empty:
+        note = "An empty round counts no client, because none was drawn or none answered; the model stays as it was."
+        tables.append(Table(["method", "seed", "empty rounds", "which"], empty, note, words=True))
     lead = "" if tables else "Nothing is known to have failed: no run stopped early"
     if not tables:
         recorded = all(run.record is not None for method in evidence.methods for run in method.runs)
@@ -46,6 +57,11 @@ def troubles(evidence: Evidence) -> Section:
             ", no update was rejected, no client dropped out." if recorded else "; single updates were not recorded."
         )
     return Section("troubles", "What went wrong", lead, tables=tables)
+
+
+def _rounds(rounds: Sequence[int], most: int = 12) -> str:
+    more = f" and {len(rounds) - most} more" if len(rounds) > most else ""
+    return ", ".join(map(str, rounds[:most])) + more
 
 
 def made_of(evidence: Evidence) -> Section:
