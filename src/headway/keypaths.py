@@ -15,11 +15,11 @@ from typing import Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 
-from headway import recipes
+from headway import models, recipes
 from headway.client import trainers
 from headway.core.ask import Quorum
 from headway.core.errors import ConfigError, nearest
-from headway.core.registry import Registry
+from headway.core.registry import Registry, convert
 from headway.core.sampler import samplers
 from headway.engines import Fleet
 from headway.observe.text import listed, to_toml
@@ -252,3 +252,16 @@ def _nested(words: str, path: str, given: Mapping[str, Any]) -> str:
     inside = [key for key, table in given.items() if isinstance(table, Mapping) and found[2] in table]
     where = found[2] if found[2] in given else f"{inside[0]}.{found[2]}" if inside else f"{found[1]}.{found[2]}"
     return f"{path}.{where} {words[found.end() :]}"
+
+
+def check_model(name: str, options: Mapping[str, Any]) -> None:
+    """Refuses an option of a packaged model whose value has another type than its factory declares.
+
+    Raises:
+        ConfigError: with what is needed.
+    """
+    declared = typing.get_type_hints(models.MODELS[name]) if name in models.MODELS else {}
+    for option, value in options.items():
+        if option in declared:
+            wanted = tuple[int, ...] if declared[option] == Sequence[int] else declared[option]
+            convert(value, wanted, f"model.{option}")

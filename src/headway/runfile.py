@@ -21,7 +21,7 @@ from headway.core.ask import Quorum
 from headway.core.chain import Chain
 from headway.core.errors import ConfigError, nearest
 from headway.core.keys import Key
-from headway.core.registry import build, convert, to_numbers
+from headway.core.registry import build, to_numbers
 from headway.core.sampler import Sampler, samplers
 from headway.core.stage import stages
 from headway.data import FederatedData, load
@@ -30,6 +30,7 @@ from headway.engines import ClockEngine, Engine, Fleet
 from headway.identity import described
 from headway.imports import import_modules, importable
 from headway.keypaths import (
+    check_model,
     hint,
     key_path,
     model_of,
@@ -385,19 +386,6 @@ def _quorum(section: AlgorithmSection, named: Algorithm | None) -> Quorum:
     usual = {} if named is None else to_numbers(named.quorum)
     with key_path("algorithm.quorum", Quorum.__name__, section.quorum):
         return build(Quorum, {**usual, **section.quorum})
-
-
-def check_model(name: str, options: Mapping[str, Any]) -> None:
-    """Refuses an option of a packaged model whose value has another type than its factory declares.
-
-    Raises:
-        ConfigError: with what is needed.
-    """
-    types = typing.get_type_hints(models.MODELS[name]) if name in models.MODELS else {}
-    for option, value in options.items():
-        if option in types:
-            wanted = tuple[int, ...] if types[option] == Sequence[int] else types[option]
-            convert(value, wanted, f"model.{option}")
 
 
 def _place_trace(section: ClockSection, folder: Path) -> None:

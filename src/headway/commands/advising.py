@@ -203,6 +203,6 @@ def _show_plan(screen: Console, plan: Plan, text: str, costs: dict[str, tuple[in
     for line in text.splitlines():
         screen.print(f"  {escape(line)}" if line else "", soft_wrap=True)
     screen.print()
-    rows = [[f"  {method}", bytes_text(up), bytes_text(down)] for method, (up, down) in costs.items()]
-    show_table(screen, plain_table(["  a client's round", "up", "down"], rows))
+    rows = [[method, bytes_text(up), bytes_text(down)] for method, (up, down) in costs.items()]
+    show_table(screen, plain_table(["  a client's round", "up", "down"], rows, indent=True))
     screen.print()

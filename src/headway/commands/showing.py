@@ -56,9 +56,11 @@ def _show_preset(screen: Console, applied: Applied | None) -> None:
     """What a preset set and why, and what the file says instead."""
     if applied is None:
         return
-    rows = [[f"  {choice.path} = {to_toml(choice.value)}", choice.why] for choice in applied.used]
+    rows = [[f"{choice.path} = {to_toml(choice.value)}", choice.why] for choice in applied.used]
     screen.print()
-    show_table(screen, plain_table([f"set by the preset {applied.preset.name}", "because"], rows, numbers=False))
+    show_table(
+        screen, plain_table([f"set by the preset {applied.preset.name}", "because"], rows, numbers=False, indent=True)
+    )
     if applied.overruled:
         said = ", ".join(choice.path for choice in applied.overruled)
         screen.print(f"left to the file, which says otherwise: {said}", soft_wrap=True)
@@ -98,8 +100,8 @@ def list_names() -> None:
         "partitions",
         "shifts",
     ):
-        rows = [[f"  {name}", line] for name, line in tables[title].items()]
-        show_table(screen, plain_table([title, ""], rows, numbers=False))
+        rows = [[name, line] for name, line in tables[title].items()]
+        show_table(screen, plain_table([title, ""], rows, numbers=False, indent=True))
         if title == "recipes":
             screen.print("  (with +ecgr after a name: ECGR on top, as in fedavg+ecgr)")
         screen.print()

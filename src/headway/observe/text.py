@@ -140,13 +140,18 @@ def name_text(name: str, longest: int = 48) -> str:
     return repr(shown) if shown != shown.strip() else shown
 
 
-def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> Table:
-    """A table without heavy lines; all columns but the first, of names, hold numbers, unless said otherwise."""
+def plain_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True, indent: bool = False
+) -> Table:
+    """A table without heavy lines; all columns but the first, of names, hold numbers, unless said otherwise.
+
+    indent: whether the names are set in by two blanks.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index and numbers else "left", no_wrap=index == 0)
     for row in rows:
-        table.add_row(escape(name_text(row[0])), *map(escape, row[1:]))
+        table.add_row("  " * indent + escape(name_text(row[0])), *map(escape, row[1:]))
     return table
 
 
