@@ -127,7 +127,7 @@ def test_what_cannot_be_scaled_is_refused_or_said(headway, tmp_path):
 
 
 def test_the_loss_is_of_the_scaled_target_and_broadcasts_nothing():
-    loss = ScaledSquaredError((10.0, 2.0))
+    loss = ScaledSquaredError(TargetScale((0.0, 0.0), (10.0, 2.0)))
     outputs, targets = torch.tensor([[30.0, 4.0]]), torch.tensor([[10.0, 2.0]])
     assert loss(outputs, targets).tolist() == [2.5]
     with pytest.raises(ConfigError, match="one output is needed for each target"):

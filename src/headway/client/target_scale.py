@@ -84,7 +84,7 @@ class TargetScale:
         if task.output is not None:
             raise ConfigError("task.target_scale goes with a model that gives one tensor: leave task.output out.")
         make = task.model
-        return replace(task, model=lambda: self._scaled(make), loss=ScaledSquaredError(self.scale))
+        return replace(task, model=lambda: self._scaled(make), loss=ScaledSquaredError(self))
 
     def _scaled(self, make: Callable[[], Any]) -> Any:
         made = make()
@@ -131,10 +131,11 @@ class ScaledModel(nn.Module):
 class ScaledSquaredError:
     """The squared error of the scaled targets, ((prediction - y) / scale)^2, per example."""
 
-    scale: tuple[float, ...]
+    target: TargetScale
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each example, `[B]`."""
         predicted = aligned(outputs, targets)
-        scale = self.scale[0] if len(self.scale) == 1 else predicted.new_tensor(self.scale)
+        each = self.target.scale
+        scale = each[0] if len(each) == 1 else predicted.new_tensor(each)
         return LOSSES["mean_squared_error"].per_example(predicted / scale, targets.to(predicted.dtype) / scale)
