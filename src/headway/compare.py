@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from headway.client.metrics import measured_on
 from headway.core.durations import time_text
 from headway.core.errors import ConfigError, HeadwayError
 from headway.data import described
@@ -119,7 +120,7 @@ class Comparison:
         ranked = self.ranked()
         if not ranked:
             return "Every method failed at some seed, so none can be called better."
-        where = "on the central test set" if self.central else "over the clients' own test parts"
+        where = measured_on(self.metric, self.central)
         when = f"over {tail_of(trial.rounds for trial in self._whole)}"
         head = f"Mean {self.metric} {where}, {when}: "
         return head + self._verdict([(s.method, s.mean) for s in ranked], lambda trial: trial.final)

@@ -145,3 +145,16 @@ def test_the_header_says_what_the_figures_of_several_labels_are(headway, tmp_pat
     code, out, _ = headway("run", "masks.toml", "--out", "masks")
     assert code == 0
     assert "metrics over all 16 places of an example (4 x 4)" in out
+
+
+def test_the_header_names_the_clients_without_an_area_under_the_curve(headway):
+    r = np.random.default_rng(0)
+    client, y = np.arange(120) % 4, np.arange(120) // 4 % 2
+    np.savez("some.npz", x=r.normal(size=(120, 3)), y=np.where(client == 2, 0, y), client=client)
+    toml("some.toml", 'source = "some.npz"', task='metrics = ["auroc", "pooled_auroc"]', rounds=1)
+    _, out, _ = headway("run", "some.toml", "--out", "some")
+    assert "auroc is not defined at 1 of 4 clients, whose test parts have one class (client-2)" in out
+    toml("all.toml", 'source = "some.npz"', task='metrics = ["pooled_auroc", "auroc"]', rounds=2)
+    code, out, _ = headway("compare", "all.toml", "--methods", "fedavg,fedprox", "--seeds", 2)
+    assert code == 0
+    assert "Mean pooled_auroc over all clients' test examples together, over round" in out

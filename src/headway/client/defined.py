@@ -12,6 +12,7 @@ from headway.client.task import Task
 from headway.data import FederatedData
 
 AREA, POOLED_AREA = "auroc", f"{POOLED}auroc"
+NAMED = 5  # clients that a sentence names
 NOTHING = (
     "no client has test examples and there is no central test set (data.test_share, or central_share where the source "
     "has one)"
@@ -38,6 +39,19 @@ def undefined_metrics(task: Task, data: FederatedData) -> dict[str, str]:
             name: ONE_CLASS.format("the central test set") for name in (AREA, POOLED_AREA) if name in task.metrics
         }
     return found
+
+
+def undefined_at(task: Task, data: FederatedData) -> str | None:
+    """At which clients the area under the curve has no value, in a sentence, where it has one at others."""
+    tested = {client: data.store.targets[index] for client, index in data.test.items() if len(index)}
+    without = [client for client, targets in tested.items() if not _two_classes(targets)]
+    if AREA not in task.metrics or not 0 < len(without) < len(tested):
+        return None
+    who = ", ".join(without[:NAMED]) + (f" and {len(without) - NAMED} more" if len(without) > NAMED else "")
+    return (
+        f"{AREA} is not defined at {len(without)} of {len(tested)} clients, whose test parts have one class ({who}): "
+        f"the mean is over the others; {POOLED_AREA} takes all clients' examples together"
+    )
 
 
 def deciding(task: Task, undefined: Mapping[str, str]) -> str:

@@ -112,6 +112,17 @@ def is_pooled(metric: str | Metric) -> TypeGuard[str]:
     return isinstance(metric, str) and metric.startswith(POOLED)
 
 
+def measured_on(metric: str, central: bool) -> str:
+    """On which examples a metric's figure is, as a phrase; central: where there is a central test set.
+
+    >>> measured_on("auroc", central=False), measured_on("pooled_auroc", central=False)
+    ("over the clients' own test parts", "over all clients' test examples together")
+    """
+    if central:
+        return "on the central test set"
+    return "over all clients' test examples together" if is_pooled(metric) else "over the clients' own test parts"
+
+
 def named_metric(name: str) -> Metric:
     """The metric of a name."""
     return METRICS[name.removeprefix(POOLED)]

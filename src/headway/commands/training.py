@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from headway.advice.settings import setting_warnings
+from headway.client.defined import undefined_at
 from headway.client.shapes import metric_line
 from headway.client.steps import StepPlan
 from headway.client.trainer import Trainer
@@ -213,7 +214,9 @@ def _undefined(run: Run) -> list[str]:
     if "loss" in run.undefined:
         return [f"nothing is evaluated, so no best model is kept: {run.undefined['loss']}"]
     decides = "" if run.headline == run.task.headline else f"; {run.headline} decides which model is best"
-    return [f"{name} is not defined: {why}{decides}" for name, why in run.undefined.items()]
+    some = undefined_at(run.task, run.data) if run.evaluate_every is not None else None
+    lines = [f"{name} is not defined: {why}{decides}" for name, why in run.undefined.items()]
+    return lines if some is None else [*lines, some]
 
 
 def _steps_said(run: Run) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from headway.client.metrics import measured_on
 from headway.compare import Comparison, least_spent
 from headway.core.errors import ConfigError, HeadwayError, RunFolderError
 from headway.observe.text import number_text
@@ -232,7 +233,7 @@ def _sentence(comparison: Comparison, methods: Sequence[Method], notices: Sequen
     """The headline, which says no more than the seeds do."""
     if len(methods) > 1 and not any("ranked" in notice for notice in notices):
         return comparison.sentence()
-    where = "on the central test set" if comparison.central else "over the clients' own test parts"
+    where = measured_on(comparison.metric, comparison.central)
     head = f"Mean {comparison.metric} {where}, over {_tail(methods)}"
     if len(methods) > 1:
         return f"{head}, of {len(methods)} methods side by side; none is called better, for the reasons below."

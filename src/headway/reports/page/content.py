@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from headway.client.metrics import measured_on
 from headway.compare import Summary
 from headway.reports.page.gather import Record
 
@@ -133,7 +134,7 @@ class Evidence:
     @property
     def where(self) -> str:
         """On what the metric was measured."""
-        return "on the central test set" if self.central else "over the clients' own test parts"
+        return measured_on(self.metric, self.central)
 
     @property
     def measure(self) -> str:
