@@ -1,7 +1,9 @@
 """Ray workers: the same bits as worker processes, also when workers, keepers of memory or nodes are lost."""
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,13 +91,17 @@ def test_the_bits_are_those_of_worker_processes(cluster, recipe, lanes):
     assert ray.is_initialized(), "a cluster that was there before stays"
 
 
-@SOAK
-def test_a_worker_that_is_killed_is_replaced_and_nothing_changes(cluster):
+def test_a_worker_and_a_keeper_that_are_killed_are_replaced_and_nothing_changes(cluster):
     def kill(run):
         ray.kill(run.engine.crew[0].actor)
+        ray.kill(run.memory.ranges[0].keepers[run.state.round % 2])
 
     whole = trained("scaffold+ecgr", hw.ProcessEngine(1, lanes=4))
-    same(whole, trained("scaffold+ecgr", hw.RayEngine(2, lanes=4), kill))
+    ours = trained("scaffold+ecgr", hw.RayEngine(2, lanes=4), kill)
+    same(whole, ours)
+    notes = " ".join(note for report in ours[2] for note in report.notes)
+    assert "a Ray worker ended" in notes
+    assert "a keeper of the memory of client-0 to client-9 was lost" in notes
 
 
 @SOAK
@@ -294,3 +300,16 @@ def test_what_is_large_enough_to_lie_in_the_object_store(cluster, lanes):
     whole = trained("scaffold+ecgr", hw.ProcessEngine(1, lanes=lanes), **options)
     ours = trained("scaffold+ecgr", hw.RayEngine(2, lanes=lanes), **options)
     same(whole, ours)
+
+
+@SOAK
+@pytest.mark.parametrize("kind", ["nodes", "keepers"])
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_losses_at_random_moments_of_rounds_change_nothing(apart, kind, nodes, tmp_path):
+    """A few; python tests/engines/ray_losses.py says how to have many."""
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here.parent), *sys.path])}
+    command = [sys.executable, str(here / "ray_losses.py"), kind, str(nodes), "--losses", "6"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 in all" in done.stdout
