@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -171,6 +172,8 @@ def _installed(file: Path) -> bool:
 
 def _task(task: Task) -> dict[str, Any]:
     def named(value: object) -> str:
+        if dataclasses.is_dataclass(value):  # with its numbers, such as those by which a target is scaled
+            return repr(value)
         return value if isinstance(value, str) else getattr(value, "__qualname__", type(value).__qualname__)
 
     return {

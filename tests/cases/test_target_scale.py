@@ -126,6 +126,20 @@ def test_what_cannot_be_scaled_is_refused_or_said(headway, tmp_path):
         TargetScale((0.0,), (1.0,)).apply(hw.Task(lambda: nn.Linear(1, 1), loss="binary_cross_entropy"))
 
 
+def test_a_run_goes_on_by_its_own_scale_only(headway, tmp_path):
+    houses(tmp_path / "houses.csv")
+    assert headway("init", "--data", "houses.csv", "--client-column", "town", "--target", "price")[0] == 0
+    assert headway("run", "run.toml", "--rounds", "1", "--out", "run")[0] == 0
+    kept = (tmp_path / "run" / "run.toml").read_text()
+    edited = kept.replace('target_scale = "training"', "target_scale = { centre = 1.0, scale = 1e5 }")
+    (tmp_path / "run" / "run.toml").write_text(edited)
+    code, _, err = headway("resume", "run", "--rounds", "2")
+    assert (code, edited != kept) == (1, True)
+    assert "TargetScale(centre=(1.0,)" in err
+    (tmp_path / "run" / "run.toml").write_text(kept)
+    assert headway("resume", "run", "--rounds", "2")[0] == 0
+
+
 def test_the_loss_is_of_the_scaled_target_and_broadcasts_nothing():
     loss = ScaledSquaredError(TargetScale((0.0, 0.0), (10.0, 2.0)))
     outputs, targets = torch.tensor([[30.0, 4.0]]), torch.tensor([[10.0, 2.0]])
