@@ -73,6 +73,7 @@ class _Place:
     def __init__(self, name: str, owner: Any, skip: frozenset[str], seen: set[int], seeders: list[Any]) -> None:
         self.name, self.owner, self.skip = name, owner, skip
         self.is_class = isinstance(owner, type)
+        self.length = len(vars(owner))
         self.values = {key: value for key, value in vars(owner).items() if self._counts(key, value)}
         held = {key: _hold(value, seen, seeders) for key, value in self.values.items()}
         self.inner = {key: inside for key, inside in held.items() if inside is not None}
@@ -92,7 +93,19 @@ class _Place:
             if key not in self.values and self._counts(key, value):
                 yield key
 
+    def is_as_made(self) -> bool:
+        """Whether nothing has changed; quick, since it is looked at before each client."""
+        now = vars(self.owner)
+        if len(now) != self.length:
+            return next(self.changed(), None) is None
+        for key, value in self.values.items():
+            if (found := now.get(key, self)) is not value and not _same(found, value):
+                return False
+        return all(check() for check, _ in self.inner.values())
+
     def restore(self) -> None:
+        if self.is_as_made():
+            return
         for key in list(self.changed()):
             if key not in self.values:
                 delattr(self.owner, key)
@@ -129,7 +142,7 @@ def _hold(value: Any, seen: set[int], seeders: list[Callable[[int], object]]) ->
         return _hold_container(value, seen, seeders)
     if hasattr(value, "__dict__") and type(value).__module__.split(".")[0] not in ("torch", "numpy"):
         place = _Place("", value, frozenset(), seen, seeders)
-        return lambda: next(place.changed(), None) is None, place.restore
+        return place.is_as_made, place.restore
     return None
 
 
