@@ -192,10 +192,10 @@ class TestWhatStaysWithTheClients:
         assert "headway export kept --client NAME" in out.replace("\n", " ")
         plain = safetensors.torch.load_file("kept/model.safetensors")
         assert torch.equal(plain["1.running_mean"], torch.zeros(16))
-        code, out, _ = files("export", "kept", "--client", "client-3", "--out", "three.safetensors")
+        code, out, _ = files("export", "kept", "--client", "client-3")
         assert code == 0
         assert "the model of client 'client-3' of round 3" in out
-        own = safetensors.torch.load_file("three.safetensors")
+        own = safetensors.torch.load_file("kept/model-client-3.safetensors")
         assert not torch.equal(own["1.running_mean"], plain["1.running_mean"])
         assert torch.equal(own["0.weight"], plain["0.weight"])
         assert "no client 'client-33' (did you mean" in files("export", "kept", "--client", "client-33")[2]

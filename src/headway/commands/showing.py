@@ -146,7 +146,7 @@ def export_model(folder: Path, out: Path | None, best: bool, client: str | None 
             memory_of = partial(read_client, folder / MEMORY, kept.round)
             load_model(bench, kept, client, experiment.data.clients, memory_of)
     state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in bench.module.state_dict().items()}
-    path = out or folder / ("best-model.safetensors" if best else "model.safetensors")
+    path = out or folder / _model_name(best, client)
     whose = "the model" if client is None else f"the model of client {client!r}"
     with writing(path):
         write_atomically(path, safetensors.torch.save({name: tensor.clone() for name, tensor in state.items()}))
@@ -163,3 +163,11 @@ def export_model(folder: Path, out: Path | None, best: bool, client: str | None 
         )
     for warning in said:
         screen.print(str(warning.message), markup=False, soft_wrap=True)
+
+
+def _model_name(best: bool, client: str | None) -> str:
+    """The file that a model is written to; a client's name keeps its letters, digits, dots and dashes."""
+    if client is not None:
+        plain = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in client)
+        return f"model-{plain[:80]}.safetensors"
+    return "best-model.safetensors" if best else "model.safetensors"
