@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mk import blobs, toml
 
 import headway as hw
+from headway.commands.training import Spent
 
 SOURCES = str(Path(hw.__file__).parents[1])
 OWN = """
@@ -134,3 +136,11 @@ def test_a_measured_plan_says_how_to_have_its_bits_again(trouble, tmp_path):
     assert code == 0, err
     assert "  bits" not in out
     assert (tmp_path / "again" / "checkpoints" / "round-000003.safetensors").read_bytes() == first
+
+
+def test_evaluation_that_takes_long_is_mentioned():
+    spent = Spent()
+    spent.add(SimpleNamespace(seconds=10.0, evaluation_seconds=20.0))
+    assert spent.line() is None
+    spent.add(SimpleNamespace(seconds=30.0, evaluation_seconds=20.0))
+    assert "50 % of the run: with run.evaluate_every = 10" in spent.line()

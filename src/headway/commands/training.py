@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from headway.observe.text import bytes_text, console, emit, metric_text, number_
 from headway.run import Run
 from headway.runfile import RunFile, load_runfile
 
+EVALUATION_S, EVALUATION_SHARE = 30.0, 0.4  # evaluation that takes longer, and more of the time, is mentioned
+
 
 def run_file(
     name: str, sets: Sequence[str], seed: int | None, rounds: int | None, out: Path | None, as_json: bool
@@ -41,10 +43,8 @@ def run_file(
     """Trains what a run file says."""
     runfile = load_runfile(name, sets, seed=seed, rounds=rounds)
     _set_threads(runfile)
-    if out is not None:
-        _train(runfile.start(out), runfile, out, as_json)
-        return
-    with free_folder(Path("runs") / f"{runfile.name}-s{runfile.sections.run.seed}") as folder:
+    place = nullcontext(out) if out else free_folder(Path("runs") / f"{runfile.name}-s{runfile.sections.run.seed}")
+    with stopping.noticed("No round had been trained."), place as folder:
         run = runfile.start(folder)
     _train(run, runfile, folder, as_json)
 
@@ -66,7 +66,9 @@ def resume_folder(folder: Path, sets: Sequence[str], rounds: int | None, as_json
         if as_json:
             emit({"event": "complete", "round": run.state.round, "folder": str(folder)})
         else:
-            console().print(f"{folder} is complete: {run.state.round} of {run.rounds} rounds are done.")
+            done = f"{run.state.round} of {run.rounds}" if run.state.round <= run.rounds else str(run.state.round)
+            more = "" if run.state.round <= run.rounds else f", more than the {run.rounds} that were asked for"
+            console().print(f"{folder} is complete: {done} rounds are done{more}.")
         run.close()
         return
     _train(run, runfile, folder, as_json)
@@ -129,11 +131,12 @@ def _train(run: Run, runfile: RunFile, folder: Path, as_json: bool) -> None:
     if not as_json:
         _header(screen, run, runfile, folder)
     report: RoundReport | None = None
-    lines = Lines()
+    lines, spent = Lines(), Spent()
     kept = f"The run is kept; go on with: {_how(folder)}"
     with _interruptible(screen, folder, as_json), stopping.deferred(kept), _meter(screen, run) as meter:
         try:
             for report in run:
+                spent.add(report)
                 if as_json:
                     emit(_record(report))
                 else:
@@ -146,8 +149,32 @@ def _train(run: Run, runfile: RunFile, folder: Path, as_json: bool) -> None:
         emit({"event": "done", "round": report.round, "folder": str(folder), "best": run.notes["best"]})
     else:
         _footer(screen, run, report, folder)
+        if (line := spent.line()) is not None:
+            screen.print(line, soft_wrap=True)
         if (summary := lines.summary()) is not None:
             screen.print(f"[yellow]{escape(summary)}[/yellow] The journal has them round by round.", soft_wrap=True)
+
+
+class Spent:
+    """How the seconds of a run divide into training and evaluation."""
+
+    def __init__(self) -> None:
+        self.training = self.evaluation = 0.0
+
+    def add(self, report: RoundReport) -> None:
+        """A round."""
+        self.training += report.seconds
+        self.evaluation += report.evaluation_seconds
+
+    def line(self) -> str | None:
+        """A sentence, where evaluation took long and a good part of the time."""
+        share = self.evaluation / max(self.training + self.evaluation, 1e-9)
+        if self.evaluation < EVALUATION_S or share < EVALUATION_SHARE:
+            return None
+        return (
+            f"Evaluation took {time_text(self.evaluation)}, {100 * share:.0f} % of the run: with "
+            "run.evaluate_every = 10 it takes a tenth of that."
+        )
 
 
 @contextmanager

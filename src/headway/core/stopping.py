@@ -126,17 +126,26 @@ def requested() -> bool:
 
 
 @contextlib.contextmanager
+def noticed(notice: str) -> Iterator[None]:
+    """Within, this is printed if a signal ends the process at once."""
+    before, _flag.notice = _flag.notice, notice or _flag.notice
+    try:
+        yield
+    finally:
+        _flag.notice = before
+
+
+@contextlib.contextmanager
 def deferred(notice: str = "") -> Iterator[None]:
     """Within, a signal waits for the next `check`, or for the end; notice: what is printed if the process has to end
     at once."""
-    before, _flag.notice = _flag.notice, notice or _flag.notice
     _flag.depth += 1
     try:
-        yield
+        with noticed(notice):
+            yield
         check()
     finally:
         _flag.depth -= 1
-        _flag.notice = before
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import ClassVar, final
 
+from headway.core import stopping
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.core.keys import Key
 from headway.core.registry import Plain, Registry
@@ -91,6 +92,7 @@ class Bernoulli(Availability):
         return start * self.every_s, stop * self.every_s
 
     def _there(self, key: Key, number: int) -> bool:
+        stopping.check()  # a small share is looked for in very many intervals
         return key.derive("there", number).unit() < self.share
 
 

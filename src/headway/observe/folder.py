@@ -27,6 +27,7 @@ from headway.core import stopping
 from headway.core.errors import RunFolderError
 
 FORMAT = 1
+AGAIN = "What was saved before is whole; free some space or choose another folder, then resume."
 IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST = (
     "run.json",
     "run.toml",
@@ -62,7 +63,11 @@ class RunFolder:
             shutil.rmtree(staging, ignore_errors=True)
 
         try:
-            with stopping.deferred(), stopping.undoing(clear), writing(path):
+            with (
+                stopping.deferred(),
+                stopping.undoing(clear),
+                writing(path, "Choose another place, or see what it lacks."),
+            ):
                 (staging / "checkpoints").mkdir(parents=True)
                 write_atomically(staging / IDENTITY, json.dumps({"format": FORMAT, **identity}, indent=2).encode())
                 if config is not None:
@@ -213,8 +218,8 @@ def _write_and_rename(staging: Path, path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns what the disk refuses into a sentence.
+def writing(path: Path, do_this: str = AGAIN) -> Iterator[None]:
+    """Turns what the disk refuses into a sentence; do_this: how it ends.
 
     Raises:
         RunFolderError: saying which file, why, and that what was there before is whole.
@@ -223,10 +228,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, sqlite3.OperationalError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise RunFolderError(
-            f"{path} cannot be written: {why}. What was saved before is whole; free some space or choose another "
-            "folder, then resume."
-        ) from error
+        raise RunFolderError(f"{path} cannot be written: {why.rstrip('.')}. {do_this}") from error
 
 
 def is_begun(path: Path) -> bool:
