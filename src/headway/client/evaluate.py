@@ -31,7 +31,8 @@ def check_central(bench: Workbench) -> None:
     if bench.has_statistics and bench.task.buffers == "local":
         raise ConfigError(
             "a model whose statistics stay with the clients cannot be evaluated centrally: its own are the initial "
-            'ones. Use data without a central test set (central_share = 0), or choose buffers = "average".'
+            'ones. Choose task.buffers = "average", or use data without a central test set (data.central_share = 0 '
+            "where the source has that option)."
         )
 
 

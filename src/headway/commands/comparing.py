@@ -204,6 +204,8 @@ def _folder(out: Path | None, name: str) -> Path:
     """Where the comparison is kept: a new place, or one that holds some of its runs already."""
     if out is None:
         return free_path(Path("comparisons") / name)
+    if out.exists() and out.resolve() == Path.cwd():
+        raise ConfigError("a comparison needs a folder of its own, not the one that it is started in: choose --out.")
     if out.exists() and not (out / RUNS).is_dir() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
             f"{out} exists already, and is no comparison to go on with: choose another folder with --out."

@@ -13,6 +13,7 @@ from headway.core.errors import ConfigError, DataError
 from headway.core.keys import Key
 from headway.data.arrays import group_codes
 from headway.data.federated import Examples, FederatedData, in_order
+from headway.data.missing import no_file
 from headway.data.parts import Numbered, Parts
 from headway.data.pool import Pool
 from headway.data.split import Splitter, last_tested
@@ -131,7 +132,7 @@ def mapped_examples(inputs: Path | str, targets: Path | str) -> Examples:
 
 def _open(path: Path, numbers: tuple[str, ...]) -> Tensor:
     if not path.is_file():
-        raise DataError(f"there is no file {path}; check the path.")
+        raise DataError(no_file(path))
     try:
         array: Any = np.load(path, mmap_mode="c", allow_pickle=False)  # "c": torch wants it writable; the file is not
     except (OSError, ValueError, EOFError) as error:

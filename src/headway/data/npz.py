@@ -16,6 +16,7 @@ from headway.core.errors import DataError, nearest
 from headway.data.arrays import InputKind, as_inputs, check_ranges, group_codes, owner_ids, read_inputs
 from headway.data.columns import client_notes
 from headway.data.federated import Examples
+from headway.data.missing import no_file
 from headway.data.pool import Pool
 from headway.data.targets import TargetKind, read_targets
 
@@ -106,7 +107,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """Every array of the file, without unpickling anything."""
     if not path.is_file():
         kind = " (it is a folder)" if path.is_dir() else ""
-        raise DataError(f"there is no file {path}{kind}; check the path.")
+        raise DataError(no_file(path, kind))
     name = ""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:

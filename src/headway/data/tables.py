@@ -10,6 +10,7 @@ from typing import Literal
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.data.csv_text import read_text_table
 from headway.data.fields import GAPS, Decimal, Field, Kind, as_written, decimal_comma, parse_field
+from headway.data.missing import no_file
 from headway.data.parquet import read_parquet
 
 Task = Literal["classification", "regression"]
@@ -77,7 +78,7 @@ def read_table(path: Path, how: Reading | None = None) -> TableFile:
     """
     how = how or Reading()
     if not path.is_file():
-        raise DataError(f"there is no file {path}; check the path.")
+        raise DataError(no_file(path))
     try:
         if path.suffix.lower() == ".parquet":
             found = TableFile(read_parquet(path, how.skip, how.text, how.categories, how.gaps))
