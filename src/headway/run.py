@@ -19,6 +19,7 @@ from headway.client.defined import deciding, undefined_metrics
 from headway.client.evaluate import mean_metrics
 from headway.client.own_model import initial_note, load_model
 from headway.client.task import Task
+from headway.client.trainer import Trainer
 from headway.client.versions import check_saved
 from headway.client.workbench import Workbench
 from headway.core import stopping
@@ -34,9 +35,10 @@ from headway.engines.preflight import try_once
 from headway.identity import compare, identity_of, in_todays_words
 from headway.observe.alarm import HORIZON, Figures, Watch
 from headway.observe.data_notes import save_data_notes
-from headway.observe.divergence import ProgressCheck, loss_before_training
+from headway.observe.divergence import ProgressCheck, loss_before_training, odd_outputs
 from headway.observe.folder import JOURNAL, MEMORY, RunFolder, is_begun, read_identity, writing
 from headway.observe.journal import Journal
+from headway.observe.learning import Learning
 from headway.observe.report import RoundReport
 from headway.population import check_population
 
@@ -121,6 +123,7 @@ class Run:
         self.notes: dict[str, Any] = {"best": None, "first_loss": None}
         self.watch = Watch(LabelCounts(data))
         self.progress = ProgressCheck(algorithm, None if buffers is None else self.bench.statistics_layout)
+        self.learning = Learning()
         self.notices: list[str] = []
         self._between = True  # whether state, memory and journal are those of one round
         self.folder: RunFolder | None = None
@@ -144,7 +147,9 @@ class Run:
         return identity_of(self.algorithm, self.data, self.task, self.engine, self.bench, **options)
 
     def _tried(self) -> list[str]:
-        return try_once(self.engine, self.central, self.state, self.evaluate_every is not None)
+        notices = try_once(self.engine, self.central, self.state, self.evaluate_every is not None)
+        self.learning = Learning(self.state.round)
+        return [*notices, *odd_outputs(self.bench, self.data)]
 
     def model(self, client: str | None = None) -> nn.Module:
         """The global model as a module of its own; or the model of a client, with what stays there.
@@ -225,7 +230,10 @@ class Run:
             ),
             send,
         )
-        report = self._checked(RoundReport.of(after.round, answers, measured), after)
+        report = replace(RoundReport.of(after.round, answers, measured), lr=self._rate(before.round))
+        report = self._checked(report, after)
+        seen = self.learning.moved(after.round, before.params, after.params, report.count("counted"), report.lr)
+        seen += self.learning.trained(report.train_loss, self.notes["first_loss"])
         counted = report.clients.that("counted").clients
         self._between = False
         settled = self.engine.ask(Ask("settle", Message(after.params), counted, round=before.round))
@@ -233,7 +241,7 @@ class Run:
         if self.known is not None:
             self.known.learn(before.round, there, cohort, report.clients)
         spent = time.perf_counter() - begun
-        notes = (*report.notes, *settled.notes)
+        notes = (*report.notes, *settled.notes, *seen)
         report = replace(report, seconds=spent, notes=notes, alarms=self.watch.see(Figures.of(report)))
         self._engine_saved = self.engine.saved()
         due = self.evaluate_every is not None and after.round % self.evaluate_every == 0
@@ -255,6 +263,11 @@ class Run:
         if (short := self.algorithm.too_few(report.count("counted"))) is None:
             return report
         return replace(report, clients=report.clients.uncounted(short), notes=(*report.notes, short))
+
+    def _rate(self, round_: int) -> float | None:
+        """The trainer's learning rate in a round."""
+        trainer = self.algorithm.trainer
+        return trainer.rate(round_) if isinstance(trainer, Trainer) else None
 
     def _measured(self, state: State, there: Sequence[str]) -> Answer:
         """Has the losses measured that the sampler wants to know before it draws."""
@@ -282,6 +295,9 @@ class Run:
         if (report.round == 1 or self.finished) and (note := initial_note(self.bench, list(scores), self.memory)):
             notes = (*notes, note)
         report = replace(report, metrics=means, central=central, evaluation=shown, notes=notes)
+        constant = self.constant.central or self.constant.clients
+        seen = self.learning.evaluated(self.headline, report.headline(self.headline), constant, self.constant.answer)
+        report = replace(report, notes=(*report.notes, *seen))
         self._keep_best(report)
         return replace(report, evaluation_seconds=time.perf_counter() - begun)
 

@@ -172,6 +172,10 @@ class LocalSGD(Trainer):
             applies=frozenset({"gradient", "step"}),
         )
 
+    def rate(self, round_: int) -> float:
+        """lr by the schedule, where that counts rounds; else lr, with which each round begins."""
+        return self.lr * self.schedule(round_ if self.schedule.over == "rounds" else 0)
+
     def check(self, bench: Workbench) -> None:
         """Refuses a model that the loss term cannot look into."""
         if self.loss_term is not None:

@@ -98,6 +98,10 @@ class Trainer(Plain, ABC):
         """`drops` of each of many clients."""
         return [self.drops(key) for key in keys]
 
+    def rate(self, round_: int) -> float | None:
+        """The learning rate with which a client begins a round, so many being complete; `None` if it has none."""
+        return None
+
     def check(self, bench: Workbench) -> None:
         """Refuses a model that it cannot train, before any round."""
 

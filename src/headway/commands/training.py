@@ -292,6 +292,7 @@ def _record(report: RoundReport) -> dict[str, Any]:
         "event": "round",
         "round": report.round,
         "train_loss": report.train_loss,
+        "lr": report.lr,
         "metrics": dict(report.metrics),
         "central": dict(report.central),
         "drift": dict(report.drift),

@@ -15,6 +15,7 @@ from headway.core.errors import Diverged
 from headway.core.layout import Layout
 from headway.core.reports import Reports
 from headway.data import Examples, FederatedData
+from headway.observe.learning import outputs_note
 
 EXPLODED = 1e3  # times the training loss before training
 FLOOR = 1e-3  # of that loss
@@ -112,17 +113,31 @@ def loss_before_training(bench: Workbench, data: FederatedData, state: State) ->
 
     What the bench holds, and torch's generators, are left as they were found.
     """
-    step = max(1, len(data.clients) // CLIENTS)
-    parts = [data.train_of(client) for client in data.clients[::step][:CLIENTS]]
-    some = [part.rows(0, min(ROWS, len(part))) for part in parts]
     with untouched(bench), torch.no_grad():
         bench.load(state.model, None, state.buffers)
         bench.module.eval()
-        losses = [float(_loss(bench, examples)) for examples in some if len(examples)]
+        losses = [float(bench.task.criterion.mean(*_outputs(bench, examples))) for examples in _some(data)]
     mean = sum(losses) / len(losses) if losses else math.nan
     return mean if math.isfinite(mean) else None
 
 
-def _loss(bench: Workbench, examples: Examples) -> Tensor:
+def odd_outputs(bench: Workbench, data: FederatedData) -> list[str]:
+    """What is odd about the initial model's outputs on some examples, in sentences."""
+    with untouched(bench), torch.no_grad():
+        bench.module.eval()
+        outputs = [_outputs(bench, examples)[0] for examples in _some(data)]
+    note = outputs_note(bench.task.loss, torch.cat(outputs)) if outputs else None
+    return [] if note is None else [note]
+
+
+def _some(data: FederatedData) -> list[Examples]:
+    """Some training examples of some clients."""
+    step = max(1, len(data.clients) // CLIENTS)
+    parts = [data.train_of(client) for client in data.clients[::step][:CLIENTS]]
+    return [part.rows(0, min(ROWS, len(part))) for part in parts if len(part)]
+
+
+def _outputs(bench: Workbench, examples: Examples) -> tuple[Tensor, Tensor]:
+    """The model's outputs, and the targets."""
     here = bench.site.examples(examples)
-    return bench.task.criterion.mean(bench.module(bench.arranged(here.inputs)), here.targets)
+    return bench.module(bench.arranged(here.inputs)), here.targets

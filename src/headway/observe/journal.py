@@ -38,10 +38,10 @@ TABLES = ("rounds", "clients", "metrics", "alarms", "earlier", "flying", "notes"
 class Journal:
     """Appends finished rounds, one transaction each.
 
-    In `metrics` the scope is "clients" (the mean over them), "central", "drift", "clock" or
-    "client:NAME".  In `alarms`, clients, camps and numbers are JSON.  `earlier` has the asks that came to nothing, to
-    clients of whom `clients` tells a later one of the same round; `flying` those that were open after the last round.
-    `notes` has what else happened, such as crews whose clients trained one at a time.
+    In `metrics` the scope is "clients" (the mean over them), "central", "drift", "clock", "training" (the learning
+    rate, as "lr") or "client:NAME".  In `alarms`, clients, camps and numbers are JSON.  `earlier` has the asks that
+    came to nothing, to clients of whom `clients` tells a later one of the same round; `flying` those that were open
+    after the last round.  `notes` has what else happened, such as crews whose clients trained one at a time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -211,6 +211,7 @@ def _metric_rows(report: RoundReport) -> list[tuple[Any, ...]]:
         "central": dict(report.central),
         "drift": dict(report.drift),
         "clock": dict(report.clock),
+        "training": {} if report.lr is None else {"lr": report.lr},
     }
     for client, metrics in report.evaluation.items():
         scopes[f"client:{client}"] = dict(metrics)

@@ -24,6 +24,7 @@ class RoundReport:
     drift: how far the updates pulled apart (see `observe.drift`), where it was measured.
     clock: of a simulated clock, in its seconds: when the round began and ended, and how long clients worked in vain;
     and of how many clients.
+    lr: the learning rate with which clients began the round, where the trainer has one.
     alarms: which clients pull where (see `observe.alarm`).  notes: what else happened, in sentences.
     seconds: of training and aggregation.  bytes: as a message's frame counts them.
     """
@@ -44,6 +45,7 @@ class RoundReport:
     flying: Mapping[str, float] = field(default_factory=dict)
     alarms: tuple[Alarm, ...] = ()
     notes: tuple[str, ...] = ()
+    lr: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clients", Reports.of(self.clients))

@@ -1,0 +1,92 @@
+"""Whether the model learns at all: sentences about a run that goes on and gets nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+ROUNDS = 5  # evaluations at the constant answer, and rounds from the start in which the model hardly moves
+RISING = 3  # rounds in a row above the loss before training
+WORSE = 2.0  # times that loss
+STILL = 1e-5  # of the model's length, moved in all of the first rounds together
+NEAR = 0.005  # of a metric, from what the constant answer reaches
+FEWEST = 0.1  # of the outputs are exactly 0, where the last layer cuts off what is below
+
+
+class Learning:
+    """Looks at each round; says each thing once.
+
+    start: the round with which it begins.
+    """
+
+    def __init__(self, start: int = 0) -> None:
+        self.start, self._said = start, set[str]()
+        self._path = 0.0
+        self._above = self._at_constant = 0
+
+    def moved(self, round_: int, before: Tensor, after: Tensor, counted: int, lr: float | None) -> list[str]:
+        """What the model's move in a round shows; lr: the trainer's learning rate in that round."""
+        if not counted:
+            return []
+        step = float(torch.linalg.vector_norm(after.double() - before.double()))
+        if step == 0:
+            why = ", since the learning rate is 0" if lr == 0 else ""
+            return self._once("zero", f"no parameter moved in this round: every update is zero{why}.")
+        self._path += step
+        length = max(float(torch.linalg.vector_norm(after.double())), 1e-30)
+        if self.start or round_ != ROUNDS or self._path > STILL * length:
+            return []
+        rate = "" if lr is None else f" ({lr:g})"
+        return self._once(
+            "still",
+            f"in {ROUNDS} rounds the model moved by {self._path / length:.1g} of its length: the learning rate{rate} "
+            "is too small, or the gradients vanish.",
+        )
+
+    def trained(self, loss: float | None, start: float | None) -> list[str]:
+        """What the training loss of a round shows, beside that before training."""
+        self._above = self._above + 1 if loss is not None and start and loss > WORSE * start else 0
+        if self._above < RISING or loss is None:
+            return []
+        return self._once(
+            "worse",
+            f"the training loss ({loss:.4g}) has been far above that before training ({start:.4g}) for {RISING} "
+            "rounds: lower the learning rate (algorithm.trainer.lr), or set algorithm.trainer.clip_gradient.",
+        )
+
+    def evaluated(self, name: str, value: float | None, constant: Mapping[str, float], answer: str) -> list[str]:
+        """What the deciding metric shows, beside that of a constant answer."""
+        near = value is not None and name in constant and abs(value - constant[name]) <= NEAR
+        self._at_constant = self._at_constant + 1 if near else 0
+        if self._at_constant < ROUNDS or value is None:
+            return []
+        return self._once(
+            "constant",
+            f"{name} has not left that of a constant answer, {answer} ({constant[name]:.4g}), in {ROUNDS} evaluations: "
+            "the model may give the same output for every input.",
+        )
+
+    def _once(self, kind: str, sentence: str) -> list[str]:
+        if kind in self._said:
+            return []
+        self._said.add(kind)
+        return [sentence]
+
+
+def outputs_note(loss: object, outputs: Tensor) -> str | None:
+    """What is odd about a model's outputs `[B, ...]` under a loss that takes logits, as a sentence."""
+    if loss not in ("cross_entropy", "binary_cross_entropy") or not outputs.numel() or bool((outputs < 0).any()):
+        return None
+    takes = f"{loss} takes logits, of either sign: leave that layer out, or little is learned"
+    if loss == "cross_entropy" and outputs.ndim > 1 and outputs.shape[1] > 1:
+        sums = outputs.double().sum(1)
+        if bool(torch.isclose(sums, torch.ones_like(sums), rtol=0, atol=1e-4).all()):
+            return f"the model's outputs sum to one, as after a softmax, and {takes}."
+    zeros = float((outputs == 0).double().mean())
+    if FEWEST <= zeros < 1:
+        return f"the model's outputs are never below 0 and often exactly 0, as after a ReLU, and {takes}."
+    if loss == "binary_cross_entropy" and bool((outputs <= 1).all()) and float(outputs.std()) > 0:
+        return f"the model's outputs lie between 0 and 1, as after a sigmoid, and {takes}."
+    return None
