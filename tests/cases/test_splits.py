@@ -1,5 +1,7 @@
 """Which examples are tested: one rule for every source, an option, and a line in the header."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,9 @@ def test_what_nothing_says_is_as_it_was_and_is_said(sources, headway, tmp_path):
     assert "split   20 % of each client's examples are its test part, drawn at random, stratified by class" in out
     _, out, _ = headway("run", tmp_path / "a.toml", "--set", 'data.split="last"', "--out", "two")
     assert 'the last in their order (data.split = "last")' in out
+    assert json.loads((tmp_path / "two" / "data.json").read_text())["split"].startswith("20 % of each client's")
+    _, out, _ = headway("partition", tmp_path / "a.toml")
+    assert "split   20 % of each client's examples" in out
 
 
 def test_groups_on_both_sides_and_clients_of_one_group_are_said(sources, tmp_path):

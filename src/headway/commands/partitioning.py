@@ -8,6 +8,7 @@ from pathlib import Path
 
 from headway.core.errors import ConfigError
 from headway.data import ClientSkew, FederatedData, Skew, Spread, described, skew_of
+from headway.observe.data_notes import reading_lines
 from headway.observe.folder import writing
 from headway.observe.partition_plot import partition_picture
 from headway.observe.text import console, emit, number_text, plain_table, show_table
@@ -58,7 +59,10 @@ def _show(runfile: RunFile, data: FederatedData, found: Skew, path: Path) -> Non
     examples = sum(each.train for each in found.clients)
     central = f", {len(data.central)} in a central test set" if data.central is not None else ""
     screen.print(f"[bold]{runfile.name}[/bold], seed {runfile.sections.run.seed}")
-    screen.print(f"  data    {data.name}: {len(found.clients)} clients, {examples} training examples{central}\n")
+    screen.print(f"  data    {data.name}: {len(found.clients)} clients, {examples} training examples{central}")
+    for line in reading_lines(data):
+        screen.print(line, markup=False, soft_wrap=True)
+    screen.print()
     columns, rows = _table(found)
     table = plain_table(columns, rows)
     if found.shifted:

@@ -23,9 +23,9 @@ from headway.core import stopping
 from headway.core.durations import time_text
 from headway.core.errors import RunFolderError
 from headway.data import described
-from headway.data.classes import target_line
 from headway.engines import ClockEngine
 from headway.observe.alarm import Lines
+from headway.observe.data_notes import reading_lines
 from headway.observe.folder import CONFIG, JOURNAL, read_identity, writing
 from headway.observe.journal import Journal
 from headway.observe.progress import Meter
@@ -203,12 +203,8 @@ def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
     central = f", {len(data.central)} in a central test set" if data.central is not None else ""
     screen.print(f"[bold]{runfile.name}[/bold], seed {runfile.sections.run.seed}")
     screen.print(f"  data    {data.name}: {len(sizes)} clients, {int(sizes.sum())} training examples ({held}){central}")
-    heading, line = target_line(data)
-    screen.print(f"  {heading:<8}{line}", markup=False, soft_wrap=True)
-    if data.split:
-        screen.print(f"  split   {data.split}", markup=False, soft_wrap=True)
-    for note in data.notes:
-        screen.print(f"  read    {note}", markup=False, soft_wrap=True)
+    for line in reading_lines(data):
+        screen.print(line, markup=False, soft_wrap=True)
     if data.shifts:
         screen.print(
             f"  shift   {len(data.shifts)} of the clients: {', '.join(described(None, section.shift))}", markup=False

@@ -1,4 +1,4 @@
-"""What a run folder keeps of the data that the run was made with, for a report or a person to read."""
+"""How data were read: the lines of a header, and what a run folder keeps for a report or a person to read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,21 @@ def save_data_notes(folder: Path, data: FederatedData, measured: dict[str, Any])
     kept = {
         "data": data.name,
         **dict([target_line(data)]),
+        "split": data.split,
         "class_names": data.class_names,
         "notes": data.notes,
         **measured,
     }
     with writing(folder / DATA_NOTES):
         write_atomically(folder / DATA_NOTES, json.dumps(kept, indent=2, ensure_ascii=False).encode())
+
+
+def reading_lines(data: FederatedData) -> list[str]:
+    """How the data were read, as indented lines: classes, labels or targets, the split, and a line for each note.
+
+    >>> reading_lines(FederatedData.from_clients({"a": ([[0.0], [1.0]], [0, 1])}))
+    ['  classes 2: 0 (1), 1 (1)']
+    """
+    split = [("split", data.split)] if data.split else []
+    lines = [target_line(data), *split, *(("read", note) for note in data.notes)]
+    return [f"  {heading:<8}{line}" for heading, line in lines]
