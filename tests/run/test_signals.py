@@ -121,15 +121,26 @@ def test_the_workers_of_a_parent_that_is_killed_end_too(tmp_path):
 
 
 @pytest.mark.soak
-def test_signals_at_random_moments(headway, tmp_path):
-    chance = random.Random(0)
+def test_signals_at_random_moments(headway, tmp_path, capsys):
+    """Half of them from the first tenth of a second on, half once it trains."""
+    chance, lines = random.Random(0), []
     for place in range(int(os.environ.get("HEADWAY_SIGNALS", COUNT))):
         kind = chance.choice(sorted(KINDS))
         number = chance.choice([signal.SIGTERM, signal.SIGINT])
-        moment = 0.1 + chance.random() ** 2 * 12
+        first, moment = place % 2 == 0, 0.1 + chance.random() * 4
         folder = tmp_path / str(place)
         folder.mkdir()
-        text = ended(folder, KINDS[kind], number, lambda moment=moment: time.sleep(moment))
-        if (folder / "run").exists():
-            assert goes_on(folder, headway) >= 0, (kind, moment, text)
-        print(f"{place} {kind} {number.name} after {moment:.2f} s: {text.splitlines()[-1] if text else ''}", flush=True)
+
+        def wait(first=first, moment=moment, folder=folder):
+            until = time.monotonic() + 120
+            while not first and not list(folder.glob("run/checkpoints/*")) and time.monotonic() < until:
+                time.sleep(0.02)
+            time.sleep(moment)
+
+        text = ended(folder, KINDS[kind], number, wait)
+        reached = goes_on(folder, headway) if (folder / "run").exists() else None
+        after = "the start" if first else "the first checkpoint"
+        last = (text.splitlines() or [""])[-1]
+        lines.append(f"{place} {kind} {number.name} {moment:.2f} s after {after}: round {reached}. {last}")
+    with capsys.disabled():
+        print("\n".join(lines))
