@@ -243,7 +243,7 @@ def report(
 
 @app.command()
 def init(
-    data: Annotated[Path, typer.Option(help="A .csv, .parquet or .npz file.")],
+    data: Annotated[Path, typer.Option(help="A .csv, .tsv, .parquet or .npz file.")],
     client_column: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="The column that says whose row it is."),

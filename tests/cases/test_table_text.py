@@ -109,3 +109,15 @@ def test_dates_are_named(headway, tmp_path, form):
     code, out, _ = headway("init", "--data", "t.csv", "--client-column", "Ort", "--target", "Note")
     assert code == 0
     assert "'day', which holds dates" in out
+
+
+def test_a_file_of_tabs_may_be_named_so_and_a_folder_is_no_table(headway, tmp_path):
+    plain = read(tmp_path / "t.csv", COMMA)
+    assert read(tmp_path / "t.tsv", COMMA.replace(",", "\t")).fingerprint() == plain.fingerprint()
+    code, _, err = headway("init", "--data", ".")
+    assert (code, ". is a folder" in err) == (1, True)
+
+
+def test_a_wrong_cell_of_the_target_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"the target 'Alter' 'n.d.' in line 122 is no number.*leave out the row"):
+        read(tmp_path / "t.csv", COMMA + "\nUlm,n.d.,1.0,p,a", target="Alter")

@@ -69,7 +69,7 @@ def test_a_missing_package_is_named_with_its_remedy() -> None:
     ("source", "given", "sentence"),
     [
         ("hospital", {}, "no data source 'hospital' .did you mean 'hospitals'"),
-        ("data.txt", {}, "suffix '.txt', but one of .npz, .csv, .parquet is needed"),
+        ("data.txt", {}, "suffix '.txt', but one of .npz, .csv, .tsv, .parquet is needed"),
         ("hospitals", {"central_share": 0.1}, "'hospitals' has no option 'central_share'"),
         ("digits", {"central_shar": 0.1}, "did you mean 'central_share'"),
         ("digits", {"central_share": "x", "partition": IID, "clients": 2}, "test share is 'x'"),

@@ -39,6 +39,7 @@ _NAMED: Mapping[str, tuple[Callable[..., Pool], str]] = {
 _FILES: Mapping[str, tuple[Callable[..., Pool], str]] = {
     ".npz": (npz_pool, "a file of NumPy arrays x, y and perhaps client (or another, as client_column)"),
     ".csv": (table_pool, "a table with a header line; give target and client_column"),
+    ".tsv": (table_pool, "the same with tabs"),
     ".parquet": (table_pool, "a table; needs headway[parquet]; give target and client_column"),
 }
 _FOLDER = (
@@ -72,7 +73,7 @@ def load(
     split: str | None = None,
     **options: Any,
 ) -> FederatedData:
-    """Data from a name (see `sources`), or a path to an `.npz`, `.csv` or `.parquet` file or to a folder.
+    """Data from a name (see `sources`), or a path to an `.npz`, `.csv`, `.tsv` or `.parquet` file or to a folder.
 
     `key` decides every draw; a seed stands for the key that a run of that seed draws its data by.
     `partition` and `clients` divide a source that has no clients of its own.  Every client keeps

@@ -156,7 +156,8 @@ def _targets(goal: Field, fields: Mapping[str, Field], task: Task | None, path: 
     """Class numbers (int64 `[N]`) and class names, or values (float32 `[N]`) and no names."""
     where = f"{path}: the target {goal.name!r}"
     if goal.problem:
-        raise DataError(f"{where} {goal.problem}; {_cure(goal)}.")
+        cure = "correct it or leave out the row" if goal.faulty else "convert it, or choose another target"
+        raise DataError(f"{where} {goal.problem}; {cure}.")
     if goal.gaps:
         words = [word for word in goal.gap_words if word]
         every = {word for each in fields.values() for word in each.gap_words}
