@@ -7,7 +7,7 @@ examples that engines probe, where a loss with an axis too many would fit by acc
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,6 +17,8 @@ from torch.nn import functional as F
 import headway as hw
 from headway.client.losses import LOSSES
 from headway.client.metrics import METRICS
+from headway.core import total
+from headway.engines import intake
 
 SIZES = (8, 12, 4, 16, 8, 7, 20, 8)
 BATCH = 4
@@ -175,8 +177,10 @@ CASES = {
 }
 
 
-def run(case, engine, rounds=2):
+def run(case, engine, rounds=2, chain=None):
     algorithm = hw.recipes.recipe(case.recipe, trainer=case.trainer, **case.options)
+    if chain is not None:
+        algorithm = hw.Algorithm(chain, case.trainer, hw.All())
     task = hw.Task(case.model, loss=case.loss, metrics=case.metrics, dtype="float64", **case.task)
     made = hw.Run(algorithm, case.data, task, rounds=rounds, engine=engine, seed=3)
     try:
@@ -263,6 +267,32 @@ def test_q_fedavg_and_afl_read_that_loss(recipe):
 class Twice(nn.Module):
     def forward(self, x):
         return x.repeat(1, 2)
+
+
+@dataclass(frozen=True)
+class Permutes(hw.Stage):
+    """A codec that is not elementwise: each number travels in another's place."""
+
+    place: ClassVar[hw.Place] = hw.Place.QUANTISE
+
+    def connect(self, flow):
+        return flow.set(self, additive=False).keep(self, "bound", "dense")
+
+    def send(self, update, memory, ctx):
+        return update.with_delta(update.delta.flip(-1)), memory
+
+    def decode(self, update, ctx):
+        return update.with_delta(update.delta.flip(-1))
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "low rank"])
+def test_a_codec_that_permutes_the_vector(alone, engine, monkeypatch):
+    """Also where sums are made a few coordinates, and decoding a few clients, at a time."""
+    for module, name in ((total, "COLUMNS"), (total, "LEAST"), (intake, "AT_A_TIME")):
+        monkeypatch.setattr(module, name, 16)
+    made = ENGINES[engine]()
+    agree(alone("classes"), run(CASES["classes"], made, chain=hw.chain(Permutes(), hw.Mean())), 1e-9)
+    assert getattr(made, "inner", made).alone is None
 
 
 @pytest.mark.parametrize(
