@@ -118,7 +118,7 @@ class _Moves(TorchFunctionMode):
         made = func(*args, **kwargs)
         if func is Tensor.to and any(self._named(given) for given in (*args[1:], *kwargs.values())):
             return site.put(made)
-        return site.mark(made) if func in MADE and "device" in kwargs else made
+        return site.mark(made) if func in MADE and kwargs.get("device") is not None else made
 
     def _named(self, given):
         """Whether this names the site: as a device, or by a tensor there."""

@@ -141,10 +141,14 @@ def test_what_is_read_is_read_once_a_client_or_crew(monkeypatch):
     """Norms, the weight and the loss, however many steps there are; a crew is read like a client."""
 
     def read(epochs, lanes):
-        site = Pretend()
+        """In two rounds, without what is read when an engine opens."""
+        site, counts = Pretend(), []
+        algorithm = hw.recipes.recipe("fedavg", trainer=hw.LocalSGD(lr=0.1, batch_size=4, epochs=epochs))
         with watched(site, monkeypatch):
-            run(hw.recipes.recipe("fedavg", trainer=hw.LocalSGD(lr=0.1, batch_size=4, epochs=epochs)), lanes, site)
-        return site.now["read"]
+            for rounds in (1, 3):
+                run(algorithm, lanes, site, rounds=rounds)
+                counts.append(site.now["read"])
+        return counts[1] - 2 * counts[0]
 
     assert read(1, 1) == read(5, 1) <= 2 * len(SIZES) * 8
     assert read(1, 6) == read(5, 6) <= 2 * 8

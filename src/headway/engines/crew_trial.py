@@ -28,7 +28,7 @@ def crew_trouble(job: Job, runner: ClientRunner, lanes: Lanes, intake: Intake, a
     They make the steps of the ask on few examples, side by side and one at a time, and send, and are counted; all is
     forgotten.  What fails one at a time as well is left to the round, which names the client.
     """
-    bench = runner.bench
+    bench, ask = runner.bench, ask.brought(runner.bench.site.message)
     rows = [job.data.train[client][:FEW] for client in ask.cohort]
     sizes = torch.tensor([len(each) for each in rows])
     crew = Crew(ask.cohort, runner.keys_of(ask.cohort, ask), job.data.store, torch.cat(rows), sizes)

@@ -382,7 +382,7 @@ class UnitRunner:
 
 def first_ask(runner: UnitRunner, clients: Sequence[str], steps: int | None = None) -> Ask:
     """What these clients would be asked in the run's first round; steps: how many each makes, if not all."""
-    start, chain = runner.bench.shared.clone(), runner.job.algorithm.chain
+    start, chain = runner.bench.shared.clone().cpu(), runner.job.algorithm.chain  # as the server has it
     averaged = runner.job.task.buffers == "average" and runner.bench.has_statistics
-    message = Message(start, chain.broadcast(chain.init(start)), runner.bench.statistics() if averaged else None)
+    message = Message(start, chain.broadcast(chain.init(start)), runner.bench.statistics().cpu() if averaged else None)
     return Ask("train", message, tuple(clients), steps={} if steps is None else dict.fromkeys(clients, steps))
