@@ -108,3 +108,16 @@ def test_a_run_that_learns_says_nothing() -> None:
     made, notes, _ = run()
     assert notes == []
     assert made.notices == []
+
+
+SCALES = [(0, 1e6, True), (2, 1e4, True), (1, 10.0, False), (1, 1e-9, False)]
+
+
+@pytest.mark.parametrize(("column", "factor", "warned"), SCALES)
+def test_a_feature_far_larger_than_the_others_is_named_before_training(column, factor, warned) -> None:
+    data = blobs((40, 60, 30))
+    data.store.inputs[:, column] *= factor
+    made = hw.Run(hw.recipes.fedavg(), data, hw.Task(model=net), rounds=1)
+    named = [notice for notice in made.notices if f"feature {column} (up to" in notice and "far larger" in notice]
+    assert bool(named) == warned
+    assert bool(made.notices) == warned

@@ -15,7 +15,7 @@ from headway.core.errors import Diverged
 from headway.core.layout import Layout
 from headway.core.reports import Reports
 from headway.data import Examples, FederatedData
-from headway.observe.learning import outputs_note
+from headway.observe.learning import outputs_note, scale_note
 
 EXPLODED = 1e3  # times the training loss before training
 FLOOR = 1e-3  # of that loss
@@ -122,12 +122,15 @@ def loss_before_training(bench: Workbench, data: FederatedData, state: State) ->
 
 
 def odd_outputs(bench: Workbench, data: FederatedData) -> list[str]:
-    """What is odd about the initial model's outputs on some examples, in sentences."""
+    """What is odd about the features of some examples, and the initial model's outputs for them, in sentences."""
+    some = _some(data)
+    if not some:
+        return []
     with untouched(bench), torch.no_grad():
         bench.module.eval()
-        outputs = [_outputs(bench, examples)[0] for examples in _some(data)]
-    note = outputs_note(bench.task.loss, torch.cat(outputs)) if outputs else None
-    return [] if note is None else [note]
+        outputs = torch.cat([_outputs(bench, examples)[0] for examples in some])
+    inputs = scale_note(torch.cat([examples.inputs for examples in some]), data.features)
+    return [note for note in (inputs, outputs_note(bench.task.loss, outputs)) if note is not None]
 
 
 def _some(data: FederatedData) -> list[Examples]:

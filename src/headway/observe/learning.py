@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ RISING = 3  # rounds in a row above the loss before training
 WORSE = 2.0  # times that loss
 STILL = 1e-5  # of the model's length, moved in all of the first rounds together
 NEAR = 0.005  # of a metric, from what the constant answer reaches
+LARGE = 1e3  # times the typical largest number of a feature
 FEWEST = 0.1  # of the outputs are exactly 0, where the last layer cuts off what is below
 
 
@@ -90,3 +91,20 @@ def outputs_note(loss: object, outputs: Tensor) -> str | None:
     if loss == "binary_cross_entropy" and bool((outputs <= 1).all()) and float(outputs.std()) > 0:
         return f"the model's outputs lie between 0 and 1, as after a sigmoid, and {takes}."
     return None
+
+
+def scale_note(inputs: Tensor, names: Sequence[str] = ()) -> str | None:
+    """Which features `[B, d]` are far larger than the others, as a sentence; names: theirs, where they have some."""
+    if inputs.ndim != 2 or not inputs.is_floating_point() or not inputs.numel():
+        return None
+    largest = inputs.double().abs().amax(0)
+    typical = float(largest.median())
+    far = (largest > LARGE * max(typical, 1.0)).nonzero().flatten().tolist()
+    if not far:
+        return None
+    named = [f"{names[at] if at < len(names) else f'feature {at}'} (up to {float(largest[at]):.3g})" for at in far]
+    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+    return (
+        f"{', '.join(named[:3])}{more}: far larger than most features (up to {typical:.3g}), so that they alone decide "
+        "the gradients: scale them, or the run may learn little or diverge."
+    )
