@@ -146,3 +146,14 @@ def test_a_class_without_a_test_example_is_in_the_header(tmp_path, headway):
     toml(tmp_path / "s.toml", f'source = "{saved(tmp_path, np.where(np.arange(240) < 239, Y % 2, 2))}"', rounds=1)
     _, out, _ = headway("run", tmp_path / "s.toml")
     assert "2 (1); no test example of 2" in out
+
+
+def test_a_mapped_folder_reads_its_targets_by_the_same_rule(tmp_path):
+    for name, array in (("x", X), ("y", np.array([3, 7, 100, 50_000])[Y]), ("client", np.sort(CLIENT))):
+        np.save(tmp_path / f"{name}.npy", array)
+    data = load(tmp_path)
+    assert (data.classes, data.class_names) == (4, ("3", "7", "100", "50000"))
+    np.save(tmp_path / "y.npy", np.arange(len(Y)) * 3)
+    with pytest.raises(DataError, match=r"too many to be classes: say data\.task"):
+        load(tmp_path)
+    assert load(tmp_path, task="regression").classes is None

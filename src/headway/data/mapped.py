@@ -17,7 +17,7 @@ from headway.data.missing import no_file
 from headway.data.parts import Numbered, Parts
 from headway.data.pool import Pool
 from headway.data.split import Splitter, last_tested
-from headway.data.targets import class_count, noted
+from headway.data.targets import TargetKind, Targets, understood
 
 X, Y, CLIENT = "x.npy", "y.npy", "client.npy"
 
@@ -35,6 +35,7 @@ def mapped(
     central: Examples | None = None,
     split: str | None = None,
     group: str | None = None,
+    task: TargetKind | None = None,
     key: Key | int = 0,
 ) -> FederatedData:
     """The arrays `x.npy` `[N, ...]` and `y.npy` `[N]` of a folder, without reading them into memory.
@@ -44,15 +45,15 @@ def mapped(
     examples of a client the last `round(n test_share)` are its test part, unless `split` says something else (see
     `Splitter`; `group` is the name of a further file, `group.npy`, and `key` decides what is drawn).  Inputs are
     float32 or float64, or int64 for tokens; targets are int64 classes, or floats for regression: others would have to
-    be converted, and so copied.
+    be converted, and so copied.  task: how targets are read, see `understood`; only those that change are copied.
 
     Raises:
         ConfigError: neither `clients` nor `client.npy`, or both and they differ; a wrong `test_share`.
         DataError: a file is missing, unreadable or of another type, the lengths differ, or a client has no example.
     """
     path = Path(path)
-    store = mapped_examples(path / X, path / Y)
-    classes, about = class_count(store.targets, str(path / Y)), f"arrays of {path.name}, mapped from disk"
+    store, found = _read(path, task)
+    classes, about = found.classes, f"arrays of {path.name}, mapped from disk"
     if (path / CLIENT).is_file():
         owners = _open(path / CLIENT, ("int64",))
         if owners.ndim != 1 or len(owners) != len(store):
@@ -70,11 +71,20 @@ def mapped(
     groups = None if group is None else _grouped(path / f"{group}.npy", len(store))
     rule = Splitter.of(split, test_share, labels=labels, groups=groups, group_name=group or "", usual="last")
     train, test = _parted(parts, rule, Key.of(key, "data"))
-    notes = (*noted(store.targets, f"{path.name}: {Y}"), *rule.notes(train, test))
+    notes = (*found.notes, *rule.notes(train, test))
     summary = rule.summary
     if split is None and groups is None and test_share:
         summary += "; other sources draw them, and a mapped folder does where data.split says so"
-    return FederatedData(path.name, store, train, test, central, classes, about, notes=notes, split=summary)
+    return FederatedData(
+        path.name, store, train, test, central, classes, about, class_names=found.names, notes=notes, split=summary
+    )
+
+
+def _read(path: Path, task: TargetKind | None) -> tuple[Examples, Targets]:
+    """The arrays of a folder, and how the targets were understood."""
+    store = mapped_examples(path / X, path / Y)
+    found = understood(store.targets, f"{path.name}: {Y}", task, "data.task")
+    return (store if found.values is store.targets else Examples(store.inputs, found.values)), found
 
 
 def _parted(parts: Parts, rule: Splitter, key: Key) -> tuple[Parts, Parts]:
@@ -92,28 +102,28 @@ def _grouped(path: Path, count: int) -> Tensor:
     return group_codes(_open(path, ("int64", "int32", "float64", "float32")).numpy(), str(path), count)
 
 
-def mapped_pool(path: Path, *, group: str | None = None) -> Pool:
+def mapped_pool(path: Path, *, group: str | None = None, task: TargetKind | None = None) -> Pool:
     """The same arrays, which stay mapped, for a partition to deal to clients.
 
     Raises:
         ConfigError: the folder says who holds what.
         DataError: what `mapped` raises.
     """
-    store = mapped_examples(path / X, path / Y)
+    store, found = _read(path, task)
     if (path / CLIENT).is_file():
         raise ConfigError(
             f"{path} names its clients in {CLIENT}, so a partition cannot apply; leave the partition out."
         )
     about = f"arrays of {path.name}, mapped from disk"
-    classes = class_count(store.targets, str(path / Y))
     groups = None if group is None else _grouped(path / f"{group}.npy", len(store))
     return Pool(
         path.name,
         store.inputs,
         store.targets,
-        classes,
+        found.classes,
         description=about,
-        notes=noted(store.targets, f"{path.name}: {Y}"),
+        class_names=found.names,
+        notes=found.notes,
         groups=groups,
         group_name=group or "",
     )
