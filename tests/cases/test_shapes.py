@@ -36,9 +36,13 @@ def run(targets, outputs=1, rounds=1, make=None, **task):
     return list(made)
 
 
-torch.manual_seed(0)
-FLOATS, COLUMN, THREE = torch.randn(24), torch.randn(24, 1), torch.randn(24, 3)
-BINARY, LABELS, CLASSES = (torch.arange(24) % 2).float(), (torch.randn(24, 3) > 0).float(), torch.arange(24) % 3
+RNG = torch.Generator().manual_seed(0)
+FLOATS, COLUMN, THREE = (torch.randn(24, *more, generator=RNG) for more in ((), (1,), (3,)))
+BINARY, LABELS, CLASSES = (
+    (torch.arange(24) % 2).float(),
+    (torch.randn(24, 3, generator=RNG) > 0).float(),
+    torch.arange(24) % 3,
+)
 
 
 def squares(outputs, targets):

@@ -22,8 +22,8 @@ from test_ray import kept, same, started, trained
 
 import headway as hw
 
-ROUNDS = 7
-LOSS_IN = (2, 4, 6)  # a second loss before the first is made good would be one too many
+ROUNDS = 9
+LOSS_IN = range(2, ROUNDS, 2)  # a second loss before the first is made good would be one too many
 QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
 OPTIONS = {"recipe": "scaffold+ecgr", "rounds": ROUNDS}
 
@@ -53,6 +53,8 @@ class Losses:
                 reports.append(report)
                 self.notes += report.notes
                 if timer is not None:
+                    print(f"  round {report.round}: {report.seconds:.1f} s, {'; '.join(report.notes)}", flush=True)
+                if timer is not None:
                     timer.join()
                     self.mend()
                 elif report.round > 1:
@@ -79,6 +81,7 @@ class Losses:
         """As many nodes as before."""
         while len(self.others) < self.nodes - 1:
             self.others.append(self.cluster.add_node(num_cpus=1))
+        self.cluster.wait_for_nodes()
 
     def close(self) -> None:
         """Ends the cluster."""
