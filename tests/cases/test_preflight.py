@@ -74,6 +74,19 @@ def test_a_loss_that_fails_in_evaluation_is_named():
         start(hw.Task(lambda: nn.Linear(4, 3), loss=loss))
 
 
+def test_a_client_that_is_never_drawn_is_not_tried():
+    class Picky(nn.Linear):
+        def forward(self, x):
+            if self.training and float(x.min()) < -100:
+                raise ValueError("not this one")
+            return super().forward(x)
+
+    x, y = torch.randn(8, 4), torch.arange(8) % 3
+    data = hw.FederatedData.from_clients({"a": (x - 1000, y), "b": (x, y)})
+    algorithm = hw.Algorithm(hw.chain(hw.Mean()), TRAINER, hw.Fixed(clients=("b",)))
+    assert len(list(hw.rounds(algorithm, data, hw.Task(lambda: Picky(4, 3)), rounds=2))) == 2
+
+
 def test_a_stage_that_fails_at_the_server_is_named():
     with pytest.raises(hw.HeadwayError, match=r"Broken.receive failed .* ZeroDivisionError: on purpose"):
         start(linear_task(), chain=hw.chain(hw.Mean(), Broken()))

@@ -49,17 +49,23 @@ def try_client(runner: UnitRunner, state: State, evaluated: bool) -> None:
     """
     data, bench = runner.job.data, runner.bench
     with runner.fallbacks.silent(), untouched(bench):
-        sizes = Parts.of(data.train).sizes
-        enough = (sizes >= min(LEAST, int(sizes.max()))).nonzero()
-        client = data.clients[int(enough[0])]
         with runner.site.training():
-            _train(runner, state, client)
+            _train(runner, state, _first_drawn(runner))
         tested = Parts.of(data.test).sizes
         if evaluated and bool(tested.any()):
             client = data.clients[int((tested > 0).nonzero()[0])]
             examples = spread(data.test_of(client))
             message = runner.site.message(Message(state.model, buffers=state.buffers))
             score_client(bench, message, examples, runner.job.memory, client)
+
+
+def _first_drawn(runner: UnitRunner) -> str:
+    """The first client that a round can have and that has a few examples, or as many as any has."""
+    job = runner.job
+    named = getattr(job.algorithm.sampler, "clients", None) or ()
+    names = [name for name in named if name in job.data.train] or job.data.clients
+    sizes = Parts.of(job.data.train).sizes if names is job.data.clients else Parts.of(job.data.train).sizes_of(names)
+    return names[int((sizes >= min(LEAST, int(sizes.max()))).nonzero()[0])]
 
 
 def _train(runner: UnitRunner, state: State, client: str) -> None:
