@@ -94,10 +94,12 @@ def free_folder(path: Path) -> Iterator[Path]:
 
     What stays empty is removed.
     """
+    made: list[Path] = []
     while True:
         path = free_path(path)
         try:
             with writing(path):
+                made = [folder for folder in path.parents if not folder.exists()]
                 path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
             break
@@ -108,8 +110,9 @@ def free_folder(path: Path) -> Iterator[Path]:
                 raise error
 
     def clear() -> None:
-        with suppress(OSError):
-            path.rmdir()
+        with suppress(OSError):  # what holds something stays
+            for folder in (path, *made):
+                folder.rmdir()
 
     with stopping.undoing(clear):
         try:
