@@ -10,7 +10,12 @@ def main() -> None:
     stopping.install()
     from headway.cli import main as command_line
 
-    command_line()
+    try:
+        command_line()
+    except SystemExit as end:
+        if stopping.requested():  # all is closed by now, and taking torch apart can take seconds
+            stopping.leave(end.code)
+        raise
 
 
 if __name__ == "__main__":

@@ -20,15 +20,16 @@ import ctypes
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 TICK_S = 0.2  # a wait looks at the flag at least as often
-INSIST_S = 4.0  # from the first signal, if nothing has looked at the flag
-GRACE_S = 8.0  # from the first signal to an end at once
+INSIST_S = 3.0  # from the first signal, if nothing has looked at the flag
+GRACE_S = 7.0  # from the first signal to an end at once
 ECHO_S = 0.3  # a signal that comes sooner after the first is the same: `timeout` sends it to the process and its group
 PR_SET_PDEATHSIG = 1  # of prctl(2), on Linux
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -200,6 +201,14 @@ def in_child() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def leave(code: object) -> NoReturn:
+    """Ends the process with this exit code, after what was printed is written."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def end_with(parent: int) -> None:
