@@ -154,7 +154,7 @@ def test_bounds_are_plain_training(tmp_path):
     list(run)
     bench = Workbench(experiment.task, Key.root(0))
     message, data = Message(run.state.params), experiment.data
-    scores = evaluate_clients(bench, message, data, data.clients, MemoryStore())
+    scores, _ = evaluate_clients(bench, message, data, data.clients, MemoryStore())
     name = experiment.task.headline
     sizes = {client: len(data.test[client]) for client in data.clients}
     assert trials["pooled"].values[-1] == pytest.approx(mean_metrics(scores, sizes)[name])
