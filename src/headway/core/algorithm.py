@@ -248,7 +248,9 @@ def _check_quorum(quorum: Quorum, engine: EngineFacts, sampler: SamplerFacts) ->
 
 
 def _check_enough(aggregator: Aggregator, quorum: Quorum, sampler: SamplerFacts) -> None:
-    """Refuses an aggregator that needs more updates than a round has."""
+    """Refuses an aggregator that needs more updates than a round has; one is enough wherever a round is not empty."""
+    if aggregator.min_updates <= 1:
+        return
     needed, name = aggregator.min_updates, type(aggregator).__name__
     counts = {repr(quorum): quorum.count, f"a sampler of the kind {sampler.kind}": sampler.expected}
     counts |= {"the population": sampler.population}
