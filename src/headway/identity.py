@@ -72,7 +72,7 @@ def compare(made: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> lis
     Raises:
         RunFolderError: naming what differs, key by key.
     """
-    free = ("versions", "code")  # checked apart, or only mentioned
+    free = ("versions", "code", "evaluation")  # checked apart, or only mentioned
     found = [
         line for name in now if name in made and name not in free for line in differences(made[name], now[name], name)
     ]
@@ -82,7 +82,10 @@ def compare(made: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> lis
             f"the run in {where} was made with another {_parts(found)}: {'; '.join(found[:SHOWN])}{more}. Resume it as "
             "it was, or start a new run."
         )
-    said = []
+    said = [
+        f"{line}. No weight depends on it, but the best model and the curves do."
+        for line in differences(made.get("evaluation", now.get("evaluation")), now.get("evaluation"), "evaluation")
+    ]
     if unknown := [name for name in now if name not in made and name not in free]:
         said.append(
             f"the run was begun by an earlier version, which did not write down its {', '.join(unknown)}: whether "

@@ -107,7 +107,6 @@ def test_the_journal_is_gone(begun, tmp_path):
     [
         ("lr = 0.05", "lr = 0.2", "algorithm.trainer.lr: 0.05 there, 0.2 now"),
         ("seed = 0", "seed = 3", "seed: 0 there, 3 now"),
-        ("evaluate_every = 1", "evaluate_every = 2", "evaluation.evaluate_every: 1 there, 2 now"),
         ('dtype = "float32"', 'dtype = "float64"', 'task.dtype: "float32" there, "float64" now'),
         ("[task]", '[task]\nmetrics = ["balanced_accuracy"]', "task.metrics"),
         ("[task]", '[task]\nloss = "mean_squared_error"', "task.loss"),
@@ -121,6 +120,13 @@ def test_an_edited_run_file_is_answered_key_by_key(begun, tmp_path, old, new, sa
     assert old in text
     config.write_text(text.replace(old, new))
     assert said in refused(begun, "resume", "r", "--rounds", "7")
+
+
+def test_another_rhythm_of_evaluation_is_said(begun, tmp_path):
+    code, out, err = begun("resume", "r", "--rounds", "7", "--set", "run.evaluate_every=2")
+    assert code == 0, err
+    assert "evaluation.evaluate_every: 1 there, 2 now. No weight depends on it" in out
+    assert same_as_straight(begun, tmp_path, "r")
 
 
 def test_other_data(begun, tmp_path):
@@ -156,7 +162,7 @@ def test_an_earlier_folder_lacks_what_was_not_written_down_then(begun, tmp_path)
     identity.write_text(text)
     code, out, _ = begun("resume", "r", "--rounds", "7")
     assert code == 0
-    assert out.count("did not write down its evaluation, task, clock: whether these are the same is not known") == 1
+    assert out.count("did not write down its task, clock: whether these are the same is not known") == 1
 
 
 class TestPlaces:
