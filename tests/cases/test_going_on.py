@@ -123,7 +123,9 @@ def test_an_edited_run_file_is_answered_key_by_key(begun, tmp_path, old, new, sa
 
 
 def test_another_rhythm_of_evaluation_is_said(begun, tmp_path):
-    code, out, err = begun("resume", "r", "--rounds", "7", "--set", "run.evaluate_every=2")
+    config = tmp_path / "r" / "run.toml"
+    config.write_text(config.read_text().replace("evaluate_every = 1", "evaluate_every = 2"))
+    code, out, err = begun("resume", "r", "--rounds", "7")
     assert code == 0, err
     assert "evaluation.evaluate_every: 1 there, 2 now. No weight depends on it" in out
     assert same_as_straight(begun, tmp_path, "r")
