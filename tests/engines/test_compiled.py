@@ -153,7 +153,7 @@ def draws():
     ("make", "recipe", "why"),
     [
         (Branches, "fedavg", r"torch cannot compile it \(.{1,120}\)"),
-        (Counts, "fedavg", "it comes to another result when compiled"),
+        (Counts, "fedavg", "the model keeps Counts.times between calls"),
         (model, "moon", "Moon looks at each client's last model"),
     ],
 )
