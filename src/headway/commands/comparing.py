@@ -7,30 +7,29 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from headway.advice.settings import setting_warnings
 from headway.bounds import ALONE, POOLED, bound_jobs, by_client, gather_alone, weights_alone
 from headway.client.defined import AREA, deciding, undefined_metrics
 from headway.commands.methods import method_files, method_grids
 from headway.commands.training import free_path
+from headway.commands.trial_progress import TrialProgress
 from headway.compare import Comparison, Summary, Tuned, gather
-from headway.core import stopping
 from headway.core.durations import seconds_of, time_text
 from headway.core.errors import ConfigError
 from headway.core.sizes import bytes_of
+from headway.data import FederatedData
 from headway.data.view import View
 from headway.observe.folder import write_atomically, writing
 from headway.observe.plot import comparison_picture
-from headway.observe.progress import Meter
 from headway.observe.text import (
     bytes_text,
-    console,
     difference_text,
     emit,
     listed,
@@ -42,8 +41,6 @@ from headway.observe.text import (
 from headway.runfile import RunFile
 from headway.trials import RUNS, Job, Trial, failed_trial, in_processes, run_trials, trial_folder
 from headway.tuning import HELD_OUT, Candidate, choose, tuning_trials
-
-Steps = Iterator[Trial | tuple[str, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,14 +82,13 @@ def compare_files(
             "run.until_s or the bounds out."
         )
     grids = method_grids(files, runfiles, sets, rounds)
-    metric, notes = _deciding(first, seeds, bool(grids))  # what is wrong with data or model is said before any training
+    metric, notes, read = _deciding(first, seeds, bool(grids))  # what is wrong is found before any training
     folder = _folder(options.out, first.name)
-    work = _Work(folder, options, len(runfiles) * seeds)
-    work.say(f"[bold]{first.name}[/bold]: {', '.join(runfiles)}; {_seeds(seeds)} of {_length(first)} each")
-    for name, why in refused.items():
-        work.say(f"[yellow]{name} is left out:[/yellow] {escape(why)}")
-    for note in notes:
-        work.say(f"[yellow]{escape(note)}[/yellow]")
+    workers = options.workers or min(os.cpu_count() or 1, 2, len(runfiles) * seeds)
+    work = TrialProgress(folder, workers, options.as_json)
+    left_out = [f"{name} is left out: {why}" for name, why in refused.items()]
+    length = f"{_seeds(seeds)} of {_length(first)} each"
+    work.begin(first.name, list(runfiles), length, read, [*left_out, *notes, *_setting_warnings(runfiles, read)])
     tuned: dict[str, Tuned] = {}
     if grids:
         runfiles, tuned, failed = _tune(work, grids, runfiles, section.tuning_seeds, metric)
@@ -123,15 +119,28 @@ def compare_files(
         raise typer.Exit(1)
 
 
-def _deciding(runfile: RunFile, seeds: int, tuned: bool) -> tuple[str, list[str]]:
-    """The metric that methods are compared by, the first that is defined at every seed; and why those before are not.
+def _setting_warnings(runfiles: Mapping[str, RunFile], data: FederatedData) -> list[str]:
+    """A sentence for each setting that undoes itself, with the methods that have it."""
+    found: dict[str, list[str]] = {}
+    for method, runfile in runfiles.items():
+        sections = runfile.sections
+        averaged = sections.task.buffers == "average"
+        for line in setting_warnings(runfile.algorithm, sections.run.rounds, data.train_sizes.tolist(), averaged):
+            found.setdefault(line, []).append(method)
+    return [f"{listed(methods)}: {line}" for line, methods in found.items()]
+
+
+def _deciding(runfile: RunFile, seeds: int, tuned: bool) -> tuple[str, list[str], FederatedData]:
+    """The metric that methods are compared by, the first that is defined at every seed; why those before are not; and
+    the data of the first seed.
 
     Raises:
         ConfigError: if nothing can be evaluated at some seed.
         What `RunFile.build` raises.
     """
     views = [runfile, *([dataclasses.replace(runfile, view=View(held_out=HELD_OUT))] if tuned else [])]
-    task = runfile.build().task
+    built = runfile.build()
+    task = built.task
     undefined: dict[str, str] = {}
     drawn = any(name.endswith(AREA) for name in task.metric_names)  # whether it is defined depends on the draw
     checked = range(seeds) if drawn else range(1)
@@ -142,7 +151,8 @@ def _deciding(runfile: RunFile, seeds: int, tuned: bool) -> tuple[str, list[str]
                 raise ConfigError(f"methods are compared by what is evaluated, but {found['loss']}.")
             undefined = {name: f"{why}, at seed {seed}" for name, why in found.items()} | undefined
     metric = deciding(task, undefined)
-    return metric, [f"{name} is not defined: {why}; {metric} decides instead." for name, why in undefined.items()]
+    notes = [f"{name} is not defined: {why}; {metric} decides instead." for name, why in undefined.items()]
+    return metric, notes, built.data
 
 
 def _seconds(said: str, runfiles: Mapping[str, RunFile]) -> float:
@@ -154,50 +164,6 @@ def _seconds(said: str, runfiles: Mapping[str, RunFile]) -> float:
             "give the run file a [clock] section, or say for example --set clock.preset=phones."
         )
     return seconds
-
-
-class _Work:
-    """Runs trials with a meter, on the screen or as JSON."""
-
-    def __init__(self, folder: Path, options: Options, jobs: int) -> None:
-        self.folder, self.as_json = folder, options.as_json
-        self.screen = console()
-        self.workers = options.workers or min(os.cpu_count() or 1, 2, jobs)
-
-    @property
-    def _how(self) -> str:
-        return f"Go on with the same command and --out {shlex.quote(str(self.folder))}"
-
-    def say(self, line: str) -> None:
-        """A line for a reader."""
-        if not self.as_json:
-            self.screen.print(line)
-
-    def trials(self, start: Callable[[], Steps], count: int, runfile: RunFile, shown: bool = True) -> list[Trial]:
-        """All trials of `count` runs, when they are done."""
-        steps, found = start(), []
-        quiet = Console(quiet=True) if self.as_json else self.screen
-        try:
-            by_clock = runfile.sections.run.until_s is not None  # nobody knows how many rounds that will be
-            what, total = ("run", count) if by_clock else ("round", count * runfile.sections.run.rounds)
-            with stopping.deferred(self._how), Meter(quiet, what, total) as meter:
-                for step in steps:
-                    if not isinstance(step, Trial):
-                        if not by_clock:
-                            meter.step(f"{step[0]}, seed {step[1]}")
-                        continue
-                    found.append(step)
-                    if by_clock:
-                        meter.step(f"{step.method}, seed {step.seed}")
-                    if step.failure:
-                        meter.say(f"[yellow]{step.method}, seed {step.seed}, stopped:[/yellow] {escape(step.failure)}")
-                    if self.as_json and shown:
-                        emit({"event": "trial", **dataclasses.asdict(step), "final": step.final})
-        except (KeyboardInterrupt, stopping.Stopped) as stopped:
-            steps.close()  # type: ignore[attr-defined]
-            self.screen.print(f"Stopped. {self._how}", soft_wrap=True, markup=False)
-            raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
-        return found
 
 
 def _folder(out: Path | None, name: str) -> Path:
@@ -214,7 +180,7 @@ def _folder(out: Path | None, name: str) -> Path:
 
 
 def _tune(
-    work: _Work, grids: Sequence[Candidate], runfiles: Mapping[str, RunFile], seeds: int, metric: str
+    work: TrialProgress, grids: Sequence[Candidate], runfiles: Mapping[str, RunFile], seeds: int, metric: str
 ) -> tuple[dict[str, RunFile], dict[str, Tuned], dict[str, str]]:
     """The run files with the settings that did best; and the methods of which every setting failed, with the reason.
 
@@ -243,7 +209,7 @@ def _setting(how: Tuned) -> str:
     return ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in how.chosen.items())
 
 
-def _bounds(work: _Work, runfile: RunFile, seeds: int, metric: str) -> dict[str, tuple[Trial, ...]]:
+def _bounds(work: TrialProgress, runfile: RunFile, seeds: int, metric: str) -> dict[str, tuple[Trial, ...]]:
     """Each client alone and pooled training, at every seed."""
     weights = [weights_alone(runfile.with_seed(seed).load_data()) for seed in range(seeds)]
     jobs: list[Job] = [
@@ -380,7 +346,7 @@ def _how_tuned(comparison: Comparison) -> str:
     return f"Tuned on held-out training examples: {'; '.join(told)}{untuned}."
 
 
-def _tell(work: _Work, comparison: Comparison, folder: Path) -> None:
+def _tell(work: TrialProgress, comparison: Comparison, folder: Path) -> None:
     if work.as_json:
         for summary in comparison.summaries():
             emit({"event": "method", **dataclasses.asdict(summary)})
@@ -392,6 +358,7 @@ def _tell(work: _Work, comparison: Comparison, folder: Path) -> None:
                 "sentences": said,
                 "target": comparison.target,
                 "folder": str(folder),
+                **work.known,
             }
         )
         return

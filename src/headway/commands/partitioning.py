@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headway.core.errors import ConfigError
 from headway.data import ClientSkew, FederatedData, Skew, Spread, described, skew_of
-from headway.observe.data_notes import reading_lines
+from headway.observe.data_notes import reading_facts, reading_lines
 from headway.observe.folder import writing
 from headway.observe.partition_plot import partition_picture
 from headway.observe.text import console, emit, number_text, plain_table, show_table
@@ -40,7 +40,15 @@ def partition_file(name: str, sets: Sequence[str], seed: int | None, out: Path |
         for each in found.clients:
             emit({"event": "client", **dataclasses.asdict(each)})
         overall = {key: value for key, value in dataclasses.asdict(found).items() if key != "clients"}
-        emit({"event": "done", **overall, "sentence": found.sentence(), "picture": str(path)})
+        emit(
+            {
+                "event": "done",
+                **overall,
+                "reading": reading_facts(data),
+                "sentence": found.sentence(),
+                "picture": str(path),
+            }
+        )
     else:
         _show(runfile, data, found, path)
 

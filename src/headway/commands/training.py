@@ -14,23 +14,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from headway.advice.settings import setting_warnings
-from headway.client.defined import undefined_at
-from headway.client.shapes import metric_line
-from headway.client.steps import StepPlan
-from headway.client.trainer import Trainer
+from headway.commands.heading import heading_record, show_heading
 from headway.core import stopping
 from headway.core.durations import time_text
 from headway.core.errors import RunFolderError
-from headway.data import described
-from headway.engines import ClockEngine
 from headway.observe.alarm import Lines
-from headway.observe.data_notes import reading_lines
 from headway.observe.folder import CONFIG, JOURNAL, read_identity, writing
 from headway.observe.journal import Journal
 from headway.observe.progress import Meter
 from headway.observe.report import RoundReport
-from headway.observe.text import bytes_text, console, emit, metric_text, number_text, plain_table, show_table
+from headway.observe.text import bytes_text, console, emit, metric_text, name_text, number_text, plain_table, show_table
 from headway.run import Run
 from headway.runfile import RunFile, load_runfile
 
@@ -131,8 +124,9 @@ def _meter(screen: Console, run: Run) -> Meter:
 
 def _train(run: Run, runfile: RunFile, folder: Path, as_json: bool) -> None:
     screen = console()
+    known = heading_record(run, runfile, folder)
     if not as_json:
-        _header(screen, run, runfile, folder)
+        show_heading(screen, run, runfile, folder)
     report: RoundReport | None = None
     lines, spent = Lines(), Spent()
     kept = f"The run is kept; go on with: {_how(folder)}"
@@ -149,7 +143,7 @@ def _train(run: Run, runfile: RunFile, folder: Path, as_json: bool) -> None:
             run.close()
     assert report is not None
     if as_json:
-        emit({"event": "done", "round": report.round, "folder": str(folder), "best": run.notes["best"]})
+        emit({"event": "done", "round": report.round, "folder": str(folder), "best": run.notes["best"], **known})
     else:
         _footer(screen, run, report, folder)
         if (line := spent.line()) is not None:
@@ -198,74 +192,10 @@ def _how(folder: Path) -> str:
     return f"headway resume {shlex.quote(str(folder))}"
 
 
-def _header(screen: Console, run: Run, runfile: RunFile, folder: Path) -> None:
-    data, section = run.data, runfile.sections.data
-    sizes = data.train_sizes
-    low, high = int(sizes.min()), int(sizes.max())
-    held = f"{low} to {high} each" if low != high else f"{low} each"
-    central = f", {len(data.central)} in a central test set" if data.central is not None else ""
-    screen.print(f"[bold]{runfile.name}[/bold], seed {runfile.sections.run.seed}")
-    screen.print(f"  data    {data.name}: {len(sizes)} clients, {int(sizes.sum())} training examples ({held}){central}")
-    for line in reading_lines(data):
-        screen.print(line, markup=False, soft_wrap=True)
-    if data.shifts:
-        screen.print(
-            f"  shift   {len(data.shifts)} of the clients: {', '.join(described(None, section.shift))}", markup=False
-        )
-    screen.print(f"  model   {runfile.sections.model.name}, {run.bench.parts_text}")
-    if said := metric_line(run.bench, data.store):
-        screen.print(f"  metrics {said}", markup=False, soft_wrap=True)
-    screen.print(f"  chain   {' > '.join(map(repr, run.algorithm.chain.stages))}", markup=False)
-    if said := _steps_said(run):
-        screen.print(f"  steps   {said}", soft_wrap=True)
-    if isinstance(run.engine, ClockEngine):
-        screen.print(f"  clock   {run.engine.fleet.spoken}", markup=False, soft_wrap=True)
-        screen.print(f"  quorum  {run.algorithm.quorum.spoken}", markup=False, soft_wrap=True)
-    if said := run.engine.spoken:
-        screen.print(f"  engine  {said}", markup=False, soft_wrap=True)
-    if options := run.engine.repeat:
-        line = f"what is measured may differ another time, and then the last bits do: repeat this run with {options}"
-        screen.print(f"  bits    {line}", markup=False, soft_wrap=True)
-    for line in _undefined(run):
-        screen.print(f"  metric  {line}", markup=False, soft_wrap=True)
-    screen.print(f"  folder  {folder}" + (f", from round {run.state.round}" if run.state.round else ""))
-    averaged = run.state.buffers is not None
-    settings = setting_warnings(run.algorithm, run.rounds, sizes.tolist(), averaged)
-    for warning in [*run.notices, *run.algorithm.explain().warnings, *settings]:
-        screen.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
-
-
-def _undefined(run: Run) -> list[str]:
-    """Which metrics the split leaves without a value, and what decides instead."""
-    if "loss" in run.undefined:
-        return [f"nothing is evaluated, so no best model is kept: {run.undefined['loss']}"]
-    decides = "" if run.headline == run.task.headline else f"; {run.headline} decides which model is best"
-    some = undefined_at(run.task, run.data) if run.evaluate_every is not None else None
-    lines = [f"{name} is not defined: {why}{decides}" for name, why in run.undefined.items()]
-    return lines if some is None else [*lines, some]
-
-
-def _steps_said(run: Run) -> str:
-    """How the clients' single steps are kept, where a stage combines them and the trainer has a budget."""
-    trainer = run.algorithm.trainer
-    if "steps" not in run.flows[-1].needs or not isinstance(trainer, Trainer):
-        return ""
-    sizes = run.data.train_sizes
-    ways: dict[str, list[tuple[StepPlan, int]]] = {}
-    for size, clients in zip(*(each.tolist() for each in sizes.unique(return_counts=True)), strict=True):
-        if (plan := trainer.step_plan(size, run.bench.layout)) is not None:
-            ways.setdefault(plan.kept, []).append((plan, clients))
-    told = []
-    for found in ways.values():
-        most = max((plan for plan, _ in found), key=lambda plan: plan.bytes * plan.blocks)
-        who = "" if len(ways) == 1 else f" for {sum(count for _, count in found)} of {len(sizes)} clients"
-        told.append(f"kept {most.spoken}{who}, up to {bytes_text(most.bytes)} a client")
-    return "; ".join(told)
-
-
 def _warn(meter: Meter, report: RoundReport, lines: Lines) -> None:
     for client in report.clients.that("rejected"):
-        meter.say(f"[yellow]round {report.round}: the update of {client.client} was rejected:[/] {client.reason}")
+        who, why = escape(name_text(client.client)), escape(client.reason)
+        meter.say(f"[yellow]round {report.round}: the update of {who} was rejected:[/] {why}")
     for note in report.notes:
         meter.say(f"[yellow]round {report.round}:[/] {escape(note)}")
     if not report.count("counted"):

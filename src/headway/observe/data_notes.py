@@ -25,12 +25,20 @@ def save_data_notes(folder: Path, data: FederatedData, measured: dict[str, Any])
         write_atomically(folder / DATA_NOTES, json.dumps(kept, indent=2, ensure_ascii=False).encode())
 
 
+def reading_facts(data: FederatedData) -> list[tuple[str, str]]:
+    """How the data were read: classes, labels or targets, the split, and each note, under a name each.
+
+    >>> reading_facts(FederatedData.from_clients({"a": ([[0.0], [1.0]], [0, 1])}))
+    [('classes', '2: 0 (1), 1 (1)')]
+    """
+    split = [("split", data.split)] if data.split else []
+    return [target_line(data), *split, *(("read", note) for note in data.notes)]
+
+
 def reading_lines(data: FederatedData) -> list[str]:
-    """How the data were read, as indented lines: classes, labels or targets, the split, and a line for each note.
+    """The same as indented lines.
 
     >>> reading_lines(FederatedData.from_clients({"a": ([[0.0], [1.0]], [0, 1])}))
     ['  classes 2: 0 (1), 1 (1)']
     """
-    split = [("split", data.split)] if data.split else []
-    lines = [target_line(data), *split, *(("read", note) for note in data.notes)]
-    return [f"  {heading:<8}{line}" for heading, line in lines]
+    return [f"  {name:<7} {line}" for name, line in reading_facts(data)]
