@@ -109,10 +109,10 @@ def test_a_trace_is_found_beside_the_run_file(headway, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("clock.preset=moon", "clock.preset is 'moon': input should be 'phones', 'hospitals' or 'instant'"),
+        ("clock.preset=moon", 'clock.preset must be one of "phones" or "hospitals" or "instant", found "moon"'),
         ("clock.speed=3", "Fleet has no option 'speed'"),
-        ("clock.crash=3", "Fleet.crash must be between 0 and 1, found 3.0"),
-        ("algorithm.quorum.deadline_s=0", "Quorum.deadline_s must be above 0 seconds, found 0"),
+        ("clock.crash=3", "clock.crash must be between 0 and 1, found 3.0"),
+        ("algorithm.quorum.deadline_s=0", "algorithm.quorum.deadline_s must be above 0 seconds, found 0"),
         ("algorithm.quorum.count=9", "a cohort of at least 9"),
         ("clock.availability={availability='Bernoulli', share=0}", "after 0 s of simulated time 0 of 4 clients"),
         ("clock.availability={availability='Sometimes'}", "there is no availability named 'Sometimes'"),

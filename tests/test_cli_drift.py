@@ -31,7 +31,7 @@ def test_a_budget_that_holds_nothing_is_one_sentence(headway):  # noqa: F811
     assert "steps_memory is 3 bytes, but one coordinate of" in err
     code, _, err = headway("run", "mine.toml", "--set", "algorithm.trainer.steps_memory=lots")
     assert code == 1
-    assert "LocalSGD.steps_memory must be a number of bytes above 0" in err
+    assert "algorithm.trainer.steps_memory must be a number of bytes above 0" in err
 
 
 def test_alarms_are_one_line_in_ten_rounds_and_whole_in_json():

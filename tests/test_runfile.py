@@ -163,12 +163,12 @@ def test_what_cannot_be_built_is_refused_with_a_sentence(write, changes, sentenc
 
 
 def test_a_path_is_relative_to_the_run_file(write, tmp_path, monkeypatch):
-    (tmp_path / "table.csv").write_text("c,x,y\n" + "".join(f"{i % 2},{i},{i // 2 % 2}\n" for i in range(40)))
+    (tmp_path / "table.csv").write_text("c,x,y\n" + "".join(f"{i % 2},{i * i},{i // 2 % 2}\n" for i in range(40)))
     path = write(PLAIN.replace('"hospitals"', '"table.csv"\ntarget = "y"\nclient_column = "c"'))
     monkeypatch.chdir("/")
     runfile = load_runfile(path)
     assert runfile.resolved()["data"]["source"] == str(tmp_path / "table.csv")
-    assert runfile.build().data.clients == ("client-0", "client-1")
+    assert runfile.build().data.clients == ("0", "1")
 
 
 def test_a_model_of_ones_own_lies_beside_the_run_file(write, tmp_path):

@@ -106,9 +106,9 @@ class Run:
             )
         if resume and folder is not None:
             self.engine.follow(read_identity(Path(folder)).get("plan", {}))
-        check_population(algorithm, self.engine, data.clients)
         self.memory = self.engine.memory(data.clients, None if folder is None else Path(folder))
         self.flows = algorithm.flows(self.engine.facts, population=len(data.clients))
+        check_population(algorithm, self.engine, data.clients)
         self.engine.open(Job(algorithm, task, data, self.key, self.memory, rounds))
         self.known = Roster.of(algorithm.sampler.facts(None), self.engine.clients(), data.train_sizes)
         self.bench = Workbench(task, self.key, self.engine.site)

@@ -380,7 +380,8 @@ def test_the_number_of_workers_changes_no_bit(lanes, calls):
         ]
     finally:
         torch.set_num_threads(1)
-    assert not calls  # nothing was trained in this process
+    assert len(calls) <= 2  # no client was trained in this process, but in the trial of each run before its first round
+    calls.clear()
     assert found[1][0].engine.spoken.endswith("compiled")
     same(*found)
     here = run("scaffold+ecgr", hw.LocalEngine(lanes=lanes, compiled=True), number="float32")

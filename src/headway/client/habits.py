@@ -137,7 +137,7 @@ def alone(bench: Workbench) -> str | None:
 
 def _called(bench: Workbench, inputs: Tensor, training: bool) -> object:
     """The model's outputs of a copy of the inputs; if it writes into these, it is given copies from now on."""
-    copied = inputs.clone()
+    copied = bench.arranged(inputs.clone())
     with torch.set_grad_enabled(training):
         outputs = bench.module(copied)
     if copied.shape != inputs.shape or not torch.equal(copied, inputs):

@@ -106,7 +106,7 @@ def measure(work: Work, held_out: Examples) -> AtStart:
     if "label_entropy" in needs:
         first = work.bench.site.examples(work.examples.rows(0, 1))
         with torch.no_grad():
-            outputs = work.bench.module(first.inputs)
+            outputs = work.bench.module(work.bench.arranged(first.inputs))
         entropy = entropy_of(work.examples.targets, outputs, first.targets)
     return AtStart(loss, gradient, validation, entropy)
 

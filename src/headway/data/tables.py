@@ -77,8 +77,6 @@ def read_table(path: Path, how: Reading | None = None) -> TableFile:
             options name.
     """
     how = how or Reading()
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, but a table is a file: name the .csv, .tsv or .parquet file in it.")
     if not path.is_file():
         raise DataError(no_file(path))
     try:
