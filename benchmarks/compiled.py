@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import lanes
 
 import headway as hw
-from headway import models
+from headway.model import zoo as models
 
 LENET = {"LeNet": (1_000, 100, 100, 20, (1, 28, 28), lambda: models.lenet((1, 28, 28), 10), (5,))}
 WORK = {"W1": lanes.WORK["W1"]} | lanes.smaller(LENET)

@@ -18,7 +18,8 @@ import torch
 from sizes import sized
 
 import headway as hw
-from headway import models, recipes
+from headway import recipes
+from headway.model import zoo as models
 
 CLIENTS, EXAMPLES, BATCH = 1, sized(640, 96), 32
 

@@ -15,7 +15,7 @@ import time
 import torch
 from sizes import sized
 
-from headway.core.exact import ExactSum
+from headway.numerics.exact_sum import ExactSum
 
 
 def seconds(call, repeats: int) -> float:

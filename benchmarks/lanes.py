@@ -20,7 +20,7 @@ import torch
 from sizes import SMALL, sized
 
 import headway as hw
-from headway import models
+from headway.model import zoo as models
 
 WORK = {
     "W1": (1_000, 100, 100, 20, (784,), lambda: models.mlp((784,), 10), (5, 10, 20, 50)),

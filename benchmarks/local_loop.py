@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from sizes import sized
 
 import headway as hw
-from headway import models, recipes
-from headway.core.exact import ExactSum
+from headway import recipes
+from headway.model import zoo as models
+from headway.numerics.exact_sum import ExactSum
 
 CLIENTS, EXAMPLES, BATCH, LR = sized(100, 5), 100, 20, 0.1
 

@@ -25,7 +25,7 @@ import torch
 from sizes import sized
 from torch import Tensor
 
-from headway.client.memory import MemoryStore
+from headway.client_state.store import MemoryStore
 
 
 class Dictionary:

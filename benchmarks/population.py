@@ -79,7 +79,7 @@ def measure(folder: Path, clients: int, cohort: int, rounds: int) -> None:
 def draws(populations: list[int], cohort: int) -> None:
     """How long it takes to draw a cohort, and how much of it are the random bits."""
     import headway as hw
-    from headway.core.keys import Key
+    from headway.numerics.keys import Key
 
     sampler, key = hw.Uniform(count=cohort), Key.root(0)
     print(f"{cohort} clients drawn; milliseconds, the best and the median of 25")

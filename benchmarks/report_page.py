@@ -23,15 +23,15 @@ from pathlib import Path
 
 from sizes import sized
 
-from headway.compare import Comparison
-from headway.core.reports import ClientReport
-from headway.observe.folder import CONFIG, IDENTITY, JOURNAL
+from headway.experiment.comparison import Comparison
+from headway.experiment.runfile import load_runfile
+from headway.experiment.trials import Trial, trial_folder
 from headway.observe.journal import Journal
-from headway.observe.report import RoundReport
+from headway.observe.round_report import RoundReport
+from headway.observe.run_folder import CONFIG, IDENTITY, JOURNAL
+from headway.protocol.reports import ClientReport
 from headway.reports import evidence
 from headway.reports.page import render
-from headway.runfile import load_runfile
-from headway.trials import Trial, trial_folder
 
 METHODS = ("fedavg", "fedprox", "scaffold", "fedavg+ecgr", "feddyn", "fednova", "qfedavg", "fedavgm")
 

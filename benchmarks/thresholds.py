@@ -10,9 +10,9 @@ from sizes import sized
 
 from headway.advice.likeness import likeness
 from headway.advice.probe import Probe, probe
-from headway.core.keys import Key
 from headway.data import label_skew, load
-from headway.runfile import load_runfile
+from headway.experiment.runfile import load_runfile
+from headway.numerics.keys import Key
 
 MODEL = ['model.name="mlp"', "model.hidden=[50]"]
 ALPHAS, SEEDS = sized((None, 10.0, 1.0, 0.5, 0.1), (None, 0.1)), sized(3, 1)

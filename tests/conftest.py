@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from headway import cli
+from headway.cli import main as cli
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50, print_blob=False)
 settings.load_profile("repeatable")

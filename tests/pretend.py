@@ -16,9 +16,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from headway.client import lanes, sgd
-from headway.client.site import Site
 from headway.data import Examples
+from headway.model.device import Site
+from headway.training import local_sgd as sgd
+from headway.vectorized import batched_sgd as lanes
 
 NOWHERE = Site(torch.device("meta"))
 MADE = (torch.arange, torch.empty, torch.empty_strided)

@@ -3,7 +3,7 @@
 import pytest
 
 import headway as hw
-from headway.runfile import load_runfile
+from headway.experiment.runfile import load_runfile
 
 
 def test_fedbuff_is_a_buffer_of_updates_shortened_by_age():

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from headway.compare import gather
-from headway.core.durations import seconds_of
 from headway.core.errors import ConfigError
-from headway.runfile import load_runfile
-from headway.trials import Trial
+from headway.experiment.comparison import gather
+from headway.experiment.runfile import load_runfile
+from headway.experiment.trials import Trial
+from headway.numerics.durations import seconds_of
 
 FILE = """
 [run]

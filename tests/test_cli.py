@@ -13,10 +13,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from headway import cli
-from headway.client.memory import MemoryStore, flat
-from headway.observe.folder import MEMORY, read_tensors
-from headway.runfile import load_runfile
+from headway.cli import main as cli
+from headway.client_state.store import MemoryStore, flat
+from headway.experiment.runfile import load_runfile
+from headway.observe.run_folder import MEMORY, read_tensors
 
 PLAIN = """\
 # a small run
@@ -45,9 +45,9 @@ def headway(headway, tmp_path):
 
 def apart(*arguments, cwd, **environment):
     """Starts a command as a process of its own, in a folder."""
-    source = str(Path(cli.__file__).parents[1])
+    source = str(Path(cli.__file__).parents[2])
     return subprocess.Popen(
-        [sys.executable, "-m", "headway.cli", *map(str, arguments)],
+        [sys.executable, "-m", "headway", *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": source, **environment},
         stdout=subprocess.PIPE,

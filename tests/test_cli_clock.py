@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from headway.runfile import load_runfile
+from headway.experiment.runfile import load_runfile
 
 SLOW = ["clock.preset=hospitals", "clock.examples_per_s=50", "algorithm.quorum.count=3"]
 

@@ -6,10 +6,10 @@ import json
 from rich.console import Console
 from test_cli import headway  # noqa: F401
 
-from headway.commands.training import _record, _warn
-from headway.observe.alarm import Alarm, Lines
+from headway.cli.run_command import _record, _warn
+from headway.observe.alarms import Alarm, Lines
 from headway.observe.progress import Meter
-from headway.observe.report import RoundReport
+from headway.observe.round_report import RoundReport
 
 
 def test_a_run_says_how_its_steps_are_kept(headway):  # noqa: F811

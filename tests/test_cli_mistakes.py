@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from headway.compare import Trial, gather
-from headway.runfile import load_runfile
+from headway.experiment.comparison import Trial, gather
+from headway.experiment.runfile import load_runfile
 
 PLAIN = """\
 [run]
@@ -152,7 +152,7 @@ def test_a_round_in_which_nobody_counts_is_said(headway):
 
 
 def _command(*arguments):
-    return [sys.executable, "-m", "headway.cli", *arguments]
+    return [sys.executable, "-m", "headway", *arguments]
 
 
 def test_a_terminal_without_the_letters_gets_their_numbers(tmp_path):

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import torch
 
-from headway.data import images
+from headway.data.sources import images
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from headway.compare import gather, interval
-from headway.runfile import load_runfile
-from headway.trials import Trial, run_trials
+from headway.experiment.comparison import gather, interval
+from headway.experiment.runfile import load_runfile
+from headway.experiment.trials import Trial, run_trials
 
 SMALL = ["model.hidden=[4]", "algorithm.trainer.epochs=1", "run.rounds=3"]
 
@@ -135,8 +135,8 @@ def test_files_that_differ_in_their_data_are_refused(headway, tmp_path):
 
 def test_trials_of_one_seed_share_their_data(tmp_path, monkeypatch):
     """Loaded once a seed and not once a run; the numbers are those of runs that load their own."""
-    from headway import runfile
-    from headway.trials import run_trials
+    from headway.experiment import runfile
+    from headway.experiment.trials import run_trials
 
     loads, load = [], runfile.load
     monkeypatch.setattr(runfile, "load", lambda *a, **k: loads.append(k["key"]) or load(*a, **k))
@@ -155,7 +155,7 @@ def test_trials_of_one_seed_share_their_data(tmp_path, monkeypatch):
 
 
 def test_data_are_loaded_again_where_the_section_differs():
-    from headway.runfile import LastData, load_runfile
+    from headway.experiment.runfile import LastData, load_runfile
 
     last = LastData()
     plain, other = load_runfile("hospitals"), load_runfile("hospitals", ["data.test_share=0.4"])

@@ -7,19 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headway.bounds import bound_jobs, gather_alone, weights_alone
-from headway.client.evaluate import evaluate_clients, mean_metrics
-from headway.client.memory import MemoryStore
-from headway.client.workbench import Workbench
-from headway.compare import gather
-from headway.core.ask import Message
-from headway.core.keys import Key
+from headway.client.evaluation import evaluate_clients, mean_metrics
+from headway.client_state.store import MemoryStore
 from headway.data import load
-from headway.data.view import EVERYONE, View, pooled
-from headway.run import Run
-from headway.runfile import load_runfile
-from headway.trials import Trial, in_processes, run_trials
-from headway.tuning import candidates, choose
+from headway.data.dataset.dataset_view import EVERYONE, View, pooled
+from headway.experiment.baselines import bound_jobs, gather_alone, weights_alone
+from headway.experiment.comparison import gather
+from headway.experiment.grid_search import candidates, choose
+from headway.experiment.run import Run
+from headway.experiment.runfile import load_runfile
+from headway.experiment.trials import Trial, in_processes, run_trials
+from headway.model.flat_module import Workbench
+from headway.numerics.keys import Key
+from headway.protocol.messages import Message
 
 SMALL = ["model.hidden=[4]", "algorithm.trainer.epochs=1", "run.rounds=3"]
 FILE = """

@@ -27,12 +27,12 @@ from conformance.cases import (
 from conformance.teststages import FixedPoint, PairwiseMasks
 from conformance.tiny import Loop, engine, quadratics
 
-from headway.core.ask import drive
 from headway.core.chain import Chain, chain
-from headway.core.keys import Key
 from headway.core.stage import Aggregator, Place, slice_tensors, stages
-from headway.core.total import Total
 from headway.core.update import Update
+from headway.numerics.keys import Key
+from headway.protocol.messages import drive
+from headway.protocol.sums import Total
 from headway.stages import ECGR, Clip, FedProx, Mean, Rebase, ServerSGD, Staleness, Weigh, WeighByQuality
 
 ALL_HOOKS = CLIENT_HOOKS | SERVER_HOOKS

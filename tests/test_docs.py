@@ -12,8 +12,8 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.core.registry import build
 from headway.core.sampler import samplers
-from headway.runfile import load_runfile
-from headway.sections import ClockSection
+from headway.experiment.runfile import load_runfile
+from headway.experiment.runfile_schema import ClockSection
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -129,7 +129,7 @@ def test_the_page_on_clients_names_every_sampler_and_what_it_reads():
 
 
 def test_every_command_in_the_readme_exists():
-    from headway.cli import app
+    from headway.cli.main import app
 
     known = {command.name or command.callback.__name__ for command in app.registered_commands}
     named = set(re.findall(r"^headway (\w+)", README, re.MULTILINE))

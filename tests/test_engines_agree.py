@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import headway as hw
-from headway.client.losses import LOSSES
-from headway.client.metrics import METRICS
-from headway.core import total
-from headway.engines import intake
+from headway.model.losses import LOSSES
+from headway.model.metrics import METRICS
+from headway.protocol import sums as total
+from headway.server import collector as intake
 
 SIZES = (8, 12, 4, 16, 8, 7, 20, 8)
 BATCH = 4

@@ -10,8 +10,8 @@ import pytest
 from headway import recipes
 from headway.advice.findings import THRESHOLDS
 from headway.core.stage import stages
-from headway.presets import PRESETS
-from headway.runfile import load_runfile
+from headway.experiment.presets import PRESETS
+from headway.experiment.runfile import load_runfile
 
 DOCS = Path(__file__).parent.parent / "docs"
 TUTORIAL, CHOOSING = ((DOCS / name).read_text() for name in ("tutorial.md", "choosing.md"))

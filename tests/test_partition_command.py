@@ -10,9 +10,9 @@ import torch
 from matplotlib.image import imread
 
 from headway.data import FederatedData, load, shifted, skew_of
-from headway.observe.folder import read_tensors
-from headway.observe.partition_plot import partition_picture
-from headway.runfile import load_runfile
+from headway.experiment.runfile import load_runfile
+from headway.observe.run_folder import read_tensors
+from headway.reports.partition_picture import partition_picture
 
 SHIFTED = """\
 [run]

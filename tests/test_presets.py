@@ -7,8 +7,8 @@ from test_runfile import PLAIN
 
 from headway.core.errors import ConfigError
 from headway.engines import LocalEngine
-from headway.presets import PRESETS
-from headway.runfile import load_runfile
+from headway.experiment.presets import PRESETS
+from headway.experiment.runfile import load_runfile
 
 BARE = PLAIN.replace('recipe = "fedprox"\nmu = 0.1\n', 'preset = "cross-silo"\n')
 

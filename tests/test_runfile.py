@@ -5,8 +5,8 @@ import tomllib
 import pytest
 
 from headway.core.errors import ConfigError, HeadwayError
-from headway.runfile import load_runfile
-from headway.runfile_text import examples
+from headway.experiment.runfile import load_runfile
+from headway.experiment.runfile_text import examples
 
 PLAIN = """\
 [run]

@@ -34,8 +34,8 @@ import torch
 from common import WORKLOADS, Problem, Workload, cores
 from on_headway import SEED, algorithm_of, name_of
 
-from headway.client.memory import TRAINER
-from headway.core.keys import Key
+from headway.client_state.store import TRAINER
+from headway.numerics.keys import Key
 
 HERE = Path(__file__).parent
 OURS = ("headway", "plain")  # they run in the environment of this script

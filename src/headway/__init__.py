@@ -43,10 +43,10 @@ _WHERE = {
     "Layout": "core.layout",
     "LeastAvailable": "samplers",
     "LocalEngine": "engines",
-    "LocalSGD": "client",
-    "LossTerm": "client",
+    "LocalSGD": "training.local_sgd",
+    "LossTerm": "training.loss_terms",
     "Mean": "stages",
-    "Moon": "client",
+    "Moon": "training.loss_terms",
     "Oort": "samplers",
     "Place": "core.stage",
     "Poisson": "samplers",
@@ -55,44 +55,41 @@ _WHERE = {
     "Protocol": "core.stage",
     "QFedAvg": "stages",
     "Rebase": "stages",
-    "Quorum": "core.ask",
+    "Quorum": "protocol.messages",
     "RayEngine": "engines",
     "RoundRobin": "samplers",
-    "RoundReport": "observe.report",
-    "Run": "run",
+    "RoundReport": "observe.round_report",
+    "Run": "experiment.run",
     "RunFolderError": "core.errors",
     "Sampler": "core.sampler",
     "Scaffold": "stages",
-    "Schedule": "client",
+    "Schedule": "training.local_sgd",
     "ServerAdagrad": "stages",
     "ServerAdam": "stages",
     "ServerSGD": "stages",
     "ServerYogi": "stages",
     "Stage": "core.stage",
     "Staleness": "stages",
-    "step_rules": "client",
-    "Task": "client",
+    "step_rules": "training.step_rules",
+    "Task": "model.task",
     "Trace": "engines",
-    "Trainer": "client",
+    "Trainer": "training.trainer",
     "Uniform": "samplers",
     "Update": "core.update",
     "Weigh": "stages",
     "WeighByQuality": "stages",
     "chain": "core.chain",
-    "rounds": "run",
+    "rounds": "experiment.run",
 }
-_MODULES = ("data", "models", "recipes", "stages")
+_MODULES = {"data": "data", "models": "model.zoo", "recipes": "recipes", "stages": "stages"}
 
 __all__ = ["__version__", *sorted(_WHERE), *_MODULES]
 
 if TYPE_CHECKING:
     from headway import data as data
-    from headway import models as models
     from headway import recipes as recipes
     from headway import stages as stages
-    from headway.client import LocalSGD, LossTerm, Moon, Schedule, Task, Trainer, step_rules
     from headway.core.algorithm import Algorithm
-    from headway.core.ask import Quorum
     from headway.core.chain import Chain, chain
     from headway.core.errors import (
         ChainRefused,
@@ -121,8 +118,11 @@ if TYPE_CHECKING:
         RayEngine,
         Trace,
     )
-    from headway.observe.report import RoundReport
-    from headway.run import Run, rounds
+    from headway.experiment.run import Run, rounds
+    from headway.model import zoo as models
+    from headway.model.task import Task
+    from headway.observe.round_report import RoundReport
+    from headway.protocol.messages import Quorum
     from headway.samplers import All, BySize, Fixed, LeastAvailable, Oort, Poisson, PowerOfChoice, RoundRobin, Uniform
     from headway.stages import (
         AFL,
@@ -144,13 +144,17 @@ if TYPE_CHECKING:
         Weigh,
         WeighByQuality,
     )
+    from headway.training.local_sgd import LocalSGD, Schedule
+    from headway.training.loss_terms import LossTerm, Moon
+    from headway.training.step_rules import step_rules
+    from headway.training.trainer import Trainer
 
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(importlib.import_module(f"headway.{_WHERE[name]}"), name)
     if name in _MODULES:
-        return importlib.import_module(f"headway.{name}")
+        return importlib.import_module(f"headway.{_MODULES[name]}")
     raise AttributeError(f"module 'headway' has no attribute {name!r}")
 
 

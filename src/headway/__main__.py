@@ -8,7 +8,7 @@ from headway.core import stopping
 def main() -> None:
     """The entry point of the program."""
     stopping.install()
-    from headway.cli import main as command_line
+    from headway.cli.main import main as command_line
 
     try:
         command_line()

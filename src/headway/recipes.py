@@ -14,16 +14,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
-from headway.client.sgd import LocalSGD
-from headway.client.terms import Moon
-from headway.client.trainer import Trainer
 from headway.core.algorithm import Algorithm
-from headway.core.ask import Quorum
 from headway.core.chain import Chain, chain
 from headway.core.errors import ConfigError, nearest
 from headway.core.registry import convert
 from headway.core.sampler import Sampler
 from headway.core.stage import Stage
+from headway.protocol.messages import Quorum
 from headway.samplers import All, Uniform
 from headway.stages import (
     AFL,
@@ -43,6 +40,9 @@ from headway.stages import (
     Staleness,
     WeighByQuality,
 )
+from headway.training.local_sgd import LocalSGD
+from headway.training.loss_terms import Moon
+from headway.training.trainer import Trainer
 
 
 def _algorithm(

@@ -13,7 +13,7 @@ from headway.advice.findings import THRESHOLDS, Finding, Told, dominant, finding
 from headway.advice.likeness import LabelMix, Likeness
 from headway.advice.probe import Probe, probe, traffic
 from headway.core.errors import ConfigError
-from headway.runfile import load_runfile
+from headway.experiment.runfile import load_runfile
 
 HEAD = '[run]\nrounds = 2\n[data]\nsource = "hospitals"\n[model]\nname = "logistic"\n'
 

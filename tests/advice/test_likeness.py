@@ -7,7 +7,7 @@ import torch
 
 import headway as hw
 from headway.advice.likeness import likeness
-from headway.core.keys import Key
+from headway.numerics.keys import Key
 
 KEY = Key.root(0)
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from mk import toml
 
-from headway.compare import Comparison
-from headway.trials import Trial
+from headway.experiment.comparison import Comparison
+from headway.experiment.trials import Trial
 
 COMPARE = ("compare", "a.toml", "--seeds", "2", "--workers", "1", "--out", "c")
 

@@ -8,7 +8,7 @@ import torch
 from mk import toml
 
 import headway as hw
-from headway.client.constant import constant_metrics
+from headway.client.constant_metrics import constant_metrics
 
 X = torch.zeros(10, 2)
 

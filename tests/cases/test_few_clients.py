@@ -4,8 +4,8 @@ import pytest
 
 import headway as hw
 from headway.core.errors import ConfigError, HeadwayError
-from headway.population import at_least
-from headway.runfile import load_runfile
+from headway.experiment.population import at_least
+from headway.experiment.runfile import load_runfile
 
 
 def sets(*changes):

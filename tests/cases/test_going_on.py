@@ -10,8 +10,8 @@ import pytest
 import torch
 from mk import blobs, toml
 
-from headway.commands.training import free_folder
-from headway.observe.folder import RunFolder, read_tensors
+from headway.cli.run_command import free_folder
+from headway.observe.run_folder import RunFolder, read_tensors
 
 OWN = """from torch import nn
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mk import blobs
 
-from headway.runfile import load_runfile
+from headway.experiment.runfile import load_runfile
 
 X, Y = blobs(n=120, d=6, k=4)
 CLIENT = np.arange(120) % 4

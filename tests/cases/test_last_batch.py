@@ -7,7 +7,7 @@ from mk import blobs, toml
 from torch import nn
 
 import headway as hw
-from headway.client.start import held_out_count
+from headway.training.measurements import held_out_count
 
 SIZES = {"a": 2, "b": 9, "c": 17, "d": 33}
 

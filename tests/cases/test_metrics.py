@@ -8,7 +8,7 @@ from sklearn import metrics as reference
 from torch import nn
 
 import headway as hw
-from headway.client.metrics import METRICS, class_axes
+from headway.model.metrics import METRICS, class_axes
 
 GENERATOR = torch.Generator().manual_seed(0)
 

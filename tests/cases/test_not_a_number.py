@@ -11,8 +11,8 @@ import headway as hw
 from headway.advice.findings import Told, findings, level
 from headway.advice.likeness import likeness
 from headway.core.errors import ConfigError
-from headway.core.keys import Key
-from headway.runfile import load_runfile
+from headway.experiment.runfile import load_runfile
+from headway.numerics.keys import Key
 
 KEY = Key.root(0)
 

@@ -10,9 +10,9 @@ import torch
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.client.trainer import Trained
 from headway.core.flow import TrainerFacts
 from headway.core.stage import Place, Stage
+from headway.training.trainer import Trained
 
 
 @dataclass(frozen=True)

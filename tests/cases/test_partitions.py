@@ -6,8 +6,9 @@ import torch
 from mk import toml
 
 from headway.core.errors import DataError
-from headway.core.keys import Key
-from headway.data import dealing, partitioner
+from headway.data import partitioner
+from headway.data.partition import allocation as dealing
+from headway.numerics.keys import Key
 
 SIZES = [3000, 1500, 700, 300, 150, 70, 30, 10, 3, 1]  # sorted, and very unlike
 LABELS = torch.arange(10).repeat_interleave(torch.tensor(SIZES))

@@ -114,7 +114,7 @@ def test_engines_agree_on_a_codec_that_is_not_elementwise(engine, codec) -> None
 @pytest.mark.parametrize("at_a_time", [1, 120_000, 1 << 23])
 def test_a_wide_model_is_decoded_whole_however_few_at_a_time(codec, at_a_time, monkeypatch) -> None:
     """More numbers than are lifted at a time, so that vectors would be cut into columns."""
-    monkeypatch.setattr("headway.engines.intake.AT_A_TIME", at_a_time)
+    monkeypatch.setattr("headway.server.collector.AT_A_TIME", at_a_time)
     options = {"model": wide, "rounds": 1}
     plain, _ = trained(**options)
     coded, _ = trained(codec, engine=hw.LocalEngine(lanes=6), **options)

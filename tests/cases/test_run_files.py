@@ -5,7 +5,7 @@ import pytest
 from mk import blobs, toml
 
 from headway.core.errors import ConfigError
-from headway.runfile import load_runfile
+from headway.experiment.runfile import load_runfile
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import headway as hw
-from headway.client.broadcasts import broadcasts
-from headway.client.losses import LOSSES
+from headway.model.broadcasting import broadcasts
+from headway.model.losses import LOSSES
 
 
 def data(targets, features=4, clients=2):

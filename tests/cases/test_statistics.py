@@ -8,10 +8,10 @@ from torch import nn
 
 import headway as hw
 from headway.core.flow import Flow
-from headway.core.keys import Key
 from headway.core.layout import Layout
 from headway.core.stage import Context
 from headway.core.update import Update
+from headway.numerics.keys import Key
 
 
 def unlike(clients=6, examples=24):

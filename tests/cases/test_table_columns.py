@@ -8,8 +8,8 @@ from mk import blobs
 
 from headway.core.errors import DataError
 from headway.data import load
-from headway.data.columns import counts_rows, deciding, near_equal
-from headway.data.fields import Field
+from headway.data.sources.columns import counts_rows, deciding, near_equal
+from headway.data.sources.fields import Field
 
 
 def write(path, header, rows):

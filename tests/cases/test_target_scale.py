@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import headway as hw
-from headway.client.target_scale import ScaledSquaredError, TargetScale
 from headway.core.errors import ConfigError
-from headway.runfile import load_runfile
+from headway.experiment.runfile import load_runfile
+from headway.model.target_scale import ScaledSquaredError, TargetScale
 
 
 def houses(path, rows=240, towns=4):

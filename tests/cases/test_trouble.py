@@ -12,7 +12,7 @@ import pytest
 from mk import blobs, toml
 
 import headway as hw
-from headway.commands.training import Spent
+from headway.cli.run_command import Spent
 
 SOURCES = str(Path(hw.__file__).parents[1])
 OWN = """

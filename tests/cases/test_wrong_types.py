@@ -9,12 +9,12 @@ from abc import ABC
 import pytest
 
 import headway as hw
-from headway.client.terms import LossTerm
-from headway.client.trainer import trainers
 from headway.core.registry import Plain, Registry
 from headway.core.sampler import samplers
 from headway.core.stage import Stage, stages
-from headway.engines.availability import availabilities
+from headway.engines.virtual_clock.device_availability import availabilities
+from headway.training.loss_terms import LossTerm
+from headway.training.trainer import trainers
 
 REQUIRED = {"count": 2, "candidates": 4, "rate": 0.5, "clients": ("a",), "file": "there.csv"}
 WRONG = {"bool": True, "none": None, "text": "no such text", "nan": math.nan, "inf": math.inf, "list": [[1]]}

@@ -9,8 +9,8 @@ from test_dropout_in_training import SMALL
 from torch import nn
 from torch.nn import functional
 
-from headway.client.ambient import draws_ambient
-from headway.client.dropout import Draws
+from headway.model.dropout import Draws
+from headway.model.random_state import draws_ambient
 
 
 class Functional(nn.Module):

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import headway as hw
-from headway.client.workbench import Workbench
-from headway.core.keys import Key
-from headway.engines.way import Way
+from headway.engines.autotune.execution_plan import Way
+from headway.model.flat_module import Workbench
+from headway.numerics.keys import Key
 
 
 class Viewing(nn.Module):

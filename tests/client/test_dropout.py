@@ -8,9 +8,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import headway as hw
-from headway.client.dropout import FACTOR, Draws
-from headway.core.counters import FACTORS, SHIFTS
-from headway.core.keys import Key
+from headway.model.dropout import FACTOR, Draws
+from headway.numerics.counters import FACTORS, SHIFTS
+from headway.numerics.keys import Key
 
 KEYS = [Key.root(seed).seed() for seed in range(4)]
 EVERY = [

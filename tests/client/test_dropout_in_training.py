@@ -13,8 +13,8 @@ from torch.nn import functional
 from toys import blobs
 
 import headway as hw
-from headway.client.workbench import Workbench
-from headway.core.keys import Key
+from headway.model.flat_module import Workbench
+from headway.numerics.keys import Key
 
 SMALL = {
     "mlp": lambda: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 3)),

@@ -6,10 +6,10 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.client import lowrank
-from headway.client.layers import Outer
-from headway.client.motion import Motion
-from headway.engines.units import first_ask
+from headway.engines.group_runner import first_ask
+from headway.vectorized import low_rank as lowrank
+from headway.vectorized.low_rank_layers import Outer
+from headway.vectorized.momentum import Motion
 
 SIZES = (7, 12, 5, 9, 20, 1)
 

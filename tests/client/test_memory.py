@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from headway.client.memory import MemoryStore
+from headway.client_state.store import MemoryStore
 from headway.core.errors import RunFolderError
 
 

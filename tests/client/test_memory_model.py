@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.client import shared
-from headway.client.memory import MemoryStore
+from headway.client_state import shared_memory as shared
+from headway.client_state.store import MemoryStore
 
 CLIENTS = ["a", "b", "c", "d"]
 LIKE = {

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from headway.client import shared
-from headway.client.memory import MemoryStore
-from headway.client.shared import SharedBytes
+from headway.client_state import shared_memory as shared
+from headway.client_state.shared_memory import SharedBytes
+from headway.client_state.store import MemoryStore
 from headway.core.errors import ConfigError, RunFolderError
 
 CLIENTS = [f"client-{i}" for i in range(6)]

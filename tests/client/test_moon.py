@@ -13,13 +13,13 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from toys import blobs
 
 import headway as hw
-from headway.client.terms import contrast
-from headway.client.workbench import Workbench
 from headway.core.algorithm import Algorithm
 from headway.core.flow import EngineFacts
-from headway.core.keys import Key
 from headway.data import batch_bounds, epoch_order
-from headway.runfile import load_runfile
+from headway.experiment.runfile import load_runfile
+from headway.model.flat_module import Workbench
+from headway.numerics.keys import Key
+from headway.training.loss_terms import contrast
 
 SEED, LR, MOMENTUM, BATCH, EPOCHS, MU, T = 5, 0.05, 0.6, 4, 3, 2.5, 0.4
 COHORTS = ((0, 1, 2), (0, 2), (1, 2), (0, 1, 2))  # client-1 misses the second round, client-0 the third

@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from toys import blobs
 
 import headway as hw
-from headway.client.crew import Crew
-from headway.client.lanes import Lanes, _Program
-from headway.client.lowrank import LowRank
-from headway.client.runner import ClientRunner
-from headway.client.sgd import _Loop
-from headway.client.steps import StepPlan, _Halves, _Rows, _Sum
-from headway.client.workbench import Workbench
-from headway.core.ask import Ask, Message
-from headway.core.keys import Key
-from headway.data.parts import Parts
+from headway.client.participant import ClientRunner
+from headway.data.dataset.client_index import Parts
+from headway.model.flat_module import Workbench
+from headway.numerics.keys import Key
+from headway.protocol.messages import Ask, Message
+from headway.training.local_sgd import _Loop
+from headway.training.step_storage import StepPlan, _Halves, _Rows, _Sum
+from headway.vectorized.batched_sgd import Lanes, _Program
+from headway.vectorized.client_batch import Crew
+from headway.vectorized.low_rank import LowRank
 
 KEY = Key.root(3)
 HEAVY = hw.LocalSGD(

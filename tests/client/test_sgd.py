@@ -9,12 +9,12 @@ from torch import nn
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.client.runner import ClientRunner
-from headway.client.workbench import Workbench
-from headway.core.ask import Ask, Message
-from headway.core.gram import gram_matrix
-from headway.core.keys import Key
+from headway.client.participant import ClientRunner
 from headway.data import batch_bounds, epoch_order
+from headway.model.flat_module import Workbench
+from headway.numerics.gram import gram_matrix
+from headway.numerics.keys import Key
+from headway.protocol.messages import Ask, Message
 
 KEY = Key.root(3)
 

@@ -10,10 +10,10 @@ from torch.func import functional_call, grad, vmap
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.client.site import Site
-from headway.client.workbench import Workbench
-from headway.core.keys import Key
 from headway.engines import PooledEngine
+from headway.model.device import Site
+from headway.model.flat_module import Workbench
+from headway.numerics.keys import Key
 
 GPU = torch.device("cuda", 0)
 

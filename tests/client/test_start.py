@@ -7,7 +7,7 @@ import torch
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.client.start import entropy_of, hold_out, label_entropy
+from headway.training.measurements import entropy_of, hold_out, label_entropy
 
 
 def examples(count):

@@ -10,9 +10,9 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.client.steps import add_steps, gram_of, plan_steps
-from headway.core.gram import COLUMNS, gram_matrix
-from headway.core.sizes import bytes_of
+from headway.numerics.gram import COLUMNS, gram_matrix
+from headway.numerics.sizes import bytes_of
+from headway.training.step_storage import add_steps, gram_of, plan_steps
 
 BASE = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2, momentum=0.9)
 ECGR = hw.ECGR(select=0.5, beta=0.2)

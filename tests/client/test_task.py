@@ -7,10 +7,10 @@ from torch import nn
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.client.metrics import METRICS
-from headway.client.task import floating_buffers
-from headway.client.workbench import Workbench
-from headway.core.keys import Key
+from headway.model.flat_module import Workbench
+from headway.model.metrics import METRICS
+from headway.model.task import floating_buffers
+from headway.numerics.keys import Key
 
 KEY = Key.root(0)
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=8)  # BatchNorm cannot train on a last batch of one

@@ -13,11 +13,11 @@ from conformance.teststages import FixedPoint, Median, NoisyRelease
 from conformance.tiny import ALL_OFFERS
 from headway.core.chain import chain
 from headway.core.flow import Flow, SamplerFacts
-from headway.core.keys import Key
 from headway.core.layout import Layout
 from headway.core.stage import Aggregator, Context, Place, Stage
-from headway.core.total import Total
 from headway.core.update import Update
+from headway.numerics.keys import Key
+from headway.protocol.sums import Total
 from headway.stages import (
     AFL,
     ECGR,

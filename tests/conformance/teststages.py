@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from headway.core.ask import Answer, Ask, Message
 from headway.core.flow import Flow, PrivacyEvent
-from headway.core.keys import Key
 from headway.core.stage import Aggregator, Context, Place, Protocol, Stage, Tensors
-from headway.core.total import Total
 from headway.core.update import Update
+from headway.numerics.keys import Key
+from headway.protocol.messages import Answer, Ask, Message
+from headway.protocol.sums import Total
 
 WEIGHT_BITS = 40  # of a weight behind the mask, below the point
 

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from headway.core.algorithm import Algorithm, State
-from headway.core.ask import Answer, Ask, Quorum, drive
 from headway.core.chain import at, chain
 from headway.core.flow import EngineFacts, Need, SamplerFacts, TrainerFacts
-from headway.core.keys import Key
 from headway.core.layout import Layout
-from headway.core.promise import Promise
-from headway.core.reports import ClientReport
-from headway.core.roster import Roster
 from headway.core.sampler import Sampler
 from headway.core.stage import Context, Stage
-from headway.core.total import Total
 from headway.core.update import Update
+from headway.numerics.keys import Key
+from headway.protocol.client_history import Roster
+from headway.protocol.messages import Answer, Ask, Quorum, drive
+from headway.protocol.reports import ClientReport
+from headway.protocol.sums import Total
+from headway.server.guard import Promise
 
 ALL_OFFERS = TrainerFacts("Loop", frozenset(typing.get_args(Need)), applies=frozenset({"gradient", "step"}))
 

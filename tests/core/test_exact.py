@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.core import exact
 from headway.core.errors import HeadwayError
-from headway.core.exact import ExactScalar, ExactSum
+from headway.numerics import exact_sum as exact
+from headway.numerics.exact_sum import ExactScalar, ExactSum
 
 PLAIN = st.floats(-1e3, 1e3)
 WILD = st.builds(lambda m, e: m * 10.0**e, st.floats(-9.9, 9.9), st.integers(-300, 200))

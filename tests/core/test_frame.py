@@ -6,10 +6,10 @@ import struct
 import pytest
 import torch
 
-from headway.core import frame
 from headway.core.errors import FrameError
-from headway.core.frame import DTYPES, Expected, Frame, decode, encode, expected_size, of_update, size, to_update
 from headway.core.update import Update
+from headway.protocol import wire as frame
+from headway.protocol.wire import DTYPES, Expected, Frame, decode, encode, expected_size, of_update, size, to_update
 
 
 def expected_of(message: Frame) -> Expected:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from headway.core.counters import number_of, numbers_of, signed, stream, streams
-from headway.core.keys import Key, Keys
+from headway.numerics.counters import number_of, numbers_of, signed, stream, streams
+from headway.numerics.keys import Key, Keys
 
 ROOT = Key.root(7)
 
@@ -124,7 +124,7 @@ def test_keys_of_several_rounds_draw_at_once() -> None:
 
 def test_names_are_not_looked_at_before_somebody_draws(monkeypatch) -> None:
     keys = Key.root(7).for_each("client", names=("a", "b"))
-    monkeypatch.setattr("headway.core.keys.numbers_of", lambda *_: pytest.fail("looked at"))
+    monkeypatch.setattr("headway.numerics.keys.numbers_of", lambda *_: pytest.fail("looked at"))
     assert len(keys.derive("stage").derive("purpose")) == 2
 
 

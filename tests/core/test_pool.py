@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import headway as hw
-from headway.core.pool import Pool
+from headway.protocol.round_pool import Pool
 
 NAMES = [f"c{n}" for n in range(8)]
 

@@ -6,15 +6,15 @@ from typing import ClassVar
 import pytest
 from conformance.teststages import FixedPoint, Median, NoisyRelease, PairwiseMasks
 
-from headway.client import LocalSGD
 from headway.core.algorithm import Algorithm
-from headway.core.ask import Quorum
 from headway.core.chain import Chain, chain
 from headway.core.errors import ChainRefused, ConfigError
 from headway.core.flow import EngineFacts, Flow, TrainerFacts
 from headway.core.stage import Place, Stage
+from headway.protocol.messages import Quorum
 from headway.samplers import All
 from headway.stages import ECGR, Clip, FedProx, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
+from headway.training.local_sgd import LocalSGD
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from conformance.teststages import NoisyRelease
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.core.ask import Answer
-from headway.core.reports import ClientReport, Reports, Same, columns_of, total
-from headway.observe.report import RoundReport
+from headway.observe.round_report import RoundReport
+from headway.protocol.messages import Answer
+from headway.protocol.reports import ClientReport, Reports, Same, columns_of, total
 
 
 def mixture(seed, count=None):

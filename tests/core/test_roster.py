@@ -7,9 +7,9 @@ import torch
 
 from headway.core.errors import ConfigError
 from headway.core.flow import SamplerFacts
-from headway.core.reports import ClientReport
-from headway.core.roster import COLUMNS, Roster
 from headway.data import Numbered
+from headway.protocol.client_history import COLUMNS, Roster
+from headway.protocol.reports import ClientReport
 
 PEOPLE = ("a", "b", "c", "d")
 SIZES = torch.tensor([2, 3, 5, 7])

@@ -9,15 +9,15 @@ from conformance.teststages import FixedPoint, Median, NoisyRelease, PairwiseMas
 from conformance.tiny import Listed, Loop, engine
 
 from headway.core.algorithm import Algorithm, State
-from headway.core.ask import Answer, Quorum, drive
 from headway.core.chain import chain
 from headway.core.errors import ChainRefused, ConfigError
 from headway.core.flow import EngineFacts
-from headway.core.keys import Key
-from headway.core.reports import ClientReport
 from headway.core.stage import Context
-from headway.core.total import Total
 from headway.core.update import Update
+from headway.numerics.keys import Key
+from headway.protocol.messages import Answer, Quorum, drive
+from headway.protocol.reports import ClientReport
+from headway.protocol.sums import Total
 from headway.stages import ECGR, Clip, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
 
 SECURE = (FixedPoint(), PairwiseMasks())

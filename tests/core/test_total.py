@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from headway.core.errors import UpdateRejected
-from headway.core.total import Group, Total, guard, guard_lanes
 from headway.core.update import Update
+from headway.protocol.sums import Group, Total, guard, guard_lanes
 
 
 def updates(count: int = 7) -> list[Update]:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from headway.core.errors import ConfigError, DataError
-from headway.core.keys import Key
 from headway.data import FederatedData, infer_csv, load
+from headway.numerics.keys import Key
 
 KEY = Key.root(4)
 IID = {"kind": "iid"}

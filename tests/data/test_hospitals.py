@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from headway.core.keys import Key
-from headway.data import hospitals
-from headway.data.hospitals import feature_names, hospital_pool
-from headway.data.impute import Categorical, Numeric, Table
+from headway.data.sources import hospitals
+from headway.data.sources.hospitals import feature_names, hospital_pool
+from headway.data.sources.impute import Categorical, Numeric, Table
+from headway.numerics.keys import Key
 
 KEY = Key.root(0)
 SIZES = {"cleveland": 303, "hungary": 294, "switzerland": 123, "va": 200}

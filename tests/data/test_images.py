@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from headway.core.errors import ConfigError, DataError
-from headway.core.keys import Key
 from headway.data import from_huggingface, load
-from headway.data.images import FASHION_MNIST, has_idx
+from headway.data.sources.images import FASHION_MNIST, has_idx
+from headway.numerics.keys import Key
 
 IID = {"partition": {"kind": "iid"}, "clients": 2}
 RNG = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from headway.data.impute import Categorical, Numeric, Table
+from headway.data.sources.impute import Categorical, Numeric, Table
 
 NAN = float("nan")
 TRAIN = {"a": torch.tensor([0, 1, 2]), "b": torch.tensor([4, 5])}

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError
-from headway.core.keys import Key
 from headway.data import PARTITIONERS, Partitioner, partitioner
-from headway.data.dealing import generator
+from headway.data.partition.allocation import generator
+from headway.numerics.keys import Key
 
 KEY = Key.root(5)
 DRAWN = [

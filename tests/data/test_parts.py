@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from headway.core.errors import ConfigError, DataError
-from headway.data import Examples, FederatedData, Numbered, Parts, load, mapped, mapped_examples
-from headway.data.arrays import client_ids
-from headway.data.labels import LabelCounts
+from headway.data import Examples, FederatedData, Numbered, Parts, load, mapped_examples
+from headway.data.dataset import mapped
+from headway.data.dataset.labels import LabelCounts
+from headway.data.sources.arrays import client_ids
 
 GIVEN = {"b": torch.tensor([5, 1]), "a": torch.tensor([2, 3, 4]), "c": torch.tensor([], dtype=torch.int64)}
 
@@ -110,7 +111,7 @@ def test_parts_without_an_index_hold_what_lies_in_order():
 def test_blocks_are_all_indices_whatever_their_size(monkeypatch):
     parts = Parts.of(GIVEN)
     for size in (1, 2, 3, 100):
-        monkeypatch.setattr("headway.data.parts.BLOCK", size)
+        monkeypatch.setattr("headway.data.dataset.client_index.BLOCK", size)
         assert torch.cat(list(parts.blocks())).tolist() == [2, 3, 4, 5, 1]
 
 
@@ -154,8 +155,8 @@ def test_sizes_say_who_holds_how_much():
 
 
 def test_what_is_wrong_in_a_late_block_is_found(monkeypatch):
-    monkeypatch.setattr("headway.data.blocks.BLOCK_BYTES", 16)
-    monkeypatch.setattr("headway.data.parts.BLOCK", 2)
+    monkeypatch.setattr("headway.data.dataset.blocks.BLOCK_BYTES", 16)
+    monkeypatch.setattr("headway.data.dataset.client_index.BLOCK", 2)
     bad = toy()
     bad.inputs[7, 1], bad.inputs[9, 0] = float("nan"), float("inf")
     with pytest.raises(DataError, match=r"2 inputs are NaN or infinite, the first at example 7 of client 'client-3'"):
@@ -173,8 +174,8 @@ def test_what_is_wrong_in_a_late_block_is_found(monkeypatch):
 def test_blocks_do_not_change_a_fingerprint(monkeypatch):
     data = FederatedData.in_order("toy", toy(), clients=5, test_share=0.5, classes=3)
     whole = data.fingerprint()
-    monkeypatch.setattr("headway.data.blocks.BLOCK_BYTES", 24)
-    monkeypatch.setattr("headway.data.federated.CLIENTS_AT_ONCE", 2)
+    monkeypatch.setattr("headway.data.dataset.blocks.BLOCK_BYTES", 24)
+    monkeypatch.setattr("headway.data.dataset.federated.CLIENTS_AT_ONCE", 2)
     assert data.fingerprint() == whole
 
 

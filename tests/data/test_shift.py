@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError
-from headway.core.keys import Key
-from headway.data import SHIFTS, Examples, FederatedData, Shift, from_torch, load, shift, shifted
-from headway.data.image_shifts import STAINS, restain, rotate
+from headway.data import SHIFTS, Examples, FederatedData, Shift, from_torch, load, shifted
+from headway.data.shift import shifts as shift
+from headway.data.shift.image_shifts import STAINS, restain, rotate
+from headway.numerics.keys import Key
 
 KEY = Key.root(3)
 

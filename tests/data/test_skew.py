@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from headway.core.keys import Key
 from headway.data import Examples, FederatedData, load, shifted, skew_of
-from headway.data.dealing import generator
-from headway.data.skew import Spread
-from headway.data.unlike import feature_numbers
+from headway.data.partition.allocation import generator
+from headway.data.skew.distance import feature_numbers
+from headway.data.skew.skew import Spread
+from headway.numerics.keys import Key
 
 IID = {"kind": "iid"}
 

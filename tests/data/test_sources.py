@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from headway.core.errors import ConfigError, DataError
-from headway.core.keys import Key
 from headway.data import FederatedData, from_torch, label_skew, load, sources
-from headway.data.packaged import Packaged
-from headway.data.partition import partitioner
+from headway.data.partition.partitioners import partitioner
+from headway.data.sources.packaged import Packaged
+from headway.numerics.keys import Key
 
 KEY = Key.root(2)
 IID = {"kind": "iid"}

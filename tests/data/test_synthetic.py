@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from headway.core.errors import ConfigError
-from headway.core.keys import Key
 from headway.data import load, sources
-from headway.data.dealing import generator
-from headway.data.pool import Pool
-from headway.data.synthetic import synthetic_pool
+from headway.data.partition.allocation import generator
+from headway.data.sources.example_pool import Pool
+from headway.data.sources.synthetic import synthetic_pool
+from headway.numerics.keys import Key
 
 KEY = Key.root(1)
 

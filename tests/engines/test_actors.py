@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from headway.engines import actors
-from headway.engines.actors import RayActors, Unread
-from headway.engines.dispatch import Lost
+from headway.engines.ray import actors
+from headway.engines.ray.actors import RayActors, Unread
+from headway.engines.worker_pool import Lost
 
 ray = pytest.importorskip("ray")
 errors = ray.exceptions

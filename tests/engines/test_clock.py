@@ -10,8 +10,8 @@ from test_processes import TRAINER, model
 from toys import blobs
 
 import headway as hw
-from headway.client.lanes import Lanes
-from headway.core.ask import Ask, Message
+from headway.protocol.messages import Ask, Message
+from headway.vectorized.batched_sgd import Lanes
 
 SIZES = tuple(range(5, 17))
 SLOW = hw.Fleet(examples_per_s=20.0, speed_spread=0.8, down_per_s=1e4, up_per_s=4e3, link_spread=0.6, latency_s=0.1)

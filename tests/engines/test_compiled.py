@@ -13,10 +13,10 @@ from torch._inductor.exc import InvalidCxxCompiler
 from toys import blobs
 
 import headway as hw
-from headway.client import compiled as module
-from headway.client.compiled import Alone, Beside, Compiled, NotCompiled, _phrase
-from headway.engines import planner
-from headway.engines.way import Way, Wish
+from headway.engines.autotune import planner
+from headway.engines.autotune.execution_plan import Way, Wish
+from headway.vectorized import compiled_gradients as module
+from headway.vectorized.compiled_gradients import Alone, Beside, Compiled, NotCompiled, _phrase
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="needs another system: one with g++, a C++ compiler"
@@ -390,7 +390,7 @@ def test_the_number_of_workers_changes_no_bit(lanes, calls):
 
 
 def test_it_is_an_option_of_run_files():
-    from headway.sections import EngineSection
+    from headway.experiment.runfile_schema import EngineSection
 
     for said in (None, True, False):
         for kind in ("local", "processes", "ray"):

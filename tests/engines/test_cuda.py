@@ -6,7 +6,8 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.client import lanes, sgd
+from headway.training import local_sgd as sgd
+from headway.vectorized import batched_sgd as lanes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -113,7 +114,7 @@ def test_statistics_and_what_stays_with_a_client(options, strict):
 
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_examples_that_do_not_fit_come_batch_by_batch(lanes, monkeypatch):
-    monkeypatch.setattr("headway.client.site.RESIDENT", 0.0)
+    monkeypatch.setattr("headway.model.device.RESIDENT", 0.0)
     there = run("scaffold", "cuda", lanes=lanes)
     assert not there[0].engine.runner.resident
     near(there, run("scaffold"), LIMITS["float32"])

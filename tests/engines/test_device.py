@@ -10,18 +10,19 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.client.lanes import Lanes
-from headway.client.lowrank import LowRank
-from headway.client.site import Site
 from headway.core.errors import RunFolderError
-from headway.core.keys import Key
-from headway.engines import PooledEngine, room
-from headway.engines.planner import _fingerprint
-from headway.engines.room import lanes_that_fit
-from headway.engines.units import UnitRunner
-from headway.engines.way import Wish
+from headway.engines import PooledEngine
+from headway.engines.autotune import gpu_memory as room
+from headway.engines.autotune.execution_plan import Wish
+from headway.engines.autotune.gpu_memory import lanes_that_fit
+from headway.engines.autotune.planner import _fingerprint
+from headway.engines.group_runner import UnitRunner
+from headway.experiment.runfile_schema import EngineSection
+from headway.model.device import Site
+from headway.numerics.keys import Key
 from headway.observe.drift import _Sketch
-from headway.sections import EngineSection
+from headway.vectorized.batched_sgd import Lanes
+from headway.vectorized.low_rank import LowRank
 
 SIZES = (7, 12, 5, 9, 20, 1)
 CLOSE = 1e-6  # a watched operation may take its numbers in another order of memory

@@ -7,9 +7,9 @@ import statistics
 import pytest
 
 import headway as hw
-from headway.core.keys import Key
 from headway.core.registry import build, to_numbers
-from headway.engines.fleet import FLEETS
+from headway.engines.virtual_clock.fleet import FLEETS
+from headway.numerics.keys import Key
 
 KEY = Key.root(5)
 DAY = 86_400.0

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import headway as hw
-from headway.engines import keeper as keeper_module
-from headway.engines.dispatch import Lost
-from headway.engines.keeper import Keeper
-from headway.engines.keepers import RemoteMemory
+from headway.engines.ray import state_replica as keeper_module
+from headway.engines.ray.replicated_state import RemoteMemory
+from headway.engines.ray.state_replica import Keeper
+from headway.engines.worker_pool import Lost
 
 CLIENTS = ("a", "b", "c", "d")
 

@@ -9,7 +9,7 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.engines.cohort import units
+from headway.engines.grouping import units
 
 SIZES = (7, 12, 5, 9, 20, 1)
 

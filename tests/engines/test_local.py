@@ -12,9 +12,9 @@ from torch import nn
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.core.total import Group, Total
 from headway.core.update import Update
-from headway.engines.cohort import GROUP, units
+from headway.engines.grouping import GROUP, units
+from headway.protocol.sums import Group, Total
 
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4)
 

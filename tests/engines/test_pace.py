@@ -6,7 +6,7 @@ from test_clock import SLOW, counted, made
 from toys import blobs
 
 import headway as hw
-from headway.core.ask import Ask, Message
+from headway.protocol.messages import Ask, Message
 
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=3, epochs=3, momentum=0.5)
 

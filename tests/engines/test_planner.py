@@ -9,7 +9,7 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.engines import planner
+from headway.engines.autotune import planner
 
 
 @pytest.fixture

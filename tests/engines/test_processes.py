@@ -9,9 +9,9 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.engines import processes
-from headway.engines.dispatch import spread
-from headway.engines.processes import cores
+from headway.engines.processes import process_engine as processes
+from headway.engines.processes.process_engine import cores
+from headway.engines.worker_pool import spread
 
 SIZES = tuple(range(3, 30))
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2, momentum=0.5)

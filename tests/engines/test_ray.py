@@ -11,8 +11,8 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.engines.keepers import COPIES
-from headway.engines.ray import _Hand
+from headway.engines.ray.ray_engine import _Hand
+from headway.engines.ray.replicated_state import COPIES
 
 ray = pytest.importorskip("ray", reason='Ray is not installed: pip install "headway[ray]"')
 

@@ -7,8 +7,8 @@ from test_clock import made
 from toys import blobs
 
 import headway as hw
-from headway.client.lanes import Lanes
-from headway.core.ask import Ask, Message, Version
+from headway.protocol.messages import Ask, Message, Version
+from headway.vectorized.batched_sgd import Lanes
 
 FLEET = hw.Fleet(examples_per_s=20.0, speed_spread=1.2)
 QUORUM = hw.Quorum(count=4, late="keep")

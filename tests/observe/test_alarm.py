@@ -8,9 +8,9 @@ import torch
 from toys import linear_task
 
 import headway as hw
-from headway.core.keys import Key
-from headway.observe.alarm import EVERY, HORIZON, Figures, Lines, Watch, alarms, common_labels
-from headway.observe.camps import find_camps
+from headway.numerics.keys import Key
+from headway.observe.alarms import EVERY, HORIZON, Figures, Lines, Watch, alarms, common_labels
+from headway.observe.client_clusters import find_camps
 from headway.observe.drift import DriftMeter
 from headway.observe.journal import Journal
 

@@ -7,7 +7,7 @@ import torch
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.core.keys import Key
+from headway.numerics.keys import Key
 from headway.observe.drift import DriftMeter
 from headway.observe.journal import Journal
 

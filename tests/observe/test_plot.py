@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib.figure
 import pytest
 
-from headway.observe.plot import COLOURS, comparison_picture
+from headway.reports.comparison_picture import COLOURS, comparison_picture
 
 
 @pytest.fixture

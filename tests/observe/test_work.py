@@ -5,10 +5,10 @@ import sqlite3
 
 import pytest
 
-from headway.core.reports import ClientReport
 from headway.observe.journal import Journal
-from headway.observe.report import RoundReport
-from headway.observe.work import MOST_SPANS, STRETCHES, at_work
+from headway.observe.round_report import RoundReport
+from headway.observe.workload import MOST_SPANS, STRETCHES, at_work
+from headway.protocol.reports import ClientReport
 
 
 def counted(client, asked, ended, age=0):

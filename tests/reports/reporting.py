@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 import headway as hw
-from headway.compare import gather
+from headway.experiment.comparison import gather
+from headway.experiment.run import Run
+from headway.experiment.runfile import RunFile, load_runfile
+from headway.experiment.trials import TAIL, Trial
 from headway.observe.text import strict
-from headway.run import Run
-from headway.runfile import RunFile, load_runfile
-from headway.trials import TAIL, Trial
 
 SMALL = ["model.hidden=[4]", "algorithm.trainer.epochs=1", "run.rounds=3"]
 VOID = {"meta", "link", "br", "img", "input", "hr"}

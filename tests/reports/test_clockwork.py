@@ -6,9 +6,9 @@ import statistics
 import pytest
 from reporting import Page, make_comparison, make_run
 
-from headway.core.durations import time_text
+from headway.numerics.durations import time_text
 from headway.observe.text import bytes_text, number_text
-from headway.observe.work import COUNTED, FLYING, VAIN, Span
+from headway.observe.workload import COUNTED, FLYING, VAIN, Span
 from headway.reports import evidence
 from headway.reports.page import read_record, render
 from headway.reports.page.bars import histogram_chart, timeline_chart

@@ -16,15 +16,15 @@ from toys import blobs, linear_task
 
 import headway as hw
 from headway.core.errors import ConfigError
-from headway.core.reports import ClientReport
-from headway.data.skew import label_skew
+from headway.data.skew.skew import label_skew
 from headway.observe.journal import Journal
-from headway.observe.report import RoundReport
+from headway.observe.round_report import RoundReport
 from headway.observe.text import bytes_text, number_text
+from headway.protocol.reports import ClientReport
 from headway.reports import evidence
-from headway.reports.found import read_comparison
 from headway.reports.page import partition_of, read_record, render
 from headway.reports.page.matrix import MOST_CLIENTS, bubble_chart, shown
+from headway.reports.run_reader import read_comparison
 
 HOSTILE = "<script>alert(1)</script>"
 

@@ -7,8 +7,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.reports.page.axes import Axis, apart, axis, thinned
 from headway.reports.page.charts import Line, line_chart
-from headway.reports.page.scale import Axis, apart, axis, thinned
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
 HEIGHTS = st.lists(st.floats(0, 100), min_size=1, max_size=8).map(sorted)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from headway.observe.folder import read_tensors
+from headway.observe.run_folder import read_tensors
 
 EARLIER = Path(__file__).parent / "earlier"
 

@@ -7,10 +7,10 @@ from torch import nn
 
 import headway as hw
 from headway.data import FederatedData, Numbered
-from headway.data.arrays import client_ids
-from headway.data.labels import LabelCounts
+from headway.data.dataset.labels import LabelCounts
+from headway.data.sources.arrays import client_ids
 from headway.engines import LocalEngine
-from headway.observe.alarm import common_labels
+from headway.observe.alarms import common_labels
 
 CLIENTS = 3000
 
@@ -93,7 +93,7 @@ def test_a_run_neither_converts_nor_copies_a_store_that_fits(tmp_path):
 
 
 def test_a_run_file_may_say_never(tmp_path):
-    from headway.runfile import load_runfile
+    from headway.experiment.runfile import load_runfile
 
     runfile = load_runfile("hospitals", ["run.evaluate_every='never'", "run.rounds=2"])
     again = tmp_path / "again.toml"

@@ -12,10 +12,10 @@ import torch
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.client import shared
+from headway.client_state import shared_memory as shared
 from headway.engines import PooledEngine
-from headway.observe.folder import RunFolder
 from headway.observe.journal import Journal
+from headway.observe.run_folder import RunFolder
 
 RECIPES = ("fedavg", "scaffold+ecgr", "fedadam")
 ROUNDS = 8

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import headway as hw
-from headway.observe.folder import OWN, read_tensors
+from headway.observe.run_folder import OWN, read_tensors
 
 SOURCES = str(Path(hw.__file__).parents[1])
 KINDS = {

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import headway as hw
-from headway.client.workbench import Workbench
-from headway.core.keys import Key
 from headway.data import batch_bounds, epoch_order
+from headway.model.flat_module import Workbench
+from headway.numerics.keys import Key
 
 ROUNDS, SEED, LR, MOMENTUM, BATCH, EPOCHS = 4, 3, 0.02, 0.5, 50, 2
 DATA = hw.data.load("hospitals", key=SEED)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import headway as hw
-from headway.core.keys import Key
-from headway.core.reports import ClientReport
-from headway.core.roster import Roster
 from headway.core.sampler import samplers
 from headway.data import Numbered
-from headway.data.arrays import client_ids
+from headway.data.sources.arrays import client_ids
+from headway.numerics.keys import Key
+from headway.protocol.client_history import Roster
+from headway.protocol.reports import ClientReport
 from headway.samplers.drawing import by_weight, first_of
 
 N = 9

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from headway.core.errors import ConfigError
-from headway.core.keys import Key
 from headway.data import Numbered
-from headway.data.arrays import client_ids
+from headway.data.sources.arrays import client_ids
+from headway.numerics.keys import Key
 from headway.samplers import All, Fixed, Uniform, in_order, smallest
 from headway.samplers.drawing import evenly
 

@@ -13,10 +13,10 @@ import torch
 from test_draws import DRAWS, EVERY, PEOPLE, assert_frequencies, roster, successive
 
 import headway as hw
-from headway.core.keys import Key
-from headway.core.reports import ClientReport
-from headway.core.roster import Roster
-from headway.data.arrays import client_ids
+from headway.data.sources.arrays import client_ids
+from headway.numerics.keys import Key
+from headway.protocol.client_history import Roster
+from headway.protocol.reports import ClientReport
 
 WINDOWS = [5.0, 5.0, 3.0, 4.0, 9.0, 2.0, 2.0, 7.0]
 

@@ -11,10 +11,10 @@ import torch
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.core import frame
 from headway.core.flow import Flow, PrivacyEvent
 from headway.engines.local import REPLY
-from headway.runfile import load_runfile
+from headway.experiment.runfile import load_runfile
+from headway.protocol import wire as frame
 
 SIZES = tuple(range(5, 17))
 

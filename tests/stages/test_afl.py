@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from toys import blobs, linear, linear_task
 
 import headway as hw
-import headway.observe.folder
+import headway.observe.run_folder
 from headway.core.algorithm import State
 from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
-from headway.stages.afl import simplex_threshold
+from headway.stages.aggregators.agnostic import simplex_threshold
 
 ROUNDS = 7
 PROBLEMS = quadratics(clients=5, size=3, seed=11)

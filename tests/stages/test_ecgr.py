@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.core.flow import Flow
-from headway.core.keys import Key
 from headway.core.layout import Layout
 from headway.core.stage import Context
+from headway.numerics.keys import Key
 from headway.stages import ECGR
 
 CONTEXT = Context(0, Key.root(1), Layout(()), Flow(), torch.zeros(0))

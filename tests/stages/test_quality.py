@@ -15,7 +15,7 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.core.flow import TrainerFacts
 from headway.core.update import Update
-from headway.stages.quality import cosine
+from headway.stages.quality_weighting import cosine
 
 ROUNDS = 6
 FULL = ((0, 1, 2, 3, 4),) * ROUNDS

@@ -7,10 +7,10 @@ import torch
 
 import headway as hw
 from headway.core.flow import Flow
-from headway.core.keys import Key
 from headway.core.layout import Layout
 from headway.core.stage import Context, Place, stages
 from headway.core.update import Update
+from headway.numerics.keys import Key
 
 SIZE, ROUNDS = 6, 12
 LAYOUT = Layout.of({"w": torch.zeros(SIZE, dtype=torch.float64)})

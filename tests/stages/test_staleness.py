@@ -6,8 +6,8 @@ from conformance.cases import case
 from toys import blobs
 
 import headway as hw
-from headway.core.ask import Ask, Message
 from headway.core.update import Update
+from headway.protocol.messages import Ask, Message
 
 
 def factors(stage, ages):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headway.core.keys import Key
 from headway.data import FederatedData
+from headway.numerics.keys import Key
 
 DEALS = 20  # random deals that the labels are compared with
 MOST_ROWS = 20_000  # examples that features are compared on

@@ -10,13 +10,13 @@ from typing import Any
 import tomli_w
 
 from headway.advice.findings import SILOS, Finding, Told, dominant, level
-from headway.client import LocalSGD
 from headway.core.algorithm import Algorithm
 from headway.core.errors import ConfigError, HeadwayError
 from headway.core.stage import stages
+from headway.experiment.presets import PRESETS
+from headway.experiment.runfile import RunFile
 from headway.observe.text import to_toml
-from headway.presets import PRESETS
-from headway.runfile import RunFile
+from headway.training.local_sgd import LocalSGD
 
 SEEDS = 5
 MOST_METHODS = 4

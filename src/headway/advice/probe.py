@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from headway.client.task import Task
-from headway.client.workbench import Workbench
-from headway.core import frame
 from headway.core.algorithm import Algorithm
-from headway.core.ask import Message
 from headway.core.chain import chain
-from headway.core.keys import Key
 from headway.core.update import Update
 from headway.data import FederatedData
 from headway.engines import LocalEngine
-from headway.observe.report import RoundReport
-from headway.run import Run
+from headway.experiment.run import Run
+from headway.model.flat_module import Workbench
+from headway.model.task import Task
+from headway.numerics.keys import Key
+from headway.observe.round_report import RoundReport
+from headway.protocol import wire as frame
+from headway.protocol.messages import Message
 from headway.samplers import All
 from headway.stages import Mean, ServerSGD
 

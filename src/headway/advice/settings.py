@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from headway.client.sgd import LocalSGD
 from headway.core.algorithm import Algorithm
 from headway.stages import ECGR, Clip, FedProx, Scaffold
+from headway.training.local_sgd import LocalSGD
 
 NOTHING = 1e-6  # of the learning rate: below it nothing is learned
 HEAVY = 0.5  # momentum from which a control variate of few steps is large

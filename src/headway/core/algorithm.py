@@ -10,17 +10,17 @@ from typing import Protocol as Structural
 import torch
 from torch import Tensor
 
-from headway.core.ask import Answer, Ask, Message, Quorum
 from headway.core.chain import Chain
 from headway.core.errors import ChainRefused
 from headway.core.explain import Explanation, explain
 from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
-from headway.core.keys import Key
 from headway.core.layout import Layout
-from headway.core.roster import Roster
 from headway.core.sampler import Sampler
 from headway.core.stage import Aggregator, Context
 from headway.core.update import Tensors, flat_names, unflat_names
+from headway.numerics.keys import Key
+from headway.protocol.client_history import Roster
+from headway.protocol.messages import Answer, Ask, Message, Quorum
 
 
 class Trainer(Structural):

@@ -12,15 +12,9 @@ from torch import Tensor
 
 from headway.core.errors import ChainRefused
 from headway.core.flow import Flow
-from headway.core.stage import (
-    Aggregator,
-    Context,
-    Protocol,
-    Stage,
-    stages,
-)
-from headway.core.total import Total
+from headway.core.stage import Aggregator, Context, Protocol, Stage, stages
 from headway.core.update import Tensors, Update
+from headway.protocol.sums import Total
 
 Labelled = Mapping[str, Tensors]
 

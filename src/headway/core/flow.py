@@ -82,8 +82,8 @@ class TrainerFacts:
     """What a trainer offers to the stages; whether it keeps memory at the client; what it adds to the loss, and how
     it keeps the client's steps, in words; whether it is paced, so that it can make as many steps as time allows.
 
-    applies: which rules for local steps it applies (see `headway.client.rules`): those on the "gradient", those on the
-    direction of the "step".  A chain with a rule that the trainer does not apply is refused.
+    applies: which rules for local steps it applies (see `headway.training.step_rules`): those on the "gradient", those
+    on the direction of the "step".  A chain with a rule that the trainer does not apply is refused.
     """
 
     name: str

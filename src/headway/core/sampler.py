@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headway.core.flow import SamplerFacts
-from headway.core.keys import Key
 from headway.core.registry import Plain, Registry
-from headway.core.roster import Roster
+from headway.numerics.keys import Key
+from headway.protocol.client_history import Roster
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from headway.core.flow import Flow, StepRule
-from headway.core.keys import Key, Keys
 from headway.core.layout import Layout
 from headway.core.registry import Plain, Registry
 from headway.core.update import Tensors, Update
+from headway.numerics.keys import Key, Keys
 
 if TYPE_CHECKING:
-    from headway.core.ask import Answer, Ask
-    from headway.core.total import Total
+    from headway.protocol.messages import Answer, Ask
+    from headway.protocol.sums import Total
 
 NOTHING: Tensors = {}
 

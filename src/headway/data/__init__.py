@@ -1,20 +1,20 @@
 """Data that clients hold: sources, natural and drawn partitions, repeatable splits and batches."""
 
-from headway.data.batches import batch_bounds, epoch_order
-from headway.data.dealing import Partitioner
-from headway.data.federated import ClientSummary, Examples, FederatedData
-from headway.data.hospitals import hospitals
-from headway.data.hub import from_huggingface
-from headway.data.mapped import mapped, mapped_examples
-from headway.data.partition import PARTITIONERS, partitioner
-from headway.data.parts import Numbered, Parts
-from headway.data.shift import SHIFTS, shift, shifted
-from headway.data.shifting import Shift
-from headway.data.skew import ClientSkew, LabelSkew, Skew, Spread, label_skew, skew_of
-from headway.data.source import described, load, sources
-from headway.data.split import split
-from headway.data.tables import TableFacts, infer_csv
-from headway.data.torchset import from_torch
+from headway.data.dataset.batches import batch_bounds, epoch_order
+from headway.data.dataset.client_index import Numbered, Parts
+from headway.data.dataset.federated import ClientSummary, Examples, FederatedData
+from headway.data.dataset.mapped import mapped, mapped_examples
+from headway.data.dataset.split import split
+from headway.data.partition.allocation import Partitioner
+from headway.data.partition.partitioners import PARTITIONERS, partitioner
+from headway.data.shift.shifting import Shift
+from headway.data.shift.shifts import SHIFTS, shift, shifted
+from headway.data.skew.skew import ClientSkew, LabelSkew, Skew, Spread, label_skew, skew_of
+from headway.data.sources.hospitals import hospitals
+from headway.data.sources.hub import from_huggingface
+from headway.data.sources.registered_sources import described, load, sources
+from headway.data.sources.tables import TableFacts, infer_csv
+from headway.data.sources.torch_datasets import from_torch
 
 __all__ = [
     "PARTITIONERS",

@@ -1,13 +1,13 @@
 """Engines: where asks are run."""
 
-from headway.engines.availability import Always, Bernoulli, Charging, Diurnal, Trace
-from headway.engines.clock import ClockEngine
 from headway.engines.engine import Engine, Job
-from headway.engines.fleet import FLEETS, Fleet
 from headway.engines.local import LocalEngine
 from headway.engines.pooled import PooledEngine
-from headway.engines.processes import ProcessEngine
-from headway.engines.ray import RayEngine
+from headway.engines.processes.process_engine import ProcessEngine
+from headway.engines.ray.ray_engine import RayEngine
+from headway.engines.virtual_clock.clock_engine import ClockEngine
+from headway.engines.virtual_clock.device_availability import Always, Bernoulli, Charging, Diurnal, Trace
+from headway.engines.virtual_clock.fleet import FLEETS, Fleet
 
 __all__ = [
     "FLEETS",

@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from headway.client.memory import Memories, MemoryStore
-from headway.client.site import Site
-from headway.client.task import Task
+from headway.client_state.store import Memories, MemoryStore
 from headway.core.algorithm import Algorithm, State
-from headway.core.ask import Answer, Ask
 from headway.core.flow import EngineFacts
-from headway.core.keys import Key
 from headway.data import FederatedData
+from headway.model.device import Site
+from headway.model.task import Task
+from headway.numerics.keys import Key
+from headway.protocol.messages import Answer, Ask
 
 
 @dataclass(frozen=True, slots=True)

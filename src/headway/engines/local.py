@@ -8,27 +8,27 @@ from typing import Any, Literal
 
 import torch
 
-from headway.client.ambient import outside, rewind_outside
-from headway.client.evaluate import evaluate_clients, training_losses
-from headway.client.habits import habit_notes, untouched
-from headway.client.single import check_single
-from headway.client.site import Site
-from headway.core import frame
+from headway.client.evaluation import evaluate_clients, training_losses
 from headway.core.algorithm import State
-from headway.core.ask import Answer, Ask
 from headway.core.errors import ConfigError, RunFolderError
 from headway.core.flow import EngineFacts
-from headway.core.reports import Reports, columns_of
-from headway.core.total import Total
 from headway.core.update import Tensors
-from headway.engines.cohort import expected_cohort, units
+from headway.engines.autotune.execution_plan import Way, Wish
+from headway.engines.autotune.gpu_memory import lanes_that_fit
+from headway.engines.autotune.planner import MOST, Plan, default_store, make_plan
 from headway.engines.engine import Engine, Job
-from headway.engines.intake import answered
-from headway.engines.planner import MOST, Plan, default_store, make_plan
+from headway.engines.group_runner import UnitRunner
+from headway.engines.grouping import expected_cohort, units
 from headway.engines.preflight import try_client
-from headway.engines.room import lanes_that_fit
-from headway.engines.units import UnitRunner
-from headway.engines.way import Way, Wish
+from headway.model.device import Site
+from headway.model.module_checks import habit_notes, untouched
+from headway.model.random_state import outside, rewind_outside
+from headway.protocol import wire as frame
+from headway.protocol.messages import Answer, Ask
+from headway.protocol.reports import Reports, columns_of
+from headway.protocol.sums import Total
+from headway.server.collector import answered
+from headway.training.single_example import check_single
 
 REPLY = {"loss": torch.zeros((), dtype=torch.float64)}  # what a client sends that is asked to measure its loss
 
@@ -41,8 +41,8 @@ class LocalEngine(Engine):
     lanes: how many clients train side by side as one batched program; where they cannot, `alone` says why, and they
         train one at a time.  The numbers agree to rounding.  "auto" measures, when the engine opens, how many lanes
         and threads are fastest here, and what is left open below; `plan` says what was found.
-    low_rank: whether crews of clients never write their large linear layers (`headway.client.lowrank`), without drift
-        and where no stage looks at a client's vector; a crew whose model has other layers too then trains one
+    low_rank: whether crews of clients never write their large linear layers (`headway.vectorized.low_rank`), without
+        drift and where no stage looks at a client's vector; a crew whose model has other layers too then trains one
         client after another, by plain SGD only.  `None`: where the model has no other layers.
     channels_last: whether images lie in memory with their channels side by side; `None`: as they are.
     compiled: whether the gradients of full batches and crews come through `torch.compile`, which takes seconds to

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any, final
 
 from headway.core.algorithm import State
-from headway.core.ask import Answer, Ask
 from headway.core.errors import ConfigError
 from headway.core.flow import EngineFacts
-from headway.data.view import pooled
+from headway.data.dataset.dataset_view import pooled
 from headway.engines.engine import Engine, Job
 from headway.engines.local import LocalEngine
+from headway.protocol.messages import Answer, Ask
 
 
 @final

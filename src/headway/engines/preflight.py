@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from headway.client.blame import stage_of
-from headway.client.central import CentralTest, spread
-from headway.client.evaluate import score_client
-from headway.client.habits import untouched
+from headway.client.central_test import CentralTest, spread
+from headway.client.evaluation import score_client
 from headway.core.algorithm import State
-from headway.core.ask import Answer, Ask, Message, drive
 from headway.core.errors import ConfigError, HeadwayError, UpdateRejected
-from headway.core.total import Total
-from headway.data.parts import Parts
-from headway.engines.cohort import expected_cohort
+from headway.data.dataset.client_index import Parts
 from headway.engines.engine import Engine
-from headway.engines.intake import Done
-from headway.engines.units import UnitRunner
+from headway.engines.group_runner import UnitRunner
+from headway.engines.grouping import expected_cohort
+from headway.model.blame import stage_of
+from headway.model.module_checks import untouched
+from headway.protocol.messages import Answer, Ask, Message, drive
+from headway.protocol.sums import Total
+from headway.server.collector import Done
 
 TRAINED = 32  # examples of one client
 LEAST = 4  # examples that a client has whose training is tried, if there is one

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from headway.data import FederatedData
-from headway.data.classes import target_line
-from headway.observe.folder import DATA_NOTES, write_atomically, writing
+from headway.data.dataset.classes import target_line
+from headway.observe.run_folder import DATA_NOTES, write_atomically, writing
 
 
 def save_data_notes(folder: Path, data: FederatedData, measured: dict[str, Any]) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from headway.client.habits import untouched
-from headway.client.workbench import Workbench
 from headway.core.algorithm import Algorithm, State
 from headway.core.errors import Diverged
 from headway.core.layout import Layout
-from headway.core.reports import Reports
 from headway.data import Examples, FederatedData
+from headway.model.flat_module import Workbench
+from headway.model.module_checks import untouched
 from headway.observe.learning import outputs_note, scale_note
+from headway.protocol.reports import Reports
 
 EXPLODED = 1e3  # times the training loss before training
 FLOOR = 1e-3  # of that loss

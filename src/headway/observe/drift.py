@@ -33,9 +33,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headway.core.gram import gram_matrix
-from headway.core.keys import Key
-from headway.observe.camps import Camps, find_camps
+from headway.numerics.gram import gram_matrix
+from headway.numerics.keys import Key
+from headway.observe.client_clusters import Camps, find_camps
 
 BUDGET = 64 * 2**20  # bytes of deltas that are kept to be exact
 SKETCH = 4096  # numbers per client beyond it

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from headway.core.errors import RunFolderError
-from headway.observe.alarm import Figures
-from headway.observe.report import RoundReport
-from headway.observe.work import Work, read_work
+from headway.observe.alarms import Figures
+from headway.observe.round_report import RoundReport
+from headway.observe.workload import Work, read_work
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS rounds (

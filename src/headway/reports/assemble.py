@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch
 
-from headway.client.metrics import measured_on
-from headway.compare import Comparison, least_spent
 from headway.core.errors import ConfigError, HeadwayError, RunFolderError
+from headway.experiment.comparison import Comparison, least_spent
+from headway.experiment.runfile import load_runfile
+from headway.experiment.trials import Trial, tail_of
+from headway.model.metrics import measured_on
 from headway.observe.text import number_text
-from headway.reports.found import Found, Told, find, holds_runs
 from headway.reports.naming import chain_text, differing, label, tell_apart
 from headway.reports.page import Evidence, Method, Partition, SeedRun, partition_of
-from headway.runfile import load_runfile
-from headway.trials import Trial, tail_of
+from headway.reports.run_reader import Found, Told, find, holds_runs
 
 Groups = dict[str, list[Found]]
 

@@ -1,11 +1,11 @@
 """Samplers: who is asked in a round."""
 
+from headway.samplers.availability import BySize, LeastAvailable, RoundRobin
 from headway.samplers.drawing import in_order, smallest
-from headway.samplers.history import BySize, LeastAvailable, RoundRobin
 from headway.samplers.oort import Oort
-from headway.samplers.plain import All, Fixed, Uniform
 from headway.samplers.poisson import Poisson
-from headway.samplers.power import PowerOfChoice
+from headway.samplers.power_of_choice import PowerOfChoice
+from headway.samplers.uniform import All, Fixed, Uniform
 
 __all__ = [
     "All",

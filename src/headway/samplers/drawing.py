@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError
-from headway.core.keys import Key
-from headway.core.roster import Roster
 from headway.core.sampler import Sampler
-from headway.data.parts import Numbered
+from headway.data.dataset.client_index import Numbered
+from headway.numerics.keys import Key
+from headway.protocol.client_history import Roster
 
 MANY = 16  # times the cohort: a population beyond which nobody is looked at who is not drawn
 

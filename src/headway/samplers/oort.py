@@ -11,9 +11,9 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError
 from headway.core.flow import Reading, SamplerFacts
-from headway.core.keys import Key
-from headway.core.roster import Roster
 from headway.core.sampler import samplers
+from headway.numerics.keys import Key
+from headway.protocol.client_history import Roster
 from headway.samplers.drawing import FixedNumber, by_weight, first_of, waits
 
 

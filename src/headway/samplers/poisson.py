@@ -10,9 +10,9 @@ from typing import final
 
 from headway.core.errors import ConfigError
 from headway.core.flow import SamplerFacts
-from headway.core.keys import Key
-from headway.core.roster import Roster
 from headway.core.sampler import Sampler, samplers
+from headway.numerics.keys import Key
+from headway.protocol.client_history import Roster
 from headway.samplers.drawing import in_order, smallest
 
 

@@ -1,15 +1,15 @@
 """The stages, one idea each.  `register` makes one of your own known by its class name."""
 
 from headway.core.stage import stages as _registry
-from headway.stages.afl import AFL
-from headway.stages.aggregate import Mean
-from headway.stages.late import Rebase, Staleness
-from headway.stages.local import FedDyn, FedProx, Scaffold
-from headway.stages.normalise import FedNova, QFedAvg
-from headway.stages.quality import WeighByQuality
-from headway.stages.scale import Clip, Weigh
-from headway.stages.server import AverageModel, ServerAdagrad, ServerAdam, ServerSGD, ServerYogi
-from headway.stages.steps import ECGR
+from headway.stages.aggregators.agnostic import AFL
+from headway.stages.aggregators.mean import Mean
+from headway.stages.local_rules import FedDyn, FedProx, Scaffold
+from headway.stages.normalisation import FedNova, QFedAvg
+from headway.stages.quality_weighting import WeighByQuality
+from headway.stages.server_optimizers import AverageModel, ServerAdagrad, ServerAdam, ServerSGD, ServerYogi
+from headway.stages.staleness import Rebase, Staleness
+from headway.stages.step_combination import ECGR
+from headway.stages.weighting import Clip, Weigh
 
 __all__ = [
     "AFL",

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from headway.observe.work import COUNTED, FLYING, VAIN, Span
+from headway.observe.workload import COUNTED, FLYING, VAIN, Span
+from headway.reports.page.axes import Axis, axis, nice_step, thinned
 from headway.reports.page.charts import (
     BOTTOM,
     HEIGHT,
@@ -22,7 +23,6 @@ from headway.reports.page.charts import (
     short,
     text,
 )
-from headway.reports.page.scale import Axis, axis, nice_step, thinned
 
 BROAD, ROW, HEAD = 760, 18, 22
 MOST_MARKS, MOST_NUMBERS = 60, 10  # of the ends of rounds

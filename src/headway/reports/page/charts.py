@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from headway.observe.text import number_text
-from headway.reports.page.scale import MOST_POINTS, Axis, Text, apart, axis, thinned, tick_text
+from headway.reports.page.axes import MOST_POINTS, Axis, Text, apart, axis, thinned, tick_text
 
 COLOURS, DASHES = 8, 6
 WIDTH, HEIGHT, TOP, BOTTOM, LEFT = 460, 280, 12, 42, 54

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from headway.client.metrics import measured_on
-from headway.compare import Summary
-from headway.reports.page.gather import Record
+from headway.experiment.comparison import Summary
+from headway.model.metrics import measured_on
+from headway.reports.page.journal_reader import Record
 
 
 @dataclass(frozen=True)

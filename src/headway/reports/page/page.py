@@ -9,10 +9,12 @@ from importlib import resources
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from headway.reports.page import people, ran, sections
+from headway.reports.page import per_client as people
+from headway.reports.page import provenance as ran
+from headway.reports.page import round_sections as sections
 from headway.reports.page.charts import look
-from headway.reports.page.clockwork import clockwork
 from headway.reports.page.content import Evidence
+from headway.reports.page.timeline import clockwork
 
 GENERATOR = "headway report"
 

@@ -1,0 +1,46 @@
+"""Evaluation on a test set that is no client's."""
+
+from __future__ import annotations
+
+import torch
+
+from headway.client.evaluation import check_central, score
+from headway.core.algorithm import Algorithm, State
+from headway.data import Examples
+from headway.model.flat_module import Workbench
+from headway.model.module_checks import EXAMINED, Unwritten, examine, has_own_code, untouched
+from headway.numerics.keys import Key
+
+TESTED = 1024  # examples on which the whole path is tried before the first round
+
+
+class CentralTest:
+    """Scores models on a central test set, on a workbench that is its own.
+
+    Raises:
+        ConfigError: if the model's statistics stay with the clients.
+    """
+
+    def __init__(self, bench: Workbench, examples: Examples, algorithm: Algorithm, key: Key) -> None:
+        self.bench, self.examples, self.key = bench, examples, key
+        bench.own_code = has_own_code(algorithm, bench.task)
+        self.unwritten = Unwritten(examples)
+        examine(bench, examples.rows(0, EXAMINED))
+        check_central(bench)
+
+    def score(self, state: State, few: bool = False) -> dict[str, float]:
+        """The mean loss and the metrics of the model; few: of some of the examples only."""
+        with untouched(self.bench):
+            self.bench.load(state.model, None, state.buffers)
+            self.bench.seed(self.key.derive("evaluation", state.round).seed())
+            scores = score(self.bench, spread(self.examples) if few else self.examples)
+        self.unwritten.check()
+        return scores
+
+
+def spread(examples: Examples) -> Examples:
+    """At most `TESTED` of the examples, taken at equal distances."""
+    if len(examples) <= TESTED:
+        return examples
+    places = torch.linspace(0, len(examples) - 1, TESTED).long()
+    return examples.take(places.to(examples.inputs.device))

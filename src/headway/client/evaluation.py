@@ -1,0 +1,202 @@
+"""How good a model is on each client's own test part, and on a test set of nobody's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from headway.client_state.store import TRAINER, Memories
+from headway.core import stopping
+from headway.core.errors import ConfigError
+from headway.data import Examples, FederatedData
+from headway.data.dataset.client_index import Parts
+from headway.model.flat_module import Workbench
+from headway.model.metrics import Metric
+from headway.protocol.messages import Message
+from headway.training.call_trace import Trace
+
+BATCH = 1024
+T = TypeVar("T")
+
+
+def check_central(bench: Workbench) -> None:
+    """Refuses to evaluate a model centrally if its statistics stay with the clients.
+
+    Raises:
+        ConfigError: the statistics that the server has are the initial ones, and nobody's.
+    """
+    if bench.has_statistics and bench.task.buffers == "local":
+        raise ConfigError(
+            "a model whose statistics stay with the clients cannot be evaluated centrally: its own are the initial "
+            'ones. Choose task.buffers = "average", or use data without a central test set (data.central_share = 0 '
+            "where the source has that option)."
+        )
+
+
+def score(bench: Workbench, examples: Examples) -> dict[str, float]:
+    """The mean loss and the task's metrics of the model on the bench, over a test set that is no client's.
+
+    Raises:
+        ClientFailed: naming what failed, with its inputs.
+    """
+    trace = Trace("", who="the evaluation on the central test set")
+    outputs, targets = _outputs(bench, examples, trace), examples.targets.cpu()
+    scorers = bench.task.scorers | bench.task.pooled_scorers
+    return _measured(bench, scorers, outputs, targets, trace) | {"loss": _loss(bench, outputs, targets, trace)}
+
+
+def score_client(
+    bench: Workbench, message: Message, examples: Examples, memory: Memories, client: str
+) -> dict[str, float]:
+    """The same of a client's model over some of its test examples."""
+    scorers = bench.task.scorers | bench.task.pooled_scorers
+
+    def scores(bench: Workbench, outputs: Tensor, targets: Tensor, trace: Trace) -> dict[str, float]:
+        return _measured(bench, scorers, outputs, targets, trace) | {"loss": _loss(bench, outputs, targets, trace)}
+
+    return _apart(bench, message, examples, memory, client, scores)
+
+
+def evaluate_clients(
+    bench: Workbench, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """The metrics of every client that has a test part, each with what it keeps for itself; and those of all their
+    examples together.
+
+    Clients that share all of the model are evaluated in common batches, and apart otherwise.
+
+    Raises:
+        ClientFailed: naming the client and what failed, with its inputs.
+    """
+    parts = (Parts.of(data.test), data.test_of)
+    pool: list[tuple[Tensor, Tensor]] = []
+
+    def scores(bench: Workbench, outputs: Tensor, targets: Tensor, trace: Trace) -> dict[str, float]:
+        if bench.task.pooled_scorers:
+            pool.append((outputs, targets.cpu()))
+        loss = {"loss": _loss(bench, outputs, targets, trace)}
+        return _measured(bench, bench.task.scorers, outputs, targets, trace) | loss
+
+    each = _of_each(bench, message, data, parts, clients, memory, scores)
+    if not pool:
+        return each, {}
+    outputs, targets = (torch.cat(side) for side in zip(*pool, strict=True))
+    trace = Trace("", who="the evaluation on all clients' examples together")
+    return each, _measured(bench, bench.task.pooled_scorers, outputs, targets, trace)
+
+
+def training_losses(
+    bench: Workbench, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
+) -> dict[str, float]:
+    """The mean loss over each client's training examples, as `evaluate_clients` would take it over its test part."""
+    parts = (Parts.of(data.train), data.train_of)
+    return _of_each(bench, message, data, parts, clients, memory, _loss)
+
+
+@torch.no_grad()
+def _of_each(
+    bench: Workbench,
+    message: Message,
+    data: FederatedData,
+    parts: tuple[Parts, Callable[[str], Examples]],
+    clients: Sequence[str],
+    memory: Memories,
+    figure: Callable[[Workbench, Tensor, Tensor, Trace], T],
+) -> dict[str, T]:
+    """A figure of the model's outputs and the targets of every client that has examples in this part."""
+    held, examples_of = parts
+    if not bool(held.sizes.any()):
+        return {}
+    rows, sizes = held.rows(clients)
+    told = [client for client, size in zip(clients, sizes.tolist(), strict=True) if size]
+    if not told:
+        return {}
+    alike = not bench.personal.numel() and not bench.keeps
+    alike = alike and not (bench.has_statistics and bench.task.buffers == "local")
+    if not alike:
+        return {client: _apart(bench, message, examples_of(client), memory, client, figure) for client in told}
+    bench.load(message.params, None, message.buffers)
+    bench.module.eval()
+    site, store = bench.site, data.store
+    try:
+        with site.evaluating():
+            blocks = (bench.arranged(site.take(store, block).inputs) for block in rows.split(BATCH))
+            outputs = torch.cat([_output(bench, block) for block in blocks])
+    except Exception:  # whatever a user's model may raise
+        for client in told:  # one after another, so that the one is named on whose examples it fails
+            _apart(bench, message, examples_of(client), memory, client, figure)
+        raise
+    if changed := bench.attributes.changed():  # which the trial before the first round did not show
+        bench.keeps = tuple(changed)
+        return {client: _apart(bench, message, examples_of(client), memory, client, figure) for client in told}
+    cuts, targets = sizes[sizes > 0].tolist(), store.targets[site.beside(store, rows)].cpu()
+    scored = zip(told, outputs.split(cuts), targets.split(cuts), strict=True)
+    return {client: figure(bench, o, t, Trace(client)) for client, o, t in scored}
+
+
+def mean_metrics(scores: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]) -> dict[str, float]:
+    """The mean over clients, weighted by their test examples; a client where a metric is not defined is left out."""
+    result: dict[str, float] = {}
+    for name in next(iter(scores.values()), {}):
+        known = [(sizes[client], values[name]) for client, values in scores.items() if values[name] == values[name]]
+        if known:
+            result[name] = sum(size * value for size, value in known) / sum(size for size, _ in known)
+    return result
+
+
+def _apart(
+    bench: Workbench,
+    message: Message,
+    examples: Examples,
+    memory: Memories,
+    client: str,
+    figure: Callable[[Workbench, Tensor, Tensor, Trace], T],
+) -> T:
+    own = (memory.get(client) or {}).get(TRAINER, {})
+    statistics = message.buffers if message.buffers is not None else own.get("statistics")
+    bench.load(message.params, own.get("personal"), statistics)
+    trace = Trace(client)
+    return figure(bench, _outputs(bench, examples, trace), examples.targets, trace)
+
+
+@torch.no_grad()
+def _outputs(bench: Workbench, examples: Examples, trace: Trace) -> Tensor:
+    """What the model makes of the examples, in main memory, where a user's metric finds it."""
+    bench.module.eval()
+    made = []
+    with bench.site.evaluating(), trace.naming():
+        for block in examples.inputs.split(BATCH):
+            inputs = bench.arranged(bench.site.put(block))
+            trace.enter("the model's forward pass, in evaluation", inputs=inputs)
+            made.append(_output(bench, inputs))
+        return torch.cat(made)
+
+
+def _output(bench: Workbench, inputs: Tensor) -> Tensor:
+    stopping.check()
+    output: Tensor = bench.module(inputs).cpu()
+    return output
+
+
+def _loss(bench: Workbench, outputs: Tensor, targets: Tensor, trace: Trace) -> float:
+    targets = targets.cpu()
+    given = (outputs, targets) if isinstance(bench.task.loss, str) else (outputs.clone(), targets.clone())
+    trace.enter("the loss, in evaluation", outputs=outputs, targets=targets)
+    with trace.naming():
+        return float(bench.task.criterion.per_example(*given).double().mean())
+
+
+def _measured(
+    bench: Workbench, scorers: Mapping[str, Metric], outputs: Tensor, targets: Tensor, trace: Trace
+) -> dict[str, float]:
+    targets, scores = targets.cpu(), dict[str, float]()
+    for name, metric in scorers.items():
+        # a metric of the user's may write into what it is given, which others read too
+        own = any(metric is each for each in bench.task.metrics)
+        trace.enter(f"the metric {name!r}", outputs=outputs, targets=targets)
+        with trace.naming():
+            scores[name] = float(metric(outputs.clone(), targets.clone()) if own else metric(outputs, targets))
+    return scores

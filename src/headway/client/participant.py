@@ -1,0 +1,238 @@
+"""The clients' part of a round: train, combine, send."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from headway.client_state.store import TRAINER, Memory
+from headway.core.algorithm import Algorithm
+from headway.core.chain import at
+from headway.core.errors import ConfigError, UpdateRejected
+from headway.core.flow import Flow
+from headway.core.stage import Context
+from headway.core.update import Tensors, Update
+from headway.data import Examples
+from headway.model.flat_module import Workbench
+from headway.model.random_state import seed_outside
+from headway.numerics.keys import Key, Keys
+from headway.protocol.messages import Ask, Message
+from headway.protocol.sums import not_finite
+from headway.training.call_trace import Trace
+from headway.training.step_storage import add_steps, gram_of
+from headway.training.trainer import Trained, Trainer, Work
+from headway.vectorized.client_batch import Crew
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A client's update and next memory, and what training said of itself."""
+
+    update: Update
+    memory: Memory
+    trained: Trained
+
+
+class ClientRunner:
+    """Runs clients on one workbench, one at a time or in crews; the same code on a simulated and on a real client.
+
+    measure: whether to measure the lengths of each client's steps.
+    """
+
+    def __init__(
+        self, algorithm: Algorithm, bench: Workbench, flows: tuple[Flow, ...], key: Key, measure: bool = False
+    ) -> None:
+        self.algorithm, self.bench, self.flows, self.key, self.measure = algorithm, bench, flows, key, measure
+        trainer = algorithm.trainer
+        assert isinstance(trainer, Trainer)
+        trainer.check(bench)
+        self.trainer = trainer
+
+    def client_key(self, client: str, round_: int) -> Key:
+        """The client's key in a round, from which its stages' and its trainer's keys are derived."""
+        return self.key.derive("client", round_).owned(client)
+
+    def client_keys(self, clients: Sequence[str], round_: int) -> Keys:
+        """Those of many clients."""
+        return self.key.for_each("client", round_, names=clients)
+
+    def keys_of(self, clients: Sequence[str], ask: Ask) -> Keys:
+        """Those of clients that are asked, each of the round in which it was."""
+        if not ask.earlier:
+            return self.client_keys(clients, ask.round)
+        return Keys.of([self.client_key(client, ask.asked_in(client)) for client in clients])
+
+    def dropped(self, clients: Sequence[str], ask: Ask) -> list[str]:
+        """The stragglers among the clients whose work would be dropped."""
+        dropped = self.trainer.dropped(self.keys_of(clients, ask).derive(TRAINER))
+        return [client for client, drops in zip(clients, dropped, strict=True) if drops]
+
+    def check(self, sizes: Iterable[int]) -> None:
+        """Refuses, before any training, steps that the trainer could not keep; sizes: the clients' examples.
+
+        Raises:
+            ConfigError: if a client's steps do not fit the trainer's budget.
+        """
+        if "steps" in self.flows[-1].needs:
+            for examples in sorted(set(sizes), reverse=True):
+                self.trainer.step_plan(examples, self.bench.layout)
+
+    def first_memory(self) -> Memory:
+        """What a client's memory holds after its first training, in names, shapes and number types."""
+        keep = self.trainer.keeps(self.bench)
+        return self._next_memory(self.algorithm.chain.remember(self.bench.shared), keep)
+
+    def train(
+        self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
+    ) -> Outcome:
+        """The client's update to one ask.
+
+        Raises:
+            ClientFailed: naming the client, the stage and the inputs of the call that failed.
+            UpdateRejected: if training ended with NaN or infinity, which no stage may hide.
+        """
+        work = self.prepare(client, ask, examples, memory, secret)
+        with work.trace.naming():
+            trained = self.trainer.train(work)
+            self._check_applied(work)
+            return self.finish(client, ask, work, trained)
+
+    def _check_applied(self, work: Work) -> None:
+        """Refuses what was learned by a trainer that did not apply the rules that it says it applies."""
+        left = [label for label, stage in work.chain.step_rules if stage.step_rule not in work.applied]
+        if left:
+            name = self.trainer.facts.name
+            raise ConfigError(
+                f"{name} says that it applies rules for local steps, and trained without those of {', '.join(left)}: "
+                f"call headway.step_rules(work) in {name}.train, and apply what it returns in every step."
+            )
+
+    def prepare(
+        self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
+    ) -> Work:
+        """What the trainer is given, with the client's model on the bench and torch's generator at its seed.
+
+        Raises:
+            ClientFailed: naming the stage whose memory could not be made.
+        """
+        message, bench, chain, trace = ask.told(client), self.bench, self.algorithm.chain, Trace(client)
+        with trace.naming():
+            if memory is None:
+                memory = chain.remember(message.params)
+            memory = bench.site.labelled(memory)
+            own = memory.get(TRAINER, {})
+            statistics = message.buffers if message.buffers is not None else own.get("statistics")
+            bench.load(message.params, own.get("personal"), statistics)
+        round_ = ask.asked_in(client)
+        key = self.client_key(client, round_)
+        ctx = Context(
+            round=round_,
+            key=key,
+            layout=bench.layout,
+            flow=self.flows[-1],
+            global_params=message.params,
+            examples=bench.site.put(torch.tensor(len(examples))),
+            secret=None if secret is None else bench.site.tensors(secret),
+        )
+        seed = key.derive("ambient").seed()  # for what draws from torch's own generator
+        bench.seed(seed)
+        told, trainer_key = message.stages, key.derive(TRAINER)
+        bench.draws.at(trainer_key.derive("dropout").seed(), 0)  # for a trainer that does not say its steps
+        steps = ask.steps.get(client)
+        return Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure, steps)
+
+    def remembered(self, message: Message) -> Memory:
+        """The memory of a client that has none yet, and is told this."""
+        return self.algorithm.chain.remember(message.params)
+
+    def prepare_crew(self, crew: Crew, ask: Ask, memory: Memory) -> Work:
+        """What clients that train side by side are given: context and memory with a leading axis `[C, ...]`."""
+        message, chain, site = ask.told_each(crew.clients), self.algorithm.chain, self.bench.site
+        self.bench.attributes.restore()
+        if self.bench.seeds_outside:
+            seed_outside(int(crew.keys.derive("ambient").seeds()[0]))
+        rounds = ask.rounds(crew.clients)
+        ctx = Context(
+            round=rounds[0] if len(set(rounds)) == 1 else self._number_each(rounds),
+            key=crew.keys,
+            layout=self.bench.layout,
+            flow=self.flows[-1],
+            global_params=message.params,
+            examples=site.put(crew.sizes),
+        )
+        trace, key = Trace(", ".join(crew.clients[:3])), crew.keys.derive(TRAINER)
+        memory = site.labelled(memory)
+        return Work(self.bench, crew.store, chain, ctx, memory, message.stages, self.flows, key, trace, self.measure)
+
+    def finish(self, client: str, ask: Ask, work: Work, trained: Trained) -> Outcome:
+        """The client's update, from what its training did.
+
+        Raises:
+            UpdateRejected: if training ended with NaN or infinity, which no stage may hide.
+        """
+        if (trouble := not_finite(trained.movement)) is not None:
+            raise UpdateRejected(client, f"its local training ended with a model that {trouble}")
+        return self.send(work, trained, ask.told(client).buffers)
+
+    def send(self, work: Work, trained: Trained, buffers: Tensor | None = None) -> Outcome:
+        """What leaves one client, or each of many `[C, ...]`, and what it keeps; buffers: averaged ones, as told."""
+        bench, chain, memory, trace = self.bench, self.algorithm.chain, work.memory, work.trace
+        ctx = replace(
+            work.ctx,
+            movement=trained.movement,
+            steps=bench.site.put(torch.as_tensor(trained.count)),
+            gain=self._number(trained.gain),
+            free_gain=self._number(trained.gain if trained.free_gain is None else trained.free_gain),
+            lr_sum=self._number(trained.lr_sum),
+            initial_loss=self._number(trained.initial_loss),
+            initial_gradient=trained.initial_gradient,
+            validation_loss=self._number(trained.validation_loss),
+            label_entropy=self._number(trained.label_entropy),
+        )
+        trace.enter("the combination of steps", movement=trained.movement, steps=trained.steps)
+        trained, delta = self._combined(trained, ctx)
+        update = Update.of(delta, 1.0 if ctx.examples is None else ctx.examples.double())
+        if buffers is not None:
+            update = update.with_vectors(buffers=bench.statistics() - buffers)
+        trace.enter("send", **update.vectors)
+        update, kept = chain.send(update, memory, ctx, work.told, self.flows)
+        return Outcome(update, self._next_memory(kept, trained.keep), trained)
+
+    def coefficients(self, gram: Tensor, ctx: Context) -> Tensor:
+        """What the chain's combining stage makes of steps with this Gram matrix `[..., K, K]`: `[..., K]`."""
+        assert self.algorithm.chain.combiner is not None
+        label, stage = self.algorithm.chain.combiner
+        return stage.combine(gram, at(ctx, label, {}, self.flows, self.algorithm.chain.labels.index(label)))
+
+    def _combined(self, trained: Trained, ctx: Context) -> tuple[Trained, Tensor]:
+        """The delta, the steps with the coefficients that the chain gives them; and how long they were."""
+        steps = trained.steps
+        if self.algorithm.chain.combiner is None or steps is None or not torch.as_tensor(trained.count).any():
+            return trained, trained.movement
+        gram = gram_of(steps)
+        coefficients = self.coefficients(gram, ctx)
+        if self.measure:
+            trained = replace(trained, squares=gram.diagonal(dim1=-2, dim2=-1).cpu())
+        if bool((coefficients == 1).all()):
+            return trained, trained.movement
+        return trained, add_steps(trained.movement, steps, coefficients)
+
+    def _next_memory(self, kept: dict[str, Tensors], keep: Tensors) -> Memory:
+        """The stages' memory, with the trainer's and the parameters and statistics that never leave the client."""
+        own: dict[str, Tensor] = dict(keep)
+        if self.bench.personal.numel():
+            own["personal"] = self.bench.personal.clone()
+        if self.bench.has_statistics and self.bench.task.buffers == "local":
+            own["statistics"] = self.bench.statistics()
+        return {**kept, TRAINER: own} if own else kept
+
+    def _number_each(self, values: Sequence[int]) -> Tensor:
+        """A number of each of many clients as it goes with vectors, `[C, 1]`."""
+        return self.bench.site.put(torch.tensor(values, dtype=self.bench.shared.dtype).unsqueeze(1))
+
+    def _number(self, value: float | Tensor | None) -> Tensor | None:
+        """A number as the context holds it, in float64."""
+        return None if value is None else self.bench.site.put(torch.as_tensor(value, dtype=torch.float64))

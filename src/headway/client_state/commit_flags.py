@@ -1,0 +1,67 @@
+"""The commit rule as flags: which of a client's two slots is its memory, and whose verdict the other awaits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway.client_state.shared_memory import shared_array
+
+Tag = tuple[int, int]  # (round, attempt)
+
+
+class Slots:
+    """Flags of N clients in shared memory: a verdict flips a flag for each counted client, and copies nothing.
+
+    Clients are numbers from 0 on; row 2 i + s is slot s of client i.  What is pending is marked with the number of
+    verdicts before it, so that one increment forgets all that is pending, of however many clients.
+    """
+
+    def __init__(self, clients: int) -> None:
+        self._committed = shared_array((clients,), np.uint8)  # 0: none; 1: slot 0; 2: slot 1
+        self._pending = shared_array((clients, 3), np.int64)  # verdicts before it, round, attempt
+        self._verdicts = shared_array((1,), np.int64)
+        self._verdicts[0] = 1
+
+    def committed(self, client: int) -> int:
+        """The row of the client's memory, -1 where it has none."""
+        flag = int(self._committed[client])
+        return 2 * client + flag - 1 if flag else -1
+
+    def free(self, client: int) -> int:
+        """The row to write the client's next memory to: the one that is not committed."""
+        return 2 * client + int(self._committed[client] == 1)
+
+    def propose(self, clients: Sequence[int], tag: Tag) -> None:
+        """What was written to the clients' free rows awaits the verdict on this attempt."""
+        mark = (int(self._verdicts[0]), *tag)
+        for client in clients:
+            self._pending[client] = mark
+
+    def withdraw(self, clients: Sequence[int]) -> None:
+        """Forgets what is pending of some clients, because it is about to be written over."""
+        for client in clients:
+            self._pending[client, 0] = 0
+
+    def settle(self, tag: Tag, counted: Sequence[int]) -> NDArray[np.int64]:
+        """Commits what is pending of these clients for exactly this attempt, and forgets all else; who it was."""
+        rows: NDArray[np.int64] = np.asarray(counted, dtype=np.int64)
+        rows = rows[(self._pending[rows] == (self._verdicts[0], *tag)).all(axis=1)]
+        self._committed[rows] = np.where(self._committed[rows] == 1, 2, 1)
+        self._verdicts[0] += 1
+        return rows
+
+    def commit(self, client: int) -> None:
+        """What was written to the client's free row is its memory, without any verdict."""
+        self._committed[client] = 2 if self._committed[client] == 1 else 1
+
+    def clear(self) -> None:
+        """Nobody has memory, and nothing is pending."""
+        self._committed.fill(0)
+        self._verdicts[0] += 1
+
+    def known(self) -> NDArray[np.int64]:
+        """The clients that have memory."""
+        return np.flatnonzero(self._committed)

@@ -1,0 +1,299 @@
+"""What clients keep between rounds, beside their data and never at the server.
+
+The commit rule: training writes *pending* memory; it becomes the client's memory only when its update was
+counted, and is forgotten otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from headway.client_state.commit_flags import Slots, Tag
+from headway.client_state.shared_memory import shared_array
+from headway.client_state.sqlite_versions import flat, read_versions, write_versions
+from headway.client_state.tensor_table import Table
+from headway.core.chain import Labelled
+from headway.core.errors import ConfigError, RunFolderError
+from headway.data.dataset.client_index import Numbered, place_in
+
+__all__ = ["TRAINER", "Memories", "Memory", "MemoryStore", "Tag", "flat"]
+
+Memory = Labelled
+TRAINER = "trainer"  # the label of what the trainer keeps
+
+
+class Memories(Protocol):
+    """What an engine needs of the clients' memory, wherever it lies; each method is as in `MemoryStore`."""
+
+    def enrol(self, clients: Sequence[str]) -> None:
+        """Adds clients to the population."""
+
+    def declare(self, first: Memory) -> None:
+        """Makes ready for memory like this."""
+
+    def get(self, client: str) -> Memory | None:
+        """The committed memory of a client."""
+
+    def gather(self, clients: Sequence[str], first: Memory) -> Memory:
+        """Copies of the memory of several clients, each `[C, ...]`."""
+
+    def propose(self, client: str, tag: Tag, memory: Memory) -> None:
+        """Pending memory of a client."""
+
+    def propose_stacked(self, clients: Sequence[str], tag: Tag, memory: Memory) -> None:
+        """Pending memory of several clients, each `[C, ...]`."""
+
+    def settle(self, tag: Tag, counted: Iterable[str]) -> None:
+        """The verdict on one attempt of a round."""
+
+    def save(self, path: Path, round_: int, oldest_kept: int) -> str | None:
+        """Writes the changes up to a round; a digest of what the file then holds."""
+
+    def load(self, path: Path, round_: int) -> None:
+        """The memory as it was after a round."""
+
+    def clients(self) -> Iterable[str]:
+        """The clients that have memory, sorted."""
+
+
+class MemoryStore:
+    """The committed and pending memory of a population, shared with processes forked later, with versions on disk.
+
+    There is a table for each (label, name), with two slots for each client; a verdict flips which of them is the
+    client's memory.  A table costs what was written to it: in main memory while it is small, in an unlinked file
+    beyond that.  `save` writes what changed since the last save, marked with the round; `load` brings back the memory
+    as it was at a round, so that a resumed run starts from the same bits.
+
+    Processes forked after `declare` may `get`, `gather` and `propose`, each client in one process at a time; `settle`,
+    `save` and `load` belong to the one that made the store, while no other is training.
+
+    clients: the population, at best sorted, which is then neither copied nor indexed.  folder: where large tables
+    lie; with `None`, where temporary files do.
+    """
+
+    def __init__(self, clients: Sequence[str] = (), folder: Path | None = None) -> None:
+        self._folder = folder
+        self._tables: dict[tuple[str, str], Table] = {}
+        self._made = shared_array((1,), np.int64)  # tables in any process: one made after the fork is lost to others
+        self._populate(clients)
+
+    def _populate(self, clients: Sequence[str]) -> None:
+        ordered = isinstance(clients, Numbered) or all(one < two for one, two in pairwise(clients))
+        self._clients = clients if ordered else sorted(set(clients))
+        self._slots = Slots(len(self._clients))
+        self._unsaved = np.zeros(len(self._clients), dtype=bool)
+
+    def enrol(self, clients: Sequence[str]) -> None:
+        """Adds clients to the population, before anything is kept or declared."""
+        if all(self._find(client) is not None for client in clients):
+            return
+        assert not self._tables, "enrol clients before their memory is declared or kept"
+        self._populate(sorted({*self._clients, *clients}))
+
+    def declare(self, first: Memory) -> None:
+        """Makes the tables for memory like this, so that processes forked later share them.
+
+        first: any one client's; its values are not used.  Names that appear later get a table of this process alone.
+
+        Raises:
+            ConfigError: if a table exists, of another shape or dtype.
+            RunFolderError: if there is no place for a table.
+        """
+        for label, kept in first.items():
+            for name, tensor in kept.items():
+                self._table((label, name), tensor.shape, tensor)
+
+    def get(self, client: str) -> Memory | None:
+        """The committed memory, `None` for a client that has none yet.
+
+        The tensors are the rows themselves and not copies: they are not to be written to, and hold until the second
+        proposal from now, if the first is counted, and until a `load`.
+        """
+        self._check_shared()
+        row = self._slots.committed(self._index(client))
+        if row < 0:
+            return None
+        memory: dict[str, dict[str, Tensor]] = {}
+        for (label, name), table in self._tables.items():
+            if table.has(row):
+                memory.setdefault(label, {})[name] = table.view(row)
+        return memory
+
+    def gather(self, clients: Sequence[str], first: Memory) -> Memory:
+        """Copies of the memory of several clients under the names of `first`, each `[C, ...]`.
+
+        first: what a client without memory starts from, as `Chain.remember` makes it.  What a client keeps under other
+        names, such as the trainer's, is not gathered.
+
+        Raises:
+            ConfigError: if a client keeps something, but nothing under a name of `first`; or a shape differs.
+        """
+        if not first:
+            return {}
+        self._check_shared()
+        rows = [self._slots.committed(self._index(client)) for client in clients]
+        stacked: dict[str, dict[str, Tensor]] = {}
+        for label, kept in first.items():
+            for name, tensor in kept.items():
+                table = self._table((label, name), tensor.shape, tensor)
+                for client, row in zip(clients, rows, strict=True):
+                    if row >= 0 and not table.has(row):
+                        raise not_alike(label, name, client)
+                stacked.setdefault(label, {})[name] = table.gather(rows, tensor)
+        return stacked
+
+    def propose(self, client: str, tag: Tag, memory: Memory) -> None:
+        """Keeps memory as pending until the verdict on its update is known; empty memory says nothing.
+
+        Raises:
+            ConfigError: if a tensor has another shape or dtype than other clients'.
+            RunFolderError: if there is no place for it; committed and pending memory are as before.
+        """
+        if memory:
+            self._propose([client], tag, memory, ahead=0)
+
+    def propose_stacked(self, clients: Sequence[str], tag: Tag, memory: Memory) -> None:
+        """`propose` for several clients, each of them once; every tensor is `[C, ...]`.
+
+        Raises:
+            What `propose` raises.
+        """
+        assert len(set(clients)) == len(clients), "each client proposes its memory once"
+        if memory:
+            self._propose(clients, tag, memory, ahead=1)
+
+    def adopt(self, client: str, memory: Memory, changed: bool = False) -> None:
+        """Makes this the client's committed memory, without any verdict; changed: since the last save."""
+        index = self._index(client)
+        self._write([index], memory, ahead=0)
+        self._slots.commit(index)
+        self._unsaved[index] = changed
+
+    def forget(self) -> None:
+        """Nobody has memory, and nothing is pending."""
+        self._slots.clear()
+        self._unsaved.fill(False)
+
+    def changed(self) -> list[str]:
+        """The clients whose memory is not as it was saved last."""
+        return [self._clients[index] for index in np.flatnonzero(self._unsaved).tolist()]
+
+    def saved(self) -> None:
+        """All memory has been written."""
+        self._unsaved.fill(False)
+
+    def settle(self, tag: Tag, counted: Iterable[str]) -> None:
+        """The verdict on one attempt of a round: counted clients' pending memory is committed, all other forgotten."""
+        self._check_shared()
+        if not self._tables:  # nobody keeps anything
+            return
+        self._unsaved[self._slots.settle(tag, [self._index(client) for client in counted])] = True
+
+    def save(self, path: Path, round_: int, oldest_kept: int) -> str | None:
+        """Writes the changes up to a round in one transaction; versions older than needed are dropped.
+
+        oldest_kept: the earliest round that a resume may still start from.
+
+        Returns:
+            A digest of what the file then holds, for `check_saved`; `None` if there is none, since nobody keeps
+            anything.
+        """
+        changed = self.changed()
+        if not changed and not path.exists():
+            return None
+        digest = write_versions(path, round_, ((client, self.get(client) or {}) for client in changed), oldest_kept)
+        self.saved()
+        return digest
+
+    def load(self, path: Path, round_: int) -> None:
+        """The memory as it was after a round; what was written later is deleted.
+
+        A store without clients takes those of the file.
+
+        Raises:
+            RunFolderError: if the file is damaged, or of other clients.
+        """
+        self.forget()
+        if not path.exists():
+            return
+        if not self._clients:
+            self.enrol([client for client, _ in read_versions(path, round_)])
+        try:
+            for client, memory in read_versions(path, round_):
+                if self._find(client) is None:
+                    raise of_others(path, client, len(self._clients))
+                self.adopt(client, memory)
+        except BaseException:
+            self.forget()
+            raise
+
+    def clients(self) -> Iterable[str]:
+        """The clients that have memory, sorted."""
+        return [self._clients[index] for index in self._slots.known().tolist()]
+
+    def _propose(self, clients: Sequence[str], tag: Tag, memory: Memory, ahead: int) -> None:
+        self._check_shared()
+        indices = [self._index(client) for client in clients]
+        self._write(indices, memory, ahead)
+        self._slots.propose(indices, tag)
+
+    def _write(self, indices: Sequence[int], memory: Memory, ahead: int) -> None:
+        """Writes the clients' free rows; what was pending there is forgotten.  ahead: the axes of clients, 0 or 1."""
+        given = {(label, name): tensor for label, kept in memory.items() for name, tensor in kept.items()}
+        rows = [self._slots.free(index) for index in indices]
+        for key, tensor in given.items():
+            assert not ahead or len(tensor) == len(rows), f"{key} is of {len(tensor)} clients, not of {len(rows)}"
+            self._table(key, tensor.shape[ahead:], tensor).reserve(rows)
+        self._slots.withdraw(indices)
+        for key, table in self._tables.items():
+            if key in given:
+                table.write(rows, given[key])
+            else:
+                table.drop(rows)
+
+    def _table(self, key: tuple[str, str], shape: Sequence[int], like: Tensor) -> Table:
+        """The table, made if need be, of rows of this shape and like's dtype."""
+        found = self._tables.get(key)
+        if found is None:
+            found = Table("/".join(key), shape, like.dtype, len(self._clients), self._folder)
+            self._tables[key] = found
+            self._made[0] += 1
+        found.check(shape, like.dtype)
+        return found
+
+    def _check_shared(self) -> None:
+        made = int(self._made[0])
+        assert made == len(self._tables), (
+            "another process has made a table that is lost here: declare it before forking"
+        )
+
+    def _index(self, client: str) -> int:
+        index = self._find(client)
+        assert index is not None, f"{client!r} is not in the population"
+        return index
+
+    def _find(self, client: str) -> int | None:
+        return place_in(self._clients, client)
+
+
+def not_alike(label: str, name: str, client: str) -> ConfigError:
+    """That a client's memory cannot be stacked with others'."""
+    return ConfigError(
+        f"memory can be stacked if all clients keep the same names: needed {label}/{name} of every client that keeps "
+        f"anything; found none at client {client!r}. It is caused by {label}: let it return all that it remembers, or "
+        "train the clients one at a time."
+    )
+
+
+def of_others(path: Path, client: str, count: int) -> RunFolderError:
+    """That a file holds the memory of a client that is none of these."""
+    return RunFolderError(
+        f"the clients' memory in {path} is of other clients: needed one of the {count} of these data, found "
+        f"{client!r}. Restore the file from a copy, or start the run anew."
+    )

@@ -1,0 +1,1 @@
+"""Federated data sets: examples, clients, splits, labels."""

@@ -1,0 +1,1 @@
+"""Partitions: how examples are divided among clients."""

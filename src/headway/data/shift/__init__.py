@@ -1,0 +1,1 @@
+"""Shifts of features: clients whose inputs look different."""

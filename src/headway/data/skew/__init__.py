@@ -1,0 +1,1 @@
+"""Measures of how unlike the data of clients are."""

@@ -1,0 +1,1 @@
+"""Where examples come from: packaged data sets, files, folders, arrays."""

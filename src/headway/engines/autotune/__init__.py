@@ -1,0 +1,1 @@
+"""The planner: which execution plan ends a run soonest."""

@@ -1,0 +1,104 @@
+"""Whether model and chain can take several clients at once: tried on two clients before the first round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from headway.client.participant import ClientRunner, Outcome
+from headway.engines.engine import Job
+from headway.engines.fallbacks import failure
+from headway.model.module_checks import untouched
+from headway.protocol.messages import Ask
+from headway.protocol.sums import Total
+from headway.server.collector import Done, Intake
+from headway.vectorized.batched_sgd import Lanes
+from headway.vectorized.client_batch import Crew
+
+FEW = 4  # examples of a client
+APART = 0.05  # of the length of what one client sends: beyond it is no rounding, nor a near-tie that falls otherwise
+ROUNDING = 1e-6  # of a single number
+
+
+def crew_trouble(job: Job, runner: ClientRunner, lanes: Lanes, intake: Intake, ask: Ask) -> str | None:
+    """Why the clients of an ask cannot train side by side, as a phrase; `None` if they can.
+
+    They make the steps of the ask on few examples, side by side and one at a time, and send, and are counted; all is
+    forgotten.  What fails one at a time as well is left to the round, which names the client.
+    """
+    bench, ask = runner.bench, ask.brought(runner.bench.site.message)
+    rows = [job.data.train[client][:FEW] for client in ask.cohort]
+    sizes = torch.tensor([len(each) for each in rows])
+    crew = Crew(ask.cohort, runner.keys_of(ask.cohort, ask), job.data.store, torch.cat(rows), sizes)
+    with untouched(bench), bench.site.training():
+        try:
+            crew, outcome, total = _beside(runner, lanes, intake, crew, ask)
+        except torch.OutOfMemoryError:
+            return None
+        except Exception as error:  # whatever a stage may raise
+            return failure(error)
+        if bench.site.precision == "bfloat16":  # whose rounding is as large as what is looked for
+            return None
+        each, done = [], Done()
+        try:
+            for client, examples in zip(crew.clients, crew.examples(), strict=True):
+                each.append(runner.train(client, ask, examples, None))
+                intake.count(ask, client, each[-1], done)
+        except Exception:  # will show again, by the client's name
+            return None
+    return _differing(outcome, each) or _differing_sums(total, _total(done))
+
+
+def _beside(
+    runner: ClientRunner, lanes: Lanes, intake: Intake, crew: Crew, ask: Ask
+) -> tuple[Crew, Outcome, Mapping[str, Tensor]]:
+    """The crew in the order of its lanes, what it sends, and what that adds up to."""
+    crew, plan = lanes.plan(crew, ask)
+    memory = {
+        label: {name: kept.expand(len(crew), *kept.shape).clone() for name, kept in named.items()}
+        for label, named in runner.remembered(ask.message).items()
+    }
+    work, done = runner.prepare_crew(crew, ask, memory), Done()
+    outcome = runner.send(work, lanes.train(work, plan))
+    intake.count_crew(ask, crew, outcome, done)
+    return crew, outcome, _total(done)
+
+
+def _total(done: Done) -> Mapping[str, Tensor]:
+    """What the counted updates add up to; nothing, where a rule looks at the whole cohort."""
+    total = Total()
+    total.add_group(done.group)
+    return {} if total.rows else total.value().vectors
+
+
+def _differing(outcome: Outcome, each: list[Outcome]) -> str | None:
+    """Which part of what clients send or keep is another beside others, as a phrase."""
+    for lane, one in enumerate(each):
+        beside, alone = outcome.update.lane(lane), one.update
+        pairs = {f"the update ({name})": (beside.vectors.get(name), v) for name, v in alone.vectors.items()}
+        pairs["the weight of an update"] = beside.weight, alone.weight
+        pairs |= {f"the number {name!r}": (beside.sums.get(name), number) for name, number in alone.sums.items()}
+        for label, kept in one.memory.items():
+            for name, tensor in kept.items():
+                held = outcome.memory.get(label, {}).get(name)
+                pairs[f"what {label} remembers"] = None if held is None else held[lane], tensor
+        for what, (mine, theirs) in pairs.items():
+            if mine is None or not _close(mine, theirs):
+                return f"{what} of a client is another beside others than alone"
+    return None
+
+
+def _differing_sums(beside: Mapping[str, Tensor], alone: Mapping[str, Tensor]) -> str | None:
+    if all(_close(beside[name], alone[name]) for name in alone):
+        return None
+    return "updates that are decoded and lifted together add up to another sum than one by one"
+
+
+def _close(mine: Tensor, theirs: Tensor) -> bool:
+    """Whether two vectors are one, to rounding; numbers that are not finite are none's fault here."""
+    if mine.shape != theirs.shape:
+        return False
+    difference, length = (torch.linalg.vector_norm(v.double()) for v in (mine.double() - theirs.double(), theirs))
+    return not bool(difference > APART * length + ROUNDING * theirs.numel() ** 0.5)

@@ -1,0 +1,45 @@
+"""How many clients side by side fit in a GPU's memory."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from headway.data.dataset.client_index import Parts
+from headway.engines.group_runner import NoRoom, UnitRunner, first_ask
+
+FEW, MORE = 2, 8  # lanes that are rehearsed
+SHARE = 0.8  # of what is free: the rest is for what torch cannot use in pieces, and for evaluation
+
+
+def lanes_that_fit(runner: UnitRunner, wanted: int) -> int:
+    """At most as many lanes as are wanted, by what two small crews of the largest clients need.
+
+    All that a lane takes (parameters, gradients, velocity, activations, examples) is its own, so with n(w) the bytes
+    that w lanes need at most, and m those that are free,
+
+        n(w) = n(2) + (w - 2) (n(8) - n(2)) / 6 <= 0.8 m
+
+    What is rehearsed is forgotten, and changes no random number.
+    """
+    site = runner.site
+    room, more = site.room(), min(MORE, wanted)
+    if room is None or runner.lanes is None or more <= FEW:
+        return wanted
+    train = Parts.of(runner.job.data.train)
+    largest = torch.topk(train.sizes, min(more, len(train.sizes))).indices.tolist()
+    clients = [train.names[place] for place in largest]
+    if len(clients) <= FEW:
+        return wanted
+    ask, before = first_ask(runner, clients), site.drawn()
+    try:
+        runner.rehearse(ask, clients[:FEW])  # what libraries take once, they take now
+        few = site.peak(partial(runner.rehearse, ask, clients[:FEW]))
+        most = site.peak(partial(runner.rehearse, ask, clients))
+    except NoRoom:
+        return FEW
+    finally:
+        site.rewind(before)
+    each = max((most - few) / (len(clients) - FEW), 1.0)
+    return max(1, min(wanted, int(FEW + (SHARE * room - few) / each)))

@@ -1,0 +1,301 @@
+"""The planner: how many clients side by side, on how many threads, compiled or not, end the run soonest, measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from headway.engines.autotune.execution_plan import Way, Wish
+from headway.engines.group_runner import NoRoom, UnitRunner, first_ask
+from headway.observe.run_folder import write_atomically
+from headway.vectorized.compiled_gradients import NotCompiled
+
+Tried = tuple[Way, int]  # a way, and torch's threads
+
+COARSE = (2, 8, 32, 128, 512)  # lanes to try
+PATIENCE_S = 4.0  # after which no other way is tried; longer by two rounds, one client at a time, up to the most
+MOST_PATIENCE_S = 20.0
+REPEATS = 3
+LONG_S = 1.0  # after so long nothing is repeated
+QUICK_S = 0.1  # what takes less is repeated until it has taken so long
+MOST = 1024
+CLOSE = 1.05  # times the best: the simpler way is preferred
+HOPELESS = 3.0  # times the best, in a first attempt: no other follows
+LONG_RUN_S = 60.0  # of training that is left, in the best way so far: below it nothing is compiled
+HOPED = 2.0  # times as fast as before is what compiling makes a client at most
+FIRST_S = 15.0  # what compiling takes on a machine that has not yet compiled
+PART_S = 1.0  # more for each layer and size of batches
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How clients are trained: part of what fixes a run's bits.
+
+    way: in which way.  threads: of torch, in each process.
+    seconds: what one client took, in the way chosen, and one at a time on one thread; `None` if nothing was measured.
+    """
+
+    way: Way
+    threads: int
+    seconds: tuple[float, float] | None = None
+    remembered: bool = False
+
+    @property
+    def spoken(self) -> str:
+        """The plan in a line."""
+        said = f"{self.way.spoken}, {'1 thread' if self.threads == 1 else f'{self.threads} threads'}"
+        if self.seconds is None:
+            return said
+        chosen, alone = (f"{1e3 * seconds:.3g} ms" for seconds in self.seconds)
+        when = "as measured before" if self.remembered else "measured"
+        beside = "" if (self.way, self.threads) == (Way(), 1) else f", one at a time on one thread {alone}"
+        return f"{said}: {chosen} a client{beside} ({when})"
+
+
+def make_plan(
+    runner: UnitRunner, cohort: int, most_threads: int, wish: Wish, store: Path | None, clients: int = 0
+) -> Plan:
+    """The fastest plan for the runner's job, measured on its own model and clients, or remembered.
+
+    cohort: how many clients a process trains in a round, which limits the lanes.  most_threads: that torch may use.
+    store: a file in which plans are remembered, by model, shapes, machine and versions; `None` remembers nothing.
+    clients: how many the process trains in the whole run, which tells whether compiling pays.
+
+    Nothing that is measured changes a model, a memory or a random number of the run.
+    """
+    name = _fingerprint(runner, cohort, most_threads, wish, clients)
+    if (known := _recall(store, name)) is not None:
+        return known
+    try:
+        chosen = _measure(_Trial(runner, cohort), cohort, most_threads, wish, clients)
+    except (Exception, SystemExit):  # whatever a model may raise: the run will raise it, with client and stage
+        return Plan(Way(channels_last=bool(wish.channels_last)), most_threads)
+    _remember(store, name, chosen)
+    return chosen
+
+
+def _measure(trial: _Trial, cohort: int, most_threads: int, wish: Wish, clients: int) -> Plan:
+    """One at a time first, on one thread and on all, and channels last; then crews, coarsely, and around the best; of
+    these the best compiled."""
+    runner, alone = trial.runner, Way(channels_last=bool(wish.channels_last))
+    for threads in sorted({1, most_threads}):
+        trial.measure(alone, threads)
+    trial.deadline += min(2 * cohort * min(trial.found.values()), MOST_PATIENCE_S - PATIENCE_S)
+    if wish.channels_last is None and runner.convolves:
+        trial.attempt(replace(alone, channels_last=True), trial.best()[1])
+    if runner.lanes is not None:
+        kinds = (True, False) if runner.apart and wish.low_rank is None else (wish.low_rank,)
+        last = trial.best()[0].channels_last
+        for kind in kinds:
+            _try_crews(trial, min(cohort, MOST), replace(alone, low_rank=kind, channels_last=last and bool(kind)))
+    for lowered in (True, False):  # the best crews of each kind, whose large products may be faster on all threads
+        if crews := [key for key in trial.found if key[0].lanes > 1 and runner.lowers_in(key[0]) == lowered]:
+            trial.attempt(min(crews, key=lambda key: trial.found[key])[0], most_threads)
+    best = trial.best()
+    chosen = _compiled(trial, best, clients) if wish.compiled is None else best
+    if wish.compiled:  # where that cannot be, the engine says why
+        trial.compile(best, math.inf)
+        chosen = replace(best[0], compiled=True), best[1]
+    return Plan(*chosen, (trial.found.get(chosen, trial.found[best]), trial.found[alone, 1]))
+
+
+def _try_crews(trial: _Trial, widest: int, way: Way) -> None:
+    """Crews of this kind on one thread; how many are best depends little on the threads."""
+    for width in sorted({widest, *(width for width in COARSE if width < widest)}):
+        trial.attempt(replace(way, lanes=width), 1)
+    best = trial.best()[0].lanes
+    for width in (best // 2, 2 * best):
+        if 1 < width <= widest and best > 1:
+            trial.attempt(replace(way, lanes=width), 1)
+
+
+def _compiled(trial: _Trial, best: Tried, clients: int) -> Tried:
+    """The best way so far; or, compiled, one with which the whole run ends sooner, compiling included.
+
+    Tried are one client at a time and the best crews that have weights of their own, if what compiling may take is less
+    than T (s - t / HOPED), for T clients in the run, s seconds a client in the best way and t in the one to compile.
+    """
+    runner, left = trial.runner, clients * trial.found[best]
+    if left < LONG_RUN_S:
+        return best
+    try:
+        widths = len(runner.compiler.widths)
+    except NotCompiled:
+        return best
+    layers = sum(1 for part in runner.bench.module.modules() if not any(part.children()))
+    own = {key: s for key, s in trial.found.items() if key[0].lanes == 1 or not runner.lowers_in(key[0])}
+    kinds = ([key for key in own if (key[0].lanes > 1) == several] for several in (False, True))
+    for eager in sorted((min(keys, key=lambda key: own[key]) for keys in kinds if keys), key=lambda key: own[key]):
+        saved = left - clients * own[eager] / HOPED
+        expected = FIRST_S + PART_S * layers * (widths if eager[0].lanes == 1 else 1)
+        if saved > expected and (took := trial.compile(eager, saved)) is not None:
+            compiled = replace(eager[0], compiled=True), eager[1]
+            if (total := took + clients * trial.found[compiled]) < left:
+                best, left = compiled, total
+    return best
+
+
+class _Trial:
+    """Trains clients of the run from its first model in several ways, and forgets what they did.
+
+    found: the seconds of one client, by way and threads.
+    """
+
+    def __init__(self, runner: UnitRunner, cohort: int) -> None:
+        self.runner = runner
+        names = runner.job.data.clients[:MOST]
+        self.ask = first_ask(runner, names[: max(cohort, 1)])
+        self.found: dict[Tried, float] = {}
+        self.deadline = time.perf_counter() + PATIENCE_S
+
+    def best(self) -> Tried:
+        """The fastest so far; of those that are nearly as fast, the simplest."""
+        close = CLOSE * min(self.found.values())
+        fast = (key for key, seconds in self.found.items() if seconds <= close)
+        return min(fast, key=lambda key: (key[0].lanes, key[0].channels_last, key[1]))
+
+    def attempt(self, way: Way, threads: int) -> None:
+        """Measures, if there is time; a way in which the model fails is none."""
+        once = way.lanes * min(self.found.values())
+        expected = once if once > LONG_S else once * (REPEATS + 1)
+        if (way, threads) not in self.found and time.perf_counter() + expected < self.deadline:
+            with suppress(Exception):  # such as a model that counts on how its tensors lie in memory
+                self.measure(way, threads)
+
+    def compile(self, eager: Tried, most: float) -> float | None:
+        """Finds the seconds of one client in a way that was found before, compiled; the seconds of compiling, or `None`
+        if it cannot be or takes longer than the most."""
+        way, threads = replace(eager[0], compiled=True), eager[1]
+        begun = time.perf_counter()
+        compiler = self.runner.compiler
+        with suppress(Exception), threads_at(threads):
+            compiler.until = begun + most
+            self.runner.use(way)
+            compiler.until, took = math.inf, time.perf_counter() - begun
+            if self.runner.way.compiled:
+                self.measure(way, threads)
+                return took if compiler.trouble is None else None
+        return None
+
+    def measure(self, way: Way, threads: int) -> None:
+        """Finds the seconds of one client."""
+        with threads_at(threads):
+            self.found[way, threads] = self.seconds(way)
+
+    def seconds(self, way: Way) -> float:
+        """What one client takes in this way, infinite where a crew has no room; the first time does not count, unless
+        it is long or hopeless."""
+        self.runner.use(way)
+        clients, site = self.ask.cohort[: way.lanes], self.runner.site
+        spent: list[float] = []
+        before = site.drawn()
+        hopeless = HOPELESS * min(self.found.values(), default=math.inf)
+        try:
+            while not spent or (spent[0] <= hopeless and self._unsure(len(spent), sum(spent) * len(clients))):
+                site.wait()
+                begun = time.perf_counter()
+                self.runner.rehearse(self.ask, clients)
+                site.wait()
+                spent.append((time.perf_counter() - begun) / len(clients))
+        except NoRoom:
+            return math.inf
+        finally:
+            site.rewind(before)
+        return statistics.median(spent[1:] or spent)
+
+    def _unsure(self, times: int, seconds: float) -> bool:
+        """Whether to repeat what has been done so many times, in so many seconds."""
+        return seconds <= LONG_S and (times <= REPEATS or seconds < QUICK_S)
+
+
+@contextmanager
+def threads_at(count: int) -> Iterator[None]:
+    """Torch with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fingerprint(runner: UnitRunner, cohort: int, most_threads: int, wish: Wish, clients: int) -> str:
+    """What a plan is good for: the model, the algorithm, the examples' shape, the machine and the versions; and, where
+    that may decide, the length of the run, as a power of two."""
+    job = runner.job
+    says = [
+        torch.__version__,
+        platform.machine(),
+        _processor(),
+        os.cpu_count(),
+        runner.site.name,
+        most_threads,
+        cohort,
+        wish,
+        runner.bench.layout.fingerprint,
+        str(runner.bench.module),
+        repr(job.algorithm.chain),
+        repr(job.algorithm.trainer),
+        job.data.input_shape,
+        float(job.data.train_sizes.median()),
+        runner.measure,
+        clients.bit_length() if wish.compiled is None else 0,
+    ]
+    return hashlib.blake2b(repr(says).encode(), digest_size=16).hexdigest()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith("model name")), platform.processor())
+
+
+def default_store() -> Path:
+    """Where plans are remembered: `$XDG_CACHE_HOME/headway/plans.json`, or the same under `~/.cache`."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return Path(home or Path.home() / ".cache") / "headway" / "plans.json"
+
+
+def _read(store: Path) -> dict[str, object]:
+    """What is remembered; nothing, if the file is absent or damaged."""
+    try:
+        known = json.loads(store.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _recall(store: Path | None, name: str) -> Plan | None:
+    found = None if store is None else _read(store).get(name)
+    if not isinstance(found, dict):
+        return None
+    try:
+        chosen, alone = found["seconds"]
+        return Plan(Way.of(found["way"]), int(found["threads"]), (float(chosen), float(alone)), remembered=True)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _remember(store: Path | None, name: str, chosen: Plan) -> None:
+    """Writes the plan beside the others; a folder that cannot be written is no reason to stop a run."""
+    if store is None:
+        return
+    kept = {"way": chosen.way.decided, "threads": chosen.threads, "seconds": chosen.seconds}
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(store, json.dumps({**_read(store), name: kept}, indent=1).encode())
+    except OSError:
+        return

@@ -1,0 +1,209 @@
+"""A worker process: runs units of clients for its parent, and sums them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headway.core import stopping
+from headway.core.update import Update
+from headway.engines.group_runner import UnitRunner
+from headway.engines.processes.shared_arrays import Broadcast, Sums, shared
+from headway.engines.worker_pool import Tally, Work
+from headway.protocol.messages import Ask, Version
+from headway.protocol.reports import Reports
+from headway.protocol.sums import Total
+
+
+@dataclass(frozen=True)
+class Areas:
+    """The shared memory of all workers and their parent.
+
+    broadcasts: the messages that are answered in the round.  sums: what each worker has summed.  drift: a row for each
+    client of the cohort, if drift is measured.  rows: each client's own vectors, for an aggregator that needs the whole
+    cohort.
+    """
+
+    broadcasts: list[Broadcast]
+    sums: list[Sums]
+    drift: Tensor | None
+    rows: dict[str, Tensor]
+    cohort: int
+
+    @classmethod
+    def of(cls, ask: Ask, runner: UnitRunner, workers: int) -> Areas:
+        """Memory for rounds like this one."""
+        cohort, meter = len(ask.cohort), runner.meter(ask)
+        whole = runner.job.algorithm.chain.aggregator.whole_cohort
+        lengths, number = runner.summed, runner.bench.shared.dtype
+        return cls(
+            [Broadcast(ask.message) for _ in range(_room(1 + len(ask.versions)))],
+            [] if whole else [Sums(lengths) for _ in range(workers)],
+            None if meter is None else shared((cohort, meter.width), meter.number),
+            {name: shared((cohort, length), number) for name, length in lengths.items()} if whole else {},
+            cohort,
+        )
+
+    def fit(self, ask: Ask) -> bool:
+        """Whether this round's messages and cohort have room."""
+        fits = len(ask.cohort) <= self.cohort and 1 + len(ask.versions) <= len(self.broadcasts)
+        return fits and self.broadcasts[0].fits(ask.message)
+
+    def write(self, ask: Ask) -> None:
+        """Writes what is not there yet: a message that is still being answered stays where it is."""
+        messages = {ask.round: ask.message} | {version.round: version.message for version in ask.versions}
+        held = {id(each.written) for each in self.broadcasts}
+        wanted = {id(message) for message in messages.values()}
+        free = [each for each in self.broadcasts if id(each.written) not in wanted]
+        for message in messages.values():
+            if id(message) not in held:
+                free.pop().write(message)
+
+    def places(self, ask: Ask) -> list[tuple[int, int]]:
+        """The rounds of the ask's messages and where these lie, that of this round first."""
+        places = {id(each.written): place for place, each in enumerate(self.broadcasts)}
+        versions = [(version.round, places[id(version.message)]) for version in ask.versions]
+        return [(ask.round, places[id(ask.message)]), *versions]
+
+    def ask(self, request: dict[str, Any]) -> Ask:
+        """The ask of a request."""
+        (now, place), *versions = request["messages"]
+        earlier = {round_: Version(round_, self.broadcasts[there].message()) for round_, there in versions}
+        return Ask(
+            "train",
+            self.broadcasts[place].message(),
+            tuple(request["unit"]),
+            round=now,
+            attempt=request["attempt"],
+            earlier={client: earlier[round_] for client, round_ in request["earlier"].items()},
+            steps=request["steps"],
+        )
+
+
+class Worker:
+    """The child's side: answers requests until there are no more.
+
+    A request is a JSON object: `{"unit": [clients], "first": place of the first in the cohort, ...}` is answered with
+    what became of each client; `{"sum": true}` with what the units since the last such request add up to.
+    """
+
+    def __init__(self, number: int, pipe: Connection, runner: UnitRunner, areas: Areas) -> None:
+        self.number, self.pipe, self.areas = number, pipe, areas
+        self.tally = Tally(runner)
+
+    def serve(self) -> None:
+        """Answers until the parent hangs up."""
+        torch.set_num_threads(1)
+        while True:
+            try:
+                request = json.loads(self.pipe.recv_bytes())
+            except (EOFError, OSError):
+                return
+            try:
+                reply = self._sum() if "sum" in request else self._unit(request)
+            except BaseException as error:  # also an exit: the parent runs the clients, and fails where one can look
+                reply = {"failed": f"{type(error).__name__}: {error}"}
+            self.pipe.send_bytes(json.dumps(reply).encode())
+
+    def _unit(self, request: dict[str, Any]) -> dict[str, Any]:
+        ask = self.areas.ask(request)
+        done = self.tally.run(ask, request["cohort"])
+        meter = done.meter
+        reply: dict[str, Any] = {"reports": Reports.joined(done.parts).told()}
+        reply["notes"] = self.tally.runner.fallbacks.take()
+        places = {client: request["first"] + place for place, client in enumerate(ask.cohort)}
+        if meter is not None and self.areas.drift is not None:
+            for client, row in meter.rows.items():
+                self.areas.drift[places[client]] = row
+            reply |= {"weights": meter.weights, "paths": meter.paths}
+            meter.clear()
+        if self.areas.rows:
+            reply["rows"] = self._rows(done.group.total, places)
+        else:
+            self.tally.total.add_group(done.group)
+        return reply
+
+    def _rows(self, total: Total, places: dict[str, int]) -> dict[str, Any]:
+        """Writes each client's vectors; its weight and sums are told."""
+        for client, update in total.rows.items():
+            for name, vector in update.vectors.items():
+                self.areas.rows[name][places[client]] = vector
+        return {
+            client: [float(update.weight), {name: float(number) for name, number in update.sums.items()}]
+            for client, update in total.rows.items()
+        }
+
+    def _sum(self) -> dict[str, Any]:
+        total = self.tally.take()
+        written = self.areas.sums[self.number].write(total.vectors) if self.areas.sums else {}
+        if written is None:
+            return {"failed": "the sum has more bins than there is room for"}
+        return {"bins": written, **total.told()}
+
+
+def _room(messages: int) -> int:
+    """For how many messages there is room where so many are needed, so that it is seldom made anew.
+
+    >>> [_room(count) for count in (1, 2, 3, 9)]
+    [1, 2, 4, 16]
+    """
+    return 1 << (messages - 1).bit_length()
+
+
+def read_total(reply: dict[str, Any], sums: Sums) -> Total:
+    """What a worker has summed, from its reply."""
+    return Total.read(reply, sums.read(reply["bins"]))
+
+
+def read_work(reply: dict[str, Any], unit: Sequence[str], first: int, areas: Areas) -> Work:
+    """What became of a unit, from a worker's reply."""
+    drift: dict[str, Tensor] = {}
+    weights, paths = reply.get("weights", {}), reply.get("paths", {})
+    if areas.drift is not None:
+        drift = {client: areas.drift[place] for place, client in enumerate(unit, first) if client in weights}
+    rows = _read_rows(reply, unit, first, areas.rows) if areas.rows else None
+    return Work(Reports(**reply["reports"]), rows, drift, weights, paths, reply["notes"])
+
+
+def _read_rows(reply: dict[str, Any], unit: Sequence[str], first: int, rows: dict[str, Tensor]) -> Total:
+    """The updates of a unit's counted clients."""
+    total = Total()
+    for place, client in enumerate(unit, start=first):
+        if client in reply["rows"]:
+            weight, sums = reply["rows"][client]
+            vectors = {name: matrix[place] for name, matrix in rows.items()}
+            numbers = {name: torch.tensor(number, dtype=torch.float64) for name, number in sums.items()}
+            total.add_row(client, Update(vectors, torch.tensor(weight, dtype=torch.float64), numbers))
+    return total
+
+
+def start(number: int, pipe: Connection, runner: UnitRunner, areas: Areas, parents: Sequence[Connection]) -> int:
+    """Forks a worker that serves this end of a pipe; its process id.
+
+    parents: the parent's ends of all pipes, which the child lets go of, so that every worker notices when the parent
+    is gone.
+
+    Forking shares the data and the model's code without copying or pickling.  The child runs torch with one thread,
+    so that it never waits for threads that only the parent has.
+    """
+    parent = os.getpid()
+    with stopping.blocked():
+        pid = os.fork()
+        if not pid:
+            stopping.in_child()
+    if pid:
+        return pid
+    try:
+        stopping.end_with(parent)
+        for end in parents:
+            end.close()
+        Worker(number, pipe, runner, areas).serve()
+    finally:
+        os._exit(0)

@@ -1,0 +1,177 @@
+"""A worker on any machine: what it is given once, and runs units of clients with."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from headway.core.algorithm import Algorithm
+from headway.core.errors import HeadwayError
+from headway.core.flow import Flow
+from headway.core.update import unflat_names
+from headway.data import Examples, FederatedData
+from headway.data.dataset.client_index import Parts
+from headway.engines.autotune.execution_plan import Way
+from headway.engines.engine import Job
+from headway.engines.group_runner import UnitRunner
+from headway.engines.processes.arrays import Array, Arrays, array_of, tensors_of, told_rows, told_total
+from headway.engines.ray.actors import RayActors
+from headway.engines.ray.replicated_state import Range, RemoteMemory
+from headway.engines.ray.state_replica import node_here
+from headway.engines.worker_pool import Lost, Tally
+from headway.model.task import Task
+from headway.numerics.keys import Key
+from headway.protocol.messages import Ask, Message, Version
+from headway.protocol.reports import Reports
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A job but for its arrays: what a worker needs of it, sent once.
+
+    hollow: the data without examples and without who holds which.
+    """
+
+    algorithm: Algorithm
+    task: Task
+    key: Key
+    hollow: FederatedData
+    names: Sequence[str]
+    flows: tuple[Flow, ...]
+    measure: bool
+    way: Way
+    remote: RayActors
+
+    @classmethod
+    def of(cls, runner: UnitRunner, remote: RayActors) -> Shipped:
+        """What the runner's job comes to."""
+        job, hollow = runner.job, copy.copy(runner.job.data)
+        for field in ("store", "train", "test", "central"):
+            object.__setattr__(hollow, field, None)
+        names = Parts.of(job.data.train).names
+        return cls(job.algorithm, job.task, job.key, hollow, names, runner.flows, runner.measure, runner.way, remote)
+
+    def job(self, arrays: Arrays) -> Job:
+        """The job again; the data were checked where they came from, and are not looked through again."""
+        held, data = tensors_of(arrays), copy.copy(self.hollow)
+        none = torch.zeros(len(self.names), dtype=torch.int64)
+        object.__setattr__(data, "store", Examples(held["inputs"], held["targets"]))
+        object.__setattr__(data, "train", Parts(self.names, held["starts"], held["sizes"], held.get("index")))
+        object.__setattr__(data, "test", Parts(self.names, none, none))
+        return Job(self.algorithm, self.task, data, self.key, RemoteMemory(self.names, self.remote))
+
+
+def data_arrays(data: FederatedData) -> dict[str, Array]:
+    """The examples and who trains on which, as arrays."""
+    train = Parts.of(data.train)
+    arrays = {
+        "inputs": array_of(data.store.inputs),
+        "targets": array_of(data.store.targets),
+        "starts": array_of(train.starts),
+        "sizes": array_of(train.sizes),
+    }
+    return arrays if train.index is None else {**arrays, "index": array_of(train.index)}
+
+
+class FarWorker:
+    """Runs units on one thread, and keeps what they add up to until it is asked.
+
+    A call that is made twice has one effect and the same result: calls of `unit` and `sum` are numbered.
+
+    paths: where the driver finds modules, such as the one that the model is in; those that are not here do no harm.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        sys.path += [path for path in paths if path not in sys.path]
+        self.tally: Tally | None = None
+        self.last: tuple[int, dict[str, Any]] = (-1, {})  # the number of the last call, and its result
+
+    def start(self, shipped: Shipped, arrays: Arrays) -> str:
+        """Makes ready; the node that it is on."""
+        if self.tally is not None:
+            return node_here()
+        torch.set_num_threads(1)
+        job = shipped.job(arrays)
+        assert isinstance(job.memory, RemoteMemory)
+        self.memory, self.remote = job.memory, shipped.remote
+        runner = UnitRunner(job, shipped.flows, shipped.measure, shipped.way)
+        if runner.not_compiled is not None:
+            raise HeadwayError(f"the others compile their steps, but {runner.not_compiled}")
+        self.whole = job.algorithm.chain.aggregator.whole_cohort
+        self.tally = Tally(runner)
+        return node_here()
+
+    def unit(self, request: dict[str, Any], ranges: Sequence[Range], *messages: Arrays) -> dict[str, Any]:
+        """Trains the clients of a unit; what became of each.
+
+        request: the number of the call, the round and earlier ones that are answered, the attempt, the clients, who of
+        them was asked in which earlier round, who makes how many steps, how many clients there are in the cohort, and
+        which keepers have missed something.  ranges: who keeps their memory in this round.  messages: of these rounds.
+
+        Raises:
+            Lost: if the worker was not started.
+        """
+        if self.last[0] != request["number"]:
+            reply = self._trained(self._started(), request, ranges, messages)
+            self.last = request["number"], reply | {"missed": self.memory.missed, "repeated": self.remote.repeated}
+            self.remote.repeated = (0, "")
+        return self.last[1]
+
+    def sum(self, number: int) -> dict[str, Any]:
+        """What the units since the last such call add up to; number: of the call."""
+        if self.last[0] != number:
+            self.last = number, told_total(self._started().take())
+        return self.last[1]
+
+    def _started(self) -> Tally:
+        if self.tally is None:
+            raise Lost("its start never reached it")
+        return self.tally
+
+    def _trained(
+        self, tally: Tally, request: dict[str, Any], ranges: Sequence[Range], messages: Sequence[Arrays]
+    ) -> dict[str, Any]:
+        self.memory.begin(ranges, request["missed"])
+        ask = _ask(request, [_message(arrays) for arrays in messages])
+        try:
+            done = tally.run(ask, request["cohort"])
+            self.memory.flush()
+        except Exception as error:  # the driver runs the clients itself, and fails where it can be looked at
+            if done_meter := tally.meter[1]:
+                done_meter.clear()
+            return {"failed": f"{type(error).__name__}: {error}"}
+        reply: dict[str, Any] = {"reports": Reports.joined(done.parts).told(), "notes": tally.runner.fallbacks.take()}
+        if (meter := done.meter) is not None:
+            drift = {client: array_of(row) for client, row in meter.rows.items()}
+            reply |= {"drift": drift, "weights": meter.weights, "paths": meter.paths}
+            meter.clear()
+        if self.whole:
+            reply["rows"] = told_rows(done.group.total, tally.runner.bench.shared.dtype)
+        else:
+            tally.total.add_group(done.group)
+        return reply
+
+
+def _message(arrays: Arrays) -> Message:
+    params, buffers, stages = unflat_names(tensors_of(arrays))
+    return Message(params, stages, buffers)
+
+
+def _ask(request: dict[str, Any], messages: Sequence[Message]) -> Ask:
+    """The ask of a request; messages: in the order of its rounds."""
+    now, *rounds = request["rounds"]
+    versions = {round_: Version(round_, message) for round_, message in zip(rounds, messages[1:], strict=True)}
+    return Ask(
+        "train",
+        messages[0],
+        tuple(request["clients"]),
+        round=now,
+        attempt=request["attempt"],
+        earlier={client: versions[round_] for client, round_ in request["earlier"].items()},
+        steps=request["steps"],
+    )

@@ -1,0 +1,1 @@
+"""Simulated time: devices, availability, late and lost clients."""

@@ -1,0 +1,1 @@
+"""Whole experiments: runs, run files, trials and comparisons."""

@@ -1,0 +1,80 @@
+"""Whether a population can ever fill a round, as far as that is known before the first one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from headway.core.algorithm import Algorithm
+from headway.core.errors import ConfigError
+from headway.engines import ClockEngine, Engine
+from headway.engines.virtual_clock.device_availability import HORIZON_S, Bernoulli
+from headway.numerics.durations import time_text
+from headway.numerics.keys import Key
+from headway.samplers import Fixed
+
+
+def check_population(algorithm: Algorithm, engine: Engine, clients: Sequence[str]) -> None:
+    """Refuses a sampler that no round of these clients can satisfy, and a clock by which one takes years.
+
+    Raises:
+        ConfigError: with the number that is too large or too small.
+    """
+    sampler = algorithm.sampler
+    if isinstance(sampler, Fixed):
+        sampler.draw(clients, 0, Key.root(0))  # which names a client that is not there
+    elif not algorithm.enough(clients):
+        count = getattr(sampler, "count", None)
+        wanted = "more clients than there are" if count is None else f"{count} clients in a round"
+        raise ConfigError(
+            f"{type(sampler).__name__} is to draw {wanted}, but the data have {len(clients)}: lower "
+            f"algorithm.sampler.count to {len(clients)} at most, or divide the data among more clients."
+        )
+    if not isinstance(engine, ClockEngine):
+        return
+    available = engine.fleet.availability
+    if isinstance(available, Bernoulli) and 0 < available.share < 1:
+        _check_wait(available, algorithm, clients)
+
+
+def _check_wait(available: Bernoulli, algorithm: Algorithm, clients: Sequence[str]) -> None:
+    """Refuses a share by which enough clients are there at once too seldom."""
+    needed, of = _fewest(algorithm, clients)
+    chance = at_least(needed, of, available.share)
+    seconds = available.every_s / chance if chance else math.inf
+    if seconds > HORIZON_S:
+        often = f"every {seconds / (365 * 86_400):.2g} years" if math.isfinite(seconds) else "never"
+        raise ConfigError(
+            f"a round needs {needed} of {of} clients at once, but with clock.availability.share = {available.share:g} "
+            f"so many are there {often} of simulated time on average, and nobody is waited for longer than "
+            f"{time_text(HORIZON_S)}: raise the share, or lower algorithm.sampler.count."
+        )
+
+
+def _fewest(algorithm: Algorithm, clients: Sequence[str]) -> tuple[int, int]:
+    """How many clients a round needs at once, and of how many."""
+    if isinstance(algorithm.sampler, Fixed):
+        return len(algorithm.sampler.clients), len(algorithm.sampler.clients)
+    low, high = 0, len(clients)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if algorithm.enough(clients[:middle]) else (middle + 1, high)
+    return low, len(clients)
+
+
+def at_least(successes: int, trials: int, chance: float) -> float:
+    """The probability of so many successes or more in independent trials.
+
+    >>> round(at_least(2, 3, 0.5), 3), at_least(0, 3, 0.1)
+    (0.5, 1.0)
+    """
+    if successes <= 0:
+        return 1.0
+    total = 0.0
+    for count in range(successes, trials + 1):
+        ways = math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1)
+        term = math.exp(ways + count * math.log(chance) + (trials - count) * math.log1p(-chance))
+        total += term
+        if count > trials * chance and term < 1e-12 * total:
+            break
+    return min(total, 1.0)

@@ -1,0 +1,228 @@
+"""The sections of a run file, as they may be written."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from headway.core.errors import ConfigError
+from headway.core.registry import build, to_numbers
+from headway.engines import FLEETS, Fleet, LocalEngine, PooledEngine, ProcessEngine, RayEngine
+from headway.model.device import Precision
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class RunSection(_Section):
+    """How long, how often, from which seed.
+
+    imports: modules of one's own that register stages, trainers or samplers.  imports_from: the folder that they are
+    found in, that of the run file if nothing is said.
+    """
+
+    name: str | None = Field(default=None, pattern=r"^\w[\w.+-]*$")
+    rounds: int = Field(ge=1)
+    seed: int = Field(default=0, ge=0)
+    evaluate_every: int | Literal["never"] = 1
+    checkpoint_every: int = Field(default=10, ge=1)
+    keep: int = Field(default=3, ge=1)
+    until_s: float | None = Field(default=None, gt=0)
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    imports: list[str] | None = None
+    imports_from: str | None = None
+
+    @field_validator("evaluate_every", mode="plain")
+    @classmethod
+    def _rounds_or_never(cls, value: Any) -> Any:
+        if value == "never" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return value
+        raise PydanticCustomError("rounds_or_never", 'Input should be a whole number from 1, or "never"')
+
+
+class DataSection(_Section):
+    """Which data, and how they are divided; further keys are options of the source."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    source: str
+    test_share: float = Field(default=0.2, ge=0, lt=1)
+    clients: int | None = None
+    partition: dict[str, Any] | None = None
+    shift: Any = None
+
+
+class ModelSection(_Section):
+    """Which model; further keys are its options.  path: where a module of one's own is found."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    name: str
+    path: str | None = None
+
+
+class TargetScaleSection(_Section):
+    """Targets are learned as (y - centre) / scale; a list has a number for each of several targets."""
+
+    centre: float | list[float]
+    scale: float | list[float]
+
+
+class TaskSection(_Section):
+    """Loss, metrics, what is shared; what is not said follows from the data.
+
+    target_scale: of a regression, centre and scale of the targets, or "training" for the mean and standard deviation of
+    all clients' training targets; targets stay as they are if nothing is said.  It changes nothing where there are
+    classes.
+    """
+
+    loss: str | None = None
+    metrics: list[str] | None = None
+    shared: list[str] | None = None
+    buffers: Literal["local", "average"] | None = None
+    dtype: Literal["float32", "float64"] = "float32"
+    output: str | int | None = None
+    target_scale: Literal["training"] | TargetScaleSection | None = None
+
+
+class AlgorithmSection(_Section):
+    """A preset, a recipe with its options or a chain; trainer, sampler and quorum.  What is said here wins."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    preset: str | None = None
+    recipe: str | None = None
+    chain: list[dict[str, Any]] | None = None
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    sampler: dict[str, Any] = Field(default_factory=dict)
+    quorum: dict[str, Any] = Field(default_factory=dict)
+
+
+class CompareSection(_Section):
+    """What `headway compare` compares."""
+
+    methods: list[str] = Field(default_factory=list)
+    seeds: int = Field(default=3, ge=1)
+    target: float | None = None
+    bounds: bool = False
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    tuning_seeds: int = Field(default=1, ge=1)
+
+
+class AdviseSection(_Section):
+    """What `headway advise` cannot measure: see its options."""
+
+    untrusted_server: bool | None = None
+    untrusted_clients: bool | None = None
+    unreliable: float | None = Field(default=None, ge=0, le=1)
+    uplink: str | None = None
+
+
+class EngineSection(_Section):
+    """Where clients train.
+
+    kind: in this process, in several, or on a Ray cluster; if nothing is said, in several where `workers` is said and
+    in this one otherwise.  workers: in so many; one per core, if only the kind is said.  address: of the Ray cluster,
+    host:port or "auto"; a cluster of this machine alone, if nothing is said.  lanes: how many side by side, or "auto"
+    for what is measured to be fastest; 1 in this process and "auto" elsewhere, if nothing is said.  low_rank,
+    channels_last, compiled: see `LocalEngine`; measured with lanes = "auto", if nothing is said.  drift: whether to
+    measure in every round how far the clients pull apart.  device: "cpu", "cuda" or "cuda:N", in this process.
+    precision: of the products in training on a GPU.  client_timeout: seconds after which a client in a worker process
+    is taken to hang, which ends the run with its name.
+    """
+
+    kind: Literal["local", "processes", "ray"] | None = None
+    workers: int | None = Field(default=None, ge=1, le=1024)
+    address: str | None = None
+    lanes: int | Literal["auto"] | None = None
+    low_rank: bool | None = None
+    channels_last: bool | None = None
+    compiled: bool | None = None
+    drift: bool | None = None
+    device: str | None = None
+    precision: Precision | None = None
+    client_timeout: float | None = Field(default=None, gt=0)
+
+    def engine(self) -> LocalEngine:
+        """The engine.
+
+        Raises:
+            ConfigError: if something is said that the kind has no use for.
+        """
+        if self.address is not None and self.kind != "ray":
+            raise ConfigError(
+                f'engine.address is {self.address!r}, but only a Ray cluster has one, and engine.kind is not "ray": '
+                'leave the address out, or say engine.kind = "ray" (--engine ray).'
+            )
+        if self.kind == "local" and self.workers is not None:
+            raise ConfigError(
+                f'engine.workers is {self.workers}, but engine.kind is "local", which is this process alone: leave '
+                'one of them out, or say engine.kind = "processes" (--engine processes).'
+            )
+        several = self.kind in ("ray", "processes") or self.workers is not None
+        if several and (self.device or "cpu") != "cpu":
+            raise ConfigError(
+                f"engine.device is {self.device!r}, but clients in workers train on processors: a GPU cannot be used "
+                "in forked processes, and one process with lanes keeps it busy. Leave engine.workers out and say "
+                'engine.kind = "local" (--engine local), or leave the device out.'
+            )
+        if several and self.precision not in (None, "float32"):
+            raise ConfigError(
+                f'engine.precision is "{self.precision}", but clients in workers train on processors, which have no '
+                "use for it: leave it out."
+            )
+        if self.client_timeout is not None and (self.kind == "ray" or not several):
+            raise ConfigError(
+                f"engine.client_timeout is {self.client_timeout:g}, but only a client in a worker process can be "
+                "ended: say how many (--workers N), or leave it out."
+            )
+        way: dict[str, Any] = {name: getattr(self, name) for name in ("low_rank", "channels_last", "compiled")}
+        way["drift"] = self.drift is not False
+        if self.kind == "ray":
+            return RayEngine(self.workers, address=self.address, lanes=self.lanes or "auto", **way)
+        if self.kind == "processes" or self.workers is not None:
+            limit = self.client_timeout
+            return ProcessEngine(self.workers, lanes=self.lanes or "auto", client_timeout=limit, **way)
+        return LocalEngine(lanes=self.lanes or 1, **way, **self._there)
+
+    def pooled(self) -> PooledEngine:
+        """The engine for one client that holds all examples."""
+        return PooledEngine(**self._there)
+
+    @property
+    def _there(self) -> dict[str, Any]:
+        """On which device, and in which precision."""
+        return {"device": self.device or "cpu", "precision": self.precision or "float32"}
+
+
+class ClockSection(_Section):
+    """A virtual clock, and what the clients are like: further keys are fields of `Fleet`.
+
+    preset: a fleet that the fields change; one whose clients are always there and answer at once, if nothing is said.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    preset: Literal["phones", "hospitals", "instant"] = "instant"
+
+    def fleet(self) -> Fleet:
+        """The clients.
+
+        Raises:
+            ConfigError, DataError: for a field that there is not, a number out of range, or a bad trace.
+        """
+        return build(Fleet, {**to_numbers(FLEETS[self.preset]), **(self.model_extra or {})})
+
+
+class Sections(_Section):
+    """The whole file."""
+
+    run: RunSection
+    data: DataSection
+    model: ModelSection
+    task: TaskSection = Field(default_factory=TaskSection)
+    algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
+    engine: EngineSection = Field(default_factory=EngineSection)
+    clock: ClockSection | None = None
+    compare: CompareSection = Field(default_factory=CompareSection)
+    advise: AdviseSection = Field(default_factory=AdviseSection)
+    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -1,0 +1,46 @@
+"""`task.target_scale` of a run file: by which numbers a regression scales its targets, and what the header says."""
+
+from __future__ import annotations
+
+from headway.data import FederatedData
+from headway.experiment.runfile_schema import TargetScaleSection, TaskSection
+from headway.model.target_scale import TargetScale
+from headway.model.task import Task
+
+
+def scaled_task(task: Task, section: TaskSection, data: FederatedData) -> Task:
+    """The task with its targets scaled as the section says, where it is a regression by the squared error.
+
+    Raises:
+        ConfigError: a scale that is not above 0, or as many numbers as do not fit.
+    """
+    scale = _scale(task, section, data)
+    return task if scale is None else scale.apply(task)
+
+
+def scale_notes(task: Task, section: TaskSection, data: FederatedData) -> list[str]:
+    """What the header says of the scale; nothing where none is asked for.
+
+    task: as it is before it is scaled.
+    """
+    if section.target_scale is None:
+        return []
+    scale = _scale(task, section, data)
+    if scale is None:
+        why = "the targets are classes" if data.classes is not None else f"the loss is {task.loss!r}"
+        return [f"task.target_scale changes nothing, since {why}"]
+    by = ""
+    if section.target_scale == "training":
+        by = ", the mean and standard deviation of all training targets (known from sums over the clients)"
+    return [f"{scale.summary}{by}; metrics are in the target's units, the loss is of the scaled target"]
+
+
+def _scale(task: Task, section: TaskSection, data: FederatedData) -> TargetScale | None:
+    """How targets are scaled: as the file says, or by all training targets."""
+    told = section.target_scale
+    if told is None or data.classes is not None or task.loss != "mean_squared_error":
+        return None
+    if isinstance(told, TargetScaleSection):
+        centre, scale = (tuple(each) if isinstance(each, list) else (each,) for each in (told.centre, told.scale))
+        return TargetScale(centre, scale)
+    return TargetScale.of(data)

@@ -1,0 +1,154 @@
+"""What a model does beside mapping inputs to outputs, found out on a few examples before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from headway.core.algorithm import Algorithm
+from headway.core.errors import ConfigError
+from headway.data import Examples
+from headway.model.flat_module import Workbench
+from headway.model.random_state import has_moved, outside, rewind_outside
+from headway.model.task import Task
+
+EXAMINED = 2  # examples
+NAMED = 3
+CLOSE = 1e-4  # to which a model gives the same again, as a share of its largest output
+
+
+def examine(bench: Workbench, examples: Examples) -> None:
+    """Finds out whether the model writes into its inputs, keeps something in attributes, or draws random numbers that
+    are not torch's; a model that writes is called with copies from then on.
+
+    The model is called on copies of these examples `[B, ...]`, twice in training and once in evaluation mode.  All is
+    left as it was: parameters, buffers, attributes, modes, generators.  A model that fails is left to the trial of the
+    whole path, which names the client.
+
+    Raises:
+        ConfigError: if the model makes parameters when it is called, or gives something else for the same examples
+            under the same seeds.
+    """
+    module, site = bench.module, bench.site
+    before, others = bench.snapshot(), outside()
+    named = {name for name, _ in module.named_parameters()}
+    inputs = bench.arranged(site.examples(examples).inputs)
+    given: list[object] = []
+    with untouched(bench):
+        for training in (True, True, False):
+            bench.attributes.restore()
+            bench.restore(before)
+            bench.draws.at(0, 0)
+            site.seed(0)
+            rewind_outside(others)
+            module.train(training)
+            try:
+                given.append(_called(bench, inputs, training))
+            except Exception:  # whatever a user's model may raise
+                return
+            bench.outside = bench.outside or has_moved(others)
+            bench.keeps = tuple(dict.fromkeys((*bench.keeps, *bench.attributes.changed())))
+            if fresh := {name for name, _ in module.named_parameters()} - named:
+                raise ConfigError(
+                    f"the model makes the parameter {min(fresh)!r} when it is called, and what is exchanged must be "
+                    "known before: make it in __init__, or use torch's lazy layers (nn.LazyLinear)."
+                )
+    if not _alike(given[0], given[1]):
+        raise ConfigError(
+            f"the model {type(module).__name__} gives other outputs when it is called again on the same examples under "
+            "the same seeds, so no run could be repeated: it draws from a generator of its own (such as "
+            "numpy.random.default_rng() without a seed), or keeps something outside its attributes. Draw with torch, "
+            "numpy.random or random, which each client's key seeds, and keep nothing between calls."
+        )
+
+
+@contextmanager
+def untouched(bench: Workbench) -> Iterator[None]:
+    """Puts back what a client's work changes: parameters, buffers, attributes, modes, and all generators."""
+    modes = {part: part.training for part in bench.module.modules()}
+    before, drawn, others = bench.snapshot(), bench.site.drawn(), outside()
+    try:
+        yield
+    finally:
+        bench.attributes.restore()
+        bench.restore(before)
+        bench.site.rewind(drawn)
+        rewind_outside(others)
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def has_own_code(algorithm: Algorithm, task: Task) -> bool:
+    """Whether a trainer, stage, loss or metric that is not Headway's own runs beside the model: it may draw from
+    NumPy's or Python's generator."""
+    parts = (algorithm.trainer, *algorithm.chain)
+    return any(callable(part) for part in (task.loss, *task.metrics)) or any(
+        not type(part).__module__.startswith("headway.") for part in parts
+    )
+
+
+def habit_notes(bench: Workbench) -> list[str]:
+    """What a user should know of how the model is used here, in sentences."""
+    notes = []
+    if bench.keeps:
+        more = f" and {len(bench.keeps) - NAMED} more" if len(bench.keeps) > NAMED else ""
+        notes.append(
+            f"the model keeps {', '.join(bench.keeps[:NAMED])}{more} between calls: that starts anew with each client "
+            "in each round, and in each evaluation, so that nothing passes from client to client."
+        )
+    if bench.still:
+        notes.append(
+            f"the statistics of {', '.join(bench.still[:NAMED])} stay as they are, since the parameters of these "
+            "layers are frozen."
+        )
+    return notes
+
+
+class Unwritten:
+    """Notices whether anything has written into the stored examples, by torch's count of writes."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.tensors = [t for t in (examples.inputs, examples.targets) if not t.is_inference()]
+        self.versions = [tensor._version for tensor in self.tensors]
+
+    def check(self) -> None:
+        """Refuses to go on with examples that have been changed.
+
+        Raises:
+            ConfigError: if so.
+        """
+        if [tensor._version for tensor in self.tensors] != self.versions:
+            raise ConfigError(
+                "the model, the loss or a metric has written into the stored examples, which it did not do on the few "
+                "that were tried before: the run has stopped, since its data are no longer what they were. Let it work "
+                "on copies (x = x.clone())."
+            )
+
+
+def alone(bench: Workbench) -> str | None:
+    """Why a model cannot be one batched program for many clients, as a phrase; `None` if it may."""
+    if bench.keeps:
+        return f"the model keeps {bench.keeps[0]} between calls"
+    return "the model draws from NumPy's or Python's generator" if bench.outside else None
+
+
+def _called(bench: Workbench, inputs: Tensor, training: bool) -> object:
+    """The model's outputs of a copy of the inputs; if it writes into these, it is given copies from now on."""
+    copied = bench.arranged(inputs.clone())
+    with torch.set_grad_enabled(training):
+        outputs = bench.module(copied)
+    if copied.shape != inputs.shape or not torch.equal(copied, inputs):
+        bench.copy_inputs()
+    return outputs
+
+
+def _alike(one: object, other: object) -> bool:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return True
+    if one.shape != other.shape:
+        return False
+    one, other = one.detach().double().nan_to_num(), other.double().nan_to_num()
+    return not one.numel() or bool((one - other).abs().max() <= CLOSE * one.abs().max())

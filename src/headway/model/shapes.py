@@ -1,0 +1,177 @@
+"""What a model gives, what its loss and metrics take, and what the targets are: looked at once, before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from headway.core.errors import ConfigError
+from headway.data import Examples
+from headway.data.dataset.blocks import blocks_of
+from headway.model.broadcasting import broadcasts
+from headway.model.flat_module import Workbench
+from headway.model.losses import LOSSES, shape_text
+from headway.model.metrics import POOLED, class_axes, kind_of
+from headway.model.outputs import check_is_tensor
+from headway.model.task import function_name
+
+TRIED, FEWER = 7, 5  # examples: numbers that seldom are a shape's own
+COMPARED = ("accuracy", "balanced_accuracy", "intersection_over_union")
+
+
+def check_shapes(bench: Workbench, parts: Sequence[Examples]) -> None:
+    """Refuses a task whose loss or metrics would pair outputs and targets in a way that was not meant.
+
+    parts: the store of the clients' examples first, and a central test set.  A model or function that fails is left to
+    the place where it fails for a client, which is named there.
+
+    Raises:
+        ConfigError: saying what was found and what is needed.
+    """
+    batch = tried_batch(bench, parts[0])
+    for training in (True, False):
+        outputs = tried_outputs(bench, batch.inputs, training)
+        if outputs is None:
+            continue
+        if outputs.shape[:1] != (TRIED,):
+            raise ConfigError(
+                f"the model gives outputs of shape {list(outputs.shape)} for {TRIED} examples: the first axis must be "
+                "the examples, [N, ...]."
+            )
+        _check_loss(bench, outputs, batch.targets)
+        if not training:
+            _check_metrics(bench, outputs.cpu(), batch.targets.cpu())
+            for part in parts:
+                _check_values(bench, outputs, batch.targets, part.targets)
+
+
+def metric_line(bench: Workbench, store: Examples) -> str:
+    """What the metrics by name are means over, where an example has several answers, as a phrase; empty elsewhere."""
+    batch = tried_batch(bench, store)
+    targets, outputs = batch.targets, tried_outputs(bench, batch.inputs, training=False)
+    if outputs is None or not any(_of_classes(metric, "auroc") for metric in bench.task.metrics):
+        return ""
+    if bench.task.has_class_probabilities(outputs, targets):
+        return "the likeliest class of each target counts as its label"
+    kind = kind_of(outputs, targets)
+    if kind == "labels":
+        return f"of each of the {targets.shape[1]} labels, and the mean over those for which it is defined"
+    places = targets.shape[1:].numel()
+    return "" if places == 1 else f"over all {places} places of an example ({' x '.join(map(str, targets.shape[1:]))})"
+
+
+def tried_batch(bench: Workbench, store: Examples) -> Examples:
+    """A few examples, where the bench is; the first ones again where there are too few."""
+    return bench.site.take(store, torch.arange(TRIED) % len(store))
+
+
+def tried_outputs(bench: Workbench, inputs: Tensor, training: bool) -> Tensor | None:
+    """What the model on the bench gives for a few examples, in training or evaluation mode; `None` if it fails.
+
+    Its statistics, torch's generator and the inputs are left as they are.
+
+    Raises:
+        ConfigError: if that is no tensor, or `Task.output` names none of its parts.
+    """
+    site, module = bench.site, bench.module
+    before, mode = site.drawn(), module.training
+    module.train(training)
+    bench.draws.at(0, 0)
+    try:
+        with torch.no_grad(), site.training() if training else site.evaluating():
+            buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+            returned: Any = functional_call(module, buffers, (bench.arranged(inputs.clone()),))
+    except ConfigError:
+        raise
+    except Exception:  # whatever a model may raise; where it is trained or evaluated, it is raised with names
+        return None
+    finally:
+        module.train(mode)
+        site.rewind(before)
+    return check_is_tensor(returned)
+
+
+def _check_loss(bench: Workbench, outputs: Tensor, targets: Tensor) -> None:
+    loss, criterion = bench.task.loss, bench.task.criterion
+    if isinstance(loss, str):
+        if (trouble := LOSSES[loss].accepts(outputs, targets)) is not None:
+            raise ConfigError(f'loss = "{loss}": {trouble}')
+        return
+    own = function_name(loss)
+    if broadcasts(loss, outputs, targets):
+        raise ConfigError(_broadcast(f"the loss {own}", outputs, targets))
+    try:
+        with torch.no_grad():
+            shapes = [loss(outputs[:count], targets[:count]).shape[1:] for count in (TRIED, FEWER)]
+    except Exception:  # whatever a function of one's own may raise
+        return
+    criterion.per_example(outputs, targets)
+    if shapes[0] != shapes[1]:
+        raise ConfigError(
+            f"the loss {own} gives each example as many numbers as there are examples in the batch, "
+            f"{[TRIED, *shapes[0]]} for {TRIED} and {[FEWER, *shapes[1]]} for {FEWER}, from outputs "
+            f"{shape_text(outputs)} and targets {shape_text(targets)}: outputs and targets are broadcast against each "
+            "other; give both one shape, for example by outputs.squeeze(1)."
+        )
+
+
+def _check_metrics(bench: Workbench, outputs: Tensor, targets: Tensor) -> None:
+    task = bench.task
+    for metric in task.metrics:
+        if not isinstance(metric, str):
+            if broadcasts(metric, outputs, targets):
+                raise ConfigError(_broadcast(f"the metric {function_name(metric)}", outputs, targets))
+            continue
+        try:
+            {**task.scorers, **task.pooled_scorers}[metric](outputs, targets)
+        except ConfigError as error:
+            raise ConfigError(f"the metric {metric!r}: {error}") from error
+    if not isinstance(task.loss, str) and len(class_axes(outputs, targets)) > 1 and any(map(_of_classes, task.metrics)):
+        raise ConfigError(
+            f"outputs {shape_text(outputs)} and targets {shape_text(targets)} do not tell on which axis the classes "
+            "are, as both would fit, and a loss of one's own does not either: have the model give them on axis 1 and "
+            'say loss = "cross_entropy", or measure with a function of your own.'
+        )
+
+
+def _check_values(bench: Workbench, outputs: Tensor, few: Tensor, targets: Tensor) -> None:
+    """Refuses metrics of answers where the targets are quantities; few: those of the outputs."""
+    task = bench.task
+    checked = [str(metric) for metric in task.metrics if _of_classes(metric)]
+    if not checked or kind_of(outputs, few) == "classes" or task.has_class_probabilities(outputs, few):
+        return
+    low, high, whole = _range(targets)
+    if not whole or low < 0 or high > 1:
+        raise ConfigError(
+            f"the metric {checked[0]!r} takes an output as a binary answer, which needs targets 0 and 1, found targets "
+            f"from {low:g} to {high:g}{'' if whole else ', not all of them whole'}: for quantities choose "
+            'metrics = ["mean_absolute_error"].'
+        )
+
+
+def _range(targets: Tensor) -> tuple[float, float, bool]:
+    """The smallest and the largest target, and whether all are whole numbers."""
+    ranges = []
+    for _, block in blocks_of(targets):
+        low, high = (float(value) for value in block.aminmax())
+        whole = not block.is_floating_point() or bool((block == block.round()).all())
+        ranges.append((low, high, whole))
+    lows, highs, wholes = zip(*ranges, strict=True)
+    return min(lows), max(highs), all(wholes)
+
+
+def _of_classes(metric: object, *more: str) -> bool:
+    """Whether this is a metric of answers, by name, that compares them with the targets; more: or one of these."""
+    return isinstance(metric, str) and metric.removeprefix(POOLED) in (*COMPARED, *more)
+
+
+def _broadcast(what: str, outputs: Tensor, targets: Tensor) -> str:
+    return (
+        f"{what} broadcasts outputs {shape_text(outputs)} against targets {shape_text(targets)}, so that targets are "
+        "compared with outputs that are not theirs: give both one shape, for example by outputs.squeeze(1), or let the "
+        "model have an output for each target."
+    )

@@ -1,0 +1,286 @@
+"""Which clients pull where: alarms from the drift of the last rounds.
+
+    against   a client's agreement, its mean cosine to the others, was below -0.15 in each of its last 3 rounds, while
+              the others agreed with each other
+    above     a client's update was far longer than the cohort's median in each of its last 3 rounds
+    camps     the cohort fell apart into the same groups in each of the last 3 rounds in which they met
+
+One round alone raises nothing: noise turns, and what a client's data do to it stays.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from headway.data.dataset.labels import LabelCounts
+
+if TYPE_CHECKING:
+    from headway.observe.round_report import RoundReport
+
+ROUNDS = 3  # in a row that a client was in
+HORIZON = 30  # rounds that are looked back at
+AGAINST = -0.15  # agreement below which a client pulls against the others, and not merely across
+AGREED = 0.5  # mean cosine among the others from which they have a common direction
+FEWEST = 5  # clients from which a median says something
+DEVIATIONS = 6.0  # median absolute deviations, scaled to a normal's standard deviation ...
+TIMES = 4.0  # ... and times the median, above which a norm is far above the cohort
+EVERY = 10  # rounds between two lines about one kind of alarm
+
+Kind = Literal["against", "above", "camps"]
+Labels = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One thing that stands out in a round.
+
+    clients: whom it is about, sorted.  camps: for the kind "camps", their clients, the largest camp first.
+    text: a sentence.  numbers: what it rests on.
+    """
+
+    kind: Kind
+    clients: tuple[str, ...]
+    text: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    camps: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The drift of one round: each client's figures ("norm", "agreement", "camp") and the cohort's, by name."""
+
+    round: int
+    clients: Mapping[str, Mapping[str, float]]
+    cohort: Mapping[str, float]
+
+    @classmethod
+    def of(cls, report: RoundReport) -> Figures:
+        """Those of a report; of the clients, only those that were counted and measured."""
+        measured = report.clients.that("counted").telling("agreement")
+        clients = {each.client: {**each.metrics, "norm": each.norm} for each in measured if each.norm is not None}
+        return cls(report.round, clients, report.drift)
+
+
+class Watch:
+    """Remembers the drift of the last rounds and raises what stands out.
+
+    labels: how many examples of each label a client has, where that is known.
+    """
+
+    def __init__(self, labels: Labels | None = None) -> None:
+        self.labels: Labels = labels or {}
+        self.history: deque[Figures] = deque(maxlen=HORIZON)
+
+    def see(self, figures: Figures) -> tuple[Alarm, ...]:
+        """The alarms after one more round."""
+        if figures.clients:
+            self.history.append(figures)
+        return alarms(self.history, self.labels) if figures.clients else ()
+
+    def recall(self, rounds: Iterable[Figures]) -> None:
+        """Starts from rounds that were seen earlier, oldest first."""
+        self.history.clear()
+        self.history.extend(figures for figures in rounds if figures.clients)
+
+
+def alarms(history: Sequence[Figures], labels: Labels | None = None) -> tuple[Alarm, ...]:
+    """What stands out after the last of these rounds; a pure function of them.
+
+    history: oldest first, of which the last 30 rounds count.
+    """
+    if not history:
+        return ()
+    recent = [figures for figures in history if figures.round > history[-1].round - HORIZON][::-1]
+    raised = (_against(recent, labels or {}), _above(recent, labels or {}), _camps(recent, labels or {}))
+    return tuple(alarm for alarm in raised if alarm is not None)
+
+
+def _against(recent: Sequence[Figures], labels: Labels) -> Alarm | None:
+    """Clients that pull against the others.
+
+    Where the others do not agree among themselves there is nothing to pull against: with A the alignment of C
+    clients and m_i one's agreement, that of the others is `(C A - 2 m_i) / (C - 2)`.
+    """
+
+    def agreement(figures: Figures, client: str) -> float:
+        own, count = figures.clients[client]["agreement"], len(figures.clients)
+        others = (count * figures.cohort["alignment"] - 2 * own) / (count - 2) if count > 2 else 0.0
+        return own if others >= AGREED else 0.0
+
+    found = _persistent(recent, agreement, lambda value: value < AGAINST)
+    if not found:
+        return None
+    told = _list(_named(client, f"{found[client]:.2f}", _labels([client], labels)) for client in found)
+    pulls = "pulls" if len(found) == 1 else "pull"
+    return Alarm(
+        "against",
+        tuple(found),
+        f"{told} {pulls} against the other clients: mean cosine to them, in its last {ROUNDS} rounds.",
+        {f"agreement of {client}": value for client, value in found.items()},
+    )
+
+
+def _above(recent: Sequence[Figures], labels: Labels) -> Alarm | None:
+    """Clients whose updates are far longer than the cohort's."""
+    limits = {id(figures): _limit([each["norm"] for each in figures.clients.values()]) for figures in recent}
+
+    def times(figures: Figures, client: str) -> float:
+        median, limit = limits[id(figures)]
+        norm = figures.clients[client]["norm"]
+        return norm / median if norm > limit else 0.0
+
+    found = _persistent(recent, times, lambda value: value > 0)
+    if not found:
+        return None
+    told = _list(_named(client, f"{found[client]:.3g} times the median", _labels([client], labels)) for client in found)
+    return Alarm(
+        "above",
+        tuple(found),
+        f"the updates of {told} are far longer than the cohort's, {ROUNDS} rounds in a row.",
+        {f"times the median of {client}": value for client, value in found.items()},
+    )
+
+
+def _limit(norms: Sequence[float]) -> tuple[float, float]:
+    """The median of a cohort's norms, and what is far above it.
+
+    `max(median + 6 * 1.4826 * MAD, 4 median)`, MAD being the median absolute deviation; infinite for few clients.
+    """
+    median = statistics.median(norms)
+    if len(norms) < FEWEST or median <= 0:
+        return 1.0, float("inf")
+    spread = 1.4826 * statistics.median(abs(norm - median) for norm in norms)
+    return median, max(median + DEVIATIONS * spread, TIMES * median)
+
+
+def _camps(recent: Sequence[Figures], labels: Labels) -> Alarm | None:
+    """The camps of the last round, if they are those of the rounds before."""
+    numbers = recent[0].cohort
+    rounds = [_camp_of(figures) for figures in recent[:ROUNDS]]
+    if len(rounds) < ROUNDS or not all(_same_camps(rounds[0], earlier) for earlier in rounds[1:]):
+        return None
+    count = int(max(rounds[0].values()))
+    camps = tuple(tuple(sorted(c for c, camp in rounds[0].items() if camp == n)) for n in range(1, count + 1))
+    told = " and ".join(_named(_list(camp, most=6), _labels(camp, labels)) for camp in camps)
+    within, between = numbers["within_camps"], numbers["between_camps"]
+    return Alarm(
+        "camps",
+        tuple(sorted(rounds[0])),
+        f"the cohort pulls in {count} directions: {told}; mean cosine {within:.2f} within a camp and {between:.2f} "
+        f"between camps, {ROUNDS} rounds in a row.",
+        {name: numbers[name] for name in ("camps", "separation", "within_camps", "between_camps")},
+        camps,
+    )
+
+
+def _camp_of(figures: Figures) -> dict[str, float]:
+    return {client: own["camp"] for client, own in figures.clients.items() if "camp" in own}
+
+
+def _same_camps(now: Mapping[str, float], earlier: Mapping[str, float]) -> bool:
+    """Whether nine in ten clients that were in camps both times stood with the same others."""
+    met = Counter((now[client], earlier[client]) for client in now.keys() & earlier.keys())
+    homes: dict[float, tuple[int, float]] = {}
+    for (camp, old), count in met.items():
+        homes[camp] = max(homes.get(camp, (0, 0.0)), (count, -old))
+    distinct = {old for _, old in homes.values()}
+    kept = sum(count for count, _ in homes.values())
+    return len(homes) >= 2 and len(distinct) == len(homes) and kept >= 0.9 * met.total()
+
+
+def _persistent(
+    recent: Sequence[Figures], value: Callable[[Figures, str], float], holds: Callable[[float], bool]
+) -> dict[str, float]:
+    """The clients of the last round of whom something held in each of their last rounds, with the mean value."""
+    found = {}
+    for client in sorted(recent[0].clients):
+        if not holds(value(recent[0], client)):
+            continue
+        values = [value(figures, client) for figures in recent if client in figures.clients][:ROUNDS]
+        if len(values) == ROUNDS and all(map(holds, values)):
+            found[client] = statistics.fmean(values)
+    return found
+
+
+def common_labels(clients: Iterable[str], labels: Labels) -> tuple[int, ...]:
+    """The labels that these clients mostly have and the others do not, or none.
+
+    The fewest labels that make up three quarters of the clients' examples, if they make up at most half of that
+    share of the other clients' examples.
+
+    >>> common_labels(["a"], {"a": (9, 0, 1), "b": (1, 6, 8)})
+    (0,)
+    >>> common_labels(["a"], {"a": (5, 5), "b": (4, 6)})
+    ()
+    """
+    named = set(clients)
+    own = _sum(labels[c] for c in named if c in labels)
+    everyone = labels.total() if isinstance(labels, LabelCounts) else _sum(labels.values())
+    others = [total - mine for total, mine in zip(everyone, own or [0] * len(everyone), strict=True)]
+    if not sum(own) or not sum(others):
+        return ()
+    ranked = sorted(range(len(own)), key=lambda label: (-own[label], label))
+    most: list[int] = []
+    while sum(own[label] for label in most) < 0.75 * sum(own):
+        most.append(ranked[len(most)])
+    share = sum(own[label] for label in most) / sum(own)
+    return tuple(sorted(most)) if sum(others[label] for label in most) / sum(others) <= share / 2 else ()
+
+
+def _sum(counts: Iterable[Sequence[int]]) -> list[int]:
+    return [sum(column) for column in zip(*counts, strict=True)]
+
+
+def _labels(clients: Iterable[str], labels: Labels) -> str:
+    """What they have in common, in words."""
+    most = common_labels(clients, labels)
+    return f"mostly label{'s' * (len(most) > 1)} {', '.join(map(str, most))}" if most else ""
+
+
+def _named(names: str, *about: str) -> str:
+    """Names, with what is known about them in brackets."""
+    known = ", ".join(filter(None, about))
+    return f"{names} ({known})" if known else names
+
+
+def _list(things: Iterable[str], most: int = 4) -> str:
+    """The first few of them, and how many more."""
+    found = list(things)
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+
+
+class Lines:
+    """What a screen shows of alarms: at most one line about a kind every 10 rounds, and one line at the end."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, int] = {}
+        self._rounds: Counter[str] = Counter()
+        self._clients: dict[str, set[str]] = {}
+
+    def of(self, round_: int, raised: Iterable[Alarm]) -> list[str]:
+        """The lines of a round."""
+        lines = []
+        for alarm in raised:
+            self._rounds[alarm.kind] += 1
+            self._clients.setdefault(alarm.kind, set()).update(alarm.clients)
+            if round_ - self._said.get(alarm.kind, -EVERY) >= EVERY:
+                self._said[alarm.kind] = round_
+                lines.append(alarm.text)
+        return lines
+
+    def summary(self) -> str | None:
+        """All alarms in one line; `None` where there were none."""
+        spoken = {
+            "against": "pulled against the others",
+            "above": "sent updates far longer than the cohort's",
+            "camps": "stood in separate camps",
+        }
+        parts = [
+            f"{_list(sorted(self._clients[kind]))} {spoken[kind]} (noted in {count} round{'s' * (count > 1)})"
+            for kind, count in sorted(self._rounds.items())
+        ]
+        return f"Alarms: {'; '.join(parts)}." if parts else None

@@ -1,0 +1,235 @@
+"""The pool: who was asked, who answered in time, who is late or lost, decided from events and times; no clock in here.
+
+A simulator feeds it a virtual clock and a server the real one, so that a deadline, an over-selection or a buffer that
+was tuned in the one behaves the same in the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from itertools import takewhile
+from typing import Any, Literal
+
+from headway.protocol.messages import Quorum
+
+Verdict = Literal["accepted", "late", "stale"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One ask to one client: its number among all asks, the round whose model went out, when, and the attempt."""
+
+    number: int
+    client: str
+    round: int
+    asked: float
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An update that counts: the ask it answers, when it came, and how many rounds the model has moved on since."""
+
+    ticket: Ticket
+    at: float
+    age: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """An ask that came to nothing, when that was known, and why."""
+
+    ticket: Ticket
+    at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What became of a round: in order of arrival those who count, and the asks that came to nothing since the last."""
+
+    round: int
+    at: float
+    counted: tuple[Arrival, ...]
+    losses: tuple[Loss, ...]
+
+
+class Pool:
+    """Asks, arrivals and losses of one server, round after round.
+
+    `open` begins a round and says whom to ask; then arrivals and failures are told in the order of their times, those
+    of the same time by client, and `pass_time` when `due` has come; `done` says when to `close`, which says who counts.
+
+    A client has at most one ask in flight.  Under `late="drop"` closing a round cancels what is still in flight, and an
+    answer to that is late.  Under `late="keep"` it stays in flight, and counts in the round in which it comes, with its
+    age, or in the next if that has enough; what is older than `max_age` is stale.  Every update counts at most once: an
+    answer is known by its ticket, and a second one to the same ticket is late.
+
+    Raises:
+        AssertionError: time runs backwards, or a client is asked twice: a mistake of the caller.
+    """
+
+    def __init__(self, quorum: Quorum) -> None:
+        self.quorum = quorum
+        self.round = -1
+        self.now = float("-inf")
+        self.served: Counter[str] = Counter()  # updates that have counted, by client
+        self._flying: dict[str, Ticket] = {}
+        self._accepted: list[Arrival] = []
+        self._losses: list[Loss] = []
+        self._reserve: list[str] = []
+        self._wanted = 0
+        self.deadline = math.inf  # of this round
+        self._number = 0
+
+    @property
+    def busy(self) -> frozenset[str]:
+        """The clients that have an ask in flight."""
+        return frozenset(self._flying)
+
+    def may_ask(self, client: str) -> bool:
+        """Whether a client is free, and has not been served as often as the cap allows."""
+        if client in self._flying or self.quorum.cap is None:
+            return client not in self._flying
+        waiting = sum(arrival.ticket.client == client for arrival in self._accepted)
+        return self.served[client] + waiting < self.quorum.cap
+
+    def open(self, round: int, cohort: Sequence[str], now: float, reserve: Iterable[str] = ()) -> tuple[Ticket, ...]:
+        """Begins a round: the asks to send.
+
+        reserve: who is asked, in this order, instead of a client that fails, if the quorum replaces.
+        """
+        self._pass(now)
+        self.round, self._reserve = round, list(reserve)
+        waiting, self._accepted = self._accepted, []
+        for arrival in waiting:
+            self._accept(arrival.ticket, arrival.at)
+        tickets = tuple(self._ask(client) for client in cohort)
+        most = len(self._flying) + len(self._accepted)
+        self._wanted = most if self.quorum.count is None else min(self.quorum.count, most)
+        self.deadline = math.inf if self.quorum.deadline_s is None else now + self.quorum.deadline_s
+        return tickets
+
+    def arrived(self, ticket: Ticket, now: float) -> Verdict:
+        """An update has come; whether it may count, which `close` will say."""
+        self._pass(now)
+        if self._flying.get(ticket.client) != ticket:
+            return "late"
+        if self.quorum.late == "drop" and (self._enough or now > self.deadline):
+            return "late"  # it is still in flight, and is lost when the round is closed
+        del self._flying[ticket.client]
+        return self._accept(ticket, now)
+
+    def failed(self, ticket: Ticket, now: float, reason: str) -> tuple[Ticket, ...]:
+        """A client has failed: the asks to send, to itself again or to another one."""
+        self._pass(now)
+        return self._lose(ticket, reason) if self._flying.get(ticket.client) == ticket else ()
+
+    def pass_time(self, now: float) -> tuple[Ticket, ...]:
+        """Time has passed: who has not answered for too long is lost; the asks to send."""
+        self._pass(now)
+        lost = list(takewhile(lambda ticket: self._lost_at(ticket) <= now, self._flying.values()))
+        said = f"it has not answered for {self.quorum.lost_after_s:g} s"
+        return tuple(fresh for ticket in sorted(lost, key=_name) for fresh in self._lose(ticket, said))
+
+    def due(self) -> float:
+        """When `pass_time` must be called at the latest, if nothing happens before; infinite if it need not be."""
+        oldest = next(iter(self._flying.values()), None)  # asks are held in the order in which they were made
+        return self.deadline if oldest is None else min(self.deadline, self._lost_at(oldest))
+
+    @property
+    def done(self) -> bool:
+        """Whether the round is over: enough have answered, the deadline has passed, or nobody is left to wait for."""
+        return self._enough or self.now >= self.deadline or not self._flying
+
+    def close(self) -> Closed:
+        """Ends the round: who counts.  What has come beyond the count waits for the next, if late ones are kept."""
+        assert self.done
+        counting, self._accepted = self._accepted[: self._wanted], self._accepted[self._wanted :]
+        self._wanted = 0  # until the next round begins nobody is asked
+        counted = tuple(replace(a, age=self.round - a.ticket.round) for a in counting)
+        self.served.update(arrival.ticket.client for arrival in counted)
+        if self.quorum.late == "drop":
+            for ticket in sorted(self._flying.values(), key=_name):
+                self._losses.append(Loss(ticket, self.now, "the round was over before it answered"))
+            self._flying.clear()
+        losses, self._losses = tuple(self._losses), []
+        return Closed(self.round, self.now, counted, losses)
+
+    @property
+    def flying(self) -> tuple[Ticket, ...]:
+        """The asks in flight."""
+        return tuple(self._flying.values())
+
+    @property
+    def open_rounds(self) -> set[int]:
+        """The rounds whose asks may still be answered, or have been by updates that wait to count."""
+        return {t.round for t in self._flying.values()} | {a.ticket.round for a in self._accepted}
+
+    @property
+    def open_asks(self) -> set[int]:
+        """The numbers of these asks."""
+        return {t.number for t in self._flying.values()} | {a.ticket.number for a in self._accepted}
+
+    def told(self) -> dict[str, Any]:
+        """What goes on after a round, in plain values, from which `recall` goes on."""
+        return {
+            "now": self.now,
+            "number": self._number,
+            "served": dict(self.served),
+            "flying": [astuple(ticket) for ticket in self.flying],
+            "accepted": [[astuple(arrival.ticket), arrival.at] for arrival in self._accepted],
+        }
+
+    def recall(self, told: Mapping[str, Any]) -> None:
+        """Goes on from what another pool has told after a round."""
+        self.now, self._number = told["now"], told["number"]
+        self.served = Counter(told["served"])
+        self._flying = {ticket.client: ticket for ticket in (Ticket(*each) for each in told["flying"])}
+        self._accepted = [Arrival(Ticket(*each), at) for each, at in told["accepted"]]
+
+    @property
+    def _enough(self) -> bool:
+        return len(self._accepted) >= self._wanted
+
+    def _accept(self, ticket: Ticket, at: float) -> Verdict:
+        age, most = self.round - ticket.round, self.quorum.max_age
+        if most is not None and age > most:
+            self._losses.append(Loss(ticket, at, f"its model was {age} rounds old, and at most {most} may be"))
+            return "stale"
+        self._accepted.append(Arrival(ticket, at))
+        return "accepted"
+
+    def _ask(self, client: str, attempt: int = 0) -> Ticket:
+        assert client not in self._flying, f"{client} is asked twice"
+        ticket = Ticket(self._number, client, self.round, self.now, attempt)
+        self._number += 1
+        self._flying[client] = ticket
+        return ticket
+
+    def _lose(self, ticket: Ticket, reason: str) -> tuple[Ticket, ...]:
+        """Takes an ask for lost; asks again, or somebody else, while the round needs it."""
+        del self._flying[ticket.client]
+        self._losses.append(Loss(ticket, self.now, reason))
+        if self._enough or self.now >= self.deadline:
+            return ()
+        if ticket.round == self.round and ticket.attempt < self.quorum.retries:
+            return (self._ask(ticket.client, ticket.attempt + 1),)
+        while self.quorum.replace and self._reserve:
+            if self.may_ask(client := self._reserve.pop(0)):
+                return (self._ask(client),)
+        return ()
+
+    def _lost_at(self, ticket: Ticket) -> float:
+        return ticket.asked + self.quorum.lost_after_s
+
+    def _pass(self, now: float) -> None:
+        assert now >= self.now, f"time runs backwards, from {self.now} to {now}"
+        self.now = now
+
+
+def _name(ticket: Ticket) -> str:
+    return ticket.client

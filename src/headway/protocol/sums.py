@@ -1,0 +1,244 @@
+"""The sum over clients, and the check that every update passes before it enters one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headway.core.errors import UpdateRejected
+from headway.core.update import Update
+from headway.numerics.exact_sum import ExactScalar, ExactSum
+
+COLUMNS = 1 << 17  # numbers of all lanes that are lifted at a time, in float64 of about a megabyte
+ON_DEVICE = 1 << 23  # the same on a GPU, which has no cache to stay in and is told each operation
+LEAST = 256
+
+
+def guard(update: Update, expected: Mapping[str, int], client: str, integers: bool | Collection[str] = False) -> float:
+    """Refuses an update that may not enter the model; returns the L2 norm of its delta.
+
+    integers: the names of the vectors that hold integers; True for all.
+
+    Raises:
+        UpdateRejected: if a vector is missing, unknown, of another length or kind, or not finite, or if the
+            weight is negative or not finite.
+    """
+    for name in expected.keys() - update.vectors.keys():
+        raise UpdateRejected(client, f"its vector {name!r} is missing")
+    for name, vector in update.vectors.items():
+        if name not in expected:
+            raise UpdateRejected(client, f"it holds a vector {name!r} that the chain does not send")
+        if tuple(vector.shape) != (expected[name],):
+            raise UpdateRejected(
+                client, f"{name!r} has shape {tuple(vector.shape)}, not ({expected[name]},) as the chain promises"
+            )
+        whole = _holds_integers(name, integers)
+        if vector.is_floating_point() == whole:
+            wanted = "integers" if whole else "floating-point numbers"
+            raise UpdateRejected(client, f"{name!r} holds {vector.dtype}, and the chain promises {wanted}")
+        if not whole and (trouble := not_finite(vector)) is not None:
+            raise UpdateRejected(client, f"{name!r} {trouble}")
+    weight = float(update.weight)
+    if not math.isfinite(weight) or weight < 0:
+        raise UpdateRejected(client, f"its weight is {weight:g}, not a finite number >= 0")
+    for name, number in update.sums.items():
+        if not math.isfinite(float(number)):
+            raise UpdateRejected(client, f"its sum {name!r} is {float(number):g}")
+    if _holds_integers("delta", integers):
+        return math.nan
+    norm = _norm(update.delta)
+    return norm if math.isfinite(norm) else float(torch.linalg.vector_norm(update.delta, dtype=torch.float64))
+
+
+def _holds_integers(name: str, integers: bool | Collection[str]) -> bool:
+    return integers if isinstance(integers, bool) else name in integers
+
+
+def guard_lanes(update: Update, expected: Mapping[str, int], integers: bool | Collection[str] = False) -> Tensor | None:
+    """`guard` for many updates at once: the norms of their deltas, float64 `[C]`; `None` if any would be refused."""
+    lanes = update.weight.shape
+    if update.vectors.keys() != expected.keys():
+        return None
+    for name, vector in update.vectors.items():
+        kind = vector.is_floating_point() == _holds_integers(name, integers)
+        if tuple(vector.shape) != (*lanes, expected[name]) or kind:
+            return None
+    if not bool((torch.isfinite(update.weight) & (update.weight >= 0)).all()):
+        return None
+    if not all(bool(torch.isfinite(number).all()) for number in update.sums.values()):
+        return None
+    real = {name: v for name, v in update.vectors.items() if v.is_floating_point()}
+    norms = {name: torch.linalg.vector_norm(vector, dim=-1) for name, vector in real.items()}
+    if not all(bool(torch.isfinite(norm).all()) for norm in norms.values()):
+        return None
+    return norms["delta"].double() if "delta" in norms else torch.full(lanes, math.nan, dtype=torch.float64)
+
+
+def _norm(vector: Tensor) -> float:
+    """The L2 norm in one cheap pass; not finite if any number is not, or if a square overflowed."""
+    return math.sqrt(float(torch.dot(vector, vector)))
+
+
+def not_finite(vector: Tensor) -> str | None:
+    """How many of the numbers are NaN or infinite, as a phrase; `None` if all are finite."""
+    if math.isfinite(_norm(vector)) or bool(torch.isfinite(vector).all()):
+        return None
+    nan, infinite = int(torch.isnan(vector).sum()), int(torch.isinf(vector).sum())
+    return f"is not finite ({nan} NaN and {infinite} infinite of {vector.numel()} numbers)"
+
+
+class Group:
+    """The clients that were trained together, summed in float64 in the fixed order in which they are added.
+
+    Which clients form a group is a pure function of the sorted cohort, so this order is too.
+    """
+
+    def __init__(self) -> None:
+        self.vectors: dict[str, Tensor] = {}
+        self.total = Total()
+
+    def add(self, term: Update) -> None:
+        """Adds one lifted update of one client, `[P]`."""
+        for name, vector in term.vectors.items():
+            held = self.vectors.get(name)
+            if held is None:
+                self.vectors[name] = vector.clone()
+            else:
+                held += vector
+        self.total.add_numbers(term)
+
+    def add_lanes(self, update: Update, lift: Callable[[Update, slice], Update]) -> Tensor:
+        """Adds many updates `[C, P]`, each lifted, a few coordinates at a time, which `lift` is told; returns their
+        lifted weights `[C]`."""
+        numbers = COLUMNS if update.delta.is_cpu else ON_DEVICE
+        width = max(numbers // max(len(update.weight), 1), LEAST)
+        weight = update.weight
+        for start in range(0, max(vector.shape[-1] for vector in update.vectors.values()), width):
+            columns = slice(start, start + width)
+            part = {name: vector[:, columns] for name, vector in update.vectors.items()}
+            term = lift(replace(update, vectors=part), columns)
+            for name, lifted in term.vectors.items():
+                whole = update.vectors[name].shape[-1]
+                held = self.vectors.setdefault(name, lifted.new_zeros(whole))
+                held[columns] += lifted.sum(0)
+            if start == 0:
+                weight = term.weight
+                self.total.add_many_numbers(term)
+        return weight
+
+    def add_sum(self, vectors: Mapping[str, Tensor], terms: Update) -> None:
+        """Adds what many lifted updates come to; terms: their weights and sums `[C]`."""
+        for name, vector in vectors.items():
+            held = self.vectors.setdefault(name, vector.new_zeros(vector.shape, dtype=torch.float64))
+            held += vector
+        self.total.add_many_numbers(terms)
+
+
+class Total:
+    """The exact sum of lifted updates: merging is associative and commutative, to the bit.
+
+    Integer vectors (a ring) add with wrap-around.  A whole-cohort rule keeps the updates themselves in
+    `rows`, by client.  It lies in main memory, wherever its terms come from.
+    """
+
+    def __init__(self) -> None:
+        self.vectors: dict[str, ExactSum] = {}
+        self.integers: dict[str, Tensor] = {}
+        self.weight = ExactScalar()
+        self.sums: dict[str, ExactScalar] = {}
+        self.count = 0
+        self.rows: dict[str, Update] = {}
+
+    def add(self, term: Update) -> None:
+        """Adds one lifted update."""
+        self._add_vectors(term.vectors)
+        self.add_numbers(term)
+
+    def add_group(self, group: Group) -> None:
+        """Adds a group's sum."""
+        self._add_vectors(group.vectors)
+        self.merge(group.total)
+
+    def add_row(self, client: str, update: Update) -> None:
+        """Keeps one update whole, for a rule that needs the cohort at once."""
+        assert client not in self.rows
+        self.rows[client] = update = update.cpu()
+        self.add_numbers(update)
+
+    def add_numbers(self, term: Update) -> None:
+        """Adds the weight, the sums and the count alone."""
+        self.weight.add(float(term.weight))
+        for name, number in term.sums.items():
+            self.sums.setdefault(name, ExactScalar()).add(float(number))
+        self.count += 1
+
+    def add_many_numbers(self, term: Update) -> None:
+        """`add_numbers` of many clients `[C]`."""
+        _add_all(self.weight, term.weight)
+        for name, numbers in term.sums.items():
+            _add_all(self.sums.setdefault(name, ExactScalar()), numbers)
+        self.count += len(term.weight)
+
+    def told(self) -> dict[str, Any]:
+        """The weight, the sums and the count in whole numbers, without rounding, for another process."""
+        sums = {name: number.units for name, number in self.sums.items()}
+        return {"weight": self.weight.units, "sums": sums, "count": self.count}
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any], vectors: dict[str, ExactSum]) -> Total:
+        """The total of these vectors and of numbers that `told` has told."""
+        total = cls()
+        total.vectors, total.weight, total.count = vectors, ExactScalar(told["weight"]), told["count"]
+        total.sums = {name: ExactScalar(units) for name, units in told["sums"].items()}
+        return total
+
+    def merge(self, other: Total) -> None:
+        """Adds all that another total holds."""
+        for name, held in other.vectors.items():
+            self.vectors.setdefault(name, ExactSum()).merge(held)
+        for name, integers in other.integers.items():
+            self._add_integers(name, integers)
+        for name, number in other.sums.items():
+            self.sums.setdefault(name, ExactScalar()).merge(number)
+        self.weight.merge(other.weight)
+        self.count += other.count
+        assert not (self.rows.keys() & other.rows.keys())
+        self.rows |= other.rows
+
+    def stacked(self, name: str) -> tuple[Tensor, Tensor]:
+        """The rows' vectors `[C, P]` and weights `[C]`, in the order of client names."""
+        ordered = [self.rows[client] for client in sorted(self.rows)]
+        return torch.stack([u.vectors[name] for u in ordered]), torch.stack([u.weight for u in ordered])
+
+    def value(self) -> Update:
+        """The sum as an update: float64 vectors (integers in a ring), total weight, total sums."""
+        vectors = {name: held.value() for name, held in self.vectors.items()} | self.integers
+        return Update(
+            vectors,
+            torch.tensor(self.weight.value(), dtype=torch.float64),
+            {name: torch.tensor(n.value(), dtype=torch.float64) for name, n in self.sums.items()},
+        )
+
+    def _add_vectors(self, vectors: Mapping[str, Tensor]) -> None:
+        for name, vector in vectors.items():
+            if vector.is_floating_point():
+                self.vectors.setdefault(name, ExactSum()).add(vector.cpu())
+            else:
+                self._add_integers(name, vector.cpu())
+
+    def _add_integers(self, name: str, vector: Tensor) -> None:
+        held = self.integers.get(name)
+        self.integers[name] = vector.clone() if held is None else held + vector
+
+
+def _add_all(total: ExactScalar, numbers: Tensor) -> None:
+    """Adds each of the numbers `[C]`: at once, where they are whole and their sum is exact in float64."""
+    numbers = numbers.cpu()
+    whole = bool((numbers == numbers.round()).all()) and float(numbers.double().abs().sum()) < 2.0**53
+    for number in [float(numbers.double().sum())] if whole else numbers.tolist():
+        total.add(number)

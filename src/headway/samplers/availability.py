@@ -1,0 +1,129 @@
+"""Samplers by what a server knows of every client anyway: its size, its turns, how often it was there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from headway.core.flow import SamplerFacts
+from headway.core.sampler import samplers
+from headway.numerics.keys import Key
+from headway.protocol.client_history import Roster
+from headway.samplers.drawing import FixedNumber, by_weight, first_of
+
+
+@final
+@samplers.register
+@dataclass(frozen=True)
+class BySize(FixedNumber):
+    """A fixed number without replacement, with probability proportional to the number of training examples.
+
+        P(next = i | drawn so far) = n_i / sum of n_j over those not yet drawn
+
+    The clients are drawn one after another like this (successive sampling, by exponential keys).  The probability to be
+    in the cohort is then a little less than proportional for the large, the more so the larger the cohort; all of it is
+    exact for a count of 1.
+
+    Who is drawn by size must not count by size again: with `Mean(over="clients")` the mean over the cohort stands for
+    the mean over all examples, which is scheme I of the paper.  `Uniform` with `Mean(over="examples")` is scheme II,
+    but for the denominator, which there is fixed.
+
+    Differs from the paper: scheme I draws with replacement; here nobody is asked twice in a round.
+
+    Raises:
+        ConfigError: if count is below 1; when drawing, if fewer are there.
+
+    Reference: Li et al., arXiv 1907.02189, schemes I and II; Efraimidis & Spirakis (2006), Algorithm A.
+
+    >>> import torch
+    >>> known = Roster(("a", "b", "c"), torch.tensor([1, 1, 1000]), {"sizes"})
+    >>> BySize(count=1).draw(("a", "b", "c"), 0, Key.root(0), known)
+    ('c',)
+    """
+
+    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+        """By size, one after another."""
+        chosen: list[int] = places[by_weight(known.sizes[places], count, key)].tolist()
+        return chosen
+
+    def facts(self, population: int | None) -> SamplerFacts:
+        """The cohort has a fixed size; the clients' sizes are read."""
+        return SamplerFacts("by size", float(self.count), population, reads=frozenset({"sizes"}))
+
+
+@final
+@samplers.register
+@dataclass(frozen=True)
+class RoundRobin(FixedNumber):
+    """A fixed number, those first who were asked least often; of those alike, by an order drawn for the round.
+
+        S = the `count` clients with the smallest (asked_i, u_i),    u_i uniform
+
+    While everybody is there, all N clients are asked within ceil(N / count) rounds, and how often two were asked never
+    differs by more than one.  Who was away comes first when it is back.  Asked is asked, whether an update came or not.
+
+    Raises:
+        ConfigError: if count is below 1; when drawing, if fewer are there.
+
+    Reference: round robin among the scheduling policies of Yang et al., arXiv 1908.06287.
+
+    >>> import torch
+    >>> known, people = Roster(tuple("abcd"), torch.ones(4, dtype=torch.int64), {"turns"}), tuple("abcd")
+    >>> first = RoundRobin(count=2).draw(people, 0, Key.root(0), known)
+    >>> known.learn(0, people, first, [])
+    >>> sorted((*first, *RoundRobin(count=2).draw(people, 1, Key.root(1), known)))
+    ['a', 'b', 'c', 'd']
+    """
+
+    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+        """Whose turn it is."""
+        drawn = first_of(count, known.column("asked", places), key.bits(len(places)))
+        chosen: list[int] = places[drawn].tolist()
+        return chosen
+
+    def facts(self, population: int | None) -> SamplerFacts:
+        """The cohort has a fixed size; how often each was asked is read."""
+        return SamplerFacts("round robin", float(self.count), population, reads=frozenset({"turns"}))
+
+
+@final
+@samplers.register
+@dataclass(frozen=True)
+class LeastAvailable(FixedNumber):
+    """A fixed number without replacement, with more weight the more seldom a client has been there.
+
+        w_i = (R + 1) / (R_i + 1),    R: rounds so far, R_i: those in which i was there when the round began
+
+    R_i + 1 counts this round too, as the clients that are drawn from are there.  Without it, clients that are always
+    there train the model, and those that seldom come are heard less than their share.  Where all are there all the time
+    it is `Uniform`.  The weights say how to draw and do not enter the mean.
+
+    Differs from the papers: REFL asks each client for a prediction of its availability in the rounds to come, and takes
+    the least available ones; here the share is observed, and the draw is by chance, so that nobody is left out.  F3AST
+    learns the rates at which its own policy asks clients, and weights the mean by their inverse too.
+
+    Raises:
+        ConfigError: if count is below 1; when drawing, if fewer are there.
+
+    Reference: Abdelmoniem et al. (REFL), arXiv 2111.01108 (least-available prioritization); Ribero et al. (F3AST),
+    arXiv 2205.06730.
+
+    >>> import torch
+    >>> known = Roster(("a", "b"), torch.tensor([4, 4]), {"presence"})
+    >>> for round in range(999):
+    ...     known.learn(round, ("a",), (), [])
+    >>> LeastAvailable(count=1).draw(("a", "b"), 999, Key.root(0), known)
+    ('b',)
+    """
+
+    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+        """By how seldom they were there, one after another."""
+        weights = (known.rounds + 1) / (known.column("seen", places) + 1).double()
+        chosen: list[int] = places[by_weight(weights, count, key)].tolist()
+        return chosen
+
+    def facts(self, population: int | None) -> SamplerFacts:
+        """The cohort has a fixed size; in how many rounds each was there is read."""
+        return SamplerFacts("least available", float(self.count), population, reads=frozenset({"presence"}))

@@ -1,0 +1,160 @@
+"""The server's side of a unit: updates of clients that have trained enter its sum, and what became of each is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from headway.client.participant import Outcome
+from headway.core.flow import Flow
+from headway.core.layout import Layout
+from headway.core.stage import Context
+from headway.core.update import Update
+from headway.engines.engine import Job
+from headway.model.device import Site
+from headway.observe.drift import DriftMeter
+from headway.protocol.messages import Answer, Ask
+from headway.protocol.reports import OneOrEach, Reports, columns_of
+from headway.protocol.sums import Group, Total
+from headway.server.guard import Promise
+from headway.vectorized.client_batch import Crew
+
+AT_A_TIME = 1 << 23  # numbers of all lanes that are decoded at a time
+
+
+@dataclass(slots=True)
+class Done:
+    """What came of a unit: the sum of its counted updates, reports in parts; the meter has been told the drift."""
+
+    group: Group = field(default_factory=Group)
+    parts: list[Reports] = field(default_factory=list)
+    meter: DriftMeter | None = None
+
+
+class Intake:
+    """Lifts updates, and adds them to what a unit has done.
+
+    layout: of the model's vector.  site: where the clients train.  promise: what updates must be.
+    """
+
+    def __init__(self, job: Job, flows: tuple[Flow, ...], layout: Layout, site: Site, promise: Promise) -> None:
+        self.promise = promise
+        self.job, self.flows, self.layout, self.site = job, flows, layout, site
+        self.chain = job.algorithm.chain
+
+    def lifted(self, update: Update, ask: Ask, clients: tuple[str, ...]) -> Update:
+        """What many updates `[C, ...]` add to the sum."""
+        return self.chain.lift(update, self._at_server(ask, clients), self.flows)
+
+    def count(self, ask: Ask, client: str, outcome: Outcome, done: Done) -> None:
+        """Adds a client's update.
+
+        Raises:
+            UpdateRejected: if it is longer than was promised, which may show only when it is decoded.
+        """
+        update, trained, ctx = outcome.update, outcome.trained, self._at_server(ask, client)
+        decoded = self._decoded(update, ctx)
+        if self.promise.decoded:
+            self.promise.check_bound(decoded, client)
+        term = self.chain.lift_decoded(decoded, ctx, self.flows)
+        if self.chain.aggregator.whole_cohort:
+            done.group.total.add_row(client, term)
+        else:
+            done.group.add(term)
+        if done.meter is not None:
+            measured = decoded if self.promise.decoded else update
+            done.meter.add(client, measured.delta, float(term.weight))
+            if trained.squares is not None:
+                done.meter.add_path(client, trained.squares, trained.movement)
+
+    def count_crew(self, ask: Ask, crew: Crew, outcome: Outcome, done: Done) -> bool:
+        """Adds all updates of a crew; False, and nothing is added, if one is longer than was promised."""
+        update, trained, ctx = outcome.update, outcome.trained, self._at_server(ask, crew.clients)
+        decoded = self._decoded_crew(update, ctx)
+        if self.promise.decoded and not self.promise.holds(decoded):
+            return False
+        if self.chain.aggregator.whole_cohort:
+            term = self.chain.lift_decoded(decoded, ctx, self.flows).cpu()
+            for index, client in enumerate(crew.clients):
+                done.group.total.add_row(client, term.lane(index))
+            weights = term.weight
+        else:
+
+            def lift(part: Update, columns: slice) -> Update:
+                return self.chain.lift_decoded(part, ctx.sliced(columns.start, columns.stop), self.flows)
+
+            weights = done.group.add_lanes(decoded, lift)
+        if done.meter is not None:
+            measured = decoded if self.promise.decoded else update
+            done.meter.add_lanes(crew.clients, measured.delta, weights)
+            if trained.squares is not None:
+                counts = torch.as_tensor(trained.count)
+                done.meter.add_paths(crew.clients, trained.squares, counts, trained.movement)
+        return True
+
+    def _decoded(self, update: Update, ctx: Context) -> Update:
+        """One update, or many `[C, ...]`, decoded where updates are seen."""
+        return update if self.flows[-1].server_sees == "sum" else self.chain.decode(update, ctx, self.flows)
+
+    def _decoded_crew(self, update: Update, ctx: Context) -> Update:
+        """All of a crew's updates decoded, whole vectors of a few clients at a time, so that what decoding takes beside
+        its result is bounded."""
+        lanes = len(update.weight)
+        width = max(1, AT_A_TIME // max(self.layout.size, 1))
+        if width >= lanes or not any(stage.has("decode") for stage in self.chain):
+            return self._decoded(update, ctx)
+        parts = []
+        for start in range(0, lanes, width):
+            rows = slice(start, start + width)
+            parts.append(self._decoded(update.lanes(rows), ctx.of_lanes(rows)))
+        return Update.joined(parts)
+
+    def told(self, clients: Sequence[str], costs: tuple[float, int, int], *numbers: OneOrEach[Any]) -> Reports:
+        """Reports on clients that count.
+
+        costs: seconds, and bytes up and down, of each.  numbers: examples, steps, norms, losses and weights.
+        """
+        if self.job.algorithm.protected:
+            return Reports(clients, "counted", 0, 0, None, *costs)
+        sizes, steps, norms, losses, weights = numbers
+        metrics = {"train_loss": losses}
+        if "weight_bound" in self.flows[-1].set_by:  # a stage sets the weights
+            metrics["weight"] = weights
+        return Reports(clients, "counted", sizes, steps, norms, *costs, metrics)
+
+    def _at_server(self, ask: Ask, clients: str | tuple[str, ...]) -> Context:
+        """What the server knows when it takes the update of a client, or of many `[C, ...]`."""
+        if isinstance(clients, str):
+            age, told = torch.tensor(ask.ages([clients])[0]), ask.told(clients)
+        else:
+            age = torch.tensor(ask.ages(clients)) if ask.earlier else torch.zeros(len(clients), dtype=torch.int64)
+            told = ask.told_each(clients)
+        return Context(
+            round=ask.round,
+            key=self.job.key.derive("server", ask.round),
+            layout=self.layout,
+            flow=self.flows[-1],
+            global_params=ask.message.params,
+            age=self.site.put(age),
+            asked_params=told.params,
+            buffers=ask.message.buffers,
+            asked_buffers=told.buffers,
+        )
+
+
+def stragglers(clients: Sequence[str], down: int) -> Reports:
+    """Reports on clients whose work is dropped, who were told so many bytes."""
+    return Reports(clients, "dropped", bytes_down=down, reasons="a straggler, and the policy drops those")
+
+
+def answered(total: Total, parts: Iterable[Reports], meter: DriftMeter | None) -> Answer:
+    """The answer to a round: reports by client, each with its part of the drift, where that was measured."""
+    reports = Reports.joined(parts).by_client()
+    if meter is None:
+        return Answer(total=total, reports=reports)
+    cohort, clients = meter.figures()
+    drift = columns_of([clients.get(client, {}) for client in reports.clients])
+    return Answer(total=total, reports=reports.adding(drift), figures=cohort)

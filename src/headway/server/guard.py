@@ -1,0 +1,102 @@
+"""What the flow promises of each update, as the server holds it against those that arrive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from headway.core.chain import Chain
+from headway.core.errors import UpdateRejected
+from headway.core.flow import Flow
+from headway.core.update import Update
+from headway.protocol.sums import guard, guard_lanes
+
+SLACK = 1e-5  # relative: what rounding may add to a norm or a weight
+
+
+@dataclass(frozen=True)
+class Promise:
+    """The form of an update on its way, and how much of one client may enter the sum.
+
+    lengths: how many numbers each vector has.  integers: the names of those that hold integers; True for all.
+    bound: the largest L2 norm of all vectors together once they are decoded.  weight_bound: the largest weight;
+    by_examples: whether a weight is at most the client's number of examples.
+    decoded: whether vectors are decoded before they are summed, so that the bound is theirs after that.
+    """
+
+    lengths: Mapping[str, int]
+    integers: bool | frozenset[str] = False
+    bound: float | None = None
+    weight_bound: float | None = None
+    by_examples: bool = False
+    decoded: bool = False
+    caused_by: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, chain: Chain, flows: Sequence[Flow], size: int, statistics: int = 0) -> Promise:
+        """That of a chain whose facts after each stage are `flows`, for P = size and so many averaged statistics."""
+        last, border = flows[-1], chain.stages.index(chain.aggregator)
+        before = flows[border - 1] if border else Flow()
+        lengths = {**last.lengths(size), **({"buffers": statistics} if statistics else {})}
+        real = last.number == "real" and last.server_sees == "each"
+        return cls(
+            lengths,
+            last.integers,
+            before.bound if real else None,
+            flows[border].weight_bound if last.server_sees == "each" else None,
+            flows[border].by_examples and last.server_sees == "each",
+            chain.has_codecs,
+            flows[border].set_by,
+        )
+
+    def check(self, update: Update, client: str, examples: int | None = None) -> float:
+        """The L2 norm of an update's delta.
+
+        Raises:
+            UpdateRejected: if the update has not the form that was promised, or too large a weight; if it is longer
+                than was promised, unless it must be decoded first (`check_bound`).
+        """
+        norm = guard(update, self.lengths, client, self.integers)
+        weight = float(update.weight)
+        if self.weight_bound is not None and weight > self.weight_bound * (1 + SLACK):
+            by = self.caused_by.get("weight_bound", "the chain")
+            raise UpdateRejected(client, f"its weight is {weight:g}, and {by} promises at most {self.weight_bound:g}")
+        if self.by_examples and examples is not None and weight > examples * (1 + SLACK):
+            raise UpdateRejected(client, f"its weight is {weight:g}, above its {examples} examples")
+        if not self.decoded:
+            self.check_bound(update, client)
+        return norm
+
+    def check_bound(self, update: Update, client: str) -> None:
+        """Refuses a decoded update that is longer than was promised.
+
+        Raises:
+            UpdateRejected: saying how long it is.
+        """
+        if self.bound is None or math.isinf(self.bound):
+            return
+        length = float(update.squared_norm().sqrt())
+        if not length <= self.bound * (1 + SLACK):
+            by = self.caused_by.get("bound", "the chain")
+            raise UpdateRejected(client, f"its vectors have the norm {length:.6g}, and {by} promises {self.bound:g}")
+
+    def check_lanes(self, update: Update, examples: Tensor) -> Tensor | None:
+        """`check` of many updates at once: the norms of their deltas, float64 `[C]`; `None` if any would be refused."""
+        norms = guard_lanes(update, self.lengths, self.integers)
+        if norms is None:
+            return None
+        limits = [] if self.weight_bound is None else [torch.full_like(update.weight, self.weight_bound)]
+        limits += [examples.to(update.weight)] if self.by_examples else []
+        if any(bool((update.weight > limit * (1 + SLACK)).any()) for limit in limits):
+            return None
+        return norms if self.decoded or self.holds(update) else None
+
+    def holds(self, update: Update) -> bool:
+        """Whether none of many decoded updates `[C, P]` is longer than was promised."""
+        if self.bound is None or math.isinf(self.bound):
+            return True
+        return bool((update.squared_norm().sqrt() <= self.bound * (1 + SLACK)).all())

@@ -1,0 +1,118 @@
+"""Aggregators that are sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+
+from headway.core.flow import Flow
+from headway.core.stage import Aggregator, Context, Place, stages
+from headway.core.update import Update
+from headway.protocol.sums import Total
+
+BY_SIZE = ("by size", "power of choice")  # the kinds of samplers that prefer large clients
+
+
+@final
+@stages.register
+@dataclass(frozen=True)
+class Mean(Aggregator):
+    """The mean of the updates, over a choice of denominators.
+
+        examples:  sum w_i delta_i / sum w_i            w_i = n_i, or what Weigh says
+        clients:   sum delta_i / |S|                    S: the clients that answered
+        expected:  sum w_i delta_i / (E|S| w_max)       w_i = 1 and w_max = 1, or what Weigh says
+
+    `expected` divides by the cohort that the sampler announces, whoever answers: one client's effect is
+    then at most its bound over E|S|, which privacy accounting needs.  The same mean is taken of every
+    vector that travels; only averaged statistics are divided by no less than the weights that arrived, so that no
+    variance becomes negative where more clients answer than were expected.
+
+    Raises:
+        ConfigError: for another denominator.
+        ChainRefused: `clients` after Weigh, `expected` with weights that have no upper limit, or weights where a
+            stage needs clients to count the same.
+
+    Reference: McMahan et al., arXiv 1602.05629, Algorithm 1; arXiv 1710.06963, section 3, for `expected`.
+
+    >>> Mean(over="clients")
+    Mean(over='clients')
+    """
+
+    place: ClassVar[Place] = Place.AGGREGATE
+    over: Literal["examples", "clients", "expected"] = "examples"
+
+    def connect(self, flow: Flow) -> Flow:
+        """Checks the weights, and turns the bound of one client into that of its effect."""
+        flow = super().connect(flow)
+        weighed = "weight_bound" in flow.set_by
+        by = flow.set_by.get("weight_bound", "Weigh")
+        if flow.equal and (self.over == "examples" or weighed):
+            flow.refuse(
+                self,
+                "equal",
+                needed="clients that count the same",
+                found="weights by size" if self.over == "examples" else f"weights set by {by}",
+                do_this='use Mean(over="clients")',
+            )
+        if self.over == "clients" and weighed:
+            flow.refuse(
+                self,
+                "weight_bound",
+                needed="clients that count the same",
+                found=f"weights set by {by}",
+                do_this=f'use Mean(over="examples"), or leave {by} out',
+            )
+        if self.over == "expected" and weighed and flow.weight_bound is None:
+            flow.refuse(
+                self,
+                "weight_bound",
+                needed="weights with an upper limit, for a fixed denominator",
+                found="weights by number of examples",
+                do_this=f'use {by} with a cap, or Weigh(by="uniform")',
+            )
+        expected = flow.sampler.expected if flow.sampler is not None else None
+        if self.over == "expected" and expected is None and flow.engine is not None:
+            flow.refuse(
+                self,
+                "sampler",
+                needed="a sampler that announces the size of its cohort",
+                found="one that does not",
+                do_this='use All, Uniform or Fixed, or Mean(over="clients")',
+            )
+        if self.over == "examples" and not weighed and flow.sampler is not None and flow.sampler.kind in BY_SIZE:
+            flow = flow.warn(
+                "clients are drawn by size and count by size in the mean, so large ones count twice: "
+                f'use Mean(over="clients") with {flow.set_by.get("sampler", "this sampler")}, or draw with Uniform.'
+            )
+        if flow.bound is None:
+            return flow
+        if self.over != "expected":
+            return flow.set(self, bound=None)
+        # a cohort that is not known yet has at least one client; the run's flows know it
+        return flow.set(self, bound=flow.bound / (expected or 1.0))
+
+    def lift(self, update: Update, ctx: Context) -> Update:
+        """`w_i delta_i` and w_i."""
+        if self.over == "examples" or (self.over == "expected" and "weight_bound" in ctx.flow.set_by):
+            return update.scaled_exactly(update.weight)
+        return update.with_weight(torch.ones_like(update.weight)).scaled_exactly(torch.ones_like(update.weight))
+
+    def finish(self, total: Total, ctx: Context) -> Update:
+        """The sums over the denominator; the sum `clients` says over how many clients the mean is."""
+        summed = total.value()
+        clients = torch.tensor(float(total.count), dtype=torch.float64)
+        if self.over == "expected":
+            assert ctx.flow.sampler is not None
+            assert ctx.flow.sampler.expected is not None
+            clients = torch.tensor(ctx.flow.sampler.expected, dtype=torch.float64)
+            denominator = clients * (ctx.flow.weight_bound or 1.0)
+        else:
+            denominator = summed.weight if float(summed.weight) > 0 else torch.ones_like(summed.weight)
+        vectors = {name: vector / denominator for name, vector in summed.vectors.items()}
+        if "buffers" in vectors:  # an average of statistics goes no further than to the clients' own
+            vectors["buffers"] = summed.vectors["buffers"] / torch.maximum(denominator, summed.weight)
+        mean = Update(vectors, summed.weight, summed.sums)
+        return mean.with_sums(clients=clients)

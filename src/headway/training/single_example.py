@@ -1,0 +1,97 @@
+"""Batches of a single example, on which some models cannot train: refused before any client is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from headway.core.errors import ConfigError
+from headway.data import FederatedData, batch_bounds
+from headway.data.dataset.client_index import Parts
+from headway.model.blame import layer_of
+from headway.model.flat_module import Workbench
+from headway.model.module_checks import untouched
+from headway.training.local_sgd import LocalSGD
+from headway.training.measurements import held_out_count
+from headway.training.trainer import Trainer
+
+NAMED = 3
+FARTHEST = 64  # how far from the batch size another one is looked for
+
+
+def check_single(trainer: Trainer, bench: Workbench, data: FederatedData, drawn: Iterable[str] | None) -> None:
+    """Refuses batches of one example in the local epochs of a model that fails on them, such as one with BatchNorm.
+
+    drawn: the clients that a round can have; `None` for all.
+
+    Raises:
+        ConfigError: naming the clients, and what to do.
+    """
+    if not isinstance(trainer, LocalSGD):
+        return
+    train = Parts.of(data.train)
+    names = None if drawn is None else [name for name in drawn if name in train]
+    sizes = train.sizes if names is None else train.sizes_of(names)
+    found = {size for size in sizes.unique().tolist() if _has_single(trainer, size)}
+    if not found or (failure := _failure(bench, data)) is None:
+        return
+    each = zip(train.names if names is None else names, sizes.tolist(), strict=True)
+    clients = [(name, size) for name, size in each if size in found]
+    listed = ", ".join(f"{name} ({size} example{'s' * (size > 1)})" for name, size in clients[:NAMED])
+    more = f" and {len(clients) - NAMED} more" if len(clients) > NAMED else ""
+    raise ConfigError(
+        f"the model cannot train on a batch of one example ({failure}), and the local epochs of {len(clients)} of "
+        f"{len(sizes)} clients have one: {listed}{more}. {_remedy(trainer, sorted(set(sizes.tolist())))}"
+    )
+
+
+def _has_single(trainer: LocalSGD, examples: int) -> bool:
+    """Whether a client of so many examples trains on a batch of one."""
+    bounds = trainer.bounds(examples - held_out_count(examples, trainer.validation))
+    return any(stop - start == 1 for start, stop in bounds[: trainer.steps])
+
+
+def _failure(bench: Workbench, data: FederatedData) -> str | None:
+    """With what the model fails on one example in training and not on two, as a phrase; `None` if it does not."""
+    failures = []
+    for count in (2, 1):
+        batch = bench.site.examples(data.store.rows(0, count))
+        with untouched(bench):
+            bench.module.train()
+            try:
+                bench.task.criterion.mean(bench.module(bench.arranged(batch.inputs)), batch.targets)
+            except Exception as error:  # whatever a user's model may raise
+                text = next(iter(str(error).strip().splitlines()), "")
+                failures.append(f"{type(error).__name__}{layer_of(error)}: {text}".rstrip("."))
+    return failures[0] if len(failures) == 1 else None
+
+
+def _remedy(trainer: LocalSGD, sizes: list[int]) -> str:
+    """What to do, and what that cannot help."""
+    training = [size - held_out_count(size, trainer.validation) for size in sizes]
+    alone = [size for size, rest in zip(sizes, training, strict=True) if rest == 1]
+    others_fail = any(_has_single(trainer, size) for size in set(sizes) - set(alone))
+    ways = ["use GroupNorm or LayerNorm in the place of BatchNorm"]
+    if (size := _batch_size(trainer, [rest for rest in training if rest > 1])) is not None:
+        ways.insert(0, f"set algorithm.trainer.batch_size = {size}")
+    if trainer.last_batch == "keep" and trainer.batch_size != 1:
+        ways.insert(0, 'set algorithm.trainer.last_batch = "merge" (or "drop")')
+    if not alone:
+        return f"Either {', or '.join(ways)}."
+    held = f" with algorithm.trainer.validation = {trainer.validation:g}" if trainer.validation else ""
+    others = f" For the others, {', or '.join(ways[:-1])}." if ways[:-1] and others_fail else ""
+    return (
+        f"Clients that train on a single example{held} cannot take part with such a model: leave them out "
+        f'(algorithm.sampler = {{sampler = "Fixed", clients = [...]}}), or {ways[-1]}.{others}'
+    )
+
+
+def _batch_size(trainer: LocalSGD, training: list[int]) -> int | None:
+    """The nearest batch size without a batch of one."""
+    here = trainer.batch_size or 1
+    for distance in range(1, FARTHEST):
+        for size in (here - distance, here + distance):
+            if size > 1 and not any(
+                stop - start == 1 for count in training for start, stop in batch_bounds(count, size, trainer.last_batch)
+            ):
+                return size
+    return None

@@ -1,0 +1,134 @@
+"""The abstract local trainer: it owns the local loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from headway.core.chain import Chain, Labelled, at
+from headway.core.flow import Flow, TrainerFacts
+from headway.core.layout import Layout
+from headway.core.registry import Plain, Registry
+from headway.core.stage import Context
+from headway.core.update import Tensors
+from headway.data import Examples
+from headway.model.flat_module import Workbench
+from headway.numerics.keys import Key, Keys
+from headway.training.call_trace import Trace
+from headway.training.step_storage import StepPlan, Steps
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a trainer is given: the loaded workbench, the client's examples, and the chain's step rules.
+
+    ctx: the client's context of this round; memory and told: each stage's memory and broadcast.  In lanes context,
+        memory and key are those of many clients, `[C, ...]`, and the examples everybody's.
+    flows: the facts after each stage; the last one says what the stages need of the trainer.
+    key: the client's own in this round.  trace: told what is called next.
+    applied: the kinds of step rules that the trainer has made ready (see `headway.training.step_rules`).
+    measure: whether the lengths of the single steps are wanted; that must not change what is trained.
+    steps: how many the client makes, if that is not the trainer's to say.
+    """
+
+    bench: Workbench
+    examples: Examples
+    chain: Chain
+    ctx: Context
+    memory: Labelled
+    told: Labelled
+    flows: tuple[Flow, ...]
+    key: Key | Keys
+    trace: Trace
+    measure: bool = False
+    steps: int | None = None
+    applied: set[str] = field(default_factory=set)
+
+    def context(self, label: str) -> Context:
+        """The context as the stage of this label sees it."""
+        return at(self.ctx, label, self.told, self.flows, self.chain.labels.index(label))
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What local training did: of one client, or of many in lanes, which have a leading axis `[C, ...]`.
+
+    movement: w_K - w_t, `[P]`.  count: local steps.
+    steps: displacements `[K, P]` where asked for, or `Steps` that keep them in less memory.
+    squares: the squared length of each step, float64 `[K]`, where measured.
+    gain: the learning rate summed as the gradients received it; free_gain: the same without the pull of proximal rules,
+    if there are any; lr_sum: summed as it was.
+    loss: the task's, mean over the examples used.
+    initial_loss, initial_gradient, validation_loss, label_entropy: where a stage needs them (see `Context`).
+    keep: what the trainer remembers at the client, under its own label, if the update is counted.
+    """
+
+    movement: Tensor
+    count: int | Tensor
+    gain: float | Tensor
+    lr_sum: float | Tensor
+    loss: float | Tensor
+    steps: Tensor | Steps | None = None
+    initial_loss: float | Tensor | None = None
+    initial_gradient: Tensor | None = None
+    validation_loss: float | Tensor | None = None
+    label_entropy: float | Tensor | None = None
+    free_gain: float | Tensor | None = None
+    keep: Tensors = field(default_factory=dict)
+    squares: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Trainer(Plain, ABC):
+    """Trains the model on the workbench, in place."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> TrainerFacts:
+        """What it offers to the stages."""
+
+    @abstractmethod
+    def drops(self, client_key: Key) -> bool:
+        """Whether this client is a straggler whose work would be dropped, known before it starts."""
+
+    def dropped(self, keys: Sequence[Key]) -> list[bool]:
+        """`drops` of each of many clients."""
+        return [self.drops(key) for key in keys]
+
+    def rate(self, round_: int) -> float | None:
+        """The learning rate with which a client begins a round, so many being complete; `None` if it has none."""
+        return None
+
+    def check(self, bench: Workbench) -> None:
+        """Refuses a model that it cannot train, before any round."""
+
+    def examples_used(self, examples: int, client_key: Key) -> int:
+        """On how many a client of so many examples trains in a round, each time counted; known before it starts."""
+        return examples
+
+    def steps_within(self, examples: int, most: int) -> tuple[int, int]:
+        """How many local steps a client of so many examples can make on at most `most`, each time counted, and on how
+        many that is; of a trainer whose facts say that it is paced."""
+        raise NotImplementedError
+
+    def step_plan(self, examples: int, layout: Layout) -> StepPlan | None:
+        """How the steps of a client of so many examples would be kept; `None` for a trainer without a budget.
+
+        Raises:
+            ConfigError: if they cannot be kept.
+        """
+        return None
+
+    def keeps(self, bench: Workbench) -> Tensors:
+        """What it remembers at each client (the names and shapes count); see `Trained.keep`."""
+        return {}
+
+    @abstractmethod
+    def train(self, work: Work) -> Trained:
+        """Runs the local loop."""
+
+
+trainers: Registry[Trainer] = Registry("trainer", "headway.trainers")

@@ -1,0 +1,280 @@
+"""Local training of many clients as one batched program: a lane per client, parameters stacked `[C, P]`.
+
+Gradients come from `torch.func`: `vmap` over the gradient of one client's loss.  Clients need not be alike: batches
+are padded to the longest, padding has weight zero, and lanes are sorted by their number of steps, so that those
+that are done are left behind and never trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from headway.client_state.store import TRAINER
+from headway.core import stopping
+from headway.core.chain import Chain
+from headway.data import Examples
+from headway.model.flat_module import Workbench
+from headway.numerics.keys import Keys
+from headway.protocol.messages import Ask
+from headway.training.local_sgd import LocalSGD
+from headway.training.measurements import held_out_rows, measure_each
+from headway.training.trainer import Trained, Trainer, Work
+from headway.training.update_rule import Descent
+from headway.vectorized.batch_schedule import Served, Timetable, timetable
+from headway.vectorized.client_batch import Crew
+from headway.vectorized.compiled_gradients import Beside
+
+Stepped = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+ALIKE = 1e-3  # of its largest output, to which what a model gives is the same, in any precision
+
+
+def why_not(trainer: Trainer, bench: Workbench, chain: Chain) -> str | None:
+    """Why clients cannot train side by side, as a phrase; `None` if they can."""
+    if chain.protocol is not None:
+        return f"{chain.protocol[0]} exchanges secrets with each client"
+    if not isinstance(trainer, LocalSGD):
+        return f"{type(trainer).__name__} has a loop of its own"
+    if trainer.loss_term is not None:
+        return f"{type(trainer.loss_term).__name__} looks at each client's last model"
+    if bench.personal.numel():
+        return "a part of the model stays with each client"
+    once = {id(parameter) for parameter in bench.module.parameters()}
+    if len(once) < sum(1 for _ in bench.module.named_parameters(remove_duplicate=False)):
+        return "a parameter is in two places of the model"
+    for name, module in bench.module.named_modules():
+        if isinstance(module, RECURRENT):
+            return f"{name} is recurrent"
+    if buffer := next(iter(dict(bench.module.named_buffers())), None):
+        return f"the model keeps statistics ({buffer})"
+    return None
+
+
+class Lanes:
+    """Trains groups of clients on a workbench whose model is never moved: it is called with stacked parameters.
+
+    compiled: what gives the gradients of full crews, where these are compiled.
+    """
+
+    def __init__(self, trainer: LocalSGD, bench: Workbench) -> None:
+        self.trainer, self.bench = trainer, bench
+        self.stepped = _stepped(bench)
+        self.compiled: Beside | None = None
+
+    def plan(self, crew: Crew, ask: Ask) -> tuple[Crew, Plan]:
+        """The crew in the order of its lanes, and what each lane will do."""
+        t, keys = self.trainer, crew.keys.derive(TRAINER)
+        training, held_out = held_out_rows(crew, t.validation)
+        rounds = ask.rounds(crew.clients)
+        places = enumerate(crew.clients if ask.steps else ())
+        steps = {place: ask.steps[client] for place, client in places if client in ask.steps}
+        table = timetable(t, keys, training, rounds, steps)
+        return crew.chosen(table.lanes), Plan(table, training.chosen(table.lanes), held_out.chosen(table.lanes))
+
+    def probe(self, examples: Examples) -> str | None:
+        """Why the model cannot be a batched program, as a phrase, found out on these examples; `None` if it can."""
+        views = self.bench.layout.views(self.bench.shared.expand(2, -1).clone())
+        examples = self.bench.site.examples(examples)
+        inputs, targets = (t.unsqueeze(0).expand(2, *t.shape) for t in (examples.inputs, examples.targets))
+        weights = self.bench.shared.new_full((2, len(examples)), 1 / len(examples))
+        keys = self.bench.site.put(torch.zeros(2, dtype=torch.int64))
+        self.bench.module.train()
+        try:
+            self.stepped(views, inputs, targets, weights, keys, keys[0])
+        except Exception as error:  # whatever the model may raise; alone, it is raised with client and stage
+            return f"{type(error).__name__} in a batched program"
+        return self._mixes(examples)
+
+    def _mixes(self, examples: Examples) -> str | None:
+        """What comes out otherwise for an example beside others, such as those that a batch is padded with, as a
+        phrase: of the model, or of the loss; `None` if nothing does."""
+        bench, first = self.bench, [0] * len(examples)
+        made = []
+        for batch in (examples, Examples(examples.inputs[first], examples.targets[first])):
+            bench.draws.at(0, 0)
+            with torch.no_grad():
+                outputs = bench.module(bench.arranged(batch.inputs))
+                losses = bench.task.criterion.per_example(outputs, batch.targets)
+            made.append((outputs[0].double(), losses[0].double()))
+        whole = zip(*made, strict=True)
+        outputs_differ, losses_differ = (bool((a - b).abs().max() > ALIKE * a.abs().max()) for a, b in whole)
+        if outputs_differ:
+            return "what it makes of an example depends on the others in a batch"
+        return "the loss of an example depends on the others in a batch" if losses_differ else None
+
+    def fits(self, plan: Plan, keeps_steps: bool) -> bool:
+        """Whether the steps of all lanes can be kept in full within the trainer's budget."""
+        if not keeps_steps or self.trainer.steps_kept not in ("auto", "full"):
+            return not keeps_steps
+        lanes, steps = plan.table.sizes.shape
+        layout = self.bench.layout
+        return lanes * steps * layout.size * layout.dtype.itemsize <= self.trainer.steps_budget
+
+    def train(self, work: Work, plan: Plan) -> Trained:
+        """What the clients' training did, `[C, ...]`."""
+        start: Mapping[str, Any] = measure_each(work, plan.training, plan.held_out)
+        program = _Program(self, work, plan.table)
+        program.run()
+        return replace(program.result(), **start)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the lanes of a crew will do: their batches; the crew with the examples that it trains on, and with those
+    that it holds out."""
+
+    table: Timetable
+    training: Crew
+    held_out: Crew
+
+
+class _Program:
+    """The steps of some lanes, those with most steps first."""
+
+    def __init__(self, lanes: Lanes, work: Work, table: Timetable) -> None:
+        self.trainer, self.bench, self.stepped, self.table = lanes.trainer, lanes.bench, lanes.stepped, table
+        self.work, self.compiled = work, lanes.compiled
+        needs_steps = "steps" in work.flows[-1].needs
+        self.measure = work.measure and not needs_steps
+        self.start = work.ctx.global_params
+        lane_count, steps = table.sizes.shape
+        if self.compiled is not None and not self.compiled.takes(lane_count, max(table.widths())):
+            self.compiled = None
+        places = lane_count if self.compiled is None else self.compiled.lanes
+        room = self.start.new_empty(places, self.start.shape[-1])
+        room[lane_count:] = 0
+        self.vectors, self.everywhere = room[:lane_count].copy_(self.start), self.bench.layout.views(room)
+        self.steps = self.vectors.new_zeros(lane_count, steps, self.vectors.shape[1]) if needs_steps else None
+        self.served = table.served(work.examples, self.bench.site, self.vectors.dtype)
+        if self.compiled is not None:
+            self.served = _padded(self.served, places, self.compiled.width)
+        self.losses = self.vectors.new_zeros(lane_count, steps, dtype=torch.float64)
+        self.squares = torch.zeros_like(self.losses) if self.measure else None
+        assert isinstance(work.key, Keys)
+        seeds = torch.zeros(places, dtype=torch.int64)
+        if self.bench.draws.layers:
+            seeds[:lane_count] = work.key.derive("dropout").seeds()
+        self.dropout = self.bench.site.put(seeds)
+        self.active = lane_count
+        self._look_at_front()
+        layout = self.bench.layout
+        self.descent = Descent(self.trainer, work, list(self.views.values()), layout.slices(self.vectors), True)
+
+    def run(self) -> None:
+        """All steps."""
+        if not self.bench.module.training:
+            self.bench.module.train()
+        for number, (active, width) in enumerate(zip(self.table.active(), self.table.widths(), strict=True)):
+            stopping.check()
+            if active < self.active:
+                self.active = active
+                self._look_at_front()
+                self.descent.keep_front(active)
+                self.descent.attend(_front(self.work, active))
+            self._step(number, width)
+
+    def _look_at_front(self) -> None:
+        self.views = self.bench.layout.views(self.vectors[: self.active])
+
+    def _step(self, number: int, width: int) -> None:
+        """One step of every active lane."""
+        table, front = self.table, slice(self.active)
+        grads, losses = self._gradients(number, width)
+        before = self.vectors[front].clone() if self.steps is not None else None
+        rates, here = table.rates[front, number], self.served.rates[front, number]
+        with torch.no_grad():
+            directions = self.descent.directions(grads)
+            for view, direction in zip(self.views.values(), directions, strict=True):
+                _descend(view, direction, rates, here)
+            if self.squares is not None:
+                lengths = self.descent.lengths(directions, self.bench.shared_count)
+                self.squares[front, number] = lengths.double().square().sum(0) * here.square()
+            if self.steps is not None and before is not None:
+                torch.sub(self.vectors[front], before, out=self.steps[front, number])
+        self.losses[front, number] = losses.detach().double()
+
+    def _gradients(self, number: int, width: int) -> tuple[list[Tensor], Tensor]:
+        """Those of the active lanes in a step, `[C, *shape]` each, and their losses; compiled where nearly all places
+        of a full crew are taken."""
+        found, compiled = None, self.compiled
+        if compiled is not None and compiled.takes(self.active, width):
+            found = compiled.run(self.everywhere, *self._arguments(compiled.lanes, number, compiled.width))
+        if found is None:
+            found = self.stepped(self.views, *self._arguments(self.active, number, width))
+        return [found[0][name][: self.active] for name in self.views], found[1][: self.active]
+
+    def _arguments(self, lanes: int, number: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What the gradients of the first lanes are taken of, but for their parameters."""
+        front = slice(lanes)
+        batch = self.served.batch(front, number, width)
+        inputs, targets = (t.unflatten(0, (lanes, width)) for t in (batch.inputs, batch.targets))
+        weights = self.served.weights[front, number, :width].contiguous()
+        return inputs, targets, weights, self.dropout[front], torch.tensor(number)
+
+    def result(self) -> Trained:
+        """What was done, `[C, ...]`."""
+        t, table, proximal = self.trainer, self.table, self.work.flows[-1].proximal
+        made = table.sizes > 0
+        return Trained(
+            movement=self.vectors.sub_(self.start),
+            count=table.counts,
+            gain=table.gains(t.momentum, t.nesterov, proximal),
+            free_gain=table.gains(t.momentum, t.nesterov, 0.0) if proximal else None,
+            lr_sum=torch.where(made, table.rates, 0.0).sum(1),
+            loss=table.mean_losses(self.losses),
+            steps=self.steps,
+            squares=None if self.squares is None else self.squares.cpu(),
+        )
+
+
+def _front(work: Work, count: int) -> Work:
+    """What the step rules of the first lanes see."""
+    memory = {label: {name: tensor[:count] for name, tensor in kept.items()} for label, kept in work.memory.items()}
+    assert isinstance(work.ctx.key, Keys)
+    assert work.ctx.examples is not None
+    ctx, told = replace(work.ctx, key=work.ctx.key[:count], examples=work.ctx.examples[:count]), work.told
+    if ctx.global_params.ndim > 1:  # each was asked with a model of its own
+        ctx = replace(ctx, global_params=ctx.global_params[:count])
+        told = {label: {name: tensor[:count] for name, tensor in each.items()} for label, each in told.items()}
+    return replace(work, ctx=ctx, memory=memory, told=told)
+
+
+def _padded(served: Served, lanes: int, width: int) -> Served:
+    """The same with more lanes and wider batches, which count nothing: examples that are there are seen again."""
+    held, _, wide = served.index.shape
+    rows = torch.arange(lanes, device=served.index.device).clamp_max(held - 1)
+    columns = torch.arange(max(width, wide), device=served.index.device).clamp_max(wide - 1)
+    weights = served.weights.new_zeros(lanes, served.weights.shape[1], len(columns))
+    weights[:held, :, :wide] = served.weights
+    return replace(served, index=served.index[rows][:, :, columns], weights=weights)
+
+
+def _stepped(bench: Workbench) -> Stepped:
+    """Gradients and losses of all lanes: of parameters `[C, *shape]`, batches `[C, B, ...]` and weights `[C, B]`, keys
+    of dropout `[C]`, and the number of the step."""
+    module, per_example, draws = bench.module, bench.task.criterion.per_example, bench.draws
+
+    def loss(
+        parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor, weights: Tensor, key: Tensor, step: Tensor
+    ) -> Tensor:
+        with draws.during(key, step):
+            outputs = functional_call(module, parameters, (inputs,))
+        return (per_example(outputs, targets) * weights).sum()
+
+    gradients: Stepped = vmap(grad_and_value(loss), in_dims=(0, 0, 0, 0, 0, None))
+    return gradients
+
+
+def _descend(view: Tensor, direction: Tensor, rates: Tensor, here: Tensor) -> None:
+    """`w <- w - lr direction`, each lane by its own learning rate `[C]`, which is read; here: the same, beside w."""
+    first = float(rates[0])
+    if bool((rates == first).all()):
+        view.add_(direction, alpha=-first)
+        return
+    view.sub_(direction * here.to(view.dtype).view(-1, *(1,) * (view.ndim - 1)))

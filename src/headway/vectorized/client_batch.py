@@ -1,0 +1,46 @@
+"""Clients that train side by side, as one: what they are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headway.data import Examples
+from headway.numerics.keys import Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Some clients of a round, in a fixed order.
+
+    keys: their own in this round.  store: everybody's examples.  rows: the places in it of each client's training
+    examples, one client after another, int64 `[sum n]`; sizes: how many each has, int64 `[C]`.
+    """
+
+    clients: tuple[str, ...]
+    keys: Keys
+    store: Examples
+    rows: Tensor
+    sizes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+    def chosen(self, order: list[int]) -> Crew:
+        """These of the clients, in this order."""
+        if order == list(range(len(self))):
+            return self
+        parts = self.rows.split(self.sizes.tolist())
+        return Crew(
+            tuple(self.clients[i] for i in order),
+            self.keys.chosen(order),
+            self.store,
+            torch.cat([parts[i] for i in order]),
+            self.sizes[order],
+        )
+
+    def examples(self) -> list[Examples]:
+        """Each client's training examples."""
+        return [self.store.take(rows) for rows in self.rows.split(self.sizes.tolist())]

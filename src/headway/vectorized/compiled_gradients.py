@@ -1,0 +1,363 @@
+"""Gradients of local steps through `torch.compile`: of few shapes, and only if they agree with what torch does itself.
+
+A step's forward pass, loss and gradients become one program without guards on sizes: batches of another size, and crews
+with too many empty lanes, go the usual way.  Which of them a step takes is a matter of its shape alone, so that runs
+repeat to the bit in any number of processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value
+
+from headway.data import Examples
+from headway.model.flat_module import Workbench
+from headway.model.module_checks import alone
+from headway.training.local_sgd import LocalSGD
+from headway.training.measurements import held_out_count
+from headway.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from headway.vectorized.batched_sgd import Lanes
+
+Found = tuple[dict[str, Tensor], Tensor]  # gradients by name, and the loss; of lanes, with a first axis of clients
+Function = Callable[..., Found]
+
+MOST_WIDTHS = 3  # sizes of batches that are compiled, one client at a time
+LEAST_SHARE = 0.1  # of the local steps: rarer sizes are not worth the seconds
+FILLED = 0.7  # of the places of a full crew: with fewer taken, as they are is faster than compiled and padded
+AGAIN = 2  # times that torch may compile a program once more, such as after a change of its settings
+LOOKED_AT = {"CONSTANT_MATCH", "EQUALS_MATCH", "ID_MATCH", "GLOBAL_STATE", "GRAD_MODE", "DETERMINISTIC_ALGORITHMS"}
+SAID = 120  # letters of an error
+AGREE = {torch.float64: 1e-8, torch.float32: 1e-3}
+COARSE = {"tf32": 1e-2, "bfloat16": 5e-2}  # where products are rounded
+
+
+class NotCompiled(Exception):
+    """Why something is not compiled, as a phrase."""
+
+
+class Compiled:
+    """What gives a step's gradients, compiled for some sizes of batches.
+
+    failed: why a program that had been checked has failed since, as a phrase; the steps go the usual way from then on.
+    """
+
+    def __init__(self, function: Function, bench: Workbench) -> None:
+        self.function, self.bench = function, bench
+        self.programs: dict[int, _Program] = {}
+        self.failed: str | None = None
+
+    def add(self, width: int, trials: Sequence[tuple[Any, ...]]) -> None:
+        """Compiles for batches of this width, if the arguments of these trials come to the same either way.
+
+        Raises:
+            NotCompiled: saying why not.
+        """
+        program = _Program(self.function)
+        try:
+            with _quietly():
+                for arguments in trials:
+                    self._check(program, arguments)
+        except NotCompiled:
+            raise
+        except Exception as error:  # whatever torch or the model may raise
+            raise NotCompiled(_phrase(error)) from error
+        if program.made != 1:
+            why = "is told not to compile here" if not program.made else "would compile it again and again"
+            raise NotCompiled(f"torch {why}")
+        self.programs[width] = program
+
+    def call(self, width: int, *arguments: Any) -> Found | None:
+        """Gradients and loss of a batch of this width; `None` if these do not come from a program."""
+        if (program := self.programs.get(width)) is None:
+            return None
+        try:
+            return program(*arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # what is the model's own fault, it will show again
+            self.failed, self.programs = _phrase(error), {}
+            return None
+
+    def _check(self, program: _Program, arguments: tuple[Any, ...]) -> None:
+        """Compares a program with its function, and what each makes of the model's statistics; these are put back."""
+        bench, site = self.bench, self.bench.site
+        before, drawn, found = bench.snapshot(), site.drawn(), []
+        for act in (self.function, program):
+            grads, loss = act(*arguments)
+            found.append([*grads.values(), loss, bench.statistics()])
+            bench.restore(before)
+            site.rewind(drawn)
+        close = COARSE.get(site.precision, AGREE[bench.shared.dtype])
+        scale = max((float(tensor.abs().max()) for tensor in found[0] if tensor.numel()), default=0.0)
+        for wanted, made in zip(*found, strict=True):
+            if not torch.allclose(made, wanted, rtol=close, atol=close * scale):
+                raise NotCompiled("it comes to another result when compiled")
+
+
+class Alone(Compiled):
+    """The gradients of one client's step, by the model that is on the bench."""
+
+    def __init__(self, bench: Workbench) -> None:
+        names = {id(parameter): name for name, parameter in bench.module.named_parameters()}
+        self.parameters = {names[id(parameter)]: parameter.detach() for parameter in bench.parameters}
+        self.buffers = dict(bench.module.named_buffers())
+        super().__init__(_stepped(bench), bench)
+
+    def __call__(self, inputs: Tensor, targets: Tensor, key: int, step: int) -> tuple[list[Tensor], Tensor] | None:
+        """Gradients in the order of the bench's parameters, and the loss; `None` for a batch of another size.
+
+        key, step: of dropout.
+        """
+        found = self.call(len(inputs), *self.arguments(inputs, targets, key, step))
+        return None if found is None else ([found[0][name] for name in self.parameters], found[1])
+
+    def arguments(self, inputs: Tensor, targets: Tensor, key: int, step: int) -> tuple[Any, ...]:
+        """What the function is given."""
+        return self.parameters, self.buffers, inputs, targets, torch.tensor(key), torch.tensor(step)
+
+
+class Beside(Compiled):
+    """The gradients of a step of full crews, and of crews that are nearly full; the places that nobody has are padded.
+
+    lanes, width: of the program.
+    """
+
+    def __init__(self, stepped: Function, bench: Workbench, lanes: int, width: int) -> None:
+        super().__init__(stepped, bench)
+        self.lanes, self.width = lanes, width
+
+    def takes(self, active: int, width: int) -> bool:
+        """Whether a step of so many lanes and examples in each is done by the program."""
+        fits = width <= self.width and active <= self.lanes and self.width in self.programs
+        return fits and active * width >= FILLED * self.lanes * self.width
+
+    def run(self, *arguments: Any) -> Found | None:
+        """Gradients and losses of all places; `None` if the program has failed."""
+        return self.call(self.width, *arguments)
+
+    def trial(self, inputs: Tensor, targets: Tensor) -> tuple[Any, ...]:
+        """Arguments with the bench's model in every lane, and these examples `[C * B, ...]`."""
+        bench, site = self.bench, self.bench.site
+        views = bench.layout.views(bench.shared.expand(self.lanes, -1).clone())
+        inputs, targets = (t.unflatten(0, (self.lanes, self.width)) for t in (inputs, targets))
+        weights = bench.shared.new_full((self.lanes, self.width), 1 / self.width)
+        return views, inputs, targets, weights, site.put(torch.arange(self.lanes)), torch.tensor(1)
+
+
+class Compiler:
+    """Compiles a trainer's steps on a bench, each kind once.
+
+    lanes: where clients can be side by side.  store, sizes: the examples, and how many of them each client has.
+    most: how many clients a crew can have, whatever is asked for.  until: when to have ended, by `time.perf_counter`.
+    used: what the bench or the lanes use now.
+    """
+
+    def __init__(
+        self, trainer: Trainer, bench: Workbench, lanes: Lanes | None, store: Examples, sizes: Tensor, most: int
+    ) -> None:
+        self.trainer, self.bench, self.lanes, self.store, self.sizes = trainer, bench, lanes, store, sizes
+        self.most = most
+        self.until = math.inf
+        self.made: dict[tuple[int, bool, int], Alone | Beside | NotCompiled] = {}
+        self.used: Alone | Beside | None = None
+
+    def use(self, lanes: int | None, lowered: bool = False) -> str | None:
+        """Compiles the steps of so many lanes, or of none; why it cannot, as a phrase.
+
+        lowered: whether crews train in low-rank form.
+        """
+        self.used, why = None, None
+        try:
+            if lanes is not None and lowered:
+                raise NotCompiled("crews in low-rank form gain nothing by it")
+            self.used = None if lanes is None else self._steps(lanes)
+        except NotCompiled as error:
+            why = str(error)
+        self.bench.compiled = self.used if isinstance(self.used, Alone) else None
+        if self.lanes is not None:
+            self.lanes.compiled = self.used if isinstance(self.used, Beside) else None
+        return why
+
+    @property
+    def trouble(self) -> str | None:
+        """What has happened to the steps that are used, in a sentence, if they fail."""
+        if self.used is None or self.used.failed is None:
+            return None
+        return (
+            f"Compiled steps fail ({self.used.failed}): from here on they are not compiled, which changes the last "
+            "bits of what is learned."
+        )
+
+    def _steps(self, lanes: int) -> Alone | Beside:
+        """Those of so many lanes, for torch's threads of now; of one client, for images as the bench arranges them.
+
+        Raises:
+            NotCompiled: saying why not.
+        """
+        name = (lanes, self.bench.channels_last, torch.get_num_threads())
+        if name not in self.made:
+            self.bench.module.train()
+            try:
+                self.made[name] = self._alone() if lanes == 1 else self._beside(lanes)
+            except NotCompiled as why:
+                self.made[name] = why
+        if isinstance(found := self.made[name], NotCompiled):
+            raise found
+        return found
+
+    @property
+    def widths(self) -> list[int]:
+        """The sizes of batches that many of the local steps have, the most common first.
+
+        Raises:
+            NotCompiled: if there are none, or the trainer has no such steps.
+        """
+        trainer = self.trainer
+        if (why := alone(self.bench)) is not None:
+            raise NotCompiled(why)
+        if not isinstance(trainer, LocalSGD):
+            raise NotCompiled(f"{type(trainer).__name__} has a loop of its own")
+        if trainer.loss_term is not None:
+            raise NotCompiled(f"{type(trainer.loss_term).__name__} looks at each client's last model")
+        steps: Counter[int] = Counter()
+        for size, clients in zip(*(each.tolist() for each in self.sizes.unique(return_counts=True)), strict=True):
+            for start, stop in trainer.bounds(size - held_out_count(size, trainer.validation)):
+                steps[stop - start] += clients
+        least = LEAST_SHARE * steps.total()
+        common = [width for width, count in steps.most_common(MOST_WIDTHS) if count >= least]
+        if not common:
+            raise NotCompiled("its batches have too many different sizes")
+        return common
+
+    def _alone(self) -> Alone:
+        alone = Alone(self.bench)
+        for width in self.widths:
+            self._look_at_time()
+            trials = [
+                alone.arguments(self.bench.arranged(batch.inputs), batch.targets, 1, step)
+                for step, batch in enumerate(self._batches(width))
+            ]
+            alone.add(width, trials)
+        return alone
+
+    def _beside(self, lanes: int) -> Beside:
+        assert self.lanes is not None
+        lanes, width = min(lanes, self.most), self.widths[0]
+        beside = Beside(self.lanes.stepped, self.bench, lanes, width)
+        self._look_at_time()
+        beside.add(width, [beside.trial(batch.inputs, batch.targets) for batch in self._batches(lanes * width)])
+        return beside
+
+    def _batches(self, count: int) -> Iterator[Examples]:
+        """Two batches of the store's examples, again from the first where there are too few."""
+        for start in (0, count):
+            yield self.bench.site.take(self.store, torch.arange(start, start + count) % len(self.store))
+
+    def _look_at_time(self) -> None:
+        if time.perf_counter() > self.until:
+            raise NotCompiled("compiling takes longer than the run could save")
+
+
+class _Program:
+    """A function through `torch.compile`; made: how many times it was compiled.
+
+    Of what torch looks at before each call only plain values and its own settings are looked at: number types and
+    shapes stay the same, and the rest takes as long as a small model's step.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self.made = 0
+        options = {"guard_filter_fn": lambda guards: [guard.guard_type in LOOKED_AT for guard in guards]}
+        make: Callable[..., Function] = torch.compile
+        self.function = make(_apart(function), backend=self._backend, fullgraph=True, dynamic=False, options=options)
+
+    def __call__(self, *arguments: Any) -> Found:
+        found: Found = self.function(*arguments)
+        return found
+
+    def _backend(self, graph: torch.fx.GraphModule, inputs: list[Tensor], **_: object) -> Any:
+        """Inductor; what draws from torch's generator draws as it does otherwise."""
+        from torch._inductor.compile_fx import compile_fx
+
+        if self.made > AGAIN:
+            raise NotCompiled("torch would compile it again and again")
+        self.made += 1
+        with _quietly():
+            return compile_fx(graph, inputs, config_patches={"fallback_random": True})
+
+
+def _stepped(bench: Workbench) -> Function:
+    """Gradients and loss of one client: of the parameters and buffers by name, the batch, dropout's key and step.
+
+    Buffers are arguments because a gradient's function may not change any others.
+    """
+    module, mean, draws = bench.module, bench.task.criterion.mean, bench.draws
+
+    def loss(
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        key: Tensor,
+        step: Tensor,
+    ) -> Tensor:
+        with draws.during(key, step):
+            outputs = functional_call(module, (parameters, buffers), (inputs,))
+        return mean(outputs, targets)
+
+    gradients: Function = grad_and_value(loss)
+    return gradients
+
+
+def _apart(function: Function) -> Function:
+    """The same, with code of its own: torch counts by code how often it has compiled, and then gives up."""
+
+    def call(*arguments: Any) -> Found:
+        return function(*arguments)
+
+    return FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Torch prints nothing, and compiles in this process: workers that are forked would share its helpers."""
+    from torch._inductor import config
+
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), config.patch(compile_threads=1):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _phrase(error: BaseException) -> str:
+    """What kept torch from compiling."""
+    causes: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in causes:
+        causes.append(found)
+        found = getattr(found, "inner_exception", None) or found.__cause__ or found.__context__
+    for cause in causes:
+        if isinstance(cause, NotCompiled):
+            return str(cause)
+        if type(cause).__name__ == "InvalidCxxCompiler":
+            return "torch finds no C++ compiler here"
+    first = next(iter(str(error).strip().splitlines()), "")
+    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return f"torch cannot compile it ({said if len(said) <= SAID else said[: SAID - 3] + '...'})"
