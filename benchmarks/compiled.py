@@ -29,7 +29,7 @@ def started(name: str, data: hw.FederatedData, width: int, compiled: bool) -> It
     engine = hw.LocalEngine(drift=False, lanes=width, low_rank=False, compiled=compiled)
     begun = time.perf_counter()
     run = hw.Run(algorithm, data, hw.Task(make), rounds=10**6, evaluate_every=None, engine=engine)
-    print(f"  {engine.spoken or 'clients one at a time'}: ready after {time.perf_counter() - begun:.1f} s")
+    print(f"  {engine.summary or 'clients one at a time'}: ready after {time.perf_counter() - begun:.1f} s")
     return iter(run)
 
 

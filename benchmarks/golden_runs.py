@@ -52,7 +52,7 @@ def engines() -> dict[str, hw.LocalEngine]:
         "lanes-4": hw.LocalEngine(lanes=4),
         "lanes-4-plain": hw.LocalEngine(lanes=4, drift=False),
         "workers-2": hw.ProcessEngine(2, lanes=2),
-        "clock": hw.ClockEngine(hw.LocalEngine(), hw.Fleet()),
+        "clock": hw.ClockEngine(hw.LocalEngine(), hw.DeviceFleet()),
     }
 
 

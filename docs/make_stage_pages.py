@@ -69,7 +69,7 @@ def index() -> str:
     rows = []
     for name, kind in sorted(ours().items(), key=lambda item: (item[1].place, item[0])):
         summary = _docstring(kind)[0].replace("|", "\\|")
-        rows.append(f"| [{name}]({name}.md) | {kind.place.spoken} | {summary} |")
+        rows.append(f"| [{name}]({name}.md) | {kind.place.summary} | {summary} |")
     return "\n".join(
         [
             "# The stages",
@@ -170,7 +170,7 @@ def _facts(kind: type[Stage]) -> str:
     if isinstance(stage, Aggregator):
         hooks += [hook for hook in OF_AGGREGATORS if getattr(kind, hook) is not getattr(Aggregator, hook)]
     rows = {
-        "place in the chain": f"{kind.place.spoken} ({int(kind.place)} of {len(Place)})",
+        "place in the chain": f"{kind.place.summary} ({int(kind.place)} of {len(Place)})",
         "hooks": ", ".join(f"`{hook}`" for hook in hooks) or "none",
         "needs": _needs(stage),
         "sends beside the delta": _vectors(stage),

@@ -17,11 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from headway.data import Examples
-from headway.model.device import Site
+from headway.model.device import Device
 from headway.training import local_sgd as sgd
 from headway.vectorized import batched_sgd as lanes
 
-NOWHERE = Site(torch.device("meta"))
+NOWHERE = Device(torch.device("meta"))
 MADE = (torch.arange, torch.empty, torch.empty_strided)
 MAY_MIX = {
     torch.ops.aten.copy_.default,  # a transfer
@@ -51,7 +51,7 @@ class NoReads(TorchDispatchMode):
         return made
 
 
-class Pretend(Site):
+class Pretend(Device):
     """resident: whether the examples are brought there at once.  now: what is done at present."""
 
     __slots__ = ("far", "now", "resident")
@@ -71,7 +71,7 @@ class Pretend(Site):
         _refuse(self.now["step"] and self.resident, "a step brings something there")
         return self.mark(_copied(tensor))
 
-    def keep(self, store):
+    def place_dataset(self, store):
         return Examples(self.put(store.inputs), self.put(store.targets)) if self.resident else store
 
     def mark(self, tensor):
@@ -131,7 +131,7 @@ def watched(site, monkeypatch):
     """Everything inside is looked at, and the steps of one client and of lanes more closely."""
     with monkeypatch.context() as patch:
         patch.setattr(sgd._Loop, "step", _as_step(site, sgd._Loop.step))
-        patch.setattr(lanes._Program, "_step", _as_step(site, lanes._Program._step))
+        patch.setattr(lanes.BatchedLoop, "_step", _as_step(site, lanes.BatchedLoop._step))
         with _Moves(site), _Operations(site):
             yield
 

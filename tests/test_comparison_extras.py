@@ -17,7 +17,7 @@ from headway.experiment.grid_search import candidates, choose
 from headway.experiment.run import Run
 from headway.experiment.runfile import load_runfile
 from headway.experiment.trials import Trial, in_processes, run_trials
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
 from headway.protocol.messages import Message
 
@@ -152,7 +152,7 @@ def test_bounds_are_plain_training(tmp_path):
     plain = load_runfile("hospitals", SMALL, method="fedavg").algorithm
     run = Run(plain, pooled(experiment.data), experiment.task, rounds=3, seed=0)
     list(run)
-    bench = Workbench(experiment.task, Key.root(0))
+    bench = FlatModule(experiment.task, Key.root(0))
     message, data = Message(run.state.params), experiment.data
     scores, _ = evaluate_clients(bench, message, data, data.clients, MemoryStore())
     name = experiment.task.headline

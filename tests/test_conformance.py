@@ -32,7 +32,7 @@ from headway.core.stage import Aggregator, Place, slice_tensors, stages
 from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.messages import drive
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 from headway.stages import ECGR, Clip, FedProx, Mean, Rebase, ServerSGD, Staleness, Weigh, WeighByQuality
 
 ALL_HOOKS = CLIENT_HOOKS | SERVER_HOOKS
@@ -209,7 +209,7 @@ def test_a_step_on_each_tensor_is_the_step_on_the_whole_vector(stage, lanes) -> 
 def test_where_encoded_updates_add_merging_and_decoding_commute(stage) -> None:
     given = case(stage)
     encoded, _ = stage.send(given.update, given.memory, given.ctx)
-    first, second = Total(), Total()
+    first, second = ExactTotal(), ExactTotal()
     for lane in range(LANES):
         first.add(encoded.lane(lane))
         second.add(stage.decode(encoded.lane(lane), given.server))
@@ -236,7 +236,7 @@ def test_state_and_memory_are_named_vectors_or_scalars(stage) -> None:
 def secured(stage) -> bool:
     """Whether updates may be added before the server sees them: not if each is shortened by its age there."""
     after = flow_at(stage, before=False)
-    return after.weight_tells is None and not isinstance(stage, (Rebase, Staleness))
+    return after.weight_leaks is None and not isinstance(stage, (Rebase, Staleness))
 
 
 @of(*(s for s in REGISTERED if s.place <= Place.CLIP and secured(s)))

@@ -97,7 +97,7 @@ def test_the_page_on_clients_shows_tables_that_load(tmp_path):
     assert quorums == [hw.Quorum(), hw.Quorum(count=5), hw.Quorum(count=5, late="keep")]
     fleet = ClockSection(**clock["clock"]).fleet()
     assert (fleet.examples_per_s, fleet.crash, fleet.availability) == (60.0, 0.05, hw.Diurnal(8.0, 22.0, 3.0))
-    assert build(hw.Quorum, quorum["algorithm"]["quorum"]).spoken == (
+    assert build(hw.Quorum, quorum["algorithm"]["quorum"]).summary == (
         "a round ends when 8 have answered, or after 300 s; late updates are dropped; who fails is asked 1 times more; "
         "others are asked instead"
     )
@@ -110,7 +110,7 @@ def test_the_page_on_clients_shows_tables_that_load(tmp_path):
     assert algorithm.chain.stages[0] == hw.Staleness()
     options = {field.name for field in dataclasses.fields(hw.Quorum)} - {"max_age"}
     assert set(quorum["algorithm"]["quorum"]) == options
-    assert set(clock["clock"]) - {"preset"} <= {field.name for field in dataclasses.fields(hw.Fleet)}
+    assert set(clock["clock"]) - {"preset"} <= {field.name for field in dataclasses.fields(hw.DeviceFleet)}
 
 
 def test_the_page_on_clients_names_every_sampler_and_what_it_reads():

@@ -28,7 +28,7 @@ ENGINES = {
     "lanes of 8": lambda: hw.LocalEngine(lanes=8),
     "low rank": lambda: hw.LocalEngine(lanes=4, low_rank=True, drift=False),
     "processes": lambda: hw.ProcessEngine(2, lanes=4),
-    "clock": lambda: hw.ClockEngine(hw.LocalEngine(lanes=3), hw.Fleet()),
+    "clock": lambda: hw.ClockEngine(hw.LocalEngine(lanes=3), hw.DeviceFleet()),
 }
 
 
@@ -235,7 +235,7 @@ def test_these_are_really_side_by_side(name):
     for kind in ("lanes of 8", "low rank"):
         engine = ENGINES[kind]()
         _, reports = run(CASES[name], engine)
-        assert engine.alone is None
+        assert engine.sequential_reason is None
         assert not [note for report in reports for note in report.notes]
         assert (engine.runner.lowrank is not None) == (kind == "low rank")
 
@@ -292,7 +292,7 @@ def test_a_codec_that_permutes_the_vector(alone, engine, monkeypatch):
         monkeypatch.setattr(module, name, 16)
     made = ENGINES[engine]()
     agree(alone("classes"), run(CASES["classes"], made, chain=hw.chain(Permutes(), hw.Mean())), 1e-9)
-    assert getattr(made, "inner", made).alone is None
+    assert getattr(made, "inner", made).sequential_reason is None
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_late_updates_with_batchnorm(recipe, options, buffers):
     """Slow devices answer in later rounds."""
     data = rows("classes", 3, (8, 12, 4, 16))
     case = Case(data, norm, task={"buffers": buffers}, recipe=recipe, options=options)
-    fleet = hw.Fleet(examples_per_s=20.0, speed_spread=1.0)
+    fleet = hw.DeviceFleet(examples_per_s=20.0, speed_spread=1.0)
     inner = {"alone": hw.LocalEngine(), "lanes": hw.LocalEngine(lanes=4), "processes": hw.ProcessEngine(2, lanes=2)}
     made = {name: run(case, hw.ClockEngine(engine, fleet), rounds=6) for name, engine in inner.items()}
     for name in ("lanes", "processes"):

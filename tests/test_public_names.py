@@ -10,20 +10,20 @@ import headway
 NAMES = set(
     """
 __version__ AFL Aggregator Algorithm All Always AverageModel Bernoulli BySize chain Chain Charging ChainRefused
-ClientFailed Clip ClockEngine ConfigError Context data DataError Diurnal Diverged ECGR Examples FedDyn FederatedData
-FedNova FedProx Fixed Fleet Flow HeadwayError Layout LeastAvailable LocalEngine LocalSGD LossTerm Mean models Moon Oort
-Place Poisson PowerOfChoice ProcessEngine Protocol QFedAvg Quorum RayEngine Rebase recipes RoundReport RoundRobin rounds
-Run RunFolderError Sampler Scaffold Schedule ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Staleness
-step_rules Task Trace Trainer Uniform Update Weigh WeighByQuality
+ClientFailed Clip ClockEngine ConfigError Context data DataError DeviceFleet Diurnal Diverged ECGR Examples FedDyn
+FederatedData FedNova FedProx Fixed Flow HeadwayError Layout LeastAvailable LocalEngine LocalSGD LossTerm Mean models
+Moon Oort Place Poisson PowerOfChoice ProcessEngine Protocol QFedAvg Quorum RayEngine Rebase recipes RoundReport
+RoundRobin rounds Run RunFolderError Sampler Scaffold Schedule ServerAdagrad ServerAdam ServerSGD ServerYogi Stage
+stages Staleness step_rules Task Trace Trainer Uniform Update Weigh WeighByQuality
 """.split()  # noqa: SIM905
 )
 
 
 DATA = set(
     """
-ClientSkew ClientSummary Examples FederatedData LabelSkew Numbered PARTITIONERS Partitioner Parts SHIFTS Shift Skew
-Spread TableFacts batch_bounds described epoch_order from_huggingface from_torch hospitals infer_csv label_skew load
-mapped mapped_examples partitioner shift shifted skew_of sources split
+ClientIndex ClientSkew ClientSummary Examples FederatedData LabelSkew NumberedNames PARTITIONERS Partitioner SHIFTS
+Shift Skew Spread TableFacts batch_bounds described epoch_order from_huggingface from_torch hospitals infer_csv
+label_skew load mapped mapped_examples partitioner shift shifted skew_of sources split
 """.split()  # noqa: SIM905
 )
 
@@ -54,3 +54,9 @@ def test_importing_headway_is_light():
     code = f"import sys, headway; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_names_of_earlier_versions_still_work():
+    assert headway.Fleet is headway.DeviceFleet
+    assert headway.data.Parts is headway.data.ClientIndex
+    assert headway.data.Numbered is headway.data.NumberedNames

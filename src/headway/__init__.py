@@ -37,7 +37,7 @@ _WHERE = {
     "FedProx": "stages",
     "FederatedData": "data",
     "Fixed": "samplers",
-    "Fleet": "engines",
+    "DeviceFleet": "engines",
     "Flow": "core.flow",
     "HeadwayError": "core.errors",
     "Layout": "core.layout",
@@ -81,6 +81,7 @@ _WHERE = {
     "chain": "core.chain",
     "rounds": "experiment.run",
 }
+_RENAMED = {"Fleet": "DeviceFleet"}  # names of earlier versions, which keep working
 _MODULES = {"data": "data", "models": "model.zoo", "recipes": "recipes", "stages": "stages"}
 
 __all__ = ["__version__", *sorted(_WHERE), *_MODULES]
@@ -111,8 +112,8 @@ if TYPE_CHECKING:
         Bernoulli,
         Charging,
         ClockEngine,
+        DeviceFleet,
         Diurnal,
-        Fleet,
         LocalEngine,
         ProcessEngine,
         RayEngine,
@@ -153,6 +154,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(importlib.import_module(f"headway.{_WHERE[name]}"), name)
+    if name in _RENAMED:
+        return __getattr__(_RENAMED[name])
     if name in _MODULES:
         return importlib.import_module(f"headway.{_MODULES[name]}")
     raise AttributeError(f"module 'headway' has no attribute {name!r}")

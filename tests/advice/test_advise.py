@@ -9,7 +9,7 @@ from toys import blobs, linear_task
 
 import headway as hw
 from headway import recipes
-from headway.advice.findings import THRESHOLDS, Finding, Told, dominant, findings, level, rate
+from headway.advice.findings import THRESHOLDS, Finding, UserFacts, dominant, findings, level, rate
 from headway.advice.likeness import LabelMix, Likeness
 from headway.advice.probe import Probe, probe, traffic
 from headway.core.errors import ConfigError
@@ -122,24 +122,24 @@ def test_a_shift_that_was_standardised_away_is_said_to_be(headway, tmp_path):
 
 
 def test_what_is_not_known_is_not_called_fine():
-    assert level(findings(likely(), None, Told(untrusted_server=False), 100), "trust") == "unknown"
-    assert level(findings(likely(), None, Told(), 100), "likeness") == "unknown"  # the drift was not probed
+    assert level(findings(likely(), None, UserFacts(untrusted_server=False), 100), "trust") == "unknown"
+    assert level(findings(likely(), None, UserFacts(), 100), "likeness") == "unknown"  # the drift was not probed
 
 
 def test_levels_follow_the_thresholds():
     for value, expected in ((0.09, "unknown"), (0.10, "mild"), (0.32, "mild"), (0.33, "strong")):
-        assert level(findings(likely(value), None, Told(), 100), "likeness") == expected
-    told = findings(likely(), None, Told(unreliable=0.5, untrusted_server=False, untrusted_clients=False), 100)
+        assert level(findings(likely(value), None, UserFacts(), 100), "likeness") == expected
+    told = findings(likely(), None, UserFacts(unreliable=0.5, untrusted_server=False, untrusted_clients=False), 100)
     assert (level(told, "reliability"), level(told, "trust"), dominant(told)) == ("strong", "none", "reliability")
-    assert level(findings(likely(), None, Told(), 100), "bytes") == "unknown"
-    assert dominant(findings(likely(), None, Told(), 100)) is None
-    assert level(findings(likely(sizes=(1, 1, 100)), None, Told(), 100), "sizes") == "strong"
+    assert level(findings(likely(), None, UserFacts(), 100), "bytes") == "unknown"
+    assert dominant(findings(likely(), None, UserFacts(), 100)) is None
+    assert level(findings(likely(sizes=(1, 1, 100)), None, UserFacts(), 100), "sizes") == "strong"
 
 
 @pytest.mark.parametrize(("uplink", "expected"), [(1e6, "none"), (5e5, "mild"), (5e4, "strong")])
 def test_bytes_are_dear_where_sending_takes_longer_than_computing(uplink, expected):
     seen = Probe(2, 3, {}, {}, {}, (4, 4), seconds=1.0)
-    assert level(findings(likely(), seen, Told(uplink=uplink), 600_000), "bytes") == expected
+    assert level(findings(likely(), seen, UserFacts(uplink=uplink), 600_000), "bytes") == expected
 
 
 def test_what_is_not_there_is_said_and_not_advised(headway):

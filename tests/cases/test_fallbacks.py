@@ -65,7 +65,7 @@ class OneAtATime(hw.Stage):
 @pytest.mark.parametrize("engine", [lambda: hw.LocalEngine(lanes=3), lambda: hw.ProcessEngine(2, lanes=3)])
 def test_a_stage_that_fails_with_leading_axes_is_named_in_the_engine_line(engine, hook):
     made, reports = run(OneAtATime(hook), engine=engine())
-    said = made.engine.spoken
+    said = made.engine.summary
     assert f"clients one at a time, since OneAtATime.{hook} fails for several clients at once (ValueError: " in said
     assert "side by side" not in said
     assert not notes(reports)
@@ -96,8 +96,8 @@ class Mixes(hw.Stage):
 @pytest.mark.parametrize("hook", ["step", "send", "decode"])
 def test_a_stage_that_mixes_clients_trains_them_one_at_a_time(hook):
     made, _ = run(Mixes(hook))
-    assert made.engine.alone is not None
-    assert "another" in made.engine.alone
+    assert made.engine.sequential_reason is not None
+    assert "another" in made.engine.sequential_reason
     alone, _ = run(Mixes(hook), engine=hw.LocalEngine())
     torch.testing.assert_close(made.state.params, alone.state.params, rtol=1e-12, atol=1e-12)
 
@@ -127,7 +127,7 @@ def test_a_stage_that_fails_later_is_named_once_in_the_notes_and_the_journal(eng
     assert reports[0].count("counted") == len(SIZES)
     kept = sqlite3.connect(tmp_path / "run" / "journal.sqlite").execute("SELECT round, text FROM notes").fetchall()
     assert kept == [(1, found[0])]
-    assert "side by side" in made.engine.spoken
+    assert "side by side" in made.engine.summary
 
 
 def test_the_run_prints_it(headway, tmp_path):
@@ -166,7 +166,7 @@ def test_an_update_that_is_not_finite_is_said_and_named():
     found = notes(reports)
     assert len(found) == 1
     assert "an update of a crew is not finite" in found[0]
-    assert made.engine.alone is None
+    assert made.engine.sequential_reason is None
 
 
 def test_steps_that_do_not_fit_are_said():
@@ -207,7 +207,7 @@ def test_a_low_rank_form_that_was_asked_for_and_cannot_be_is_said(stages, make, 
     rule = hw.Mean(over="clients") if stages else hw.Mean()
     engine = hw.LocalEngine(lanes=3, low_rank=True, drift=drift)
     made, _ = run(*stages, engine=engine, make=make, trainer=trainer, rounds=1, rule=rule)
-    assert made.engine.spoken.startswith(f"3 clients side by side, not in low-rank form, since {why}")
+    assert made.engine.summary.startswith(f"3 clients side by side, not in low-rank form, since {why}")
 
 
 def test_a_loss_that_looks_at_other_examples_trains_one_client_at_a_time():
@@ -226,5 +226,5 @@ def test_a_loss_that_looks_at_other_examples_trains_one_client_at_a_time():
     ]
     for each in made:
         list(each)
-    assert made[1].engine.alone == "the loss of an example depends on the others in a batch"
+    assert made[1].engine.sequential_reason == "the loss of an example depends on the others in a batch"
     assert torch.equal(made[0].state.params, made[1].state.params)

@@ -122,7 +122,7 @@ def test_a_lazy_model_that_fails_on_the_example_is_refused():
 
 def test_a_task_alone_says_how_a_lazy_model_is_completed():
     with pytest.raises(hw.ConfigError, match=r"give Task\.example"):
-        hw.Task(lambda: nn.LazyLinear(3)).build(hw.core.keys.Key.root(0))
+        hw.Task(lambda: nn.LazyLinear(3)).build(hw.numerics.keys.Key.root(0))
 
 
 def test_the_commands_run_frozen_lazy_and_tied_models_and_refuse_an_empty_one(files):

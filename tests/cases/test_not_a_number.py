@@ -8,7 +8,7 @@ import torch
 from mk import toml
 
 import headway as hw
-from headway.advice.findings import Told, findings, level
+from headway.advice.findings import UserFacts, findings, level
 from headway.advice.likeness import likeness
 from headway.core.errors import ConfigError
 from headway.experiment.runfile import load_runfile
@@ -19,7 +19,7 @@ KEY = Key.root(0)
 
 def judged(inputs, targets, each=20):
     clients = {f"c{i}": (x, y) for i, (x, y) in enumerate(zip(inputs.split(each), targets.split(each), strict=True))}
-    found = findings(likeness(hw.data.FederatedData.from_clients(clients), KEY), None, Told(), 100)
+    found = findings(likeness(hw.data.FederatedData.from_clients(clients), KEY), None, UserFacts(), 100)
     return {finding.name: finding for finding in found}, level(found, "likeness")
 
 

@@ -110,7 +110,7 @@ def test_such_models_train_one_client_at_a_time(name):
     alone = trained(TASKS[name], 1)
     engine = hw.LocalEngine(lanes=3)
     assert torch.equal(trained(TASKS[name], 2, engine)[0], alone[0])
-    assert engine.alone is not None
+    assert engine.sequential_reason is not None
 
 
 def test_a_trainer_of_ones_own_is_seeded_too():

@@ -43,7 +43,7 @@ SYNCHRONOUS = ["fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "fedavgm
 
 
 def fleet():
-    return hw.ClockEngine(hw.LocalEngine(), hw.Fleet(examples_per_s=10.0, speed_spread=2.0))
+    return hw.ClockEngine(hw.LocalEngine(), hw.DeviceFleet(examples_per_s=10.0, speed_spread=2.0))
 
 
 @pytest.mark.parametrize("name", SYNCHRONOUS)

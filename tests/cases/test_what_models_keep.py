@@ -106,7 +106,7 @@ def test_a_model_that_keeps_something_trains_one_client_at_a_time(how):
     task = hw.Task(lambda: Keeps(how), buffers="local")
     engine = hw.LocalEngine(lanes=2)
     run = hw.Run(hw.recipes.fedavg(trainer=TRAINER), blobs(), task, rounds=1, engine=engine)
-    assert engine.alone is not None
+    assert engine.sequential_reason is not None
     run.close()
 
 
@@ -201,5 +201,5 @@ def test_a_term_that_copies_the_model_keeps_nothing_either():
         for clients in (ALL, ("client-2",))
     )  # fmt: skip
     assert len(list(both)) == len(list(alone)) == 2
-    fixed = both.engine.runner.bench.twin()
+    fixed = both.engine.runner.bench.frozen_copy()
     assert fixed.state is None

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import headway as hw
-from headway.engines.autotune.execution_plan import Way
-from headway.model.flat_module import Workbench
+from headway.engines.autotune.execution_plan import ExecutionPlan
+from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
 
 
@@ -73,13 +73,13 @@ def test_the_model_is_given_channels_side_by_side(channels):
 
 
 def test_the_values_are_the_same_and_other_shapes_are_left_alone():
-    bench = Workbench(hw.Task(cnn), Key.root(0))
+    bench = FlatModule(hw.Task(cnn), Key.root(0))
     images, rows = torch.rand(5, 3, 4, 6), torch.rand(5, 3)
-    assert bench.arranged(images) is images
+    assert bench.to_memory_format(images) is images
     bench.channels_last = True
-    assert torch.equal(bench.arranged(images), images)
-    assert bench.arranged(images).is_contiguous(memory_format=torch.channels_last)
-    assert bench.arranged(rows) is rows
+    assert torch.equal(bench.to_memory_format(images), images)
+    assert bench.to_memory_format(images).is_contiguous(memory_format=torch.channels_last)
+    assert bench.to_memory_format(rows) is rows
 
 
 @pytest.mark.parametrize("recipe", ["fedavg", "scaffold+ecgr", "moon"])
@@ -114,8 +114,18 @@ def test_a_model_that_minds_is_left_alone_by_the_planner_and_named_if_asked(tmp_
 
 
 def test_a_way_is_written_down_and_read_back():
-    for way in (Way(), Way(8), Way(8, True), Way(8, False, True), Way(channels_last=True), Way(8, compiled=True)):
-        assert Way.of(way.decided) == way
-    assert Way().decided == {}
-    assert Way(25, True, True).spoken == "crews of 25 clients, their linear layers in low-rank form, channels last"
-    assert Way(channels_last=True, compiled=True).spoken == "clients one at a time, channels last, compiled"
+    for way in (
+        ExecutionPlan(),
+        ExecutionPlan(8),
+        ExecutionPlan(8, True),
+        ExecutionPlan(8, False, True),
+        ExecutionPlan(channels_last=True),
+        ExecutionPlan(8, compiled=True),
+    ):
+        assert ExecutionPlan.of(way.pinned_settings) == way
+    assert ExecutionPlan().pinned_settings == {}
+    assert (
+        ExecutionPlan(25, True, True).summary
+        == "crews of 25 clients, their linear layers in low-rank form, channels last"
+    )
+    assert ExecutionPlan(channels_last=True, compiled=True).summary == "clients one at a time, channels last, compiled"

@@ -13,7 +13,7 @@ from torch.nn import functional
 from toys import blobs
 
 import headway as hw
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
 
 SMALL = {
@@ -80,7 +80,7 @@ class TestLanes:
 
     @pytest.mark.parametrize("name", SMALL)
     def test_a_padded_batch_drops_what_the_smaller_one_does(self, name):
-        bench = Workbench(hw.Task(SMALL[name], dtype="float64"), Key.root(1))
+        bench = FlatModule(hw.Task(SMALL[name], dtype="float64"), Key.root(1))
         bench.module.train()
         sizes = (6, 2, 5, 1)
         generator = torch.Generator().manual_seed(0)
@@ -98,7 +98,7 @@ class TestLanes:
                 torch.testing.assert_close(theirs[lane], mine, rtol=1e-10, atol=1e-12)
 
     def test_the_batched_program_compiles_whole(self):
-        bench = Workbench(hw.Task(SMALL["mlp"], dtype="float64"), Key.root(1))
+        bench = FlatModule(hw.Task(SMALL["mlp"], dtype="float64"), Key.root(1))
         bench.module.train()
 
         def loss(parameters, key, step, inputs):
@@ -169,7 +169,7 @@ class TestTraining:
         assert torch.equal(model(torch.ones(1000, 1000)), large)
 
     def test_the_ambient_generator_is_not_drawn_from(self):
-        bench = Workbench(hw.Task(SMALL["mlp"]), Key.root(0))
+        bench = FlatModule(hw.Task(SMALL["mlp"]), Key.root(0))
         before = torch.get_rng_state()
         bench.module.train()
         bench.module(torch.ones(2, 4))
@@ -247,7 +247,7 @@ class TestExport:
         assert not any("forward" in vars(part) for part in module.modules())
 
     def test_names_are_unchanged_on_the_bench(self):
-        bench = Workbench(hw.Task(SMALL["mlp"]), Key.root(0))
+        bench = FlatModule(hw.Task(SMALL["mlp"]), Key.root(0))
         assert bench.module.state_dict().keys() == SMALL["mlp"]().state_dict().keys()
         assert len(bench.draws.layers) == 2
         assert bench.release() is bench.module

@@ -8,8 +8,8 @@ from toys import blobs
 import headway as hw
 from headway.engines.group_runner import first_ask
 from headway.vectorized import low_rank as lowrank
-from headway.vectorized.low_rank_layers import Outer
-from headway.vectorized.momentum import Motion
+from headway.vectorized.low_rank_layers import OuterProductDelta
+from headway.vectorized.momentum import MomentumCoefficients
 
 SIZES = (7, 12, 5, 9, 20, 1)
 
@@ -199,10 +199,10 @@ def forms(made):
 @pytest.mark.parametrize(
     ("options", "held"),
     [
-        ({"batch_size": 2}, ["Outer", "Outer", "Outer"]),
-        ({"batch_size": 8}, ["Moved", "Outer", "Moved"]),
-        ({"batch_size": 8, "epochs": 12}, ["Moved", "Moved", "Moved"]),
-        ({"batch_size": 8, "momentum": 0.5}, ["Outer", "Outer", "Outer"]),
+        ({"batch_size": 2}, ["OuterProductDelta", "OuterProductDelta", "OuterProductDelta"]),
+        ({"batch_size": 8}, ["DenseDelta", "OuterProductDelta", "DenseDelta"]),
+        ({"batch_size": 8, "epochs": 12}, ["DenseDelta", "DenseDelta", "DenseDelta"]),
+        ({"batch_size": 8, "momentum": 0.5}, ["OuterProductDelta", "OuterProductDelta", "OuterProductDelta"]),
     ],
     ids=str,
 )
@@ -230,8 +230,8 @@ class Again(nn.Module):
 def test_the_first_layers_products_are_made_at_once_where_there_is_little_padding(monkeypatch, times):
     """Each client's alone, where these are large; the numbers agree with those of one step after another."""
     seen = []
-    foresee = Outer.foresee
-    monkeypatch.setattr(Outer, "foresee", lambda self, x: (seen.append(len(x)), foresee(self, x)))
+    foresee = OuterProductDelta.foresee
+    monkeypatch.setattr(OuterProductDelta, "foresee", lambda self, x: (seen.append(len(x)), foresee(self, x)))
 
     def make():
         return nn.Sequential(Again(times), nn.Linear(4 * times, 30), nn.Tanh(), nn.Linear(30, 9, bias=False))
@@ -308,7 +308,7 @@ def test_a_motion_is_that_of_a_number_with_known_gradients():
     """One client whose gradients are unit vectors: what it has moved is A itself."""
     rates = torch.tensor([0.5, 0.3, 0.2, 0.1], dtype=torch.float64)
     for nesterov in (False, True):
-        motion = Motion(1, 4, momentum=0.6, nesterov=nesterov, pull=0.4)
+        motion = MomentumCoefficients(1, 4, momentum=0.6, nesterov=nesterov, pull=0.4)
         w, v = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
         for number, rate in enumerate(rates):
             before = w.clone()

@@ -17,7 +17,7 @@ from headway.core.algorithm import Algorithm
 from headway.core.flow import EngineFacts
 from headway.data import batch_bounds, epoch_order
 from headway.experiment.runfile import load_runfile
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
 from headway.training.loss_terms import contrast
 
@@ -89,7 +89,7 @@ def reaggregate(steps, select=0.5, beta=0.2):
 
 
 def by_hand(ecgr, scaffold):
-    x = Workbench(TASK, Key.root(SEED)).shared.clone()
+    x = FlatModule(TASK, Key.root(SEED)).shared.clone()
     previous = {}
     c, own = torch.zeros_like(x), {client: torch.zeros_like(x) for client in DATA.clients}
     for round_, cohort in enumerate(COHORTS):
@@ -228,15 +228,15 @@ class TestFixedModels:
         return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 3))
 
     def test_the_twin_is_a_copy_in_evaluation_mode(self):
-        bench = Workbench(hw.Task(model=self.restless, buffers="average"), Key.root(0))
+        bench = FlatModule(hw.Task(model=self.restless, buffers="average"), Key.root(0))
         inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
-        twin = bench.twin()
+        twin = bench.frozen_copy()
         before = twin(inputs)
         bench.module.train()
         bench.module(inputs)
         bench.shared.add_(1.0)
         assert torch.equal(twin(inputs), before)
-        assert not torch.equal(bench.twin()(inputs), before)
+        assert not torch.equal(bench.frozen_copy()(inputs), before)
         assert bench.module.training
         assert not any(part.training for part in twin.modules())
 

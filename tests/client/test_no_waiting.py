@@ -7,15 +7,15 @@ from torch import Tensor, nn
 from toys import blobs
 
 import headway as hw
-from headway.client.participant import ClientRunner
-from headway.data.dataset.client_index import Parts
-from headway.model.flat_module import Workbench
+from headway.client.participant import Participant
+from headway.data.dataset.client_index import ClientIndex
+from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
 from headway.protocol.messages import Ask, Message
 from headway.training.local_sgd import _Loop
-from headway.training.step_storage import StepPlan, _Halves, _Rows, _Sum
-from headway.vectorized.batched_sgd import Lanes, _Program
-from headway.vectorized.client_batch import Crew
+from headway.training.step_storage import Float16Steps, StepPlan, _Rows, _Sum
+from headway.vectorized.batched_sgd import BatchedLoop, BatchedSGD
+from headway.vectorized.client_batch import ClientBatch
 from headway.vectorized.low_rank import LowRank
 
 KEY = Key.root(3)
@@ -58,18 +58,18 @@ class There:
 
     def __init__(self, chain, trainer, make):
         self.data = blobs(sizes=(7, 12, 5), features=16)
-        self.bench = Workbench(hw.Task(make), KEY, NOWHERE)
+        self.bench = FlatModule(hw.Task(make), KEY, NOWHERE)
         self.store = NOWHERE.examples(self.data.store)
         algorithm = hw.Algorithm(chain, trainer, hw.All())
-        self.runner = ClientRunner(algorithm, self.bench, algorithm.flows(), KEY, measure=True)
+        self.runner = Participant(algorithm, self.bench, algorithm.flows(), KEY, measure=True)
         start = self.bench.shared.clone()
         message = Message(start, chain.broadcast(chain.init(start)))
         self.ask = Ask("train", message, tuple(self.data.clients))
 
     def crew(self):
         clients = self.ask.cohort
-        rows, sizes = Parts.of(self.data.train).rows(clients)
-        return Crew(clients, self.runner.client_keys(clients, 0), self.store, rows, sizes)
+        rows, sizes = ClientIndex.of(self.data.train).rows(clients)
+        return ClientBatch(clients, self.runner.client_keys(clients, 0), self.store, rows, sizes)
 
     def work(self, crew):
         memory = {
@@ -79,7 +79,7 @@ class There:
         return self.runner.prepare_crew(crew, self.ask, memory)
 
 
-@pytest.mark.parametrize("tape", [None, _Rows, _Halves, _Sum])
+@pytest.mark.parametrize("tape", [None, _Rows, Float16Steps, _Sum])
 @pytest.mark.parametrize("chain", CHAINS)
 def test_steps_of_one_client(chain, tape):
     there = There(CHAINS[chain], HEAVY, picture)
@@ -87,7 +87,7 @@ def test_steps_of_one_client(chain, tape):
     tapes = {
         None: lambda: None,
         _Rows: lambda: _Rows(bench, plan, bench.shared, slice(0, plan.size)),
-        _Halves: lambda: _Halves(bench, plan),
+        Float16Steps: lambda: Float16Steps(bench, plan),
         _Sum: lambda: _Sum(bench.shared, bench.shared, torch.ones(6, dtype=torch.float64)),
     }
     examples = there.store.take(there.data.train["client-1"])
@@ -105,12 +105,12 @@ def test_steps_of_one_client(chain, tape):
 @pytest.mark.parametrize("chain", CHAINS)
 def test_steps_side_by_side(chain, monkeypatch):
     """Of 7, 12 and 5 examples, so that lanes end early and learning rates differ among them."""
-    monkeypatch.setattr(Lanes, "_mixes", lambda *_: None)  # which compares numbers, and a meta tensor has none
+    monkeypatch.setattr(BatchedSGD, "_mixes", lambda *_: None)  # which compares numbers, and a meta tensor has none
     there = There(CHAINS[chain], HEAVY, picture)
-    lanes = Lanes(HEAVY, there.bench)
+    lanes = BatchedSGD(HEAVY, there.bench)
     assert lanes.probe(there.store.rows(0, 2)) is None
     crew, plan = lanes.plan(there.crew(), there.ask)
-    program = _Program(lanes, there.work(crew), plan.table)
+    program = BatchedLoop(lanes, there.work(crew), plan.table)
     with NoReads():
         program.run()
     assert plan.table.counts.tolist() == [6, 4, 4]
@@ -124,7 +124,7 @@ def test_steps_without_weights_of_ones_own(make, momentum, monkeypatch):
     trainer = hw.LocalSGD(lr=0.1, batch_size=4, momentum=momentum)
     there = There(hw.chain(hw.Mean()), trainer, make)
     there.bench.channels_last = True
-    lowrank, lanes = LowRank(trainer, there.bench), Lanes(trainer, there.bench)
+    lowrank, lanes = LowRank(trainer, there.bench), BatchedSGD(trainer, there.bench)
     assert lowrank.probe(there.store) is None
     crew, plan = lanes.plan(there.crew(), there.ask)
     work = there.work(crew)

@@ -9,9 +9,9 @@ from torch import nn
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.client.participant import ClientRunner
+from headway.client.participant import Participant
 from headway.data import batch_bounds, epoch_order
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.numerics.gram import gram_matrix
 from headway.numerics.keys import Key
 from headway.protocol.messages import Ask, Message
@@ -30,8 +30,8 @@ def trained(trainer, *stages, task=None, data=None, client="client-1", round_=0)
         classes=data.classes,
     )
     algorithm = hw.Algorithm(hw.chain(*stages, hw.Mean()), trainer, hw.All())
-    bench = Workbench(task, KEY)
-    runner = ClientRunner(algorithm, bench, algorithm.flows(), KEY)
+    bench = FlatModule(task, KEY)
+    runner = Participant(algorithm, bench, algorithm.flows(), KEY)
     start = bench.shared.clone()
     told = algorithm.chain.broadcast(algorithm.chain.init(start))
     ask = Ask("train", Message(start, told), (client,), round=round_)
@@ -95,7 +95,7 @@ def test_schedules_within_a_round(over):
     key = runner.client_key("client-1", 0).derive("trainer")
     rate = {"epochs": lambda r, e, s: 0.2 * 0.5**e, "steps": lambda r, e, s: 0.2 * 0.5**s}[over]
     torch.testing.assert_close(outcome.update.delta, by_hand(start, examples, trainer, key, 2, rate))
-    assert outcome.trained.gain == pytest.approx(sum(rate(0, s // 3, s) for s in range(6)))
+    assert outcome.trained.effective_lr == pytest.approx(sum(rate(0, s // 3, s) for s in range(6)))
 
 
 def test_schedule_over_rounds():
@@ -124,7 +124,7 @@ def test_gain_is_the_movement_of_a_constant_gradient(nesterov):
         w.grad = torch.ones_like(w)
         optimizer.step()
     assert outcome.trained.count == 6
-    assert outcome.trained.gain == pytest.approx(-float(w.detach()))
+    assert outcome.trained.effective_lr == pytest.approx(-float(w.detach()))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -137,7 +137,7 @@ def test_gain_is_shortened_by_a_proximal_term(momentum):
     for _ in range(outcome.trained.count):
         w.grad = 1 + 0.7 * w.detach()
         optimizer.step()
-    assert outcome.trained.gain == pytest.approx(-float(w.detach()))
+    assert outcome.trained.effective_lr == pytest.approx(-float(w.detach()))
     assert outcome.trained.lr_sum == pytest.approx(0.6)
 
 

@@ -11,8 +11,8 @@ from toys import blobs, linear_task
 
 import headway as hw
 from headway.engines import PooledEngine
-from headway.model.device import Site
-from headway.model.flat_module import Workbench
+from headway.model.device import Device
+from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
 
 GPU = torch.device("cuda", 0)
@@ -81,15 +81,15 @@ class TestRefusals:
         gpus(1, (7, 5))
         assert "needs a GPU of compute capability 8.0 or above, found Some GPU with 7.5" in refused("cuda", precision)
         gpus(1, (8, 0))
-        assert Site.named("cuda", precision).name == f"cuda (Some GPU), {precision}"
+        assert Device.named("cuda", precision).name == f"cuda (Some GPU), {precision}"
 
     def test_precisions_that_float64_has_no_use_for(self):
         engine = hw.LocalEngine()
-        engine.site = Site(precision="bfloat16")
+        engine.site = Device(precision="bfloat16")
         with pytest.raises(hw.ConfigError, match='"bfloat16" needs a task of dtype = "float32", found "float64"'):
             hw.Run(hw.recipes.fedavg(), blobs(), linear_task(dtype="float64"), rounds=1, engine=engine)
-        Site().check(torch.float64)
-        Site(GPU).check(torch.float64)
+        Device().check(torch.float64)
+        Device(GPU).check(torch.float64)
 
     def test_of_every_engine_that_trains_here(self):
         with pytest.raises(hw.ConfigError, match="needs a GPU"):
@@ -98,9 +98,9 @@ class TestRefusals:
 
 def test_a_gpu_is_found_by_its_number(gpus):
     gpus(3)
-    assert Site.named("cuda", "float32") == Site(GPU)
-    assert Site.named("cuda:2", "tf32") == Site(torch.device("cuda", 2), "tf32")
-    assert Site.named("cpu", "float32") == Site()
+    assert Device.named("cuda", "float32") == Device(GPU)
+    assert Device.named("cuda:2", "tf32") == Device(torch.device("cuda", 2), "tf32")
+    assert Device.named("cpu", "float32") == Device()
 
 
 class TestSettings:
@@ -120,7 +120,7 @@ class TestSettings:
             torch.set_float32_matmul_precision(before)
             had = self.settings()
             for precision in ("float32", "tf32", "bfloat16"):
-                with pytest.raises(ZeroDivisionError), Site(GPU, precision).training():
+                with pytest.raises(ZeroDivisionError), Device(GPU, precision).training():
                     1 / 0  # noqa: B018
                 assert self.settings() == had
         torch.set_float32_matmul_precision("highest")
@@ -133,9 +133,9 @@ class TestSettings:
             return [h.fp32_precision for h in (torch.backends.cuda.matmul, torch.backends.cudnn.conv)]
 
         for precision, expected in (("float32", "ieee"), ("tf32", "tf32"), ("bfloat16", "ieee")):
-            with Site(GPU, precision).training():
+            with Device(GPU, precision).training():
                 assert told() == [expected] * 2
-                with Site(GPU, precision).evaluating():
+                with Device(GPU, precision).evaluating():
                     assert told() == ["ieee"] * 2
                 assert told() == [expected] * 2
                 assert torch.backends.cudnn.deterministic
@@ -149,7 +149,7 @@ class TestSettings:
         monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
         monkeypatch.setattr(torch.backends, "cudnn", cudnn)
         for precision in ("float32", "tf32"):
-            with Site(GPU, precision).training():
+            with Device(GPU, precision).training():
                 assert matmul.allow_tf32 == cudnn.allow_tf32 == (precision == "tf32")
                 assert cudnn.deterministic
             assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark) == (
@@ -161,7 +161,7 @@ class TestSettings:
 
     def test_nothing_is_touched_on_a_processor(self, monkeypatch):
         monkeypatch.setattr(torch.backends, "cudnn", None)
-        with Site().training():
+        with Device().training():
             pass
 
 
@@ -173,11 +173,11 @@ class TestBfloat16:
         return nn.Sequential(nn.Linear(features, 32), nn.ReLU(), nn.Linear(32, 3))
 
     def bench(self):
-        return Workbench(hw.Task(lambda: self.layers(16)), Key.root(0), Site(precision="bfloat16"))
+        return FlatModule(hw.Task(lambda: self.layers(16)), Key.root(0), Device(precision="bfloat16"))
 
     def test_the_model_multiplies_in_bfloat16_while_it_trains_and_only_then(self):
         narrow, x = self.bench(), torch.randn(8, 16)
-        whole = Workbench(narrow.task, Key.root(0))
+        whole = FlatModule(narrow.task, Key.root(0))
         assert torch.equal(narrow.module.eval()(x), whole.module.eval()(x))
         outputs = narrow.module.train()(x)
         assert outputs.dtype == torch.float32
@@ -224,22 +224,22 @@ class TestBfloat16:
             list(made)
             return made, made.state.params - start
 
-        (narrow, moved), (_, whole) = run(Site(precision="bfloat16")), run(Site())
+        (narrow, moved), (_, whole) = run(Device(precision="bfloat16")), run(Device())
         assert narrow.engine.runner.lowrank is None
         assert 0 < torch.linalg.vector_norm(moved - whole) < 0.02 * torch.linalg.vector_norm(whole)
         assert {p.dtype for p in narrow.model().parameters()} == {torch.float32}
 
 
 def test_the_seeds_of_torchs_own_generator():
-    site = Site()
+    site = Device()
     site.seed(5)
-    before, one = site.drawn(), torch.rand(3)
-    site.rewind(before)
+    before, one = site.rng_state(), torch.rand(3)
+    site.set_rng_state(before)
     assert torch.equal(torch.rand(3), one)
 
 
 def test_a_gpu_is_not_looked_for_where_none_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.cuda", None)
-    assert Site.named("cpu", "float32").room() is None
-    Site().wait()
-    Site().tidy()
+    assert Device.named("cpu", "float32").room() is None
+    Device().wait()
+    Device().empty_cache()

@@ -7,7 +7,7 @@ from torch import nn
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.model.metrics import METRICS
 from headway.model.task import floating_buffers
 from headway.numerics.keys import Key
@@ -26,13 +26,13 @@ def run(task, rounds=3, recipe="fedavg", data=None):
 
 
 def test_the_initial_model_is_a_function_of_the_key():
-    one, two = Workbench(linear_task(), KEY).shared, Workbench(linear_task(), KEY).shared
+    one, two = FlatModule(linear_task(), KEY).shared, FlatModule(linear_task(), KEY).shared
     assert torch.equal(one, two)
-    assert not torch.equal(one, Workbench(linear_task(), Key.root(1)).shared)
+    assert not torch.equal(one, FlatModule(linear_task(), Key.root(1)).shared)
 
 
 def test_the_module_lives_in_the_vector():
-    bench = Workbench(linear_task(), KEY)
+    bench = FlatModule(linear_task(), KEY)
     bench.load(torch.arange(15.0), None, None)
     assert torch.equal(bench.module.weight.detach(), torch.arange(12.0).view(3, 4))
     assert torch.equal(bench.module.bias.detach(), torch.arange(12.0, 15.0))
@@ -41,7 +41,7 @@ def test_the_module_lives_in_the_vector():
 class TestBuffers:
     def test_a_model_with_statistics_must_choose(self):
         with pytest.raises(hw.ConfigError, match=r'BatchNorm1d.*buffers = "local"'):
-            Workbench(hw.Task(model=normed), KEY)
+            FlatModule(hw.Task(model=normed), KEY)
 
     def test_average_is_the_weighted_mean_of_what_clients_saw(self):
         task = hw.Task(model=normed, buffers="average")
@@ -92,12 +92,12 @@ def test_frozen_parameters_are_not_sent():
         module[0].requires_grad_(False)
         return module
 
-    assert Workbench(hw.Task(model=half_frozen), KEY).layout.names == ("1.weight", "1.bias")
+    assert FlatModule(hw.Task(model=half_frozen), KEY).layout.names == ("1.weight", "1.bias")
 
 
 def test_nothing_to_share_is_refused():
     with pytest.raises(hw.ConfigError, match="nothing to learn together"):
-        Workbench(linear_task(shared=("body.*",)), KEY)
+        FlatModule(linear_task(shared=("body.*",)), KEY)
 
 
 @pytest.mark.parametrize("options", [{"loss": "cross_entrophy"}, {"metrics": ("acuracy",)}])
@@ -148,7 +148,7 @@ def test_a_factory_may_give_one_module_again_and_again():
     before = kept.weight.detach().clone()
     made, _ = run(hw.Task(model=lambda: kept))
     start = torch.cat([before.reshape(-1), kept.bias.detach()])
-    assert torch.equal(Workbench(hw.Task(model=lambda: kept), KEY).shared, start)
+    assert torch.equal(FlatModule(hw.Task(model=lambda: kept), KEY).shared, start)
     assert not torch.equal(made.state.params, start)
     assert torch.equal(kept.weight.detach(), before)
 
@@ -204,7 +204,7 @@ def test_counts_of_batches_do_not_pass_from_client_to_client():
     def model():
         return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, momentum=None), nn.Linear(6, 3))
 
-    bench = Workbench(hw.Task(model, buffers="local"), KEY)
+    bench = FlatModule(hw.Task(model, buffers="local"), KEY)
     counted = []
     for _ in ("one client", "the next"):
         bench.load(bench.shared.clone(), None, None)

@@ -17,7 +17,7 @@ from headway.core.layout import Layout
 from headway.core.stage import Aggregator, Context, Place, Stage
 from headway.core.update import Update
 from headway.numerics.keys import Key
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 from headway.stages import (
     AFL,
     ECGR,
@@ -92,7 +92,7 @@ class Case:
     server: Context
     state: dict[str, Tensor]
     aggregate: Update
-    total: Total
+    total: ExactTotal
 
 
 def around(stage: Stage) -> tuple[Stage, ...]:
@@ -134,8 +134,8 @@ def case(stage: Stage, seed: int = 0) -> Case:
         received=stage.broadcast(state),
         movement=steps.sum(-2),
         steps=torch.tensor(RAGGED),
-        gain=0.1 * torch.tensor(RAGGED).double(),
-        free_gain=0.1 * torch.tensor(RAGGED).double(),
+        effective_lr=0.1 * torch.tensor(RAGGED).double(),
+        free_effective_lr=0.1 * torch.tensor(RAGGED).double(),
         lr_sum=0.1 * torch.tensor(RAGGED).double(),
         examples=torch.tensor([1, 7, 3, 2]),
         initial_loss=draw("loss", LANES).abs(),
@@ -148,7 +148,7 @@ def case(stage: Stage, seed: int = 0) -> Case:
     update = Update.of(draw("delta", LANES, SIZE), ctx.examples.double(), **beside)
     memory = {name: draw(f"memory {name}", *kept.shape) for name, kept in stage.remember(lanes).items()}
     arrived = stage.send(update, memory, ctx)[0] if isinstance(stage, Aggregator) else update
-    total = Total()
+    total = ExactTotal()
     for lane in range(LANES):
         one = arrived.lane(lane)
         total.add_row(f"c{lane}", one) if is_whole_cohort(stage) else total.add(one)
@@ -168,7 +168,7 @@ def case(stage: Stage, seed: int = 0) -> Case:
 
 
 MEASURED = ("initial_loss", "initial_gradient", "validation_loss", "label_entropy")
-NO_CLIENT = dict.fromkeys(("movement", "steps", "gain", "free_gain", "lr_sum", "examples", *MEASURED))
+NO_CLIENT = dict.fromkeys(("movement", "steps", "effective_lr", "free_effective_lr", "lr_sum", "examples", *MEASURED))
 CLIENT_HOOKS: dict[str, Callable[[Any, Case], Any]] = {
     "step": lambda stage, c: stage.step(c.grad, c.w, c.memory, c.ctx),
     "combine": lambda stage, c: stage.combine(c.gram, c.ctx),
@@ -231,7 +231,7 @@ def tensors_in(value: Any, path: str = "") -> dict[str, Tensor]:
         parts = enumerate(value)
     elif is_dataclass(value):
         parts = [(f.name, getattr(value, f.name)) for f in fields(value)]
-    elif isinstance(value, Total):
+    elif isinstance(value, ExactTotal):
         parts = [("rows", value.rows), ("bins", {n: held.bins for n, held in value.vectors.items()})]
     else:
         parts = []

@@ -14,7 +14,7 @@ from headway.core.stage import Aggregator, Context, Place, Protocol, Stage, Tens
 from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.messages import Answer, Ask, Message
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 
 WEIGHT_BITS = 40  # of a weight behind the mask, below the point
 
@@ -91,7 +91,7 @@ class PairwiseMasks(Protocol):
         clear = dict(masked)
         for reply in unmasked.replies.values():
             clear = {name: clear[name] - reply[name] for name in clear}
-        total = Total()
+        total = ExactTotal()
         total.weight.add(float(clear.pop("weight")) / 2.0**WEIGHT_BITS)
         total.integers, total.count = clear, answer.total.count
         return replace(answer, total=total)

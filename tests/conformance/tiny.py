@@ -17,10 +17,10 @@ from headway.core.sampler import Sampler
 from headway.core.stage import Context, Stage
 from headway.core.update import Update
 from headway.numerics.keys import Key
-from headway.protocol.client_history import Roster
+from headway.protocol.client_history import ClientHistory
 from headway.protocol.messages import Answer, Ask, Quorum, drive
 from headway.protocol.reports import ClientReport
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 from headway.server.guard import Promise
 
 ALL_OFFERS = TrainerFacts("Loop", frozenset(typing.get_args(Need)), applies=frozenset({"gradient", "step"}))
@@ -59,7 +59,7 @@ class Listed(Sampler):
     rounds: tuple[tuple[int, ...], ...] = ()
 
     def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
         chosen = self.rounds[round % len(self.rounds)] if self.rounds else range(len(clients))
         return tuple(sorted(clients[i] for i in chosen))
@@ -113,7 +113,7 @@ class Tiny:
         self.asked.append(ask)
         if ask.kind != "train":
             return Answer(replies=dict(self._replies(ask)))
-        total, reports = Total(), []
+        total, reports = ExactTotal(), []
         for client in self.arrival(ask.cohort):
             status = "dropped" if client in self.lost else self._count(client, ask, total)
             reports.append(ClientReport(client, status))
@@ -126,7 +126,7 @@ class Tiny:
             reply, self.secrets[client] = protocol.answer(ask, self.secrets.get(client, {}), client, key)
             yield client, reply
 
-    def _count(self, client: str, ask: Ask, total: Total) -> str:
+    def _count(self, client: str, ask: Ask, total: ExactTotal) -> str:
         links, size = self.algorithm.chain, self.size
         update, memory, ctx = self._train(client, ask)
         self.sent[client] = update
@@ -156,7 +156,7 @@ class Tiny:
             label_entropy=torch.tensor(1 / problem.examples, dtype=torch.float64),
             secret=self.secrets.get(client),
         )
-        w, velocity, gain, push, steps = start, torch.zeros_like(start), 0.0, 0.0, []
+        w, velocity, effective_lr, push, steps = start, torch.zeros_like(start), 0.0, 0.0, []
         free, free_push = 0.0, 0.0
         count, proximal = problem.steps or loop.steps, self.flows[-1].proximal
         for _ in range(count):
@@ -164,19 +164,19 @@ class Tiny:
             def ruled(value: Tensor, w: Tensor = w, *, steering: bool) -> Tensor:
                 for label, stage in links.step_rules:
                     here = at(ctx, label, told, self.flows, links.labels.index(label))
-                    if stage.steers == steering:
+                    if stage.after_momentum == steering:
                         value = stage.step(value, w, memory.get(label, {}), here)
                 return value
 
             velocity = loop.momentum * velocity + ruled(problem.grad(w), steering=False)
-            push = loop.momentum * push + 1.0 - proximal * gain
-            step, gain = -loop.lr * ruled(velocity, steering=True), gain + loop.lr * push
+            push = loop.momentum * push + 1.0 - proximal * effective_lr
+            step, effective_lr = -loop.lr * ruled(velocity, steering=True), effective_lr + loop.lr * push
             free_push = loop.momentum * free_push + 1.0
             free += loop.lr * free_push
             w = w + step
             steps.append(step)
         movement = w - start
-        rates = {"gain": gain, "free_gain": free, "lr_sum": count * loop.lr}
+        rates = {"effective_lr": effective_lr, "free_effective_lr": free, "lr_sum": count * loop.lr}
         numbers = {name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()}
         ctx = replace(ctx, movement=movement, steps=torch.tensor(count), **numbers)
         delta = movement + self._extra(torch.stack(steps), ctx, told)

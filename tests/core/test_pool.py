@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import headway as hw
-from headway.protocol.round_pool import Pool
+from headway.protocol.round_pool import RoundPool
 
 NAMES = [f"c{n}" for n in range(8)]
 
 
 def pool(**options):
-    return Pool(hw.Quorum(**options))
+    return RoundPool(hw.Quorum(**options))
 
 
 def clients(arrivals):
@@ -207,7 +207,7 @@ LATE = st.one_of(
 def simulated(quorum, seed, rounds=12):
     """A run in which answers, failures and silence are drawn at random; what was told, and how rounds were closed."""
     draw = random.Random(seed)
-    p, now, sequence = Pool(quorum), 0.0, 0
+    p, now, sequence = RoundPool(quorum), 0.0, 0
     events, told, closed, verdicts = [], [], [], {}
 
     def send(tickets):

@@ -76,16 +76,16 @@ def test_told_by_a_pipe_they_are_the_same(seed):
     alike = Reports((f"d{seed}", "e"), "dropped", seconds=0.25, bytes_down=7, reasons="away")
     reports = Reports.joined([Reports.of(mixture(seed)), alike])
     for each in (reports, alike, Reports()):
-        again = Reports(**json.loads(json.dumps(each.told())))
+        again = Reports(**json.loads(json.dumps(each.to_state())))
         assert again == each
-        assert again.told() == each.told()
-        assert pickle.loads(pickle.dumps(each.told())) == each.told()
+        assert again.to_state() == each.to_state()
+        assert pickle.loads(pickle.dumps(each.to_state())) == each.to_state()
 
 
 def test_a_number_comes_through_a_pipe_to_the_bit():
     values = [0.1, -0.0, 5e-324, float("inf"), float("nan")]
     reports = Reports("abcde", norms=values, metrics={"train_loss": values})
-    again = Reports(**json.loads(json.dumps(reports.told())))
+    again = Reports(**json.loads(json.dumps(reports.to_state())))
     assert list(map(repr, again.norms)) == list(map(repr, again.metric("train_loss"))) == list(map(repr, values))
 
 
@@ -104,7 +104,7 @@ def test_what_all_have_in_common_is_held_once():
     other = Reports.joined([both, Reports(("d",), "dropped", [0], bytes_up=8)])
     assert list(other.bytes_up) == [7, 7, 7, 8]
     assert list(other.metric("age")) == [0.0, 0.0, 0.0, None]
-    assert both.told() == {
+    assert both.to_state() == {
         "clients": ("a", "b", "c"),
         "statuses": "counted",
         "examples": (3, 4, 3),

@@ -7,8 +7,8 @@ import torch
 
 from headway.core.errors import ConfigError
 from headway.core.flow import SamplerFacts
-from headway.data import Numbered
-from headway.protocol.client_history import COLUMNS, Roster
+from headway.data import NumberedNames
+from headway.protocol.client_history import COLUMNS, ClientHistory
 from headway.protocol.reports import ClientReport
 
 PEOPLE = ("a", "b", "c", "d")
@@ -28,9 +28,11 @@ def columns(known):
 
 
 def test_a_round_is_taken_in():
-    known = Roster(PEOPLE, SIZES, EVERY)
-    known.learn(0, ("a", "b", "c"), ("a", "b"), [report("a", loss=0.5, asked=1.0, ended=4.0), report("b", "dropped")])
-    known.learn(1, ("a", "d"), ("a",), [report("a", loss=0.25, asked=4.0, ended=6.0)])
+    known = ClientHistory(PEOPLE, SIZES, EVERY)
+    known.record_round(
+        0, ("a", "b", "c"), ("a", "b"), [report("a", loss=0.5, asked=1.0, ended=4.0), report("b", "dropped")]
+    )
+    known.record_round(1, ("a", "d"), ("a",), [report("a", loss=0.25, asked=4.0, ended=6.0)])
     found = columns(known)
     assert found["asked"] == [2, 1, 0, 0]
     assert found["counted"] == [2, 0, 0, 0]
@@ -45,11 +47,11 @@ def test_a_round_is_taken_in():
 
 def test_who_is_at_work_is_there_and_is_asked_once():
     """Asked in round 0, at work in round 1, heard of in round 2."""
-    known = Roster(PEOPLE, SIZES, EVERY)
-    known.learn(0, PEOPLE, ("a", "b"), [report("b")])
+    known = ClientHistory(PEOPLE, SIZES, EVERY)
+    known.record_round(0, PEOPLE, ("a", "b"), [report("b")])
     assert columns(known)["out"] == [True, False, False, False]
-    known.learn(1, ("b", "c"), ("b",), [report("b")])
-    known.learn(2, ("b", "c"), ("b",), [report("a"), report("b")])
+    known.record_round(1, ("b", "c"), ("b",), [report("b")])
+    known.record_round(2, ("b", "c"), ("b",), [report("a"), report("b")])
     found = columns(known)
     assert found["asked"] == [1, 3, 0, 0]
     assert found["seen"] == [3, 3, 3, 1]
@@ -58,13 +60,13 @@ def test_who_is_at_work_is_there_and_is_asked_once():
 
 
 def test_who_was_asked_instead_of_another_was_asked():
-    known = Roster(PEOPLE, SIZES, EVERY)
-    known.learn(0, PEOPLE, ("a",), [report("a", "dropped"), report("c", loss=1.0)])
+    known = ClientHistory(PEOPLE, SIZES, EVERY)
+    known.record_round(0, PEOPLE, ("a",), [report("a", "dropped"), report("c", loss=1.0)])
     assert columns(known)["asked"] == [1, 0, 1, 0]
 
 
 def test_a_time_without_an_answer_is_a_lower_bound():
-    known = Roster(PEOPLE, SIZES, EVERY)
+    known = ClientHistory(PEOPLE, SIZES, EVERY)
     for asked, ended, status, expected in (
         (0.0, 3.0, "dropped", 3.0),
         (0.0, 2.0, "dropped", 3.0),
@@ -73,47 +75,47 @@ def test_a_time_without_an_answer_is_a_lower_bound():
         (0.0, 5.0, "rejected", 5.0),
         (0.0, 6.0, "dropped", 6.0),
     ):
-        known.learn(0, PEOPLE, ("b",), [report("b", status, asked=asked, ended=ended)])
+        known.record_round(0, PEOPLE, ("b",), [report("b", status, asked=asked, ended=ended)])
         assert columns(known)["seconds"][1] == expected
 
 
 def test_only_what_is_read_is_kept():
-    assert Roster.of(SamplerFacts("uniform"), PEOPLE, SIZES) is None
-    by_size = Roster.of(SamplerFacts("by size", reads=frozenset({"sizes"})), PEOPLE, SIZES)
-    by_size.learn(0, PEOPLE, ("a",), [report("a", loss=1.0)])
+    assert ClientHistory.of(SamplerFacts("uniform"), PEOPLE, SIZES) is None
+    by_size = ClientHistory.of(SamplerFacts("by size", reads=frozenset({"sizes"})), PEOPLE, SIZES)
+    by_size.record_round(0, PEOPLE, ("a",), [report("a", loss=1.0)])
     assert set(by_size.tensors()) == {"roster/rounds", "roster/totals"}
     with pytest.raises(AssertionError, match="asked is not kept"):
         by_size.column("asked", torch.arange(2))
-    turns = Roster.of(SamplerFacts("robin", reads=frozenset({"turns"})), PEOPLE, SIZES)
+    turns = ClientHistory.of(SamplerFacts("robin", reads=frozenset({"turns"})), PEOPLE, SIZES)
     assert set(turns.tensors()) == {
         f"roster/{name}" for name in ("rounds", "totals", "asked", "counted", "last", "out")
     }
-    together = Roster.of(SamplerFacts("by size", reads=frozenset({"sizes"})), ("everyone",), SIZES)
+    together = ClientHistory.of(SamplerFacts("by size", reads=frozenset({"sizes"})), ("everyone",), SIZES)
     assert together.sizes.tolist() == [17]
 
 
 def test_it_goes_on_from_what_was_saved():
-    known, other = Roster(PEOPLE, SIZES, EVERY), Roster(PEOPLE, SIZES, EVERY)
+    known, other = ClientHistory(PEOPLE, SIZES, EVERY), ClientHistory(PEOPLE, SIZES, EVERY)
     rounds = [
         (PEOPLE, ("a", "b"), [report("a", loss=0.5, asked=1.0, ended=4.0)]),
         (("c",), ("c",), [report("b", "dropped", asked=0.0, ended=2.0)]),
         (("a", "d"), ("a", "d"), [report("c", loss=2.0, asked=1.0, ended=2.0), report("d", loss=1.0)]),
     ]
     for number, (there, cohort, reports) in enumerate(rounds):
-        known.learn(number, there, cohort, reports)
-        restored = Roster(PEOPLE, SIZES, EVERY)
+        known.record_round(number, there, cohort, reports)
+        restored = ClientHistory(PEOPLE, SIZES, EVERY)
         restored.restore({name: tensor.clone() for name, tensor in known.tensors().items()} | {"params": SIZES})
         other = restored
     for name, tensor in known.tensors().items():
         assert torch.equal(tensor.nan_to_num(nan=-5.0), other.tensors()[name].nan_to_num(nan=-5.0)), name
     taken = other.tensors()["roster/asked"].clone()
-    known.learn(3, PEOPLE, ("a",), [])
+    known.record_round(3, PEOPLE, ("a",), [])
     assert torch.equal(other.tensors()["roster/asked"], taken)
 
 
-@pytest.mark.parametrize("names", [PEOPLE, Numbered(4)], ids=["texts", "numbered"])
+@pytest.mark.parametrize("names", [PEOPLE, NumberedNames(4)], ids=["texts", "numbered"])
 def test_places_are_those_of_the_sorted_population(names):
-    known = Roster(names, SIZES, EVERY)
+    known = ClientHistory(names, SIZES, EVERY)
     assert known.places(names).tolist() == [0, 1, 2, 3]
     assert known.places([names[3], names[0]]).tolist() == [0, 3]
     assert known.named([3, 1]) == (names[1], names[3])
@@ -122,8 +124,8 @@ def test_places_are_those_of_the_sorted_population(names):
 
 
 def test_what_was_measured_is_for_one_round():
-    known = Roster(PEOPLE, SIZES, EVERY)
-    known.hear([report("a", loss=1.0), report("b", "dropped"), report("c", loss=math.nan)])
+    known = ClientHistory(PEOPLE, SIZES, EVERY)
+    known.set_fresh_losses([report("a", loss=1.0), report("b", "dropped"), report("c", loss=math.nan)])
     assert known.fresh == {"a": 1.0, "c": math.inf}
-    known.learn(0, PEOPLE, ("a",), [report("a", loss=3.0)])
+    known.record_round(0, PEOPLE, ("a",), [report("a", loss=3.0)])
     assert known.fresh == {}

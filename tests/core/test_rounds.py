@@ -17,7 +17,7 @@ from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.messages import Answer, Quorum, drive
 from headway.protocol.reports import ClientReport
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 from headway.stages import ECGR, Clip, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
 
 SECURE = (FixedPoint(), PairwiseMasks())
@@ -123,7 +123,7 @@ def test_a_whole_cohort_rule_only_writes_reduce() -> None:
 
 
 def test_a_whole_cohort_rule_reduces_every_vector_and_says_over_how_many_clients() -> None:
-    total = Total()
+    total = ExactTotal()
     for i in range(3):
         update = Update.of(torch.full((2,), float(i)), weight=i, control=torch.full((2,), -float(i * i)))
         total.add_row(f"c{i}", update)
@@ -235,7 +235,7 @@ def test_a_quorum_of_nobody_or_no_time_is_refused(wrong) -> None:
 def test_averaged_buffers_move_by_the_mean_and_the_server_optimizer_leaves_them_alone() -> None:
     tiny = engine(Mean(), ServerSGD(lr=0.5))
     state = tiny.algorithm.initial_state(torch.zeros(3, dtype=torch.float64), torch.tensor([1.0, 2.0]))
-    total = Total()
+    total = ExactTotal()
     for weight, change in ((1.0, 4.0), (3.0, 8.0)):
         update = Update.of(torch.ones(3), weight, buffers=torch.full((2,), change))
         total.add(tiny.algorithm.chain.lift(update, server_context(tiny), tiny.flows))

@@ -8,7 +8,7 @@ import torch
 
 from headway.core.errors import UpdateRejected
 from headway.core.update import Update
-from headway.protocol.sums import Group, Total, guard, guard_lanes
+from headway.protocol.sums import ExactTotal, GroupSum, guard, guard_lanes
 
 
 def updates(count: int = 7) -> list[Update]:
@@ -20,14 +20,14 @@ def updates(count: int = 7) -> list[Update]:
     return made
 
 
-def total_of(terms, wrap=lambda total, term: total.add(term)) -> Total:
-    total = Total()
+def total_of(terms, wrap=lambda total, term: total.add(term)) -> ExactTotal:
+    total = ExactTotal()
     for term in terms:
         wrap(total, term)
     return total
 
 
-def contents(total: Total) -> tuple:
+def contents(total: ExactTotal) -> tuple:
     value = total.value()
     named = {**value.vectors, **value.sums, "weight": value.weight}
     return total.count, {name: tensor.tolist() for name, tensor in sorted(named.items())}
@@ -37,10 +37,10 @@ def test_any_order_and_any_tree_give_the_same_total() -> None:
     terms = updates()
     for seed in range(20):
         order = random.Random(seed)
-        parts = [Total() for _ in range(3)]
+        parts = [ExactTotal() for _ in range(3)]
         for term in order.sample(terms, len(terms)):
             order.choice(parts).add(term)
-        whole = Total()
+        whole = ExactTotal()
         for part in order.sample(parts, 3):
             whole.merge(part)
         assert contents(whole) == contents(total_of(terms))
@@ -57,11 +57,11 @@ def test_integers_add_with_wrap_around() -> None:
 
 def test_a_group_adds_in_its_own_order_and_counts_every_client() -> None:
     terms = updates()
-    group = Group()
+    group = GroupSum()
     for term in terms:
         group.add(term)
     before = terms[0].delta.clone()
-    total = Total()
+    total = ExactTotal()
     total.add_group(group)
     summed = terms[0].delta.clone()
     for term in terms[1:]:
@@ -76,15 +76,15 @@ def test_a_group_adds_in_its_own_order_and_counts_every_client() -> None:
 def test_groups_add_in_any_order() -> None:
     groups = []
     for half in (updates()[:3], updates()[3:]):
-        groups.append(Group())
+        groups.append(GroupSum())
         for term in half:
             groups[-1].add(term)
-    ways = [total_of(order, Total.add_group) for order in (groups, groups[::-1])]
+    ways = [total_of(order, ExactTotal.add_group) for order in (groups, groups[::-1])]
     assert contents(ways[0]) == contents(ways[1])
 
 
 def test_rows_are_stacked_by_client_name_in_whatever_order_they_came() -> None:
-    one, two = Total(), Total()
+    one, two = ExactTotal(), ExactTotal()
     one.add_row("b", Update.of(torch.tensor([2.0]), 20.0))
     two.add_row("c", Update.of(torch.tensor([3.0]), 30.0))
     two.add_row("a", Update.of(torch.tensor([1.0]), 10.0))
@@ -148,14 +148,14 @@ def lifted(update: Update, columns: slice = slice(None)) -> Update:
 
 
 def test_lanes_add_up_to_what_they_add_up_to_one_by_one() -> None:
-    together, one_by_one, update = Group(), Group(), lanes()
+    together, one_by_one, update = GroupSum(), GroupSum(), lanes()
     weights = together.add_lanes(update, lifted)
     for lane in range(300):
         one_by_one.add(lifted(update.lane(lane)))
     assert torch.equal(weights, update.weight)
     for name, vector in one_by_one.vectors.items():
         torch.testing.assert_close(together.vectors[name], vector, rtol=1e-12, atol=1e-12)
-    mine, theirs = Total(), Total()
+    mine, theirs = ExactTotal(), ExactTotal()
     mine.add_group(together)
     theirs.add_group(one_by_one)
     assert mine.count == theirs.count == 300
@@ -165,7 +165,7 @@ def test_lanes_add_up_to_what_they_add_up_to_one_by_one() -> None:
 
 def test_lanes_with_weights_that_are_not_whole_add_exactly() -> None:
     update = lanes(3).with_weight(torch.tensor([0.1, 1e20, -1e20], dtype=torch.float64))
-    group = Group()
+    group = GroupSum()
     group.add_lanes(update, lifted)
     assert group.total.weight.value() == 0.1
 

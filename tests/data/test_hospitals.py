@@ -9,7 +9,7 @@ import torch
 
 from headway.data.sources import hospitals
 from headway.data.sources.hospitals import feature_names, hospital_pool
-from headway.data.sources.impute import Categorical, Numeric, Table
+from headway.data.sources.impute import Categorical, EncodedTable, Numeric
 from headway.numerics.keys import Key
 
 KEY = Key.root(0)
@@ -72,7 +72,7 @@ def test_the_misfiled_patient_is_hungarian() -> None:
 @pytest.mark.parametrize("site", tuple(SIZES))
 def test_features_use_the_training_part_of_the_own_site_alone(site: str) -> None:
     data, pool = hospitals(key=KEY), hospital_pool()
-    assert isinstance(pool.inputs, Table)
+    assert isinstance(pool.inputs, EncodedTable)
     trained = data.train[site]
     elsewhere = torch.ones(920, dtype=torch.bool)
     elsewhere[trained] = False
@@ -84,14 +84,14 @@ def test_features_use_the_training_part_of_the_own_site_alone(site: str) -> None
         else:
             codes = column.codes.masked_fill(elsewhere, 0)
             changed.append(Categorical(column.name, codes, column.categories, column.flagged))
-    again = Table(tuple(changed)).encode(data.train, data.test)
+    again = EncodedTable(tuple(changed)).encode(data.train, data.test)
     assert torch.equal(again[trained], data.store.inputs[trained])
 
 
 @pytest.mark.parametrize("site", tuple(SIZES))
 def test_gaps_of_test_patients_are_filled_from_training_alone(site: str) -> None:
     data, pool = hospitals(key=KEY), hospital_pool()
-    assert isinstance(pool.inputs, Table)
+    assert isinstance(pool.inputs, EncodedTable)
     tested = data.test[site]
     blank = tuple(
         Numeric(c.name, c.values.index_fill(0, tested, float("nan")), c.flagged, c.centre, c.scale)
@@ -99,7 +99,7 @@ def test_gaps_of_test_patients_are_filled_from_training_alone(site: str) -> None
         else Categorical(c.name, c.codes.index_fill(0, tested, -1), c.categories, c.flagged)
         for c in pool.inputs.columns
     )
-    filled = Table(blank).encode(data.train, data.test)
+    filled = EncodedTable(blank).encode(data.train, data.test)
     assert torch.equal(filled[data.train[site]], data.store.inputs[data.train[site]])
     age = pool.inputs.columns[0]
     assert isinstance(age, Numeric)

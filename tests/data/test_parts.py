@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headway.core.errors import ConfigError, DataError
-from headway.data import Examples, FederatedData, Numbered, Parts, load, mapped_examples
+from headway.data import ClientIndex, Examples, FederatedData, NumberedNames, load, mapped_examples
 from headway.data.dataset import mapped
 from headway.data.dataset.labels import LabelCounts
 from headway.data.sources.arrays import client_ids
@@ -19,7 +19,7 @@ GIVEN = {"b": torch.tensor([5, 1]), "a": torch.tensor([2, 3, 4]), "c": torch.ten
 
 @pytest.mark.parametrize("count", [0, 1, 10, 11, 101])
 def test_numbered_names_are_those_of_the_tuple(count):
-    names, expected = Numbered(count), client_ids(count)
+    names, expected = NumberedNames(count), client_ids(count)
     assert len(names) == len(expected)
     assert tuple(names) == expected == tuple(sorted(names))
     assert [names[place] for place in range(-count, count)] == [*expected, *expected]
@@ -33,7 +33,7 @@ def test_numbered_names_are_those_of_the_tuple(count):
     "name", ["client-11", "client-7", "client-007", "client-0７", "client-+7", "lient-07", "", 7, None]
 )
 def test_other_names_are_not_numbered(name):
-    names = Numbered(11)
+    names = NumberedNames(11)
     assert name not in names
     with pytest.raises(ValueError, match="is not among"):
         names.index(name)
@@ -42,7 +42,7 @@ def test_other_names_are_not_numbered(name):
 @pytest.mark.parametrize("prefix", ["client-", "", "100%d ", "клиент "])
 @pytest.mark.parametrize("count", [1, 10, 11, 101])
 def test_numbered_names_are_found_together(count, prefix):
-    names = Numbered(count, prefix)
+    names = NumberedNames(count, prefix)
     mixed = [*reversed(names), *names]
     assert names.places(mixed).tolist() == [names.index(name) for name in mixed]
     assert names.places([]).tolist() == []
@@ -53,37 +53,37 @@ def test_numbered_names_are_found_together(count, prefix):
 
 def test_names_that_are_long_enough_together_are_not_numbered():
     with pytest.raises(KeyError):
-        Numbered(101, "").places(["01", "0012"])
+        NumberedNames(101, "").places(["01", "0012"])
 
 
 def test_numbered_names_are_a_value():
-    assert Numbered(5) == Numbered(5) == pickle.loads(pickle.dumps(Numbered(5)))
-    assert Numbered(5) != Numbered(6)
-    assert Numbered(5) != Numbered(5, "site-")
-    assert len({Numbered(5), Numbered(5)}) == 1
-    assert Numbered(3).index("client-2", 1) == 2
+    assert NumberedNames(5) == NumberedNames(5) == pickle.loads(pickle.dumps(NumberedNames(5)))
+    assert NumberedNames(5) != NumberedNames(6)
+    assert NumberedNames(5) != NumberedNames(5, "site-")
+    assert len({NumberedNames(5), NumberedNames(5)}) == 1
+    assert NumberedNames(3).index("client-2", 1) == 2
     with pytest.raises(ValueError, match="is not among"):
-        Numbered(3).index("client-2", 0, 2)
+        NumberedNames(3).index("client-2", 0, 2)
     with pytest.raises(DataError, match="whole number from 0, found -1"):
-        Numbered(-1)
+        NumberedNames(-1)
 
 
 def test_parts_are_the_mapping_they_were_made_of():
-    parts = Parts.of(GIVEN)
+    parts = ClientIndex.of(GIVEN)
     assert list(parts) == ["a", "b", "c"]
     assert parts.sizes.tolist() == [3, 2, 0]
     assert all(torch.equal(parts[client], index) for client, index in GIVEN.items())
     assert "a" in parts
     assert "z" not in parts
     assert 3 not in parts
-    assert Parts.of(parts) is parts
+    assert ClientIndex.of(parts) is parts
     with pytest.raises(KeyError):
         parts["z"]
     assert parts["a"].untyped_storage().data_ptr() == parts["b"].untyped_storage().data_ptr()
 
 
 def test_rows_are_those_of_the_clients_asked_in_their_order():
-    parts = Parts.of(GIVEN)
+    parts = ClientIndex.of(GIVEN)
     index, sizes = parts.rows(["c", "b", "a", "b"])
     assert index.tolist() == [5, 1, 2, 3, 4, 5, 1]
     assert sizes.tolist() == [0, 2, 3, 2]
@@ -93,23 +93,27 @@ def test_rows_are_those_of_the_clients_asked_in_their_order():
 
 
 def test_only_neighbours_in_the_store_are_a_run():
-    parts = Parts.of({**GIVEN, "d": torch.tensor([7]), "e": torch.tensor([8, 9, 11]), "f": torch.tensor([12, 13])})
+    parts = ClientIndex.of(
+        {**GIVEN, "d": torch.tensor([7]), "e": torch.tensor([8, 9, 11]), "f": torch.tensor([12, 13])}
+    )
     assert [parts.run_of(client) for client in parts] == [(2, 5), None, None, (7, 8), None, (12, 14)]
 
 
 def test_parts_without_an_index_hold_what_lies_in_order():
-    parts = Parts(Numbered(3), torch.tensor([0, 4, 6]), torch.tensor([2, 0, 3]))
+    parts = ClientIndex(NumberedNames(3), torch.tensor([0, 4, 6]), torch.tensor([2, 0, 3]))
     assert [index.tolist() for index in parts.values()] == [[0, 1], [], [6, 7, 8]]
     assert parts.rows(["client-2", "client-0"])[0].tolist() == [6, 7, 8, 0, 1]
     assert parts.run_of("client-2") == (6, 9)
-    same = Parts.of({"client-0": torch.tensor([0, 1]), "client-1": torch.arange(0), "client-2": torch.arange(6, 9)})
+    same = ClientIndex.of(
+        {"client-0": torch.tensor([0, 1]), "client-1": torch.arange(0), "client-2": torch.arange(6, 9)}
+    )
     assert parts == same
-    assert parts != Parts.of(GIVEN)
-    assert parts != Parts(Numbered(3), torch.tensor([0, 4, 5]), torch.tensor([2, 0, 3]))
+    assert parts != ClientIndex.of(GIVEN)
+    assert parts != ClientIndex(NumberedNames(3), torch.tensor([0, 4, 5]), torch.tensor([2, 0, 3]))
 
 
 def test_blocks_are_all_indices_whatever_their_size(monkeypatch):
-    parts = Parts.of(GIVEN)
+    parts = ClientIndex.of(GIVEN)
     for size in (1, 2, 3, 100):
         monkeypatch.setattr("headway.data.dataset.client_index.BLOCK", size)
         assert torch.cat(list(parts.blocks())).tolist() == [2, 3, 4, 5, 1]
@@ -117,11 +121,11 @@ def test_blocks_are_all_indices_whatever_their_size(monkeypatch):
 
 def test_parts_refuse_what_does_not_fit():
     with pytest.raises(DataError, match="starts must be one int64 number for each of 2 clients"):
-        Parts(("a", "b"), torch.zeros(1, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+        ClientIndex(("a", "b"), torch.zeros(1, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(DataError, match="lie within the index"):
-        Parts(("a",), torch.tensor([1]), torch.tensor([2]), torch.arange(2))
+        ClientIndex(("a",), torch.tensor([1]), torch.tensor([2]), torch.arange(2))
     with pytest.raises(DataError, match="sizes are from 0"):
-        Parts(("a",), torch.tensor([1]), torch.tensor([-1]))
+        ClientIndex(("a",), torch.tensor([1]), torch.tensor([-1]))
 
 
 def toy(count: int = 10, classes: int = 3) -> Examples:

@@ -9,14 +9,14 @@ import torch
 from headway.core.errors import ConfigError
 from headway.data import load, sources
 from headway.data.partition.allocation import generator
-from headway.data.sources.example_pool import Pool
+from headway.data.sources.example_pool import ExamplePool
 from headway.data.sources.synthetic import synthetic_pool
 from headway.numerics.keys import Key
 
 KEY = Key.root(1)
 
 
-def pool(**options: Any) -> tuple[Pool, np.ndarray, np.ndarray, np.ndarray]:
+def pool(**options: Any) -> tuple[ExamplePool, np.ndarray, np.ndarray, np.ndarray]:
     """The pool, its inputs, its targets, and the number of each example's client."""
     made = synthetic_pool(key=options.pop("key", KEY), **options)
     assert made.owners is not None

@@ -11,10 +11,12 @@ from toys import blobs
 
 import headway as hw
 from headway.protocol.messages import Ask, Message
-from headway.vectorized.batched_sgd import Lanes
+from headway.vectorized.batched_sgd import BatchedSGD
 
 SIZES = tuple(range(5, 17))
-SLOW = hw.Fleet(examples_per_s=20.0, speed_spread=0.8, down_per_s=1e4, up_per_s=4e3, link_spread=0.6, latency_s=0.1)
+SLOW = hw.DeviceFleet(
+    examples_per_s=20.0, speed_spread=0.8, down_per_s=1e4, up_per_s=4e3, link_spread=0.6, latency_s=0.1
+)
 
 
 def made(engine, recipe="fedavg", rounds=4, quorum=None, sampler=None, sizes=SIZES, trainer=None, **options):
@@ -131,7 +133,7 @@ def test_a_deadline_ends_a_round_at_that_time():
 @pytest.mark.parametrize("recipe", ["fedavg", "scaffold", "fedavg+ecgr"])
 def test_many_crashes_lose_and_double_nothing(recipe):
     """Whoever counts in 200 rounds with crashes is all that trains: the same cohorts without crashes end the same."""
-    fleet = hw.Fleet(examples_per_s=50.0, crash=0.3)
+    fleet = hw.DeviceFleet(examples_per_s=50.0, crash=0.3)
     clocked, reports = run(hw.ClockEngine(fleet=fleet), recipe, rounds=200, sampler=hw.Uniform(count=5))
     assert len(reports) == 200
     lost = sum(report.count("dropped") for report in reports)
@@ -150,7 +152,7 @@ def test_many_crashes_lose_and_double_nothing(recipe):
 
 
 def test_who_crashes_is_asked_again_or_replaced():
-    fleet = hw.Fleet(examples_per_s=50.0, crash=0.5)
+    fleet = hw.DeviceFleet(examples_per_s=50.0, crash=0.5)
     quorum = hw.Quorum(retries=1, replace=True)
     _, reports = run(hw.ClockEngine(fleet=fleet), quorum=quorum, sampler=hw.Uniform(count=4), rounds=20)
     assert all(report.count("counted") == 4 for report in reports)
@@ -159,13 +161,13 @@ def test_who_crashes_is_asked_again_or_replaced():
 
 
 def test_nobody_answers_and_the_model_stays():
-    one, reports = run(hw.ClockEngine(fleet=hw.Fleet(crash=1.0)), rounds=2)
+    one, reports = run(hw.ClockEngine(fleet=hw.DeviceFleet(crash=1.0)), rounds=2)
     assert [report.count("counted") for report in reports] == [0, 0]
     assert torch.equal(one.state.params, one.bench.shared)
 
 
 def test_only_those_who_are_there_are_asked():
-    fleet = hw.Fleet(examples_per_s=100.0, availability=hw.Bernoulli(share=0.5, every_s=60.0))
+    fleet = hw.DeviceFleet(examples_per_s=100.0, availability=hw.Bernoulli(share=0.5, every_s=60.0))
     engine = hw.ClockEngine(fleet=fleet)
     one = made(engine, sampler=hw.Uniform(count=3), rounds=30)
     for report in one:
@@ -189,18 +191,18 @@ def test_only_those_who_are_there_are_asked():
 )
 def test_a_population_that_never_comes_is_an_error(availability, says):
     with pytest.raises(hw.ConfigError, match=says):
-        run(hw.ClockEngine(fleet=hw.Fleet(availability=availability)))
+        run(hw.ClockEngine(fleet=hw.DeviceFleet(availability=availability)))
 
 
 def test_a_cap_that_leaves_too_few_is_an_error_with_the_time():
-    fleet = hw.Fleet(examples_per_s=10.0)
+    fleet = hw.DeviceFleet(examples_per_s=10.0)
     with pytest.raises(hw.ConfigError, match=r"0 of 12 clients are there and may be asked.*raise quorum\.cap"):
         run(hw.ClockEngine(fleet=fleet), quorum=hw.Quorum(cap=1), sampler=hw.Uniform(count=6), rounds=3)
 
 
 def test_the_same_timeline_and_weights_on_any_engine_inside():
     quorum = hw.Quorum(count=4, retries=1)
-    fleet = hw.Fleet(examples_per_s=30.0, speed_spread=0.5, crash=0.2, up_per_s=1e4)
+    fleet = hw.DeviceFleet(examples_per_s=30.0, speed_spread=0.5, crash=0.2, up_per_s=1e4)
     results = []
     for inner in (hw.LocalEngine(lanes=2), hw.ProcessEngine(1, lanes=2), hw.ProcessEngine(3, lanes=2)):
         one, reports = run(hw.ClockEngine(inner, fleet), "scaffold", quorum=quorum, rounds=6)
@@ -219,7 +221,7 @@ QUORUMS = {
 
 @pytest.mark.parametrize("kind", list(QUORUMS))
 def test_a_resumed_run_goes_on_in_its_time(tmp_path, kind):
-    quorum, fleet = QUORUMS[kind], hw.Fleet(examples_per_s=20.0, speed_spread=1.0, crash=0.1, latency_s=0.3)
+    quorum, fleet = QUORUMS[kind], hw.DeviceFleet(examples_per_s=20.0, speed_spread=1.0, crash=0.1, latency_s=0.3)
 
     def part(folder, rounds, resume=False):
         options = {"rounds": rounds, "folder": tmp_path / folder, "resume": resume, "checkpoint_every": 2}
@@ -245,7 +247,7 @@ def test_a_buffer_as_large_as_the_cohort_without_delays_is_the_plain_run():
 
 def test_kept_updates_start_from_the_model_they_were_asked_with():
     """Against a direct implementation: each update is a client's training from an older model, their mean is added."""
-    fleet = hw.Fleet(examples_per_s=20.0, speed_spread=1.2)
+    fleet = hw.DeviceFleet(examples_per_s=20.0, speed_spread=1.2)
     quorum = hw.Quorum(count=2, late="keep")
     one = made(hw.ClockEngine(fleet=fleet), quorum=quorum, rounds=12)
     versions, ages = [one.state.params.clone()], []
@@ -271,7 +273,7 @@ def test_kept_updates_start_from_the_model_they_were_asked_with():
 
 
 def test_as_many_are_in_flight_as_the_sampler_wants():
-    fleet = hw.Fleet(examples_per_s=20.0, speed_spread=1.2)
+    fleet = hw.DeviceFleet(examples_per_s=20.0, speed_spread=1.2)
     engine = hw.ClockEngine(fleet=fleet)
     one = made(engine, quorum=hw.Quorum(count=2, late="keep"), rounds=10)
     for _ in one:
@@ -280,7 +282,7 @@ def test_as_many_are_in_flight_as_the_sampler_wants():
 
 
 def test_stale_updates_do_not_count():
-    fleet = hw.Fleet(examples_per_s=20.0, speed_spread=2.0)
+    fleet = hw.DeviceFleet(examples_per_s=20.0, speed_spread=2.0)
     quorum = hw.Quorum(count=1, late="keep", max_age=2)
     _, reports = run(hw.ClockEngine(fleet=fleet), quorum=quorum, rounds=40)
     ages = [c.metrics["age"] for r in reports for c in r.clients if c.status == "counted"]
@@ -309,20 +311,20 @@ def test_asynchrony_and_control_variates_are_refused():
 
 
 def test_infinitely_fast_is_the_default():
-    assert hw.Fleet().device("a", made(hw.ClockEngine()).key).seconds(10**9, 10**9, 10**9) == 0.0
-    assert math.isinf(hw.Fleet().examples_per_s)
+    assert hw.DeviceFleet().device("a", made(hw.ClockEngine()).key).seconds(10**9, 10**9, 10**9) == 0.0
+    assert math.isinf(hw.DeviceFleet().examples_per_s)
 
 
 def test_what_the_engine_inside_notes_is_kept(monkeypatch):
     """Crews of more than three find no room."""
-    train = Lanes.train
+    train = BatchedSGD.train
 
     def limited(self, work, plan):
         if len(plan.table.counts) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return train(self, work, plan)
 
-    monkeypatch.setattr(Lanes, "train", limited)
+    monkeypatch.setattr(BatchedSGD, "train", limited)
     one, reports = run(hw.ClockEngine(hw.LocalEngine(lanes=6)), trainer=hw.LocalSGD(lr=0.1, batch_size=4))
     assert one.engine.site is one.engine.inner.site
     assert [len(report.notes) for report in reports] == [1, 0, 0, 0]

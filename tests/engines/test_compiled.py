@@ -14,7 +14,7 @@ from toys import blobs
 
 import headway as hw
 from headway.engines.autotune import planner
-from headway.engines.autotune.execution_plan import Way, Wish
+from headway.engines.autotune.execution_plan import ExecutionPlan, PlanConstraints
 from headway.vectorized import compiled_gradients as module
 from headway.vectorized.compiled_gradients import Alone, Beside, Compiled, NotCompiled, _phrase
 
@@ -69,8 +69,8 @@ def run(*arguments, **options):
 def test_the_same_numbers_over_whole_runs(recipe, lanes, calls):
     """Sizes from 1 to 20: the few batches of other sizes and the crews that are not full go the usual way."""
     found = run(recipe, hw.LocalEngine(lanes=lanes, compiled=True))
-    assert found[0].engine.spoken.endswith("compiled")
-    assert found[0].engine.decided["compiled"] is True
+    assert found[0].engine.summary.endswith("compiled")
+    assert found[0].engine.pinned_settings["compiled"] is True
     assert (4, True) in calls
     agree(run(recipe, hw.LocalEngine(lanes=lanes)), found)
 
@@ -161,9 +161,9 @@ def test_what_cannot_be_compiled_says_why_and_trains_as_it_is(make, recipe, why,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = run(recipe, hw.LocalEngine(compiled=True), make=make, rounds=2)
-    said = found[0].engine.spoken
+    said = found[0].engine.summary
     assert re.fullmatch(f"clients one at a time; not compiled, since {why}", said), said
-    assert found[0].engine.decided == {}
+    assert found[0].engine.pinned_settings == {}
     assert capfd.readouterr() == ("", "")
     if make is not Counts:  # which knows how often it was called
         assert torch.equal(found[0].state.params, run(recipe, hw.LocalEngine(), make=make, rounds=2)[0].state.params)
@@ -187,8 +187,8 @@ def test_sizes_that_differ_too_much_are_not_compiled():
 def test_crews_in_low_rank_form_are_not_compiled():
     engine = hw.LocalEngine(lanes=3, drift=False, compiled=True)
     run("fedavg", engine, rounds=1)
-    assert engine.spoken == "3 clients side by side; not compiled, since crews in low-rank form gain nothing by it"
-    assert engine.decided == {"lanes": 3}
+    assert engine.summary == "3 clients side by side; not compiled, since crews in low-rank form gain nothing by it"
+    assert engine.pinned_settings == {"lanes": 3}
 
 
 def test_no_compiler_on_the_machine(monkeypatch, capfd):
@@ -198,7 +198,7 @@ def test_no_compiler_on_the_machine(monkeypatch, capfd):
     monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", compile_fx)
     engine = hw.LocalEngine(compiled=True)
     run("fedavg", engine, rounds=1)
-    assert engine.spoken == "clients one at a time; not compiled, since torch finds no C++ compiler here"
+    assert engine.summary == "clients one at a time; not compiled, since torch finds no C++ compiler here"
     assert capfd.readouterr() == ("", "")
 
 
@@ -266,14 +266,26 @@ TIMES = {(1, False): 0.010, (8, False): 0.006, (6, False): 0.005, (6, True): 0.0
 @pytest.mark.parametrize(
     ("rounds", "seconds", "compiling", "chosen", "tries"),
     [
-        (1_000, TIMES, 15.0, Way(6), []),  # 6 clients x 5 ms: half a minute is left
-        (3_000, TIMES, 15.0, Way(6, compiled=True), [6]),  # 90 s; 15 + 54, and one at a time 90 at best
-        (2_100, TIMES, 40.0, Way(6), [6]),  # 63 s; 40 + 38
-        (3_000, {**TIMES, (6, True): 0.0049, (1, True): 0.0045}, 15.0, Way(6), [6]),  # 15 + 88
-        (3_000, {**TIMES, (1, False): 0.006, (6, True): 0.0049, (1, True): 0.0045}, 15.0, Way(6), [6, 1]),  # 15 + 81
-        (3_000, {**TIMES, (1, False): 0.006, (6, True): 0.0049}, 15.0, Way(compiled=True), [6, 1]),
-        (3_000, {**TIMES, (1, False): 0.020}, 15.0, Way(6, compiled=True), [6]),  # it would have to be 4 times as fast
-        (3_000, TIMES, 0, Way(6), [6]),
+        (1_000, TIMES, 15.0, ExecutionPlan(6), []),  # 6 clients x 5 ms: half a minute is left
+        (3_000, TIMES, 15.0, ExecutionPlan(6, compiled=True), [6]),  # 90 s; 15 + 54, and one at a time 90 at best
+        (2_100, TIMES, 40.0, ExecutionPlan(6), [6]),  # 63 s; 40 + 38
+        (3_000, {**TIMES, (6, True): 0.0049, (1, True): 0.0045}, 15.0, ExecutionPlan(6), [6]),  # 15 + 88
+        (
+            3_000,
+            {**TIMES, (1, False): 0.006, (6, True): 0.0049, (1, True): 0.0045},
+            15.0,
+            ExecutionPlan(6),
+            [6, 1],
+        ),  # 15 + 81
+        (3_000, {**TIMES, (1, False): 0.006, (6, True): 0.0049}, 15.0, ExecutionPlan(compiled=True), [6, 1]),
+        (
+            3_000,
+            {**TIMES, (1, False): 0.020},
+            15.0,
+            ExecutionPlan(6, compiled=True),
+            [6],
+        ),  # it would have to be 4 times as fast
+        (3_000, TIMES, 0, ExecutionPlan(6), [6]),
     ],
     ids=[
         "short",
@@ -291,7 +303,7 @@ def test_it_is_compiled_only_where_the_length_of_the_run_pays(store, tried, roun
     made = started("fedavg", hw.LocalEngine(lanes="auto"), rounds=rounds)
     assert made.engine.plan.way == chosen
     assert [lanes for lanes, _ in seen] == tries
-    assert "\n" not in made.engine.plan.spoken
+    assert "\n" not in made.engine.plan.summary
     assert made.engine.plan.seconds == (seconds[chosen.lanes, chosen.compiled], seconds[1, False])
 
 
@@ -301,15 +313,15 @@ def test_a_plan_is_remembered_for_runs_of_like_length(store, tried):
     def plan(rounds, **options):
         return started("fedavg", hw.LocalEngine(lanes="auto", **options), rounds=rounds).engine.plan
 
-    assert plan(3_000).way == Way(6, compiled=True)
+    assert plan(3_000).way == ExecutionPlan(6, compiled=True)
     again = plan(3_100)
-    assert (again.way, again.remembered) == (Way(6, compiled=True), True)
-    assert (plan(100).way, plan(100).remembered) == (Way(6), True)
+    assert (again.way, again.remembered) == (ExecutionPlan(6, compiled=True), True)
+    assert (plan(100).way, plan(100).remembered) == (ExecutionPlan(6), True)
     assert not plan(3_000, compiled=False).remembered
     assert plan(100, compiled=False).remembered
 
 
-@pytest.mark.parametrize(("compiled", "way"), [(True, Way(6, compiled=True)), (False, Way(6))])
+@pytest.mark.parametrize(("compiled", "way"), [(True, ExecutionPlan(6, compiled=True)), (False, ExecutionPlan(6))])
 def test_what_is_said_is_not_measured(store, tried, compiled, way):
     for rounds in (3, 10_000):
         tried(TIMES)
@@ -319,24 +331,26 @@ def test_what_is_said_is_not_measured(store, tried, compiled, way):
 def test_workers_share_the_work_that_is_left(store, tried):
     seen = tried({**TIMES, (3, False): 0.005, (3, True): 0.003})
     plan = started("fedavg", hw.ProcessEngine(2), rounds=3_000).engine.plan
-    assert (plan.way, seen) == (Way(3), [])  # 45 s each
-    assert started("fedavg", hw.ProcessEngine(1), rounds=3_000).engine.plan.way == Way(6, compiled=True)
+    assert (plan.way, seen) == (ExecutionPlan(3), [])  # 45 s each
+    assert started("fedavg", hw.ProcessEngine(1), rounds=3_000).engine.plan.way == ExecutionPlan(6, compiled=True)
 
 
 def test_compiling_ends_when_it_cannot_pay_any_more(store, tmp_path):
     made = started("fedavg", hw.LocalEngine(lanes="auto"))
     trial = planner._Trial(made.engine.runner, 6)
-    assert trial.compile((Way(), 1), most=-1.0) is None
+    assert trial.compile((ExecutionPlan(), 1), most=-1.0) is None
     with pytest.raises(KeyError):
-        trial.found[Way(compiled=True), 1]
+        trial.found[ExecutionPlan(compiled=True), 1]
     assert made.engine.runner.not_compiled == "compiling takes longer than the run could save"
 
 
 def test_the_planner_says_why_what_was_asked_for_cannot_be(store):
     engine = hw.LocalEngine(lanes="auto", compiled=True)
     run("fedavg", engine, make=Branches, rounds=1)
-    assert engine.spoken.startswith("clients one at a time, since RuntimeError in a batched program; not compiled, sin")
-    assert engine.plan.way == Way()
+    assert engine.summary.startswith(
+        "clients one at a time, since RuntimeError in a batched program; not compiled, sin"
+    )
+    assert engine.plan.way == ExecutionPlan()
 
 
 # runs that are resumed, workers, and run files ------------------------------------------------------------
@@ -353,14 +367,14 @@ def test_a_resumed_run_stays_as_it_was(store, tried, tmp_path):
         made.close()
         return made.engine
 
-    assert part("auto", 3_000, False, lanes="auto").plan.way == Way(6, compiled=True)
+    assert part("auto", 3_000, False, lanes="auto").plan.way == ExecutionPlan(6, compiled=True)
     store.unlink()
     again = part("auto", 3_000, True, lanes="auto")
-    assert (again.plan.way, again.plan.seconds) == (Way(6, compiled=True), None)
-    assert part("told", 3, False, compiled=True).decided == {"compiled": True}
-    assert part("told", 3, True).decided == {"compiled": True}
+    assert (again.plan.way, again.plan.seconds) == (ExecutionPlan(6, compiled=True), None)
+    assert part("told", 3, False, compiled=True).pinned_settings == {"compiled": True}
+    assert part("told", 3, True).pinned_settings == {"compiled": True}
     part("plain", 3, False)
-    assert part("plain", 3, True, compiled=True).decided == {}
+    assert part("plain", 3, True, compiled=True).pinned_settings == {}
     with pytest.raises(hw.RunFolderError, match="another plan"):
         part("told", 3, True, compiled=False)
     tried(TIMES, compiling=0)
@@ -382,7 +396,7 @@ def test_the_number_of_workers_changes_no_bit(lanes, calls):
         torch.set_num_threads(1)
     assert len(calls) <= 2  # no client was trained in this process, but in the trial of each run before its first round
     calls.clear()
-    assert found[1][0].engine.spoken.endswith("compiled")
+    assert found[1][0].engine.summary.endswith("compiled")
     same(*found)
     here = run("scaffold+ecgr", hw.LocalEngine(lanes=lanes, compiled=True), number="float32")
     assert (4, True) in calls
@@ -394,7 +408,7 @@ def test_it_is_an_option_of_run_files():
 
     for said in (None, True, False):
         for kind in ("local", "processes", "ray"):
-            assert EngineSection(kind=kind, compiled=said).engine().wish == Wish(None, None, said)
+            assert EngineSection(kind=kind, compiled=said).engine().wish == PlanConstraints(None, None, said)
     with pytest.raises(ValueError, match="compiled"):
         EngineSection(compiled="yes")
 
@@ -405,7 +419,7 @@ def test_bench_and_lanes_are_given_what_is_used_and_nothing_else():
     runner = engine.runner
     assert isinstance(runner.lanes.compiled, Beside)
     assert runner.bench.compiled is None
-    runner.use(Way(compiled=True))
+    runner.use(ExecutionPlan(compiled=True))
     assert (runner.lanes.compiled, type(runner.bench.compiled)) == (None, Alone)
-    runner.use(Way())
+    runner.use(ExecutionPlan())
     assert (runner.lanes.compiled, runner.bench.compiled) == (None, None)

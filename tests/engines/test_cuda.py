@@ -69,7 +69,7 @@ def strict(monkeypatch):
         return stepped
 
     monkeypatch.setattr(sgd._Loop, "step", waits_for_nothing(sgd._Loop.step))
-    monkeypatch.setattr(lanes._Program, "_step", waits_for_nothing(lanes._Program._step))
+    monkeypatch.setattr(lanes.BatchedLoop, "_step", waits_for_nothing(lanes.BatchedLoop._step))
 
 
 @pytest.mark.parametrize("lanes", [1, 4])
@@ -130,8 +130,8 @@ def test_the_planner_measures_and_the_settings_are_put_back():
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     made, _, _ = run("fedavg", "cuda", "tf32", "auto")
     assert made.engine.plan is not None
-    assert made.engine.spoken.startswith("on cuda (")
-    assert "tf32, the examples there too: " in made.engine.spoken
+    assert made.engine.summary.startswith("on cuda (")
+    assert "tf32, the examples there too: " in made.engine.summary
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
 
 
@@ -142,7 +142,7 @@ def test_memory_that_runs_out_narrows_the_crews(monkeypatch):
         return nn.Sequential(nn.Linear(16, 4096), nn.Tanh(), nn.Linear(4096, 256), nn.Tanh(), nn.Linear(256, 3))
 
     engine = hw.LocalEngine(lanes=6, device="cuda")
-    monkeypatch.setattr("headway.engines.local.lanes_that_fit", lambda runner, wanted: wanted)
+    monkeypatch.setattr("headway.engines.local.max_batch_clients", lambda runner, wanted: wanted)
     made = hw.Run(
         hw.recipes.recipe("fedavg", trainer=TRAINER), blobs(SIZES, features=16), hw.Task(wide), rounds=1, engine=engine
     )

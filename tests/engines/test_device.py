@@ -13,15 +13,15 @@ import headway as hw
 from headway.core.errors import RunFolderError
 from headway.engines import PooledEngine
 from headway.engines.autotune import gpu_memory as room
-from headway.engines.autotune.execution_plan import Wish
-from headway.engines.autotune.gpu_memory import lanes_that_fit
+from headway.engines.autotune.execution_plan import PlanConstraints
+from headway.engines.autotune.gpu_memory import max_batch_clients
 from headway.engines.autotune.planner import _fingerprint
-from headway.engines.group_runner import UnitRunner
+from headway.engines.group_runner import GroupRunner
 from headway.experiment.runfile_schema import EngineSection
-from headway.model.device import Site
+from headway.model.device import Device
 from headway.numerics.keys import Key
 from headway.observe.drift import _Sketch
-from headway.vectorized.batched_sgd import Lanes
+from headway.vectorized.batched_sgd import BatchedSGD
 from headway.vectorized.low_rank import LowRank
 
 SIZES = (7, 12, 5, 9, 20, 1)
@@ -206,13 +206,13 @@ LOW_RANK = {
 def test_crews_in_low_rank_form(case, monkeypatch):
     chain, trainer, make = LOW_RANK[case]
     algorithm, way = hw.Algorithm(chain, trainer, hw.All()), {"low_rank": True, "channels_last": make is images}
-    lowered, whole = UnitRunner._lowered, []
+    lowered, whole = GroupRunner._lowered, []
 
     def noted(self, *given):
         whole.append(lowered(self, *given))
         return whole[-1]
 
-    monkeypatch.setattr(UnitRunner, "_lowered", noted)
+    monkeypatch.setattr(GroupRunner, "_lowered", noted)
     agree(algorithm, monkeypatch, lanes=3, drift=False, make=make, way=way)
     assert len(whole) == 8
     assert None not in whole
@@ -224,7 +224,7 @@ class TestMemoryThatRunsOut:
     @pytest.fixture(params=["lanes", "low rank"])
     def most(self, request, monkeypatch):
         """How many fit, in a list that a test may change."""
-        most, kind = [2], Lanes if request.param == "lanes" else LowRank
+        most, kind = [2], BatchedSGD if request.param == "lanes" else LowRank
         train = kind.train
 
         def limited(self, work, plan):
@@ -233,7 +233,7 @@ class TestMemoryThatRunsOut:
             return train(self, work, plan)
 
         monkeypatch.setattr(kind, "train", limited)
-        self.drift = kind is Lanes
+        self.drift = kind is BatchedSGD
         return most
 
     def test_half_as_many_train_and_a_line_says_so(self, most):
@@ -264,7 +264,7 @@ class TestMemoryThatRunsOut:
         assert reports[0].notes == ()
 
 
-class Small(Site):
+class Small(Device):
     """A site with so much room, where a crew of w lanes needs 100 + 10 w bytes."""
 
     __slots__ = ("free", "needs")
@@ -287,15 +287,15 @@ def test_as_many_lanes_as_fit_by_what_two_small_crews_need(free, lanes, monkeypa
     """Of six clients two, and then all, are rehearsed: 120 and 160 bytes are 10 a lane; 0.8 of 175 are 140."""
     made, _ = run(hw.recipes.recipe("scaffold", trainer=TRAINER), 6, Small(free))
     assert made.engine.runner.width == lanes
-    assert made.engine.decided == ({} if lanes == 1 else {"lanes": lanes})
-    assert ("(of 6 that were asked for, those that fit in its memory)" in made.engine.spoken) == (lanes < 6)
+    assert made.engine.pinned_settings == ({} if lanes == 1 else {"lanes": lanes})
+    assert ("(of 6 that were asked for, those that fit in its memory)" in made.engine.summary) == (lanes < 6)
     again, _ = run(hw.recipes.recipe("scaffold", trainer=TRAINER), lanes)
     assert torch.equal(made.state.params, again.state.params)
 
 
 def test_lanes_are_counted_down_only_where_memory_has_an_end():
     made, _ = run(hw.recipes.recipe("fedavg", trainer=PLAIN), 6)
-    assert lanes_that_fit(made.engine.runner, 6) == 6
+    assert max_batch_clients(made.engine.runner, 6) == 6
     assert room.SHARE < 1
 
 
@@ -307,24 +307,24 @@ def test_a_folder_says_device_and_precision_and_is_not_gone_on_with_elsewhere(tm
 
     assert begun(tmp_path / "here")["plan"] == {"engine": "Local", "threads": 1}
     there = hw.LocalEngine()
-    there.site = Site(torch.device("cuda", 0), "tf32")
-    assert there.decided == {"device": "cuda", "precision": "tf32"}
+    there.site = Device(torch.device("cuda", 0), "tf32")
+    assert there.pinned_settings == {"device": "cuda", "precision": "tf32"}
     with pytest.raises(RunFolderError, match='trained with device = "cpu" and precision = "float32", and would go on'):
-        there.follow(begun(tmp_path / "other")["plan"])
+        there.restore_settings(begun(tmp_path / "other")["plan"])
     with pytest.raises(RunFolderError, match='with "cpu" and "float32", which gives other bits: resume it as it was'):
-        hw.LocalEngine().follow({"device": "cuda", "precision": "tf32"})
-    there.follow({"device": "cuda", "precision": "tf32"})
+        hw.LocalEngine().restore_settings({"device": "cuda", "precision": "tf32"})
+    there.restore_settings({"device": "cuda", "precision": "tf32"})
     with pytest.raises(RunFolderError):
-        PooledEngine().follow({"device": "cuda", "precision": "float32"})
+        PooledEngine().restore_settings({"device": "cuda", "precision": "float32"})
 
 
 def test_plans_are_remembered_by_device_and_precision(monkeypatch):
     made, _ = run(hw.recipes.recipe("fedavg", trainer=PLAIN), 2)
     names = set()
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    for site in (Site(), Site(torch.device("cuda", 0)), Site(torch.device("cuda", 0), "tf32")):
+    for site in (Device(), Device(torch.device("cuda", 0)), Device(torch.device("cuda", 0), "tf32")):
         made.engine.runner.site = site
-        names.add(_fingerprint(made.engine.runner, 6, 1, Wish(), 0))
+        names.add(_fingerprint(made.engine.runner, 6, 1, PlanConstraints(), 0))
     assert len(names) == 3
 
 
@@ -336,7 +336,7 @@ class TestRunFiles:
 
     def test_the_engine_that_is_said(self):
         engine = self.section(device="cpu", precision="float32", lanes=2, drift=False).engine()
-        assert (engine.site, engine.lanes, engine.drift) == (Site(), 2, False)
+        assert (engine.site, engine.lanes, engine.drift) == (Device(), 2, False)
         with pytest.raises(hw.ConfigError, match='precision = "tf32" needs a GPU'):
             self.section(precision="tf32").engine()
         with pytest.raises(hw.ConfigError, match='precision = "tf32" needs a GPU'):
@@ -353,7 +353,7 @@ class TestRunFiles:
         )
         with pytest.raises(hw.ConfigError, match='is "bfloat16", but clients in workers'):
             self.section(**several, precision="bfloat16").engine()
-        assert self.section(**several, device="cpu", precision="float32").engine().site == Site()
+        assert self.section(**several, device="cpu", precision="float32").engine().site == Device()
 
     def test_on_the_command_line(self, headway):
         code, out, _ = headway("run", "hospitals", "--rounds", 1, "--device", "cpu", "--out", "one")
@@ -383,12 +383,12 @@ class TestRunFiles:
 )
 def test_the_engines_line_says_which_gpu(lanes, said, monkeypatch):
     made, _ = run(hw.recipes.recipe("fedavg", trainer=PLAIN), lanes)
-    assert made.engine.spoken == ("" if lanes == 1 else "4 clients side by side")
+    assert made.engine.summary == ("" if lanes == 1 else "4 clients side by side")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
-    made.engine.site = Site(torch.device("cuda", 0), "tf32")
-    assert made.engine.spoken == said.replace(":", ", the examples there too:")
+    made.engine.site = Device(torch.device("cuda", 0), "tf32")
+    assert made.engine.summary == said.replace(":", ", the examples there too:")
     made.engine.runner.site = made.engine.site
-    assert made.engine.spoken == said
+    assert made.engine.summary == said
     assert made.engine.site.versions["gpu"] == "Some GPU"
 
 
@@ -398,7 +398,7 @@ def test_late_updates_from_several_models(recipe, lanes, monkeypatch):
     """By a clock: what clients were asked with, and their ages, are there too."""
     options = {"concurrency": 6, **({"buffer": 3} if recipe == "fedbuff" else {})}
     algorithm = hw.recipes.recipe(recipe, trainer=TRAINER, **options)
-    fleet = hw.Fleet(examples_per_s=20.0, speed_spread=1.2)
+    fleet = hw.DeviceFleet(examples_per_s=20.0, speed_spread=1.2)
 
     def late(site=None):
         inner = hw.LocalEngine(lanes=lanes)

@@ -25,12 +25,12 @@ def windows(availability, client="a", until=10 * DAY):
 
 
 def test_an_ask_takes_two_delays_two_transfers_and_the_examples():
-    fleet = hw.Fleet(examples_per_s=50.0, down_per_s=1000.0, up_per_s=100.0, latency_s=0.25)
+    fleet = hw.DeviceFleet(examples_per_s=50.0, down_per_s=1000.0, up_per_s=100.0, latency_s=0.25)
     assert fleet.device("a", KEY).seconds(examples=200, down=500, up=50) == 0.5 + 0.5 + 4.0 + 0.5
 
 
 def test_devices_differ_as_their_spread_says():
-    fleet = hw.Fleet(examples_per_s=100.0, up_per_s=10.0, speed_spread=0.7, link_spread=0.3)
+    fleet = hw.DeviceFleet(examples_per_s=100.0, up_per_s=10.0, speed_spread=0.7, link_spread=0.3)
     devices = [fleet.device(f"c{n}", KEY) for n in range(4000)]
     for values, median, spread in (
         ([d.examples_per_s for d in devices], 100.0, 0.7),
@@ -43,12 +43,12 @@ def test_devices_differ_as_their_spread_says():
 
 
 def test_crashes_are_as_likely_as_they_are_said_to_be():
-    fleet = hw.Fleet(crash=0.2)
+    fleet = hw.DeviceFleet(crash=0.2)
     shares = [fleet.crashes_after(KEY.derive(n)) for n in range(5000)]
     failed = [share for share in shares if share is not None]
     assert len(failed) / 5000 == pytest.approx(0.2, abs=0.02)
     assert statistics.mean(failed) == pytest.approx(0.5, abs=0.03)
-    assert hw.Fleet().crashes_after(KEY) is None
+    assert hw.DeviceFleet().crashes_after(KEY) is None
 
 
 def test_bernoulli_intervals_are_there_with_their_share():
@@ -162,12 +162,12 @@ def test_a_trace_that_is_not_there_or_repeats_too_soon(tmp_path):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: hw.Fleet(examples_per_s=0.0), "examples_per_s must be above 0"),
-        (lambda: hw.Fleet(up_per_s=float("nan")), "up_per_s must be above 0"),
-        (lambda: hw.Fleet(latency_s=-1.0), "latency_s must be at least 0"),
-        (lambda: hw.Fleet(speed_spread=float("inf")), "speed_spread must be at least 0"),
-        (lambda: hw.Fleet(crash=1.5), "crash must be between 0 and 1"),
-        (lambda: hw.Fleet(crash="often"), "Fleet.crash must be a number"),
+        (lambda: hw.DeviceFleet(examples_per_s=0.0), "examples_per_s must be above 0"),
+        (lambda: hw.DeviceFleet(up_per_s=float("nan")), "up_per_s must be above 0"),
+        (lambda: hw.DeviceFleet(latency_s=-1.0), "latency_s must be at least 0"),
+        (lambda: hw.DeviceFleet(speed_spread=float("inf")), "speed_spread must be at least 0"),
+        (lambda: hw.DeviceFleet(crash=1.5), "crash must be between 0 and 1"),
+        (lambda: hw.DeviceFleet(crash="often"), "Fleet.crash must be a number"),
         (lambda: hw.Bernoulli(share=2.0), "0 <= share <= 1"),
         (lambda: hw.Bernoulli(every_s=0.0), "every_s above 0"),
         (lambda: hw.Charging(hours=24.0), "0 < hours < 24"),
@@ -184,4 +184,4 @@ def test_bad_numbers_are_refused(make, says):
 
 @pytest.mark.parametrize("name", list(FLEETS))
 def test_fleets_are_rebuilt_from_names_and_numbers(name):
-    assert build(hw.Fleet, to_numbers(FLEETS[name])) == FLEETS[name]
+    assert build(hw.DeviceFleet, to_numbers(FLEETS[name])) == FLEETS[name]

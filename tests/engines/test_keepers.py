@@ -7,7 +7,7 @@ import torch
 import headway as hw
 from headway.engines.ray import state_replica as keeper_module
 from headway.engines.ray.replicated_state import RemoteMemory
-from headway.engines.ray.state_replica import Keeper
+from headway.engines.ray.state_replica import StateReplica
 from headway.engines.worker_pool import Lost
 
 CLIENTS = ("a", "b", "c", "d")
@@ -20,7 +20,7 @@ class Actors:
         self.nodes, self.made, self.ended, self.follows = list(nodes), {}, [], True
 
     def make(self, clients, node):
-        actor = Keeper(clients)
+        actor = StateReplica(clients)
         self.made[actor] = node if self.follows else self.nodes[0]
         return actor
 
@@ -141,7 +141,7 @@ def test_what_a_worker_missed_is_not_asked_by_others_and_ends_at_the_verdict():
 
 
 def test_a_call_that_is_made_twice_has_the_effect_of_one():
-    keeper = Keeper(CLIENTS)
+    keeper = StateReplica(CLIENTS)
     stacked = {"stage": {"c": torch.ones(1, 2).numpy()}}
     for tag in ((0, 0), (1, 0)):
         for _ in range(2):
@@ -155,4 +155,4 @@ def test_a_call_that_is_made_twice_has_the_effect_of_one():
 
 def test_the_node_of_an_actor_is_what_ray_calls_it(monkeypatch):
     monkeypatch.setattr(keeper_module, "node_here", lambda: "one")
-    assert Keeper(CLIENTS).node() == "one"
+    assert StateReplica(CLIENTS).node() == "one"

@@ -9,7 +9,7 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.engines.grouping import units
+from headway.engines.grouping import groups_of
 
 SIZES = (7, 12, 5, 9, 20, 1)
 
@@ -57,7 +57,7 @@ def test_every_recipe(recipe):
     alone = run(recipe, 1, TRAINER)
     for lanes in (3, 6):
         beside = run(recipe, lanes, TRAINER)
-        assert beside[0].engine.alone is None
+        assert beside[0].engine.sequential_reason is None
         agree(alone, beside)
 
 
@@ -109,7 +109,7 @@ def test_dropout_is_each_clients_own(recipe):
     for options in ({"batch_size": 4, "epochs": 2, "momentum": 0.5}, {"steps": 5, "batch_size": 3}):
         trainer = hw.LocalSGD(lr=0.1, **options)
         beside = run(recipe, 4, trainer, make=make)
-        assert beside[0].engine.alone is None
+        assert beside[0].engine.sequential_reason is None
         agree(run(recipe, 1, trainer, make=make), beside)
 
 
@@ -141,7 +141,7 @@ def test_some_clients_a_round():
 )
 def test_what_cannot_stand_side_by_side_trains_alone(make, recipe, why):
     beside = run(recipe, 4, TRAINER, make=make)
-    assert beside[0].engine.alone == why
+    assert beside[0].engine.sequential_reason == why
     alone = run(recipe, 1, TRAINER, make=make)
     assert torch.equal(alone[0].state.params, beside[0].state.params)
 
@@ -159,7 +159,7 @@ class Branches(nn.Module):
 
 def test_a_model_that_branches_on_its_inputs_trains_alone():
     alone, beside = run("fedavg", 1, TRAINER, make=Branches), run("fedavg", 4, TRAINER, make=Branches)
-    assert beside[0].engine.alone == "RuntimeError in a batched program"
+    assert beside[0].engine.sequential_reason == "RuntimeError in a batched program"
     assert torch.equal(alone[0].state.params, beside[0].state.params)
 
 
@@ -173,7 +173,7 @@ def test_a_model_whose_examples_see_each_other_trains_alone(affine):
 
     data = blobs(sizes=(7, 11, 6, 10))
     alone, beside = (run("fedavg", lanes, TRAINER, data=data, make=make) for lanes in (1, 4))
-    assert beside[0].engine.alone == "what it makes of an example depends on the others in a batch"
+    assert beside[0].engine.sequential_reason == "what it makes of an example depends on the others in a batch"
     assert torch.equal(alone[0].state.params, beside[0].state.params)
 
 
@@ -188,9 +188,9 @@ def test_a_failure_names_its_client():
 
 def test_lanes_hold_clients_of_like_size_whatever_the_order():
     sizes = {name: torch.arange(size) for name, size in zip("abcdef", SIZES, strict=True)}
-    assert list(units("abcdef", sizes, lanes=2, group=2)) == [["e", "b"], ["d", "a"], ["c", "f"]]
-    assert list(units("fedcba", sizes, lanes=2, group=3)) == [["e", "b", "d", "a"], ["c", "f"]]
-    assert list(units("cba", sizes)) == [["a", "b", "c"]]
+    assert list(groups_of("abcdef", sizes, lanes=2, group=2)) == [["e", "b"], ["d", "a"], ["c", "f"]]
+    assert list(groups_of("fedcba", sizes, lanes=2, group=3)) == [["e", "b", "d", "a"], ["c", "f"]]
+    assert list(groups_of("cba", sizes)) == [["a", "b", "c"]]
 
 
 @pytest.mark.parametrize("lanes", [0, -1, 1.5, True])

@@ -13,8 +13,8 @@ from toys import blobs, linear_task
 
 import headway as hw
 from headway.core.update import Update
-from headway.engines.grouping import GROUP, units
-from headway.protocol.sums import Group, Total
+from headway.engines.grouping import GROUP, groups_of
+from headway.protocol.sums import ExactTotal, GroupSum
 
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4)
 
@@ -148,9 +148,9 @@ class TestBadUpdates:
 def test_groups_are_a_function_of_the_sorted_cohort():
     names = [f"c{i:03d}" for i in range(2 * GROUP + 5)]
     shuffled = names[::-1]
-    assert list(units(names, {})) == list(units(shuffled, {}))
-    assert [len(unit) for unit in units(names, {})] == [GROUP, GROUP, 5]
-    assert list(units([], {})) == []
+    assert list(groups_of(names, {})) == list(groups_of(shuffled, {}))
+    assert [len(unit) for unit in groups_of(names, {})] == [GROUP, GROUP, 5]
+    assert list(groups_of([], {})) == []
 
 
 def test_same_seed_same_bits_and_another_seed_others():
@@ -220,7 +220,7 @@ def test_the_aggregate_does_not_depend_on_threads():
     updates = [Update.of(torch.randn(300_000, generator=generator), weight=w) for w in (1.0, 7.3, 1e6)]
 
     def total():
-        group, sum_ = Group(), Total()
+        group, sum_ = GroupSum(), ExactTotal()
         for update in updates:
             group.add(update.scaled_exactly(update.weight))
         sum_.add_group(group)

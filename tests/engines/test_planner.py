@@ -76,7 +76,7 @@ def test_a_plan_is_remembered_for_the_same_work_alone(store, monkeypatch):
     timed(monkeypatch, {1: 0.010, 2: 0.020})
     again = started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan
     assert (again.way.lanes, again.remembered) == (2, True)
-    assert "as measured before" in again.spoken
+    assert "as measured before" in again.summary
     assert started("fedprox", hw.LocalEngine(lanes="auto")).engine.plan.way.lanes == 1
     assert len(json.loads(store.read_text())) == 2
 
@@ -146,4 +146,4 @@ def test_a_model_that_fails_is_left_to_the_run(store):
 def test_a_model_that_cannot_be_batched_is_planned_alone(store):
     made = started("fedavg", hw.LocalEngine(lanes="auto"), make=lambda: nn.Sequential(nn.RReLU(), nn.Linear(4, 3)))
     assert made.engine.plan.way.lanes == 1
-    assert made.engine.spoken == "clients one at a time, since RuntimeError in a batched program"
+    assert made.engine.summary == "clients one at a time, since RuntimeError in a batched program"

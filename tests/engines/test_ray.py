@@ -11,7 +11,7 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.engines.ray.ray_engine import _Hand
+from headway.engines.ray.ray_engine import RayHandle
 from headway.engines.ray.replicated_state import COPIES
 
 ray = pytest.importorskip("ray", reason='Ray is not installed: pip install "headway[ray]"')
@@ -119,7 +119,7 @@ def test_a_keeper_of_memory_that_is_killed_is_replaced_and_nothing_changes(clust
 
 @SOAK
 def test_a_keeper_that_is_killed_in_the_middle_of_a_round_changes_nothing(cluster, monkeypatch):
-    answers, real = [], _Hand.work
+    answers, real = [], RayHandle.work
 
     def work(hand, unit):
         answers.append(unit)
@@ -128,7 +128,7 @@ def test_a_keeper_that_is_killed_in_the_middle_of_a_round_changes_nothing(cluste
         return real(hand, unit)
 
     whole = trained("scaffold+ecgr", hw.ProcessEngine(1, lanes=1))
-    monkeypatch.setattr(_Hand, "work", work)
+    monkeypatch.setattr(RayHandle, "work", work)
     same(whole, trained("scaffold+ecgr", hw.RayEngine(2, lanes=1)))
     assert len(answers) == 3 * 14
 
@@ -220,7 +220,7 @@ def test_a_node_that_is_lost_in_the_middle_of_a_round_changes_nothing(apart, mon
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = made.add_node(num_cpus=1)
     made.wait_for_nodes()
-    answers, real = [], _Hand.work
+    answers, real = [], RayHandle.work
 
     def work(hand, unit):
         answers.append(unit)
@@ -228,7 +228,7 @@ def test_a_node_that_is_lost_in_the_middle_of_a_round_changes_nothing(apart, mon
             made.remove_node(second, allow_graceful=False)
         return real(hand, unit)
 
-    monkeypatch.setattr(_Hand, "work", work)
+    monkeypatch.setattr(RayHandle, "work", work)
     try:
         engine = hw.RayEngine(2, lanes=1, address=made.address)
         same(whole, trained("scaffold+ecgr", engine, rounds=4))

@@ -8,9 +8,9 @@ from toys import blobs
 
 import headway as hw
 from headway.protocol.messages import Ask, Message, Version
-from headway.vectorized.batched_sgd import Lanes
+from headway.vectorized.batched_sgd import BatchedSGD
 
-FLEET = hw.Fleet(examples_per_s=20.0, speed_spread=1.2)
+FLEET = hw.DeviceFleet(examples_per_s=20.0, speed_spread=1.2)
 QUORUM = hw.Quorum(count=4, late="keep")
 HEAVY = hw.LocalSGD(
     lr=0.1,
@@ -83,13 +83,13 @@ def test_side_by_side_as_alone(chain):
 
 def test_crews_do_mix_models(monkeypatch):
     """Not one crew for each model: a buffer of four in lanes of four is one crew."""
-    train, crews = Lanes.train, []
+    train, crews = BatchedSGD.train, []
 
     def watched(self, work, plan):
         crews.append((len(plan.table.counts), work.ctx.global_params.ndim))
         return train(self, work, plan)
 
-    monkeypatch.setattr(Lanes, "train", watched)
+    monkeypatch.setattr(BatchedSGD, "train", watched)
     run(CHAINS["staleness"], hw.LocalEngine(lanes=4))
     assert {size for size, _ in crews[1:]} == {4}, "the first crew is the trial before the run"
     assert len(crews) == 1 + 8
@@ -108,7 +108,7 @@ def test_low_rank_crews_share_one_model():
         list(one)
         one.close()
         results.append(one)
-    assert results[1].engine.inner.runner.lowers
+    assert results[1].engine.inner.runner.uses_low_rank
     torch.testing.assert_close(results[1].state.params, results[0].state.params, rtol=1e-10, atol=1e-12)
 
 
@@ -151,13 +151,13 @@ def test_an_ask_knows_what_each_was_asked_with():
     ask = Ask("train", new, ("a", "b", "c"), round=5, earlier={"b": version, "c": version}, steps={"c": 2})
     assert [ask.asked_in(client) for client in "abc"] == [5, 3, 3]
     assert ask.ages("abc") == [0, 2, 2]
-    assert ask.told("a") is new
-    assert ask.told_each(["b", "c"]) is old
-    assert torch.equal(ask.told_each(["a", "b"]).params, torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
+    assert ask.broadcast_for("a") is new
+    assert ask.stacked_broadcast(["b", "c"]) is old
+    assert torch.equal(ask.stacked_broadcast(["a", "b"]).params, torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
     assert ask.of(["a"]).earlier == {}
     assert ask.of(["c"]).steps == {"c": 2}
     assert ask.versions == [version]
-    brought = ask.brought(lambda message: Message(message.params + 1))
+    brought = ask.map_broadcasts(lambda message: Message(message.params + 1))
     assert brought.told("b") is brought.told("c")
     assert brought.told("b").params.tolist() == [1.0, 1.0]
     assert brought.told("a").params.tolist() == [2.0, 2.0]
@@ -168,7 +168,7 @@ def test_memory_is_committed_when_the_update_counts_and_not_before(lanes):
     """Of clients whose update comes rounds later, or never; MOON's client keeps its last model that counted."""
     algorithm = hw.recipes.moon(trainer=hw.LocalSGD(lr=0.1, batch_size=4), sampler=hw.Uniform(count=8))
     algorithm = hw.Algorithm(algorithm.chain, algorithm.trainer, algorithm.sampler, hw.Quorum(count=2, late="keep"))
-    fleet = hw.Fleet(examples_per_s=20.0, speed_spread=1.2, crash=0.3)
+    fleet = hw.DeviceFleet(examples_per_s=20.0, speed_spread=1.2, crash=0.3)
     task = hw.Task(lambda: torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)))
     engine = hw.ClockEngine(hw.LocalEngine(lanes=lanes), fleet)
     one = hw.Run(algorithm, blobs(sizes=tuple(range(5, 17))), task, rounds=8, engine=engine, seed=3)

@@ -17,7 +17,7 @@ def make(folder, clock, resume=False):
     algorithm = hw.recipes.recipe("scaffold" if not clock else "fedavg", trainer=trainer, sampler=hw.Uniform(count=3))
     algorithm = hw.Algorithm(algorithm.chain, algorithm.trainer, algorithm.sampler, quorum)
     inner = hw.LocalEngine()
-    engine = hw.ClockEngine(inner, hw.Fleet(examples_per_s=3.0, speed_spread=1.0)) if clock else inner
+    engine = hw.ClockEngine(inner, hw.DeviceFleet(examples_per_s=3.0, speed_spread=1.0)) if clock else inner
     data = blobs(sizes=(7, 12, 5, 9))
     run = hw.Run(
         algorithm, data, linear_task(), rounds=ROUNDS, folder=folder, resume=resume, engine=engine, checkpoint_every=10

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import headway as hw
-from headway.data import FederatedData, Numbered
+from headway.data import FederatedData, NumberedNames
 from headway.data.dataset.labels import LabelCounts
 from headway.data.sources.arrays import client_ids
 from headway.engines import LocalEngine
@@ -37,7 +37,7 @@ def bits(run: hw.Run) -> bytes:
 def test_names_made_when_asked_give_the_same_bits_as_names_in_memory():
     lazy = data()
     names = client_ids(CLIENTS)
-    assert isinstance(lazy.clients, Numbered)
+    assert isinstance(lazy.clients, NumberedNames)
     plain = FederatedData(
         "many", lazy.store, {c: lazy.train[c] for c in names}, {c: lazy.test[c] for c in names}, classes=2
     )
@@ -48,13 +48,13 @@ def test_names_made_when_asked_give_the_same_bits_as_names_in_memory():
 def test_nobody_but_the_cohort_is_named_or_counted(monkeypatch):
     held = data(central=True)
     named: list[int] = []
-    make = Numbered._name
+    make = NumberedNames._name
 
     def counted(names, number):
         named.append(number)
         return make(names, number)
 
-    monkeypatch.setattr(Numbered, "_name", counted)
+    monkeypatch.setattr(NumberedNames, "_name", counted)
     run = start(held)
     for _ in run:
         pass

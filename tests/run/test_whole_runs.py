@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import headway as hw
 from headway.data import batch_bounds, epoch_order
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
 
 ROUNDS, SEED, LR, MOMENTUM, BATCH, EPOCHS = 4, 3, 0.02, 0.5, 50, 2
@@ -69,7 +69,7 @@ def reaggregate(steps, select=0.5, beta=0.2):
 
 def reference(recipe: str):
     """The global model after every round of the recipe."""
-    x = Workbench(TASK, Key.root(SEED)).shared.clone()
+    x = FlatModule(TASK, Key.root(SEED)).shared.clone()
     sizes = {client: len(DATA.train[client]) for client in DATA.clients}
     c, own = torch.zeros_like(x), {client: torch.zeros_like(x) for client in DATA.clients}
     m, v = torch.zeros_like(x), torch.full_like(x, 1e-6)

@@ -12,10 +12,10 @@ import torch
 
 import headway as hw
 from headway.core.sampler import samplers
-from headway.data import Numbered
+from headway.data import NumberedNames
 from headway.data.sources.arrays import client_ids
 from headway.numerics.keys import Key
-from headway.protocol.client_history import Roster
+from headway.protocol.client_history import ClientHistory
 from headway.protocol.reports import ClientReport
 from headway.samplers.drawing import by_weight, first_of
 
@@ -43,7 +43,7 @@ DRAWS = 4000
 def roster(names=PEOPLE, rounds=6, seed=0):
     """One with some history: sizes, losses, times and turns of all sorts, and clients never asked."""
     drawn = random.Random(seed)
-    made = Roster(names, torch.tensor([drawn.randint(1, 40) for _ in names]), EVERY)
+    made = ClientHistory(names, torch.tensor([drawn.randint(1, 40) for _ in names]), EVERY)
     for round_ in range(rounds):
         there = [name for name in names if drawn.random() < 0.7]
         cohort = there[: len(there) // 2]
@@ -52,14 +52,16 @@ def roster(names=PEOPLE, rounds=6, seed=0):
             metrics = {"train_loss": drawn.expovariate(1.0), "asked_s": 1.0, "ended_s": 1.0 + drawn.random()}
             kind = "counted" if drawn.random() < 0.8 else "dropped"
             reports.append(ClientReport(name, kind, metrics=metrics))
-        made.learn(round_, there, cohort, reports)
+        made.record_round(round_, there, cohort, reports)
     return made
 
 
 def measured(sampler, clients, round_, key, known):
     """The draw, after the losses that it wants to know were measured."""
     asked = sampler.measured(clients, round_, key, known)
-    known.hear([ClientReport(c, "counted", metrics={"train_loss": float(len(c) * 7919 % 31)}) for c in asked])
+    known.set_fresh_losses(
+        [ClientReport(c, "counted", metrics={"train_loss": float(len(c) * 7919 % 31)}) for c in asked]
+    )
     return sampler.draw(clients, round_, key, known)
 
 
@@ -77,9 +79,9 @@ def test_a_draw_is_a_function_of_its_arguments(name):
         drawn.add(cohort)
         assert list(cohort) == sorted(set(cohort))
         shuffled = random.Random(seed).sample(PEOPLE, N)
-        for clients in (shuffled, tuple(shuffled), list(PEOPLE), Numbered(N)):
+        for clients in (shuffled, tuple(shuffled), list(PEOPLE), NumberedNames(N)):
             assert measured(ALL[name], clients, 7, key, roster(rounds=rounds)) == cohort
-        assert measured(ALL[name], Numbered(N), 7, key, roster(Numbered(N), rounds)) == cohort
+        assert measured(ALL[name], NumberedNames(N), 7, key, roster(NumberedNames(N), rounds)) == cohort
     assert len(drawn) == 1 if name in ("All", "Fixed") else len(drawn) > 3
 
 
@@ -89,7 +91,7 @@ def test_only_those_who_are_there_are_drawn_and_as_many_as_are_missing(name):
     for seed in range(10):
         key = Key.root(seed)
         asked = sampler.measured(there, 7, key, known)
-        known.hear([ClientReport(c, "counted", metrics={"train_loss": 1.0}) for c in asked])
+        known.set_fresh_losses([ClientReport(c, "counted", metrics={"train_loss": 1.0}) for c in asked])
         for busy, expected in ((0, 4), (1, 3), (3, 1), (4, 0), (9, 0)):
             cohort = sampler.draw(there, 7, key, known, busy=busy)
             assert len(cohort) == expected
@@ -98,7 +100,7 @@ def test_only_those_who_are_there_are_drawn_and_as_many_as_are_missing(name):
     assert sampler.enough(PEOPLE[:4])
     assert sampler.facts(N).expected == 4
     few = PEOPLE[:2]
-    known.hear([ClientReport(c, "counted", metrics={"train_loss": 1.0}) for c in few])
+    known.set_fresh_losses([ClientReport(c, "counted", metrics={"train_loss": 1.0}) for c in few])
     assert sampler.draw(few, 7, Key.root(0), known, busy=1) == few
     with pytest.raises(hw.ConfigError, match="asked to draw from 2 clients only"):
         sampler.draw(few, 7, Key.root(0), known)
@@ -177,7 +179,7 @@ def assert_frequencies(found, expected):
 def test_by_size_is_successive_sampling():
     sizes = [1, 2, 3, 10, 4]
     people = client_ids(len(sizes))
-    known = Roster(people, torch.tensor(sizes), {"sizes"})
+    known = ClientHistory(people, torch.tensor(sizes), {"sizes"})
     for count in (1, 2, 4):
         sampler = hw.BySize(count=count)
         found = frequencies(lambda key, sampler=sampler: sampler.draw(people, 0, key, known))
@@ -188,9 +190,9 @@ def test_by_size_is_successive_sampling():
 def test_least_available_is_successive_sampling_by_the_inverse_share():
     """a was there in 1 of 8 rounds, b in 3, c in all; the round at hand counts too, for those who are there."""
     people = ("a", "b", "c", "d")
-    known = Roster(people, torch.ones(4, dtype=torch.int64), {"presence"})
+    known = ClientHistory(people, torch.ones(4, dtype=torch.int64), {"presence"})
     for round_ in range(8):
-        known.learn(round_, [c for c, often in (("a", 1), ("b", 3), ("c", 8)) if round_ < often], (), ())
+        known.record_round(round_, [c for c, often in (("a", 1), ("b", 3), ("c", 8)) if round_ < often], (), ())
     weights = {"a": 9 / 2, "b": 9 / 4, "c": 1.0}
     found = frequencies(lambda key: hw.LeastAvailable(count=2).draw(("c", "a", "b"), 8, key, known))
     assert_frequencies(found, dict(zip(weights, successive(list(weights.values()), 2), strict=True)))
@@ -198,9 +200,9 @@ def test_least_available_is_successive_sampling_by_the_inverse_share():
 
 
 def test_least_available_is_uniform_where_all_are_there():
-    known = Roster(PEOPLE, torch.ones(N, dtype=torch.int64), {"presence"})
+    known = ClientHistory(PEOPLE, torch.ones(N, dtype=torch.int64), {"presence"})
     for round_ in range(5):
-        known.learn(round_, PEOPLE, (), ())
+        known.record_round(round_, PEOPLE, (), ())
     found = frequencies(lambda key: hw.LeastAvailable(count=3).draw(PEOPLE, 5, key, known))
     assert_frequencies(found, dict.fromkeys(PEOPLE, 3 / N))
 
@@ -274,12 +276,12 @@ def test_first_of_is_sorting():
 @pytest.mark.parametrize(("population", "count"), [(9, 4), (10, 5), (7, 7), (11, 3)])
 def test_round_robin_asks_everybody_within_a_turn_and_is_even(population, count):
     people = client_ids(population)
-    known, asked, orders = Roster(people, torch.ones(population, dtype=torch.int64), {"turns"}), Counter(), set()
+    known, asked, orders = ClientHistory(people, torch.ones(population, dtype=torch.int64), {"turns"}), Counter(), set()
     for round_ in range(40):
         cohort = hw.RoundRobin(count=count).draw(people, round_, Key.root(3).derive(round_), known)
         asked.update(cohort)
         orders.add(cohort)
-        known.learn(round_, people, cohort, [])
+        known.record_round(round_, people, cohort, [])
         if round_ + 1 == -(-population // count):
             assert set(asked) == set(people)
         assert max(asked.values()) - min(asked[name] for name in people) <= 1
@@ -288,15 +290,15 @@ def test_round_robin_asks_everybody_within_a_turn_and_is_even(population, count)
 
 def test_round_robin_lets_those_come_first_who_were_away():
     people = client_ids(6)
-    known = Roster(people, torch.ones(6, dtype=torch.int64), {"turns"})
+    known = ClientHistory(people, torch.ones(6, dtype=torch.int64), {"turns"})
     for round_ in range(4):
         cohort = hw.RoundRobin(count=2).draw(people[:4], round_, Key.root(round_), known)
-        known.learn(round_, people[:4], cohort, [])
+        known.record_round(round_, people[:4], cohort, [])
     assert hw.RoundRobin(count=2).draw(people, 4, Key.root(4), known) == people[4:]
 
 
 def test_round_robin_breaks_ties_evenly():
-    known = Roster(PEOPLE, torch.ones(N, dtype=torch.int64), {"turns"})
+    known = ClientHistory(PEOPLE, torch.ones(N, dtype=torch.int64), {"turns"})
     found = frequencies(lambda key: hw.RoundRobin(count=2).draw(PEOPLE, 0, key, known))
     assert_frequencies(found, dict.fromkeys(PEOPLE, 2 / N))
 
@@ -325,7 +327,7 @@ def test_power_of_choice_is_the_slow_reference(count, candidates):
         asked, expected = slow_power(known, PEOPLE, key, count, candidates, losses)
         assert sampler.measured(PEOPLE, 3, key, known) == asked
         reports = [ClientReport(c, "counted", metrics={"train_loss": losses[c]}) for c in asked if c in losses]
-        known.hear([*reports, *(ClientReport(c, "dropped") for c in asked if c not in losses)])
+        known.set_fresh_losses([*reports, *(ClientReport(c, "dropped") for c in asked if c not in losses)])
         assert sampler.draw(PEOPLE, 3, key, known) == expected
 
 
@@ -344,12 +346,12 @@ def test_power_of_choice_without_asking_uses_the_losses_reported_last():
 
 def test_a_loss_that_is_no_number_is_the_worst():
     known = roster()
-    known.hear([ClientReport(c, "counted", metrics={"train_loss": float(i)}) for i, c in enumerate(PEOPLE)])
+    known.set_fresh_losses([ClientReport(c, "counted", metrics={"train_loss": float(i)}) for i, c in enumerate(PEOPLE)])
     sampler = hw.PowerOfChoice(count=1, candidates=N)
     assert sampler.draw(PEOPLE, 0, Key.root(0), known) == (PEOPLE[-1],)
-    known.hear(
+    known.set_fresh_losses(
         [ClientReport(c, "counted", metrics={"train_loss": math.nan if not i else 1.0}) for i, c in enumerate(PEOPLE)]
     )
     assert sampler.draw(PEOPLE, 0, Key.root(0), known) == (PEOPLE[0],)
-    known.hear([])
+    known.set_fresh_losses([])
     assert sampler.draw(PEOPLE, 0, Key.root(0), known) == ()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headway.core.errors import ConfigError
-from headway.data import Numbered
+from headway.data import NumberedNames
 from headway.data.sources.arrays import client_ids
 from headway.numerics.keys import Key
 from headway.samplers import All, Fixed, Uniform, in_order, smallest
@@ -26,7 +26,7 @@ def test_uniform_of_few_draws_the_first_of_a_permutation(population, count):
         expected = plain(client_ids(population), count, key)
         shuffled = list(client_ids(population))
         random.Random(seed).shuffle(shuffled)
-        for clients in (client_ids(population), Numbered(population), shuffled, tuple(shuffled)):
+        for clients in (client_ids(population), NumberedNames(population), shuffled, tuple(shuffled)):
             assert Uniform(count=count).draw(clients, 0, key) == expected
 
 
@@ -44,7 +44,7 @@ def distinct(population, count, key):
 def test_uniform_of_many_draws_the_first_different_ones(population, count):
     for seed in range(5):
         key = Key.root(seed)
-        drawn = Uniform(count=count).draw(Numbered(population), 0, key)
+        drawn = Uniform(count=count).draw(NumberedNames(population), 0, key)
         expected = distinct(population, count, key)
         assert [int(name[7:]) for name in drawn] == expected
 
@@ -70,8 +70,8 @@ def test_of_equal_numbers_the_first_are_drawn():
 
 
 def test_a_cohort_is_pinned():
-    assert Uniform(count=3).draw(Numbered(40), 0, Key.root(5)) == ("client-13", "client-27", "client-35")
-    assert Uniform(count=3).draw(Numbered(1000), 0, Key.root(5)) == ("client-526", "client-777", "client-910")
+    assert Uniform(count=3).draw(NumberedNames(40), 0, Key.root(5)) == ("client-13", "client-27", "client-35")
+    assert Uniform(count=3).draw(NumberedNames(1000), 0, Key.root(5)) == ("client-526", "client-777", "client-910")
     assert Uniform(share=0.5).draw(("d", "a", "c", "b"), 0, Key.root(2)) == plain("abcd", 2, Key.root(2))
 
 
@@ -87,18 +87,18 @@ def test_a_tuple_is_sorted_once_and_a_list_each_time():
 
 
 def test_everybody_and_the_named_are_there():
-    assert All().draw(Numbered(3), 0, Key.root(0)) == client_ids(3)
-    assert Fixed(clients=("client-2", "client-0")).draw(Numbered(3), 0, Key.root(0)) == ("client-0", "client-2")
+    assert All().draw(NumberedNames(3), 0, Key.root(0)) == client_ids(3)
+    assert Fixed(clients=("client-2", "client-0")).draw(NumberedNames(3), 0, Key.root(0)) == ("client-0", "client-2")
     with pytest.raises(ConfigError, match=r"names the client 'client-3', who is not there \(did you mean 'client-2'"):
-        Fixed(clients=("client-3",)).draw(Numbered(3), 0, Key.root(0))
+        Fixed(clients=("client-3",)).draw(NumberedNames(3), 0, Key.root(0))
     with pytest.raises(ConfigError, match=r"'x', who is not there: 1000000 are, 'client-000000' to 'client-999999'"):
-        Fixed(clients=("x",)).draw(Numbered(1_000_000), 0, Key.root(0))
+        Fixed(clients=("x",)).draw(NumberedNames(1_000_000), 0, Key.root(0))
     with pytest.raises(ConfigError, match=r"asked to draw from 3 clients only"):
-        Uniform(count=4).draw(Numbered(3), 0, Key.root(0))
+        Uniform(count=4).draw(NumberedNames(3), 0, Key.root(0))
 
 
 def test_a_draw_from_many_makes_the_drawn_names_only(monkeypatch):
-    made, make = [], Numbered._name
-    monkeypatch.setattr(Numbered, "_name", lambda names, number: made.append(number) or make(names, number))
-    drawn = Uniform(count=10).draw(Numbered(1_000_000), 0, Key.root(0))
+    made, make = [], NumberedNames._name
+    monkeypatch.setattr(NumberedNames, "_name", lambda names, number: made.append(number) or make(names, number))
+    drawn = Uniform(count=10).draw(NumberedNames(1_000_000), 0, Key.root(0))
     assert [int(name[7:]) for name in drawn] == made == distinct(1_000_000, 10, Key.root(0))

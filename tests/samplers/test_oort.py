@@ -15,7 +15,7 @@ from test_draws import DRAWS, EVERY, PEOPLE, assert_frequencies, roster, success
 import headway as hw
 from headway.data.sources.arrays import client_ids
 from headway.numerics.keys import Key
-from headway.protocol.client_history import Roster
+from headway.protocol.client_history import ClientHistory
 from headway.protocol.reports import ClientReport
 
 WINDOWS = [5.0, 5.0, 3.0, 4.0, 9.0, 2.0, 2.0, 7.0]
@@ -113,12 +113,12 @@ def test_it_is_the_slow_reference(oort, rounds):
 
 def told(losses, sizes=None, seconds=None, people=PEOPLE):
     """A roster after one round in which these clients reported."""
-    known = Roster(people, torch.tensor(sizes or [1] * len(people)), EVERY)
+    known = ClientHistory(people, torch.tensor(sizes or [1] * len(people)), EVERY)
     reports = []
     for place, loss in enumerate(losses):
         clock = {"asked_s": 0.0, "ended_s": seconds[place]} if seconds else {}
         reports.append(ClientReport(people[place], "counted", metrics={"train_loss": loss, **clock}))
-    known.learn(0, people, people[: len(losses)], reports)
+    known.record_round(0, people, people[: len(losses)], reports)
     return known
 
 
@@ -135,7 +135,9 @@ def test_statistical_utility_is_examples_times_mean_loss_and_is_clipped():
 def test_staleness_grows_with_the_rounds_and_less_for_those_who_came_lately():
     known = told([1.0, 1.0])
     for round_ in range(1, 20):
-        known.learn(round_, PEOPLE, PEOPLE[1:2], [ClientReport(PEOPLE[1], "counted", metrics={"train_loss": 1.0})])
+        known.record_round(
+            round_, PEOPLE, PEOPLE[1:2], [ClientReport(PEOPLE[1], "counted", metrics={"train_loss": 1.0})]
+        )
     bonus = hw.Oort(count=1).utility(known, torch.arange(2), 20) - 1.0
     assert bonus.tolist() == pytest.approx([math.sqrt(0.1 * math.log(21) / 1), math.sqrt(0.1 * math.log(21) / 20)])
 
@@ -152,7 +154,9 @@ def test_slow_clients_lose_by_the_power_of_their_excess():
 def test_the_pacer_relaxes_when_a_window_had_less_utility():
     known = told([1.0], seconds=[2.0])
     for round_, total in enumerate(WINDOWS[1:], start=1):
-        known.learn(round_, PEOPLE, PEOPLE[:1], [ClientReport(PEOPLE[0], "counted", metrics={"train_loss": total})])
+        known.record_round(
+            round_, PEOPLE, PEOPLE[:1], [ClientReport(PEOPLE[0], "counted", metrics={"train_loss": total})]
+        )
     known.totals[0] = WINDOWS[0]
     oort = hw.Oort(count=1, pace_s=3.0, window=2)  # windows of 10, 7, 11 and 9: two are less than the one before
     assert oort.pace(known) == 9.0
@@ -214,12 +218,12 @@ def test_exploration_is_uniform_where_no_speed_is_known():
 
 def test_exploration_prefers_fast_clients_and_those_never_asked():
     people = client_ids(4)
-    known, seconds = Roster(people, torch.ones(4, dtype=torch.int64), EVERY), (1.0, 2.0, 4.0)
+    known, seconds = ClientHistory(people, torch.ones(4, dtype=torch.int64), EVERY), (1.0, 2.0, 4.0)
     silent = [
         ClientReport(people[place], "dropped", metrics={"asked_s": 0.0, "ended_s": took})
         for place, took in enumerate(seconds)
     ]
-    known.learn(0, people, people[:3], silent)
+    known.record_round(0, people, people[:3], silent)
     found = Counter()
     for number in range(DRAWS):
         cohort = hw.Oort(count=2).draw(people, 1, Key.root(5).derive(number), known)
@@ -233,7 +237,7 @@ def test_exploration_prefers_fast_clients_and_those_never_asked():
 def test_who_counted_too_often_is_left_out_while_others_are_enough():
     known = told([9.0] * 3 + [1.0] * 6)
     again = [ClientReport(name, "counted", metrics={"train_loss": 9.0}) for name in PEOPLE[:3]]
-    known.learn(1, PEOPLE, PEOPLE[:3], again)
+    known.record_round(1, PEOPLE, PEOPLE[:3], again)
     assert set(hw.Oort(count=3, **GREEDY).draw(PEOPLE, 2, Key.root(0), known)) == set(PEOPLE[:3])
     for seed in range(10):
         cohort = hw.Oort(count=6, exclude_after=2, **GREEDY).draw(PEOPLE, 2, Key.root(seed), known)

@@ -35,7 +35,7 @@ SAMPLERS = {
     "Oort": hw.Oort(count=4, explore=0.5, window=2, exclude_after=4),
 }
 KEEPING = [name for name in SAMPLERS if "Poisson" not in name]
-ROUGH = hw.Fleet(
+ROUGH = hw.DeviceFleet(
     examples_per_s=30.0,
     speed_spread=0.7,
     down_per_s=1e4,
@@ -143,7 +143,7 @@ def test_an_interrupt_in_the_middle_of_a_round_is_not_counted_twice(name, tmp_pa
 
 def test_as_many_are_at_work_as_the_sampler_wants_by_its_own_rule():
     """RoundRobin among those who are free: nobody is asked a second time before all have been asked."""
-    fleet = hw.Fleet(examples_per_s=20.0, speed_spread=1.2)
+    fleet = hw.DeviceFleet(examples_per_s=20.0, speed_spread=1.2)
     engine = hw.ClockEngine(fleet=fleet)
     run = made(hw.RoundRobin(count=4), engine, hw.Quorum(count=2, late="keep"), rounds=6)
     asked, original = [], engine.pool.open
@@ -163,7 +163,7 @@ def test_as_many_are_at_work_as_the_sampler_wants_by_its_own_rule():
 
 def test_those_named_are_asked_when_they_are_free():
     names = ("client-1", "client-4", "client-9")
-    engine = hw.ClockEngine(fleet=hw.Fleet(examples_per_s=20.0, speed_spread=1.2))
+    engine = hw.ClockEngine(fleet=hw.DeviceFleet(examples_per_s=20.0, speed_spread=1.2))
     _, reports = finished(made(hw.Fixed(clients=names), engine, hw.Quorum(count=1, late="keep"), rounds=8))
     assert {client.client for report in reports for client in report.clients} <= set(names)
 
@@ -181,7 +181,7 @@ def test_who_is_seldom_there_is_heard_more_than_by_an_even_draw():
 
     def share(sampler):
         """Of those asked in the hours in which all are there, and after the first four of these."""
-        fleet = hw.Fleet(examples_per_s=0.02, availability=Halves())
+        fleet = hw.DeviceFleet(examples_per_s=0.02, availability=Halves())
         engine, quorum = hw.ClockEngine(fleet=fleet), hw.Quorum(deadline_s=1800.0)
         _, reports = finished(made(sampler, engine, quorum, rounds=160, evaluate_every=None))
         shared = [report for report in reports if report.clock["begun_s"] % 14_400 < 3600][8:]
@@ -297,7 +297,7 @@ def test_what_clients_keep_for_themselves_is_part_of_the_loss():
 
 def test_measuring_takes_the_time_of_a_forward_pass():
     """Twice the latency, the model down, a third of training on the examples once, a number up; all are waited for."""
-    fleet = hw.Fleet(
+    fleet = hw.DeviceFleet(
         examples_per_s=10.0, speed_spread=0.8, down_per_s=1e4, up_per_s=4e3, link_spread=0.6, latency_s=0.2
     )
     engine = hw.ClockEngine(fleet=fleet)
@@ -316,7 +316,7 @@ def test_measuring_takes_the_time_of_a_forward_pass():
 
 
 def test_nobody_is_waited_for_beyond_the_deadline():
-    fleet = hw.Fleet(examples_per_s=10.0, speed_spread=0.8)
+    fleet = hw.DeviceFleet(examples_per_s=10.0, speed_spread=0.8)
     whole = finished(made(hw.PowerOfChoice(count=2, candidates=12), hw.ClockEngine(fleet=fleet), rounds=1))[1][0]
     limit = whole.clock["measured_s"] / 2
     quorum = hw.Quorum(deadline_s=limit)
@@ -335,11 +335,11 @@ def test_nobody_is_waited_for_beyond_the_deadline():
 
 
 def test_candidates_that_crash_or_leave_are_not_measured():
-    dead = hw.ClockEngine(fleet=hw.Fleet(examples_per_s=10.0, crash=1.0))
+    dead = hw.ClockEngine(fleet=hw.DeviceFleet(examples_per_s=10.0, crash=1.0))
     _, reports = finished(made(hw.PowerOfChoice(count=2, candidates=6), dead, rounds=2))
     assert all(report.clients == () and report.bytes_up == 0 and report.bytes_down > 0 for report in reports)
     assert 0 < reports[0].clock["measured_s"] < reports[1].clock["begun_s"]
-    rough = hw.ClockEngine(fleet=hw.Fleet(examples_per_s=10.0, crash=0.5))
+    rough = hw.ClockEngine(fleet=hw.DeviceFleet(examples_per_s=10.0, crash=0.5))
     _, reports = finished(made(hw.PowerOfChoice(count=6, candidates=6), rough, rounds=10))
     asked = [len(report.clients) for report in reports]
     assert min(asked) < 6
@@ -347,7 +347,7 @@ def test_candidates_that_crash_or_leave_are_not_measured():
 
 
 def test_those_at_work_go_on_while_others_are_measured():
-    fleet = hw.Fleet(examples_per_s=10.0, speed_spread=1.5)
+    fleet = hw.DeviceFleet(examples_per_s=10.0, speed_spread=1.5)
     quorum = hw.Quorum(count=1, late="keep")
     engine = hw.ClockEngine(fleet=fleet)
     run = made(hw.PowerOfChoice(count=4, candidates=12), engine, quorum, rounds=25)
@@ -374,7 +374,9 @@ def test_those_at_work_go_on_while_others_are_measured():
 def test_asks_that_fail_while_others_are_measured_are_not_made_again(tmp_path):
     """With all that may go wrong: crashes, retries, replacements and late updates; and resumed to the bit."""
     quorum = hw.Quorum(count=2, late="keep", retries=1, replace=True, max_age=6)
-    fleet = hw.Fleet(examples_per_s=10.0, speed_spread=1.5, crash=0.3, availability=hw.Bernoulli(0.8, every_s=30.0))
+    fleet = hw.DeviceFleet(
+        examples_per_s=10.0, speed_spread=1.5, crash=0.3, availability=hw.Bernoulli(0.8, every_s=30.0)
+    )
 
     def part(folder, rounds, **options):
         sampler, engine = hw.PowerOfChoice(count=5, candidates=8), hw.ClockEngine(fleet=fleet)
@@ -456,7 +458,7 @@ def test_a_quorum_above_the_cohort_is_refused():
 
 
 def test_a_cap_ends_a_run_with_a_sentence():
-    fleet = hw.Fleet(examples_per_s=10.0)
+    fleet = hw.DeviceFleet(examples_per_s=10.0)
     run = made(hw.RoundRobin(count=6), hw.ClockEngine(fleet=fleet), hw.Quorum(cap=1), rounds=3)
     with pytest.raises(hw.ConfigError, match=r"0 of 12 clients are there and may be asked"):
         list(run)

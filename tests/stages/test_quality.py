@@ -203,7 +203,7 @@ class TestWholeRuns:
         found, run = self.weights(by="validation", floor=0.1, temperature=2.0, trainer=trainer)
         for client in self.data.clients:
             examples = run.data.train_of(client)
-            order = hw.core.keys.Key.root(0).derive("held out").permutation(len(examples))
+            order = hw.numerics.keys.Key.root(0).derive("held out").permutation(len(examples))
             held = order[: int(0.3 * len(examples))]
             start = hw.Run(run.algorithm, self.data, run.task, rounds=1).model()
             with torch.no_grad():

@@ -69,7 +69,7 @@ def follow(chain, quorum, move, rounds=15):
     """Runs a chain on slow clients, and beside it `move(x_t, [(age, x_{t - age}, delta)])`; the ages."""
     trainer = hw.LocalSGD(lr=0.1, batch_size=4)
     data, task = blobs(sizes=tuple(range(5, 15))), hw.Task(lambda: torch.nn.Linear(4, 3), dtype="float64")
-    fleet = hw.Fleet(examples_per_s=10.0, speed_spread=1.5)
+    fleet = hw.DeviceFleet(examples_per_s=10.0, speed_spread=1.5)
     algorithm = hw.Algorithm(chain, trainer, hw.Uniform(count=6), quorum)
     made = hw.Run(algorithm, data, task, rounds=rounds, engine=hw.ClockEngine(fleet=fleet), seed=4)
     alone = hw.Run(hw.Algorithm(hw.chain(hw.Mean()), trainer, hw.All()), data, task, rounds=1, seed=4)

@@ -48,7 +48,7 @@ THRESHOLDS = {
 
 
 @dataclass(frozen=True)
-class Told:
+class UserFacts:
     """What no data can say; `None` where nobody said it.
 
     unreliable: the share of clients that are late or lost in a round.  uplink: bytes a second.
@@ -101,7 +101,7 @@ def rate(text: str) -> float:
     raise ConfigError(f"the uplink must be a speed such as 500kB/s, 1MB/s or 20Mbit/s, found {text!r}.")
 
 
-def findings(found: Likeness, probe: Probe | None, told: Told, upload: int, apart: bool = False) -> list[Finding]:
+def findings(found: Likeness, probe: Probe | None, told: UserFacts, upload: int, apart: bool = False) -> list[Finding]:
     """Every figure, constraint by constraint.
 
     upload: the bytes that a client of FedAvg sends in a round.  apart: whether each client's features were
@@ -141,7 +141,7 @@ def _judged(constraint: str, name: str, value: float, words: str) -> Finding:
     return Finding(constraint, name, value, words, rank)
 
 
-def _trust(told: Told) -> list[Finding]:
+def _trust(told: UserFacts) -> list[Finding]:
     rows = []
     for name, flag, option in (
         ("server", told.untrusted_server, "--untrusted-server"),
@@ -155,7 +155,7 @@ def _trust(told: Told) -> list[Finding]:
     return rows
 
 
-def _reliability(told: Told) -> Finding:
+def _reliability(told: UserFacts) -> Finding:
     if told.unreliable is not None and not 0 <= told.unreliable <= 1:
         raise ConfigError(f"the share of unreliable clients must be from 0 to 1, found {told.unreliable}.")
     if told.unreliable is None:
@@ -164,7 +164,7 @@ def _reliability(told: Told) -> Finding:
     return _judged("reliability", "dropouts", told.unreliable, words)
 
 
-def _bytes(told: Told, probe: Probe | None, upload: int) -> Finding:
+def _bytes(told: UserFacts, probe: Probe | None, upload: int) -> Finding:
     sent = f"{bytes_text(upload)} up from a client and round"
     if told.uplink is None:
         return Finding("bytes", "upload", None, f"{sent}; how long that takes, --uplink 1MB/s would say", "unknown")

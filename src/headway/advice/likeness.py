@@ -45,7 +45,7 @@ class LabelMix:
 
 
 @dataclass(frozen=True)
-class Shift:
+class ShiftEffect:
     """Cohen's f of clients on features: the spread of the clients' means over the spread within a client.
 
     typical: the median over features; infinite where most of them are the same in a client and differ between clients.
@@ -67,7 +67,7 @@ class Likeness:
     tests: tuple[int, ...]
     central: int
     labels: LabelMix | None
-    shift: Shift | None
+    shift: ShiftEffect | None
     target_shift: float | None
 
     @property
@@ -141,7 +141,9 @@ def _distance(counts: Tensor, pooled: Tensor) -> tuple[float, float]:
     return float(0.5 * (shares - pooled).abs().sum(1).mean()), float((counts[:, present] == 0).double().mean())
 
 
-def _shift(inputs: Tensor, owners: Tensor, groups: Tensor, names: Sequence[str], given_class: bool) -> Shift | None:
+def _shift(
+    inputs: Tensor, owners: Tensor, groups: Tensor, names: Sequence[str], given_class: bool
+) -> ShiftEffect | None:
     columns = torch.arange(0, inputs.shape[1], max(1, -(-inputs.shape[1] // MOST_COLUMNS)))
     squares = _f_squared(inputs[:, columns].double(), owners, groups)
     known = ~torch.isnan(squares)
@@ -154,7 +156,7 @@ def _shift(inputs: Tensor, owners: Tensor, groups: Tensor, names: Sequence[str],
         for at, value in zip(top.indices, top.values, strict=True)
     )
     fixed = int(torch.isinf(squares).sum())
-    return Shift(float(squares.median().clamp_min(0).sqrt()), largest, given_class, fixed)
+    return ShiftEffect(float(squares.median().clamp_min(0).sqrt()), largest, given_class, fixed)
 
 
 def _f_squared(values: Tensor, owners: Tensor, groups: Tensor) -> Tensor:

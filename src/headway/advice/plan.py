@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli_w
 
-from headway.advice.findings import SILOS, Finding, Told, dominant, level
+from headway.advice.findings import SILOS, Finding, UserFacts, dominant, level
 from headway.core.algorithm import Algorithm
 from headway.core.errors import ConfigError, HeadwayError
 from headway.core.stage import stages
@@ -29,7 +29,7 @@ NOT_YET = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class AdvicePlan:
     """What to try.
 
     sets: the changes to the run file, `path=value` each.  methods: what to compare, the baseline first.
@@ -47,11 +47,11 @@ class Plan:
 
 def make_plan(
     found: Sequence[Finding],
-    told: Told,
+    told: UserFacts,
     runfile: RunFile,
     population: int,
     load: Callable[[str, Sequence[str]], Algorithm],
-) -> Plan:
+) -> AdvicePlan:
     """The plan for these findings.
 
     load: the algorithm of a method's name under these changes; one that is refused is not advised.
@@ -77,7 +77,7 @@ def make_plan(
         for names, (when, need) in NOT_YET.items()
         if not set(names) & set(stages.names()) and _matters(when, found, told)
     )
-    return Plan(dominant(found), preset, recipe, tuple(sets), tuple(methods), reasons, missing)
+    return AdvicePlan(dominant(found), preset, recipe, tuple(sets), tuple(methods), reasons, missing)
 
 
 def _kind(runfile: RunFile, population: int) -> tuple[str, str]:
@@ -113,7 +113,7 @@ def _recipe(found: Sequence[Finding], preset: str) -> tuple[str, str]:
     return "scaffold", "Clients differ, and silos answer every round and may remember: SCAFFOLD corrects their drift."
 
 
-def _sets(found: Sequence[Finding], told: Told, runfile: RunFile, preset: str) -> tuple[list[str], list[str]]:
+def _sets(found: Sequence[Finding], told: UserFacts, runfile: RunFile, preset: str) -> tuple[list[str], list[str]]:
     """The changes to the run file, and a sentence for each that is not plain."""
     sets: list[str] = [] if runfile.preset is not None else [f"algorithm.preset={preset}"]
     notes: list[str] = []
@@ -158,7 +158,7 @@ def _candidates(found: Sequence[Finding], preset: str, recipe: str) -> list[str]
     return names[:MOST_METHODS]
 
 
-def _matters(when: str, found: Sequence[Finding], told: Told) -> bool:
+def _matters(when: str, found: Sequence[Finding], told: UserFacts) -> bool:
     return level(found, "bytes") == "strong" if when == "bytes" else bool(getattr(told, when))
 
 
@@ -173,7 +173,7 @@ def own_tables(runfile: RunFile) -> dict[str, Any]:
     return {name: table for name, table in tables.items() if table}
 
 
-def fragment(plan: Plan, runfile: RunFile) -> dict[str, Any]:
+def fragment(plan: AdvicePlan, runfile: RunFile) -> dict[str, Any]:
     """The tables `[algorithm]` and `[compare]` that say what the plan says, with what is the file's own kept."""
     algorithm: dict[str, Any] = {"preset": plan.preset, "recipe": plan.recipe, **own_tables(runfile)}
     for change in plan.sets:
@@ -184,7 +184,7 @@ def fragment(plan: Plan, runfile: RunFile) -> dict[str, Any]:
     return {"algorithm": algorithm, "compare": {"methods": list(plan.methods), "seeds": SEEDS}}
 
 
-def fragment_text(plan: Plan, runfile: RunFile) -> str:
+def fragment_text(plan: AdvicePlan, runfile: RunFile) -> str:
     """The tables of `fragment` as they stand in a run file."""
     lines: list[str] = []
     for title, table in fragment(plan, runfile).items():
@@ -195,7 +195,7 @@ def fragment_text(plan: Plan, runfile: RunFile) -> str:
     return "\n".join(lines)
 
 
-def whole_file(plan: Plan, runfile: RunFile) -> str:
+def whole_file(plan: AdvicePlan, runfile: RunFile) -> str:
     """A run file with the plan in it."""
     shown = runfile.sections.model_dump(exclude_none=True, exclude={"algorithm", "compare"}, exclude_defaults=True)
     shown["run"] |= {"name": runfile.name, "seed": runfile.sections.run.seed}

@@ -14,7 +14,7 @@ from headway.core.update import Update
 from headway.data import FederatedData
 from headway.engines import LocalEngine
 from headway.experiment.run import Run
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.model.task import Task
 from headway.numerics.keys import Key
 from headway.observe.round_report import RoundReport
@@ -92,7 +92,7 @@ def probe(data: FederatedData, task: Task, trainer: Any, seed: int) -> Iterator[
 
 def traffic(algorithm: Algorithm, task: Task, population: int) -> tuple[int, int]:
     """The bytes that a client sends and receives in a round, as a message's frame counts them."""
-    bench = Workbench(task, Key.root(0))
+    bench = FlatModule(task, Key.root(0))
     flows = algorithm.flows(LocalEngine().facts, population)
     with_buffers = task.buffers == "average" and bench.has_statistics
     lengths = dict(flows[-1].lengths(bench.layout.size))

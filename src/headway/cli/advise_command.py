@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from headway.advice.findings import Finding, Told, findings, level, rate
+from headway.advice.findings import Finding, UserFacts, findings, level, rate
 from headway.advice.likeness import Likeness, likeness
-from headway.advice.plan import SEEDS, Plan, fragment_text, make_plan, whole_file
+from headway.advice.plan import SEEDS, AdvicePlan, fragment_text, make_plan, whole_file
 from headway.advice.probe import ROUNDS, Probe, probe, traffic
 from headway.core.algorithm import Algorithm
 from headway.core.errors import ConfigError, Diverged
@@ -92,11 +92,11 @@ def advise_file(
     screen.print(f"  [bold]{escape(command)}[/bold]", soft_wrap=True)
 
 
-def _told(options: tuple[bool | None, bool | None, float | None, str | None], section: AdviseSection) -> Told:
+def _told(options: tuple[bool | None, bool | None, float | None, str | None], section: AdviseSection) -> UserFacts:
     """What the options say, or the file where they are silent."""
     server, clients, unreliable, uplink = options
     uplink = section.uplink if uplink is None else uplink
-    return Told(
+    return UserFacts(
         section.untrusted_server if server is None else server,
         section.untrusted_clients if clients is None else clients,
         section.unreliable if unreliable is None else unreliable,
@@ -124,7 +124,7 @@ def _of_file(sets: Sequence[str]) -> list[str]:
     return [text for text in sets if not text.startswith("algorithm.") or text.startswith(shared)]
 
 
-def _command(name: str, sets: Sequence[str], plan: Plan, out: Path | None) -> str:
+def _command(name: str, sets: Sequence[str], plan: AdvicePlan, out: Path | None) -> str:
     if out is not None:
         return f"headway compare {shlex.quote(str(out))}"
     changes = [f" --set {shlex.quote(text)}" for text in (*_of_file(sets), *plan.sets)]
@@ -132,7 +132,9 @@ def _command(name: str, sets: Sequence[str], plan: Plan, out: Path | None) -> st
     return f"headway compare {shlex.quote(name)} --methods {methods} --seeds {SEEDS}{''.join(changes)}"
 
 
-def _emit(judged: Sequence[Finding], plan: Plan, text: str, command: str, costs: dict[str, tuple[int, int]]) -> None:
+def _emit(
+    judged: Sequence[Finding], plan: AdvicePlan, text: str, command: str, costs: dict[str, tuple[int, int]]
+) -> None:
     for finding in judged:
         threshold = None if finding.threshold is None else dataclasses.asdict(finding.threshold)
         emit({"event": "finding", **dataclasses.asdict(finding), "threshold": threshold})
@@ -194,7 +196,7 @@ def _blocks(rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def _show_plan(screen: Console, plan: Plan, text: str, costs: dict[str, tuple[int, int]]) -> None:
+def _show_plan(screen: Console, plan: AdvicePlan, text: str, costs: dict[str, tuple[int, int]]) -> None:
     first = "Nothing measured or told dominates" if plan.dominant is None else f"First: {NAMES[plan.dominant]}"
     screen.print(f"[bold]{first}.[/bold]  Preset {plan.preset}, recipe {plan.recipe}.")
     for reason in (*plan.reasons, *plan.missing):

@@ -25,7 +25,7 @@ from headway.experiment.baselines import ALONE, POOLED, bound_jobs, by_client, g
 from headway.experiment.comparison import Comparison, Summary, Tuned, gather
 from headway.experiment.grid_search import HELD_OUT, Candidate, choose, tuning_trials
 from headway.experiment.runfile import RunFile
-from headway.experiment.trials import RUNS, Job, Trial, failed_trial, in_processes, run_trials, trial_folder
+from headway.experiment.trials import RUNS, Trial, TrialJob, failed_trial, in_processes, run_trials, trial_folder
 from headway.model.undefined_metrics import AREA, deciding, undefined_metrics
 from headway.numerics.durations import seconds_of, time_text
 from headway.numerics.sizes import bytes_of
@@ -203,7 +203,7 @@ def _setting(how: Tuned) -> str:
 def _bounds(work: TrialProgress, runfile: RunFile, seeds: int, metric: str) -> dict[str, tuple[Trial, ...]]:
     """Each client alone and pooled training, at every seed."""
     weights = [weights_alone(runfile.with_seed(seed).load_data()) for seed in range(seeds)]
-    jobs: list[Job] = [
+    jobs: list[TrialJob] = [
         job for seed, each in enumerate(weights) for job in bound_jobs(runfile, tuple(each), seed, work.folder, metric)
     ]
     work.say("bounds: each client alone, and pooled training")

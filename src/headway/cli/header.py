@@ -54,8 +54,8 @@ def _facts(run: Run, runfile: RunFile, folder: Path) -> list[tuple[str, str]]:
     facts.append(("chain", " > ".join(map(repr, run.algorithm.chain.stages))))
     facts.append(("steps", _steps_kept(run)))
     if isinstance(run.engine, ClockEngine):
-        facts += [("clock", run.engine.fleet.spoken), ("quorum", run.algorithm.quorum.spoken)]
-    facts.append(("engine", run.engine.spoken))
+        facts += [("clock", run.engine.fleet.summary), ("quorum", run.algorithm.quorum.summary)]
+    facts.append(("engine", run.engine.summary))
     if options := run.engine.repeat:
         line = f"what is measured may differ another time, and then the last bits do: repeat this run with {options}"
         facts.append(("bits", line))
@@ -94,5 +94,5 @@ def _steps_kept(run: Run) -> str:
     for found in ways.values():
         most = max((plan for plan, _ in found), key=lambda plan: plan.bytes * plan.blocks)
         who = "" if len(ways) == 1 else f" for {sum(count for _, count in found)} of {len(sizes)} clients"
-        kept.append(f"kept {most.spoken}{who}, up to {bytes_text(most.bytes)} a client")
+        kept.append(f"kept {most.summary}{who}, up to {bytes_text(most.bytes)} a client")
     return "; ".join(kept)

@@ -30,7 +30,7 @@ from headway.experiment.presets import PRESETS, Applied
 from headway.experiment.runfile import load_runfile
 from headway.experiment.runfile_text import examples
 from headway.model import zoo as models
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.model.personal_model import load_model, staying
 from headway.numerics.keys import Key
 from headway.observe.run_folder import BEST, CONFIG, MEMORY, read_identity, read_tensors, write_atomically, writing
@@ -82,7 +82,7 @@ def list_names() -> None:
     }
     tables = {"examples": examples(), "data": dict(sources())}
     tables["presets"] = {name: preset.summary for name, preset in PRESETS.items()}
-    tables["clocks"] = {name: fleet.spoken for name, fleet in FLEETS.items()}
+    tables["clocks"] = {name: fleet.summary for name, fleet in FLEETS.items()}
     tables |= {
         title: {name: (inspect.getdoc(thing) or "").splitlines()[0] for name, thing in things.items()}
         for title, things in registered.items()
@@ -137,7 +137,7 @@ def export_model(folder: Path, out: Path | None, best: bool, client: str | None 
     tensors, notes = read_tensors(source)
     runfile = load_runfile(str(folder / CONFIG))
     experiment = runfile.build()
-    bench = Workbench(experiment.task, Key.root(runfile.sections.run.seed))
+    bench = FlatModule(experiment.task, Key.root(runfile.sections.run.seed))
     kept = State.from_tensors(int(notes["round"]), tensors)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -7,7 +7,7 @@ import torch
 from headway.client.evaluation import check_central, score
 from headway.core.algorithm import Algorithm, State
 from headway.data import Examples
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.model.module_checks import EXAMINED, Unwritten, examine, has_own_code, untouched
 from headway.numerics.keys import Key
 
@@ -21,7 +21,7 @@ class CentralTest:
         ConfigError: if the model's statistics stay with the clients.
     """
 
-    def __init__(self, bench: Workbench, examples: Examples, algorithm: Algorithm, key: Key) -> None:
+    def __init__(self, bench: FlatModule, examples: Examples, algorithm: Algorithm, key: Key) -> None:
         self.bench, self.examples, self.key = bench, examples, key
         bench.own_code = has_own_code(algorithm, bench.task)
         self.unwritten = Unwritten(examples)

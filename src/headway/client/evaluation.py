@@ -12,17 +12,17 @@ from headway.client_state.store import TRAINER, Memories
 from headway.core import stopping
 from headway.core.errors import ConfigError
 from headway.data import Examples, FederatedData
-from headway.data.dataset.client_index import Parts
-from headway.model.flat_module import Workbench
+from headway.data.dataset.client_index import ClientIndex
+from headway.model.flat_module import FlatModule
 from headway.model.metrics import Metric
 from headway.protocol.messages import Message
-from headway.training.call_trace import Trace
+from headway.training.call_trace import CallTrace
 
 BATCH = 1024
 T = TypeVar("T")
 
 
-def check_central(bench: Workbench) -> None:
+def check_central(bench: FlatModule) -> None:
     """Refuses to evaluate a model centrally if its statistics stay with the clients.
 
     Raises:
@@ -36,32 +36,32 @@ def check_central(bench: Workbench) -> None:
         )
 
 
-def score(bench: Workbench, examples: Examples) -> dict[str, float]:
+def score(bench: FlatModule, examples: Examples) -> dict[str, float]:
     """The mean loss and the task's metrics of the model on the bench, over a test set that is no client's.
 
     Raises:
         ClientFailed: naming what failed, with its inputs.
     """
-    trace = Trace("", who="the evaluation on the central test set")
+    trace = CallTrace("", who="the evaluation on the central test set")
     outputs, targets = _outputs(bench, examples, trace), examples.targets.cpu()
     scorers = bench.task.scorers | bench.task.pooled_scorers
     return _measured(bench, scorers, outputs, targets, trace) | {"loss": _loss(bench, outputs, targets, trace)}
 
 
 def score_client(
-    bench: Workbench, message: Message, examples: Examples, memory: Memories, client: str
+    bench: FlatModule, message: Message, examples: Examples, memory: Memories, client: str
 ) -> dict[str, float]:
     """The same of a client's model over some of its test examples."""
     scorers = bench.task.scorers | bench.task.pooled_scorers
 
-    def scores(bench: Workbench, outputs: Tensor, targets: Tensor, trace: Trace) -> dict[str, float]:
+    def scores(bench: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> dict[str, float]:
         return _measured(bench, scorers, outputs, targets, trace) | {"loss": _loss(bench, outputs, targets, trace)}
 
     return _apart(bench, message, examples, memory, client, scores)
 
 
 def evaluate_clients(
-    bench: Workbench, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
+    bench: FlatModule, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """The metrics of every client that has a test part, each with what it keeps for itself; and those of all their
     examples together.
@@ -71,10 +71,10 @@ def evaluate_clients(
     Raises:
         ClientFailed: naming the client and what failed, with its inputs.
     """
-    parts = (Parts.of(data.test), data.test_of)
+    parts = (ClientIndex.of(data.test), data.test_of)
     pool: list[tuple[Tensor, Tensor]] = []
 
-    def scores(bench: Workbench, outputs: Tensor, targets: Tensor, trace: Trace) -> dict[str, float]:
+    def scores(bench: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> dict[str, float]:
         if bench.task.pooled_scorers:
             pool.append((outputs, targets.cpu()))
         loss = {"loss": _loss(bench, outputs, targets, trace)}
@@ -84,27 +84,27 @@ def evaluate_clients(
     if not pool:
         return each, {}
     outputs, targets = (torch.cat(side) for side in zip(*pool, strict=True))
-    trace = Trace("", who="the evaluation on all clients' examples together")
+    trace = CallTrace("", who="the evaluation on all clients' examples together")
     return each, _measured(bench, bench.task.pooled_scorers, outputs, targets, trace)
 
 
 def training_losses(
-    bench: Workbench, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
+    bench: FlatModule, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
 ) -> dict[str, float]:
     """The mean loss over each client's training examples, as `evaluate_clients` would take it over its test part."""
-    parts = (Parts.of(data.train), data.train_of)
+    parts = (ClientIndex.of(data.train), data.train_of)
     return _of_each(bench, message, data, parts, clients, memory, _loss)
 
 
 @torch.no_grad()
 def _of_each(
-    bench: Workbench,
+    bench: FlatModule,
     message: Message,
     data: FederatedData,
-    parts: tuple[Parts, Callable[[str], Examples]],
+    parts: tuple[ClientIndex, Callable[[str], Examples]],
     clients: Sequence[str],
     memory: Memories,
-    figure: Callable[[Workbench, Tensor, Tensor, Trace], T],
+    figure: Callable[[FlatModule, Tensor, Tensor, CallTrace], T],
 ) -> dict[str, T]:
     """A figure of the model's outputs and the targets of every client that has examples in this part."""
     held, examples_of = parts
@@ -123,7 +123,7 @@ def _of_each(
     site, store = bench.site, data.store
     try:
         with site.evaluating():
-            blocks = (bench.arranged(site.take(store, block).inputs) for block in rows.split(BATCH))
+            blocks = (bench.to_memory_format(site.take(store, block).inputs) for block in rows.split(BATCH))
             outputs = torch.cat([_output(bench, block) for block in blocks])
     except Exception:  # whatever a user's model may raise
         for client in told:  # one after another, so that the one is named on whose examples it fails
@@ -132,9 +132,9 @@ def _of_each(
     if changed := bench.attributes.changed():  # which the trial before the first round did not show
         bench.keeps = tuple(changed)
         return {client: _apart(bench, message, examples_of(client), memory, client, figure) for client in told}
-    cuts, targets = sizes[sizes > 0].tolist(), store.targets[site.beside(store, rows)].cpu()
+    cuts, targets = sizes[sizes > 0].tolist(), store.targets[site.index_on_store_device(store, rows)].cpu()
     scored = zip(told, outputs.split(cuts), targets.split(cuts), strict=True)
-    return {client: figure(bench, o, t, Trace(client)) for client, o, t in scored}
+    return {client: figure(bench, o, t, CallTrace(client)) for client, o, t in scored}
 
 
 def mean_metrics(scores: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]) -> dict[str, float]:
@@ -148,40 +148,40 @@ def mean_metrics(scores: Mapping[str, Mapping[str, float]], sizes: Mapping[str, 
 
 
 def _apart(
-    bench: Workbench,
+    bench: FlatModule,
     message: Message,
     examples: Examples,
     memory: Memories,
     client: str,
-    figure: Callable[[Workbench, Tensor, Tensor, Trace], T],
+    figure: Callable[[FlatModule, Tensor, Tensor, CallTrace], T],
 ) -> T:
     own = (memory.get(client) or {}).get(TRAINER, {})
     statistics = message.buffers if message.buffers is not None else own.get("statistics")
     bench.load(message.params, own.get("personal"), statistics)
-    trace = Trace(client)
+    trace = CallTrace(client)
     return figure(bench, _outputs(bench, examples, trace), examples.targets, trace)
 
 
 @torch.no_grad()
-def _outputs(bench: Workbench, examples: Examples, trace: Trace) -> Tensor:
+def _outputs(bench: FlatModule, examples: Examples, trace: CallTrace) -> Tensor:
     """What the model makes of the examples, in main memory, where a user's metric finds it."""
     bench.module.eval()
     made = []
     with bench.site.evaluating(), trace.naming():
         for block in examples.inputs.split(BATCH):
-            inputs = bench.arranged(bench.site.put(block))
+            inputs = bench.to_memory_format(bench.site.put(block))
             trace.enter("the model's forward pass, in evaluation", inputs=inputs)
             made.append(_output(bench, inputs))
         return torch.cat(made)
 
 
-def _output(bench: Workbench, inputs: Tensor) -> Tensor:
+def _output(bench: FlatModule, inputs: Tensor) -> Tensor:
     stopping.check()
     output: Tensor = bench.module(inputs).cpu()
     return output
 
 
-def _loss(bench: Workbench, outputs: Tensor, targets: Tensor, trace: Trace) -> float:
+def _loss(bench: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> float:
     targets = targets.cpu()
     given = (outputs, targets) if isinstance(bench.task.loss, str) else (outputs.clone(), targets.clone())
     trace.enter("the loss, in evaluation", outputs=outputs, targets=targets)
@@ -190,7 +190,7 @@ def _loss(bench: Workbench, outputs: Tensor, targets: Tensor, trace: Trace) -> f
 
 
 def _measured(
-    bench: Workbench, scorers: Mapping[str, Metric], outputs: Tensor, targets: Tensor, trace: Trace
+    bench: FlatModule, scorers: Mapping[str, Metric], outputs: Tensor, targets: Tensor, trace: CallTrace
 ) -> dict[str, float]:
     targets, scores = targets.cpu(), dict[str, float]()
     for name, metric in scorers.items():

@@ -16,15 +16,15 @@ from headway.core.flow import Flow
 from headway.core.stage import Context
 from headway.core.update import Tensors, Update
 from headway.data import Examples
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.model.random_state import seed_outside
 from headway.numerics.keys import Key, Keys
 from headway.protocol.messages import Ask, Message
 from headway.protocol.sums import not_finite
-from headway.training.call_trace import Trace
+from headway.training.call_trace import CallTrace
 from headway.training.step_storage import add_steps, gram_of
-from headway.training.trainer import Trained, Trainer, Work
-from headway.vectorized.client_batch import Crew
+from headway.training.trainer import Trained, Trainer, TrainingInputs
+from headway.vectorized.client_batch import ClientBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class Outcome:
     trained: Trained
 
 
-class ClientRunner:
+class Participant:
     """Runs clients on one workbench, one at a time or in crews; the same code on a simulated and on a real client.
 
     measure: whether to measure the lengths of each client's steps.
     """
 
     def __init__(
-        self, algorithm: Algorithm, bench: Workbench, flows: tuple[Flow, ...], key: Key, measure: bool = False
+        self, algorithm: Algorithm, bench: FlatModule, flows: tuple[Flow, ...], key: Key, measure: bool = False
     ) -> None:
         self.algorithm, self.bench, self.flows, self.key, self.measure = algorithm, bench, flows, key, measure
         trainer = algorithm.trainer
@@ -100,7 +100,7 @@ class ClientRunner:
             self._check_applied(work)
             return self.finish(client, ask, work, trained)
 
-    def _check_applied(self, work: Work) -> None:
+    def _check_applied(self, work: TrainingInputs) -> None:
         """Refuses what was learned by a trainer that did not apply the rules that it says it applies."""
         left = [label for label, stage in work.chain.step_rules if stage.step_rule not in work.applied]
         if left:
@@ -112,13 +112,13 @@ class ClientRunner:
 
     def prepare(
         self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
-    ) -> Work:
+    ) -> TrainingInputs:
         """What the trainer is given, with the client's model on the bench and torch's generator at its seed.
 
         Raises:
             ClientFailed: naming the stage whose memory could not be made.
         """
-        message, bench, chain, trace = ask.told(client), self.bench, self.algorithm.chain, Trace(client)
+        message, bench, chain, trace = ask.broadcast_for(client), self.bench, self.algorithm.chain, CallTrace(client)
         with trace.naming():
             if memory is None:
                 memory = chain.remember(message.params)
@@ -142,15 +142,17 @@ class ClientRunner:
         told, trainer_key = message.stages, key.derive(TRAINER)
         bench.draws.at(trainer_key.derive("dropout").seed(), 0)  # for a trainer that does not say its steps
         steps = ask.steps.get(client)
-        return Work(bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure, steps)
+        return TrainingInputs(
+            bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure, steps
+        )
 
     def remembered(self, message: Message) -> Memory:
         """The memory of a client that has none yet, and is told this."""
         return self.algorithm.chain.remember(message.params)
 
-    def prepare_crew(self, crew: Crew, ask: Ask, memory: Memory) -> Work:
+    def prepare_crew(self, crew: ClientBatch, ask: Ask, memory: Memory) -> TrainingInputs:
         """What clients that train side by side are given: context and memory with a leading axis `[C, ...]`."""
-        message, chain, site = ask.told_each(crew.clients), self.algorithm.chain, self.bench.site
+        message, chain, site = ask.stacked_broadcast(crew.clients), self.algorithm.chain, self.bench.site
         self.bench.attributes.restore()
         if self.bench.seeds_outside:
             seed_outside(int(crew.keys.derive("ambient").seeds()[0]))
@@ -163,11 +165,13 @@ class ClientRunner:
             global_params=message.params,
             examples=site.put(crew.sizes),
         )
-        trace, key = Trace(", ".join(crew.clients[:3])), crew.keys.derive(TRAINER)
+        trace, key = CallTrace(", ".join(crew.clients[:3])), crew.keys.derive(TRAINER)
         memory = site.labelled(memory)
-        return Work(self.bench, crew.store, chain, ctx, memory, message.stages, self.flows, key, trace, self.measure)
+        return TrainingInputs(
+            self.bench, crew.store, chain, ctx, memory, message.stages, self.flows, key, trace, self.measure
+        )
 
-    def finish(self, client: str, ask: Ask, work: Work, trained: Trained) -> Outcome:
+    def finish(self, client: str, ask: Ask, work: TrainingInputs, trained: Trained) -> Outcome:
         """The client's update, from what its training did.
 
         Raises:
@@ -175,17 +179,19 @@ class ClientRunner:
         """
         if (trouble := not_finite(trained.movement)) is not None:
             raise UpdateRejected(client, f"its local training ended with a model that {trouble}")
-        return self.send(work, trained, ask.told(client).buffers)
+        return self.send(work, trained, ask.broadcast_for(client).buffers)
 
-    def send(self, work: Work, trained: Trained, buffers: Tensor | None = None) -> Outcome:
+    def send(self, work: TrainingInputs, trained: Trained, buffers: Tensor | None = None) -> Outcome:
         """What leaves one client, or each of many `[C, ...]`, and what it keeps; buffers: averaged ones, as told."""
         bench, chain, memory, trace = self.bench, self.algorithm.chain, work.memory, work.trace
         ctx = replace(
             work.ctx,
             movement=trained.movement,
             steps=bench.site.put(torch.as_tensor(trained.count)),
-            gain=self._number(trained.gain),
-            free_gain=self._number(trained.gain if trained.free_gain is None else trained.free_gain),
+            effective_lr=self._number(trained.effective_lr),
+            free_effective_lr=self._number(
+                trained.effective_lr if trained.free_effective_lr is None else trained.free_effective_lr
+            ),
             lr_sum=self._number(trained.lr_sum),
             initial_loss=self._number(trained.initial_loss),
             initial_gradient=trained.initial_gradient,

@@ -12,7 +12,7 @@ from headway.client_state.shared_memory import shared_array
 Tag = tuple[int, int]  # (round, attempt)
 
 
-class Slots:
+class CommitFlags:
     """Flags of N clients in shared memory: a verdict flips a flag for each counted client, and copies nothing.
 
     Clients are numbers from 0 on; row 2 i + s is slot s of client i.  What is pending is marked with the number of

@@ -14,13 +14,13 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from headway.client_state.commit_flags import Slots, Tag
+from headway.client_state.commit_flags import CommitFlags, Tag
 from headway.client_state.shared_memory import shared_array
 from headway.client_state.sqlite_versions import flat, read_versions, write_versions
-from headway.client_state.tensor_table import Table
+from headway.client_state.tensor_table import TensorTable
 from headway.core.chain import Labelled
 from headway.core.errors import ConfigError, RunFolderError
-from headway.data.dataset.client_index import Numbered, place_in
+from headway.data.dataset.client_index import NumberedNames, place_in
 
 __all__ = ["TRAINER", "Memories", "Memory", "MemoryStore", "Tag", "flat"]
 
@@ -79,14 +79,14 @@ class MemoryStore:
 
     def __init__(self, clients: Sequence[str] = (), folder: Path | None = None) -> None:
         self._folder = folder
-        self._tables: dict[tuple[str, str], Table] = {}
+        self._tables: dict[tuple[str, str], TensorTable] = {}
         self._made = shared_array((1,), np.int64)  # tables in any process: one made after the fork is lost to others
         self._populate(clients)
 
     def _populate(self, clients: Sequence[str]) -> None:
-        ordered = isinstance(clients, Numbered) or all(one < two for one, two in pairwise(clients))
+        ordered = isinstance(clients, NumberedNames) or all(one < two for one, two in pairwise(clients))
         self._clients = clients if ordered else sorted(set(clients))
-        self._slots = Slots(len(self._clients))
+        self._slots = CommitFlags(len(self._clients))
         self._unsaved = np.zeros(len(self._clients), dtype=bool)
 
     def enrol(self, clients: Sequence[str]) -> None:
@@ -257,11 +257,11 @@ class MemoryStore:
             else:
                 table.drop(rows)
 
-    def _table(self, key: tuple[str, str], shape: Sequence[int], like: Tensor) -> Table:
+    def _table(self, key: tuple[str, str], shape: Sequence[int], like: Tensor) -> TensorTable:
         """The table, made if need be, of rows of this shape and like's dtype."""
         found = self._tables.get(key)
         if found is None:
-            found = Table("/".join(key), shape, like.dtype, len(self._clients), self._folder)
+            found = TensorTable("/".join(key), shape, like.dtype, len(self._clients), self._folder)
             self._tables[key] = found
             self._made[0] += 1
         found.check(shape, like.dtype)

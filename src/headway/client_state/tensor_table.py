@@ -13,7 +13,7 @@ from headway.client_state.shared_memory import Bytes, SharedBytes, shared_array
 from headway.core.errors import ConfigError
 
 
-class Table:
+class TensorTable:
     """Two slots for each client, `[2 N, *shape]` of one dtype; which rows hold something is a flag for each.
 
     Row 2 i + s is slot s of client i.  Rows that were never written cost nothing.

@@ -19,11 +19,11 @@ from headway.core.sampler import Sampler
 from headway.core.stage import Aggregator, Context
 from headway.core.update import Tensors, flat_names, unflat_names
 from headway.numerics.keys import Key
-from headway.protocol.client_history import Roster
+from headway.protocol.client_history import ClientHistory
 from headway.protocol.messages import Answer, Ask, Message, Quorum
 
 
-class Trainer(Structural):
+class TrainerLike(Structural):
     """What the core knows of a local trainer; `headway.client` has the trainers themselves."""
 
     @property
@@ -71,7 +71,7 @@ class Algorithm:
     """
 
     chain: Chain
-    trainer: Trainer
+    trainer: TrainerLike
     sampler: Sampler
     quorum: Quorum = Quorum()
 
@@ -131,7 +131,7 @@ class Algorithm:
         """Whether a round can begin with these clients there, so many others being at work on earlier asks."""
         return (busy > 0 and self.quorum.late == "keep") or self.sampler.enough(clients)
 
-    def measure(self, state: State, clients: Sequence[str], key: Key, known: Roster | None = None) -> Ask | None:
+    def measure(self, state: State, clients: Sequence[str], key: Key, known: ClientHistory | None = None) -> Ask | None:
         """What is asked before a cohort can be drawn from these: some clients' training loss of the model; `None` if
         the sampler wants to know nothing."""
         asked = self.sampler.measured(clients, state.round, _cohort_key(key, state.round), known)
@@ -139,7 +139,7 @@ class Algorithm:
         return Ask("measure", message, asked, self.quorum, round=state.round) if asked else None
 
     def cohort(
-        self, clients: Sequence[str], round: int, key: Key, busy: int = 0, known: Roster | None = None
+        self, clients: Sequence[str], round: int, key: Key, busy: int = 0, known: ClientHistory | None = None
     ) -> tuple[str, ...]:
         """Those asked in a round, sorted; a pure function of who is there, the round, the key and what is known.
 

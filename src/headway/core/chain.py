@@ -14,7 +14,7 @@ from headway.core.errors import ChainRefused
 from headway.core.flow import Flow
 from headway.core.stage import Aggregator, Context, Protocol, Stage, stages
 from headway.core.update import Tensors, Update
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 
 Labelled = Mapping[str, Tensors]
 
@@ -186,12 +186,12 @@ class Chain:
             return update
         return update if self.aggregator.whole_cohort else self.aggregator.lift(update, self._at_aggregator(ctx, flows))
 
-    def finish(self, total: Total, ctx: Context, flows: Sequence[Flow]) -> Update:
+    def finish(self, total: ExactTotal, ctx: Context, flows: Sequence[Flow]) -> Update:
         """The aggregate of the total, released: noise is added before anything else reads it."""
         here = self._at_aggregator(ctx, flows)
         if flows[-1].server_sees == "sum":
             decoded = self.decode(total.value(), ctx, flows)
-            exact = Total()
+            exact = ExactTotal()
             exact.add(decoded)
             exact.count = total.count
             total = exact
@@ -273,7 +273,7 @@ def _check_order(parts: Sequence[Stage]) -> None:
                 needed="the order in which an update travels: rules for local steps, combination of steps, weight, "
                 "sparsifier, clip, quantiser, noise, mask, aggregator, noise on the aggregate, server optimizer, "
                 "average of models",
-                found=f"{one} ({first.place.spoken}) before {two} ({second.place.spoken})",
+                found=f"{one} ({first.place.summary}) before {two} ({second.place.summary})",
                 caused_by=two,
                 do_this=f"put {two} before {one}",
             )

@@ -107,7 +107,7 @@ class Flow:
     bound: L2 bound of one client's contribution, all vectors taken together; after the aggregator, of
         its effect on the aggregate.
     weight_bound: the largest weight that a client can have.
-    weight_tells: what a weight tells of one client's data, beyond how many examples there are.
+    weight_leaks: what a weight tells of one client's data, beyond how many examples there are.
     exposed: what else leaves the client unprotected.
     by_examples: whether a client's weight is at most its number of examples.
     vectors: the names of the vectors that travel; scalars: those of them that have one number and not P; specs: of
@@ -127,7 +127,7 @@ class Flow:
     bound: float | None = None
     weight_bound: float | None = None
     by_examples: bool = True
-    weight_tells: str | None = None
+    weight_leaks: str | None = None
     exposed: tuple[str, ...] = ("number of examples", "training loss")
     vectors: tuple[str, ...] = ("delta",)
     scalars: tuple[str, ...] = ()

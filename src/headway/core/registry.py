@@ -321,5 +321,5 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
 
 
 def _spoken(wanted: Any) -> str:
-    spoken = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
-    return spoken.get(wanted, str(wanted))
+    summary = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+    return summary.get(wanted, str(wanted))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from headway.core.flow import SamplerFacts
 from headway.core.registry import Plain, Registry
 from headway.numerics.keys import Key
-from headway.protocol.client_history import Roster
+from headway.protocol.client_history import ClientHistory
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Sampler(Plain, ABC):
 
     @abstractmethod
     def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
         """The cohort, sorted by name."""
 
-    def measured(self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None) -> tuple[str, ...]:
+    def measured(
+        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None
+    ) -> tuple[str, ...]:
         """Whose training loss of the round's model must be asked for before `draw`, sorted; nobody's, for most.
 
         The answers are `known.fresh` then; who did not answer is not in it.

@@ -23,7 +23,7 @@ from headway.numerics.keys import Key, Keys
 
 if TYPE_CHECKING:
     from headway.protocol.messages import Answer, Ask
-    from headway.protocol.sums import Total
+    from headway.protocol.sums import ExactTotal
 
 NOTHING: Tensors = {}
 
@@ -45,7 +45,7 @@ class Place(IntEnum):
     AVERAGE = 12
 
     @property
-    def spoken(self) -> str:
+    def summary(self) -> str:
         """The place as a reader would say it."""
         return {
             Place.STEP: "a rule for local steps",
@@ -74,7 +74,7 @@ class Context:
     steps: how many local steps the client made.
     gain: the learning rate that each step's gradient finally received, summed over steps: K * eta for
         plain SGD; with momentum or a schedule, minus the movement that a constant gradient of 1 causes.
-    free_gain: the same without what pulls a client back to w_t.
+    free_effective_lr: the same without what pulls a client back to w_t.
     lr_sum: the learning rates of the steps, summed.
     initial_loss, initial_gradient: of the broadcast model over the client's training examples;
         validation_loss: of the same model over examples that the client never trains on.
@@ -94,8 +94,8 @@ class Context:
     received: Tensors = field(default_factory=dict)
     movement: Tensor | None = None
     steps: Tensor | None = None
-    gain: Tensor | None = None
-    free_gain: Tensor | None = None
+    effective_lr: Tensor | None = None
+    free_effective_lr: Tensor | None = None
     lr_sum: Tensor | None = None
     examples: Tensor | None = None
     initial_loss: Tensor | None = None
@@ -169,17 +169,17 @@ class Stage(Plain):
         return grad
 
     @property
-    def steers(self) -> bool:
+    def after_momentum(self) -> bool:
         """Whether `step` maps the direction that clipping, weight decay and momentum make, and not the gradient."""
         return False
 
     @property
     def step_rule(self) -> StepRule:
         """What `step` is a rule for, in the words of the trainer's facts."""
-        return "step" if self.steers else "gradient"
+        return "step" if self.after_momentum else "gradient"
 
     @property
-    def only_pulls(self) -> bool:
+    def is_proximal(self) -> bool:
         """Whether `step` only adds `mu (w - w_t)`, mu being what the stage adds to the flow's `proximal`."""
         return False
 
@@ -253,12 +253,12 @@ class Aggregator(Stage):
                 found="only their sum",
                 do_this="use Mean(), or leave the secure sum out",
             )
-        if flow.weight_tells is not None and flow.server_sees == "sum":
+        if flow.weight_leaks is not None and flow.server_sees == "sum":
             flow.refuse(
                 self,
-                "weight_tells",
+                "weight_leaks",
                 needed="weights that tell the server nothing of one client's data, since it may see only sums",
-                found=f"weights by the {flow.weight_tells}",
+                found=f"weights by the {flow.weight_leaks}",
                 do_this='weigh by="alignment", which the server\'s own last aggregate decides, or by examples',
             )
         return flow
@@ -267,7 +267,7 @@ class Aggregator(Stage):
         """One client's term of the sum, `weight * vector` in float64; the weight becomes what is summed below."""
         return update.scaled_exactly(update.weight)
 
-    def finish(self, total: Total, ctx: Context) -> Update:
+    def finish(self, total: ExactTotal, ctx: Context) -> Update:
         """The aggregate of a total.  A whole-cohort rule reduces all vectors side by side, as one, so that it
         chooses the same clients for each; the sum `clients` says over how many clients the aggregate is."""
         if not self.whole_cohort:

@@ -1,7 +1,7 @@
 """Data that clients hold: sources, natural and drawn partitions, repeatable splits and batches."""
 
 from headway.data.dataset.batches import batch_bounds, epoch_order
-from headway.data.dataset.client_index import Numbered, Parts
+from headway.data.dataset.client_index import ClientIndex, NumberedNames
 from headway.data.dataset.federated import ClientSummary, Examples, FederatedData
 from headway.data.dataset.mapped import mapped, mapped_examples
 from headway.data.dataset.split import split
@@ -24,8 +24,8 @@ __all__ = [
     "Examples",
     "FederatedData",
     "LabelSkew",
-    "Numbered",
-    "Parts",
+    "NumberedNames",
+    "ClientIndex",
     "Partitioner",
     "Shift",
     "Skew",
@@ -49,3 +49,10 @@ __all__ = [
     "sources",
     "split",
 ]
+
+
+def __getattr__(name: str) -> object:
+    renamed = {"Numbered": NumberedNames, "Parts": ClientIndex}  # names of earlier versions, which keep working
+    if name in renamed:
+        return renamed[name]
+    raise AttributeError(f"module 'headway.data' has no attribute {name!r}")

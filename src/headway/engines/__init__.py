@@ -7,7 +7,7 @@ from headway.engines.processes.process_engine import ProcessEngine
 from headway.engines.ray.ray_engine import RayEngine
 from headway.engines.virtual_clock.clock_engine import ClockEngine
 from headway.engines.virtual_clock.device_availability import Always, Bernoulli, Charging, Diurnal, Trace
-from headway.engines.virtual_clock.fleet import FLEETS, Fleet
+from headway.engines.virtual_clock.fleet import FLEETS, DeviceFleet
 
 __all__ = [
     "FLEETS",
@@ -17,7 +17,7 @@ __all__ = [
     "Charging",
     "Diurnal",
     "Engine",
-    "Fleet",
+    "DeviceFleet",
     "Job",
     "LocalEngine",
     "PooledEngine",

@@ -14,7 +14,7 @@ from headway.client_state.store import Memories, MemoryStore
 from headway.core.algorithm import Algorithm, State
 from headway.core.flow import EngineFacts
 from headway.data import FederatedData
-from headway.model.device import Site
+from headway.model.device import Device
 from headway.model.task import Task
 from headway.numerics.keys import Key
 from headway.protocol.messages import Answer, Ask
@@ -41,7 +41,7 @@ class Engine(ABC):
     site: where the models and batches of a step lie.  now: seconds of a simulated clock.
     """
 
-    site = Site()
+    site = Device()
     now = 0.0
 
     @property
@@ -50,12 +50,12 @@ class Engine(ABC):
         """What it can do."""
 
     @property
-    def spoken(self) -> str:
+    def summary(self) -> str:
         """In a line, how it trains, where that is worth saying."""
         return ""
 
     @property
-    def decided(self) -> dict[str, Any]:
+    def pinned_settings(self) -> dict[str, Any]:
         """What it was told, or has decided by measuring, that fixes a run's bits."""
         return {}
 
@@ -75,7 +75,7 @@ class Engine(ABC):
         """Whether clients keep something between rounds."""
         return False
 
-    def follow(self, decided: Mapping[str, Any]) -> None:  # noqa: B027 (most engines decide nothing)
+    def restore_settings(self, decided: Mapping[str, Any]) -> None:  # noqa: B027 (most engines decide nothing)
         """Decides the same as a run that is resumed; said before `open`.
 
         Raises:

@@ -9,30 +9,30 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from headway.client.participant import ClientRunner, Outcome
+from headway.client.participant import Outcome, Participant
 from headway.core import stopping
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
 from headway.core.update import Tensors, Update
-from headway.data.dataset.client_index import Parts
+from headway.data.dataset.client_index import ClientIndex
 from headway.engines.autotune.batch_trial import crew_trouble
-from headway.engines.autotune.execution_plan import Way
+from headway.engines.autotune.execution_plan import ExecutionPlan
 from headway.engines.engine import Job
 from headway.engines.fallbacks import ALONE, WRITTEN, Fallbacks
 from headway.engines.grouping import expected_cohort
-from headway.model.device import Site
-from headway.model.flat_module import Workbench
-from headway.model.module_checks import EXAMINED, Unwritten, alone, examine, has_own_code, untouched
+from headway.model.device import Device
+from headway.model.flat_module import FlatModule
+from headway.model.module_checks import EXAMINED, Unwritten, examine, has_own_code, sequential_reason, untouched
 from headway.model.shapes import check_shapes
 from headway.observe.drift import DriftMeter
 from headway.protocol import wire as frame
 from headway.protocol.messages import Ask, Message
 from headway.protocol.reports import Reports
-from headway.server.collector import Done, Intake, stragglers
+from headway.server.collector import GroupResult, UpdateCollector, stragglers
 from headway.server.guard import Promise
 from headway.training.local_sgd import LocalSGD
-from headway.vectorized.batched_sgd import Lanes, Plan, why_not
-from headway.vectorized.client_batch import Crew
+from headway.vectorized.batched_sgd import BatchedSGD, BatchPlan, why_not
+from headway.vectorized.client_batch import ClientBatch
 from headway.vectorized.compiled_gradients import Compiler
 from headway.vectorized.low_rank import LowRank, Summed, not_suited, plain_steps
 
@@ -54,11 +54,12 @@ class _Counted:
     up: int
 
 
-class UnitRunner:
+class GroupRunner:
     """Runs the clients of one unit after another, on one workbench.
 
-    measure: whether to collect what tells of drift.  way: how they train; where they cannot train side by side, `alone`
-        says why, and they train one at a time.  site: where.  fallbacks: what happened that was not asked for.
+    measure: whether to collect what tells of drift.  way: how they train; where they cannot train side by side,
+        `sequential_reason` says why, and they train one at a time.  site: where.  fallbacks: what happened that was not
+        asked for.
     not_compiled, not_lowered: why their gradients are not compiled, or their layers not in low-rank form, in a way that
         says so, as a phrase.
 
@@ -66,12 +67,14 @@ class UnitRunner:
         ConfigError: if the loss or a metric would pair the model's outputs and the targets wrongly.
     """
 
-    def __init__(self, job: Job, flows: tuple[Flow, ...], measure: bool, way: Way, site: Site | None = None) -> None:
-        self.site = site or Site()
+    def __init__(
+        self, job: Job, flows: tuple[Flow, ...], measure: bool, way: ExecutionPlan, site: Device | None = None
+    ) -> None:
+        self.site = site or Device()
         self.site.check(job.task.number)
-        job = replace(job, data=job.data.with_store(self.site.keep(job.data.store)))
+        job = replace(job, data=job.data.with_store(self.site.place_dataset(job.data.store)))
         self.job, self.flows, self.measure = job, flows, measure
-        self.bench = Workbench(job.task, job.key, self.site)
+        self.bench = FlatModule(job.task, job.key, self.site)
         self.bench.channels_last = way.channels_last
         self.bench.own_code = has_own_code(job.algorithm, job.task)
         examine(self.bench, job.data.store.rows(0, EXAMINED))
@@ -79,17 +82,17 @@ class UnitRunner:
             check_shapes(self.bench, [job.data.store, *([] if job.data.central is None else [job.data.central])])
         self.unwritten = Unwritten(job.data.store)
         self.fallbacks = Fallbacks()
-        self.runner = ClientRunner(job.algorithm, self.bench, flows, job.key, measure)
+        self.runner = Participant(job.algorithm, self.bench, flows, job.key, measure)
         self.runner.check(job.data.train_sizes.tolist())
         averaged = job.task.buffers == "average" and self.bench.has_statistics
         statistics, size = self.bench.statistics_layout.size if averaged else 0, self.bench.layout.size
         self.promise = Promise.of(job.algorithm.chain, flows, size, statistics)
         self.summed = job.algorithm.chain.summed_lengths(flows, size) | ({"buffers": statistics} if averaged else {})
-        self.intake = Intake(job, flows, self.bench.layout, self.site, self.promise)
-        self.lanes: Lanes | None = None
+        self.intake = UpdateCollector(job, flows, self.bench.layout, self.site, self.promise)
+        self.lanes: BatchedSGD | None = None
         self.lowrank: LowRank | None = None
         self.not_lowered: str | None = None
-        why = why_not(self.runner.trainer, self.bench, job.algorithm.chain) or alone(self.bench)
+        why = why_not(self.runner.trainer, self.bench, job.algorithm.chain) or sequential_reason(self.bench)
         self.why_not = why if way.lanes > 1 else None
         if way.lanes > 1 and self.why_not is None:
             with untouched(self.bench):
@@ -104,7 +107,7 @@ class UnitRunner:
         """Makes ready for clients side by side, if model and chain allow it."""
         trainer, chain = self.runner.trainer, job.algorithm.chain
         assert isinstance(trainer, LocalSGD)
-        self.lanes = Lanes(trainer, self.bench)
+        self.lanes = BatchedSGD(trainer, self.bench)
         self.why_not = self.lanes.probe(
             job.data.store.take(torch.arange(PROBED) % len(job.data.store))
         ) or crew_trouble(job, self.runner, self.lanes, self.intake, first_ask(self, job.data.clients[:2], steps=1))
@@ -121,7 +124,7 @@ class UnitRunner:
             self.lowrank = lowrank if self.not_lowered is None else None
 
     @property
-    def alone(self) -> str | None:
+    def sequential_reason(self) -> str | None:
         """Why clients train one at a time; `None` if they do not."""
         return self.why_not if self.width > 1 or self.why_not else "one at a time was asked for"
 
@@ -130,12 +133,12 @@ class UnitRunner:
         """Whether the examples lie where the clients train."""
         return self.site.holds(self.job.data.store.inputs)
 
-    def use(self, way: Way) -> None:
+    def use(self, way: ExecutionPlan) -> None:
         """Trains in this way from now on, as far as that is possible; what was made ready for others is kept."""
         self.way = way if self.lanes is not None else replace(way, lanes=1)
         self.bench.channels_last = way.channels_last
         wanted = self.width if way.compiled else None
-        self.not_compiled = self.compiler.use(wanted, lowered=self.width > 1 and self.lowers)
+        self.not_compiled = self.compiler.use(wanted, lowered=self.width > 1 and self.uses_low_rank)
         self.way = replace(self.way, compiled=way.compiled and self.not_compiled is None)
 
     @property
@@ -144,21 +147,21 @@ class UnitRunner:
         return self.way.lanes
 
     @property
-    def convolves(self) -> bool:
+    def has_conv2d(self) -> bool:
         """Whether the model has convolutions of images."""
         return any(isinstance(part, nn.Conv2d) for part in self.bench.module.modules())
 
     @property
-    def apart(self) -> bool:
+    def has_non_linear_params(self) -> bool:
         """Whether clients could train in low-rank form, one after another, having some weights of their own."""
         return self.lowrank is not None and bool(self.lowrank.own)
 
     @property
-    def lowers(self) -> bool:
+    def uses_low_rank(self) -> bool:
         """Whether crews train in low-rank form where that pays."""
         return self.lowers_in(self.way)
 
-    def lowers_in(self, way: Way) -> bool:
+    def lowers_in(self, way: ExecutionPlan) -> bool:
         """The same of this way."""
         if self.lowrank is None:
             return False
@@ -170,10 +173,12 @@ class UnitRunner:
             return None
         return DriftMeter(cohort or len(ask.cohort), self.bench.layout.size, self.job.key.derive("drift", ask.round))
 
-    def run(self, ask: Ask, members: Sequence[str], secrets: Mapping[str, Tensors], meter: DriftMeter | None) -> Done:
+    def run(
+        self, ask: Ask, members: Sequence[str], secrets: Mapping[str, Tensors], meter: DriftMeter | None
+    ) -> GroupResult:
         """Trains the clients of a unit and sums their updates, in this order."""
-        ask = ask.brought(self.site.message)
-        done, down = Done(meter=meter), frame.size(ask.message.tensors())
+        ask = ask.map_broadcasts(self.site.message)
+        done, down = GroupResult(meter=meter), frame.size(ask.message.tensors())
         for part in self._apart(ask, members):
             start = 0
             while start < len(part):
@@ -197,19 +202,19 @@ class UnitRunner:
 
     def _apart(self, ask: Ask, members: Sequence[str]) -> list[Sequence[str]]:
         """The clients who may be in one crew: all, or those who were asked with one model, where crews share that."""
-        if not ask.earlier or not (self.lowers or self.remembers):
+        if not ask.earlier or not (self.uses_low_rank or self.has_client_state):
             return [members]
         rounds = sorted({ask.asked_in(client) for client in members})
         return [[client for client in members if ask.asked_in(client) == round_] for round_ in rounds]
 
     @property
-    def remembers(self) -> bool:
+    def has_client_state(self) -> bool:
         """Whether a stage keeps memory at clients."""
         return any(stage.has("remember") for stage in self.job.algorithm.chain)
 
     def _narrow(self, width: int) -> None:
         """Goes on with half as many clients side by side."""
-        self.site.tidy()
+        self.site.empty_cache()
         self.use(replace(self.way, lanes=max(width // 2, 1)))
         goes_on = "one at a time" if self.width == 1 else f"{self.width} side by side"
         self.fallbacks.add(
@@ -219,7 +224,7 @@ class UnitRunner:
 
     # side by side ---------------------------------------------------------------------------------------
 
-    def _side_by_side(self, ask: Ask, clients: Sequence[str], down: int, done: Done) -> bool:
+    def _side_by_side(self, ask: Ask, clients: Sequence[str], down: int, done: GroupResult) -> bool:
         """Trains a crew in lanes; False, and nothing has happened, if these clients must train one at a time."""
         begun = time.perf_counter()
         dropped = self.runner.dropped(clients, ask)
@@ -228,7 +233,9 @@ class UnitRunner:
         if present:
             if (planned := self._planned(ask, present)) is None:
                 return False
-            if (counted := self._lowered(ask, *planned, done)) is None and not (self.lowers and self.apart):
+            if (counted := self._lowered(ask, *planned, done)) is None and not (
+                self.uses_low_rank and self.has_non_linear_params
+            ):
                 counted = self._counted(ask, *planned, done)
             if counted is None:
                 return False
@@ -236,7 +243,7 @@ class UnitRunner:
         done.parts.append(stragglers(dropped, down))
         return True
 
-    def _planned(self, ask: Ask, clients: Sequence[str]) -> tuple[Crew, Plan] | None:
+    def _planned(self, ask: Ask, clients: Sequence[str]) -> tuple[ClientBatch, BatchPlan] | None:
         """The crew in the order of its lanes, and what each will do; `None` if they must train one at a time."""
         assert self.lanes is not None
         try:
@@ -245,13 +252,13 @@ class UnitRunner:
             self.fallbacks.failed(error, ALONE)
             return None
 
-    def _lowered(self, ask: Ask, crew: Crew, plan: Plan, done: Done) -> _Counted | None:
+    def _lowered(self, ask: Ask, crew: ClientBatch, plan: BatchPlan, done: GroupResult) -> _Counted | None:
         """Trains a crew without a vector for each client, where nobody looks at one; `None`, and nothing has happened,
         if that cannot be."""
-        if self.lowrank is None or not self.lowers:
+        if self.lowrank is None or not self.uses_low_rank:
             return None
         if not self.lowrank.pays(plan):
-            if self.apart:
+            if self.has_non_linear_params:
                 self.fallbacks.add(
                     "some clients see more examples than the low-rank form is good for: their crews train one client "
                     "at a time."
@@ -265,18 +272,17 @@ class UnitRunner:
         except torch.OutOfMemoryError as error:
             raise NoRoom from error
         except Exception as error:  # whatever a model may raise: the client alone raises it with names
-            self.fallbacks.failed(error, ALONE if self.apart else WRITTEN, " in low-rank form")
+            self.fallbacks.failed(error, ALONE if self.has_non_linear_params else WRITTEN, " in low-rank form")
             return None
         if not bool(torch.isfinite(norms).all()) or not bool(torch.isfinite(total).all()):
-            self.fallbacks.add(
-                f"an update of a crew in low-rank form is not finite: {ALONE if self.apart else WRITTEN}."
-            )
+            then = ALONE if self.has_non_linear_params else WRITTEN
+            self.fallbacks.add(f"an update of a crew in low-rank form is not finite: {then}.")
             return None
         done.group.add_sum({"delta": total}, term)
         up = frame.size(frame.of_update(Update.of(ask.message.params)))
         return _Counted(summed.count, summed.loss, update.weight, norms, up)
 
-    def _low_rank(self, ask: Ask, crew: Crew, plan: Plan) -> Summed:
+    def _low_rank(self, ask: Ask, crew: ClientBatch, plan: BatchPlan) -> Summed:
         """What a crew does in low-rank form, its steps combined as the chain says."""
         assert self.lowrank is not None
         work = self.runner.prepare_crew(crew, ask, {})
@@ -286,7 +292,7 @@ class UnitRunner:
         here = replace(work.ctx, steps=self.site.put(summed.count))
         return summed.combined(self.runner.coefficients(self.site.put(summed.gram()), here).cpu())
 
-    def _counted(self, ask: Ask, crew: Crew, plan: Plan, done: Done) -> _Counted | None:
+    def _counted(self, ask: Ask, crew: ClientBatch, plan: BatchPlan, done: GroupResult) -> _Counted | None:
         """Trains a crew and counts its updates; `None`, and nothing has happened, if they must train one at a time."""
         if (outcome := self._together(ask, crew, plan)) is None:
             return None
@@ -299,7 +305,7 @@ class UnitRunner:
         count, loss = torch.as_tensor(trained.count), torch.as_tensor(trained.loss)
         return _Counted(count, loss, outcome.update.weight, norms, up)
 
-    def _together(self, ask: Ask, crew: Crew, plan: Plan) -> Outcome | None:
+    def _together(self, ask: Ask, crew: ClientBatch, plan: BatchPlan) -> Outcome | None:
         """What clients side by side send; `None` if they must train one at a time."""
         lanes = self.lanes
         assert lanes is not None
@@ -307,7 +313,7 @@ class UnitRunner:
             if not lanes.fits(plan, "steps" in self.flows[-1].needs):
                 self.fallbacks.add(f"the steps of some crews do not fit in trainer.steps_memory: {ALONE}.")
                 return None
-            memory = self.job.memory.gather(crew.clients, self.runner.remembered(ask.told(crew.clients[0])))
+            memory = self.job.memory.gather(crew.clients, self.runner.remembered(ask.broadcast_for(crew.clients[0])))
             work = self.runner.prepare_crew(crew, ask, memory)
             trained = lanes.train(work, plan)
             if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
@@ -324,7 +330,7 @@ class UnitRunner:
         """What a client sends, found out by training one on few examples, which is forgotten."""
         client = ask.cohort[0]
         examples = self.job.data.train_of(client).rows(0, 4)
-        ask = ask.brought(self.site.message)
+        ask = ask.map_broadcasts(self.site.message)
         with untouched(self.bench), self.site.training():
             outcome = self.runner.train(client, ask, examples, self.job.memory.get(client))
         return frame.size(frame.of_update(outcome.update))
@@ -336,33 +342,36 @@ class UnitRunner:
             NoRoom: if a crew does not fit in memory.
         """
         with self.fallbacks.silent():
-            self._rehearse(ask.brought(self.site.message), clients, Done())
+            self._rehearse(ask.map_broadcasts(self.site.message), clients, GroupResult())
 
-    def _rehearse(self, ask: Ask, clients: Sequence[str], done: Done) -> None:
+    def _rehearse(self, ask: Ask, clients: Sequence[str], done: GroupResult) -> None:
         if self.width > 1 and (planned := self._planned(ask, clients)) is not None:
             if self._lowered(ask, *planned, done) is not None:
                 return
-            if not (self.lowers and self.apart) and (outcome := self._together(ask, *planned)) is not None:
+            if (
+                not (self.uses_low_rank and self.has_non_linear_params)
+                and (outcome := self._together(ask, *planned)) is not None
+            ):
                 self.intake.count_crew(ask, planned[0], outcome, done)
                 return
         for client in clients:
             outcome = self.runner.train(client, ask, self.job.data.train_of(client), self.job.memory.get(client))
             self.intake.count(ask, client, outcome, done)
 
-    def _crew(self, clients: Sequence[str], ask: Ask) -> Crew:
-        rows, sizes = Parts.of(self.job.data.train).rows(clients)
+    def _crew(self, clients: Sequence[str], ask: Ask) -> ClientBatch:
+        rows, sizes = ClientIndex.of(self.job.data.train).rows(clients)
         keys = self.runner.keys_of(clients, ask)
-        return Crew(tuple(clients), keys, self.job.data.store, rows, sizes)
+        return ClientBatch(tuple(clients), keys, self.job.data.store, rows, sizes)
 
-    def _reports(self, crew: Crew, counted: _Counted, begun: float, down: int) -> Reports:
+    def _reports(self, crew: ClientBatch, counted: _Counted, begun: float, down: int) -> Reports:
         """What is told of a crew, which shares the seconds since it began."""
         costs = ((time.perf_counter() - begun) / len(crew), counted.up, down)
         numbers = (crew.sizes, counted.steps, counted.norms, counted.losses, counted.weights)
-        return self.intake.told(crew.clients, costs, *(column.tolist() for column in numbers))
+        return self.intake.reports_of(crew.clients, costs, *(column.tolist() for column in numbers))
 
     # one at a time --------------------------------------------------------------------------------------
 
-    def _one(self, ask: Ask, client: str, down: int, secret: Tensors | None, done: Done) -> Reports:
+    def _one(self, ask: Ask, client: str, down: int, secret: Tensors | None, done: GroupResult) -> Reports:
         """Trains one client and adds its update to the unit's sum, if the guard lets it pass."""
         begun = time.perf_counter()
         if self.runner.dropped((client,), ask):
@@ -378,10 +387,10 @@ class UnitRunner:
         self.job.memory.propose(client, (ask.round, ask.attempt), outcome.memory)
         trained, up = outcome.trained, frame.size(frame.of_update(outcome.update))
         numbers = (len(examples), int(trained.count), norm, float(trained.loss), float(outcome.update.weight))
-        return self.intake.told([client], (time.perf_counter() - begun, up, down), *numbers)
+        return self.intake.reports_of([client], (time.perf_counter() - begun, up, down), *numbers)
 
 
-def first_ask(runner: UnitRunner, clients: Sequence[str], steps: int | None = None) -> Ask:
+def first_ask(runner: GroupRunner, clients: Sequence[str], steps: int | None = None) -> Ask:
     """What these clients would be asked in the run's first round; steps: how many each makes, if not all."""
     start, chain = runner.bench.shared.clone().cpu(), runner.job.algorithm.chain  # as the server has it
     averaged = runner.job.task.buffers == "average" and runner.bench.has_statistics

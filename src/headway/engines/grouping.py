@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from headway.core.algorithm import Algorithm
-from headway.data.dataset.client_index import Parts
+from headway.data.dataset.client_index import ClientIndex
 
 GROUP = 64  # clients summed in float64 before the exact accumulator is paid; part of what fixes a run's bits
 
 
-def units(
+def groups_of(
     cohort: Sequence[str], train: Mapping[str, Tensor], lanes: int = 1, group: int = GROUP
 ) -> Iterator[list[str]]:
     """The cohort in units: a pure function of its sorted names, the clients' sizes and the plan.
@@ -24,12 +24,12 @@ def units(
         they go.
 
     >>> train = {"a": torch.arange(5), "b": torch.arange(9), "c": torch.arange(5)}
-    >>> list(units(["c", "a", "b"], train, lanes=2, group=2))
+    >>> list(groups_of(["c", "a", "b"], train, lanes=2, group=2))
     [['b', 'a'], ['c']]
     """
     ordered = sorted(cohort)
     if lanes > 1:
-        largest = torch.argsort(Parts.of(train).sizes_of(ordered), descending=True, stable=True)
+        largest = torch.argsort(ClientIndex.of(train).sizes_of(ordered), descending=True, stable=True)
         ordered = [ordered[place] for place in largest.tolist()]
     size = -(-group // lanes) * lanes
     for start in range(0, len(ordered), size):

@@ -13,20 +13,20 @@ from headway.core.algorithm import State
 from headway.core.errors import ConfigError, RunFolderError
 from headway.core.flow import EngineFacts
 from headway.core.update import Tensors
-from headway.engines.autotune.execution_plan import Way, Wish
-from headway.engines.autotune.gpu_memory import lanes_that_fit
-from headway.engines.autotune.planner import MOST, Plan, default_store, make_plan
+from headway.engines.autotune.execution_plan import ExecutionPlan, PlanConstraints
+from headway.engines.autotune.gpu_memory import max_batch_clients
+from headway.engines.autotune.planner import MOST, MeasuredPlan, default_store, make_plan
 from headway.engines.engine import Engine, Job
-from headway.engines.group_runner import UnitRunner
-from headway.engines.grouping import expected_cohort, units
+from headway.engines.group_runner import GroupRunner
+from headway.engines.grouping import expected_cohort, groups_of
 from headway.engines.preflight import try_client
-from headway.model.device import Site
+from headway.model.device import Device
 from headway.model.module_checks import habit_notes, untouched
 from headway.model.random_state import outside, rewind_outside
 from headway.protocol import wire as frame
 from headway.protocol.messages import Answer, Ask
 from headway.protocol.reports import Reports, columns_of
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 from headway.server.collector import answered
 from headway.training.single_example import check_single
 
@@ -46,11 +46,11 @@ class LocalEngine(Engine):
         client after another, by plain SGD only.  `None`: where the model has no other layers.
     channels_last: whether images lie in memory with their channels side by side; `None`: as they are.
     compiled: whether the gradients of full batches and crews come through `torch.compile`, which takes seconds to
-        minutes when the engine opens; where that fails or comes to another result, `spoken` says why, and they do
+        minutes when the engine opens; where that fails or comes to another result, `summary` says why, and they do
         not.  `None`: they do not; with lanes="auto" they do if the whole run ends sooner.
     device: "cpu", "cuda" or "cuda:N".  On a GPU all that clients work with lies there, the examples too if they fit in
         half of what is free; there are at most as many lanes as fit.
-    precision: of the products in training on a GPU, "float32", "tf32" or "bfloat16" (see `Site`).
+    precision: of the products in training on a GPU, "float32", "tf32" or "bfloat16" (see `Device`).
 
     Raises:
         ConfigError: if lanes is below 1, or there is no such device or precision here.
@@ -71,11 +71,11 @@ class LocalEngine(Engine):
             raise ConfigError(f'lanes must be a whole number from 1, or "auto", found {lanes!r}.')
         self.drift = drift
         self.lanes: int | Literal["auto"] = lanes
-        self.wish = Wish(low_rank, channels_last, compiled)
-        self.plan: Plan | None = None
+        self.wish = PlanConstraints(low_rank, channels_last, compiled)
+        self.plan: MeasuredPlan | None = None
         self.not_compiled: str | None = None
         self.was_compiled = False  # in the run that is resumed
-        self.site = Site.named(device, precision)
+        self.site = Device.named(device, precision)
 
     @property
     def facts(self) -> EngineFacts:
@@ -84,18 +84,18 @@ class LocalEngine(Engine):
         return EngineFacts("Local" if width == 1 else f"Lanes of {width}")
 
     @property
-    def _way(self) -> Way:
+    def _way(self) -> ExecutionPlan:
         """How clients train, as far as it is known."""
         if self.plan is not None:
             return self.plan.way
         wish, lanes = self.wish, 1 if self.lanes == "auto" else self.lanes
-        return Way(lanes, wish.low_rank, bool(wish.channels_last), bool(wish.compiled))
+        return ExecutionPlan(lanes, wish.low_rank, bool(wish.channels_last), bool(wish.compiled))
 
     @property
-    def spoken(self) -> str:
+    def summary(self) -> str:
         """The plan, and why clients train one at a time where they should not; which GPU."""
         if not self.site.on_gpu:
-            plain = self._way == Way() and self.plan is None and self.not_compiled is None
+            plain = self._way == ExecutionPlan() and self.plan is None and self.not_compiled is None
             return "" if plain else self._beside
         there = ", the examples there too" if self.runner.resident else ""
         return f"on {self.site.name}{there}: {self._beside}"
@@ -106,7 +106,7 @@ class LocalEngine(Engine):
         if self.runner.why_not is not None:
             said = f"clients one at a time, since {self.runner.why_not}" + "; compiled" * self.runner.way.compiled
         else:
-            said = self._way.spoken if self.plan is None else self.plan.spoken
+            said = self._way.summary if self.plan is None else self.plan.summary
             if self._way.low_rank and self._way.lanes > 1 and self.runner.not_lowered is not None:
                 said = f"{self._way.lanes} clients side by side, not in low-rank form, since {self.runner.not_lowered}"
             if self.lanes not in ("auto", self._way.lanes):
@@ -114,13 +114,13 @@ class LocalEngine(Engine):
         return said if self.not_compiled is None else f"{said}; not compiled, since {self.not_compiled}"
 
     @property
-    def decided(self) -> dict[str, Any]:
+    def pinned_settings(self) -> dict[str, Any]:
         """The way, where it is not one client at a time; the device and the precision, where it is a GPU."""
         if not self.site.on_gpu:
-            return self._way.decided
-        return {**self._way.decided, "device": self.site.device.type, "precision": self.site.precision}
+            return self._way.pinned_settings
+        return {**self._way.pinned_settings, "device": self.site.device.type, "precision": self.site.precision}
 
-    def follow(self, decided: Mapping[str, Any]) -> None:
+    def restore_settings(self, decided: Mapping[str, Any]) -> None:
         """Measures nothing: does as a run did that is resumed, on the same kind of device and in its precision."""
         there = decided.get("device", "cpu"), decided.get("precision", "float32")
         here = self.site.device.type, self.site.precision
@@ -133,7 +133,7 @@ class LocalEngine(Engine):
             self.wish = replace(self.wish, compiled=bool(decided.get("compiled", False)))
             self.was_compiled = bool(self.wish.compiled)
         if self.lanes == "auto" or (self.site.on_gpu and self.lanes != 1):
-            self.plan = Plan(Way.of(decided), int(decided.get("threads", torch.get_num_threads())))
+            self.plan = MeasuredPlan(ExecutionPlan.of(decided), int(decided.get("threads", torch.get_num_threads())))
 
     def open(self, job: Job) -> None:
         """Builds the one workbench that all clients use."""
@@ -144,26 +144,26 @@ class LocalEngine(Engine):
         measuring = self.lanes == "auto" and self.plan is None
         way = replace(self._way, compiled=False)  # until the threads are known
         way = replace(way, lanes=MOST) if measuring else way
-        self.runner = UnitRunner(job, flows, measure, way, self.site)
+        self.runner = GroupRunner(job, flows, measure, way, self.site)
         drawn = getattr(job.algorithm.sampler, "clients", None)
         check_single(self.runner.runner.trainer, self.runner.bench, self.runner.job.data, drawn)
         cohort = expected_cohort(job.algorithm, len(self.population))
         with untouched(self.runner.bench), self.site.training():
-            fitting = lanes_that_fit(self.runner, min(cohort, self.runner.width)) if self.plan is None else cohort
+            fitting = max_batch_clients(self.runner, min(cohort, self.runner.width)) if self.plan is None else cohort
             if measuring:
                 self.plan = self._measured(min(cohort, fitting), job.rounds * cohort)
             elif fitting < min(cohort, self._way.lanes):
-                self.plan = Plan(replace(self._way, lanes=fitting), torch.get_num_threads())
+                self.plan = MeasuredPlan(replace(self._way, lanes=fitting), torch.get_num_threads())
             if self.plan is not None:
                 self._set_threads(self.plan.threads)
             self._use(self._way)
         self.secrets: dict[str, Tensors] = {}
 
-    def _measured(self, cohort: int, clients: int) -> Plan:
+    def _measured(self, cohort: int, clients: int) -> MeasuredPlan:
         """The fastest plan for cohorts of this size, and so many clients in all rounds."""
         return make_plan(self.runner, cohort, torch.get_num_threads(), self.wish, default_store(), clients)
 
-    def _use(self, way: Way) -> None:
+    def _use(self, way: ExecutionPlan) -> None:
         """Makes ready for this way; what cannot be compiled is not.
 
         Raises:
@@ -205,9 +205,9 @@ class LocalEngine(Engine):
         return bool(self.runner.runner.first_memory())
 
     @property
-    def alone(self) -> str | None:
+    def sequential_reason(self) -> str | None:
         """Why clients train one at a time, as a phrase; `None` if they do not."""
-        return self.runner.alone
+        return self.runner.sequential_reason
 
     def try_once(self, state: State, evaluated: bool) -> Sequence[str]:
         """Tries the work of one client, in this process."""
@@ -223,7 +223,7 @@ class LocalEngine(Engine):
 
         The generators and settings of torch, NumPy and Python are left as they were found.
         """
-        before, others = self.site.drawn(), outside() if self.runner.bench.seeds_outside else None
+        before, others = self.site.rng_state(), outside() if self.runner.bench.seeds_outside else None
         try:
             if ask.kind == "train":
                 with self.site.training():
@@ -236,7 +236,7 @@ class LocalEngine(Engine):
                 return self._settle(ask)
             return self._protocol(ask)
         finally:
-            self.site.rewind(before)
+            self.site.set_rng_state(before)
             self.runner.bench.attributes.restore()
             if others is not None:
                 rewind_outside(others)
@@ -245,9 +245,9 @@ class LocalEngine(Engine):
         """Nothing is held open."""
 
     def _train(self, ask: Ask) -> Answer:
-        total, meter = Total(), self.runner.meter(ask)
+        total, meter = ExactTotal(), self.runner.meter(ask)
         parts: list[Reports] = []
-        for members in units(ask.cohort, self.job.data.train, self.runner.width):
+        for members in groups_of(ask.cohort, self.job.data.train, self.runner.width):
             done = self.runner.run(ask, members, self.secrets, meter)
             total.add_group(done.group)
             parts += done.parts

@@ -35,18 +35,18 @@ class PooledEngine(Engine):
         return self.learner.facts
 
     @property
-    def spoken(self) -> str:
+    def summary(self) -> str:
         """Where the one trains."""
-        return self.learner.spoken
+        return self.learner.summary
 
     @property
-    def decided(self) -> dict[str, Any]:
+    def pinned_settings(self) -> dict[str, Any]:
         """As of the one who trains."""
-        return self.learner.decided
+        return self.learner.pinned_settings
 
-    def follow(self, decided: Mapping[str, Any]) -> None:
+    def restore_settings(self, decided: Mapping[str, Any]) -> None:
         """As the one who trains does."""
-        self.learner.follow(decided)
+        self.learner.restore_settings(decided)
 
     def open(self, job: Job) -> None:
         """Brings the examples together."""

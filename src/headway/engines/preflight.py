@@ -8,15 +8,15 @@ from headway.client.central_test import CentralTest, spread
 from headway.client.evaluation import score_client
 from headway.core.algorithm import State
 from headway.core.errors import ConfigError, HeadwayError, UpdateRejected
-from headway.data.dataset.client_index import Parts
+from headway.data.dataset.client_index import ClientIndex
 from headway.engines.engine import Engine
-from headway.engines.group_runner import UnitRunner
+from headway.engines.group_runner import GroupRunner
 from headway.engines.grouping import expected_cohort
 from headway.model.blame import stage_of
 from headway.model.module_checks import untouched
 from headway.protocol.messages import Answer, Ask, Message, drive
-from headway.protocol.sums import Total
-from headway.server.collector import Done
+from headway.protocol.sums import ExactTotal
+from headway.server.collector import GroupResult
 
 TRAINED = 32  # examples of one client
 LEAST = 4  # examples that a client has whose training is tried, if there is one
@@ -36,7 +36,7 @@ def try_once(engine: Engine, central: CentralTest | None, state: State, evaluate
     return list(notes)
 
 
-def try_client(runner: UnitRunner, state: State, evaluated: bool) -> None:
+def try_client(runner: GroupRunner, state: State, evaluated: bool) -> None:
     """Trains one client for one step, sums its update, advances the server's state, and evaluates the client.
 
     All is forgotten: parameters, statistics, attributes, modes, generators, notes; no memory is proposed.
@@ -51,7 +51,7 @@ def try_client(runner: UnitRunner, state: State, evaluated: bool) -> None:
     with runner.fallbacks.silent(), untouched(bench):
         with runner.site.training():
             _train(runner, state, _first_drawn(runner))
-        tested = Parts.of(data.test).sizes
+        tested = ClientIndex.of(data.test).sizes
         if evaluated and bool(tested.any()):
             client = data.clients[int((tested > 0).nonzero()[0])]
             examples = spread(data.test_of(client))
@@ -59,16 +59,20 @@ def try_client(runner: UnitRunner, state: State, evaluated: bool) -> None:
             score_client(bench, message, examples, runner.job.memory, client)
 
 
-def _first_drawn(runner: UnitRunner) -> str:
+def _first_drawn(runner: GroupRunner) -> str:
     """The first client that a round can have and that has a few examples, or as many as any has."""
     job = runner.job
     named = getattr(job.algorithm.sampler, "clients", None) or ()
     names = [name for name in named if name in job.data.train] or job.data.clients
-    sizes = Parts.of(job.data.train).sizes if names is job.data.clients else Parts.of(job.data.train).sizes_of(names)
+    sizes = (
+        ClientIndex.of(job.data.train).sizes
+        if names is job.data.clients
+        else ClientIndex.of(job.data.train).sizes_of(names)
+    )
     return names[int((sizes >= min(LEAST, int(sizes.max()))).nonzero()[0])]
 
 
-def _train(runner: UnitRunner, state: State, client: str) -> None:
+def _train(runner: GroupRunner, state: State, client: str) -> None:
     """One client's step, and the server's part of a round with its update."""
     job, trainer = runner.job, runner.runner.trainer
     algorithm, examples = job.algorithm, job.data.train_of(client)
@@ -77,10 +81,10 @@ def _train(runner: UnitRunner, state: State, client: str) -> None:
     steps = {client: 1} if trainer.facts.paced else {}
 
     def send(ask: Ask) -> Answer:
-        here = replace(ask, steps=steps).brought(runner.site.message)
+        here = replace(ask, steps=steps).map_broadcasts(runner.site.message)
         outcome = runner.runner.train(client, here, examples, job.memory.get(client))
         runner.promise.check(outcome.update, client, len(examples))
-        done, total = Done(), Total()
+        done, total = GroupResult(), ExactTotal()
         for name in _senders(runner, client):
             runner.intake.count(here, name, outcome, done)
         total.add_group(done.group)
@@ -88,7 +92,7 @@ def _train(runner: UnitRunner, state: State, client: str) -> None:
 
     if algorithm.chain.protocol is not None:  # several exchanges, whose secrets belong to a real round
         message = Message(state.params, algorithm.chain.broadcast(state.stages), state.buffers)
-        ask = Ask("train", message, (client,), round=state.round, steps=steps).brought(runner.site.message)
+        ask = Ask("train", message, (client,), round=state.round, steps=steps).map_broadcasts(runner.site.message)
         runner.runner.train(client, ask, examples, job.memory.get(client))
         return
     population, layout = len(job.data.clients), runner.bench.layout
@@ -104,7 +108,7 @@ def _train(runner: UnitRunner, state: State, client: str) -> None:
         ) from error
 
 
-def _senders(runner: UnitRunner, client: str) -> list[str]:
+def _senders(runner: GroupRunner, client: str) -> list[str]:
     """Under whose names the update counts: as many clients as a round has, where a rule looks at the whole cohort."""
     if not runner.job.algorithm.chain.aggregator.whole_cohort:
         return [client]

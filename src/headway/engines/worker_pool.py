@@ -15,17 +15,17 @@ from torch import Tensor
 from headway.core import stopping
 from headway.core.errors import ConfigError, HeadwayError
 from headway.core.flow import EngineFacts
-from headway.engines.autotune.execution_plan import Way
-from headway.engines.autotune.planner import Plan, default_store, make_plan, threads_at
+from headway.engines.autotune.execution_plan import ExecutionPlan
+from headway.engines.autotune.planner import MeasuredPlan, default_store, make_plan, threads_at
 from headway.engines.engine import Job
-from headway.engines.group_runner import UnitRunner
-from headway.engines.grouping import GROUP, units
+from headway.engines.group_runner import GroupRunner
+from headway.engines.grouping import GROUP, groups_of
 from headway.engines.local import LocalEngine
 from headway.observe.drift import DriftMeter
 from headway.protocol.messages import Answer, Ask
 from headway.protocol.reports import Reports
-from headway.protocol.sums import Total
-from headway.server.collector import Done, answered
+from headway.protocol.sums import ExactTotal
+from headway.server.collector import GroupResult, answered
 
 SHARES = 16  # units that a cohort is divided into, as long as none has more than `GROUP` clients
 LIVES = 3  # a unit whose workers die so often is not tried again
@@ -49,7 +49,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkerTask:
     """What a worker says of a unit.
 
     rows: each client's own update, for an aggregator that needs the whole cohort; the worker keeps the sum otherwise.
@@ -57,14 +57,14 @@ class Work:
     """
 
     reports: Reports
-    rows: Total | None = None
+    rows: ExactTotal | None = None
     drift: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     paths: Mapping[str, dict[str, float]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
-class Hand(ABC):
+class WorkerHandle(ABC):
     """One worker, seen from here: what it is at, and what it has summed in this round."""
 
     named: ClassVar[str]
@@ -84,7 +84,7 @@ class Hand(ABC):
         """
 
     @abstractmethod
-    def work(self, unit: Unit) -> Work | None:
+    def work(self, unit: Unit) -> WorkerTask | None:
         """Waits for the unit; `None` if that failed there.
 
         Raises:
@@ -92,7 +92,7 @@ class Hand(ABC):
         """
 
     @abstractmethod
-    def total(self) -> Total | None:
+    def total(self) -> ExactTotal | None:
         """What its units since the last such question add up to; `None` if it cannot say.
 
         Raises:
@@ -104,14 +104,14 @@ class Hand(ABC):
         """Lets go of one that is lost; how it ended, as a phrase."""
 
 
-class Tally:
+class WorkerTotals:
     """The worker's own side: runs units, and keeps what they add up to."""
 
-    def __init__(self, runner: UnitRunner) -> None:
-        self.runner, self.total = runner, Total()
+    def __init__(self, runner: GroupRunner) -> None:
+        self.runner, self.total = runner, ExactTotal()
         self.meter: tuple[int, DriftMeter | None] = (-1, None)
 
-    def run(self, ask: Ask, cohort: int) -> Done:
+    def run(self, ask: Ask, cohort: int) -> GroupResult:
         """Trains the clients of the ask, of so many in the round; torch's own generator is left as it was found."""
         if self.meter[0] != ask.round:
             self.meter = (ask.round, self.runner.meter(ask, cohort))
@@ -120,9 +120,9 @@ class Tally:
         torch.set_rng_state(before)
         return done
 
-    def take(self) -> Total:
+    def take(self) -> ExactTotal:
         """The sum until now; the next one starts from nothing."""
-        total, self.total = self.total, Total()
+        total, self.total = self.total, ExactTotal()
         return total
 
 
@@ -148,7 +148,7 @@ class WorkerEngine(LocalEngine):
         if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
             raise ConfigError(f"workers must be a whole number from 1, found {workers!r}.")
         self.workers = workers or 1
-        self.crew: list[Hand] = []
+        self.crew: list[WorkerHandle] = []
         self.here: str | None = None
 
     @property
@@ -162,11 +162,11 @@ class WorkerEngine(LocalEngine):
         """Makes ready for a round."""
 
     @abstractmethod
-    def hire(self, number: int, instead: bool = False) -> Hand:
+    def hire(self, number: int, instead: bool = False) -> WorkerHandle:
         """A new worker; instead: of one that was lost."""
 
     @abstractmethod
-    def ready(self, busy: Sequence[Hand]) -> Iterable[Hand]:
+    def ready(self, busy: Sequence[WorkerHandle]) -> Iterable[WorkerHandle]:
         """Waits until one of these has something to say; those that have."""
 
     @abstractmethod
@@ -183,7 +183,7 @@ class WorkerEngine(LocalEngine):
         elif self.runner.flows[-1].number == "ring":
             self.here = "updates are whole numbers"
 
-    def _measured(self, cohort: int, clients: int) -> Plan:
+    def _measured(self, cohort: int, clients: int) -> MeasuredPlan:
         """The fastest plan for one worker's part of a cohort, and of so many clients."""
         part, all_rounds = -(-cohort // self.workers), -(-clients // self.workers)
         return make_plan(self.runner, part, 1, self.wish, default_store(), all_rounds)
@@ -196,44 +196,44 @@ class WorkerEngine(LocalEngine):
     def _set_threads(self, threads: int) -> None:
         """Each worker has one thread; this process keeps its own."""
 
-    def _use(self, way: Way) -> None:
+    def _use(self, way: ExecutionPlan) -> None:
         """What is compiled here is for one thread, as workers have it that are forked."""
         with threads_at(1):
             super()._use(way)
 
     @property
-    def spoken(self) -> str:
+    def summary(self) -> str:
         """How many workers, and what each does."""
         if self.here is not None:
             return f"in this process, since {self.here}"
         one, several = self.worker
         each = f"1 {one}" if self.workers == 1 else f"{self.workers} {several}, each"
-        return f"{each}: {super().spoken or 'clients one at a time'}"
+        return f"{each}: {super().summary or 'clients one at a time'}"
 
     def _train(self, ask: Ask) -> Answer:
         if self.here is not None or not ask.cohort:
             return super()._train(ask)
         self.prepare(ask)
         try:
-            return Round(self, ask).run()
+            return RoundDispatcher(self, ask).run()
         except BaseException:
             self.kill()  # what they were at belongs to no round any more
             raise
 
 
-class Round:
+class RoundDispatcher:
     """One round: units go to whoever is free, the largest clients first."""
 
     def __init__(self, engine: WorkerEngine, ask: Ask) -> None:
         self.engine, self.asked = engine, ask
         self.waiting: deque[Unit] = deque()
         place = 0
-        for clients in units(ask.cohort, engine.job.data.train, engine.runner.width, spread(len(ask.cohort))):
+        for clients in groups_of(ask.cohort, engine.job.data.train, engine.runner.width, spread(len(ask.cohort))):
             self.waiting.append(Unit(clients, place))
             place += len(clients)
         self.whole = engine.job.algorithm.chain.aggregator.whole_cohort
         self.deaths: dict[tuple[int, bool], int] = {}  # by unit, and whether with the machine
-        self.total, self.meter = Total(), engine.runner.meter(ask)
+        self.total, self.meter = ExactTotal(), engine.runner.meter(ask)
         self.reports: dict[int, Reports] = {}
         self.notes: list[str] = []
         self.replaced: list[str] = []  # sentences about workers that were lost
@@ -254,7 +254,7 @@ class Round:
         notes = [*engine.runner.fallbacks.take(), *self.replaced]
         return replace(answered(self.total, self.reports.values(), self.meter), notes=notes)
 
-    def _give(self, hand: Hand) -> None:
+    def _give(self, hand: WorkerHandle) -> None:
         """The next unit to a worker, if there is one."""
         if not self.waiting:
             return
@@ -278,7 +278,7 @@ class Round:
                 self._take(hand, unit, work)
                 self._give(hand)
 
-    def _take(self, hand: Hand, unit: Unit, work: Work | None) -> None:
+    def _take(self, hand: WorkerHandle, unit: Unit, work: WorkerTask | None) -> None:
         """What a worker says of a unit."""
         if work is None:
             self._here(unit)
@@ -300,7 +300,7 @@ class Round:
         self.total.add_group(done.group)
         self.reports[unit.first] = Reports.joined(done.parts)
 
-    def _collect(self, hand: Hand) -> bool:
+    def _collect(self, hand: WorkerHandle) -> bool:
         """Adds what a worker has summed; False if it is lost and its units wait again."""
         if self.whole or not hand.summed:
             return True
@@ -317,7 +317,7 @@ class Round:
             self.total.merge(total)
         return True
 
-    def _replace(self, hand: Hand, why: Lost) -> None:
+    def _replace(self, hand: WorkerHandle, why: Lost) -> None:
         """A worker has died: another takes its place, and what it had summed waits again."""
         how = hand.bury()
         self.engine.crew.remove(hand)

@@ -13,14 +13,14 @@ from headway import recipes
 from headway.data import FederatedData
 from headway.data.dataset.dataset_view import View
 from headway.experiment.runfile import RunFile
-from headway.experiment.trials import Job, Trial, trial_folder
+from headway.experiment.trials import Trial, TrialJob, trial_folder
 
 ALONE, POOLED = "alone", "pooled"
 
 
 def bound_jobs(
     runfile: RunFile, clients: Sequence[str], seed: int, folder: Path, metric: str | None = None
-) -> list[Job]:
+) -> list[TrialJob]:
     """The runs that bound a federation of these clients at a seed: plain training with the file's trainer.
 
     Each client alone makes as many rounds of local training as in the federation, and so does the one that holds
@@ -29,7 +29,7 @@ def bound_jobs(
     alone = _plain(runfile, View(), runfile.sections.run.rounds)
     place = trial_folder(folder, ALONE, seed)
     jobs = [
-        Job(
+        TrialJob(
             f"{ALONE}, {client}",
             replace(alone, view=View(only=client)),
             seed,
@@ -39,7 +39,7 @@ def bound_jobs(
         for client in clients
     ]
     pooled = _plain(runfile, View(pooled=True), runfile.sections.run.evaluate_every)
-    return [Job(POOLED, pooled, seed, trial_folder(folder, POOLED, seed), metric), *jobs]
+    return [TrialJob(POOLED, pooled, seed, trial_folder(folder, POOLED, seed), metric), *jobs]
 
 
 def weights_alone(data: FederatedData) -> dict[str, int]:

@@ -23,7 +23,7 @@ from headway.core.registry import build, to_numbers
 from headway.core.sampler import samplers
 from headway.data import FederatedData
 from headway.engines import Engine
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.model.task import Task
 from headway.numerics.keys import DRAWS
 from headway.protocol.messages import Quorum
@@ -38,7 +38,7 @@ HASHES = {  # of what cannot be shown: what a difference means
 
 
 def identity_of(
-    algorithm: Algorithm, data: FederatedData, task: Task, engine: Engine, bench: Workbench, **options: Any
+    algorithm: Algorithm, data: FederatedData, task: Task, engine: Engine, bench: FlatModule, **options: Any
 ) -> dict[str, Any]:
     """What must be the same for a run to be the same run, with the versions that made it and the code of the user.
 
@@ -54,12 +54,12 @@ def identity_of(
             **engine.site.versions,
         },
         **options,
-        "algorithm": _as_json_holds_it(algorithm),
+        "algorithm": _json_ready(algorithm),
         "task": _task(task),
         "clock": json.loads(json.dumps(engine.timed)),
         "model": {"layout": bench.layout.fingerprint, "start": start},
         "data": data.fingerprint(),
-        "plan": {"engine": engine.facts.name, **engine.decided, "threads": torch.get_num_threads()},
+        "plan": {"engine": engine.facts.name, **engine.pinned_settings, "threads": torch.get_num_threads()},
         "code": code_of(task, bench.module, algorithm),
     }
 
@@ -132,13 +132,13 @@ def described(algorithm: Algorithm) -> dict[str, Any]:
     }
 
 
-def in_todays_words(tables: Any) -> Any:
+def migrate_config(tables: Any) -> Any:
     """An algorithm as it was described when a folder was made, with the options that have been added since.
 
     What they are when nothing is said is what was done before they were there.
     """
     try:
-        return _as_json_holds_it(
+        return _json_ready(
             Algorithm(
                 Chain.from_config(tables["chain"]),
                 trainers.build(tables["trainer"]),
@@ -204,7 +204,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def _as_json_holds_it(algorithm: Algorithm) -> Any:
+def _json_ready(algorithm: Algorithm) -> Any:
     return json.loads(json.dumps(described(algorithm)))
 
 

@@ -19,7 +19,7 @@ from headway import recipes
 from headway.core.errors import ConfigError, nearest
 from headway.core.registry import Registry, convert
 from headway.core.sampler import samplers
-from headway.engines import Fleet
+from headway.engines import DeviceFleet
 from headway.experiment.runfile_schema import Sections
 from headway.model import zoo as models
 from headway.observe.text import listed, to_toml
@@ -125,7 +125,7 @@ def known_paths() -> Mapping[str, tuple[str, ...]]:
         for name in registry.names():
             add(f"algorithm.{part}", _fields(registry.get(name)))
     add("algorithm.quorum", _fields(Quorum))
-    add("clock", _fields(Fleet))
+    add("clock", _fields(DeviceFleet))
     return {name: tuple(paths) for name, paths in found.items()}
 
 

@@ -23,10 +23,10 @@ from headway.data import FederatedData
 from headway.data.dataset.labels import LabelCounts
 from headway.engines import Engine, Job, LocalEngine
 from headway.engines.preflight import try_once
-from headway.experiment.identity import compare, identity_of, in_todays_words
+from headway.experiment.identity import compare, identity_of, migrate_config
 from headway.experiment.population import check_population
 from headway.model.data_checks import check_data
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.model.personal_model import initial_note, load_model
 from headway.model.task import Task
 from headway.model.undefined_metrics import deciding, undefined_metrics
@@ -38,7 +38,7 @@ from headway.observe.journal import Journal
 from headway.observe.learning import Learning
 from headway.observe.round_report import RoundReport
 from headway.observe.run_folder import JOURNAL, MEMORY, RunFolder, is_begun, read_identity, writing
-from headway.protocol.client_history import Roster
+from headway.protocol.client_history import ClientHistory
 from headway.protocol.messages import Answer, Ask, Message, drive
 from headway.training.trainer import Trainer
 
@@ -105,13 +105,13 @@ class Run:
                 f"until_s is {until_s}: it needs a run with a simulated clock, and must be above 0 seconds."
             )
         if resume and folder is not None:
-            self.engine.follow(read_identity(Path(folder)).get("plan", {}))
+            self.engine.restore_settings(read_identity(Path(folder)).get("plan", {}))
         self.memory = self.engine.memory(data.clients, None if folder is None else Path(folder))
         self.flows = algorithm.flows(self.engine.facts, population=len(data.clients))
         check_population(algorithm, self.engine, data.clients)
         self.engine.open(Job(algorithm, task, data, self.key, self.memory, rounds))
-        self.known = Roster.of(algorithm.sampler.facts(None), self.engine.clients(), data.train_sizes)
-        self.bench = Workbench(task, self.key, self.engine.site)
+        self.known = ClientHistory.of(algorithm.sampler.facts(None), self.engine.clients(), data.train_sizes)
+        self.bench = FlatModule(task, self.key, self.engine.site)
         self.central = None if data.central is None else CentralTest(self.bench, data.central, algorithm, self.key)
         buffers = None
         if task.buffers == "average" and self.bench.has_statistics:
@@ -157,7 +157,7 @@ class Run:
         Raises:
             ConfigError: if personal parameters or statistics stay with the clients, and no client is named.
         """
-        bench = Workbench(self.task, self.key)
+        bench = FlatModule(self.task, self.key)
         load_model(bench, self.state, client, self.data.clients, self.memory.get)
         return bench.release()
 
@@ -239,7 +239,7 @@ class Run:
         settled = self.engine.ask(Ask("settle", Message(after.params), counted, round=before.round))
         self.state = after
         if self.known is not None:
-            self.known.learn(before.round, there, cohort, report.clients)
+            self.known.record_round(before.round, there, cohort, report.clients)
         spent = time.perf_counter() - begun
         notes = (*report.notes, *settled.notes, *seen)
         report = replace(report, seconds=spent, notes=notes, alarms=self.watch.see(Figures.of(report)))
@@ -275,7 +275,7 @@ class Run:
         if ask is None or self.known is None:
             return Answer()
         answer = self.engine.ask(ask)
-        self.known.hear(answer.reports)
+        self.known.set_fresh_losses(answer.reports)
         return answer
 
     def _evaluated(self, report: RoundReport) -> RoundReport:
@@ -325,7 +325,7 @@ class Run:
         try:
             torch.set_num_threads(folder.identity.get("plan", {}).get("threads", torch.get_num_threads()))
             identity["plan"]["threads"] = torch.get_num_threads()
-            folder.identity["algorithm"] = in_todays_words(folder.identity.get("algorithm"))
+            folder.identity["algorithm"] = migrate_config(folder.identity.get("algorithm"))
             self.notices += compare(folder.identity, identity, path)
             if folder.checkpoints():
                 self._restore(folder)

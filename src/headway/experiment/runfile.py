@@ -23,7 +23,7 @@ from headway.core.sampler import Sampler, samplers
 from headway.core.stage import stages
 from headway.data import FederatedData, load
 from headway.data.dataset.dataset_view import View
-from headway.engines import ClockEngine, Engine, Fleet
+from headway.engines import ClockEngine, DeviceFleet, Engine
 from headway.experiment.identity import described
 from headway.experiment.key_paths import check_model, hint, key_path, model_of, needed_by, shown, unknown_key
 from headway.experiment.overrides import parse_sets, put, set_on_stage
@@ -229,7 +229,7 @@ def load_runfile(
     sections.data.source = _absolute(sections.data.source, folder)
     if sections.clock is not None:
         _place_trace(sections.clock, folder)
-        with key_path("clock", Fleet.__name__, sections.clock.model_extra):
+        with key_path("clock", DeviceFleet.__name__, sections.clock.model_extra):
             if sections.clock.fleet().crash >= 1:
                 raise ConfigError(
                     "clock.crash is 1, so that every client fails in every round: choose a smaller share."

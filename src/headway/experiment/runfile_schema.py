@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from headway.core.errors import ConfigError
 from headway.core.registry import build, to_numbers
-from headway.engines import FLEETS, Fleet, LocalEngine, PooledEngine, ProcessEngine, RayEngine
+from headway.engines import FLEETS, DeviceFleet, LocalEngine, PooledEngine, ProcessEngine, RayEngine
 from headway.model.device import Precision
 
 
@@ -196,7 +196,7 @@ class EngineSection(_Section):
 
 
 class ClockSection(_Section):
-    """A virtual clock, and what the clients are like: further keys are fields of `Fleet`.
+    """A virtual clock, and what the clients are like: further keys are fields of `DeviceFleet`.
 
     preset: a fleet that the fields change; one whose clients are always there and answer at once, if nothing is said.
     """
@@ -204,13 +204,13 @@ class ClockSection(_Section):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     preset: Literal["phones", "hospitals", "instant"] = "instant"
 
-    def fleet(self) -> Fleet:
+    def fleet(self) -> DeviceFleet:
         """The clients.
 
         Raises:
             ConfigError, DataError: for a field that there is not, a number out of range, or a bad trace.
         """
-        return build(Fleet, {**to_numbers(FLEETS[self.preset]), **(self.model_extra or {})})
+        return build(DeviceFleet, {**to_numbers(FLEETS[self.preset]), **(self.model_extra or {})})
 
 
 class Sections(_Section):

@@ -88,7 +88,7 @@ def tail_of(runs: Iterable[tuple[int, ...]]) -> str:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrialJob:
     """A trial that is to be run in a folder, or gone on with where the folder has part of it.
 
     metric: what its values are; the one that decides in the run, if nothing is said.
@@ -123,14 +123,14 @@ def run_trials(
         RunFolderError: if the folder holds another run under a trial's name.
     """
     jobs = [
-        Job(method, runfile, seed, trial_folder(folder, method, seed), metric)
+        TrialJob(method, runfile, seed, trial_folder(folder, method, seed), metric)
         for seed in seeds
         for method, runfile in runfiles.items()
     ]
     yield from in_processes(jobs, workers)
 
 
-def in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Trial | tuple[str, int]]:
+def in_processes(jobs: Sequence[TrialJob], workers: int) -> Iterator[Trial | tuple[str, int]]:
     """The steps and trials of all jobs, as they come."""
     if workers == 1:
         last = LastData()
@@ -179,7 +179,7 @@ def _begin(ticks: Ticks, parent: int) -> None:
     _ticks.append(ticks)
 
 
-def _in_worker(job: Job) -> Trial:
+def _in_worker(job: TrialJob) -> Trial:
     try:
         for step in _steps(job, _LAST):
             if isinstance(step, Trial):
@@ -190,7 +190,7 @@ def _in_worker(job: Job) -> Trial:
     raise AssertionError
 
 
-def _steps(job: Job, last: LastData) -> Iterator[Trial | tuple[str, int]]:
+def _steps(job: TrialJob, last: LastData) -> Iterator[Trial | tuple[str, int]]:
     """The rounds of one trial, and the trial; a method that is refused or stops is one that failed."""
     import torch
 
@@ -227,7 +227,7 @@ def failed_trial(method: str, seed: int, failure: str) -> Trial:
     return Trial(method, seed, (), (), (), (), {}, failure)
 
 
-def read_trial(job: Job, run: Run, failure: str | None) -> Trial:
+def read_trial(job: TrialJob, run: Run, failure: str | None) -> Trial:
     """The trial that a run's journal tells of."""
     name = job.metric or run.headline
     journal = Journal(job.folder / JOURNAL)

@@ -37,17 +37,17 @@ class Attributes:
         seen = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
         self.seeders: list[Callable[[int], object]] = []
         self._seed: int | None = None
-        self.places: list[_Place] = []
+        self.places: list[_HeldAttribute] = []
         classes: dict[type, str] = {}
         for name, part in module.named_modules():
             if _of_torch(type(part)):
                 continue
-            self.places.append(_Place(name or type(part).__name__, part, OF_TORCH, seen, self.seeders))
+            self.places.append(_HeldAttribute(name or type(part).__name__, part, OF_TORCH, seen, self.seeders))
             for kind in type(part).__mro__:
                 if not _of_torch(kind) and kind is not object:
                     classes.setdefault(kind, kind.__name__)
         for kind, name in classes.items():
-            self.places.append(_Place(name, kind, frozenset(), seen, self.seeders))
+            self.places.append(_HeldAttribute(name, kind, frozenset(), seen, self.seeders))
 
     def changed(self) -> list[str]:
         """The attributes that are not as they were, as `module.attribute`."""
@@ -67,7 +67,7 @@ class Attributes:
             seeder(seed + number)
 
 
-class _Place:
+class _HeldAttribute:
     """The attributes of one module, or of one class."""
 
     def __init__(self, name: str, owner: Any, skip: frozenset[str], seen: set[int], seeders: list[Any]) -> None:
@@ -141,7 +141,7 @@ def _hold(value: Any, seen: set[int], seeders: list[Callable[[int], object]]) ->
     if isinstance(value, list | tuple | deque | set | frozenset | dict):
         return _hold_container(value, seen, seeders)
     if hasattr(value, "__dict__") and type(value).__module__.split(".")[0] not in ("torch", "numpy"):
-        place = _Place("", value, frozenset(), seen, seeders)
+        place = _HeldAttribute("", value, frozenset(), seen, seeders)
         return place.is_as_made, place.restore
     return None
 

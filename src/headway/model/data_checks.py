@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from headway.core.errors import ConfigError, DataError, HeadwayError
 from headway.data.dataset.blocks import blocks_of
-from headway.data.dataset.client_index import Parts
+from headway.data.dataset.client_index import ClientIndex
 from headway.data.dataset.data_rules import holder
 from headway.data.dataset.federated import Examples, FederatedData
 from headway.model.attributes import Attributes
@@ -135,7 +135,7 @@ def _forward(module: nn.Module, inputs: Tensor) -> object:
 
 
 def _tried(data: FederatedData) -> Tensor:
-    rows = Parts.of(data.train).between(0, 1)[:_TRIED]  # by position: no client is named for it
+    rows = ClientIndex.of(data.train).between(0, 1)[:_TRIED]  # by position: no client is named for it
     return data.store.inputs[rows]
 
 

@@ -33,7 +33,7 @@ AMPERE = (8, 0)  # the first GPUs that multiply in TF32 and bfloat16
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class Device:
     """A device and the precision of the products in training.
 
     float32: as it says; torch's own default for convolutions on a GPU is TF32.  tf32: products of float32 numbers that
@@ -45,7 +45,7 @@ class Site:
     precision: Precision = "float32"
 
     @classmethod
-    def named(cls, device: str, precision: str) -> Site:
+    def named(cls, device: str, precision: str) -> Device:
         """The site that is asked for.
 
         Raises:
@@ -122,13 +122,13 @@ class Site:
             return examples
         return Examples(self.put(examples.inputs), self.put(examples.targets))
 
-    def beside(self, examples: Examples, index: Tensor) -> Tensor:
+    def index_on_store_device(self, examples: Examples, index: Tensor) -> Tensor:
         """The index where the examples are that it chooses from."""
         return self.put(index) if self.holds(examples.inputs) else index
 
     def take(self, examples: Examples, index: Tensor) -> Examples:
         """These of the examples, here."""
-        return self.examples(examples.take(self.beside(examples, index)))
+        return self.examples(examples.take(self.index_on_store_device(examples, index)))
 
     def tensors(self, named: Tensors) -> dict[str, Tensor]:
         """All of them, here."""
@@ -145,7 +145,7 @@ class Site:
         buffers = None if message.buffers is None else self.put(message.buffers)
         return Message(self.put(message.params), self.labelled(message.stages), buffers)
 
-    def keep(self, store: Examples) -> Examples:
+    def place_dataset(self, store: Examples) -> Examples:
         """The examples for a whole run: here, if they fit in `RESIDENT` of what is free, and where they are if not."""
         free = self.room()
         if free is None or store.inputs.nbytes + store.targets.nbytes > RESIDENT * free:
@@ -168,7 +168,7 @@ class Site:
         act()
         return torch.cuda.max_memory_allocated(self.device) - before
 
-    def tidy(self) -> None:
+    def empty_cache(self) -> None:
         """Gives back what torch keeps of a GPU's memory without using it."""
         if self.on_gpu:
             torch.cuda.empty_cache()
@@ -186,12 +186,12 @@ class Site:
         if self.on_gpu:
             torch.cuda.default_generators[self.device.index].manual_seed(seed)
 
-    def drawn(self) -> tuple[Tensor, ...]:
+    def rng_state(self) -> tuple[Tensor, ...]:
         """How far these generators are."""
         here = (torch.cuda.get_rng_state(self.device),) if self.on_gpu else ()
         return (torch.get_rng_state(), *here)
 
-    def rewind(self, drawn: tuple[Tensor, ...]) -> None:
+    def set_rng_state(self, drawn: tuple[Tensor, ...]) -> None:
         """Sets them back to where they were."""
         torch.set_rng_state(drawn[0])
         for state in drawn[1:]:

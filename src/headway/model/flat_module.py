@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from headway.core.errors import ConfigError
 from headway.core.layout import Layout
 from headway.model.attributes import Attributes
-from headway.model.device import Site
+from headway.model.device import Device
 from headway.model.dropout import Draws
 from headway.model.outputs import Selection
 from headway.model.random_state import outside, rewind_outside, seed_outside
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from headway.vectorized.compiled_gradients import Alone
 
 Drawn = tuple[tuple[Tensor, ...], Any]
-Room = Callable[[str, Sequence[int], torch.dtype], Tensor]  # memory to write into, by purpose: see `Workbench.scratch`
+Room = Callable[[str, Sequence[int], torch.dtype], Tensor]  # memory to write into, by purpose: see `FlatModule.scratch`
 
 
-class Workbench:
+class FlatModule:
     """A module bound to flat vectors: writing a vector is loading a model, and nothing is copied per tensor.
 
     layout, shared: the shared parameters, and their vector `[P]`.
@@ -44,8 +44,8 @@ class Workbench:
     may, which is not Headway's.
     """
 
-    def __init__(self, task: Task, key: Key, site: Site | None = None) -> None:
-        self.task, self.site = task, site or Site()
+    def __init__(self, task: Task, key: Key, site: Device | None = None) -> None:
+        self.task, self.site = task, site or Device()
         self.module = task.build(key).to(self.site.device)
         self.attributes = Attributes(self.module)
         self.keeps: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class Workbench:
             for name, value in self._buffer_layout.views(values).items():
                 self._buffers[name].copy_(value)
 
-    def arranged(self, inputs: Tensor) -> Tensor:
+    def to_memory_format(self, inputs: Tensor) -> Tensor:
         """A batch as the model takes it."""
         if not self.channels_last or inputs.ndim != 4:
             return inputs
@@ -167,13 +167,13 @@ class Workbench:
         """How much memory `scratch` has taken so far."""
         return sum(held.numel() for held in self._scratch.values())
 
-    def drawn(self) -> Drawn:
+    def rng_state(self) -> Drawn:
         """How far the generators are that the model may draw from."""
-        return self.site.drawn(), outside() if self.seeds_outside else None
+        return self.site.rng_state(), outside() if self.seeds_outside else None
 
-    def rewind(self, drawn: Drawn) -> None:
+    def set_rng_state(self, drawn: Drawn) -> None:
         """Sets them back to where they were."""
-        self.site.rewind(drawn[0])
+        self.site.set_rng_state(drawn[0])
         if drawn[1] is not None:
             rewind_outside(drawn[1])
 
@@ -192,7 +192,7 @@ class Workbench:
         buffers = {f"buffer {name}": buffer for name, buffer in self.module.named_buffers()}
         return {"shared": self.shared, "personal": self.personal, **buffers}
 
-    def twin(self) -> nn.Module:
+    def frozen_copy(self) -> nn.Module:
         """A copy of the model as it is now, in evaluation mode, which training the model does not change.
 
         There is one: the next call writes over it.

@@ -11,7 +11,7 @@ from torch import Tensor
 from headway.core.algorithm import Algorithm
 from headway.core.errors import ConfigError
 from headway.data import Examples
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.model.random_state import has_moved, outside, rewind_outside
 from headway.model.task import Task
 
@@ -20,7 +20,7 @@ NAMED = 3
 CLOSE = 1e-4  # to which a model gives the same again, as a share of its largest output
 
 
-def examine(bench: Workbench, examples: Examples) -> None:
+def examine(bench: FlatModule, examples: Examples) -> None:
     """Finds out whether the model writes into its inputs, keeps something in attributes, or draws random numbers that
     are not torch's; a model that writes is called with copies from then on.
 
@@ -35,7 +35,7 @@ def examine(bench: Workbench, examples: Examples) -> None:
     module, site = bench.module, bench.site
     before, others = bench.snapshot(), outside()
     named = {name for name, _ in module.named_parameters()}
-    inputs = bench.arranged(site.examples(examples).inputs)
+    inputs = bench.to_memory_format(site.examples(examples).inputs)
     given: list[object] = []
     with untouched(bench):
         for training in (True, True, False):
@@ -66,16 +66,16 @@ def examine(bench: Workbench, examples: Examples) -> None:
 
 
 @contextmanager
-def untouched(bench: Workbench) -> Iterator[None]:
+def untouched(bench: FlatModule) -> Iterator[None]:
     """Puts back what a client's work changes: parameters, buffers, attributes, modes, and all generators."""
     modes = {part: part.training for part in bench.module.modules()}
-    before, drawn, others = bench.snapshot(), bench.site.drawn(), outside()
+    before, drawn, others = bench.snapshot(), bench.site.rng_state(), outside()
     try:
         yield
     finally:
         bench.attributes.restore()
         bench.restore(before)
-        bench.site.rewind(drawn)
+        bench.site.set_rng_state(drawn)
         rewind_outside(others)
         for part, mode in modes.items():
             part.training = mode
@@ -90,7 +90,7 @@ def has_own_code(algorithm: Algorithm, task: Task) -> bool:
     )
 
 
-def habit_notes(bench: Workbench) -> list[str]:
+def habit_notes(bench: FlatModule) -> list[str]:
     """What a user should know of how the model is used here, in sentences."""
     notes = []
     if bench.keeps:
@@ -128,16 +128,16 @@ class Unwritten:
             )
 
 
-def alone(bench: Workbench) -> str | None:
+def sequential_reason(bench: FlatModule) -> str | None:
     """Why a model cannot be one batched program for many clients, as a phrase; `None` if it may."""
     if bench.keeps:
         return f"the model keeps {bench.keeps[0]} between calls"
     return "the model draws from NumPy's or Python's generator" if bench.outside else None
 
 
-def _called(bench: Workbench, inputs: Tensor, training: bool) -> object:
+def _called(bench: FlatModule, inputs: Tensor, training: bool) -> object:
     """The model's outputs of a copy of the inputs; if it writes into these, it is given copies from now on."""
-    copied = bench.arranged(inputs.clone())
+    copied = bench.to_memory_format(inputs.clone())
     with torch.set_grad_enabled(training):
         outputs = bench.module(copied)
     if copied.shape != inputs.shape or not torch.equal(copied, inputs):

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from headway.client_state.store import TRAINER, Memories, Memory
 from headway.core.algorithm import State
 from headway.core.errors import ConfigError, nearest
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 
 NAMED = 3
 MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
 
 
-def staying(bench: Workbench) -> str:
+def staying(bench: FlatModule) -> str:
     """What of a model stays with each client, as a phrase; empty if nothing does."""
     parts = ["personal parameters"] if bench.personal.numel() else []
     if bench.has_statistics and bench.task.buffers == "local":
@@ -23,7 +23,7 @@ def staying(bench: Workbench) -> str:
 
 
 def load_model(
-    bench: Workbench,
+    bench: FlatModule,
     state: State,
     client: str | None,
     clients: Sequence[str],
@@ -58,7 +58,7 @@ def load_model(
     bench.load(state.model, own.get("personal"), statistics)
 
 
-def initial_note(bench: Workbench, evaluated: Sequence[str], memory: Memories) -> str:
+def initial_note(bench: FlatModule, evaluated: Sequence[str], memory: Memories) -> str:
     """Which of the clients that are evaluated have never been counted, so that what stays with them is initial; empty
     if there are none."""
     if not evaluated or not (stays := staying(bench)):

@@ -13,7 +13,7 @@ from headway.core.errors import ConfigError
 from headway.data import Examples
 from headway.data.dataset.blocks import blocks_of
 from headway.model.broadcasting import broadcasts
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.model.losses import LOSSES, shape_text
 from headway.model.metrics import POOLED, class_axes, kind_of
 from headway.model.outputs import check_is_tensor
@@ -23,7 +23,7 @@ TRIED, FEWER = 7, 5  # examples: numbers that seldom are a shape's own
 COMPARED = ("accuracy", "balanced_accuracy", "intersection_over_union")
 
 
-def check_shapes(bench: Workbench, parts: Sequence[Examples]) -> None:
+def check_shapes(bench: FlatModule, parts: Sequence[Examples]) -> None:
     """Refuses a task whose loss or metrics would pair outputs and targets in a way that was not meant.
 
     parts: the store of the clients' examples first, and a central test set.  A model or function that fails is left to
@@ -49,7 +49,7 @@ def check_shapes(bench: Workbench, parts: Sequence[Examples]) -> None:
                 _check_values(bench, outputs, batch.targets, part.targets)
 
 
-def metric_line(bench: Workbench, store: Examples) -> str:
+def metric_line(bench: FlatModule, store: Examples) -> str:
     """What the metrics by name are means over, where an example has several answers, as a phrase; empty elsewhere."""
     batch = tried_batch(bench, store)
     targets, outputs = batch.targets, tried_outputs(bench, batch.inputs, training=False)
@@ -64,12 +64,12 @@ def metric_line(bench: Workbench, store: Examples) -> str:
     return "" if places == 1 else f"over all {places} places of an example ({' x '.join(map(str, targets.shape[1:]))})"
 
 
-def tried_batch(bench: Workbench, store: Examples) -> Examples:
+def tried_batch(bench: FlatModule, store: Examples) -> Examples:
     """A few examples, where the bench is; the first ones again where there are too few."""
     return bench.site.take(store, torch.arange(TRIED) % len(store))
 
 
-def tried_outputs(bench: Workbench, inputs: Tensor, training: bool) -> Tensor | None:
+def tried_outputs(bench: FlatModule, inputs: Tensor, training: bool) -> Tensor | None:
     """What the model on the bench gives for a few examples, in training or evaluation mode; `None` if it fails.
 
     Its statistics, torch's generator and the inputs are left as they are.
@@ -78,24 +78,24 @@ def tried_outputs(bench: Workbench, inputs: Tensor, training: bool) -> Tensor | 
         ConfigError: if that is no tensor, or `Task.output` names none of its parts.
     """
     site, module = bench.site, bench.module
-    before, mode = site.drawn(), module.training
+    before, mode = site.rng_state(), module.training
     module.train(training)
     bench.draws.at(0, 0)
     try:
         with torch.no_grad(), site.training() if training else site.evaluating():
             buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-            returned: Any = functional_call(module, buffers, (bench.arranged(inputs.clone()),))
+            returned: Any = functional_call(module, buffers, (bench.to_memory_format(inputs.clone()),))
     except ConfigError:
         raise
     except Exception:  # whatever a model may raise; where it is trained or evaluated, it is raised with names
         return None
     finally:
         module.train(mode)
-        site.rewind(before)
+        site.set_rng_state(before)
     return check_is_tensor(returned)
 
 
-def _check_loss(bench: Workbench, outputs: Tensor, targets: Tensor) -> None:
+def _check_loss(bench: FlatModule, outputs: Tensor, targets: Tensor) -> None:
     loss, criterion = bench.task.loss, bench.task.criterion
     if isinstance(loss, str):
         if (trouble := LOSSES[loss].accepts(outputs, targets)) is not None:
@@ -119,7 +119,7 @@ def _check_loss(bench: Workbench, outputs: Tensor, targets: Tensor) -> None:
         )
 
 
-def _check_metrics(bench: Workbench, outputs: Tensor, targets: Tensor) -> None:
+def _check_metrics(bench: FlatModule, outputs: Tensor, targets: Tensor) -> None:
     task = bench.task
     for metric in task.metrics:
         if not isinstance(metric, str):
@@ -138,7 +138,7 @@ def _check_metrics(bench: Workbench, outputs: Tensor, targets: Tensor) -> None:
         )
 
 
-def _check_values(bench: Workbench, outputs: Tensor, few: Tensor, targets: Tensor) -> None:
+def _check_values(bench: FlatModule, outputs: Tensor, few: Tensor, targets: Tensor) -> None:
     """Refuses metrics of answers where the targets are quantities; few: those of the outputs."""
     task = bench.task
     checked = [str(metric) for metric in task.metrics if _of_classes(metric)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headway.core.errors import ConfigError
 from headway.data import FederatedData
-from headway.data.dataset.client_index import Parts
+from headway.data.dataset.client_index import ClientIndex
 from headway.model.losses import LOSSES, aligned
 from headway.model.task import Task
 
@@ -61,7 +61,7 @@ class TargetScale:
         columns = targets if targets.ndim == 2 else targets.flatten().unsqueeze(1)
         each = columns.shape[1]
         rows = len(columns) // len(targets)
-        blocks = [targets[index].double().reshape(-1, each) for index in Parts.of(data.train).blocks()]
+        blocks = [targets[index].double().reshape(-1, each) for index in ClientIndex.of(data.train).blocks()]
         count = int(data.train_sizes.sum()) * rows
         mean = torch.stack([block.sum(0) for block in blocks]).sum(0) / count
         spread = (torch.stack([((block - mean) ** 2).sum(0) for block in blocks]).sum(0) / count).sqrt()

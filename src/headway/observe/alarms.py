@@ -274,13 +274,13 @@ class Lines:
 
     def summary(self) -> str | None:
         """All alarms in one line; `None` where there were none."""
-        spoken = {
+        phrases = {
             "against": "pulled against the others",
             "above": "sent updates far longer than the cohort's",
             "camps": "stood in separate camps",
         }
         parts = [
-            f"{_list(sorted(self._clients[kind]))} {spoken[kind]} (noted in {count} round{'s' * (count > 1)})"
+            f"{_list(sorted(self._clients[kind]))} {phrases[kind]} (noted in {count} round{'s' * (count > 1)})"
             for kind, count in sorted(self._rounds.items())
         ]
         return f"Alarms: {'; '.join(parts)}." if parts else None

@@ -12,7 +12,7 @@ from headway.core.algorithm import Algorithm, State
 from headway.core.errors import Diverged
 from headway.core.layout import Layout
 from headway.data import Examples, FederatedData
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.model.module_checks import untouched
 from headway.observe.learning import outputs_note, scale_note
 from headway.protocol.reports import Reports
@@ -108,7 +108,7 @@ def _leading(reports: Reports) -> str:
     )
 
 
-def loss_before_training(bench: Workbench, data: FederatedData, state: State) -> float | None:
+def loss_before_training(bench: FlatModule, data: FederatedData, state: State) -> float | None:
     """The mean training loss of the model on some examples of some clients; `None` if it is no finite number.
 
     What the bench holds, and torch's generators, are left as they were found.
@@ -121,7 +121,7 @@ def loss_before_training(bench: Workbench, data: FederatedData, state: State) ->
     return mean if math.isfinite(mean) else None
 
 
-def odd_outputs(bench: Workbench, data: FederatedData) -> list[str]:
+def odd_outputs(bench: FlatModule, data: FederatedData) -> list[str]:
     """What is odd about the features of some examples, and the initial model's outputs for them, in sentences."""
     some = _some(data)
     if not some:
@@ -140,7 +140,7 @@ def _some(data: FederatedData) -> list[Examples]:
     return [part.rows(0, min(ROWS, len(part))) for part in parts if len(part)]
 
 
-def _outputs(bench: Workbench, examples: Examples) -> tuple[Tensor, Tensor]:
+def _outputs(bench: FlatModule, examples: Examples) -> tuple[Tensor, Tensor]:
     """The model's outputs, and the targets."""
     here = bench.site.examples(examples)
-    return bench.module(bench.arranged(here.inputs)), here.targets
+    return bench.module(bench.to_memory_format(here.inputs)), here.targets

@@ -13,7 +13,7 @@ from typing import Any
 from headway.core.errors import RunFolderError
 from headway.observe.alarms import Figures
 from headway.observe.round_report import RoundReport
-from headway.observe.workload import Work, read_work
+from headway.observe.workload import Workload, read_work
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS rounds (
@@ -150,7 +150,7 @@ class Journal:
         total, empty = self._connection.execute(query).fetchone()
         return int(total), int(empty or 0)
 
-    def work(self) -> Work | None:
+    def work(self) -> Workload | None:
         """What clients did by a simulated clock, if the run has one."""
         return read_work(self._connection)
 

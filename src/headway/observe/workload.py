@@ -33,7 +33,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Workload:
     """What the clients of one run did, in seconds of its simulated clock.
 
     ends: of the rounds.  until: client-seconds of work up to `STRETCHES + 1` times, evenly spread over the run.
@@ -87,7 +87,7 @@ class Work:
         return self.until[low] + (place - low) * (self.until[low + 1] - self.until[low])
 
 
-def read_work(database: sqlite3.Connection) -> Work | None:
+def read_work(database: sqlite3.Connection) -> Workload | None:
     """What the journal says; nothing for a run that has no clock, or in which nobody was asked."""
     clock = "SELECT value FROM metrics WHERE scope = 'clock' AND name = ? ORDER BY round"
     figures = {
@@ -114,7 +114,7 @@ def read_work(database: sqlite3.Connection) -> Work | None:
     ordered = sorted(asked, key=lambda client: (-seconds[client], client))
     chosen = ordered if len(ordered) <= MOST_SPANS else [*ordered[: MOST_SPANS // 2], *ordered[-MOST_SPANS // 2 :]]
     pieces = _pieces(asks, set(chosen), span)
-    return Work(
+    return Workload(
         ends=tuple(figures["ended_s"]),
         until=_until(asks, span),
         spans=tuple(Span(c, asked[c], counts[c], seconds[c], pieces[c]) for c in chosen),
@@ -182,7 +182,7 @@ def _pieces(asks: Iterable[Ask], chosen: set[str], span: float) -> dict[str, tup
     return joined
 
 
-def at_work(runs: Iterable[Work], stretches: int) -> list[dict[int, float]]:
+def at_work(runs: Iterable[Workload], stretches: int) -> list[dict[int, float]]:
     """How many clients of each run were at work on average, in stretches of time that are the same for all.
 
     The stretches, numbered from 0, divide the time until the first run ends.

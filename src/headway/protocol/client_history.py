@@ -28,7 +28,7 @@ COLUMNS: Mapping[str, tuple[frozenset[Reading], int | float | bool]] = {
 PREFIX = "roster/"  # before the names of its tensors in a checkpoint
 
 
-class Roster:
+class ClientHistory:
     """What the server knows of each client, a column for each thing and a row for each client.
 
     names: the population, sorted.  sizes: how many training examples each has, int64 `[N]`.  reads: what is kept; a
@@ -44,8 +44,8 @@ class Roster:
     rounds: how many rounds it has seen.  totals: for each of them the sum, over the clients that counted, of their
     examples times their loss, float64 `[rounds]`.  fresh: the losses that were measured in this round.
 
-    >>> roster = Roster(("a", "b"), torch.tensor([5, 3]), frozenset({"turns"}))
-    >>> roster.learn(0, ("a", "b"), ("b",), [ClientReport("b", "counted")])
+    >>> roster = ClientHistory(("a", "b"), torch.tensor([5, 3]), frozenset({"turns"}))
+    >>> roster.record_round(0, ("a", "b"), ("b",), [ClientReport("b", "counted")])
     >>> roster.column("counted", roster.places(["b", "a"])).tolist()
     [0, 1]
     """
@@ -60,7 +60,7 @@ class Roster:
         self._columns = {name: _column(len(names), first) for name, (by, first) in COLUMNS.items() if by & self.reads}
 
     @classmethod
-    def of(cls, facts: SamplerFacts, names: Sequence[str], sizes: Tensor) -> Roster | None:
+    def of(cls, facts: SamplerFacts, names: Sequence[str], sizes: Tensor) -> ClientHistory | None:
         """What must be known for a sampler of these facts, if anything; of fewer clients than sizes, one holds all."""
         sizes = sizes if len(names) == len(sizes) else sizes.sum().view(1)
         return cls(names, sizes, facts.reads) if facts.reads else None
@@ -84,13 +84,15 @@ class Roster:
         """The clients of these rows, in order."""
         return tuple(self.names[place] for place in sorted(places))
 
-    def hear(self, reports: Iterable[ClientReport]) -> None:
+    def set_fresh_losses(self, reports: Iterable[ClientReport]) -> None:
         """Takes the losses that were measured for this round; one that is no number is the worst there can be."""
         told = Reports.of(reports).that("counted").telling("train_loss")
         losses = zip(told.clients, told.metric("train_loss"), strict=True)
         self.fresh = {client: math.inf if math.isnan(loss) else loss for client, loss in losses if loss is not None}
 
-    def learn(self, round: int, there: Sequence[str], cohort: Sequence[str], reports: Sequence[ClientReport]) -> None:
+    def record_round(
+        self, round: int, there: Sequence[str], cohort: Sequence[str], reports: Sequence[ClientReport]
+    ) -> None:
         """Takes in a finished round: who was there, who was asked, and what became of those that were heard of."""
         self.rounds, self.fresh = self.rounds + 1, {}
         kept = self._columns

@@ -14,7 +14,7 @@ from headway.core.registry import check_types
 from headway.core.update import Tensors, flat_names
 from headway.protocol.reports import ClientReport as ClientReport
 from headway.protocol.reports import Reports
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 
 R = TypeVar("R")
 
@@ -49,7 +49,7 @@ class Quorum:
     cap: int | None = None
 
     @property
-    def spoken(self) -> str:
+    def summary(self) -> str:
         """When a round ends, and what becomes of late updates, in a line."""
         ends = "all have answered" if self.count is None else f"{self.count} have answered"
         deadline = "" if self.deadline_s is None else f", or after {self.deadline_s:g} s"
@@ -150,13 +150,13 @@ class Ask:
         """The rounds in which these clients were asked."""
         return [self.asked_in(client) for client in clients] if self.earlier else [self.round] * len(clients)
 
-    def told(self, client: str) -> Message:
+    def broadcast_for(self, client: str) -> Message:
         """The message with which a client was asked."""
         return self.earlier[client].message if client in self.earlier else self.message
 
-    def told_each(self, clients: Sequence[str]) -> Message:
+    def stacked_broadcast(self, clients: Sequence[str]) -> Message:
         """The message of these clients, each number of it `[C, ...]` if they were asked with different ones."""
-        return Message.stacked([self.told(client) for client in clients]) if self.earlier else self.message
+        return Message.stacked([self.broadcast_for(client) for client in clients]) if self.earlier else self.message
 
     def ages(self, clients: Sequence[str]) -> list[int]:
         """How many rounds the model has moved on since these clients were asked."""
@@ -169,7 +169,7 @@ class Ask:
         steps = {client: count for client, count in self.steps.items() if client in mine}
         return replace(self, cohort=tuple(cohort), earlier=earlier, steps=steps)
 
-    def brought(self, bring: Callable[[Message], Message]) -> Ask:
+    def map_broadcasts(self, bring: Callable[[Message], Message]) -> Ask:
         """The same ask with each of its messages brought to another place."""
         versions = {each.round: replace(each, message=bring(each.message)) for each in self.versions}
         earlier = {client: versions[version.round] for client, version in self.earlier.items()}
@@ -192,7 +192,7 @@ class Answer:
     was asked.
     """
 
-    total: Total = field(default_factory=Total)
+    total: ExactTotal = field(default_factory=ExactTotal)
     replies: Mapping[str, Tensors] = field(default_factory=dict)
     reports: Reports = field(default_factory=Reports)
     earlier: Reports = field(default_factory=Reports)

@@ -145,7 +145,7 @@ class Reports(Sequence[ClientReport]):
         names = dict.fromkeys(name for part in parts for name in part.metrics)
         return cls(**plain, metrics={name: _joined([part.metric(name) for part in parts]) for name in names})
 
-    def told(self) -> dict[str, Any]:
+    def to_state(self) -> dict[str, Any]:
         """The columns as JSON holds them; `Reports(**told)` makes the reports again."""
         metrics = {name: _told(column) for name, column in self.metrics.items()}
         return {**{name: _told(getattr(self, name)) for name in self.PLAIN}, "metrics": metrics}

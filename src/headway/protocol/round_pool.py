@@ -39,7 +39,7 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class LostClient:
     """An ask that came to nothing, when that was known, and why."""
 
     ticket: Ticket
@@ -54,10 +54,10 @@ class Closed:
     round: int
     at: float
     counted: tuple[Arrival, ...]
-    losses: tuple[Loss, ...]
+    losses: tuple[LostClient, ...]
 
 
-class Pool:
+class RoundPool:
     """Asks, arrivals and losses of one server, round after round.
 
     `open` begins a round and says whom to ask; then arrivals and failures are told in the order of their times, those
@@ -79,7 +79,7 @@ class Pool:
         self.served: Counter[str] = Counter()  # updates that have counted, by client
         self._flying: dict[str, Ticket] = {}
         self._accepted: list[Arrival] = []
-        self._losses: list[Loss] = []
+        self._losses: list[LostClient] = []
         self._reserve: list[str] = []
         self._wanted = 0
         self.deadline = math.inf  # of this round
@@ -154,7 +154,7 @@ class Pool:
         self.served.update(arrival.ticket.client for arrival in counted)
         if self.quorum.late == "drop":
             for ticket in sorted(self._flying.values(), key=_name):
-                self._losses.append(Loss(ticket, self.now, "the round was over before it answered"))
+                self._losses.append(LostClient(ticket, self.now, "the round was over before it answered"))
             self._flying.clear()
         losses, self._losses = tuple(self._losses), []
         return Closed(self.round, self.now, counted, losses)
@@ -174,7 +174,7 @@ class Pool:
         """The numbers of these asks."""
         return {t.number for t in self._flying.values()} | {a.ticket.number for a in self._accepted}
 
-    def told(self) -> dict[str, Any]:
+    def to_state(self) -> dict[str, Any]:
         """What goes on after a round, in plain values, from which `recall` goes on."""
         return {
             "now": self.now,
@@ -184,7 +184,7 @@ class Pool:
             "accepted": [[astuple(arrival.ticket), arrival.at] for arrival in self._accepted],
         }
 
-    def recall(self, told: Mapping[str, Any]) -> None:
+    def from_state(self, told: Mapping[str, Any]) -> None:
         """Goes on from what another pool has told after a round."""
         self.now, self._number = told["now"], told["number"]
         self.served = Counter(told["served"])
@@ -198,7 +198,7 @@ class Pool:
     def _accept(self, ticket: Ticket, at: float) -> Verdict:
         age, most = self.round - ticket.round, self.quorum.max_age
         if most is not None and age > most:
-            self._losses.append(Loss(ticket, at, f"its model was {age} rounds old, and at most {most} may be"))
+            self._losses.append(LostClient(ticket, at, f"its model was {age} rounds old, and at most {most} may be"))
             return "stale"
         self._accepted.append(Arrival(ticket, at))
         return "accepted"
@@ -213,7 +213,7 @@ class Pool:
     def _lose(self, ticket: Ticket, reason: str) -> tuple[Ticket, ...]:
         """Takes an ask for lost; asks again, or somebody else, while the round needs it."""
         del self._flying[ticket.client]
-        self._losses.append(Loss(ticket, self.now, reason))
+        self._losses.append(LostClient(ticket, self.now, reason))
         if self._enough or self.now >= self.deadline:
             return ()
         if ticket.round == self.round and ticket.attempt < self.quorum.retries:

@@ -92,7 +92,7 @@ def not_finite(vector: Tensor) -> str | None:
     return f"is not finite ({nan} NaN and {infinite} infinite of {vector.numel()} numbers)"
 
 
-class Group:
+class GroupSum:
     """The clients that were trained together, summed in float64 in the fixed order in which they are added.
 
     Which clients form a group is a pure function of the sorted cohort, so this order is too.
@@ -100,7 +100,7 @@ class Group:
 
     def __init__(self) -> None:
         self.vectors: dict[str, Tensor] = {}
-        self.total = Total()
+        self.total = ExactTotal()
 
     def add(self, term: Update) -> None:
         """Adds one lifted update of one client, `[P]`."""
@@ -139,7 +139,7 @@ class Group:
         self.total.add_many_numbers(terms)
 
 
-class Total:
+class ExactTotal:
     """The exact sum of lifted updates: merging is associative and commutative, to the bit.
 
     Integer vectors (a ring) add with wrap-around.  A whole-cohort rule keeps the updates themselves in
@@ -159,7 +159,7 @@ class Total:
         self._add_vectors(term.vectors)
         self.add_numbers(term)
 
-    def add_group(self, group: Group) -> None:
+    def add_group(self, group: GroupSum) -> None:
         """Adds a group's sum."""
         self._add_vectors(group.vectors)
         self.merge(group.total)
@@ -184,20 +184,20 @@ class Total:
             _add_all(self.sums.setdefault(name, ExactScalar()), numbers)
         self.count += len(term.weight)
 
-    def told(self) -> dict[str, Any]:
+    def to_state(self) -> dict[str, Any]:
         """The weight, the sums and the count in whole numbers, without rounding, for another process."""
         sums = {name: number.units for name, number in self.sums.items()}
         return {"weight": self.weight.units, "sums": sums, "count": self.count}
 
     @classmethod
-    def read(cls, told: Mapping[str, Any], vectors: dict[str, ExactSum]) -> Total:
+    def from_state(cls, told: Mapping[str, Any], vectors: dict[str, ExactSum]) -> ExactTotal:
         """The total of these vectors and of numbers that `told` has told."""
         total = cls()
         total.vectors, total.weight, total.count = vectors, ExactScalar(told["weight"]), told["count"]
         total.sums = {name: ExactScalar(units) for name, units in told["sums"].items()}
         return total
 
-    def merge(self, other: Total) -> None:
+    def merge(self, other: ExactTotal) -> None:
         """Adds all that another total holds."""
         for name, held in other.vectors.items():
             self.vectors.setdefault(name, ExactSum()).merge(held)

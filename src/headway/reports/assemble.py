@@ -18,7 +18,7 @@ from headway.model.metrics import measured_on
 from headway.observe.text import number_text
 from headway.reports.naming import chain_text, differing, label, tell_apart
 from headway.reports.page import Evidence, Method, Partition, SeedRun, partition_of
-from headway.reports.run_reader import Found, Told, find, holds_runs
+from headway.reports.run_reader import ComparisonNotes, Found, find, holds_runs
 
 Groups = dict[str, list[Found]]
 
@@ -31,7 +31,7 @@ def evidence(paths: Sequence[Path]) -> Evidence:
         ConfigError: if the runs measure different things, or a method is there twice at one seed.
     """
     found: list[Found] = []
-    told: list[Told] = []
+    told: list[ComparisonNotes] = []
     dead: list[RunFolderError] = []
     for path in {path.resolve(): path for path in paths}.values():
         try:

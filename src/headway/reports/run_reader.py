@@ -53,7 +53,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Told:
+class ComparisonNotes:
     """A comparison as it was written down: what it said, and each client's value alone, federated and pooled."""
 
     comparison: Comparison
@@ -61,7 +61,7 @@ class Told:
     gaps: tuple[tuple[str, float, float, float], ...] = ()
 
 
-def find(path: Path) -> tuple[list[Found], Told | None]:
+def find(path: Path) -> tuple[list[Found], ComparisonNotes | None]:
     """The runs of a folder, and the comparison that they belong to, if it is one.
 
     Raises:
@@ -176,7 +176,7 @@ def _texts(table: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): str(value) for name, value in table.items()}
 
 
-def _of_comparison(path: Path) -> tuple[list[Found], Told]:
+def _of_comparison(path: Path) -> tuple[list[Found], ComparisonNotes]:
     file = path / RESULTS
     try:
         results = json.loads(file.read_text("utf-8"))
@@ -189,7 +189,7 @@ def _of_comparison(path: Path) -> tuple[list[Found], Told]:
             (str(gap["client"]), _number(gap["alone"]), _number(gap["federated"]), _number(gap["pooled"]))
             for gap in results.get("gaps", [])
         )
-        told = Told(comparison, tuple(map(str, results.get("sentences", []))), gaps)
+        told = ComparisonNotes(comparison, tuple(map(str, results.get("sentences", []))), gaps)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{file} is damaged ({_why(error)}); restore it from a copy, or compare anew.") from error
     if not comparison.trials:

@@ -10,7 +10,7 @@ from torch import Tensor
 from headway.core.flow import SamplerFacts
 from headway.core.sampler import samplers
 from headway.numerics.keys import Key
-from headway.protocol.client_history import Roster
+from headway.protocol.client_history import ClientHistory
 from headway.samplers.drawing import FixedNumber, by_weight, first_of
 
 
@@ -38,12 +38,12 @@ class BySize(FixedNumber):
     Reference: Li et al., arXiv 1907.02189, schemes I and II; Efraimidis & Spirakis (2006), Algorithm A.
 
     >>> import torch
-    >>> known = Roster(("a", "b", "c"), torch.tensor([1, 1, 1000]), {"sizes"})
+    >>> known = ClientHistory(("a", "b", "c"), torch.tensor([1, 1, 1000]), {"sizes"})
     >>> BySize(count=1).draw(("a", "b", "c"), 0, Key.root(0), known)
     ('c',)
     """
 
-    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+    def choose(self, known: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
         """By size, one after another."""
         chosen: list[int] = places[by_weight(known.sizes[places], count, key)].tolist()
         return chosen
@@ -70,14 +70,14 @@ class RoundRobin(FixedNumber):
     Reference: round robin among the scheduling policies of Yang et al., arXiv 1908.06287.
 
     >>> import torch
-    >>> known, people = Roster(tuple("abcd"), torch.ones(4, dtype=torch.int64), {"turns"}), tuple("abcd")
+    >>> known, people = ClientHistory(tuple("abcd"), torch.ones(4, dtype=torch.int64), {"turns"}), tuple("abcd")
     >>> first = RoundRobin(count=2).draw(people, 0, Key.root(0), known)
-    >>> known.learn(0, people, first, [])
+    >>> known.record_round(0, people, first, [])
     >>> sorted((*first, *RoundRobin(count=2).draw(people, 1, Key.root(1), known)))
     ['a', 'b', 'c', 'd']
     """
 
-    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+    def choose(self, known: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
         """Whose turn it is."""
         drawn = first_of(count, known.column("asked", places), key.bits(len(places)))
         chosen: list[int] = places[drawn].tolist()
@@ -111,14 +111,14 @@ class LeastAvailable(FixedNumber):
     arXiv 2205.06730.
 
     >>> import torch
-    >>> known = Roster(("a", "b"), torch.tensor([4, 4]), {"presence"})
+    >>> known = ClientHistory(("a", "b"), torch.tensor([4, 4]), {"presence"})
     >>> for round in range(999):
-    ...     known.learn(round, ("a",), (), [])
+    ...     known.record_round(round, ("a",), (), [])
     >>> LeastAvailable(count=1).draw(("a", "b"), 999, Key.root(0), known)
     ('b',)
     """
 
-    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+    def choose(self, known: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
         """By how seldom they were there, one after another."""
         weights = (known.rounds + 1) / (known.column("seen", places) + 1).double()
         chosen: list[int] = places[by_weight(weights, count, key)].tolist()

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError
 from headway.core.sampler import Sampler
-from headway.data.dataset.client_index import Numbered
+from headway.data.dataset.client_index import NumberedNames
 from headway.numerics.keys import Key
-from headway.protocol.client_history import Roster
+from headway.protocol.client_history import ClientHistory
 
 MANY = 16  # times the cohort: a population beyond which nobody is looked at who is not drawn
 
@@ -32,7 +32,7 @@ def in_order(clients: Sequence[str]) -> Sequence[str]:
     >>> in_order(("b", "a"))
     ('a', 'b')
     """
-    if isinstance(clients, Numbered):
+    if isinstance(clients, NumberedNames):
         return clients
     if type(clients) is not tuple:  # it may have changed since
         return sorted(clients)
@@ -133,7 +133,7 @@ def wanted(sampler: Sampler, count: int, there: int, busy: int) -> int:
     return count
 
 
-def told(sampler: Sampler, known: Roster | None) -> Roster:
+def told(sampler: Sampler, known: ClientHistory | None) -> ClientHistory:
     """What is known of the clients.
 
     Raises:
@@ -162,7 +162,7 @@ class FixedNumber(Sampler):
             raise ConfigError(f"{type(self).__name__}.count must be at least 1, found {self.count}.")
 
     def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
         """The drawn clients, sorted."""
         known = told(self, known)
@@ -170,12 +170,12 @@ class FixedNumber(Sampler):
         chosen = self.choose(known, places, wanted(self, self.count, len(places), busy), round, key)
         return known.named(chosen)
 
-    def among(self, known: Roster, clients: Sequence[str], key: Key) -> Tensor:
+    def among(self, known: ClientHistory, clients: Sequence[str], key: Key) -> Tensor:
         """The rows of those who may be drawn, ascending."""
         return known.places(clients)
 
     @abstractmethod
-    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+    def choose(self, known: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
         """The rows of the clients that are drawn: so many of those in these rows."""
 
     def enough(self, clients: Sequence[str]) -> bool:

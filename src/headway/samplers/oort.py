@@ -13,7 +13,7 @@ from headway.core.errors import ConfigError
 from headway.core.flow import Reading, SamplerFacts
 from headway.core.sampler import samplers
 from headway.numerics.keys import Key
-from headway.protocol.client_history import Roster
+from headway.protocol.client_history import ClientHistory
 from headway.samplers.drawing import FixedNumber, by_weight, first_of, waits
 
 
@@ -53,7 +53,7 @@ class Oort(FixedNumber):
     Reference: Lai et al., arXiv 2010.06081 (OSDI 2021), Algorithm 1 and section 4.
 
     >>> import torch
-    >>> known, people = Roster(tuple("abc"), torch.tensor([9, 9, 9]), Oort(count=1).facts(3).reads), tuple("abc")
+    >>> known, people = ClientHistory(tuple("abc"), torch.tensor([9, 9, 9]), Oort(count=1).facts(3).reads), tuple("abc")
     >>> Oort(count=2).draw(people, 0, Key.root(0), known) == Oort(count=2).draw(people, 0, Key.root(0), known)
     True
     """
@@ -82,7 +82,7 @@ class Oort(FixedNumber):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise ConfigError(f"Oort.{name} must be at least 1, found {number}.")
 
-    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+    def choose(self, known: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
         """Those with utility, and those to be explored."""
         there = self._allowed(known, places, count, key.derive("allowed"))
         fresh = known.column("loss", there).isnan()
@@ -101,7 +101,7 @@ class Oort(FixedNumber):
         """Of the cohort that is explored."""
         return max(self.explore_least, self.explore * self.explore_decay**round)
 
-    def _allowed(self, known: Roster, there: Tensor, count: int, key: Key) -> Tensor:
+    def _allowed(self, known: ClientHistory, there: Tensor, count: int, key: Key) -> Tensor:
         """Those who have not counted too often; if they are fewer than `count`, with those who did least often."""
         if self.exclude_after is None:
             return there
@@ -110,7 +110,7 @@ class Oort(FixedNumber):
         allowed = max(count, int((over == 0).sum()))
         return there[first_of(allowed, over, key.bits(len(there)))]
 
-    def _exploit(self, known: Roster, explored: Tensor, count: int, round: int, key: Key) -> list[int]:
+    def _exploit(self, known: ClientHistory, explored: Tensor, count: int, round: int, key: Key) -> list[int]:
         """Of those who reported, by utility."""
         if not count:
             return []
@@ -121,7 +121,7 @@ class Oort(FixedNumber):
         chosen: list[int] = explored[admitted][drawn].tolist()
         return chosen
 
-    def _explore(self, known: Roster, others: Tensor, count: int, key: Key) -> list[int]:
+    def _explore(self, known: ClientHistory, others: Tensor, count: int, key: Key) -> list[int]:
         """Of those who never reported: who was asked least often; of these by speed, as far as it is known."""
         if not count:
             return []
@@ -132,7 +132,7 @@ class Oort(FixedNumber):
         chosen: list[int] = others[drawn].tolist()
         return chosen
 
-    def utility(self, known: Roster, places: Tensor, round: int) -> Tensor:
+    def utility(self, known: ClientHistory, places: Tensor, round: int) -> Tensor:
         """util of the clients in these rows, who have all reported a loss, float64 `[n]`."""
         value = known.sizes[places] * known.column("loss", places).abs()
         value = value.clamp_max(float(torch.quantile(value, self.clip)))
@@ -146,7 +146,7 @@ class Oort(FixedNumber):
         slow = seconds > pace  # never where it is not known
         return torch.where(slow, value * (pace / seconds) ** self.penalty, value)
 
-    def pace(self, known: Roster) -> float:
+    def pace(self, known: ClientHistory) -> float:
         """The preferred seconds T of this round; infinite if no time is known."""
         step = self.pace_s
         if step is None:

@@ -12,7 +12,7 @@ from headway.core.errors import ConfigError
 from headway.core.flow import SamplerFacts
 from headway.core.sampler import Sampler, samplers
 from headway.numerics.keys import Key
-from headway.protocol.client_history import Roster
+from headway.protocol.client_history import ClientHistory
 from headway.samplers.drawing import in_order, smallest
 
 
@@ -53,7 +53,7 @@ class Poisson(Sampler):
             raise ConfigError(f"Poisson.most must be at least 1, found {self.most}.")
 
     def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
         """The drawn clients, sorted; perhaps nobody."""
         ordered = in_order(clients)

@@ -14,7 +14,7 @@ from headway.core.errors import ConfigError
 from headway.core.flow import SamplerFacts
 from headway.core.sampler import samplers
 from headway.numerics.keys import Key
-from headway.protocol.client_history import Roster
+from headway.protocol.client_history import ClientHistory
 from headway.samplers.drawing import FixedNumber, by_weight, first_of, told
 
 
@@ -43,7 +43,7 @@ class PowerOfChoice(FixedNumber):
     Reference: Cho et al., arXiv 2010.01243 (pow-d, and its variant rpow-d).
 
     >>> import torch
-    >>> known = Roster(("a", "b", "c"), torch.tensor([4, 4, 4]), {"sizes", "losses"})
+    >>> known = ClientHistory(("a", "b", "c"), torch.tensor([4, 4, 4]), {"sizes", "losses"})
     >>> choice = PowerOfChoice(count=1, candidates=3)
     >>> choice.measured(("a", "b", "c"), 0, Key.root(0), known)
     ('a', 'b', 'c')
@@ -62,19 +62,21 @@ class PowerOfChoice(FixedNumber):
                 f"PowerOfChoice.candidates must be at least its count, {self.count}, found {self.candidates}."
             )
 
-    def measured(self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None) -> tuple[str, ...]:
+    def measured(
+        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None
+    ) -> tuple[str, ...]:
         """The candidates, if their losses are asked for."""
         if not self.refresh:
             return ()
         known = told(self, known)
         return known.named(self.among(known, clients, key).tolist())
 
-    def among(self, known: Roster, clients: Sequence[str], key: Key) -> Tensor:
+    def among(self, known: ClientHistory, clients: Sequence[str], key: Key) -> Tensor:
         """The candidates; of fewer than d who are there, all of them."""
         places = known.places(clients)
         return places[by_weight(known.sizes[places], min(self.candidates, len(places)), key.derive("candidates"))]
 
-    def choose(self, known: Roster, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+    def choose(self, known: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
         """Those of the candidates with the highest loss."""
         if self.refresh:
             heard = [known.fresh.get(known.names[place]) for place in places.tolist()]

@@ -12,7 +12,7 @@ from headway.core.flow import SamplerFacts
 from headway.core.sampler import Sampler, samplers
 from headway.data.dataset.client_index import place_in
 from headway.numerics.keys import Key
-from headway.protocol.client_history import Roster
+from headway.protocol.client_history import ClientHistory
 from headway.samplers.drawing import evenly, in_order, wanted
 
 MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
@@ -34,7 +34,7 @@ class All(Sampler):
     """
 
     def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
         """All who are there and not at work, sorted."""
         return tuple(in_order(clients))
@@ -74,7 +74,7 @@ class Uniform(Sampler):
             raise ConfigError(f"Uniform.share must be above 0 and at most 1, found {self.share}.")
 
     def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
         """The drawn clients, sorted."""
         ordered = in_order(clients)
@@ -117,7 +117,7 @@ class Fixed(Sampler):
             raise ConfigError(f"Fixed needs at least one client, each once, found {list(self.clients)}.")
 
     def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: Roster | None = None, busy: int = 0
+        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
         """The named clients, sorted; those of them who are there, while others are at work on earlier asks."""
         ordered = in_order(clients)

@@ -14,33 +14,33 @@ from headway.core.layout import Layout
 from headway.core.stage import Context
 from headway.core.update import Update
 from headway.engines.engine import Job
-from headway.model.device import Site
+from headway.model.device import Device
 from headway.observe.drift import DriftMeter
 from headway.protocol.messages import Answer, Ask
 from headway.protocol.reports import OneOrEach, Reports, columns_of
-from headway.protocol.sums import Group, Total
+from headway.protocol.sums import ExactTotal, GroupSum
 from headway.server.guard import Promise
-from headway.vectorized.client_batch import Crew
+from headway.vectorized.client_batch import ClientBatch
 
 AT_A_TIME = 1 << 23  # numbers of all lanes that are decoded at a time
 
 
 @dataclass(slots=True)
-class Done:
+class GroupResult:
     """What came of a unit: the sum of its counted updates, reports in parts; the meter has been told the drift."""
 
-    group: Group = field(default_factory=Group)
+    group: GroupSum = field(default_factory=GroupSum)
     parts: list[Reports] = field(default_factory=list)
     meter: DriftMeter | None = None
 
 
-class Intake:
+class UpdateCollector:
     """Lifts updates, and adds them to what a unit has done.
 
     layout: of the model's vector.  site: where the clients train.  promise: what updates must be.
     """
 
-    def __init__(self, job: Job, flows: tuple[Flow, ...], layout: Layout, site: Site, promise: Promise) -> None:
+    def __init__(self, job: Job, flows: tuple[Flow, ...], layout: Layout, site: Device, promise: Promise) -> None:
         self.promise = promise
         self.job, self.flows, self.layout, self.site = job, flows, layout, site
         self.chain = job.algorithm.chain
@@ -49,7 +49,7 @@ class Intake:
         """What many updates `[C, ...]` add to the sum."""
         return self.chain.lift(update, self._at_server(ask, clients), self.flows)
 
-    def count(self, ask: Ask, client: str, outcome: Outcome, done: Done) -> None:
+    def count(self, ask: Ask, client: str, outcome: Outcome, done: GroupResult) -> None:
         """Adds a client's update.
 
         Raises:
@@ -70,7 +70,7 @@ class Intake:
             if trained.squares is not None:
                 done.meter.add_path(client, trained.squares, trained.movement)
 
-    def count_crew(self, ask: Ask, crew: Crew, outcome: Outcome, done: Done) -> bool:
+    def count_crew(self, ask: Ask, crew: ClientBatch, outcome: Outcome, done: GroupResult) -> bool:
         """Adds all updates of a crew; False, and nothing is added, if one is longer than was promised."""
         update, trained, ctx = outcome.update, outcome.trained, self._at_server(ask, crew.clients)
         decoded = self._decoded_crew(update, ctx)
@@ -112,7 +112,7 @@ class Intake:
             parts.append(self._decoded(update.lanes(rows), ctx.of_lanes(rows)))
         return Update.joined(parts)
 
-    def told(self, clients: Sequence[str], costs: tuple[float, int, int], *numbers: OneOrEach[Any]) -> Reports:
+    def reports_of(self, clients: Sequence[str], costs: tuple[float, int, int], *numbers: OneOrEach[Any]) -> Reports:
         """Reports on clients that count.
 
         costs: seconds, and bytes up and down, of each.  numbers: examples, steps, norms, losses and weights.
@@ -128,10 +128,10 @@ class Intake:
     def _at_server(self, ask: Ask, clients: str | tuple[str, ...]) -> Context:
         """What the server knows when it takes the update of a client, or of many `[C, ...]`."""
         if isinstance(clients, str):
-            age, told = torch.tensor(ask.ages([clients])[0]), ask.told(clients)
+            age, told = torch.tensor(ask.ages([clients])[0]), ask.broadcast_for(clients)
         else:
             age = torch.tensor(ask.ages(clients)) if ask.earlier else torch.zeros(len(clients), dtype=torch.int64)
-            told = ask.told_each(clients)
+            told = ask.stacked_broadcast(clients)
         return Context(
             round=ask.round,
             key=self.job.key.derive("server", ask.round),
@@ -150,7 +150,7 @@ def stragglers(clients: Sequence[str], down: int) -> Reports:
     return Reports(clients, "dropped", bytes_down=down, reasons="a straggler, and the policy drops those")
 
 
-def answered(total: Total, parts: Iterable[Reports], meter: DriftMeter | None) -> Answer:
+def answered(total: ExactTotal, parts: Iterable[Reports], meter: DriftMeter | None) -> Answer:
     """The answer to a round: reports by client, each with its part of the drift, where that was measured."""
     reports = Reports.joined(parts).by_client()
     if meter is None:

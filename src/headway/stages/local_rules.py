@@ -44,7 +44,7 @@ class FedProx(Stage):
         return flow.set(self, proximal=flow.proximal + self.mu)
 
     @property
-    def only_pulls(self) -> bool:
+    def is_proximal(self) -> bool:
         """Yes."""
         return True
 
@@ -90,7 +90,7 @@ class Scaffold(Stage):
     correct: Literal["gradient", "step"] = "gradient"
 
     @property
-    def steers(self) -> bool:
+    def after_momentum(self) -> bool:
         """Whether the rule is for the direction of the step, and not for the gradient."""
         return self.correct == "step"
 
@@ -125,11 +125,11 @@ class Scaffold(Stage):
             new = ctx.initial_gradient
         else:
             assert ctx.movement is not None
-            received = ctx.lr_sum if self.steers else ctx.gain
+            received = ctx.lr_sum if self.after_momentum else ctx.effective_lr
             assert received is not None
-            gain = received.unsqueeze(-1).to(old.dtype)
-            moved = old - ctx.received["control"] - ctx.movement / gain
-            new = torch.where(gain > 0, moved, old)  # a client that made no step learned nothing
+            effective_lr = received.unsqueeze(-1).to(old.dtype)
+            moved = old - ctx.received["control"] - ctx.movement / effective_lr
+            new = torch.where(effective_lr > 0, moved, old)  # a client that made no step learned nothing
         return update.with_vectors(control=new - old), {"control": new}
 
     def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:

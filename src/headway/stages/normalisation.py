@@ -50,13 +50,13 @@ class FedNova(Stage):
 
     def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
         """The delta per unit of gradient, and the unit."""
-        assert ctx.gain is not None
+        assert ctx.effective_lr is not None
         assert ctx.steps is not None
         assert ctx.lr_sum is not None
         delta = update.delta
         steps = ctx.steps.to(delta.dtype)
         moved = ctx.lr_sum > 0  # else the client made no step, or all of them at a learning rate of 0
-        a = torch.where(moved, ctx.gain * steps / ctx.lr_sum, 1.0).to(delta.dtype)
+        a = torch.where(moved, ctx.effective_lr * steps / ctx.lr_sum, 1.0).to(delta.dtype)
         counted = torch.where(moved, _without_pull(ctx, steps) if ctx.flow.proximal else a, 0.0)
         return update.with_vectors(delta=delta / a.unsqueeze(-1), normaliser=counted.unsqueeze(-1)), memory
 
@@ -67,10 +67,10 @@ class FedNova(Stage):
 
 def _without_pull(ctx: Context, steps: Tensor) -> Tensor:
     """The a_i of the same steps without a proximal term, `[...]`: as many as there are, without momentum."""
-    assert ctx.free_gain is not None
+    assert ctx.free_effective_lr is not None
     assert ctx.lr_sum is not None
-    plain = torch.isclose(ctx.free_gain, ctx.lr_sum, rtol=1e-12, atol=0.0)  # the same sum in another order
-    return torch.where(plain, steps, ctx.free_gain * steps / ctx.lr_sum).to(steps.dtype)
+    plain = torch.isclose(ctx.free_effective_lr, ctx.lr_sum, rtol=1e-12, atol=0.0)  # the same sum in another order
+    return torch.where(plain, steps, ctx.free_effective_lr * steps / ctx.lr_sum).to(steps.dtype)
 
 
 @final

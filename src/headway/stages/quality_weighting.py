@@ -83,7 +83,7 @@ class WeighByQuality(Stage):
             flow = flow.set(self, exposed=(*flow.exposed, tells))
         largest = self.cap if self.power else min(1.0, self.cap or 1.0)
         within = self.power <= 1  # n^power q is at most n then
-        return flow.set(self, weight_bound=largest, by_examples=within, weight_tells=tells).keep(
+        return flow.set(self, weight_bound=largest, by_examples=within, weight_leaks=tells).keep(
             self, "bound", "additive", "dense"
         )
 

@@ -13,7 +13,7 @@ from headway.core.errors import ClientFailed, HeadwayError
 from headway.model.blame import layer_of
 
 
-class Trace:
+class CallTrace:
     """Remembers the call that is about to be made and its inputs; costs a dictionary per call.
 
     who: what is named in the place of a client.

@@ -18,14 +18,14 @@ from headway.core.registry import Plain
 from headway.core.update import Tensors
 from headway.data import Examples, batch_bounds, epoch_order
 from headway.data.dataset.batches import LastBatch
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
 from headway.numerics.sizes import bytes_of
 from headway.training.loss_terms import LossTerm
-from headway.training.measurements import AtStart, held_out_count, hold_out, measure
-from headway.training.step_storage import StepPlan, Steps, Tape, keep_steps, plan_steps
-from headway.training.trainer import Trained, Trainer, Work, trainers
-from headway.training.update_rule import Account, Descent
+from headway.training.measurements import StartMeasurements, held_out_count, hold_out, measure
+from headway.training.step_storage import StepPlan, StepRecorder, Steps, keep_steps, plan_steps
+from headway.training.trainer import Trained, Trainer, TrainingInputs, trainers
+from headway.training.update_rule import StepStatistics, UpdateRule
 
 PART = "For part of an epoch say how many local steps: `steps`, in a run file algorithm.trainer.steps."
 
@@ -165,7 +165,7 @@ class LocalSGD(Trainer):
         return TrainerFacts(
             "LocalSGD",
             frozenset(offers),
-            memory=term is not None and term.remembers,
+            memory=term is not None and term.has_client_state,
             adds="" if term is None else repr(term),
             steps=f"kept within {self.steps_memory} a client, {how}",
             paced=True,
@@ -176,12 +176,12 @@ class LocalSGD(Trainer):
         """lr by the schedule, where that counts rounds; else lr, with which each round begins."""
         return self.lr * self.schedule(round_ if self.schedule.over == "rounds" else 0)
 
-    def check(self, bench: Workbench) -> None:
+    def check(self, bench: FlatModule) -> None:
         """Refuses a model that the loss term cannot look into."""
         if self.loss_term is not None:
             self.loss_term.check(bench)
 
-    def keeps(self, bench: Workbench) -> Tensors:
+    def keeps(self, bench: FlatModule) -> Tensors:
         """What the loss term remembers."""
         return {} if self.loss_term is None else self.loss_term.keep(bench)
 
@@ -195,7 +195,7 @@ class LocalSGD(Trainer):
             return [False] * len(keys)
         return super().dropped(keys)
 
-    def train(self, work: Work) -> Trained:
+    def train(self, work: TrainingInputs) -> Trained:
         """Runs the local loop; the workbench's model ends trained."""
         examples, held_out = hold_out(work.examples, self.validation)
         work = replace(work, examples=examples)
@@ -204,7 +204,7 @@ class LocalSGD(Trainer):
         assert isinstance(key, Key)
         count = self.step_count(key, len(examples)) if work.steps is None else work.steps
 
-        def run(tape: Tape | None) -> _Loop:
+        def run(tape: StepRecorder | None) -> _Loop:
             loop = _Loop(self, work, tape)
             for batch, lr in self._batches(work, key, count):
                 stopping.check()
@@ -281,11 +281,11 @@ class LocalSGD(Trainer):
             return torch.full((len(keys),), self.steps or self.epochs)
         return torch.tensor([self.amount(key) for key in keys])
 
-    def _batches(self, work: Work, key: Key, count: int) -> Iterator[tuple[Examples, float]]:
+    def _batches(self, work: TrainingInputs, key: Key, count: int) -> Iterator[tuple[Examples, float]]:
         """The batches of so many steps of this round, each with its learning rate."""
         examples, site = work.examples, work.bench.site
         for order, cuts in self.epochs_of(len(examples), key, count, int(work.ctx.round)):
-            shuffled = examples if order is None else examples.take(site.beside(examples, order))
+            shuffled = examples if order is None else examples.take(site.index_on_store_device(examples, order))
             for start, stop, lr in cuts:
                 yield site.examples(shuffled.rows(start, stop)), lr
 
@@ -311,7 +311,7 @@ class LocalSGD(Trainer):
 class _Loop:
     """The state of one client's local loop; a tape is told the model after each step."""
 
-    def __init__(self, trainer: LocalSGD, work: Work, tape: Tape | None) -> None:
+    def __init__(self, trainer: LocalSGD, work: TrainingInputs, tape: StepRecorder | None) -> None:
         self.trainer, self.work, self.bench, self.tape = trainer, work, work.bench, tape
         if not self.bench.module.training:
             self.bench.module.train()
@@ -320,9 +320,9 @@ class _Loop:
         self.dropout = work.key.derive("dropout").seed()
         self.forward = None if trainer.loss_term is None else trainer.loss_term.begin(work)
         self.start = work.ctx.global_params
-        self.descent = Descent(trainer, work, self.bench.parameters, self.bench.layout.slices(self.bench.shared))
-        self.account = Account(trainer.momentum, trainer.nesterov, work.flows[-1].proximal)
-        self.free = Account(trainer.momentum, trainer.nesterov, 0.0) if work.flows[-1].proximal else self.account
+        self.descent = UpdateRule(trainer, work, self.bench.parameters, self.bench.layout.slices(self.bench.shared))
+        self.account = StepStatistics(trainer.momentum, trainer.nesterov, work.flows[-1].proximal)
+        self.free = StepStatistics(trainer.momentum, trainer.nesterov, 0.0) if work.flows[-1].proximal else self.account
         self.losses: list[Tensor] = []
         self.measure = work.measure and tape is None  # from a tape, the Gram matrix tells
         self.lengths: list[Tensor] = []
@@ -348,7 +348,7 @@ class _Loop:
 
     def _gradients(self, batch: Examples) -> tuple[list[Tensor], Tensor]:
         """Those of a batch, and its loss; compiled, if that was wished for batches of this size."""
-        inputs, trace, step = self.bench.arranged(batch.inputs), self.work.trace, self.account.count
+        inputs, trace, step = self.bench.to_memory_format(batch.inputs), self.work.trace, self.account.count
         compiled = self.bench.compiled
         if compiled is not None and (found := compiled(inputs, batch.targets, self.dropout, step)) is not None:
             return found
@@ -365,14 +365,14 @@ class _Loop:
         whole = loss if term is None else loss + term
         return list(torch.autograd.grad(whole, self.bench.parameters, materialize_grads=True)), loss
 
-    def result(self, start: AtStart) -> Trained:
+    def result(self, start: StartMeasurements) -> Trained:
         """What was done."""
         term = self.trainer.loss_term
         return Trained(
             movement=self.bench.shared - self.start,
             count=self.account.count,
-            gain=self.account.gain,
-            free_gain=self.free.gain,
+            effective_lr=self.account.effective_lr,
+            free_effective_lr=self.free.effective_lr,
             lr_sum=self.account.lr_sum,
             loss=self.account.mean_loss(torch.stack(self.losses).tolist()),
             initial_loss=start.initial_loss,

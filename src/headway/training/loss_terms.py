@@ -16,8 +16,8 @@ from headway.client_state.store import TRAINER
 from headway.core.errors import ConfigError, nearest
 from headway.core.registry import Plain, Registry
 from headway.core.update import Tensors
-from headway.model.flat_module import Workbench
-from headway.training.trainer import Work
+from headway.model.flat_module import FlatModule
+from headway.training.trainer import TrainingInputs
 
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -33,20 +33,20 @@ class LossTerm(Plain, ABC):
     registry: ClassVar[Registry[LossTerm]] = Registry("term", "headway.terms")
 
     @abstractmethod
-    def check(self, bench: Workbench) -> None:
+    def check(self, bench: FlatModule) -> None:
         """Refuses a model that the term cannot look into."""
 
     @abstractmethod
-    def begin(self, work: Work) -> Forward | None:
+    def begin(self, work: TrainingInputs) -> Forward | None:
         """At the start of a client's round: what maps a batch's inputs to the model's outputs and the term's
         value over the batch.  `None` where the term has no effect in this round."""
 
-    def keep(self, bench: Workbench) -> Tensors:
-        """At its end: what the client remembers for the term, if its update is counted."""
+    def keep(self, bench: FlatModule) -> Tensors:
+        """At its end: what the client has_client_state for the term, if its update is counted."""
         return {}
 
     @property
-    def remembers(self) -> bool:
+    def has_client_state(self) -> bool:
         """Whether the term needs client memory."""
         return type(self).keep is not LossTerm.keep
 
@@ -73,7 +73,7 @@ class Moon(LossTerm):
     mu: weight of the term, no unit.  temperature: t.
     representation: the name of the submodule whose output is z, as in `model.named_modules()`; `None` for what
         enters the model's last linear layer, which in a model with a projection head is the head's output.
-    The client remembers P numbers: its last model (and that model's statistics, where a task averages them).
+    The client has_client_state P numbers: its last model (and that model's statistics, where a task averages them).
 
     Raises:
         ConfigError: unless mu >= 0 and temperature > 0; before training, if there is no such submodule.
@@ -97,16 +97,16 @@ class Moon(LossTerm):
         if not self.temperature > 0:
             raise ConfigError(f"Moon.temperature must be above 0, found {self.temperature}.")
 
-    def check(self, bench: Workbench) -> None:
+    def check(self, bench: FlatModule) -> None:
         """Refuses a model without the submodule, with the names of those that there are."""
         self._reader(bench.module)
 
-    def begin(self, work: Work) -> Forward | None:
+    def begin(self, work: TrainingInputs) -> Forward | None:
         """The model with its contrast; nothing before the client has a model of its own."""
         own, bench = work.memory.get(TRAINER, {}), work.bench
         if not self.mu or "previous" not in own:
             return None
-        fixed = bench.twin()
+        fixed = bench.frozen_copy()
         past: dict[str, Tensor] = bench.layout.views(own["previous"])
         if "previous statistics" in own:
             past |= bench.statistics_layout.views(own["previous statistics"])
@@ -121,7 +121,7 @@ class Moon(LossTerm):
 
         return forward
 
-    def keep(self, bench: Workbench) -> Tensors:
+    def keep(self, bench: FlatModule) -> Tensors:
         """The trained model, with its statistics where they would be lost."""
         if not self.mu:
             return {}

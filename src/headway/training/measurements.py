@@ -12,15 +12,15 @@ from headway.core.errors import ConfigError
 from headway.data import Examples, batch_bounds
 from headway.model.metrics import class_axes, kind_of
 from headway.numerics.keys import Key
-from headway.training.trainer import Work
-from headway.vectorized.client_batch import Crew
+from headway.training.trainer import TrainingInputs
+from headway.vectorized.client_batch import ClientBatch
 
 EVALUATION_BATCH = 1024
 MEASURED = {"initial_loss", "initial_gradient", "validation_loss", "label_entropy"}
 
 
 @dataclass(frozen=True, slots=True)
-class AtStart:
+class StartMeasurements:
     """What was asked for of: the mean loss and gradient of w_t over the training examples, its mean loss over
     those held out, and the labels' entropy as a share of its maximum."""
 
@@ -57,7 +57,7 @@ def _divided(count: int, share: float) -> tuple[Tensor, Tensor]:
     return order[held:].sort().values, order[:held].sort().values
 
 
-def held_out_rows(crew: Crew, share: float) -> tuple[Crew, Crew]:
+def held_out_rows(crew: ClientBatch, share: float) -> tuple[ClientBatch, ClientBatch]:
     """`hold_out` for each client of a crew; nobody holds anything out if the share is zero."""
     if not share:
         return crew, replace(crew, rows=crew.rows[:0], sizes=torch.zeros_like(crew.sizes))
@@ -69,12 +69,12 @@ def held_out_rows(crew: Crew, share: float) -> tuple[Crew, Crew]:
     return kept, held
 
 
-def measure_each(work: Work, crew: Crew, held_out: Crew) -> dict[str, Tensor]:
-    """`measure` for each client of a crew: what was asked for, `[C, ...]`, by the names of `AtStart`."""
+def measure_each(work: TrainingInputs, crew: ClientBatch, held_out: ClientBatch) -> dict[str, Tensor]:
+    """`measure` for each client of a crew: what was asked for, `[C, ...]`, by the names of `StartMeasurements`."""
     if not work.flows[-1].needs & MEASURED:
         return {}
     models = work.ctx.global_params.expand(len(crew), -1)
-    each: list[AtStart] = []
+    each: list[StartMeasurements] = []
     for model, examples, held in zip(models, crew.examples(), held_out.examples(), strict=True):
         if not each or work.ctx.global_params.ndim > 1:
             work.bench.load(model, None, None)
@@ -89,14 +89,14 @@ def measure_each(work: Work, crew: Crew, held_out: Crew) -> dict[str, Tensor]:
     return found
 
 
-def measure(work: Work, held_out: Examples) -> AtStart:
+def measure(work: TrainingInputs, held_out: Examples) -> StartMeasurements:
     """What the stages need to know of the client, with the broadcast model on the workbench.
 
     A client whose only example cannot be held out is measured on that.
     """
     needs = work.flows[-1].needs
     if not needs & MEASURED:
-        return AtStart()
+        return StartMeasurements()
     work.bench.module.eval()
     loss, gradient, validation, entropy = None, None, None, None
     if needs & {"initial_loss", "initial_gradient"}:
@@ -106,9 +106,9 @@ def measure(work: Work, held_out: Examples) -> AtStart:
     if "label_entropy" in needs:
         first = work.bench.site.examples(work.examples.rows(0, 1))
         with torch.no_grad():
-            outputs = work.bench.module(work.bench.arranged(first.inputs))
+            outputs = work.bench.module(work.bench.to_memory_format(first.inputs))
         entropy = entropy_of(work.examples.targets, outputs, first.targets)
-    return AtStart(loss, gradient, validation, entropy)
+    return StartMeasurements(loss, gradient, validation, entropy)
 
 
 def entropy_of(targets: Tensor, outputs: Tensor, few: Tensor) -> float:
@@ -140,7 +140,7 @@ def label_entropy(targets: Tensor, outputs: int) -> float:
     return min(entropy, 1.0)
 
 
-def _loss(work: Work, examples: Examples, with_gradient: bool) -> tuple[float, Tensor | None]:
+def _loss(work: TrainingInputs, examples: Examples, with_gradient: bool) -> tuple[float, Tensor | None]:
     """The mean loss over the examples, and its gradient with respect to the shared parameters."""
     bench = work.bench
     total, gradient = bench.shared.new_zeros((), dtype=torch.float64), torch.zeros_like(bench.shared)
@@ -149,7 +149,9 @@ def _loss(work: Work, examples: Examples, with_gradient: bool) -> tuple[float, T
         batch = bench.site.examples(examples.rows(start, stop))
         work.trace.enter("the model, at the start of the round", inputs=batch.inputs, targets=batch.targets)
         with torch.set_grad_enabled(with_gradient):
-            loss = bench.task.criterion.per_example(bench.module(bench.arranged(batch.inputs)), batch.targets).sum()
+            loss = bench.task.criterion.per_example(
+                bench.module(bench.to_memory_format(batch.inputs)), batch.targets
+            ).sum()
         total += loss.detach()
         if with_gradient:
             grads = torch.autograd.grad(loss, parameters, materialize_grads=True)

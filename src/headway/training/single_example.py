@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from headway.core.errors import ConfigError
 from headway.data import FederatedData, batch_bounds
-from headway.data.dataset.client_index import Parts
+from headway.data.dataset.client_index import ClientIndex
 from headway.model.blame import layer_of
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.model.module_checks import untouched
 from headway.training.local_sgd import LocalSGD
 from headway.training.measurements import held_out_count
@@ -18,7 +18,7 @@ NAMED = 3
 FARTHEST = 64  # how far from the batch size another one is looked for
 
 
-def check_single(trainer: Trainer, bench: Workbench, data: FederatedData, drawn: Iterable[str] | None) -> None:
+def check_single(trainer: Trainer, bench: FlatModule, data: FederatedData, drawn: Iterable[str] | None) -> None:
     """Refuses batches of one example in the local epochs of a model that fails on them, such as one with BatchNorm.
 
     drawn: the clients that a round can have; `None` for all.
@@ -28,7 +28,7 @@ def check_single(trainer: Trainer, bench: Workbench, data: FederatedData, drawn:
     """
     if not isinstance(trainer, LocalSGD):
         return
-    train = Parts.of(data.train)
+    train = ClientIndex.of(data.train)
     names = None if drawn is None else [name for name in drawn if name in train]
     sizes = train.sizes if names is None else train.sizes_of(names)
     found = {size for size in sizes.unique().tolist() if _has_single(trainer, size)}
@@ -50,7 +50,7 @@ def _has_single(trainer: LocalSGD, examples: int) -> bool:
     return any(stop - start == 1 for start, stop in bounds[: trainer.steps])
 
 
-def _failure(bench: Workbench, data: FederatedData) -> str | None:
+def _failure(bench: FlatModule, data: FederatedData) -> str | None:
     """With what the model fails on one example in training and not on two, as a phrase; `None` if it does not."""
     failures = []
     for count in (2, 1):
@@ -58,7 +58,7 @@ def _failure(bench: Workbench, data: FederatedData) -> str | None:
         with untouched(bench):
             bench.module.train()
             try:
-                bench.task.criterion.mean(bench.module(bench.arranged(batch.inputs)), batch.targets)
+                bench.task.criterion.mean(bench.module(bench.to_memory_format(batch.inputs)), batch.targets)
             except Exception as error:  # whatever a user's model may raise
                 text = next(iter(str(error).strip().splitlines()), "")
                 failures.append(f"{type(error).__name__}{layer_of(error)}: {text}".rstrip("."))

@@ -11,7 +11,7 @@ from headway.core.errors import ConfigError
 from headway.core.flow import StepRule
 from headway.core.stage import Context, Stage, slice_tensors
 from headway.core.update import Tensors
-from headway.training.trainer import Work
+from headway.training.trainer import TrainingInputs
 
 Rule = tuple[str, Stage, Tensors, Context]
 
@@ -22,11 +22,11 @@ class StepRules:
     flats: the shared parameters as `[..., numel]`, views of what the loop moves.
     """
 
-    def __init__(self, work: Work, flats: Sequence[Tensor]) -> None:
+    def __init__(self, work: TrainingInputs, flats: Sequence[Tensor]) -> None:
         self.work, self.trace, self.flats = work, work.trace, flats
         self.attend(work)
 
-    def attend(self, work: Work) -> None:
+    def attend(self, work: TrainingInputs) -> None:
         """Takes the rules' memory and context from this work."""
         self._gradient, self._step = _rules_per_tensor(work, "gradient"), _rules_per_tensor(work, "step")
         self.work.applied.update(("gradient", "step"))
@@ -75,7 +75,7 @@ class StepRules:
         return flat.view(value.shape)
 
 
-def step_rules(work: Work) -> StepRules:
+def step_rules(work: TrainingInputs) -> StepRules:
     """The rules for local steps of the chain that a trainer works for, made once for a client's round.
 
     A training loop of your own applies them in one line, and its `facts` say so with
@@ -94,7 +94,7 @@ def step_rules(work: Work) -> StepRules:
     return StepRules(work, work.bench.layout.slices(work.bench.shared))
 
 
-def _rules_per_tensor(work: Work, kind: StepRule) -> list[list[Rule]]:
+def _rules_per_tensor(work: TrainingInputs, kind: StepRule) -> list[list[Rule]]:
     """For every shared tensor, the step rules of a kind with memory and context sliced to it."""
     layout = work.bench.layout
     chosen = [(label, stage) for label, stage in work.chain.step_rules if stage.step_rule == kind]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.numerics.gram import COLUMNS, add_combination, add_gram, gram_matrix
 
 HALF_BYTES = 2
@@ -54,7 +54,7 @@ class StepPlan:
         return self.blocks + 1 if self.kept == "replay" else 1
 
     @property
-    def spoken(self) -> str:
+    def summary(self) -> str:
         """How they are kept, in words."""
         if self.kept == "replay":
             blocks = "in 1 block" if self.blocks == 1 else f"in {self.blocks} blocks"
@@ -98,7 +98,7 @@ def plan_steps(
     return StepPlan("replay", count, size, width, count * width * itemsize)
 
 
-class Tape(ABC):
+class StepRecorder(ABC):
     """Told the model after each local step."""
 
     @abstractmethod
@@ -118,7 +118,7 @@ class Steps(ABC):
         """`base + sum_l a_l s_l` as a fresh vector `[P]`; coefficients float64 `[K]`."""
 
 
-def keep_steps(plan: StepPlan, bench: Workbench, train: Callable[[Tape], T]) -> tuple[Tensor | Steps, T]:
+def keep_steps(plan: StepPlan, bench: FlatModule, train: Callable[[StepRecorder], T]) -> tuple[Tensor | Steps, T]:
     """Trains, keeping the steps as planned; what `train` returned comes with them.
 
     train: runs the local loop from the model on the bench and tells the tape of each step.  Under a plan of
@@ -130,7 +130,7 @@ def keep_steps(plan: StepPlan, bench: Workbench, train: Callable[[Tape], T]) -> 
         done = train(rows)
         return rows.matrix, done
     if plan.kept == "half":
-        half = _Halves(bench, plan)
+        half = Float16Steps(bench, plan)
         done = train(half)
         return half, done
     results: list[T] = []
@@ -157,21 +157,22 @@ def add_steps(movement: Tensor, steps: Tensor | Steps, coefficients: Tensor) -> 
     return steps.added(movement, change)
 
 
-class _Rows(Tape):
+class _Rows(StepRecorder):
     """Some of the coordinates of every step, as a matrix in the model's number type."""
 
-    def __init__(self, bench: Workbench, plan: StepPlan, start: Tensor, part: slice) -> None:
+    def __init__(self, bench: FlatModule, plan: StepPlan, start: Tensor, part: slice) -> None:
         self.part, self.count = part, 0
         self.previous = start[part].clone()
         self.matrix = bench.scratch("steps", (plan.count, len(self.previous)), bench.shared.dtype)
 
     def add(self, model: Tensor) -> None:
+        """Records the step to this model `[P]`."""
         torch.sub(model[self.part], self.previous, out=self.matrix[self.count])
         self.previous.copy_(model[self.part])
         self.count += 1
 
 
-class _Halves(Tape, Steps):
+class Float16Steps(StepRecorder, Steps):
     """Every step in 16 bits, times a power of two that brings its largest number near the top of their range.
 
     A number is kept to one part in 2^11, or to 2^-39 of its step's largest number, whichever is coarser; bfloat16,
@@ -183,13 +184,14 @@ class _Halves(Tape, Steps):
     A selection can only change between candidates whose ||S + s_l|| differ by less than twice e sum ||s_l||.
     """
 
-    def __init__(self, bench: Workbench, plan: StepPlan) -> None:
+    def __init__(self, bench: FlatModule, plan: StepPlan) -> None:
         self.count = 0
         self.previous = bench.shared.clone()
         self.matrix = bench.scratch("steps", (plan.count, plan.size), torch.float16)
         self.exponents = bench.shared.new_zeros(plan.count, dtype=torch.int64)  # of the largest number in each row
 
     def add(self, model: Tensor) -> None:
+        """Records the step to this model `[P]`."""
         torch.sub(model, self.previous, out=self.previous)
         exponent = torch.frexp(self.previous.abs().max()).exponent
         self.exponents[self.count] = exponent
@@ -233,9 +235,9 @@ class Replayed(Steps):
             fixed order.
     """
 
-    def __init__(self, plan: StepPlan, bench: Workbench, train: Callable[[Tape], object]) -> None:
+    def __init__(self, plan: StepPlan, bench: FlatModule, train: Callable[[StepRecorder], object]) -> None:
         self.plan, self.bench, self.train = plan, bench, train
-        self.start, self.random = bench.snapshot(), bench.drawn()
+        self.start, self.random = bench.snapshot(), bench.rng_state()
 
     def begin(self) -> None:
         """The training that counts; it yields the first block of the Gram matrix as well."""
@@ -256,16 +258,16 @@ class Replayed(Steps):
         self._again(total)
         return total.value.to(base.dtype)
 
-    def _add_block(self, train: Callable[[Tape], object]) -> None:
+    def _add_block(self, train: Callable[[StepRecorder], object]) -> None:
         part = slice(self._summed, min(self._summed + self.plan.width, self.plan.size))
         rows = _Rows(self.bench, self.plan, self.start["shared"], part)
         train(rows)
         add_gram(self._gram, rows.matrix)
         self._summed = part.stop
 
-    def _again(self, tape: Tape) -> None:
+    def _again(self, tape: StepRecorder) -> None:
         self.bench.restore(self.start)
-        self.bench.rewind(self.random)
+        self.bench.set_rng_state(self.random)
         self.train(tape)
         same = torch.equal(self.bench.shared, self.end["shared"])
         self.bench.restore(self.end)
@@ -277,7 +279,7 @@ class Replayed(Steps):
             )
 
 
-class _Sum(Tape):
+class _Sum(StepRecorder):
     """`base + sum_l a_l s_l`, in float64."""
 
     def __init__(self, base: Tensor, start: Tensor, coefficients: Tensor) -> None:
@@ -286,6 +288,7 @@ class _Sum(Tape):
         self.previous = start.clone()
 
     def add(self, model: Tensor) -> None:
+        """Records the step to this model `[P]`."""
         torch.sub(model, self.previous, out=self.previous)
         self.value.add_(self.previous, alpha=self.coefficients[self.count])
         self.previous.copy_(model)

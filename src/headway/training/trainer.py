@@ -15,14 +15,14 @@ from headway.core.registry import Plain, Registry
 from headway.core.stage import Context
 from headway.core.update import Tensors
 from headway.data import Examples
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key, Keys
-from headway.training.call_trace import Trace
+from headway.training.call_trace import CallTrace
 from headway.training.step_storage import StepPlan, Steps
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class TrainingInputs:
     """What a trainer is given: the loaded workbench, the client's examples, and the chain's step rules.
 
     ctx: the client's context of this round; memory and told: each stage's memory and broadcast.  In lanes context,
@@ -34,7 +34,7 @@ class Work:
     steps: how many the client makes, if that is not the trainer's to say.
     """
 
-    bench: Workbench
+    bench: FlatModule
     examples: Examples
     chain: Chain
     ctx: Context
@@ -42,7 +42,7 @@ class Work:
     told: Labelled
     flows: tuple[Flow, ...]
     key: Key | Keys
-    trace: Trace
+    trace: CallTrace
     measure: bool = False
     steps: int | None = None
     applied: set[str] = field(default_factory=set)
@@ -59,8 +59,8 @@ class Trained:
     movement: w_K - w_t, `[P]`.  count: local steps.
     steps: displacements `[K, P]` where asked for, or `Steps` that keep them in less memory.
     squares: the squared length of each step, float64 `[K]`, where measured.
-    gain: the learning rate summed as the gradients received it; free_gain: the same without the pull of proximal rules,
-    if there are any; lr_sum: summed as it was.
+    effective_lr: the learning rate summed as the gradients received it; free_effective_lr: the same without the pull
+    of proximal rules, if there are any; lr_sum: summed as it was.
     loss: the task's, mean over the examples used.
     initial_loss, initial_gradient, validation_loss, label_entropy: where a stage needs them (see `Context`).
     keep: what the trainer remembers at the client, under its own label, if the update is counted.
@@ -68,7 +68,7 @@ class Trained:
 
     movement: Tensor
     count: int | Tensor
-    gain: float | Tensor
+    effective_lr: float | Tensor
     lr_sum: float | Tensor
     loss: float | Tensor
     steps: Tensor | Steps | None = None
@@ -76,7 +76,7 @@ class Trained:
     initial_gradient: Tensor | None = None
     validation_loss: float | Tensor | None = None
     label_entropy: float | Tensor | None = None
-    free_gain: float | Tensor | None = None
+    free_effective_lr: float | Tensor | None = None
     keep: Tensors = field(default_factory=dict)
     squares: Tensor | None = None
 
@@ -102,7 +102,7 @@ class Trainer(Plain, ABC):
         """The learning rate with which a client begins a round, so many being complete; `None` if it has none."""
         return None
 
-    def check(self, bench: Workbench) -> None:
+    def check(self, bench: FlatModule) -> None:
         """Refuses a model that it cannot train, before any round."""
 
     def examples_used(self, examples: int, client_key: Key) -> int:
@@ -122,12 +122,12 @@ class Trainer(Plain, ABC):
         """
         return None
 
-    def keeps(self, bench: Workbench) -> Tensors:
+    def keeps(self, bench: FlatModule) -> Tensors:
         """What it remembers at each client (the names and shapes count); see `Trained.keep`."""
         return {}
 
     @abstractmethod
-    def train(self, work: Work) -> Trained:
+    def train(self, work: TrainingInputs) -> Trained:
         """Runs the local loop."""
 
 

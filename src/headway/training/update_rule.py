@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from headway.training.step_rules import StepRules
-from headway.training.trainer import Work
+from headway.training.trainer import TrainingInputs
 
 if TYPE_CHECKING:
     from headway.training.local_sgd import LocalSGD
 
 
-class Descent:
+class UpdateRule:
     """The direction of each step: gradients after the chain's rules, clipping, decay and momentum, steered.
 
     parameters: the model's, shared ones first, each `[*shape]` or, with lanes, `[C, *shape]`; they are moved in place.
@@ -23,13 +23,18 @@ class Descent:
     """
 
     def __init__(
-        self, trainer: LocalSGD, work: Work, parameters: Sequence[Tensor], flats: Sequence[Tensor], lanes: bool = False
+        self,
+        trainer: LocalSGD,
+        work: TrainingInputs,
+        parameters: Sequence[Tensor],
+        flats: Sequence[Tensor],
+        lanes: bool = False,
     ) -> None:
         self.trainer, self.parameters, self.rules = trainer, parameters, StepRules(work, flats)
         self.axes = 1 if lanes else 0
         self.velocity = [torch.zeros_like(p) for p in parameters] if trainer.momentum else []
 
-    def attend(self, work: Work) -> None:
+    def attend(self, work: TrainingInputs) -> None:
         """Takes the rules' memory and context from this work."""
         self.rules.attend(work)
 
@@ -71,7 +76,7 @@ class Descent:
         return [torch.add(g, v, alpha=t.momentum) for g, v in zip(grads, self.velocity, strict=True)]
 
 
-class Account:
+class StepStatistics:
     """What the stages and the report will want to know of one client's steps.
 
     gain: what the same loop makes of a gradient that is always 1, pulled back as FedProx pulls.
@@ -79,15 +84,15 @@ class Account:
 
     def __init__(self, momentum: float, nesterov: bool, proximal: float) -> None:
         self.momentum, self.nesterov, self.proximal = momentum, nesterov, proximal
-        self.gain = self.lr_sum = self._unit_velocity = 0.0
+        self.effective_lr = self.lr_sum = self._unit_velocity = 0.0
         self.sizes: list[int] = []
 
     def step(self, examples: int, lr: float) -> None:
         """One more step."""
         self.sizes.append(examples)
-        unit = 1.0 - self.proximal * self.gain
+        unit = 1.0 - self.proximal * self.effective_lr
         self._unit_velocity = self.momentum * self._unit_velocity + unit
-        self.gain += lr * (unit + self.momentum * self._unit_velocity if self.nesterov else self._unit_velocity)
+        self.effective_lr += lr * (unit + self.momentum * self._unit_velocity if self.nesterov else self._unit_velocity)
         self.lr_sum += lr
 
     @property

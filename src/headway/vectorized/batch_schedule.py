@@ -11,17 +11,17 @@ from torch import Tensor
 
 from headway.data import Examples
 from headway.data.dataset.batches import starts_of
-from headway.model.device import Site
+from headway.model.device import Device
 from headway.model.flat_module import Room
 from headway.numerics.keys import Keys
-from headway.vectorized.client_batch import Crew
+from headway.vectorized.client_batch import ClientBatch
 
 if TYPE_CHECKING:
     from headway.training.local_sgd import LocalSGD
 
 
 @dataclass(frozen=True, slots=True)
-class Timetable:
+class BatchSchedule:
     """The batches of C clients, in lanes with the most steps first.
 
     index: places in the store, int64 `[C, K, B]`; sizes: how many of the B are examples, int64 `[C, K]`, the rest
@@ -48,10 +48,10 @@ class Timetable:
         real = torch.arange(self.index.shape[2]) < self.sizes.unsqueeze(2)
         return real.to(number) / self.sizes.clamp_min(1).unsqueeze(2)
 
-    def served(self, store: Examples, site: Site, number: torch.dtype) -> Served:
+    def served(self, store: Examples, site: Device, number: torch.dtype) -> DeviceSchedule:
         """What its steps read of it and of the store, where the clients train."""
         weights, rates = site.put(self.weights(number)), site.put(self.rates)
-        return Served(store, site, site.beside(store, self.index), weights, rates)
+        return DeviceSchedule(store, site, site.index_on_store_device(store, self.index), weights, rates)
 
     def mean_losses(self, losses: Tensor) -> Tensor:
         """The mean over the examples used, float64 `[C]`, of the losses of each step `[C, K]`."""
@@ -60,21 +60,23 @@ class Timetable:
 
     def gains(self, momentum: float, nesterov: bool, proximal: float) -> Tensor:
         """What each client's loop makes of a gradient that is always 1, float64 `[C]`: see `Account`."""
-        gain = torch.zeros(len(self.counts), dtype=torch.float64)
-        velocity = torch.zeros_like(gain)
+        effective_lr = torch.zeros(len(self.counts), dtype=torch.float64)
+        velocity = torch.zeros_like(effective_lr)
         for rate, made in zip(self.rates.T, (self.sizes > 0).T, strict=True):
-            unit = 1.0 - proximal * gain
+            unit = 1.0 - proximal * effective_lr
             velocity = momentum * velocity + unit
-            gain = gain + torch.where(made, rate * (unit + momentum * velocity if nesterov else velocity), 0.0)
-        return gain
+            effective_lr = effective_lr + torch.where(
+                made, rate * (unit + momentum * velocity if nesterov else velocity), 0.0
+            )
+        return effective_lr
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class DeviceSchedule:
     """A timetable's index, weights and rates where the clients train; the index is where the store is."""
 
     store: Examples
-    site: Site
+    site: Device
     index: Tensor
     weights: Tensor
     rates: Tensor
@@ -85,7 +87,7 @@ class Served:
         inputs, targets = (t.index_select(0, index) for t in (self.store.inputs, self.store.targets))
         return self.site.examples(Examples(inputs, targets))
 
-    def fetched(self, widths: list[int], room: Room) -> Fetched:
+    def fetched(self, widths: list[int], room: Room) -> PrefetchedBatches:
         """The batches of all steps, of these widths, brought at once, into memory that is used again."""
         index = torch.cat([self.index[:, number, :width] for number, width in enumerate(widths)], dim=1)
         store, places = self.store.inputs, index.reshape(-1)
@@ -93,10 +95,10 @@ class Served:
         into = room("examples", (len(places), *store.shape[1:]), store.dtype) if near else None
         inputs = torch.index_select(store, 0, places, out=into)
         examples = self.site.examples(Examples(inputs, self.store.targets.index_select(0, places)))
-        return Fetched(examples, len(index), widths)
+        return PrefetchedBatches(examples, len(index), widths)
 
 
-class Fetched:
+class PrefetchedBatches:
     """The batches of C lanes in all of their steps, of these widths.
 
     examples: one lane's after another, in the order of its steps, `[C * sum(widths), ...]`.
@@ -108,15 +110,15 @@ class Fetched:
         self._each = tuple(t.unflatten(0, (lanes, sum(widths))) for t in (examples.inputs, examples.targets))
 
     def batch(self, lanes: slice, number: int, width: int) -> Examples:
-        """As `Served.batch` has it."""
+        """As `DeviceSchedule.batch` has it."""
         rows = slice(self.starts[number], self.starts[number] + width)
         inputs, targets = (each[lanes, rows].flatten(0, 1) for each in self._each)
         return Examples(inputs, targets)
 
 
-def timetable(
-    trainer: LocalSGD, keys: Keys, training: Crew, rounds: Sequence[int], steps: Mapping[int, int]
-) -> Timetable:
+def batch_schedule_of(
+    trainer: LocalSGD, keys: Keys, training: ClientBatch, rounds: Sequence[int], steps: Mapping[int, int]
+) -> BatchSchedule:
     """The same batches as each client would see alone.
 
     keys: the clients' own, for the trainer.  training: what they train on.  rounds: in which each was asked.
@@ -145,7 +147,7 @@ def timetable(
     place = torch.where(made, epoch, 0).unsqueeze(2) * orders.shape[2] + inside
     index = orders.flatten(1).gather(1, place.flatten(1)).view_as(place)
     index, held, rates = index[lanes], held[lanes], _rates(trainer, epoch, rounds)[lanes]
-    return Timetable(index, held, rates, counts[lanes], lanes.tolist())
+    return BatchSchedule(index, held, rates, counts[lanes], lanes.tolist())
 
 
 def _orders(keys: Keys, rows: Tensor, sizes: Tensor, mixed: Tensor, epochs: int) -> Tensor:

@@ -19,15 +19,15 @@ from headway.client_state.store import TRAINER
 from headway.core import stopping
 from headway.core.chain import Chain
 from headway.data import Examples
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Keys
 from headway.protocol.messages import Ask
 from headway.training.local_sgd import LocalSGD
 from headway.training.measurements import held_out_rows, measure_each
-from headway.training.trainer import Trained, Trainer, Work
-from headway.training.update_rule import Descent
-from headway.vectorized.batch_schedule import Served, Timetable, timetable
-from headway.vectorized.client_batch import Crew
+from headway.training.trainer import Trained, Trainer, TrainingInputs
+from headway.training.update_rule import UpdateRule
+from headway.vectorized.batch_schedule import BatchSchedule, DeviceSchedule, batch_schedule_of
+from headway.vectorized.client_batch import ClientBatch
 from headway.vectorized.compiled_gradients import Beside
 
 Stepped = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]
@@ -35,7 +35,7 @@ RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 ALIKE = 1e-3  # of its largest output, to which what a model gives is the same, in any precision
 
 
-def why_not(trainer: Trainer, bench: Workbench, chain: Chain) -> str | None:
+def why_not(trainer: Trainer, bench: FlatModule, chain: Chain) -> str | None:
     """Why clients cannot train side by side, as a phrase; `None` if they can."""
     if chain.protocol is not None:
         return f"{chain.protocol[0]} exchanges secrets with each client"
@@ -56,26 +56,26 @@ def why_not(trainer: Trainer, bench: Workbench, chain: Chain) -> str | None:
     return None
 
 
-class Lanes:
+class BatchedSGD:
     """Trains groups of clients on a workbench whose model is never moved: it is called with stacked parameters.
 
     compiled: what gives the gradients of full crews, where these are compiled.
     """
 
-    def __init__(self, trainer: LocalSGD, bench: Workbench) -> None:
+    def __init__(self, trainer: LocalSGD, bench: FlatModule) -> None:
         self.trainer, self.bench = trainer, bench
         self.stepped = _stepped(bench)
         self.compiled: Beside | None = None
 
-    def plan(self, crew: Crew, ask: Ask) -> tuple[Crew, Plan]:
+    def plan(self, crew: ClientBatch, ask: Ask) -> tuple[ClientBatch, BatchPlan]:
         """The crew in the order of its lanes, and what each lane will do."""
         t, keys = self.trainer, crew.keys.derive(TRAINER)
         training, held_out = held_out_rows(crew, t.validation)
         rounds = ask.rounds(crew.clients)
         places = enumerate(crew.clients if ask.steps else ())
         steps = {place: ask.steps[client] for place, client in places if client in ask.steps}
-        table = timetable(t, keys, training, rounds, steps)
-        return crew.chosen(table.lanes), Plan(table, training.chosen(table.lanes), held_out.chosen(table.lanes))
+        table = batch_schedule_of(t, keys, training, rounds, steps)
+        return crew.chosen(table.lanes), BatchPlan(table, training.chosen(table.lanes), held_out.chosen(table.lanes))
 
     def probe(self, examples: Examples) -> str | None:
         """Why the model cannot be a batched program, as a phrase, found out on these examples; `None` if it can."""
@@ -99,7 +99,7 @@ class Lanes:
         for batch in (examples, Examples(examples.inputs[first], examples.targets[first])):
             bench.draws.at(0, 0)
             with torch.no_grad():
-                outputs = bench.module(bench.arranged(batch.inputs))
+                outputs = bench.module(bench.to_memory_format(batch.inputs))
                 losses = bench.task.criterion.per_example(outputs, batch.targets)
             made.append((outputs[0].double(), losses[0].double()))
         whole = zip(*made, strict=True)
@@ -108,7 +108,7 @@ class Lanes:
             return "what it makes of an example depends on the others in a batch"
         return "the loss of an example depends on the others in a batch" if losses_differ else None
 
-    def fits(self, plan: Plan, keeps_steps: bool) -> bool:
+    def fits(self, plan: BatchPlan, keeps_steps: bool) -> bool:
         """Whether the steps of all lanes can be kept in full within the trainer's budget."""
         if not keeps_steps or self.trainer.steps_kept not in ("auto", "full"):
             return not keeps_steps
@@ -116,28 +116,28 @@ class Lanes:
         layout = self.bench.layout
         return lanes * steps * layout.size * layout.dtype.itemsize <= self.trainer.steps_budget
 
-    def train(self, work: Work, plan: Plan) -> Trained:
+    def train(self, work: TrainingInputs, plan: BatchPlan) -> Trained:
         """What the clients' training did, `[C, ...]`."""
         start: Mapping[str, Any] = measure_each(work, plan.training, plan.held_out)
-        program = _Program(self, work, plan.table)
+        program = BatchedLoop(self, work, plan.table)
         program.run()
         return replace(program.result(), **start)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BatchPlan:
     """What the lanes of a crew will do: their batches; the crew with the examples that it trains on, and with those
     that it holds out."""
 
-    table: Timetable
-    training: Crew
-    held_out: Crew
+    table: BatchSchedule
+    training: ClientBatch
+    held_out: ClientBatch
 
 
-class _Program:
+class BatchedLoop:
     """The steps of some lanes, those with most steps first."""
 
-    def __init__(self, lanes: Lanes, work: Work, table: Timetable) -> None:
+    def __init__(self, lanes: BatchedSGD, work: TrainingInputs, table: BatchSchedule) -> None:
         self.trainer, self.bench, self.stepped, self.table = lanes.trainer, lanes.bench, lanes.stepped, table
         self.work, self.compiled = work, lanes.compiled
         needs_steps = "steps" in work.flows[-1].needs
@@ -164,7 +164,7 @@ class _Program:
         self.active = lane_count
         self._look_at_front()
         layout = self.bench.layout
-        self.descent = Descent(self.trainer, work, list(self.views.values()), layout.slices(self.vectors), True)
+        self.descent = UpdateRule(self.trainer, work, list(self.views.values()), layout.slices(self.vectors), True)
 
     def run(self) -> None:
         """All steps."""
@@ -224,8 +224,8 @@ class _Program:
         return Trained(
             movement=self.vectors.sub_(self.start),
             count=table.counts,
-            gain=table.gains(t.momentum, t.nesterov, proximal),
-            free_gain=table.gains(t.momentum, t.nesterov, 0.0) if proximal else None,
+            effective_lr=table.gains(t.momentum, t.nesterov, proximal),
+            free_effective_lr=table.gains(t.momentum, t.nesterov, 0.0) if proximal else None,
             lr_sum=torch.where(made, table.rates, 0.0).sum(1),
             loss=table.mean_losses(self.losses),
             steps=self.steps,
@@ -233,7 +233,7 @@ class _Program:
         )
 
 
-def _front(work: Work, count: int) -> Work:
+def _front(work: TrainingInputs, count: int) -> TrainingInputs:
     """What the step rules of the first lanes see."""
     memory = {label: {name: tensor[:count] for name, tensor in kept.items()} for label, kept in work.memory.items()}
     assert isinstance(work.ctx.key, Keys)
@@ -245,7 +245,7 @@ def _front(work: Work, count: int) -> Work:
     return replace(work, ctx=ctx, memory=memory, told=told)
 
 
-def _padded(served: Served, lanes: int, width: int) -> Served:
+def _padded(served: DeviceSchedule, lanes: int, width: int) -> DeviceSchedule:
     """The same with more lanes and wider batches, which count nothing: examples that are there are seen again."""
     held, _, wide = served.index.shape
     rows = torch.arange(lanes, device=served.index.device).clamp_max(held - 1)
@@ -255,7 +255,7 @@ def _padded(served: Served, lanes: int, width: int) -> Served:
     return replace(served, index=served.index[rows][:, :, columns], weights=weights)
 
 
-def _stepped(bench: Workbench) -> Stepped:
+def _stepped(bench: FlatModule) -> Stepped:
     """Gradients and losses of all lanes: of parameters `[C, *shape]`, batches `[C, B, ...]` and weights `[C, B]`, keys
     of dropout `[C]`, and the number of the step."""
     module, per_example, draws = bench.module, bench.task.criterion.per_example, bench.draws

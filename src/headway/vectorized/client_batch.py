@@ -12,7 +12,7 @@ from headway.numerics.keys import Keys
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class ClientBatch:
     """Some clients of a round, in a fixed order.
 
     keys: their own in this round.  store: everybody's examples.  rows: the places in it of each client's training
@@ -28,12 +28,12 @@ class Crew:
     def __len__(self) -> int:
         return len(self.clients)
 
-    def chosen(self, order: list[int]) -> Crew:
+    def chosen(self, order: list[int]) -> ClientBatch:
         """These of the clients, in this order."""
         if order == list(range(len(self))):
             return self
         parts = self.rows.split(self.sizes.tolist())
-        return Crew(
+        return ClientBatch(
             tuple(self.clients[i] for i in order),
             self.keys.chosen(order),
             self.store,

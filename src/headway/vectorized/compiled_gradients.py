@@ -22,14 +22,14 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value
 
 from headway.data import Examples
-from headway.model.flat_module import Workbench
-from headway.model.module_checks import alone
+from headway.model.flat_module import FlatModule
+from headway.model.module_checks import sequential_reason
 from headway.training.local_sgd import LocalSGD
 from headway.training.measurements import held_out_count
 from headway.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from headway.vectorized.batched_sgd import Lanes
+    from headway.vectorized.batched_sgd import BatchedSGD
 
 Found = tuple[dict[str, Tensor], Tensor]  # gradients by name, and the loss; of lanes, with a first axis of clients
 Function = Callable[..., Found]
@@ -54,9 +54,9 @@ class Compiled:
     failed: why a program that had been checked has failed since, as a phrase; the steps go the usual way from then on.
     """
 
-    def __init__(self, function: Function, bench: Workbench) -> None:
+    def __init__(self, function: Function, bench: FlatModule) -> None:
         self.function, self.bench = function, bench
-        self.programs: dict[int, _Program] = {}
+        self.programs: dict[int, CompiledProgram] = {}
         self.failed: str | None = None
 
     def add(self, width: int, trials: Sequence[tuple[Any, ...]]) -> None:
@@ -65,7 +65,7 @@ class Compiled:
         Raises:
             NotCompiled: saying why not.
         """
-        program = _Program(self.function)
+        program = CompiledProgram(self.function)
         try:
             with _quietly():
                 for arguments in trials:
@@ -91,15 +91,15 @@ class Compiled:
             self.failed, self.programs = _phrase(error), {}
             return None
 
-    def _check(self, program: _Program, arguments: tuple[Any, ...]) -> None:
+    def _check(self, program: CompiledProgram, arguments: tuple[Any, ...]) -> None:
         """Compares a program with its function, and what each makes of the model's statistics; these are put back."""
         bench, site = self.bench, self.bench.site
-        before, drawn, found = bench.snapshot(), site.drawn(), []
+        before, drawn, found = bench.snapshot(), site.rng_state(), []
         for act in (self.function, program):
             grads, loss = act(*arguments)
             found.append([*grads.values(), loss, bench.statistics()])
             bench.restore(before)
-            site.rewind(drawn)
+            site.set_rng_state(drawn)
         close = COARSE.get(site.precision, AGREE[bench.shared.dtype])
         scale = max((float(tensor.abs().max()) for tensor in found[0] if tensor.numel()), default=0.0)
         for wanted, made in zip(*found, strict=True):
@@ -110,7 +110,7 @@ class Compiled:
 class Alone(Compiled):
     """The gradients of one client's step, by the model that is on the bench."""
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(self, bench: FlatModule) -> None:
         names = {id(parameter): name for name, parameter in bench.module.named_parameters()}
         self.parameters = {names[id(parameter)]: parameter.detach() for parameter in bench.parameters}
         self.buffers = dict(bench.module.named_buffers())
@@ -135,7 +135,7 @@ class Beside(Compiled):
     lanes, width: of the program.
     """
 
-    def __init__(self, stepped: Function, bench: Workbench, lanes: int, width: int) -> None:
+    def __init__(self, stepped: Function, bench: FlatModule, lanes: int, width: int) -> None:
         super().__init__(stepped, bench)
         self.lanes, self.width = lanes, width
 
@@ -166,7 +166,7 @@ class Compiler:
     """
 
     def __init__(
-        self, trainer: Trainer, bench: Workbench, lanes: Lanes | None, store: Examples, sizes: Tensor, most: int
+        self, trainer: Trainer, bench: FlatModule, lanes: BatchedSGD | None, store: Examples, sizes: Tensor, most: int
     ) -> None:
         self.trainer, self.bench, self.lanes, self.store, self.sizes = trainer, bench, lanes, store, sizes
         self.most = most
@@ -226,7 +226,7 @@ class Compiler:
             NotCompiled: if there are none, or the trainer has no such steps.
         """
         trainer = self.trainer
-        if (why := alone(self.bench)) is not None:
+        if (why := sequential_reason(self.bench)) is not None:
             raise NotCompiled(why)
         if not isinstance(trainer, LocalSGD):
             raise NotCompiled(f"{type(trainer).__name__} has a loop of its own")
@@ -247,7 +247,7 @@ class Compiler:
         for width in self.widths:
             self._look_at_time()
             trials = [
-                alone.arguments(self.bench.arranged(batch.inputs), batch.targets, 1, step)
+                alone.arguments(self.bench.to_memory_format(batch.inputs), batch.targets, 1, step)
                 for step, batch in enumerate(self._batches(width))
             ]
             alone.add(width, trials)
@@ -271,7 +271,7 @@ class Compiler:
             raise NotCompiled("compiling takes longer than the run could save")
 
 
-class _Program:
+class CompiledProgram:
     """A function through `torch.compile`; made: how many times it was compiled.
 
     Of what torch looks at before each call only plain values and its own settings are looked at: number types and
@@ -285,6 +285,7 @@ class _Program:
         self.function = make(_apart(function), backend=self._backend, fullgraph=True, dynamic=False, options=options)
 
     def __call__(self, *arguments: Any) -> Found:
+        """The gradients, compiled at the first call."""
         found: Found = self.function(*arguments)
         return found
 
@@ -299,7 +300,7 @@ class _Program:
             return compile_fx(graph, inputs, config_patches={"fallback_random": True})
 
 
-def _stepped(bench: Workbench) -> Function:
+def _stepped(bench: FlatModule) -> Function:
     """Gradients and loss of one client: of the parameters and buffers by name, the batch, dropout's key and step.
 
     Buffers are arguments because a gradient's function may not change any others.

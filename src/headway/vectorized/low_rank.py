@@ -39,14 +39,14 @@ from headway.core.chain import Chain
 from headway.core.flow import Flow
 from headway.core.layout import Layout
 from headway.data import Examples
-from headway.model.flat_module import Workbench
+from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Keys
 from headway.training.local_sgd import LocalSGD
-from headway.training.trainer import Work
-from headway.vectorized.batch_schedule import Fetched, Served
-from headway.vectorized.batched_sgd import Plan
-from headway.vectorized.low_rank_layers import Layer, Moved, Outer, Reached, Stop, in_place
-from headway.vectorized.momentum import Motion
+from headway.training.trainer import TrainingInputs
+from headway.vectorized.batch_schedule import DeviceSchedule, PrefetchedBatches
+from headway.vectorized.batched_sgd import BatchPlan
+from headway.vectorized.low_rank_layers import DenseDelta, Layer, OuterProductDelta, Reached, Stop, in_place
+from headway.vectorized.momentum import MomentumCoefficients
 
 FEW = 2  # times a layer's outputs: examples beyond which weights of one's own are cheaper
 LEAST = 32
@@ -54,13 +54,13 @@ DENSE = 0.8  # of the rows are examples: what is beyond that is not worth workin
 MOST_BYTES = 256 * 2**20  # of what came into the layers and of the errors
 
 
-def not_suited(trainer: LocalSGD, bench: Workbench, chain: Chain, flow: Flow) -> str | None:
+def not_suited(trainer: LocalSGD, bench: FlatModule, chain: Chain, flow: Flow) -> str | None:
     """Why crews cannot train in low-rank form, as a phrase; `None` if they can: steps are linear in gradients of a
     model with linear layers, and no stage looks at a client's vector."""
     if trainer.weight_decay or trainer.clip_gradient is not None:
         return "weight decay and clipped gradients need each client's weights"
     looks = [label for label, stage in chain.labelled if any(stage.has(hook) for hook in ("send", "decode"))]
-    looks += [label for label, stage in chain.step_rules if not stage.only_pulls]
+    looks += [label for label, stage in chain.step_rules if not stage.is_proximal]
     if chain.aggregator.whole_cohort or flow.server_sees == "sum":
         looks.append(type(chain.aggregator).__name__)
     if looks:
@@ -82,7 +82,7 @@ def plain_steps(trainer: LocalSGD, chain: Chain, flow: Flow) -> bool:
     return not (trainer.momentum or chain.step_rules or flow.needs)
 
 
-def _linear(bench: Workbench) -> dict[str, nn.Linear]:
+def _linear(bench: FlatModule) -> dict[str, nn.Linear]:
     """The plain linear layers by name."""
     parts = bench.module.named_modules()
     return {name: part for name, part in parts if type(part) is nn.Linear and "forward" not in vars(part)}
@@ -141,7 +141,7 @@ class LowRank:
     own: the parameters that are in no linear layer, by name.  Without any, the clients train side by side.
     """
 
-    def __init__(self, trainer: LocalSGD, bench: Workbench, plain: bool = False) -> None:
+    def __init__(self, trainer: LocalSGD, bench: FlatModule, plain: bool = False) -> None:
         self.trainer, self.bench, self.plain = trainer, bench, plain
         self.layers = _linear(bench)
         self.widest = max(layer.out_features for layer in self.layers.values())
@@ -156,7 +156,9 @@ class LowRank:
         index = torch.tensor([0, len(store) - 1])
         two = self.bench.site.take(store, index)
         inputs, targets = two.inputs, two.targets
-        layers: list[Layer] = [Outer(name, part, 2, (1, 1), self.room) for name, part in self.layers.items()]
+        layers: list[Layer] = [
+            OuterProductDelta(name, part, 2, (1, 1), self.room) for name, part in self.layers.items()
+        ]
         moved, rates = self.bench.site.put(torch.ones(2, 2, dtype=torch.float64)), self.bench.shared.new_ones(2)
         self.bench.module.train()
         try:
@@ -169,7 +171,7 @@ class LowRank:
             return f"the model does not take rows in that form ({type(error).__name__}: {error})"
         return None
 
-    def pays(self, plan: Plan) -> bool:
+    def pays(self, plan: BatchPlan) -> bool:
         """Whether no client sees more examples than outer products are good for, or needs none; and all that is held
         fits in memory."""
         table, written = plan.table, self._written(plan)
@@ -182,11 +184,13 @@ class LowRank:
         )
         return len(table.sizes) * numbers * self.bench.shared.dtype.itemsize <= MOST_BYTES
 
-    def held(self, plan: Plan) -> list[Layer]:
+    def held(self, plan: BatchPlan) -> list[Layer]:
         """The layers of the clients of this plan, which have learned nothing yet."""
         lanes, widths, written = len(plan.table.sizes), plan.table.widths(), self._written(plan)
         return [
-            Moved(name, part, lanes, self.room) if name in written else Outer(name, part, lanes, widths, self.room)
+            DenseDelta(name, part, lanes, self.room)
+            if name in written
+            else OuterProductDelta(name, part, lanes, widths, self.room)
             for name, part in self.layers.items()
         ]
 
@@ -196,7 +200,7 @@ class LowRank:
             return torch.empty(tuple(shape), dtype=number, device=self.bench.site.device)
         return self.bench.scratch(purpose, shape, number)
 
-    def _written(self, plan: Plan) -> set[str]:
+    def _written(self, plan: BatchPlan) -> set[str]:
         """The layers that are held as matrices: small ones, or all if they see more rows than pays otherwise."""
         if not self.plain:
             return set()
@@ -209,11 +213,11 @@ class LowRank:
             if part.weight.numel() <= width * (part.in_features + part.out_features)
         }
 
-    def _many(self, plan: Plan) -> bool:
+    def _many(self, plan: BatchPlan) -> bool:
         """Whether a client sees more examples than outer products are good for."""
         return int(plan.table.sizes.sum(1).max()) > max(FEW * self.widest, LEAST)
 
-    def train(self, work: Work, plan: Plan) -> Summed:
+    def train(self, work: TrainingInputs, plan: BatchPlan) -> Summed:
         """What the clients' training did; all start from the model in the context.
 
         Raises:
@@ -221,30 +225,30 @@ class LowRank:
         """
         self.bench.load(work.ctx.global_params, None, None)
         self.bench.module.train()
-        program = _Program(self, work, plan)
+        program = LowRankLoop(self, work, plan)
         program.look_ahead()
         with in_place(program.layers):
             return program.run()
 
 
-class _Program:
+class LowRankLoop:
     """The steps of some lanes, those with most steps first.
 
     The model, the rows, the losses and the inner products lie where the clients train, and are read at the end; what
     each row counts follows from the learning rates, which the processor knows, and is sent there.
     """
 
-    def __init__(self, lowrank: LowRank, work: Work, plan: Plan) -> None:
+    def __init__(self, lowrank: LowRank, work: TrainingInputs, plan: BatchPlan) -> None:
         self.bench, self.own, self.table = lowrank.bench, lowrank.own, plan.table
         self.site, shared = self.bench.site, self.bench.shared
         lanes, count = self.table.sizes.shape
         self.layers, self.room = lowrank.held(plan), lowrank.room
         self.own_moved = {name: value.detach().new_empty(lanes, *value.shape) for name, value in self.own.items()}
         self.served = self.table.served(work.examples, self.site, shared.dtype)
-        self.batches: Served | Fetched = self.served
+        self.batches: DeviceSchedule | PrefetchedBatches = self.served
         self.losses = shared.new_zeros(lanes, count, dtype=torch.float64)
         trainer = lowrank.trainer
-        self.motion = Motion(lanes, count, trainer.momentum, trainer.nesterov, work.flows[-1].proximal)
+        self.motion = MomentumCoefficients(lanes, count, trainer.momentum, trainer.nesterov, work.flows[-1].proximal)
         self.inner = shared.new_zeros(lanes, count, count, dtype=torch.float64)
         assert isinstance(work.key, Keys)
         self.dropout = work.key.derive("dropout").seeds().tolist() if self.bench.draws.layers else [0] * lanes
@@ -254,14 +258,14 @@ class _Program:
         there is little padding."""
         widths = self.table.widths()
         padded = int(self.table.sizes.sum()) < DENSE * len(self.table.sizes) * sum(widths)
-        if self.own or padded or not any(isinstance(layer, Outer) for layer in self.layers):
+        if self.own or padded or not any(isinstance(layer, OuterProductDelta) for layer in self.layers):
             return
         self.batches = fetched = self.served.fetched(widths, self.room)
         try:
             with in_place([Stop(layer) for layer in self.layers]):
-                self.bench.module(self.bench.arranged(fetched.examples.inputs))
+                self.bench.module(self.bench.to_memory_format(fetched.examples.inputs))
         except Reached as reached:
-            if isinstance(reached.layer, Outer):
+            if isinstance(reached.layer, OuterProductDelta):
                 reached.layer.foresee(reached.rows)
 
     def run(self) -> Summed:
@@ -303,7 +307,7 @@ class _Program:
     def _step(self, lanes: slice, number: int, width: int) -> None:
         """One step of these lanes."""
         batch = self.batches.batch(lanes, number, width)
-        outputs = self.bench.module(self.bench.arranged(batch.inputs))
+        outputs = self.bench.module(self.bench.to_memory_format(batch.inputs))
         each = self.bench.task.criterion.per_example(outputs, batch.targets).view(-1, width)
         mean = (each * self.served.weights[lanes, number, :width]).sum(1)
         rates = self.served.rates[lanes, number]
@@ -320,7 +324,7 @@ def _expect(layers: list[Layer], lanes: slice, number: int, width: int, moved: T
     """Tells every layer of the next batch; moved: what the gradients of the clients' steps count by now, `[C, K]`."""
     for layer in layers:
         layer.expect(lanes, number, width)
-        if isinstance(layer, Outer):
+        if isinstance(layer, OuterProductDelta):
             layer.count(moved)
 
 

@@ -4,7 +4,8 @@ What a layer of client c gives is the broadcast weights' product, one for all cl
 
     W_c x + b_c = (W_0 x + b_0) + (dW_c x + db_c)
 
-`Outer` holds dW_c as outer products, a pair of vectors for each example that was seen; `Moved` as a matrix.
+`OuterProductDelta` holds dW_c as outer products, a pair of vectors for each example that was seen; `DenseDelta` as a
+matrix.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Layer(ABC):
         return named if self.part.bias is None else {**named, f"{prefix}bias": bias}
 
 
-class Outer(Layer):
+class OuterProductDelta(Layer):
     """`dW_c = -sum_r a_r u_r x_r^T`: what came into the layer, `[C, n, in]`, and u of each example, `[C, n, out]`.
 
     widths: the rows of each step.  What comes into the model's first layer does not depend on what was learned, so that
@@ -159,7 +160,7 @@ class Outer(Layer):
         return self._named(product(errors.T, self.inputs.flatten(0, 1).T), errors.sum(0))
 
 
-class Moved(Layer):
+class DenseDelta(Layer):
     """dW_c written down, `[C, out, in]`, and db_c, `[C, out]`; for plain steps, `dW_c <- dW_c - lr sum_r u_r x_r^T`."""
 
     def __init__(self, name: str, part: nn.Linear, lanes: int, room: Room) -> None:

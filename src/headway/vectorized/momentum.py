@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Motion:
+class MomentumCoefficients:
     """The coefficients A of clients that move by SGD with momentum, pulled back to where they started.
 
     With `w_t - w_0 = -sum_s A_s g_s` before step t, mu the strength of the pull and e_t the t-th unit vector:

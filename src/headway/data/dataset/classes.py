@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import DataError
-from headway.data.dataset.client_index import Parts
+from headway.data.dataset.client_index import ClientIndex
 from headway.data.dataset.labels import LabelCounts
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _tested(data: FederatedData) -> list[int]:
     """How many test examples each class has, at clients and in the central test set."""
     assert data.classes is not None
     found = torch.zeros(data.classes, dtype=torch.int64)
-    for index in Parts.of(data.test).blocks():
+    for index in ClientIndex.of(data.test).blocks():
         found += torch.bincount(data.store.targets[index].flatten(), minlength=data.classes)
     if data.central is not None:
         found += torch.bincount(data.central.targets.flatten(), minlength=data.classes)
@@ -139,7 +139,7 @@ def _range(data: FederatedData) -> tuple[float, float, list[float], int]:
     """The lowest and the highest target, the sum of each target `[L]`, and the count, of all training examples."""
     width = data.store.targets[0].numel()
     low, high, sums, count = float("inf"), float("-inf"), torch.zeros(width, dtype=torch.float64), 0
-    for index in Parts.of(data.train).blocks():
+    for index in ClientIndex.of(data.train).blocks():
         for rows in index.split(_ROWS):
             block = data.store.targets[rows].double().reshape(len(rows), width)
             low, high = min(low, float(block.min())), max(high, float(block.max()))

@@ -15,7 +15,7 @@ BLOCK = 1 << 20  # indices that are looked at together
 
 
 @final
-class Numbered(Sequence[str]):
+class NumberedNames(Sequence[str]):
     """The names `prefix0`, `prefix1`, ..., zero-padded so that sorted order is numeric order, made when asked for.
 
     They take no memory, and a name's position is read from the name.
@@ -23,7 +23,7 @@ class Numbered(Sequence[str]):
     Raises:
         DataError: count is below 0.
 
-    >>> names = Numbered(11)
+    >>> names = NumberedNames(11)
     >>> names[2], names[-1], len(names), names.index("client-07")
     ('client-02', 'client-10', 11, 7)
     >>> "client-7" in names, names[3:5]
@@ -68,7 +68,7 @@ class Numbered(Sequence[str]):
         return place
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, Numbered):
+        if isinstance(other, NumberedNames):
             return (self._count, self._prefix) == (other._count, other._prefix)
         return NotImplemented
 
@@ -96,7 +96,7 @@ class Numbered(Sequence[str]):
         Raises:
             KeyError: one is not among them.
 
-        >>> Numbered(11).places(["client-07", "client-10"])
+        >>> NumberedNames(11).places(["client-07", "client-10"])
         tensor([ 7, 10])
         """
         before, length, text = len(self._prefix), len(self._prefix) + self._width, "".join(names)
@@ -116,14 +116,14 @@ class Numbered(Sequence[str]):
 
 def place_in(clients: Sequence[str], client: str) -> int | None:
     """The position of a client in a sorted population; `None` if it is not there."""
-    if isinstance(clients, Numbered):
+    if isinstance(clients, NumberedNames):
         return clients.place(client)
     index = bisect_left(clients, client)
     return index if index < len(clients) and clients[index] == client else None
 
 
 @final
-class Parts(Mapping[str, Tensor]):
+class ClientIndex(Mapping[str, Tensor]):
     """For each client the int64 indices of its examples: a mapping that holds no object per client.
 
     Client i of the sorted `names` holds `index[starts[i] : starts[i] + sizes[i]]`, or, without an index, the
@@ -159,7 +159,7 @@ class Parts(Mapping[str, Tensor]):
         ] = {}  # a cohort is looked up again and again, and a small dictionary stays in cache
 
     @classmethod
-    def of(cls, given: Mapping[str, Tensor], what: str = "") -> Parts:
+    def of(cls, given: Mapping[str, Tensor], what: str = "") -> ClientIndex:
         """The same mapping in this form; one that has it already is given back.
 
         what: "training" or "test", for errors.
@@ -167,7 +167,7 @@ class Parts(Mapping[str, Tensor]):
         Raises:
             DataError: a name that is no text, or indices that are not int64 `[n]`.
         """
-        if isinstance(given, Parts):
+        if isinstance(given, ClientIndex):
             return given
         for client, index in given.items():
             if not isinstance(client, str):
@@ -195,7 +195,7 @@ class Parts(Mapping[str, Tensor]):
         return torch.arange(start, stop) if self.index is None else self.index[start:stop]
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Parts):
+        if not isinstance(other, ClientIndex):
             return NotImplemented
         alike = len(self) == len(other) and torch.equal(self.sizes, other.sizes)
         same = alike and (self.names == other.names or list(self.names) == list(other.names))
@@ -283,13 +283,13 @@ class Parts(Mapping[str, Tensor]):
     def _place(self, client: object) -> int | None:
         if not isinstance(client, str):
             return None
-        if isinstance(self.names, Numbered):
+        if isinstance(self.names, NumberedNames):
             return self.names.place(client)
         return self._known().get(client)
 
     def _places_of(self, clients: Sequence[str]) -> Tensor:
         """The positions of these clients, int64 `[C]`."""
-        if isinstance(self.names, Numbered):
+        if isinstance(self.names, NumberedNames):
             return self.names.places(clients)
         if not all(map(self._latest.__contains__, clients)):
             known = self._known()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headway.core.errors import DataError
 from headway.data.dataset.blocks import blocks_of
-from headway.data.dataset.client_index import Parts
+from headway.data.dataset.client_index import ClientIndex
 
 if TYPE_CHECKING:
     from headway.data.dataset.federated import Examples, FederatedData
@@ -54,7 +54,7 @@ def check_indices(data: FederatedData) -> None:
         _twice(data)
 
 
-def _out_of_range(what: str, parts: Parts, count: int) -> None:
+def _out_of_range(what: str, parts: ClientIndex, count: int) -> None:
     for client, index in parts.items():
         wrong = index[(index < 0) | (index >= count)]
         if len(wrong):
@@ -136,6 +136,6 @@ def holder(data: FederatedData, part: Examples, row: int) -> str:
     return f"example {row}" + (f" of client {owner!r}" if owner is not None else " (held by no client)")
 
 
-def _both(data: FederatedData) -> Iterator[tuple[str, Parts]]:
-    yield "training", Parts.of(data.train)
-    yield "test", Parts.of(data.test)
+def _both(data: FederatedData) -> Iterator[tuple[str, ClientIndex]]:
+    yield "training", ClientIndex.of(data.train)
+    yield "test", ClientIndex.of(data.test)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from headway.core.errors import DataError, nearest
 from headway.data.dataset.blocks import blocks_of
-from headway.data.dataset.client_index import Numbered, Parts
+from headway.data.dataset.client_index import ClientIndex, NumberedNames
 from headway.data.dataset.data_rules import check_alike, check_indices, check_values
 from headway.data.dataset.labels import LabelCounts
 from headway.data.dataset.split import last_tested
@@ -84,13 +84,12 @@ class FederatedData:
     """All examples once, and for each client the int64 indices it trains and tests on.
 
     `store` has shape `[N, ...]`; `train` and `test` map a client id to indices into it (a client may have
-    no test part), and are kept as `Parts`, which hold no object per client; `central` is a test set that no client
-    owns; `classes` is None for regression; `features` names the columns of tabular inputs, and `shifts` says in words
-    what was done to a client's examples.  `class_names` holds the name of each class in the source (empty where the
-    labels are their own names), and `notes` one line for each decision and conversion that reading the data took: what
-    was left out, filled in, merged, renumbered or rescaled; `split` says which examples are tested.  None is part
-    of the fingerprint.
-    No example is in two places, so that nothing tested was trained on.
+    no test part), and are kept as `ClientIndex`, which hold no object per client; `central` is a test set that no
+    client owns; `classes` is None for regression; `features` names the columns of tabular inputs, and `shifts` says in
+    words what was done to a client's examples.  `class_names` holds the name of each class in the source (empty where
+    the labels are their own names), and `notes` one line for each decision and conversion that reading the data took:
+    what was left out, filled in, merged, renumbered or rescaled; `split` says which examples are tested.  None is part
+    of the fingerprint.  No example is in two places, so that nothing tested was trained on.
 
     Raises:
         DataError: a client without a training example or whose id is not a text, an index out of range or held
@@ -116,18 +115,18 @@ class FederatedData:
     split: str = ""
 
     def __post_init__(self) -> None:
-        train, test = Parts.of(self.train, "training"), self.test
+        train, test = ClientIndex.of(self.train, "training"), self.test
         if not len(train):
             raise DataError(f"{self.name!r} has no client; at least one is needed.")
         if not test:
             zeros = torch.zeros(len(train), dtype=torch.int64)
-            test = Parts(train.names, zeros, zeros)
-        elif not (isinstance(test, Parts) and test.names == train.names):
+            test = ClientIndex(train.names, zeros, zeros)
+        elif not (isinstance(test, ClientIndex) and test.names == train.names):
             unknown = sorted(client for client in test if client not in train)
             if unknown:
                 raise DataError(f"client {unknown[0]!r} has a test part but no training part; give it both.")
             none = torch.empty(0, dtype=torch.int64)
-            test = Parts.of({client: test.get(client, none) for client in train}, "test")
+            test = ClientIndex.of({client: test.get(client, none) for client in train}, "test")
         object.__setattr__(self, "train", train)
         object.__setattr__(self, "test", test)
         if self.central is not None:
@@ -212,11 +211,11 @@ class FederatedData:
     ) -> FederatedData:
         """Data that lie client after client in the store, for as many clients as there may be.
 
-        The clients are named `client-0...`, zero-padded, and cost 32 bytes each (see `Numbered` and `Parts`); the
-        store may be mapped from files (see `headway.data.dataset.mapped`).  Client i holds the next `sizes[i]`
-        examples, int64 `[clients]`; without sizes all hold as many, and the first ones one more where that does not
-        come out even.  Of n examples the last `round(n test_share)`, at most n - 1, are the client's test part: nothing
-        is drawn.
+        The clients are named `client-0...`, zero-padded, and cost 32 bytes each (see `NumberedNames` and
+        `ClientIndex`); the store may be mapped from files (see `headway.data.dataset.mapped`).  Client i holds the
+        next `sizes[i]` examples, int64 `[clients]`; without sizes all hold as many, and the first ones one more where
+        that does not come out even.  Of n examples the last `round(n test_share)`, at most n - 1, are the client's test
+        part: nothing is drawn.
 
         Raises:
             ConfigError: `test_share` is not in [0, 1).
@@ -233,17 +232,17 @@ class FederatedData:
     @property
     def clients(self) -> Sequence[str]:
         """The client ids, sorted; always the same object."""
-        return Parts.of(self.train).names
+        return ClientIndex.of(self.train).names
 
     @property
     def train_sizes(self) -> Tensor:
         """How many training examples each client has, int64 `[C]`, in the order of `clients`."""
-        return Parts.of(self.train).sizes
+        return ClientIndex.of(self.train).sizes
 
     @property
     def test_sizes(self) -> Tensor:
         """How many test examples each client has, int64 `[C]`, in the order of `clients`."""
-        return Parts.of(self.test).sizes
+        return ClientIndex.of(self.test).sizes
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -278,7 +277,7 @@ class FederatedData:
             known = f" (it has {len(held)}, {self.clients[0]!r} to {self.clients[-1]!r})"
             told = nearest(client, self.clients) if len(held) <= MOST_NAMES else known
             raise DataError(f"{self.name!r} has no client {client!r}{told}.")
-        run = Parts.of(held).run_of(client)
+        run = ClientIndex.of(held).run_of(client)
         return self.store.take(held[client]) if run is None else self.store.rows(*run)
 
     def to(self, number: torch.dtype) -> FederatedData:
@@ -309,7 +308,7 @@ class FederatedData:
             for tensor in (part.inputs, part.targets) if part is not None else ():
                 _feed(digest, tensor)
             digest.update(b"|")
-        for block in _holdings(Parts.of(self.train), Parts.of(self.test)):
+        for block in _holdings(ClientIndex.of(self.train), ClientIndex.of(self.test)):
             digest.update(block)
         return digest.hexdigest()
 
@@ -322,7 +321,7 @@ class FederatedData:
         )
 
 
-def in_order(examples: int, clients: int, name: str, sizes: Tensor | None = None) -> Parts:
+def in_order(examples: int, clients: int, name: str, sizes: Tensor | None = None) -> ClientIndex:
     """Examples that lie client after client: as many for each, or `sizes` of them (int64 `[clients]`).
 
     Raises:
@@ -335,7 +334,7 @@ def in_order(examples: int, clients: int, name: str, sizes: Tensor | None = None
         sizes[: examples % clients] += 1
     if int(sizes.sum()) != examples:
         raise DataError(f"the sizes add up to {int(sizes.sum())}, but {name!r} has {examples} examples.")
-    return Parts(Numbered(clients), sizes.cumsum(0) - sizes, sizes)
+    return ClientIndex(NumberedNames(clients), sizes.cumsum(0) - sizes, sizes)
 
 
 def _examples(x: Any, y: Any, where: str, kind: InputKind | None = None) -> Examples:
@@ -356,7 +355,7 @@ def _head(number: torch.dtype, shape: list[int]) -> bytes:
     return f"{number}{shape}".encode()
 
 
-def _holdings(train: Parts, test: Parts) -> Iterator[bytes]:
+def _holdings(train: ClientIndex, test: ClientIndex) -> Iterator[bytes]:
     """What is hashed of who holds what: for each client its name, and dtype, shape and bytes of either part."""
     for first in range(0, len(train), CLIENTS_AT_ONCE):
         last = min(first + CLIENTS_AT_ONCE, len(train))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from headway.data.dataset.client_index import Parts
+from headway.data.dataset.client_index import ClientIndex
 
 if TYPE_CHECKING:
     from headway.data.dataset.federated import FederatedData
@@ -27,7 +27,7 @@ class LabelCounts(Mapping[str, tuple[int, ...]]):
     """
 
     def __init__(self, data: FederatedData) -> None:
-        self._parts, self._targets, self._classes = Parts.of(data.train), data.store.targets, data.classes
+        self._parts, self._targets, self._classes = ClientIndex.of(data.train), data.store.targets, data.classes
         self._total: tuple[int, ...] | None = None
 
     def __getitem__(self, client: str) -> tuple[int, ...]:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError
-from headway.data.dataset.client_index import Numbered, Parts
+from headway.data.dataset.client_index import ClientIndex, NumberedNames
 from headway.data.dataset.federated import Examples, FederatedData, in_order
 from headway.data.dataset.missing import no_file
 from headway.data.dataset.split import Splitter, last_tested
 from headway.data.dataset.targets import TargetKind, Targets, understood
 from headway.data.sources.arrays import group_codes
-from headway.data.sources.example_pool import Pool
+from headway.data.sources.example_pool import ExamplePool
 from headway.numerics.keys import Key
 
 X, Y, CLIENT = "x.npy", "y.npy", "client.npy"
@@ -87,13 +87,13 @@ def _read(path: Path, task: TargetKind | None) -> tuple[Examples, Targets]:
     return (store if found.values is store.targets else Examples(store.inputs, found.values)), found
 
 
-def _parted(parts: Parts, rule: Splitter, key: Key) -> tuple[Parts, Parts]:
+def _parted(parts: ClientIndex, rule: Splitter, key: Key) -> tuple[ClientIndex, ClientIndex]:
     """What each client holds as training and test part."""
     if rule.kind == "last":
         return last_tested(parts, rule.test_share)
     both = {client: rule.part(index, key.derive("split", client)) for client, index in parts.items()}
     train, test = ({client: pair[side] for client, pair in both.items()} for side in (0, 1))
-    return Parts.of(train, "training"), Parts.of(test, "test")
+    return ClientIndex.of(train, "training"), ClientIndex.of(test, "test")
 
 
 def _grouped(path: Path, count: int) -> Tensor:
@@ -102,7 +102,7 @@ def _grouped(path: Path, count: int) -> Tensor:
     return group_codes(_open(path, ("int64", "int32", "float64", "float32")).numpy(), str(path), count)
 
 
-def mapped_pool(path: Path, *, group: str | None = None, task: TargetKind | None = None) -> Pool:
+def mapped_pool(path: Path, *, group: str | None = None, task: TargetKind | None = None) -> ExamplePool:
     """The same arrays, which stay mapped, for a partition to deal to clients.
 
     Raises:
@@ -116,7 +116,7 @@ def mapped_pool(path: Path, *, group: str | None = None, task: TargetKind | None
         )
     about = f"arrays of {path.name}, mapped from disk"
     groups = None if group is None else _grouped(path / f"{group}.npy", len(store))
-    return Pool(
+    return ExamplePool(
         path.name,
         store.inputs,
         store.targets,
@@ -155,7 +155,7 @@ def _open(path: Path, numbers: tuple[str, ...]) -> Tensor:
     return torch.from_numpy(array)
 
 
-def _owned(owners: Tensor, path: Path) -> Parts:
+def _owned(owners: Tensor, path: Path) -> ClientIndex:
     """Who holds what, from the client's number of each example, int64 `[N]`."""
     if int(owners.min()) < 0:
         raise DataError(f"{path} holds {int(owners.min())}, but client numbers start at 0.")
@@ -166,4 +166,4 @@ def _owned(owners: Tensor, path: Path) -> Parts:
         raise DataError(f"{path} gives the client {int(sizes.argmin())} no example; number the clients without gaps.")
     ordered = bool((owners[1:] >= owners[:-1]).all())
     index = None if ordered else owners.argsort(stable=True)
-    return Parts(Numbered(len(sizes)), sizes.cumsum(0) - sizes, sizes, index)
+    return ClientIndex(NumberedNames(len(sizes)), sizes.cumsum(0) - sizes, sizes, index)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError, nearest
-from headway.data.dataset.client_index import Parts
+from headway.data.dataset.client_index import ClientIndex
 from headway.numerics.keys import Key
 
 SplitKind = Literal["random", "stratified", "last", "group"]
@@ -142,7 +142,7 @@ def _by_group(index: Tensor, groups: Tensor, test_share: float, key: Key) -> tup
     return index[~chosen], index[chosen]
 
 
-def last_tested(parts: Parts, test_share: float) -> tuple[Parts, Parts]:
+def last_tested(parts: ClientIndex, test_share: float) -> tuple[ClientIndex, ClientIndex]:
     """Part what each client holds into `(train, test)` without a draw: of n examples the last ones are tested.
 
     The test part has `round(n * test_share)` examples, at most n - 1.
@@ -158,8 +158,8 @@ def last_tested(parts: Parts, test_share: float) -> tuple[Parts, Parts]:
     tested = (parts.sizes.double() * test_share + 0.5).long().minimum((parts.sizes - 1).clamp_min(0))
     kept = parts.sizes - tested
     return (
-        Parts(parts.names, parts.starts, kept, parts.index),
-        Parts(parts.names, parts.starts + kept, tested, parts.index),
+        ClientIndex(parts.names, parts.starts, kept, parts.index),
+        ClientIndex(parts.names, parts.starts + kept, tested, parts.index),
     )
 
 

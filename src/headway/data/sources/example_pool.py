@@ -17,14 +17,14 @@ from headway.data.partition.by_size import Column
 from headway.data.partition.neighbours import neighbours
 from headway.data.partition.partitioners import partitioner
 from headway.data.sources.arrays import client_ids
-from headway.data.sources.impute import Table
+from headway.data.sources.impute import EncodedTable
 from headway.numerics.keys import Key
 
 PartitionLike = Partitioner | Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Pool:
+class ExamplePool:
     """N examples of one source, not yet held by clients.
 
     `inputs` is a tensor `[N, ...]`, or a table whose features depend on who holds which row; `owners` names
@@ -35,7 +35,7 @@ class Pool:
     """
 
     name: str
-    inputs: Tensor | Table
+    inputs: Tensor | EncodedTable
     targets: Tensor
     classes: int | None
     owners: tuple[str, ...] | None = None
@@ -77,7 +77,7 @@ class Pool:
                 train[client], test[client] = index[~tested], index[tested]
             else:
                 train[client], test[client] = rule.part(index, key.derive("split", client))
-        inputs = self.inputs.encode(train, test) if isinstance(self.inputs, Table) else self.inputs
+        inputs = self.inputs.encode(train, test) if isinstance(self.inputs, EncodedTable) else self.inputs
         return FederatedData(
             self.name,
             Examples(inputs, self.targets),
@@ -86,7 +86,7 @@ class Pool:
             self.central,
             self.classes,
             self.description,
-            self.inputs.feature_names() if isinstance(self.inputs, Table) else (),
+            self.inputs.feature_names() if isinstance(self.inputs, EncodedTable) else (),
             class_names=self.class_names,
             notes=(*self.notes, *self._split_notes(rule, train, test, inputs)),
             split=rule.summary if self.tested is None else "the source says which examples of each client are tested",

@@ -16,7 +16,7 @@ from headway.core.errors import ConfigError, DataError
 from headway.data.dataset.federated import Examples
 from headway.data.dataset.split import split
 from headway.data.dataset.split_names import part_named
-from headway.data.sources.example_pool import Pool
+from headway.data.sources.example_pool import ExamplePool
 from headway.data.sources.pictures import Colour, read_pictures
 from headway.numerics.keys import Key
 
@@ -34,7 +34,7 @@ _NAMED = 4  # names that a note or an error lists
 
 
 @dataclass(frozen=True)
-class _Place:
+class _FolderLevel:
     """Where a picture lies: the part of the data that its folder names, its client and its class."""
 
     part: str
@@ -52,7 +52,7 @@ def class_folders(
     central_share: float = 0.2,
     damaged: Literal["refuse", "skip"] = "refuse",
     validation: Literal["skip", "train"] = "skip",
-) -> Pool:
+) -> ExamplePool:
     """A folder of pictures for each class, as LC25000 and many others come.
 
     A class is a folder that holds pictures; its name is the path below `path` (below the client's folder with
@@ -98,7 +98,7 @@ def class_folders(
         images, central = images.take(rest), images.take(aside) if len(aside) else None
         notes += _shared(same[rest], same[aside])
         same = same[rest]
-    return Pool(
+    return ExamplePool(
         path.name,
         images.inputs,
         images.targets,
@@ -115,7 +115,7 @@ def class_folders(
 
 def _used(
     files: list[Path], path: Path, layout: Layout | None, validation: str
-) -> tuple[list[Path], list[_Place], str, tuple[str, ...]]:
+) -> tuple[list[Path], list[_FolderLevel], str, tuple[str, ...]]:
     """The pictures that are used and their places, the part that is tested on, and a note on the parts."""
     places = _places([file.relative_to(path).parts[:-1] for file in files], path, layout)
     counts = Counter(place.part for place in places)
@@ -183,7 +183,7 @@ def _walk(folder: Path, root: Path, above: tuple[str, ...]) -> Iterator[tuple[Pa
             yield entry, "file"
 
 
-def _places(folders: Sequence[tuple[str, ...]], path: Path, layout: Layout | None) -> list[_Place]:
+def _places(folders: Sequence[tuple[str, ...]], path: Path, layout: Layout | None) -> list[_FolderLevel]:
     """The place of each picture, from the names of the folders that it lies in."""
     if loose := sum(not parts for parts in folders):
         many = f"{loose} pictures of {path} lie" if loose > 1 else f"1 picture of {path} lies"
@@ -199,7 +199,8 @@ def _places(folders: Sequence[tuple[str, ...]], path: Path, layout: Layout | Non
             where = path.joinpath(*folders[number])
             raise DataError(f"the pictures of {where} lie in no class folder; put each into the folder of its class.")
     return [
-        _Place(part, each[0] if depth else "", "/".join(each[depth:])) for part, each in zip(parts, rest, strict=True)
+        _FolderLevel(part, each[0] if depth else "", "/".join(each[depth:]))
+        for part, each in zip(parts, rest, strict=True)
     ]
 
 

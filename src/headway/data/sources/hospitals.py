@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from headway.data.dataset.federated import FederatedData
-from headway.data.sources.example_pool import Pool
+from headway.data.sources.example_pool import ExamplePool
 from headway.data.sources.fields import Field
-from headway.data.sources.impute import Categorical, Numeric, Table
+from headway.data.sources.impute import Categorical, EncodedTable, Numeric
 from headway.data.sources.tables import read_table
 from headway.numerics.keys import Key
 
@@ -70,10 +70,10 @@ def feature_names() -> tuple[str, ...]:
     empty = torch.empty(0)
     numeric = (Numeric(name, empty, flagged) for name, _, _, flagged in _NUMERIC)
     categorical = (Categorical(name, empty, kinds, flagged) for name, kinds, flagged in _CATEGORICAL)
-    return Table((*numeric, *categorical)).feature_names()
+    return EncodedTable((*numeric, *categorical)).feature_names()
 
 
-def hospital_pool() -> Pool:
+def hospital_pool() -> ExamplePool:
     """The patients, in the order of the file, before sites build features from them."""
     with as_file(files("headway.data") / "files" / "heart_disease_uci.csv") as path:
         fields = read_table(path).fields
@@ -88,9 +88,9 @@ def hospital_pool() -> Pool:
     row, grade = fields["id"].numbers, fields["num"].numbers
     assert row is not None
     assert grade is not None
-    return Pool(
+    return ExamplePool(
         name="hospitals",
-        inputs=Table((*numeric, *categorical)),
+        inputs=EncodedTable((*numeric, *categorical)),
         targets=torch.from_numpy((grade > 0).astype(np.int64)),
         classes=2,
         owners=tuple(

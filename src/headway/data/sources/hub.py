@@ -18,7 +18,7 @@ from headway.data.dataset.split_names import part_named
 from headway.data.dataset.targets import TargetKind, as_targets, read_targets
 from headway.data.sources.arrays import InputKind, as_inputs, check_ranges, group_codes, owner_ids, read_inputs
 from headway.data.sources.columns import client_notes
-from headway.data.sources.example_pool import PartitionLike, Pool
+from headway.data.sources.example_pool import ExamplePool, PartitionLike
 from headway.numerics.keys import Key
 
 Validation = Literal["skip", "train"]
@@ -74,7 +74,7 @@ def saved_pool(
     task: TargetKind | None = None,
     group: str | None = None,
     validation: Validation = "skip",
-) -> Pool:
+) -> ExamplePool:
     """The pool of a folder that `save_to_disk` wrote; options as in `hub_pool`.
 
     Raises:
@@ -114,7 +114,7 @@ def hub_pool(
     task: TargetKind | None = None,
     group: str | None = None,
     validation: Validation = "skip",
-) -> Pool:
+) -> ExamplePool:
     """All rows, not yet held by clients.
 
     input_kind, task: how inputs and targets are read, see `headway.data.sources.arrays.read_inputs` and
@@ -149,7 +149,7 @@ def hub_pool(
     if group is not None:
         values = np.asarray([value for rows in sides for value in _column(rows, group, name)])
         groups = group_codes(values, f"{name}: {group!r}", len(train))
-    return Pool(
+    return ExamplePool(
         name,
         train.inputs,
         train.targets,

@@ -16,13 +16,13 @@ from headway.core.errors import DataError
 from headway.data.dataset.federated import Examples
 from headway.data.dataset.targets import class_count
 from headway.data.sources.arrays import as_inputs
-from headway.data.sources.example_pool import Pool
+from headway.data.sources.example_pool import ExamplePool
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fashion-mnist puts it
 _IDX_FILES = {part: (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte") for part in ("train", "t10k")}
 
 
-def fashion_mnist_pool() -> Pool:
+def fashion_mnist_pool() -> ExamplePool:
     """Fashion-MNIST as Debian installs it: 60,000 images, and the 10,000 of its test part as a central test set.
 
     Pixels are scaled to [0, 1], shape `[N, 1, 28, 28]`.
@@ -44,7 +44,7 @@ def has_idx(folder: Path) -> bool:
     return _file(folder, _IDX_FILES["train"][0]) is not None
 
 
-def idx_pool(path: Path) -> Pool:
+def idx_pool(path: Path) -> ExamplePool:
     """The files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and, where present, their `t10k` pair.
 
     The files may be gzipped.  The `t10k` part is a central test set.  Pixels are scaled to [0, 1].
@@ -56,7 +56,7 @@ def idx_pool(path: Path) -> Pool:
     central = _idx_examples(path, "t10k") if any(_file(path, name) for name in _IDX_FILES["t10k"]) else None
     parts = [train] if central is None else [train, central]
     classes = max(class_count(part.targets, str(path)) or 0 for part in parts)
-    return Pool(
+    return ExamplePool(
         path.name,
         train.inputs,
         train.targets,

@@ -81,7 +81,7 @@ class Categorical:
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class EncodedTable:
     """Columns of N rows, encoded client by client; `own_scale` standardises each by its own numbers."""
 
     columns: tuple[Numeric | Categorical, ...]
@@ -96,7 +96,7 @@ class Table:
 
         >>> gap = Numeric("age", torch.tensor([1.0, 3.0, float("nan")], dtype=torch.float64), flagged=True)
         >>> rows = torch.arange(3)
-        >>> Table((gap,)).encode({"a": rows[:2]}, {"a": rows[2:]}).tolist()
+        >>> EncodedTable((gap,)).encode({"a": rows[:2]}, {"a": rows[2:]}).tolist()
         [[1.0, 0.0], [3.0, 0.0], [2.0, 1.0]]
         """
         count = next(len(column.values if isinstance(column, Numeric) else column.codes) for column in self.columns)

@@ -18,7 +18,7 @@ from headway.data.dataset.missing import no_file
 from headway.data.dataset.targets import TargetKind, read_targets
 from headway.data.sources.arrays import InputKind, as_inputs, check_ranges, group_codes, owner_ids, read_inputs
 from headway.data.sources.columns import client_notes
-from headway.data.sources.example_pool import Pool
+from headway.data.sources.example_pool import ExamplePool
 
 _NPZ_FORMS = "'x' and 'y', or 'x_train', 'y_train', 'x_test' and 'y_test'"
 
@@ -30,7 +30,7 @@ def npz_pool(
     inputs: InputKind | None = None,
     task: TargetKind | None = None,
     group: str | None = None,
-) -> Pool:
+) -> ExamplePool:
     """The arrays `x`, `y`, optional `client`; or `x_train`, `y_train`, `x_test`, `y_test`, optional ids.
 
     With `client_train` the test arrays are a central test set; with `client_test` as well, they are the
@@ -69,7 +69,7 @@ def npz_pool(
             owners = owner_ids(ids, f"{path}: clients")
             train, central = Examples(torch.cat(xs), torch.cat(ys)), None
     grouped = None if group is None else _groups(arrays, main[0], group, path)
-    return Pool(
+    return ExamplePool(
         path.stem,
         train.inputs,
         train.targets,

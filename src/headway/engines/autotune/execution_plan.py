@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class ExecutionPlan:
     """How clients are trained; the numbers of any two ways agree to rounding.
 
     lanes: how many clients make a crew.  low_rank: whether a crew's large linear layers are never written, where
@@ -23,7 +23,7 @@ class Way:
     compiled: bool = False
 
     @property
-    def decided(self) -> dict[str, Any]:
+    def pinned_settings(self) -> dict[str, Any]:
         """What differs from one client at a time, as it is recorded."""
         known: dict[str, Any] = {} if self.lanes == 1 else {"lanes": self.lanes}
         if self.low_rank is not None and self.lanes > 1:
@@ -31,7 +31,7 @@ class Way:
         return known | {name: True for name in ("channels_last", "compiled") if getattr(self, name)}
 
     @classmethod
-    def of(cls, decided: Mapping[str, Any]) -> Way:
+    def of(cls, decided: Mapping[str, Any]) -> ExecutionPlan:
         """The way that was recorded."""
         low_rank = decided.get("low_rank")
         return cls(
@@ -42,7 +42,7 @@ class Way:
         )
 
     @property
-    def spoken(self) -> str:
+    def summary(self) -> str:
         """In a phrase."""
         if self.lanes == 1:
             said = "clients one at a time"
@@ -54,7 +54,7 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PlanConstraints:
     """What is said of the way, where the lanes are measured; `None` is measured too."""
 
     low_rank: bool | None = None

@@ -6,14 +6,14 @@ from functools import partial
 
 import torch
 
-from headway.data.dataset.client_index import Parts
-from headway.engines.group_runner import NoRoom, UnitRunner, first_ask
+from headway.data.dataset.client_index import ClientIndex
+from headway.engines.group_runner import GroupRunner, NoRoom, first_ask
 
 FEW, MORE = 2, 8  # lanes that are rehearsed
 SHARE = 0.8  # of what is free: the rest is for what torch cannot use in pieces, and for evaluation
 
 
-def lanes_that_fit(runner: UnitRunner, wanted: int) -> int:
+def max_batch_clients(runner: GroupRunner, wanted: int) -> int:
     """At most as many lanes as are wanted, by what two small crews of the largest clients need.
 
     All that a lane takes (parameters, gradients, velocity, activations, examples) is its own, so with n(w) the bytes
@@ -27,12 +27,12 @@ def lanes_that_fit(runner: UnitRunner, wanted: int) -> int:
     room, more = site.room(), min(MORE, wanted)
     if room is None or runner.lanes is None or more <= FEW:
         return wanted
-    train = Parts.of(runner.job.data.train)
+    train = ClientIndex.of(runner.job.data.train)
     largest = torch.topk(train.sizes, min(more, len(train.sizes))).indices.tolist()
     clients = [train.names[place] for place in largest]
     if len(clients) <= FEW:
         return wanted
-    ask, before = first_ask(runner, clients), site.drawn()
+    ask, before = first_ask(runner, clients), site.rng_state()
     try:
         runner.rehearse(ask, clients[:FEW])  # what libraries take once, they take now
         few = site.peak(partial(runner.rehearse, ask, clients[:FEW]))
@@ -40,6 +40,6 @@ def lanes_that_fit(runner: UnitRunner, wanted: int) -> int:
     except NoRoom:
         return FEW
     finally:
-        site.rewind(before)
+        site.set_rng_state(before)
     each = max((most - few) / (len(clients) - FEW), 1.0)
     return max(1, min(wanted, int(FEW + (SHARE * room - few) / each)))

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from headway.engines.autotune.execution_plan import Way, Wish
-from headway.engines.group_runner import NoRoom, UnitRunner, first_ask
+from headway.engines.autotune.execution_plan import ExecutionPlan, PlanConstraints
+from headway.engines.group_runner import GroupRunner, NoRoom, first_ask
 from headway.observe.run_folder import write_atomically
 from headway.vectorized.compiled_gradients import NotCompiled
 
-Tried = tuple[Way, int]  # a way, and torch's threads
+Tried = tuple[ExecutionPlan, int]  # a way, and torch's threads
 
 COARSE = (2, 8, 32, 128, 512)  # lanes to try
 PATIENCE_S = 4.0  # after which no other way is tried; longer by two rounds, one client at a time, up to the most
@@ -39,33 +39,33 @@ PART_S = 1.0  # more for each layer and size of batches
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MeasuredPlan:
     """How clients are trained: part of what fixes a run's bits.
 
     way: in which way.  threads: of torch, in each process.
     seconds: what one client took, in the way chosen, and one at a time on one thread; `None` if nothing was measured.
     """
 
-    way: Way
+    way: ExecutionPlan
     threads: int
     seconds: tuple[float, float] | None = None
     remembered: bool = False
 
     @property
-    def spoken(self) -> str:
+    def summary(self) -> str:
         """The plan in a line."""
-        said = f"{self.way.spoken}, {'1 thread' if self.threads == 1 else f'{self.threads} threads'}"
+        said = f"{self.way.summary}, {'1 thread' if self.threads == 1 else f'{self.threads} threads'}"
         if self.seconds is None:
             return said
         chosen, alone = (f"{1e3 * seconds:.3g} ms" for seconds in self.seconds)
         when = "as measured before" if self.remembered else "measured"
-        beside = "" if (self.way, self.threads) == (Way(), 1) else f", one at a time on one thread {alone}"
+        beside = "" if (self.way, self.threads) == (ExecutionPlan(), 1) else f", one at a time on one thread {alone}"
         return f"{said}: {chosen} a client{beside} ({when})"
 
 
 def make_plan(
-    runner: UnitRunner, cohort: int, most_threads: int, wish: Wish, store: Path | None, clients: int = 0
-) -> Plan:
+    runner: GroupRunner, cohort: int, most_threads: int, wish: PlanConstraints, store: Path | None, clients: int = 0
+) -> MeasuredPlan:
     """The fastest plan for the runner's job, measured on its own model and clients, or remembered.
 
     cohort: how many clients a process trains in a round, which limits the lanes.  most_threads: that torch may use.
@@ -80,22 +80,22 @@ def make_plan(
     try:
         chosen = _measure(_Trial(runner, cohort), cohort, most_threads, wish, clients)
     except (Exception, SystemExit):  # whatever a model may raise: the run will raise it, with client and stage
-        return Plan(Way(channels_last=bool(wish.channels_last)), most_threads)
+        return MeasuredPlan(ExecutionPlan(channels_last=bool(wish.channels_last)), most_threads)
     _remember(store, name, chosen)
     return chosen
 
 
-def _measure(trial: _Trial, cohort: int, most_threads: int, wish: Wish, clients: int) -> Plan:
+def _measure(trial: _Trial, cohort: int, most_threads: int, wish: PlanConstraints, clients: int) -> MeasuredPlan:
     """One at a time first, on one thread and on all, and channels last; then crews, coarsely, and around the best; of
     these the best compiled."""
-    runner, alone = trial.runner, Way(channels_last=bool(wish.channels_last))
+    runner, alone = trial.runner, ExecutionPlan(channels_last=bool(wish.channels_last))
     for threads in sorted({1, most_threads}):
         trial.measure(alone, threads)
     trial.deadline += min(2 * cohort * min(trial.found.values()), MOST_PATIENCE_S - PATIENCE_S)
-    if wish.channels_last is None and runner.convolves:
+    if wish.channels_last is None and runner.has_conv2d:
         trial.attempt(replace(alone, channels_last=True), trial.best()[1])
     if runner.lanes is not None:
-        kinds = (True, False) if runner.apart and wish.low_rank is None else (wish.low_rank,)
+        kinds = (True, False) if runner.has_non_linear_params and wish.low_rank is None else (wish.low_rank,)
         last = trial.best()[0].channels_last
         for kind in kinds:
             _try_crews(trial, min(cohort, MOST), replace(alone, low_rank=kind, channels_last=last and bool(kind)))
@@ -107,10 +107,10 @@ def _measure(trial: _Trial, cohort: int, most_threads: int, wish: Wish, clients:
     if wish.compiled:  # where that cannot be, the engine says why
         trial.compile(best, math.inf)
         chosen = replace(best[0], compiled=True), best[1]
-    return Plan(*chosen, (trial.found.get(chosen, trial.found[best]), trial.found[alone, 1]))
+    return MeasuredPlan(*chosen, (trial.found.get(chosen, trial.found[best]), trial.found[alone, 1]))
 
 
-def _try_crews(trial: _Trial, widest: int, way: Way) -> None:
+def _try_crews(trial: _Trial, widest: int, way: ExecutionPlan) -> None:
     """Crews of this kind on one thread; how many are best depends little on the threads."""
     for width in sorted({widest, *(width for width in COARSE if width < widest)}):
         trial.attempt(replace(way, lanes=width), 1)
@@ -152,7 +152,7 @@ class _Trial:
     found: the seconds of one client, by way and threads.
     """
 
-    def __init__(self, runner: UnitRunner, cohort: int) -> None:
+    def __init__(self, runner: GroupRunner, cohort: int) -> None:
         self.runner = runner
         names = runner.job.data.clients[:MOST]
         self.ask = first_ask(runner, names[: max(cohort, 1)])
@@ -165,7 +165,7 @@ class _Trial:
         fast = (key for key, seconds in self.found.items() if seconds <= close)
         return min(fast, key=lambda key: (key[0].lanes, key[0].channels_last, key[1]))
 
-    def attempt(self, way: Way, threads: int) -> None:
+    def attempt(self, way: ExecutionPlan, threads: int) -> None:
         """Measures, if there is time; a way in which the model fails is none."""
         once = way.lanes * min(self.found.values())
         expected = once if once > LONG_S else once * (REPEATS + 1)
@@ -188,18 +188,18 @@ class _Trial:
                 return took if compiler.trouble is None else None
         return None
 
-    def measure(self, way: Way, threads: int) -> None:
+    def measure(self, way: ExecutionPlan, threads: int) -> None:
         """Finds the seconds of one client."""
         with threads_at(threads):
             self.found[way, threads] = self.seconds(way)
 
-    def seconds(self, way: Way) -> float:
+    def seconds(self, way: ExecutionPlan) -> float:
         """What one client takes in this way, infinite where a crew has no room; the first time does not count, unless
         it is long or hopeless."""
         self.runner.use(way)
         clients, site = self.ask.cohort[: way.lanes], self.runner.site
         spent: list[float] = []
-        before = site.drawn()
+        before = site.rng_state()
         hopeless = HOPELESS * min(self.found.values(), default=math.inf)
         try:
             while not spent or (spent[0] <= hopeless and self._unsure(len(spent), sum(spent) * len(clients))):
@@ -211,7 +211,7 @@ class _Trial:
         except NoRoom:
             return math.inf
         finally:
-            site.rewind(before)
+            site.set_rng_state(before)
         return statistics.median(spent[1:] or spent)
 
     def _unsure(self, times: int, seconds: float) -> bool:
@@ -230,7 +230,7 @@ def threads_at(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fingerprint(runner: UnitRunner, cohort: int, most_threads: int, wish: Wish, clients: int) -> str:
+def _fingerprint(runner: GroupRunner, cohort: int, most_threads: int, wish: PlanConstraints, clients: int) -> str:
     """What a plan is good for: the model, the algorithm, the examples' shape, the machine and the versions; and, where
     that may decide, the length of the run, as a power of two."""
     job = runner.job
@@ -278,22 +278,24 @@ def _read(store: Path) -> dict[str, object]:
     return known if isinstance(known, dict) else {}
 
 
-def _recall(store: Path | None, name: str) -> Plan | None:
+def _recall(store: Path | None, name: str) -> MeasuredPlan | None:
     found = None if store is None else _read(store).get(name)
     if not isinstance(found, dict):
         return None
     try:
         chosen, alone = found["seconds"]
-        return Plan(Way.of(found["way"]), int(found["threads"]), (float(chosen), float(alone)), remembered=True)
+        return MeasuredPlan(
+            ExecutionPlan.of(found["way"]), int(found["threads"]), (float(chosen), float(alone)), remembered=True
+        )
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
-def _remember(store: Path | None, name: str, chosen: Plan) -> None:
+def _remember(store: Path | None, name: str, chosen: MeasuredPlan) -> None:
     """Writes the plan beside the others; a folder that cannot be written is no reason to stop a run."""
     if store is None:
         return
-    kept = {"way": chosen.way.decided, "threads": chosen.threads, "seconds": chosen.seconds}
+    kept = {"way": chosen.way.pinned_settings, "threads": chosen.threads, "seconds": chosen.seconds}
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(store, json.dumps({**_read(store), name: kept}, indent=1).encode())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headway.core.update import Update
 from headway.numerics.exact_sum import ExactSum
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 
 Array = NDArray[np.generic]
 Arrays = Mapping[str, Array]
@@ -42,27 +42,27 @@ def tensors_of(arrays: Arrays) -> dict[str, Tensor]:
     return {name: tensor_of(array) for name, array in arrays.items()}
 
 
-def told_total(total: Total) -> dict[str, Any]:
+def told_total(total: ExactTotal) -> dict[str, Any]:
     """An exact sum as numbers and arrays."""
     return {
         "bins": {
             name: (held.terms, {k: array_of(part) for k, part in held.bins.items()})
             for name, held in total.vectors.items()
         },
-        **total.told(),
+        **total.to_state(),
     }
 
 
-def read_total(told: Mapping[str, Any]) -> Total:
+def read_total(told: Mapping[str, Any]) -> ExactTotal:
     """The exact sum."""
     vectors = {
         name: ExactSum({k: tensor_of(part) for k, part in bins.items()}, terms)
         for name, (terms, bins) in told["bins"].items()
     }
-    return Total.read(told, vectors)
+    return ExactTotal.from_state(told, vectors)
 
 
-def told_rows(total: Total, number: torch.dtype) -> dict[str, Any]:
+def told_rows(total: ExactTotal, number: torch.dtype) -> dict[str, Any]:
     """Each client's own update as numbers and arrays."""
     return {
         client: (
@@ -74,9 +74,9 @@ def told_rows(total: Total, number: torch.dtype) -> dict[str, Any]:
     }
 
 
-def read_rows(told: Mapping[str, Any]) -> Total:
+def read_rows(told: Mapping[str, Any]) -> ExactTotal:
     """The updates."""
-    total = Total()
+    total = ExactTotal()
     for client, (weight, sums, vectors) in told.items():
         numbers = {name: torch.tensor(n, dtype=torch.float64) for name, n in sums.items()}
         total.add_row(client, Update(tensors_of(vectors), torch.tensor(weight, dtype=torch.float64), numbers))

@@ -18,14 +18,14 @@ from headway.core import stopping
 from headway.core.errors import ConfigError, HeadwayError
 from headway.engines.engine import Job
 from headway.engines.processes.worker import Areas, read_total, read_work, start
-from headway.engines.worker_pool import Hand, Lost, Unit, Work, WorkerEngine, some_of
+from headway.engines.worker_pool import Lost, Unit, WorkerEngine, WorkerHandle, WorkerTask, some_of
 from headway.protocol.messages import Ask
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 
 CLOSING_S = 2.0  # for workers that have been told to end
 
 
-class _Hand(Hand):
+class ProcessHandle(WorkerHandle):
     """A worker process, and this end of its pipe."""
 
     named: ClassVar[str] = "a worker process"
@@ -41,12 +41,12 @@ class _Hand(Hand):
         earlier = {client: version.round for client, version in own.earlier.items()}
         self._ask({**request, "messages": self.areas.places(own), "earlier": earlier, "steps": dict(own.steps)})
 
-    def work(self, unit: Unit) -> Work | None:
+    def work(self, unit: Unit) -> WorkerTask | None:
         """Reads its answer, and what it has written to shared memory."""
         reply = self._answer()
         return None if "failed" in reply else read_work(reply, unit.clients, unit.first, self.areas)
 
-    def total(self) -> Total | None:
+    def total(self) -> ExactTotal | None:
         """Its sum, as views of shared memory."""
         self._ask({"sum": True})
         reply = self._answer()
@@ -110,9 +110,9 @@ class ProcessEngine(WorkerEngine):
         self.areas: Areas | None = None
 
     @property
-    def hands(self) -> list[_Hand]:
+    def hands(self) -> list[ProcessHandle]:
         """The workers."""
-        return [hand for hand in self.crew if isinstance(hand, _Hand)]
+        return [hand for hand in self.crew if isinstance(hand, ProcessHandle)]
 
     def open(self, job: Job) -> None:
         """Makes ready; the workers start with the first round."""
@@ -139,7 +139,7 @@ class ProcessEngine(WorkerEngine):
             self.areas = Areas.of(ask, self.runner, self.workers)
         self.areas.write(ask)
 
-    def hire(self, number: int, instead: bool = False) -> _Hand:
+    def hire(self, number: int, instead: bool = False) -> ProcessHandle:
         """Forks a worker."""
         assert self.areas is not None
         ours, theirs = Pipe()
@@ -148,11 +148,11 @@ class ProcessEngine(WorkerEngine):
             sys.stdout.flush()
             pid = start(number, theirs, self.runner, self.areas, [ours, *(hand.pipe for hand in self.hands)])
         theirs.close()
-        return _Hand(number, pid, ours, self.areas)
+        return ProcessHandle(number, pid, ours, self.areas)
 
-    def ready(self, busy: Sequence[Hand]) -> Iterator[Hand]:
+    def ready(self, busy: Sequence[WorkerHandle]) -> Iterator[WorkerHandle]:
         """Waits for their pipes."""
-        by_pipe = {hand.pipe: hand for hand in busy if isinstance(hand, _Hand)}
+        by_pipe = {hand.pipe: hand for hand in busy if isinstance(hand, ProcessHandle)}
         while not (found := wait(list(by_pipe), stopping.TICK_S)):
             stopping.check()
             self._check_time(busy)
@@ -160,7 +160,7 @@ class ProcessEngine(WorkerEngine):
             assert isinstance(pipe, Connection)
             yield by_pipe[pipe]
 
-    def _check_time(self, busy: Sequence[Hand]) -> None:
+    def _check_time(self, busy: Sequence[WorkerHandle]) -> None:
         """Stops a run in which a client hangs.
 
         Raises:

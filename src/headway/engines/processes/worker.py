@@ -14,12 +14,12 @@ from torch import Tensor
 
 from headway.core import stopping
 from headway.core.update import Update
-from headway.engines.group_runner import UnitRunner
+from headway.engines.group_runner import GroupRunner
 from headway.engines.processes.shared_arrays import Broadcast, Sums, shared
-from headway.engines.worker_pool import Tally, Work
+from headway.engines.worker_pool import WorkerTask, WorkerTotals
 from headway.protocol.messages import Ask, Version
 from headway.protocol.reports import Reports
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Areas:
     cohort: int
 
     @classmethod
-    def of(cls, ask: Ask, runner: UnitRunner, workers: int) -> Areas:
+    def of(cls, ask: Ask, runner: GroupRunner, workers: int) -> Areas:
         """Memory for rounds like this one."""
         cohort, meter = len(ask.cohort), runner.meter(ask)
         whole = runner.job.algorithm.chain.aggregator.whole_cohort
@@ -94,9 +94,9 @@ class Worker:
     what became of each client; `{"sum": true}` with what the units since the last such request add up to.
     """
 
-    def __init__(self, number: int, pipe: Connection, runner: UnitRunner, areas: Areas) -> None:
+    def __init__(self, number: int, pipe: Connection, runner: GroupRunner, areas: Areas) -> None:
         self.number, self.pipe, self.areas = number, pipe, areas
-        self.tally = Tally(runner)
+        self.tally = WorkerTotals(runner)
 
     def serve(self) -> None:
         """Answers until the parent hangs up."""
@@ -116,7 +116,7 @@ class Worker:
         ask = self.areas.ask(request)
         done = self.tally.run(ask, request["cohort"])
         meter = done.meter
-        reply: dict[str, Any] = {"reports": Reports.joined(done.parts).told()}
+        reply: dict[str, Any] = {"reports": Reports.joined(done.parts).to_state()}
         reply["notes"] = self.tally.runner.fallbacks.take()
         places = {client: request["first"] + place for place, client in enumerate(ask.cohort)}
         if meter is not None and self.areas.drift is not None:
@@ -130,7 +130,7 @@ class Worker:
             self.tally.total.add_group(done.group)
         return reply
 
-    def _rows(self, total: Total, places: dict[str, int]) -> dict[str, Any]:
+    def _rows(self, total: ExactTotal, places: dict[str, int]) -> dict[str, Any]:
         """Writes each client's vectors; its weight and sums are told."""
         for client, update in total.rows.items():
             for name, vector in update.vectors.items():
@@ -145,7 +145,7 @@ class Worker:
         written = self.areas.sums[self.number].write(total.vectors) if self.areas.sums else {}
         if written is None:
             return {"failed": "the sum has more bins than there is room for"}
-        return {"bins": written, **total.told()}
+        return {"bins": written, **total.to_state()}
 
 
 def _room(messages: int) -> int:
@@ -157,24 +157,24 @@ def _room(messages: int) -> int:
     return 1 << (messages - 1).bit_length()
 
 
-def read_total(reply: dict[str, Any], sums: Sums) -> Total:
+def read_total(reply: dict[str, Any], sums: Sums) -> ExactTotal:
     """What a worker has summed, from its reply."""
-    return Total.read(reply, sums.read(reply["bins"]))
+    return ExactTotal.from_state(reply, sums.read(reply["bins"]))
 
 
-def read_work(reply: dict[str, Any], unit: Sequence[str], first: int, areas: Areas) -> Work:
+def read_work(reply: dict[str, Any], unit: Sequence[str], first: int, areas: Areas) -> WorkerTask:
     """What became of a unit, from a worker's reply."""
     drift: dict[str, Tensor] = {}
     weights, paths = reply.get("weights", {}), reply.get("paths", {})
     if areas.drift is not None:
         drift = {client: areas.drift[place] for place, client in enumerate(unit, first) if client in weights}
     rows = _read_rows(reply, unit, first, areas.rows) if areas.rows else None
-    return Work(Reports(**reply["reports"]), rows, drift, weights, paths, reply["notes"])
+    return WorkerTask(Reports(**reply["reports"]), rows, drift, weights, paths, reply["notes"])
 
 
-def _read_rows(reply: dict[str, Any], unit: Sequence[str], first: int, rows: dict[str, Tensor]) -> Total:
+def _read_rows(reply: dict[str, Any], unit: Sequence[str], first: int, rows: dict[str, Tensor]) -> ExactTotal:
     """The updates of a unit's counted clients."""
-    total = Total()
+    total = ExactTotal()
     for place, client in enumerate(unit, start=first):
         if client in reply["rows"]:
             weight, sums = reply["rows"][client]
@@ -184,7 +184,7 @@ def _read_rows(reply: dict[str, Any], unit: Sequence[str], first: int, rows: dic
     return total
 
 
-def start(number: int, pipe: Connection, runner: UnitRunner, areas: Areas, parents: Sequence[Connection]) -> int:
+def start(number: int, pipe: Connection, runner: GroupRunner, areas: Areas, parents: Sequence[Connection]) -> int:
     """Forks a worker that serves this end of a pipe; its process id.
 
     parents: the parent's ends of all pipes, which the child lets go of, so that every worker notices when the parent

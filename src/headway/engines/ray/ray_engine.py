@@ -21,13 +21,13 @@ from headway.engines.engine import Job
 from headway.engines.processes.arrays import arrays_of, read_rows, read_total, tensors_of
 from headway.engines.processes.process_engine import cores
 from headway.engines.ray.actors import TICK_S, Actor, Call, RayActors, Reference, Unread, first_line, import_ray
-from headway.engines.ray.ray_worker import FarWorker, Shipped, data_arrays
+from headway.engines.ray.ray_worker import RayWorker, WorkerJob, data_arrays
 from headway.engines.ray.replicated_state import RemoteMemory
-from headway.engines.ray.state_replica import Keeper
-from headway.engines.worker_pool import Hand, Lost, MachineLost, Unit, Work, WorkerEngine
+from headway.engines.ray.state_replica import StateReplica
+from headway.engines.worker_pool import Lost, MachineLost, Unit, WorkerEngine, WorkerHandle, WorkerTask
 from headway.protocol.messages import Answer, Ask, Message
 from headway.protocol.reports import Reports
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 
 PATIENCE_S = 300.0  # for workers that have not started: a node that imports from a slow disk takes a minute
 FIRST_S = 86_400.0  # for the first unit of all to be trained
@@ -35,7 +35,7 @@ SLOWER, SLOW_S = 20, 600.0  # a worker that is at a unit so many times longer th
 ANSWER_S = 5.0  # for a cluster to answer at its address
 
 
-class _Hand(Hand):
+class RayHandle(WorkerHandle):
     """A worker actor.  begun: the call that starts it, whose result is its node."""
 
     named: ClassVar[str] = "a Ray worker"
@@ -65,7 +65,7 @@ class _Hand(Hand):
         messages = [engine.broadcasts[round_] for round_ in rounds]
         self.asked = engine.remote.call(self.actor, "unit", request, engine.memory_.ranges, *messages)
 
-    def work(self, unit: Unit) -> Work | None:
+    def work(self, unit: Unit) -> WorkerTask | None:
         """Waits for its answer."""
         self._check_started()
         assert self.asked is not None
@@ -78,9 +78,9 @@ class _Hand(Hand):
             return None
         rows = read_rows(reply["rows"]) if "rows" in reply else None
         drift, paths = tensors_of(reply.get("drift", {})), reply.get("paths", {})
-        return Work(Reports(**reply["reports"]), rows, drift, reply.get("weights", {}), paths, reply["notes"])
+        return WorkerTask(Reports(**reply["reports"]), rows, drift, reply.get("weights", {}), paths, reply["notes"])
 
-    def total(self) -> Total | None:
+    def total(self) -> ExactTotal | None:
         """Its sum."""
         self.calls += 1
         return read_total(self._get(self.engine.remote.call(self.actor, "sum", self.calls)))
@@ -194,7 +194,7 @@ class RayEngine(WorkerEngine):
     def prepare(self, ask: Ask) -> None:
         """Puts the messages where the workers read them, and in the first round the data."""
         if self.shipped is None:
-            shipped = Shipped.of(self.runner, self.remote)
+            shipped = WorkerJob.of(self.runner, self.remote)
             self.shipped = (self.remote.put(shipped), self.remote.put(data_arrays(self.job.data)))
         earlier = {
             version.round: self.broadcasts.get(version.round) or self._sent(version.message) for version in ask.versions
@@ -204,22 +204,22 @@ class RayEngine(WorkerEngine):
     def _sent(self, message: Message) -> Reference:
         return self.remote.put(arrays_of(message.tensors()))
 
-    def hire(self, number: int, instead: bool = False) -> _Hand:
+    def hire(self, number: int, instead: bool = False) -> RayHandle:
         """Makes a worker, on a node that has room; one instead of another needs no free core, since a cluster that
         has lost a node may have none."""
         assert self.shipped is not None
-        made = import_ray().remote(FarWorker)
+        made = import_ray().remote(RayWorker)
         spread = made.options(num_cpus=0 if instead else 1, max_restarts=0, scheduling_strategy="SPREAD")
         actor: Actor = spread.remote(list(sys.path))
-        return _Hand(number, actor, self.remote.call(actor, "start", *self.shipped), self)
+        return RayHandle(number, actor, self.remote.call(actor, "start", *self.shipped), self)
 
-    def ready(self, busy: Sequence[Hand]) -> Iterator[Hand]:
+    def ready(self, busy: Sequence[WorkerHandle]) -> Iterator[WorkerHandle]:
         """Waits for an answer.
 
         Raises:
             HeadwayError: if no worker that is waited for has started for minutes.
         """
-        asked = {hand: hand.asked for hand in busy if isinstance(hand, _Hand) and hand.asked is not None}
+        asked = {hand: hand.asked for hand in busy if isinstance(hand, RayHandle) and hand.asked is not None}
         ray, begun = import_ray(), time.monotonic()
         while True:
             stopping.check()
@@ -256,7 +256,7 @@ class RayEngine(WorkerEngine):
         """A keeper on this node, or elsewhere if that is lost."""
         ray = import_ray()
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id=node, soft=True)
-        made = ray.remote(Keeper).options(num_cpus=0, max_restarts=0, scheduling_strategy=strategy)
+        made = ray.remote(StateReplica).options(num_cpus=0, max_restarts=0, scheduling_strategy=strategy)
         keeper: Actor = made.remote(clients)
         return keeper
 

@@ -15,15 +15,15 @@ from headway.core.errors import HeadwayError
 from headway.core.flow import Flow
 from headway.core.update import unflat_names
 from headway.data import Examples, FederatedData
-from headway.data.dataset.client_index import Parts
-from headway.engines.autotune.execution_plan import Way
+from headway.data.dataset.client_index import ClientIndex
+from headway.engines.autotune.execution_plan import ExecutionPlan
 from headway.engines.engine import Job
-from headway.engines.group_runner import UnitRunner
+from headway.engines.group_runner import GroupRunner
 from headway.engines.processes.arrays import Array, Arrays, array_of, tensors_of, told_rows, told_total
 from headway.engines.ray.actors import RayActors
 from headway.engines.ray.replicated_state import Range, RemoteMemory
 from headway.engines.ray.state_replica import node_here
-from headway.engines.worker_pool import Lost, Tally
+from headway.engines.worker_pool import Lost, WorkerTotals
 from headway.model.task import Task
 from headway.numerics.keys import Key
 from headway.protocol.messages import Ask, Message, Version
@@ -31,7 +31,7 @@ from headway.protocol.reports import Reports
 
 
 @dataclass(frozen=True)
-class Shipped:
+class WorkerJob:
     """A job but for its arrays: what a worker needs of it, sent once.
 
     hollow: the data without examples and without who holds which.
@@ -44,16 +44,16 @@ class Shipped:
     names: Sequence[str]
     flows: tuple[Flow, ...]
     measure: bool
-    way: Way
+    way: ExecutionPlan
     remote: RayActors
 
     @classmethod
-    def of(cls, runner: UnitRunner, remote: RayActors) -> Shipped:
+    def of(cls, runner: GroupRunner, remote: RayActors) -> WorkerJob:
         """What the runner's job comes to."""
         job, hollow = runner.job, copy.copy(runner.job.data)
         for field in ("store", "train", "test", "central"):
             object.__setattr__(hollow, field, None)
-        names = Parts.of(job.data.train).names
+        names = ClientIndex.of(job.data.train).names
         return cls(job.algorithm, job.task, job.key, hollow, names, runner.flows, runner.measure, runner.way, remote)
 
     def job(self, arrays: Arrays) -> Job:
@@ -61,14 +61,14 @@ class Shipped:
         held, data = tensors_of(arrays), copy.copy(self.hollow)
         none = torch.zeros(len(self.names), dtype=torch.int64)
         object.__setattr__(data, "store", Examples(held["inputs"], held["targets"]))
-        object.__setattr__(data, "train", Parts(self.names, held["starts"], held["sizes"], held.get("index")))
-        object.__setattr__(data, "test", Parts(self.names, none, none))
+        object.__setattr__(data, "train", ClientIndex(self.names, held["starts"], held["sizes"], held.get("index")))
+        object.__setattr__(data, "test", ClientIndex(self.names, none, none))
         return Job(self.algorithm, self.task, data, self.key, RemoteMemory(self.names, self.remote))
 
 
 def data_arrays(data: FederatedData) -> dict[str, Array]:
     """The examples and who trains on which, as arrays."""
-    train = Parts.of(data.train)
+    train = ClientIndex.of(data.train)
     arrays = {
         "inputs": array_of(data.store.inputs),
         "targets": array_of(data.store.targets),
@@ -78,7 +78,7 @@ def data_arrays(data: FederatedData) -> dict[str, Array]:
     return arrays if train.index is None else {**arrays, "index": array_of(train.index)}
 
 
-class FarWorker:
+class RayWorker:
     """Runs units on one thread, and keeps what they add up to until it is asked.
 
     A call that is made twice has one effect and the same result: calls of `unit` and `sum` are numbered.
@@ -88,10 +88,10 @@ class FarWorker:
 
     def __init__(self, paths: Sequence[str]) -> None:
         sys.path += [path for path in paths if path not in sys.path]
-        self.tally: Tally | None = None
+        self.tally: WorkerTotals | None = None
         self.last: tuple[int, dict[str, Any]] = (-1, {})  # the number of the last call, and its result
 
-    def start(self, shipped: Shipped, arrays: Arrays) -> str:
+    def start(self, shipped: WorkerJob, arrays: Arrays) -> str:
         """Makes ready; the node that it is on."""
         if self.tally is not None:
             return node_here()
@@ -99,11 +99,11 @@ class FarWorker:
         job = shipped.job(arrays)
         assert isinstance(job.memory, RemoteMemory)
         self.memory, self.remote = job.memory, shipped.remote
-        runner = UnitRunner(job, shipped.flows, shipped.measure, shipped.way)
+        runner = GroupRunner(job, shipped.flows, shipped.measure, shipped.way)
         if runner.not_compiled is not None:
             raise HeadwayError(f"the others compile their steps, but {runner.not_compiled}")
         self.whole = job.algorithm.chain.aggregator.whole_cohort
-        self.tally = Tally(runner)
+        self.tally = WorkerTotals(runner)
         return node_here()
 
     def unit(self, request: dict[str, Any], ranges: Sequence[Range], *messages: Arrays) -> dict[str, Any]:
@@ -128,13 +128,13 @@ class FarWorker:
             self.last = number, told_total(self._started().take())
         return self.last[1]
 
-    def _started(self) -> Tally:
+    def _started(self) -> WorkerTotals:
         if self.tally is None:
             raise Lost("its start never reached it")
         return self.tally
 
     def _trained(
-        self, tally: Tally, request: dict[str, Any], ranges: Sequence[Range], messages: Sequence[Arrays]
+        self, tally: WorkerTotals, request: dict[str, Any], ranges: Sequence[Range], messages: Sequence[Arrays]
     ) -> dict[str, Any]:
         self.memory.begin(ranges, request["missed"])
         ask = _ask(request, [_message(arrays) for arrays in messages])
@@ -145,7 +145,10 @@ class FarWorker:
             if done_meter := tally.meter[1]:
                 done_meter.clear()
             return {"failed": f"{type(error).__name__}: {error}"}
-        reply: dict[str, Any] = {"reports": Reports.joined(done.parts).told(), "notes": tally.runner.fallbacks.take()}
+        reply: dict[str, Any] = {
+            "reports": Reports.joined(done.parts).to_state(),
+            "notes": tally.runner.fallbacks.take(),
+        }
         if (meter := done.meter) is not None:
             drift = {client: array_of(row) for client, row in meter.rows.items()}
             reply |= {"drift": drift, "weights": meter.weights, "paths": meter.paths}

@@ -12,7 +12,7 @@ from headway.engines.processes.arrays import Arrays, arrays_of, tensor_of
 Kept = Mapping[str, Arrays]  # a memory, as arrays
 
 
-class Keeper:
+class StateReplica:
     """Keeps the memory of some clients, in a process of its own."""
 
     def __init__(self, clients: Sequence[str]) -> None:

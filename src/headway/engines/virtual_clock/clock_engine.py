@@ -21,13 +21,13 @@ from headway.core.update import flat_names, unflat_names
 from headway.engines.engine import Engine, Job
 from headway.engines.local import REPLY, LocalEngine
 from headway.engines.virtual_clock.device_availability import HORIZON_S, Always, Window
-from headway.engines.virtual_clock.fleet import Device, Fleet
+from headway.engines.virtual_clock.fleet import DeviceFleet, SimulatedDevice
 from headway.numerics.durations import time_text
 from headway.numerics.keys import Key
 from headway.protocol import wire as frame
 from headway.protocol.messages import Answer, Ask, Message, Quorum, Version
 from headway.protocol.reports import ClientReport, Reports
-from headway.protocol.round_pool import Arrival, Closed, Loss, Pool, Ticket
+from headway.protocol.round_pool import Arrival, Closed, LostClient, RoundPool, Ticket
 
 Event = tuple[float, str, int, str, Ticket]  # when, of whom, the ask's number, why it failed (or ""), the ask
 
@@ -48,15 +48,15 @@ class ClockEngine(Engine):
         ConfigError: when opened, for a chain whose protocol exchanges secrets; in a run, if nobody is ever there.
     """
 
-    def __init__(self, inner: LocalEngine | None = None, fleet: Fleet | None = None) -> None:
-        self.inner, self.fleet = inner or LocalEngine(), fleet or Fleet()
+    def __init__(self, inner: LocalEngine | None = None, fleet: DeviceFleet | None = None) -> None:
+        self.inner, self.fleet = inner or LocalEngine(), fleet or DeviceFleet()
         self.site = self.inner.site
         self.now = 0.0
         self._events: list[Event] = []
         self._messages: dict[int, Message] = {}  # of the rounds from which updates may still count
         self._steps: dict[int, int] = {}  # that clients make whose time is short, by the number of the ask
         self._windows: dict[str, Window | None] = {}
-        self._devices: dict[str, Device] = {}
+        self._devices: dict[str, SimulatedDevice] = {}
         self._down = 0  # bytes of the message of this round
         self._up: int | None = None
 
@@ -67,14 +67,14 @@ class ClockEngine(Engine):
         return EngineFacts(f"{inner.name} by a virtual clock", memory=inner.memory, clock=True)
 
     @property
-    def spoken(self) -> str:
+    def summary(self) -> str:
         """What the engine inside says."""
-        return self.inner.spoken
+        return self.inner.summary
 
     @property
-    def decided(self) -> dict[str, Any]:
+    def pinned_settings(self) -> dict[str, Any]:
         """What the engine inside decided."""
-        return self.inner.decided
+        return self.inner.pinned_settings
 
     @property
     def repeat(self) -> str:
@@ -91,9 +91,9 @@ class ClockEngine(Engine):
         """Whether clients keep something, with the engine inside."""
         return self.inner.keeps_memory
 
-    def follow(self, decided: Mapping[str, Any]) -> None:
+    def restore_settings(self, decided: Mapping[str, Any]) -> None:
         """Tells the engine inside."""
-        self.inner.follow(decided)
+        self.inner.restore_settings(decided)
 
     def memory(self, clients: Sequence[str], folder: Path | None) -> Memories:
         """Where the engine inside wants it."""
@@ -114,7 +114,7 @@ class ClockEngine(Engine):
                 "a client trains on in a second (clock.examples_per_s), or choose a preset."
             )
         self.key = job.key.derive("fleet")
-        self.pool = Pool(algorithm.quorum)
+        self.pool = RoundPool(algorithm.quorum)
         self._always = self.fleet.availability == Always() and algorithm.quorum.cap is None
         if algorithm.quorum.late == "keep":
             self.inner.drift = False  # of updates to one model
@@ -180,7 +180,7 @@ class ClockEngine(Engine):
             stopping.check()
             due = self.pool.due()
             if self._events and self._events[0][0] <= due:
-                self._happen()
+                self._next_event()
             else:
                 self.now = due
                 self._send(self.pool.pass_time(due))
@@ -199,7 +199,7 @@ class ClockEngine(Engine):
         }
         return replace(answer, clock=figures, flying={ticket.client: ticket.asked for ticket in self.pool.flying})
 
-    def _happen(self) -> None:
+    def _next_event(self) -> None:
         """The next event."""
         at, _, _, failure, ticket = heapq.heappop(self._events)
         self.now = max(self.now, at)
@@ -211,18 +211,18 @@ class ClockEngine(Engine):
     def _advance(self, until: float) -> None:
         """Lets time pass between rounds, with what happens in it."""
         while self._events and self._events[0][0] <= until:
-            self._happen()
+            self._next_event()
         self.now = until
 
     def _send(self, tickets: Iterable[Ticket]) -> None:
         """Asks clients: when, and how, each of them will end."""
         for ticket in tickets:
-            heapq.heappush(self._events, self._fate(ticket))
+            heapq.heappush(self._events, self._completion_event(ticket))
 
-    def _fate(self, ticket: Ticket) -> Event:
+    def _completion_event(self, ticket: Ticket) -> Event:
         client, asked = ticket.client, ticket.asked
         window = self._window(client, asked)
-        takes = self._takes(ticket, asked if window is None else max(asked, window[0]))
+        takes = self._duration(ticket, asked if window is None else max(asked, window[0]))
         end, why = self._end(client, asked, takes, self.key.derive("ask", client, ticket.round, ticket.attempt))
         return (end, client, ticket.number, why, ticket)
 
@@ -236,7 +236,7 @@ class ClockEngine(Engine):
         end, why = (begin + takes, "") if share is None else (begin + share * takes, "it crashed")
         return (away, "it went away") if end > away else (end, why)
 
-    def _device(self, client: str) -> Device:
+    def _device(self, client: str) -> SimulatedDevice:
         if client not in self._devices:
             self._devices[client] = self.fleet.device(client, self.key)
         return self._devices[client]
@@ -259,7 +259,7 @@ class ClockEngine(Engine):
         self._advance(until)
         return replace(answer, reports=reports, clock={"measured_s": until - begun})
 
-    def _takes(self, ticket: Ticket, begin: float) -> float:
+    def _duration(self, ticket: Ticket, begin: float) -> float:
         """How long a client is at an ask; it notes how many steps the client makes where time decides that."""
         client, device, runner = ticket.client, self._device(ticket.client), self.inner.runner.runner
         size, key = self.sizes[client], runner.client_key(client, ticket.round).derive(TRAINER)
@@ -331,12 +331,12 @@ class ClockEngine(Engine):
             for name, tensor in flat_names(message.params, message.buffers, message.stages, "stages/").items()
         }
         steps = sorted(self._steps.items())
-        return {"now": self.now, "pool": self.pool.told(), "events": events, "steps": steps}, tensors
+        return {"now": self.now, "pool": self.pool.to_state(), "events": events, "steps": steps}, tensors
 
     def restore(self, notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Goes on from what was saved."""
         self.now = float(notes["now"])
-        self.pool.recall(notes["pool"])
+        self.pool.from_state(notes["pool"])
         self._steps = dict(notes.get("steps", ()))
         flying = {ticket.number: ticket for ticket in self.pool.flying}
         self._events = [
@@ -362,7 +362,7 @@ def _timed(reports: Reports, arrivals: Sequence[Arrival]) -> Reports:
     return reports.adding({"asked_s": asked, "ended_s": ended, "age": [float(each.age) for each in own]})
 
 
-def _lost(losses: Sequence[Loss], told: set[str], down: int) -> tuple[Reports, Reports]:
+def _lost(losses: Sequence[LostClient], told: set[str], down: int) -> tuple[Reports, Reports]:
     """A report for each client of whom nothing else is told, its last loss of the round; and one for all others."""
     last = {loss.ticket.client: loss.ticket.number for loss in losses if loss.ticket.client not in told}
     lost, earlier = list[ClientReport](), list[ClientReport]()

@@ -13,7 +13,7 @@ from headway.numerics.keys import Key
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class SimulatedDevice:
     """One client's: examples it trains on and bytes it takes and sends in a second, and the delay of each message."""
 
     examples_per_s: float
@@ -36,7 +36,7 @@ class Device:
 
 @final
 @dataclass(frozen=True)
-class Fleet:
+class DeviceFleet:
     """What the clients of a federation are like; each client's device is a function of its name and the run's seed.
 
     examples_per_s: that a client trains on, the median over clients.  down_per_s, up_per_s: bytes.  latency_s: the
@@ -48,7 +48,7 @@ class Fleet:
     Raises:
         ConfigError: for a number out of range.
 
-    >>> Fleet(examples_per_s=100.0).device("a", Key.root(0)).seconds(examples=250, down=10, up=10)
+    >>> DeviceFleet(examples_per_s=100.0).device("a", Key.root(0)).seconds(examples=250, down=10, up=10)
     2.5
     """
 
@@ -73,7 +73,7 @@ class Fleet:
             raise ConfigError(f"Fleet.crash must be between 0 and 1, found {self.crash}.")
 
     @property
-    def spoken(self) -> str:
+    def summary(self) -> str:
         """What the clients are like, in a line."""
         said = [
             f"{value:g} {unit}"
@@ -88,11 +88,11 @@ class Fleet:
         said += [] if self.availability == Always() else [repr(self.availability)]
         return ", ".join(said) or "every client is there, and answers at once"
 
-    def device(self, client: str, key: Key) -> Device:
+    def device(self, client: str, key: Key) -> SimulatedDevice:
         """A client's device; key: the fleet's."""
         own = key.derive("device", client)
         speed, down, up = (math.exp(normal(own.derive(what))) for what in ("speed", "down", "up"))
-        return Device(
+        return SimulatedDevice(
             self.examples_per_s * speed**self.speed_spread,
             self.down_per_s * down**self.link_spread,
             self.up_per_s * up**self.link_spread,
@@ -109,7 +109,7 @@ class Fleet:
 
 # Orders of magnitude, not measurements: what a study says of its own devices is better.
 FLEETS = {
-    "phones": Fleet(
+    "phones": DeviceFleet(
         examples_per_s=100.0,
         down_per_s=2e6,
         up_per_s=5e5,
@@ -119,7 +119,7 @@ FLEETS = {
         crash=0.05,
         availability=Diurnal(hours=8.0, begins=22.0, spread=3.0),
     ),
-    "hospitals": Fleet(
+    "hospitals": DeviceFleet(
         examples_per_s=1000.0,
         down_per_s=1e7,
         up_per_s=5e6,
@@ -128,5 +128,5 @@ FLEETS = {
         link_spread=0.4,
         crash=0.002,
     ),
-    "instant": Fleet(),
+    "instant": DeviceFleet(),
 }

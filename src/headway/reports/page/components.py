@@ -17,7 +17,7 @@ MOST_ROWS = 50  # of a table behind a picture
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """Rows of texts.  methods: the index of each row's method, where rows are methods."""
 
     columns: Sequence[str]
@@ -34,7 +34,7 @@ class Figure:
     title: str
     caption: str
     picture: Markup
-    table: Table | None = None
+    table: PageTable | None = None
     wide: bool = False
 
 
@@ -46,7 +46,7 @@ class Section:
     title: str
     lead: str = ""
     figures: Sequence[Figure] = ()
-    tables: Sequence[Table] = ()
+    tables: Sequence[PageTable] = ()
     folded: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
 
@@ -70,7 +70,7 @@ def band(index: int, name: str, curves: Sequence[Mapping[int, float]], xs: Seque
 
 def curves_table(
     first: str, lines: Sequence[Line], text: Callable[[float], str], x_text: Callable[[float], str]
-) -> Table:
+) -> PageTable:
     """The numbers of a picture whose lines share their places: a row per place, a column per line."""
     places = sorted({x for line in lines for x in line.x})
     at = [dict(zip(line.x, zip(line.mean, line.low, line.high, strict=True), strict=True)) for line in lines]
@@ -84,7 +84,7 @@ def curves_table(
     chosen = thinned(places, MOST_ROWS)
     note = f"{len(chosen)} of {len(places)} are listed." if len(chosen) < len(places) else ""
     rows = [[x_text(x), *(cell(known.get(x)) for known in at)] for x in chosen]
-    return Table([first, *(line.name for line in lines)], rows, note)
+    return PageTable([first, *(line.name for line in lines)], rows, note)
 
 
 def per_run(methods: Sequence[Method], figure: Callable[[Method], Sequence[Mapping[int, float]]]) -> list[Line]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from headway.core.errors import RunFolderError
-from headway.observe.workload import Work, read_work
+from headway.observe.workload import Workload, read_work
 
 DRIFT = ("headway", "leeway", "cosine")  # what the journal holds of each client's drift
 TIMES = ("asked_s", "ended_s", "age")  # and of each ask, by a simulated clock
@@ -75,7 +75,7 @@ class Record:
     troubles: tuple[Trouble, ...]
     alarms: tuple[Alarmed, ...] = ()
     clock: Mapping[str, Curve] = field(default_factory=dict)
-    work: Work | None = None
+    work: Workload | None = None
     empty: tuple[int, ...] = ()
 
     def headline(self, metric: str) -> Curve:

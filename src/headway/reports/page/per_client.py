@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from headway.observe.text import number_text
 from headway.reports.page.charts import FEW, Dots, scatter_axes, scatter_chart, strip_chart
-from headway.reports.page.components import Figure, Section, Table, mean
+from headway.reports.page.components import Figure, PageTable, Section, mean
 from headway.reports.page.content import Evidence, Method, Partition
 from headway.reports.page.journal_reader import Pull
 from headway.reports.page.matrix import MOST_CLIENTS, bubble_chart, shown
@@ -54,13 +54,13 @@ def pulls(evidence: Evidence) -> Section:
         + (" A client is told apart by seed, as each seed draws other clients." if _by_seed(evidence) else "")
     )
     columns = ["method", "client", "headway", "leeway", "cosine", "rounds", "why it is named"]
-    tables = [Table(columns, rows, "", methods, words=True)]
+    tables = [PageTable(columns, rows, "", methods, words=True)]
     if (alarms := _alarms(evidence)) is not None:
         tables.append(alarms)
     return Section(anchor, title, lead, pictures, tables)
 
 
-def _alarms(evidence: Evidence) -> Table | None:
+def _alarms(evidence: Evidence) -> PageTable | None:
     """What the runs raised about their clients, of each run the alarms that it raised most often."""
     rows, methods = [], []
     for index, method in enumerate(evidence.methods):
@@ -70,7 +70,7 @@ def _alarms(evidence: Evidence) -> Table | None:
                 rows.append([method.name, f"{run.seed}", span, alarm.text])
                 methods.append(index)
     note = "Alarms: what stood out in three rounds in a row. A run is shown with those that it raised most often."
-    return Table(["method", "seed", "rounds", "alarm"], rows, note, methods, words=True) if rows else None
+    return PageTable(["method", "seed", "rounds", "alarm"], rows, note, methods, words=True) if rows else None
 
 
 def _by_seed(evidence: Evidence) -> bool:
@@ -153,11 +153,11 @@ def distribution(evidence: Evidence) -> Section:
         "seed's model, then means over seeds; so the worst may lie outside the dots, which are means themselves."
     )
     columns = ["method", "mean", "worst client", "worst decile", "variance", "Jain's index"]
-    tables = [Table(columns, table, note, methods)]
+    tables = [PageTable(columns, table, note, methods)]
     if evidence.gaps:
         found = [[client, *map(number_text, numbers)] for client, *numbers in evidence.gaps]
         words = "What each client gains: trained alone, in the best federation, and with all data pooled."
-        tables.append(Table(["client", "alone", "federated", "pooled"], found, words))
+        tables.append(PageTable(["client", "alone", "federated", "pooled"], found, words))
     return Section(anchor, title, "", [picture], tables)
 
 
@@ -178,7 +178,7 @@ def holdings(evidence: Evidence) -> Section:
         what = "whose labels are the most unlike those of all together" if found.classes else "that hold the most"
         lead += f" The {MOST_CLIENTS} {what} are shown; the other {len(rows.rest)} are summed up."
     columns = ["client", "size", "label entropy", "distance to the pool"] if found.classes else ["client", "size"]
-    table = Table(columns, _rows(found), "", ())
+    table = PageTable(columns, _rows(found), "", ())
     if not found.classes:
         return Section(
             anchor, title, f"{lead} The targets are not classes, so only sizes are shown.", tables=[table, *read]
@@ -192,18 +192,20 @@ def holdings(evidence: Evidence) -> Section:
     return Section(anchor, title, lead, [Figure("Clients by classes", caption, picture, table, wide=True)], read)
 
 
-def _read(evidence: Evidence) -> list[Table]:
+def _read(evidence: Evidence) -> list[PageTable]:
     """What reading the data took, as the run folders keep it, and the names of the classes."""
     kept = [data for method in evidence.methods for data in method.data]
     names = next((data.class_names for data in kept if data.class_names), ())
     notes = dict.fromkeys(note for data in kept for note in data.notes)
     tables = (
-        [Table(["what was changed when the data were read"], [[note] for note in notes], words=True)] if notes else []
+        [PageTable(["what was changed when the data were read"], [[note] for note in notes], words=True)]
+        if notes
+        else []
     )
     if names:
         rows = [[f"{index}", name] for index, name in enumerate(names[:MOST_NAMES])]
         more = f"{len(names) - MOST_NAMES} more are not shown." if len(names) > MOST_NAMES else ""
-        tables.append(Table(["class", "name"], rows, more, words=True))
+        tables.append(PageTable(["class", "name"], rows, more, words=True))
     return tables
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headway.reports.page.components import Section, Table
+from headway.reports.page.components import PageTable, Section
 from headway.reports.page.content import Evidence
 
 MOST_TROUBLES = 60
@@ -34,13 +34,13 @@ def troubles(evidence: Evidence) -> Section:
         for each in run.record.troubles
     ]
     lost.sort(key=lambda row: row[3] != "rejected")  # dropping out is often wanted, a rejection never
-    tables = [Table(["method", "seed", "why it stopped"], stopped, words=True)] if stopped else []
+    tables = [PageTable(["method", "seed", "why it stopped"], stopped, words=True)] if stopped else []
     if lost:
         more = len(lost) - MOST_TROUBLES
         times = sum(int(row[4]) for row in lost)
         note = f"{times} updates in all were not counted." + (f" {more} more rows are not shown." if more > 0 else "")
         columns = ["method", "seed", "client", "what", "rounds", "when", "why"]
-        tables.append(Table(columns, lost[:MOST_TROUBLES], note, words=True))
+        tables.append(PageTable(columns, lost[:MOST_TROUBLES], note, words=True))
     empty = [
         [method.name, str(run.seed), f"{len(record.empty)} of {len(record.rounds)}", _rounds(record.empty)]
         for method in evidence.methods
@@ -49,7 +49,7 @@ def troubles(evidence: Evidence) -> Section:
     ]
     if empty:
         note = "An empty round counts no client, because none was drawn or none answered; the model stays as it was."
-        tables.append(Table(["method", "seed", "empty rounds", "which"], empty, note, words=True))
+        tables.append(PageTable(["method", "seed", "empty rounds", "which"], empty, note, words=True))
     lead = "" if tables else "Nothing is known to have failed: no run stopped early"
     if not tables:
         recorded = all(run.record is not None for method in evidence.methods for run in method.runs)
@@ -80,10 +80,10 @@ def made_of(evidence: Evidence) -> Section:
         for run in method.runs
     ]
     tables = [
-        Table(
+        PageTable(
             ["method", "chain"], [[m.name, m.chain] for m in evidence.methods], "", range(len(evidence.methods)), True
         ),
-        Table(["method", "seed", "rounds", *versions, "data fingerprint", "read from"], runs, words=True),
+        PageTable(["method", "seed", "rounds", *versions, "data fingerprint", "read from"], runs, words=True),
     ]
     # a path without a dot is a stage's place in the chain, which the table of chains shows better
     paths = sorted({path for method in evidence.methods for path in method.numbers if "." in path})
@@ -92,7 +92,7 @@ def made_of(evidence: Evidence) -> Section:
     alike = [row for row in rows if len(set(row[1:])) == 1]
     if differ:
         note = "What was set differently; an empty cell is a stage that the method does not have."
-        tables.append(Table(["number", *(method.name for method in evidence.methods)], differ, note, words=True))
+        tables.append(PageTable(["number", *(method.name for method in evidence.methods)], differ, note, words=True))
     folded = [("Set alike for all", "\n".join(f"{row[0]} = {row[1]}" for row in alike))] if alike else []
     folded += [(f"Run file of {m.name}", m.runfile) for m in evidence.methods if m.runfile]
     return Section("ran", "What ran", "", tables=tables, folded=folded)

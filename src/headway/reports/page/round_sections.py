@@ -13,7 +13,7 @@ from headway.observe.fairness import Fairness, fairness
 from headway.observe.text import bytes_text, difference_text, listed, metric_text, number_text, time_unit
 from headway.reports.page.axes import tick_text
 from headway.reports.page.charts import Line, bar_chart, line_chart
-from headway.reports.page.components import Figure, Section, Table, band, curves_table, mean, per_run, round_text
+from headway.reports.page.components import Figure, PageTable, Section, band, curves_table, mean, per_run, round_text
 from headway.reports.page.content import Evidence, Method, SeedRun
 from headway.reports.page.journal_reader import Record
 
@@ -112,11 +112,11 @@ def summary(evidence: Evidence) -> Section:
         note += f" At {bytes_text(evidence.budget)}: the mean as if each run had ended when it had sent so much."
     if evidence.time_budget is not None:
         note += f" At {time_text(evidence.time_budget)}: as if each had ended with its last value by that time."
-    table = Table(columns, rows, note, methods=range(len(rows)))
+    table = PageTable(columns, rows, note, methods=range(len(rows)))
     return Section("methods", "Methods", evidence.caption, tables=[table, *measured(evidence)])
 
 
-def measured(evidence: Evidence) -> list[Table]:
+def measured(evidence: Evidence) -> list[PageTable]:
     """Every metric of every method over the last rounds, beside that of the best constant answer."""
     curves = [
         [record.central if evidence.central else record.clients for record in method.records()]
@@ -140,7 +140,7 @@ def measured(evidence: Evidence) -> list[Table]:
         said = answers[0] if len(answers) == 1 else "at each seed the best one"
         note += f" Constant answer: what the same answer for every example would reach ({said})."
     note += "".join(f" {name.replace('_', ' ').capitalize()} is not defined: {why}." for name, why in undefined.items())
-    return [Table(columns, rows, note)]
+    return [PageTable(columns, rows, note)]
 
 
 def _last_mean(curves: Sequence[Mapping[int, float]]) -> float:
@@ -318,7 +318,7 @@ def costs(evidence: Evidence) -> Section:
     ]
     missing = [method.name for method in evidence.methods if not method.records()]
     lead = f"Not recorded for {listed(missing)}." if missing else ""
-    return Section(anchor, title, lead, pictures, [Table(columns, rows, note, methods)])
+    return Section(anchor, title, lead, pictures, [PageTable(columns, rows, note, methods)])
 
 
 def _a_round(records: Sequence[Record], name: str) -> float:

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from headway.numerics.durations import time_text
 from headway.observe.text import bytes_text, listed, number_text, time_unit
-from headway.observe.workload import FLYING, Span, Work, at_work
+from headway.observe.workload import FLYING, Span, Workload, at_work
 from headway.reports.page.axes import MOST_POINTS, thinned, tick_text
 from headway.reports.page.bars import histogram_chart, timeline_chart
 from headway.reports.page.charts import bar_chart, line_chart
-from headway.reports.page.components import Figure, Section, Table, band, curves_table, mean, round_text
+from headway.reports.page.components import Figure, PageTable, Section, band, curves_table, mean, round_text
 from headway.reports.page.content import Evidence, Method
 
 STRETCHES = 120  # of the curve of clients at work
 
-Found = Sequence[tuple[int, Method, list[Work]]]
+Found = Sequence[tuple[int, Method, list[Workload]]]
 
 
 def clockwork(evidence: Evidence) -> Section | None:
@@ -78,7 +78,7 @@ def _participation(found: Found) -> Figure:
     )
 
 
-def _ranked(work: Work) -> Mapping[int, float]:
+def _ranked(work: Workload) -> Mapping[int, float]:
     """By rank, how often that client counted; of many clients an even choice."""
     counts = sorted(work.counts.values(), reverse=True)
     return {
@@ -99,11 +99,11 @@ def _ages(found: Found) -> Figure:
         "Ages of counted updates",
         "By how many rounds the model had moved on since the client was asked, in shares of the counted updates.",
         histogram_chart("ages of counted updates", rows, "age in rounds"),
-        Table(["age", *(name for _, name, _ in rows)], table),
+        PageTable(["age", *(name for _, name, _ in rows)], table),
     )
 
 
-def _shares(works: Sequence[Work]) -> dict[int, float]:
+def _shares(works: Sequence[Workload]) -> dict[int, float]:
     total = sum(count for work in works for count in work.ages.values())
     ages = sorted({age for work in works for age in work.ages})
     return {age: sum(work.ages.get(age, 0) for work in works) / total for age in ages}
@@ -142,7 +142,7 @@ def _timeline(index: int, method: Method) -> Figure:
     title = f"Who worked when, {method.name}"
     picture = timeline_chart(title.lower(), index, work.spans, work.ends, time_unit(work.ends[-1]), _told)
     rows = [[s.client, f"{s.asked}", f"{s.counted}", time_text(s.seconds)] for s in work.spans]
-    table = Table(["client", "asked", "counted", "at work"], rows)
+    table = PageTable(["client", "asked", "counted", "at work"], rows)
     return Figure(title, caption, picture, table, wide=True)
 
 
@@ -150,7 +150,7 @@ def _told(span: Span) -> str:
     return f"{span.client}: asked {span.asked} times, counted {span.counted}, at work for {time_text(span.seconds)}"
 
 
-def _table(found: Found) -> Table:
+def _table(found: Found) -> PageTable:
     """Time, waste and participation of each method in numbers."""
     rows = []
     for _, method, works in found:
@@ -186,7 +186,7 @@ def _table(found: Found) -> Table:
     )
     if any(work.population is None for _, _, works in found for work in works):
         note += " An older journal does not say how many clients there are: those that were never asked are left out."
-    return Table(columns, rows, note, [index for index, *_ in found])
+    return PageTable(columns, rows, note, [index for index, *_ in found])
 
 
 def _percent(shares: Iterable[float]) -> str:

@@ -12,7 +12,7 @@ from headway.core.errors import ConfigError
 from headway.core.flow import Flow
 from headway.core.stage import Aggregator, Context, Place, stages
 from headway.core.update import Tensors, Update
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 from headway.stages.weighting import check_only_weight
 
 
@@ -78,7 +78,7 @@ class AFL(Aggregator):
             )
         flow = flow.need(self, "initial_loss")
         told = "loss of the global model"
-        return flow.set(self, weight_bound=1.0, weight_tells=told, exposed=(*flow.exposed, told))
+        return flow.set(self, weight_bound=1.0, weight_leaks=told, exposed=(*flow.exposed, told))
 
     def init(self, w: Tensor) -> Tensors:
         """theta = 0."""
@@ -99,7 +99,7 @@ class AFL(Aggregator):
         ascended = share + self.lr * ctx.initial_loss.double()
         return update.with_weight(share).with_sums(ascended=ascended), {"ascended": ascended.unsqueeze(-1)}
 
-    def finish(self, total: Total, ctx: Context) -> Update:
+    def finish(self, total: ExactTotal, ctx: Context) -> Update:
         """The mixture of the updates, and the threshold of the next one."""
         ascended = torch.stack([total.rows[client].sums["ascended"] for client in sorted(total.rows)])
         return super().finish(total, ctx).with_sums(threshold=simplex_threshold(ascended))

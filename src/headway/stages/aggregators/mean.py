@@ -10,7 +10,7 @@ import torch
 from headway.core.flow import Flow
 from headway.core.stage import Aggregator, Context, Place, stages
 from headway.core.update import Update
-from headway.protocol.sums import Total
+from headway.protocol.sums import ExactTotal
 
 BY_SIZE = ("by size", "power of choice")  # the kinds of samplers that prefer large clients
 
@@ -100,7 +100,7 @@ class Mean(Aggregator):
             return update.scaled_exactly(update.weight)
         return update.with_weight(torch.ones_like(update.weight)).scaled_exactly(torch.ones_like(update.weight))
 
-    def finish(self, total: Total, ctx: Context) -> Update:
+    def finish(self, total: ExactTotal, ctx: Context) -> Update:
         """The sums over the denominator; the sum `clients` says over how many clients the mean is."""
         summed = total.value()
         clients = torch.tensor(float(total.count), dtype=torch.float64)
