@@ -18,7 +18,7 @@ import time
 import ray
 import torch
 from ray.cluster_utils import Cluster
-from test_ray import kept, same, started, trained
+from test_ray_engine import kept, same, started, trained
 
 import headway as hw
 

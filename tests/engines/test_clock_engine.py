@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from test_processes import TRAINER, model
+from test_process_engine import TRAINER, model
 from toys import blobs
 
 import headway as hw

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conformance.teststages import Median
-from test_clock import made
+from test_clock_engine import made
 from toys import blobs
 
 import headway as hw

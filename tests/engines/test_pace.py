@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_clock import SLOW, counted, made
+from test_clock_engine import SLOW, counted, made
 from toys import blobs
 
 import headway as hw

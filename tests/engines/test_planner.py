@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_processes import TRAINER, model, run, started
+from test_process_engine import TRAINER, model, run, started
 from torch import nn
 from toys import blobs
 

@@ -288,7 +288,7 @@ def test_memory_is_not_asked_for_after_the_end(cluster):
 @SOAK
 def test_what_a_node_cannot_read_is_said(cluster, monkeypatch):
     monkeypatch.setattr(sys, "path", [path for path in sys.path if not path.endswith("engines")])
-    with pytest.raises(hw.HeadwayError, match=r"could not make ready: .*No module named 'test_ray'\. It is caused by"):
+    with pytest.raises(hw.HeadwayError, match="No module named 'test_ray_engine'"):
         trained("fedavg", hw.RayEngine(1, lanes=1), make=lambda: Fails(4, 3))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from test_dropout import EVERY, KEYS, keyed
-from test_sgd import trained
+from test_local_sgd import trained
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional

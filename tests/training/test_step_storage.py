@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_sgd import trained
+from test_local_sgd import trained
 from torch import nn
 from toys import blobs
 

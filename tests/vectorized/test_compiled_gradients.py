@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 import torch
-from test_lanes import SIZES, Branches, agree, model
-from test_processes import same
+from test_batched_sgd import SIZES, Branches, agree, model
+from test_process_engine import same
 from torch import nn
 from torch._inductor.exc import InvalidCxxCompiler
 from toys import blobs
