@@ -47,8 +47,7 @@ def shortened(arguments):
 def test_the_tutorial_from_its_first_line_to_its_last(headway, capsys):
     """Every command and every Python block, in order and in one folder, with one round each."""
     ran, outputs = [], {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "_classes", dict(stages._classes))
+    with stages.classes.restored():
         for language, block in blocks(TUTORIAL):
             if language == "python":
                 capsys.readouterr()

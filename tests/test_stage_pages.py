@@ -2,6 +2,7 @@
 
 import runpy
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,15 @@ def test_what_the_code_knows_is_said():
     assert "```text\nexamples:  sum" in PAGES["Mean.md"]
 
 
-def test_a_stage_of_ones_own_has_no_page_here(monkeypatch):
+def test_a_stage_of_ones_own_has_no_page_here():
+    @dataclass(frozen=True)
     class Own(hw.Stage):
         """Not ours."""
 
         place = hw.Place.WEIGH
 
-    monkeypatch.setitem(stages._classes, "Own", Own)
-    assert "Own" in stages.names()
-    assert "Own" not in MAKER["ours"]()
+    with stages.classes.restored():
+        stages.register(Own)
+        assert "Own" in stages.names()
+        assert "Own" not in MAKER["ours"]()
+    assert "Own" not in stages.names()

@@ -177,11 +177,11 @@ def test_a_class_whose_numbers_would_be_lost_is_not_registered(make) -> None:
     registry: Registry = Registry("thing", "example.things")
     with pytest.raises(hw.ConfigError, match=r"thing 'Mine'"):
         registry.register(make())
-    assert "Mine" not in registry._classes
+    assert "Mine" not in registry.classes
 
 
 @pytest.mark.parametrize("registry", KINDS, ids=lambda registry: registry.kind)
 def test_no_registry_takes_a_class_that_is_not_decorated(registry) -> None:
-    base = next(iter(registry._classes.values()))
+    base = next(iter(registry.classes.values()))
     with pytest.raises(hw.ConfigError, match="frozen dataclass"):
         registry.register(type("Undecorated", (base,), {"__annotations__": {"mu": float}, "mu": 0.3}))

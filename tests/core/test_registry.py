@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from headway.core import registry
+from headway.core import plugins
 from headway.core.errors import ConfigError
 from headway.core.registry import Registry
 
@@ -108,11 +108,15 @@ def test_only_frozen_dataclasses_with_a_free_name_are_registered(shapes) -> None
     assert shapes.names() == ["Shape"]
 
 
+def _point(load):
+    return SimpleNamespace(load=load, name="Shape", value="other:Shape", module="other", dist=None)
+
+
 def test_an_entry_point_registers_its_class_once_when_it_is_needed(monkeypatch) -> None:
     loads = []
-    point = SimpleNamespace(load=lambda: loads.append(1) or Shape)
+    point = _point(lambda: loads.append(1) or Shape)
     asked = []
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: asked.append(group) or [point])
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: asked.append(group) or [point])
     made: Registry = Registry("shape", "example.shapes")
     assert not loads
     assert made.build({"shape": "Shape", "sides": 5}) == Shape(5)
@@ -122,6 +126,6 @@ def test_an_entry_point_registers_its_class_once_when_it_is_needed(monkeypatch) 
 
 def test_an_entry_point_may_be_a_module_that_registers_when_imported(monkeypatch) -> None:
     made: Registry = Registry("shape", "example.shapes")
-    point = SimpleNamespace(load=lambda: made.register(Shape) and registry)
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [point])
+    point = _point(lambda: made.register(Shape) and plugins)
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [point])
     assert made.names() == ["Shape"]

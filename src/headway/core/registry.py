@@ -15,10 +15,10 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from typing import Any, Generic, Literal, TypeVar
 
 from headway.core.errors import ConfigError, nearest
+from headway.core.plugins import NamedRegistry
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -72,8 +72,7 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str, group: str) -> None:
         self.kind, self.group = kind, group
-        self._classes: dict[str, type[T]] = {}
-        self._loaded = False
+        self.classes: NamedRegistry[type[T]] = NamedRegistry(kind, group, self._checked_class)
 
     def register(self, cls: C) -> C:
         """Class decorator: makes a frozen dataclass known by its name.
@@ -82,20 +81,11 @@ class Registry(Generic[T]):
             ConfigError: if it is no frozen dataclass of plain values that can be rebuilt from them, or another class
                 has the name.
         """
-        check_rebuildable(cls, f"{self.kind} {cls.__name__!r}")
-        known = self._classes.get(cls.__name__)
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ConfigError(
-                f"two classes register the {self.kind} name {cls.__name__!r}: one in {known.__module__}, "
-                f"one in {cls.__module__}; rename one of them."
-            )
-        self._classes[cls.__name__] = cls
-        return cls
+        return self.classes.add(cls)
 
     def names(self) -> list[str]:
-        """All names, sorted, those of other packages included."""
-        self._load()
-        return sorted(self._classes)
+        """All names, sorted, other packages' included."""
+        return sorted(self.classes)
 
     def get(self, name: str) -> type[T]:
         """The class of a name.
@@ -103,11 +93,7 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: if nothing has that name; says the nearest one.
         """
-        if name not in self._classes:
-            self._load()
-        if name not in self._classes:
-            raise ConfigError(f"there is no {self.kind} named {name!r}{nearest(name, self._classes)}.")
-        return self._classes[name]
+        return self.classes.find(name)
 
     def build(self, numbers: Mapping[str, Any]) -> T:
         """The object of `{kind: name, field: value, ...}`.
@@ -125,14 +111,11 @@ class Registry(Generic[T]):
         """The name and numbers from which `build` makes an equal object."""
         return {self.kind: type(thing).__name__, **to_numbers(thing)}
 
-    def _load(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
-        for point in metadata.entry_points(group=self.group):
-            found = point.load()
-            if isinstance(found, type):
-                self.register(found)
+    def _checked_class(self, name: str | None, cls: Any) -> tuple[str, type[T]]:
+        if not isinstance(cls, type):
+            raise ConfigError(f"a {self.kind} is a class, found a value of type {type(cls).__name__} ({name}).")
+        check_rebuildable(cls, f"{self.kind} {cls.__name__!r}")
+        return cls.__name__, cls
 
 
 def to_numbers(thing: Any) -> dict[str, Any]:
