@@ -20,7 +20,7 @@ soak: .venv/dev
 	$(BIN)/python -m pytest -m soak
 
 check: .venv/dev
-	$(BIN)/python -m pytest tests/test_static.py tests/test_layers.py tests/test_public_names.py
+	$(BIN)/python -m pytest tests/test_static.py tests/test_layers.py tests/test_house.py tests/test_public_names.py
 
 format: .venv/dev
 	$(BIN)/ruff format src tests benchmarks docs

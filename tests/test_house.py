@@ -1,0 +1,313 @@
+"""The structure of `src/headway`: imports without circles, one name for one class, sizes, and a test for each file.
+
+Each rule has a list of the places that depart from it.  An entry is a pair of a place and a reason, and must be true:
+an entry whose place no longer departs fails, so that the lists can only shrink.
+"""
+
+import ast
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "headway"
+TESTS = Path(__file__).parent
+MOST_IMPORTS, MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS, FEWEST_LINES_OF_LOGIC = 15, 400, 60, 8, 25
+
+CIRCLES: dict[str, str] = {
+    "headway.data.dataset.classes": "is being taken apart",
+    "headway.model.flat_module": "is being taken apart",
+    "headway.observe.alarms": "is being taken apart",
+}
+FAN_OUT: dict[str, str] = {
+    "headway": "is being split",
+    "headway.cli.compare_command": "is being split",
+    "headway.cli.show_commands": "is being split",
+    "headway.client.participant": "is being split",
+    "headway.engines.group_runner": "is being split",
+    "headway.engines.local": "is being split",
+    "headway.engines.ray.ray_worker": "is being split",
+    "headway.engines.virtual_clock.clock_engine": "is being split",
+    "headway.experiment.run": "is being split",
+    "headway.experiment.runfile": "is being split",
+    "headway.training.local_sgd": "is being split",
+}
+LONG_FILES: dict[str, str] = {
+    "headway.experiment.run": "is being split",
+    "headway.experiment.runfile": "is being split",
+}
+LONG_FUNCTIONS: dict[str, str] = {
+    "headway.data.sources.folders.class_folders": "is being split",
+    "headway.data.sources.table_pool.table_pool": "is being split",
+    "headway.experiment.run.Run.__init__": "is being split",
+}
+MANY_PARAMETERS: dict[str, str] = {
+    "headway.data.sources.hub.from_huggingface": "is being split",
+    "headway.data.sources.hub.hub_pool": "is being split",
+    "headway.data.sources.synthetic.synthetic_pool": "is being split",
+    "headway.data.sources.table_pool.table_pool": "is being split",
+    "headway.data.sources.torch_datasets.from_torch": "is being split",
+    "headway.experiment.comparison.gather": "is being split",
+    "headway.experiment.run.Run.__init__": "is being split",
+    "headway.protocol.reports.Reports.__init__": "is being split",
+    "headway.recipes.fedadam": "is being split",
+    "headway.recipes.fedasync": "is being split",
+    "headway.recipes.fedyogi": "is being split",
+    "headway.reports.comparison_picture.comparison_picture": "is being split",
+    "headway.reports.page.charts.line_chart": "is being split",
+}
+SAME_MODULE_NAMES: dict[str, str] = {
+    "arrays": "is being renamed",
+}
+SUITES: dict[str, str] = {
+    "advice/test_advise.py": "advice.findings advice.plan advice.probe cli.advise_command",
+    "cases/test_few_clients.py": "experiment.population",
+    "cases/test_going_on.py": "experiment.identity observe.run_folder",
+    "cases/test_statistics.py": "model.blame",
+    "cases/test_trouble.py": "engines.processes.worker",
+    "client_state/test_store_model.py": "client_state.commit_flags",
+    "client_state/test_tensor_table.py": "client_state.shared_memory",
+    "core/test_algorithm.py": "core.update",
+    "core/test_refusals.py": "core.chain",
+    "data/test_columns.py": "data.sources.fields",
+    "data/test_federated.py": "data.dataset.data_rules",
+    "data/test_files.py": "data.sources.npz data.sources.table_pool data.sources.tables",
+    "data/test_images.py": "data.sources.pictures",
+    "data/test_partition.py": (
+        "data.partition.allocation data.partition.by_label data.partition.by_size data.partition.neighbours"
+    ),
+    "data/test_parts.py": "data.dataset.client_index data.dataset.mapped",
+    "data/test_shift.py": "data.shift.image_shifts data.shift.shifting data.shift.shifts data.shift.table_shifts",
+    "data/test_skew.py": "data.skew.distance",
+    "data/test_sources.py": "data.sources.packaged data.sources.registered_sources data.sources.torch_datasets",
+    "data/test_split_batches.py": "data.dataset.batches",
+    "data/test_synthetic.py": "data.sources.example_pool",
+    "engines/test_devices_in_runs.py": "engines.autotune.gpu_memory",
+    "engines/test_fleet.py": "engines.virtual_clock.device_availability",
+    "engines/test_planner.py": "engines.autotune.batch_trial",
+    "engines/test_process_engine.py": ("engines.processes.arrays engines.processes.shared_arrays engines.worker_pool"),
+    "engines/test_ray_engine.py": "engines.ray.ray_worker",
+    "engines/test_replicated_state.py": "engines.ray.state_replica",
+    "model/test_models_not_plain.py": "model.module_checks model.personal_model",
+    "model/test_shapes.py": "model.broadcasting model.losses",
+    "model/test_target_scale.py": "experiment.target_scaling",
+    "model/test_task.py": "model.flat_module",
+    "numerics/test_keys.py": "numerics.counters",
+    "observe/test_alarms.py": "observe.client_clusters",
+    "observe/test_drift.py": "observe.journal",
+    "protocol/test_reports.py": "observe.round_report protocol.messages",
+    "reports/test_page.py": (
+        "observe.text reports.page.bars reports.page.charts reports.page.components "
+        "reports.page.journal_reader reports.page.label_holdings reports.page.matrix reports.page.per_client "
+        "reports.page.provenance reports.page.round_sections reports.run_reader"
+    ),
+    "reports/test_timeline.py": "numerics.durations",
+    "run/test_resume.py": "client_state.sqlite_versions",
+    "run/test_whole_runs.py": "experiment.run",
+    "samplers/test_draws.py": "samplers.drawing samplers.poisson samplers.power_of_choice samplers.uniform",
+    "test_cli.py": "cli.header cli.main cli.run_command cli.show_commands",
+    "test_cli_drift.py": "observe.progress",
+    "test_cli_mistakes.py": "core.errors experiment.key_paths",
+    "test_cli_report.py": "cli.report_command reports.assemble reports.naming",
+    "test_compare.py": (
+        "cli.compare_command cli.method_files cli.trial_progress experiment.comparison experiment.trials"
+    ),
+    "test_comparison_extras.py": "client.evaluation experiment.baselines experiment.grid_search",
+    "test_conformance.py": (
+        "core.stage stages.aggregators.mean stages.local_rules stages.normalisation stages.weighting"
+    ),
+    "test_engines_agree.py": "engines.engine engines.group_runner engines.pooled server.collector",
+    "test_partition_command.py": "reports.partition_picture",
+    "test_runfile.py": "experiment.overrides experiment.runfile_schema experiment.runfile_text model.zoo",
+    "training/test_local_sgd.py": (
+        "client.participant training.single_example training.step_rules training.update_rule"
+    ),
+    "training/test_step_storage.py": "numerics.gram",
+    "training/test_trainer.py": "training.call_trace",
+    "vectorized/test_batched_sgd.py": "vectorized.batch_schedule",
+    "vectorized/test_low_rank.py": "vectorized.low_rank_layers",
+}
+"""Suites, and the files without a test file of their name that each of them covers."""
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a file of the package."""
+    parts = ("headway", *path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+@functools.cache
+def tree_of(module: str) -> ast.Module:
+    """The syntax tree of a module."""
+    return ast.parse(FILES[module].read_text())
+
+
+def imported(module: str) -> Iterator[str]:
+    """Modules of the package that a file imports, in functions and under TYPE_CHECKING as well."""
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{module} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            while name and name not in FILES:
+                name = name.rpartition(".")[0]
+            if name and name != module:
+                yield name
+
+
+@functools.cache
+def graph() -> dict[str, frozenset[str]]:
+    """For each module the modules that it imports; a package's own `__init__` is loaded with it and does not count."""
+
+    def counts(module: str, other: str) -> bool:
+        return not (FILES[other].name == "__init__.py" and module.startswith(f"{other}."))
+
+    return {module: frozenset(other for other in imported(module) if counts(module, other)) for module in FILES}
+
+
+def circles(edges: dict[str, frozenset[str]]) -> list[list[str]]:
+    """Sets of modules that import each other (Tarjan's strongly connected components of two and more)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in sorted(edges[module]):
+            if other not in index:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], index[other])
+        if low[module] == index[module]:
+            circle = [stack.pop()]
+            while circle[-1] != module:
+                circle.append(stack.pop())
+            if len(circle) > 1:
+                found.append(sorted(circle))
+
+    for module in sorted(edges):
+        if module not in index:
+            visit(module)
+    return found
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every function and method of the package with its qualified name."""
+
+    def inside(node: ast.AST, name: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield f"{name}.{child.name}", child
+            named = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            yield from inside(child, f"{name}.{child.name}" if named else name)
+
+    for module in FILES:
+        yield from inside(tree_of(module), module)
+
+
+def is_command(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether typer calls the function: its parameters are the options of a command."""
+    return any("command" in ast.unparse(decorator) for decorator in function.decorator_list)
+
+
+def agree(departures: dict[str, object], listed: dict[str, str], rule: str) -> None:
+    """Asserts that what departs from a rule is what is listed, each with a reason."""
+    new = {place: what for place, what in departures.items() if place not in listed}
+    assert not new, f"{rule}: {new}"
+    mended = sorted(set(listed) - set(departures))
+    assert not mended, f"no longer departs, so take it off the list of {rule!r}: {mended}"
+    assert all(reason.strip() for reason in listed.values())
+
+
+def test_circles_are_found():
+    edges = {"a": frozenset("b"), "b": frozenset("c"), "c": frozenset("b"), "d": frozenset("ad")}
+    assert circles(edges) == [["b", "c"]]
+
+
+def test_files_do_not_import_each_other_in_circles():
+    departures = {circle[0]: circle for circle in circles(graph())}
+    agree(departures, CIRCLES, "imports have no circles")
+
+
+def test_a_class_name_stands_for_one_class():
+    places = defaultdict(list)
+    for module in FILES:
+        for node in ast.walk(tree_of(module)):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(module)
+    agree({name: where for name, where in places.items() if len(where) > 1}, {}, "a class name is used once")
+
+
+def test_a_module_name_stands_for_one_module():
+    counted = Counter(path.stem for path in FILES.values() if not path.stem.startswith("__"))
+    departures = {name: count for name, count in counted.items() if count > 1}
+    agree(departures, SAME_MODULE_NAMES, "a module name is used once")
+
+
+def test_a_file_imports_few_others():
+    departures = {module: len(others) for module, others in graph().items() if len(others) > MOST_IMPORTS}
+    agree(departures, FAN_OUT, f"a file imports at most {MOST_IMPORTS} others")
+
+
+def test_files_are_short():
+    lines = {module: len(path.read_text().splitlines()) for module, path in FILES.items()}
+    departures = {module: count for module, count in lines.items() if count > MOST_LINES}
+    agree(departures, LONG_FILES, f"a file has at most {MOST_LINES} lines")
+
+
+def test_functions_are_short():
+    lines = {name: node.end_lineno - node.lineno + 1 for name, node in functions() if node.end_lineno}
+    departures = {name: count for name, count in lines.items() if count > MOST_LINES_OF_A_FUNCTION}
+    agree(departures, LONG_FUNCTIONS, f"a function has at most {MOST_LINES_OF_A_FUNCTION} lines")
+
+
+def test_functions_have_few_parameters():
+    departures = {}
+    for name, node in functions():
+        names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        count = len([name for name in names if name not in ("self", "cls")])
+        if count > MOST_PARAMETERS and not is_command(node):
+            departures[name] = count
+    agree(departures, MANY_PARAMETERS, f"a function has at most {MOST_PARAMETERS} parameters")
+
+
+def test_only_packages_and_recipes_stand_at_the_top():
+    assert {path.name for path in SOURCE.glob("*.py")} == {"__init__.py", "__main__.py", "recipes.py"}
+
+
+def has_logic(module: str) -> bool:
+    """Whether a file has functions of some length, so that a test of its own is due."""
+    nodes = [node for node in ast.walk(tree_of(module)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    lines = sum((node.end_lineno or 0) - node.lineno + 1 for node in nodes)
+    return not FILES[module].stem.startswith("__") and lines >= FEWEST_LINES_OF_LOGIC
+
+
+def own_test(module: str) -> bool:
+    """Whether a test file of the module's room bears its name: `tests/a/test_c.py` for `a/c.py` and `a/b/c.py`."""
+    _, *rooms, name = module.split(".")
+    folders = [TESTS.joinpath(*rooms[:depth]) for depth in range(len(rooms) + 1)]
+    names = [name, *(f"{room}_{name}" for room in rooms)]
+    return any((folder / f"test_{name}.py").exists() for folder in folders for name in names)
+
+
+def test_each_file_with_logic_has_a_test():
+    listed = {f"headway.{name}": suite for suite, names in SUITES.items() for name in names.split()}
+    departures = {module: "no test file of its name" for module in FILES if has_logic(module) and not own_test(module)}
+    agree(departures, listed, "a file with logic has a test of its name, or is listed with the suite that covers it")
+
+
+@pytest.mark.parametrize("suite", sorted(SUITES))
+def test_suites_that_cover_others_exist(suite):
+    assert "def test_" in (TESTS / suite).read_text()
