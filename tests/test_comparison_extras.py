@@ -152,9 +152,9 @@ def test_bounds_are_plain_training(tmp_path):
     plain = load_runfile("hospitals", SMALL, method="fedavg").algorithm
     run = Run(plain, pooled(experiment.data), experiment.task, rounds=3, seed=0)
     list(run)
-    bench = FlatModule(experiment.task, Key.root(0))
+    flat_module = FlatModule(experiment.task, Key.root(0))
     message, data = Message(run.state.params), experiment.data
-    scores, _ = evaluate_clients(bench, message, data, data.clients, MemoryStore())
+    scores, _ = evaluate_clients(flat_module, message, data, data.clients, MemoryStore())
     name = experiment.task.headline
     sizes = {client: len(data.test[client]) for client in data.clients}
     assert trials["pooled"].values[-1] == pytest.approx(mean_metrics(scores, sizes)[name])

@@ -34,7 +34,7 @@ def statistics(algorithm, rounds=30, engine=None, data=None):
     run = hw.Run(algorithm, data or unlike(), task, rounds=rounds, engine=engine)
     reports = list(run)
     run.close()
-    return run, run.bench.statistics_layout.views(run.state.buffers), reports
+    return run, run.flat_module.statistics_layout.views(run.state.buffers), reports
 
 
 TRAINER = hw.LocalSGD(lr=0.01, batch_size=10)

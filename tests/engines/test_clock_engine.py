@@ -163,7 +163,7 @@ def test_who_crashes_is_asked_again_or_replaced():
 def test_nobody_answers_and_the_model_stays():
     one, reports = run(hw.ClockEngine(fleet=hw.DeviceFleet(crash=1.0)), rounds=2)
     assert [report.count("counted") for report in reports] == [0, 0]
-    assert torch.equal(one.state.params, one.bench.shared)
+    assert torch.equal(one.state.params, one.flat_module.shared)
 
 
 def test_only_those_who_are_there_are_asked():

@@ -60,7 +60,7 @@ def agree(algorithm, monkeypatch, site=None, **options):
     here, reports = run(algorithm, **options)
     with watched(site, monkeypatch):
         there, others = run(algorithm, site=site, **options)
-    assert site.holds(there.engine.runner.bench.shared)
+    assert site.holds(there.engine.runner.flat_module.shared)
     assert not site.holds(there.state.params)
     torch.testing.assert_close(here.state.params, there.state.params, rtol=CLOSE, atol=CLOSE)
     for one, other in zip(reports, others, strict=True):

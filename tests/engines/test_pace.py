@@ -111,7 +111,7 @@ def test_who_manages_no_step_is_late():
     quorum = hw.Quorum(deadline_s=0.25, work="partial")
     one, reports = run(hw.ClockEngine(fleet=SLOW), quorum=quorum, rounds=2)
     assert {c.reason for r in reports for c in r.clients} == {"the round was over before it answered"}
-    assert torch.equal(one.state.params, one.bench.shared)
+    assert torch.equal(one.state.params, one.flat_module.shared)
     assert reports[1].clock["ended_s"] == 0.5
 
 

@@ -121,13 +121,13 @@ def test_the_trial_leaves_no_trace():
     data = blobs()
     held = data.fingerprint()
     run = start(hw.Task(Noisy, buffers="average"), data)
-    bench = run.engine.runner.bench
+    flat_module = run.engine.runner.flat_module
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (repr(np.random.get_state(legacy=False)), random.getstate()) == before[1:]
     assert data.fingerprint() == held
-    assert torch.equal(bench.statistics(), run.bench.statistics())
-    assert torch.equal(bench.shared, run.bench.shared)
-    assert bench.module.calls == 0
-    assert int(bench.module.norm.num_batches_tracked) == 0
+    assert torch.equal(flat_module.statistics(), run.flat_module.statistics())
+    assert torch.equal(flat_module.shared, run.flat_module.shared)
+    assert flat_module.module.calls == 0
+    assert int(flat_module.module.norm.num_batches_tracked) == 0
     assert not list(run.memory.clients())
     run.close()

@@ -73,13 +73,13 @@ def test_the_model_is_given_channels_side_by_side(channels):
 
 
 def test_the_values_are_the_same_and_other_shapes_are_left_alone():
-    bench = FlatModule(hw.Task(cnn), Key.root(0))
+    flat_module = FlatModule(hw.Task(cnn), Key.root(0))
     images, rows = torch.rand(5, 3, 4, 6), torch.rand(5, 3)
-    assert bench.to_memory_format(images) is images
-    bench.channels_last = True
-    assert torch.equal(bench.to_memory_format(images), images)
-    assert bench.to_memory_format(images).is_contiguous(memory_format=torch.channels_last)
-    assert bench.to_memory_format(rows) is rows
+    assert flat_module.to_memory_format(images) is images
+    flat_module.channels_last = True
+    assert torch.equal(flat_module.to_memory_format(images), images)
+    assert flat_module.to_memory_format(images).is_contiguous(memory_format=torch.channels_last)
+    assert flat_module.to_memory_format(rows) is rows
 
 
 @pytest.mark.parametrize("recipe", ["fedavg", "scaffold+ecgr", "moon"])

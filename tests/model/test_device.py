@@ -172,11 +172,11 @@ class TestBfloat16:
     def layers(features=4):
         return nn.Sequential(nn.Linear(features, 32), nn.ReLU(), nn.Linear(32, 3))
 
-    def bench(self):
+    def flat_module(self):
         return FlatModule(hw.Task(lambda: self.layers(16)), Key.root(0), Device(precision="bfloat16"))
 
     def test_the_model_multiplies_in_bfloat16_while_it_trains_and_only_then(self):
-        narrow, x = self.bench(), torch.randn(8, 16)
+        narrow, x = self.flat_module(), torch.randn(8, 16)
         whole = FlatModule(narrow.task, Key.root(0))
         assert torch.equal(narrow.module.eval()(x), whole.module.eval()(x))
         outputs = narrow.module.train()(x)
@@ -187,13 +187,13 @@ class TestBfloat16:
         assert {grad.dtype for grad in grads} == {narrow.shared.dtype} == {torch.float32}
 
     def test_as_a_batched_program(self):
-        bench = self.bench()
-        bench.module.train()
-        views = bench.layout.views(bench.shared.expand(3, -1).clone())
+        flat_module = self.flat_module()
+        flat_module.module.train()
+        views = flat_module.layout.views(flat_module.shared.expand(3, -1).clone())
         x = torch.randn(3, 5, 16)
 
         def loss(parameters, inputs):
-            return functional_call(bench.module, parameters, (inputs,)).square().sum()
+            return functional_call(flat_module.module, parameters, (inputs,)).square().sum()
 
         together = vmap(grad(loss))(views, x)
         for lane in range(3):
@@ -203,10 +203,10 @@ class TestBfloat16:
                 torch.testing.assert_close(together[name][lane], tensor, rtol=2**-6, atol=2**-6)
 
     def test_a_copy_of_the_model_is_not_bound_to_it(self):
-        bench = self.bench()
-        twin = copy.deepcopy(bench.module)
+        flat_module = self.flat_module()
+        twin = copy.deepcopy(flat_module.module)
         with torch.no_grad():
-            bench.shared.zero_()
+            flat_module.shared.zero_()
         assert twin(torch.ones(1, 16)).abs().sum() > 0
 
     @pytest.mark.parametrize("lanes", [1, 3])

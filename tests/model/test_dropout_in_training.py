@@ -25,12 +25,12 @@ SMALL = {
 }
 
 
-def lanes(bench, keys, step, parameters, inputs, targets, weights):
+def lanes(flat_module, keys, step, parameters, inputs, targets, weights):
     """What the lanes engine does: the loss of one client, its key an argument like its batch."""
 
     def loss(parameters, key, inputs, targets, weights):
-        with bench.draws.during(key, step):
-            outputs = functional_call(bench.module, parameters, (inputs,))
+        with flat_module.draws.during(key, step):
+            outputs = functional_call(flat_module.module, parameters, (inputs,))
         return (functional.cross_entropy(outputs, targets, reduction="none") * weights).sum()
 
     return vmap(grad_and_value(loss))(parameters, keys, inputs, targets, weights)
@@ -80,34 +80,34 @@ class TestLanes:
 
     @pytest.mark.parametrize("name", SMALL)
     def test_a_padded_batch_drops_what_the_smaller_one_does(self, name):
-        bench = FlatModule(hw.Task(SMALL[name], dtype="float64"), Key.root(1))
-        bench.module.train()
+        flat_module = FlatModule(hw.Task(SMALL[name], dtype="float64"), Key.root(1))
+        flat_module.module.train()
         sizes = (6, 2, 5, 1)
         generator = torch.Generator().manual_seed(0)
         inputs = torch.randn(4, 6, 4, generator=generator, dtype=torch.float64)
         targets = torch.randint(0, 3, (4, 6), generator=generator)
         weights = torch.stack([(torch.arange(6) < size).double() / size for size in sizes])
-        stacked = bench.layout.views(bench.shared.expand(4, -1).clone())
-        gradients, losses = lanes(bench, torch.tensor(KEYS), 3, stacked, inputs, targets, weights)
+        stacked = flat_module.layout.views(flat_module.shared.expand(4, -1).clone())
+        gradients, losses = lanes(flat_module, torch.tensor(KEYS), 3, stacked, inputs, targets, weights)
         for lane, size in enumerate(sizes):
-            bench.draws.at(KEYS[lane], 3)
-            loss = functional.cross_entropy(bench.module(inputs[lane, :size]), targets[lane, :size])
+            flat_module.draws.at(KEYS[lane], 3)
+            loss = functional.cross_entropy(flat_module.module(inputs[lane, :size]), targets[lane, :size])
             torch.testing.assert_close(losses[lane], loss.detach(), rtol=1e-12, atol=1e-13)
-            alone = torch.autograd.grad(loss, bench.parameters)
+            alone = torch.autograd.grad(loss, flat_module.parameters)
             for mine, theirs in zip(alone, gradients.values(), strict=True):
                 torch.testing.assert_close(theirs[lane], mine, rtol=1e-10, atol=1e-12)
 
     def test_the_batched_program_compiles_whole(self):
-        bench = FlatModule(hw.Task(SMALL["mlp"], dtype="float64"), Key.root(1))
-        bench.module.train()
+        flat_module = FlatModule(hw.Task(SMALL["mlp"], dtype="float64"), Key.root(1))
+        flat_module.module.train()
 
         def loss(parameters, key, step, inputs):
-            with bench.draws.during(key, step):
-                return functional_call(bench.module, parameters, (inputs,)).square().sum()
+            with flat_module.draws.during(key, step):
+                return functional_call(flat_module.module, parameters, (inputs,)).square().sum()
 
         program = vmap(grad_and_value(loss), in_dims=(0, 0, None, 0))
         compiled = torch.compile(program, backend="aot_eager", fullgraph=True)
-        stacked = bench.layout.views(bench.shared.expand(4, -1).clone())
+        stacked = flat_module.layout.views(flat_module.shared.expand(4, -1).clone())
         inputs = torch.ones(4, 6, 4, dtype=torch.float64)
         for step in (0, 1):
             given = (stacked, torch.tensor(KEYS), torch.tensor(step), inputs)
@@ -169,10 +169,10 @@ class TestTraining:
         assert torch.equal(model(torch.ones(1000, 1000)), large)
 
     def test_the_ambient_generator_is_not_drawn_from(self):
-        bench = FlatModule(hw.Task(SMALL["mlp"]), Key.root(0))
+        flat_module = FlatModule(hw.Task(SMALL["mlp"]), Key.root(0))
         before = torch.get_rng_state()
-        bench.module.train()
-        bench.module(torch.ones(2, 4))
+        flat_module.module.train()
+        flat_module.module(torch.ones(2, 4))
         assert torch.equal(before, torch.get_rng_state())
 
     def test_steps_rounds_and_clients_differ(self):
@@ -202,7 +202,7 @@ class TestTraining:
     def test_steps_that_are_trained_again_draw_the_same(self, name):
         """ECGR by repeated training."""
         full = final(name, "fedavg+ecgr", dtype="float64")
-        budget = 8 * 8 * (full.bench.layout.size // 3)
+        budget = 8 * 8 * (full.flat_module.layout.size // 3)
         trainer = replace(TRAINER, steps_memory=budget, steps_kept="replay")
         again = final(name, "fedavg+ecgr", trainer, dtype="float64")
         torch.testing.assert_close(again.state.params, full.state.params, rtol=1e-12, atol=1e-13)
@@ -246,10 +246,10 @@ class TestExport:
         list(hw.Run(run.algorithm, run.data, hw.Task(lambda: module), rounds=1))
         assert not any("forward" in vars(part) for part in module.modules())
 
-    def test_names_are_unchanged_on_the_bench(self):
-        bench = FlatModule(hw.Task(SMALL["mlp"]), Key.root(0))
-        assert bench.module.state_dict().keys() == SMALL["mlp"]().state_dict().keys()
-        assert len(bench.draws.layers) == 2
-        assert bench.release() is bench.module
-        bench.draws.at(1, 0)
-        assert not bench.draws.layers
+    def test_names_are_unchanged_in_the_flat_module(self):
+        flat_module = FlatModule(hw.Task(SMALL["mlp"]), Key.root(0))
+        assert flat_module.module.state_dict().keys() == SMALL["mlp"]().state_dict().keys()
+        assert len(flat_module.draws.layers) == 2
+        assert flat_module.release() is flat_module.module
+        flat_module.draws.at(1, 0)
+        assert not flat_module.draws.layers

@@ -73,7 +73,7 @@ def test_statistics_of_a_frozen_layer_stay_still_and_are_not_sent():
     model = run.model()
     assert torch.equal(model[0][1].running_mean, body[1].running_mean)
     assert torch.equal(model[0][0].weight, body[0].weight)
-    assert run.bench.layout.size == 18
+    assert run.flat_module.layout.size == 18
     assert model.train()[0][1].training
 
 

@@ -32,10 +32,10 @@ def test_the_initial_model_is_a_function_of_the_key():
 
 
 def test_the_module_lives_in_the_vector():
-    bench = FlatModule(linear_task(), KEY)
-    bench.load(torch.arange(15.0), None, None)
-    assert torch.equal(bench.module.weight.detach(), torch.arange(12.0).view(3, 4))
-    assert torch.equal(bench.module.bias.detach(), torch.arange(12.0, 15.0))
+    flat_module = FlatModule(linear_task(), KEY)
+    flat_module.load(torch.arange(15.0), None, None)
+    assert torch.equal(flat_module.module.weight.detach(), torch.arange(12.0).view(3, 4))
+    assert torch.equal(flat_module.module.bias.detach(), torch.arange(12.0, 15.0))
 
 
 class TestBuffers:
@@ -79,7 +79,7 @@ class TestBuffers:
 def test_parameters_that_are_not_shared_stay_with_the_client():
     task = hw.Task(model=lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), shared=("0.*",))
     made, reports = run(task)
-    assert made.bench.layout.names == ("0.weight", "0.bias")
+    assert made.flat_module.layout.names == ("0.weight", "0.bias")
     heads = [made.memory.get(client)["trainer"]["personal"] for client in blobs().clients]
     assert not torch.equal(heads[0], heads[1])
     assert reports[0].bytes_up == 3 * reports[0].clients[0].bytes_up
@@ -204,11 +204,11 @@ def test_counts_of_batches_do_not_pass_from_client_to_client():
     def model():
         return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, momentum=None), nn.Linear(6, 3))
 
-    bench = FlatModule(hw.Task(model, buffers="local"), KEY)
+    flat_module = FlatModule(hw.Task(model, buffers="local"), KEY)
     counted = []
     for _ in ("one client", "the next"):
-        bench.load(bench.shared.clone(), None, None)
-        bench.module.train()
-        bench.module(torch.randn(8, 4))
-        counted.append(int(bench.module[1].num_batches_tracked))
+        flat_module.load(flat_module.shared.clone(), None, None)
+        flat_module.module.train()
+        flat_module.module(torch.randn(8, 4))
+        counted.append(int(flat_module.module[1].num_batches_tracked))
     assert counted == [1, 1]

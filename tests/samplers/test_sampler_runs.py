@@ -222,7 +222,7 @@ def test_a_round_without_clients_just_advances(engine, chain):
     run, reports = finished(made(hw.Poisson(rate=1e-9), engine(), chain=chain, rounds=3))
     assert [report.round for report in reports] == [1, 2, 3]
     assert all(report.clients == () and report.train_loss is None for report in reports)
-    assert torch.equal(run.state.params, run.bench.shared)
+    assert torch.equal(run.state.params, run.flat_module.shared)
     assert reports[-1].metrics
 
 
@@ -244,14 +244,14 @@ def test_rounds_with_and_without_clients(engine):
 # losses that are asked for -----------------------------------------------------------------------------
 
 
-def losses_of(run, clients, bench_model):
+def losses_of(run, clients, global_model):
     """The mean loss of the run's model on each client's training examples, by plain torch."""
-    bench_model.load_state_dict(run.model().state_dict())
+    global_model.load_state_dict(run.model().state_dict())
     losses = {}
     for client in clients:
         examples = run.data.train_of(client)
         with torch.no_grad():
-            losses[client] = float(torch.nn.functional.cross_entropy(bench_model(examples.inputs), examples.targets))
+            losses[client] = float(torch.nn.functional.cross_entropy(global_model(examples.inputs), examples.targets))
     return losses
 
 
@@ -287,10 +287,10 @@ def test_what_clients_keep_for_themselves_is_part_of_the_loss():
     final = run.engine.ask(run.algorithm.measure(run.state, run.engine.clients(), run.key, run.known))
     losses = {report.client: report.metrics["train_loss"] for report in final.reports}
     for client in run.data.clients:
-        run.bench.load(run.state.params, (kept.get(client) or {}).get("trainer", {}).get("personal"), None)
+        run.flat_module.load(run.state.params, (kept.get(client) or {}).get("trainer", {}).get("personal"), None)
         examples = run.data.train_of(client)
         with torch.no_grad():
-            loss = torch.nn.functional.cross_entropy(run.bench.module(examples.inputs), examples.targets)
+            loss = torch.nn.functional.cross_entropy(run.flat_module.module(examples.inputs), examples.targets)
         assert losses[client] == pytest.approx(float(loss), rel=1e-5)
     run.close()
 

@@ -20,7 +20,7 @@ KEY = Key.root(3)
 
 
 def trained(trainer, *stages, task=None, data=None, client="client-1", round_=0):
-    """One client's outcome of a chain ending in Mean, and the workbench it was made on."""
+    """One client's outcome of a chain ending in Mean, and the flat module it was made on."""
     task, data = task or linear_task(dtype="float64"), data or blobs()
     data = hw.FederatedData(
         data.name,
@@ -30,9 +30,9 @@ def trained(trainer, *stages, task=None, data=None, client="client-1", round_=0)
         classes=data.classes,
     )
     algorithm = hw.Algorithm(hw.chain(*stages, hw.Mean()), trainer, hw.All())
-    bench = FlatModule(task, KEY)
-    runner = Participant(algorithm, bench, algorithm.flows(), KEY)
-    start = bench.shared.clone()
+    flat_module = FlatModule(task, KEY)
+    runner = Participant(algorithm, flat_module, algorithm.flows(), KEY)
+    start = flat_module.shared.clone()
     told = algorithm.chain.broadcast(algorithm.chain.init(start))
     ask = Ask("train", Message(start, told), (client,), round=round_)
     return runner.train(client, ask, data.train_of(client), None), start, data.train_of(client), runner
@@ -159,17 +159,17 @@ def test_a_fixed_number_of_steps_continues_into_the_next_epoch():
 def test_train_loss_weighs_a_partial_batch_by_its_size():
     """With a step too small to move, the mean over batches is the mean over examples."""
     outcome, start, examples, runner = trained(hw.LocalSGD(lr=1e-12, batch_size=5))
-    bench = runner.bench
-    bench.load(start, None, None)
-    loss = F.cross_entropy(bench.module(examples.inputs), examples.targets)
+    flat_module = runner.flat_module
+    flat_module.load(start, None, None)
+    loss = F.cross_entropy(flat_module.module(examples.inputs), examples.targets)
     assert outcome.trained.loss == pytest.approx(float(loss.detach()), rel=1e-6)
 
 
 def test_initial_gradient_is_the_full_one():
     outcome, start, examples, runner = trained(hw.LocalSGD(lr=0.1, batch_size=5), hw.Scaffold(option="I"))
-    runner.bench.load(start, None, None)
-    loss = F.cross_entropy(runner.bench.module(examples.inputs), examples.targets)
-    gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, runner.bench.parameters)])
+    runner.flat_module.load(start, None, None)
+    loss = F.cross_entropy(runner.flat_module.module(examples.inputs), examples.targets)
+    gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, runner.flat_module.parameters)])
     torch.testing.assert_close(outcome.memory["Scaffold"]["control"], gradient)
     assert outcome.trained.initial_loss == pytest.approx(float(loss.detach()))
 

@@ -228,16 +228,16 @@ class TestFixedModels:
         return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 3))
 
     def test_the_twin_is_a_copy_in_evaluation_mode(self):
-        bench = FlatModule(hw.Task(model=self.restless, buffers="average"), Key.root(0))
+        flat_module = FlatModule(hw.Task(model=self.restless, buffers="average"), Key.root(0))
         inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
-        twin = bench.frozen_copy()
+        twin = flat_module.frozen_copy()
         before = twin(inputs)
-        bench.module.train()
-        bench.module(inputs)
-        bench.shared.add_(1.0)
+        flat_module.module.train()
+        flat_module.module(inputs)
+        flat_module.shared.add_(1.0)
         assert torch.equal(twin(inputs), before)
-        assert not torch.equal(bench.frozen_copy()(inputs), before)
-        assert bench.module.training
+        assert not torch.equal(flat_module.frozen_copy()(inputs), before)
+        assert flat_module.module.training
         assert not any(part.training for part in twin.modules())
 
     @pytest.mark.parametrize("buffers", ["local", "average"])
@@ -275,7 +275,7 @@ class TestFixedModels:
         made = hw.Run(hw.recipes.moon(trainer=TRAINER), DATA, task, rounds=3)
         list(made)
         kept = made.memory.get("client-0")["trainer"]
-        assert kept["previous"].numel() == made.bench.layout.size
+        assert kept["previous"].numel() == made.flat_module.layout.size
         assert kept.keys() == {"previous", "personal"}
 
 
@@ -396,12 +396,12 @@ def test_a_term_of_ones_own():
     class Small(hw.LossTerm):
         weight: float = 1.0
 
-        def check(self, bench) -> None:
+        def check(self, flat_module) -> None:
             pass
 
         def begin(self, work) -> Callable:
             def forward(inputs):
-                outputs = work.bench.module(inputs)
+                outputs = work.flat_module.module(inputs)
                 return outputs, self.weight * outputs.square().mean()
 
             return forward

@@ -54,15 +54,15 @@ def layers():
 
 
 class There:
-    """A bench that has no values, the clients' examples there, and what they are asked in the first round."""
+    """A flat module that has no values, the clients' examples there, and what they are asked in the first round."""
 
     def __init__(self, chain, trainer, make):
         self.data = blobs(sizes=(7, 12, 5), features=16)
-        self.bench = FlatModule(hw.Task(make), KEY, NOWHERE)
+        self.flat_module = FlatModule(hw.Task(make), KEY, NOWHERE)
         self.store = NOWHERE.examples(self.data.store)
         algorithm = hw.Algorithm(chain, trainer, hw.All())
-        self.runner = Participant(algorithm, self.bench, algorithm.flows(), KEY, measure=True)
-        start = self.bench.shared.clone()
+        self.runner = Participant(algorithm, self.flat_module, algorithm.flows(), KEY, measure=True)
+        start = self.flat_module.shared.clone()
         message = Message(start, chain.broadcast(chain.init(start)))
         self.ask = Ask("train", message, tuple(self.data.clients))
 
@@ -83,12 +83,15 @@ class There:
 @pytest.mark.parametrize("chain", CHAINS)
 def test_steps_of_one_client(chain, tape):
     there = There(CHAINS[chain], HEAVY, picture)
-    bench, plan = there.bench, StepPlan("full", 6, there.bench.layout.size, there.bench.layout.size, 0)
+    flat_module, plan = (
+        there.flat_module,
+        StepPlan("full", 6, there.flat_module.layout.size, there.flat_module.layout.size, 0),
+    )
     tapes = {
         None: lambda: None,
-        _Rows: lambda: _Rows(bench, plan, bench.shared, slice(0, plan.size)),
-        Float16Steps: lambda: Float16Steps(bench, plan),
-        _Sum: lambda: _Sum(bench.shared, bench.shared, torch.ones(6, dtype=torch.float64)),
+        _Rows: lambda: _Rows(flat_module, plan, flat_module.shared, slice(0, plan.size)),
+        Float16Steps: lambda: Float16Steps(flat_module, plan),
+        _Sum: lambda: _Sum(flat_module.shared, flat_module.shared, torch.ones(6, dtype=torch.float64)),
     }
     examples = there.store.take(there.data.train["client-1"])
     work = there.runner.prepare("client-1", there.ask, examples, None)
@@ -99,7 +102,7 @@ def test_steps_of_one_client(chain, tape):
     assert loop.account.count == 6
     assert all(loss.is_meta for loss in loop.losses)
     assert all(length.is_meta for length in loop.lengths)
-    assert bench.shared.is_meta
+    assert flat_module.shared.is_meta
 
 
 @pytest.mark.parametrize("chain", CHAINS)
@@ -107,7 +110,7 @@ def test_steps_side_by_side(chain, monkeypatch):
     """Of 7, 12 and 5 examples, so that lanes end early and learning rates differ among them."""
     monkeypatch.setattr(BatchedSGD, "_mixes", lambda *_: None)  # which compares numbers, and a meta tensor has none
     there = There(CHAINS[chain], HEAVY, picture)
-    lanes = BatchedSGD(HEAVY, there.bench)
+    lanes = BatchedSGD(HEAVY, there.flat_module)
     assert lanes.probe(there.store.rows(0, 2)) is None
     crew, plan = lanes.plan(there.crew(), there.ask)
     program = BatchedLoop(lanes, there.work(crew), plan.table)
@@ -120,11 +123,11 @@ def test_steps_side_by_side(chain, monkeypatch):
 
 @pytest.mark.parametrize(("make", "momentum"), [(layers, 0.9), (picture, 0.0)], ids=["layers", "picture"])
 def test_steps_without_weights_of_ones_own(make, momentum, monkeypatch):
-    """The model is copied to the bench and the numbers back; between these all is done there."""
+    """The model is copied to the flat module and the numbers back; between these all is done there."""
     trainer = hw.LocalSGD(lr=0.1, batch_size=4, momentum=momentum)
     there = There(hw.chain(hw.Mean()), trainer, make)
-    there.bench.channels_last = True
-    lowrank, lanes = LowRank(trainer, there.bench), BatchedSGD(trainer, there.bench)
+    there.flat_module.channels_last = True
+    lowrank, lanes = LowRank(trainer, there.flat_module), BatchedSGD(trainer, there.flat_module)
     assert lowrank.probe(there.store) is None
     crew, plan = lanes.plan(there.crew(), there.ask)
     work = there.work(crew)
@@ -158,4 +161,4 @@ def test_what_reads_is_found():
     with pytest.raises(RuntimeError, match="meta"), NoReads():
         _Loop(HEAVY, work, None).step(batch, lr)
     with pytest.raises(Wrong, match="mixes devices"), NoReads():
-        there.bench.shared @ torch.ones(there.bench.layout.size)
+        there.flat_module.shared @ torch.ones(there.flat_module.layout.size)

@@ -72,7 +72,7 @@ def test_replay_is_full_precision_over_whole_runs(recipe, model, options):
     full = whole_run(trainer, recipe, model)
     undamped = whole_run(trainer, recipe.removesuffix("+ecgr"), model)
     assert not torch.allclose(full.state.params, undamped.state.params)
-    for budget in budgets(full.bench.layout.size):
+    for budget in budgets(full.flat_module.layout.size):
         replayed = whole_run(replace(trainer, steps_memory=budget, steps_kept="replay"), recipe, model)
         torch.testing.assert_close(replayed.state.params, full.state.params, rtol=1e-12, atol=1e-13)
         if full.state.buffers is not None:
@@ -87,7 +87,7 @@ def test_replay_is_full_precision_over_whole_runs(recipe, model, options):
 
 def one(trainer, model="plain", dtype="float64", **more):
     outcome, _, _, runner = trained(trainer, ECGR, task=task(model, dtype, **more))
-    return outcome, runner.bench
+    return outcome, runner.flat_module
 
 
 def wide() -> nn.Module:
@@ -146,9 +146,9 @@ def test_half_precision_stays_within_its_stated_tolerance(dtype):
 @pytest.mark.parametrize("size", [1e-42, 1e-30, 1e-3, 1.0, 1e6, 1e30])
 def test_half_precision_holds_steps_of_any_size(size):
     """The scale of each step keeps it from under- and overflowing 16 bits."""
-    outcome, bench = one(replace(BASE, steps_kept="half"), dtype="float32")
-    tape = type(outcome.trained.steps)(bench, plan_steps(3, bench.layout.size, 4, 10**6, "half"))
-    start, ramp = bench.shared.clone(), torch.linspace(-1, 1, bench.layout.size)
+    outcome, flat_module = one(replace(BASE, steps_kept="half"), dtype="float32")
+    tape = type(outcome.trained.steps)(flat_module, plan_steps(3, flat_module.layout.size, 4, 10**6, "half"))
+    start, ramp = flat_module.shared.clone(), torch.linspace(-1, 1, flat_module.layout.size)
     for step in (1.0, 0.0, -0.25):
         tape.previous.zero_()
         tape.add(ramp * size * step)
@@ -229,7 +229,7 @@ class TestTheBudget:
     @pytest.mark.parametrize("budget", [10**6, 2831, 707, 100, 48])
     def test_holds_for_the_scratch_memory_of_a_whole_run(self, budget):
         run = whole_run(replace(BASE, steps_memory=budget), rounds=1)
-        assert 0 < run.engine.runner.bench.scratch_bytes <= budget
+        assert 0 < run.engine.runner.flat_module.scratch_bytes <= budget
 
     @pytest.mark.parametrize(
         ("said", "found"),

@@ -32,17 +32,17 @@ class Loop(hw.Trainer):
         return False
 
     def train(self, work):
-        bench, start = work.bench, work.bench.shared.clone()
-        optimizer = torch.optim.SGD(bench.parameters, lr=self.lr)
+        flat_module, start = work.flat_module, work.flat_module.shared.clone()
+        optimizer = torch.optim.SGD(flat_module.parameters, lr=self.lr)
         rules = hw.step_rules(work) if self.does else None
         for _ in range(3):
             optimizer.zero_grad()
-            loss = bench.task.criterion.mean(bench.module(work.examples.inputs), work.examples.targets)
+            loss = flat_module.task.criterion.mean(flat_module.module(work.examples.inputs), work.examples.targets)
             loss.backward()
             if rules is not None:
                 rules.apply()
             optimizer.step()
-        return Trained(bench.shared - start, 3, 3 * self.lr, 3 * self.lr, float(loss.detach()))
+        return Trained(flat_module.shared - start, 3, 3 * self.lr, 3 * self.lr, float(loss.detach()))
 
 
 def trained(trainer, *parts):

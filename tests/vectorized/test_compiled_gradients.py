@@ -247,8 +247,8 @@ def tried(monkeypatch):
         clock, tries = [0.0], []
 
         def use(self, lanes, lowered=False):
-            if lanes is not None and (lanes, self.bench.channels_last) not in tries:
-                tries.append((lanes, self.bench.channels_last))
+            if lanes is not None and (lanes, self.flat_module.channels_last) not in tries:
+                tries.append((lanes, self.flat_module.channels_last))
                 clock[0] += compiling
             return "of the test" if compiling == 0 else None
 
@@ -413,13 +413,13 @@ def test_it_is_an_option_of_run_files():
         EngineSection(compiled="yes")
 
 
-def test_bench_and_lanes_are_given_what_is_used_and_nothing_else():
+def test_flat_module_and_lanes_are_given_what_is_used_and_nothing_else():
     engine = hw.LocalEngine(lanes=6, compiled=True)
     started("fedavg", engine)
     runner = engine.runner
     assert isinstance(runner.lanes.compiled, Beside)
-    assert runner.bench.compiled is None
+    assert runner.flat_module.compiled is None
     runner.use(ExecutionPlan(compiled=True))
-    assert (runner.lanes.compiled, type(runner.bench.compiled)) == (None, Alone)
+    assert (runner.lanes.compiled, type(runner.flat_module.compiled)) == (None, Alone)
     runner.use(ExecutionPlan())
-    assert (runner.lanes.compiled, runner.bench.compiled) == (None, None)
+    assert (runner.lanes.compiled, runner.flat_module.compiled) == (None, None)

@@ -343,4 +343,4 @@ def test_who_explodes_is_rejected_and_the_others_count():
 
 def test_the_model_is_given_back_as_it_was():
     made, _ = run(6)
-    assert all("forward" not in vars(part) for part in made.engine.runner.bench.module.modules())
+    assert all("forward" not in vars(part) for part in made.engine.runner.flat_module.module.modules())

@@ -92,17 +92,17 @@ def probe(data: FederatedData, task: Task, trainer: Any, seed: int) -> Iterator[
 
 def traffic(algorithm: Algorithm, task: Task, population: int) -> tuple[int, int]:
     """The bytes that a client sends and receives in a round, as a message's frame counts them."""
-    bench = FlatModule(task, Key.root(0))
+    flat_module = FlatModule(task, Key.root(0))
     flows = algorithm.flows(LocalEngine().facts, population)
-    with_buffers = task.buffers == "average" and bench.has_statistics
-    lengths = dict(flows[-1].lengths(bench.layout.size))
+    with_buffers = task.buffers == "average" and flat_module.has_statistics
+    lengths = dict(flows[-1].lengths(flat_module.layout.size))
     if with_buffers:
-        lengths["buffers"] = bench.statistics_layout.size
+        lengths["buffers"] = flat_module.statistics_layout.size
     integers = frozenset(lengths) if flows[-1].integers is True else flows[-1].integers or frozenset()
     numbers = {name: torch.int64 if name in integers else task.number for name in lengths}
     vectors = {name: torch.zeros((), dtype=numbers[name]).expand(length) for name, length in lengths.items()}
     update = Update.of(**vectors)
-    state = algorithm.chain.init(bench.shared)
-    buffers = bench.statistics() if with_buffers else None
-    message = Message(bench.shared, algorithm.chain.broadcast(state), buffers)
+    state = algorithm.chain.init(flat_module.shared)
+    buffers = flat_module.statistics() if with_buffers else None
+    message = Message(flat_module.shared, algorithm.chain.broadcast(state), buffers)
     return frame.size(frame.of_update(update)), frame.size(message.tensors())

@@ -49,8 +49,8 @@ def _facts(run: Run, runfile: RunFile, folder: Path) -> list[tuple[str, str]]:
     facts += reading_facts(data)
     if data.shifts:
         facts.append(("shift", f"{len(data.shifts)} of the clients: {', '.join(described(None, section.shift))}"))
-    facts.append(("model", f"{runfile.sections.model.name}, {run.bench.parts_text}"))
-    facts.append(("metrics", metric_line(run.bench, data.store) or ""))
+    facts.append(("model", f"{runfile.sections.model.name}, {run.flat_module.parts_text}"))
+    facts.append(("metrics", metric_line(run.flat_module, data.store) or ""))
     facts.append(("chain", " > ".join(map(repr, run.algorithm.chain.stages))))
     facts.append(("steps", _steps_kept(run)))
     if isinstance(run.engine, ClockEngine):
@@ -88,7 +88,7 @@ def _steps_kept(run: Run) -> str:
     sizes = run.data.train_sizes
     ways: dict[str, list[tuple[StepPlan, int]]] = {}
     for size, clients in zip(*(each.tolist() for each in sizes.unique(return_counts=True)), strict=True):
-        if (plan := trainer.step_plan(size, run.bench.layout)) is not None:
+        if (plan := trainer.step_plan(size, run.flat_module.layout)) is not None:
             ways.setdefault(plan.kept, []).append((plan, clients))
     kept = []
     for found in ways.values():

@@ -137,16 +137,16 @@ def export_model(folder: Path, out: Path | None, best: bool, client: str | None 
     tensors, notes = read_tensors(source)
     runfile = load_runfile(str(folder / CONFIG))
     experiment = runfile.build()
-    bench = FlatModule(experiment.task, Key.root(runfile.sections.run.seed))
+    flat_module = FlatModule(experiment.task, Key.root(runfile.sections.run.seed))
     kept = State.from_tensors(int(notes["round"]), tensors)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         if client is None:
-            bench.load(kept.model, None, kept.buffers)
+            flat_module.load(kept.model, None, kept.buffers)
         else:
             memory_of = partial(read_client, folder / MEMORY, kept.round)
-            load_model(bench, kept, client, experiment.data.clients, memory_of)
-    state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in bench.module.state_dict().items()}
+            load_model(flat_module, kept, client, experiment.data.clients, memory_of)
+    state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in flat_module.module.state_dict().items()}
     path = out or folder / _model_name(best, client)
     whose = "the model" if client is None else f"the model of client {client!r}"
     with writing(path):
@@ -155,7 +155,7 @@ def export_model(folder: Path, out: Path | None, best: bool, client: str | None 
     size = bytes_text(path.stat().st_size)
     screen.print(f"{path}: {whose} of round {notes['round']}, {len(state)} tensors, {size}.", soft_wrap=True)
     screen.print("load it with: module.load_state_dict(safetensors.torch.load_file(...))")
-    if client is None and (stays := staying(bench)):
+    if client is None and (stays := staying(flat_module)):
         screen.print(
             f"The {stays} in it are the initial ones, since each client keeps its own, and no client was evaluated "
             f"with these: headway export {shlex.quote(str(folder))} --client NAME writes a client's model.",

@@ -15,25 +15,25 @@ TESTED = 1024  # examples on which the whole path is tried before the first roun
 
 
 class CentralTest:
-    """Scores models on a central test set, on a workbench that is its own.
+    """Scores models on a central test set, in a flat module that is its own.
 
     Raises:
         ConfigError: if the model's statistics stay with the clients.
     """
 
-    def __init__(self, bench: FlatModule, examples: Examples, algorithm: Algorithm, key: Key) -> None:
-        self.bench, self.examples, self.key = bench, examples, key
-        bench.own_code = has_own_code(algorithm, bench.task)
+    def __init__(self, flat_module: FlatModule, examples: Examples, algorithm: Algorithm, key: Key) -> None:
+        self.flat_module, self.examples, self.key = flat_module, examples, key
+        flat_module.own_code = has_own_code(algorithm, flat_module.task)
         self.unwritten = Unwritten(examples)
-        examine(bench, examples.rows(0, EXAMINED))
-        check_central(bench)
+        examine(flat_module, examples.rows(0, EXAMINED))
+        check_central(flat_module)
 
     def score(self, state: State, few: bool = False) -> dict[str, float]:
         """The mean loss and the metrics of the model; few: of some of the examples only."""
-        with untouched(self.bench):
-            self.bench.load(state.model, None, state.buffers)
-            self.bench.seed(self.key.derive("evaluation", state.round).seed())
-            scores = score(self.bench, spread(self.examples) if few else self.examples)
+        with untouched(self.flat_module):
+            self.flat_module.load(state.model, None, state.buffers)
+            self.flat_module.seed(self.key.derive("evaluation", state.round).seed())
+            scores = score(self.flat_module, spread(self.examples) if few else self.examples)
         self.unwritten.check()
         return scores
 

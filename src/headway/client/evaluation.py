@@ -22,13 +22,13 @@ BATCH = 1024
 T = TypeVar("T")
 
 
-def check_central(bench: FlatModule) -> None:
+def check_central(flat_module: FlatModule) -> None:
     """Refuses to evaluate a model centrally if its statistics stay with the clients.
 
     Raises:
         ConfigError: the statistics that the server has are the initial ones, and nobody's.
     """
-    if bench.has_statistics and bench.task.buffers == "local":
+    if flat_module.has_statistics and flat_module.task.buffers == "local":
         raise ConfigError(
             "a model whose statistics stay with the clients cannot be evaluated centrally: its own are the initial "
             'ones. Choose task.buffers = "average", or use data without a central test set (data.central_share = 0 '
@@ -36,32 +36,36 @@ def check_central(bench: FlatModule) -> None:
         )
 
 
-def score(bench: FlatModule, examples: Examples) -> dict[str, float]:
-    """The mean loss and the task's metrics of the model on the bench, over a test set that is no client's.
+def score(flat_module: FlatModule, examples: Examples) -> dict[str, float]:
+    """The mean loss and the task's metrics of the model in the flat module, over a test set that is no client's.
 
     Raises:
         ClientFailed: naming what failed, with its inputs.
     """
     trace = CallTrace("", who="the evaluation on the central test set")
-    outputs, targets = _outputs(bench, examples, trace), examples.targets.cpu()
-    scorers = bench.task.scorers | bench.task.pooled_scorers
-    return _measured(bench, scorers, outputs, targets, trace) | {"loss": _loss(bench, outputs, targets, trace)}
+    outputs, targets = _outputs(flat_module, examples, trace), examples.targets.cpu()
+    scorers = flat_module.task.scorers | flat_module.task.pooled_scorers
+    return _measured(flat_module, scorers, outputs, targets, trace) | {
+        "loss": _loss(flat_module, outputs, targets, trace)
+    }
 
 
 def score_client(
-    bench: FlatModule, message: Message, examples: Examples, memory: Memories, client: str
+    flat_module: FlatModule, message: Message, examples: Examples, memory: Memories, client: str
 ) -> dict[str, float]:
     """The same of a client's model over some of its test examples."""
-    scorers = bench.task.scorers | bench.task.pooled_scorers
+    scorers = flat_module.task.scorers | flat_module.task.pooled_scorers
 
-    def scores(bench: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> dict[str, float]:
-        return _measured(bench, scorers, outputs, targets, trace) | {"loss": _loss(bench, outputs, targets, trace)}
+    def scores(flat_module: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> dict[str, float]:
+        return _measured(flat_module, scorers, outputs, targets, trace) | {
+            "loss": _loss(flat_module, outputs, targets, trace)
+        }
 
-    return _apart(bench, message, examples, memory, client, scores)
+    return _apart(flat_module, message, examples, memory, client, scores)
 
 
 def evaluate_clients(
-    bench: FlatModule, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
+    flat_module: FlatModule, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """The metrics of every client that has a test part, each with what it keeps for itself; and those of all their
     examples together.
@@ -74,31 +78,31 @@ def evaluate_clients(
     parts = (ClientIndex.of(data.test), data.test_of)
     pool: list[tuple[Tensor, Tensor]] = []
 
-    def scores(bench: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> dict[str, float]:
-        if bench.task.pooled_scorers:
+    def scores(flat_module: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> dict[str, float]:
+        if flat_module.task.pooled_scorers:
             pool.append((outputs, targets.cpu()))
-        loss = {"loss": _loss(bench, outputs, targets, trace)}
-        return _measured(bench, bench.task.scorers, outputs, targets, trace) | loss
+        loss = {"loss": _loss(flat_module, outputs, targets, trace)}
+        return _measured(flat_module, flat_module.task.scorers, outputs, targets, trace) | loss
 
-    each = _of_each(bench, message, data, parts, clients, memory, scores)
+    each = _of_each(flat_module, message, data, parts, clients, memory, scores)
     if not pool:
         return each, {}
     outputs, targets = (torch.cat(side) for side in zip(*pool, strict=True))
     trace = CallTrace("", who="the evaluation on all clients' examples together")
-    return each, _measured(bench, bench.task.pooled_scorers, outputs, targets, trace)
+    return each, _measured(flat_module, flat_module.task.pooled_scorers, outputs, targets, trace)
 
 
 def training_losses(
-    bench: FlatModule, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
+    flat_module: FlatModule, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
 ) -> dict[str, float]:
     """The mean loss over each client's training examples, as `evaluate_clients` would take it over its test part."""
     parts = (ClientIndex.of(data.train), data.train_of)
-    return _of_each(bench, message, data, parts, clients, memory, _loss)
+    return _of_each(flat_module, message, data, parts, clients, memory, _loss)
 
 
 @torch.no_grad()
 def _of_each(
-    bench: FlatModule,
+    flat_module: FlatModule,
     message: Message,
     data: FederatedData,
     parts: tuple[ClientIndex, Callable[[str], Examples]],
@@ -114,27 +118,27 @@ def _of_each(
     told = [client for client, size in zip(clients, sizes.tolist(), strict=True) if size]
     if not told:
         return {}
-    alike = not bench.personal.numel() and not bench.keeps
-    alike = alike and not (bench.has_statistics and bench.task.buffers == "local")
+    alike = not flat_module.personal.numel() and not flat_module.keeps
+    alike = alike and not (flat_module.has_statistics and flat_module.task.buffers == "local")
     if not alike:
-        return {client: _apart(bench, message, examples_of(client), memory, client, figure) for client in told}
-    bench.load(message.params, None, message.buffers)
-    bench.module.eval()
-    site, store = bench.site, data.store
+        return {client: _apart(flat_module, message, examples_of(client), memory, client, figure) for client in told}
+    flat_module.load(message.params, None, message.buffers)
+    flat_module.module.eval()
+    site, store = flat_module.site, data.store
     try:
         with site.evaluating():
-            blocks = (bench.to_memory_format(site.take(store, block).inputs) for block in rows.split(BATCH))
-            outputs = torch.cat([_output(bench, block) for block in blocks])
+            blocks = (flat_module.to_memory_format(site.take(store, block).inputs) for block in rows.split(BATCH))
+            outputs = torch.cat([_output(flat_module, block) for block in blocks])
     except Exception:  # whatever a user's model may raise
         for client in told:  # one after another, so that the one is named on whose examples it fails
-            _apart(bench, message, examples_of(client), memory, client, figure)
+            _apart(flat_module, message, examples_of(client), memory, client, figure)
         raise
-    if changed := bench.attributes.changed():  # which the trial before the first round did not show
-        bench.keeps = tuple(changed)
-        return {client: _apart(bench, message, examples_of(client), memory, client, figure) for client in told}
+    if changed := flat_module.attributes.changed():  # which the trial before the first round did not show
+        flat_module.keeps = tuple(changed)
+        return {client: _apart(flat_module, message, examples_of(client), memory, client, figure) for client in told}
     cuts, targets = sizes[sizes > 0].tolist(), store.targets[site.index_on_store_device(store, rows)].cpu()
     scored = zip(told, outputs.split(cuts), targets.split(cuts), strict=True)
-    return {client: figure(bench, o, t, CallTrace(client)) for client, o, t in scored}
+    return {client: figure(flat_module, o, t, CallTrace(client)) for client, o, t in scored}
 
 
 def mean_metrics(scores: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]) -> dict[str, float]:
@@ -148,7 +152,7 @@ def mean_metrics(scores: Mapping[str, Mapping[str, float]], sizes: Mapping[str, 
 
 
 def _apart(
-    bench: FlatModule,
+    flat_module: FlatModule,
     message: Message,
     examples: Examples,
     memory: Memories,
@@ -157,45 +161,45 @@ def _apart(
 ) -> T:
     own = (memory.get(client) or {}).get(TRAINER, {})
     statistics = message.buffers if message.buffers is not None else own.get("statistics")
-    bench.load(message.params, own.get("personal"), statistics)
+    flat_module.load(message.params, own.get("personal"), statistics)
     trace = CallTrace(client)
-    return figure(bench, _outputs(bench, examples, trace), examples.targets, trace)
+    return figure(flat_module, _outputs(flat_module, examples, trace), examples.targets, trace)
 
 
 @torch.no_grad()
-def _outputs(bench: FlatModule, examples: Examples, trace: CallTrace) -> Tensor:
+def _outputs(flat_module: FlatModule, examples: Examples, trace: CallTrace) -> Tensor:
     """What the model makes of the examples, in main memory, where a user's metric finds it."""
-    bench.module.eval()
+    flat_module.module.eval()
     made = []
-    with bench.site.evaluating(), trace.naming():
+    with flat_module.site.evaluating(), trace.naming():
         for block in examples.inputs.split(BATCH):
-            inputs = bench.to_memory_format(bench.site.put(block))
+            inputs = flat_module.to_memory_format(flat_module.site.put(block))
             trace.enter("the model's forward pass, in evaluation", inputs=inputs)
-            made.append(_output(bench, inputs))
+            made.append(_output(flat_module, inputs))
         return torch.cat(made)
 
 
-def _output(bench: FlatModule, inputs: Tensor) -> Tensor:
+def _output(flat_module: FlatModule, inputs: Tensor) -> Tensor:
     stopping.check()
-    output: Tensor = bench.module(inputs).cpu()
+    output: Tensor = flat_module.module(inputs).cpu()
     return output
 
 
-def _loss(bench: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> float:
+def _loss(flat_module: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> float:
     targets = targets.cpu()
-    given = (outputs, targets) if isinstance(bench.task.loss, str) else (outputs.clone(), targets.clone())
+    given = (outputs, targets) if isinstance(flat_module.task.loss, str) else (outputs.clone(), targets.clone())
     trace.enter("the loss, in evaluation", outputs=outputs, targets=targets)
     with trace.naming():
-        return float(bench.task.criterion.per_example(*given).double().mean())
+        return float(flat_module.task.criterion.per_example(*given).double().mean())
 
 
 def _measured(
-    bench: FlatModule, scorers: Mapping[str, Metric], outputs: Tensor, targets: Tensor, trace: CallTrace
+    flat_module: FlatModule, scorers: Mapping[str, Metric], outputs: Tensor, targets: Tensor, trace: CallTrace
 ) -> dict[str, float]:
     targets, scores = targets.cpu(), dict[str, float]()
     for name, metric in scorers.items():
         # a metric of the user's may write into what it is given, which others read too
-        own = any(metric is each for each in bench.task.metrics)
+        own = any(metric is each for each in flat_module.task.metrics)
         trace.enter(f"the metric {name!r}", outputs=outputs, targets=targets)
         with trace.naming():
             scores[name] = float(metric(outputs.clone(), targets.clone()) if own else metric(outputs, targets))

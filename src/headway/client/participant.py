@@ -37,18 +37,24 @@ class Outcome:
 
 
 class Participant:
-    """Runs clients on one workbench, one at a time or in crews; the same code on a simulated and on a real client.
+    """Runs clients in one flat module, one at a time or in crews; the same code on a simulated and on a real client.
 
     measure: whether to measure the lengths of each client's steps.
     """
 
     def __init__(
-        self, algorithm: Algorithm, bench: FlatModule, flows: tuple[Flow, ...], key: Key, measure: bool = False
+        self, algorithm: Algorithm, flat_module: FlatModule, flows: tuple[Flow, ...], key: Key, measure: bool = False
     ) -> None:
-        self.algorithm, self.bench, self.flows, self.key, self.measure = algorithm, bench, flows, key, measure
+        self.algorithm, self.flat_module, self.flows, self.key, self.measure = (
+            algorithm,
+            flat_module,
+            flows,
+            key,
+            measure,
+        )
         trainer = algorithm.trainer
         assert isinstance(trainer, Trainer)
-        trainer.check(bench)
+        trainer.check(flat_module)
         self.trainer = trainer
 
     def client_key(self, client: str, round_: int) -> Key:
@@ -78,12 +84,12 @@ class Participant:
         """
         if "steps" in self.flows[-1].needs:
             for examples in sorted(set(sizes), reverse=True):
-                self.trainer.step_plan(examples, self.bench.layout)
+                self.trainer.step_plan(examples, self.flat_module.layout)
 
     def first_memory(self) -> Memory:
         """What a client's memory holds after its first training, in names, shapes and number types."""
-        keep = self.trainer.keeps(self.bench)
-        return self._next_memory(self.algorithm.chain.remember(self.bench.shared), keep)
+        keep = self.trainer.keeps(self.flat_module)
+        return self._next_memory(self.algorithm.chain.remember(self.flat_module.shared), keep)
 
     def train(
         self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
@@ -113,37 +119,42 @@ class Participant:
     def prepare(
         self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
     ) -> TrainingInputs:
-        """What the trainer is given, with the client's model on the bench and torch's generator at its seed.
+        """What the trainer is given, with the client's model in the flat module and torch's generator at its seed.
 
         Raises:
             ClientFailed: naming the stage whose memory could not be made.
         """
-        message, bench, chain, trace = ask.broadcast_for(client), self.bench, self.algorithm.chain, CallTrace(client)
+        message, flat_module, chain, trace = (
+            ask.broadcast_for(client),
+            self.flat_module,
+            self.algorithm.chain,
+            CallTrace(client),
+        )
         with trace.naming():
             if memory is None:
                 memory = chain.remember(message.params)
-            memory = bench.site.labelled(memory)
+            memory = flat_module.site.labelled(memory)
             own = memory.get(TRAINER, {})
             statistics = message.buffers if message.buffers is not None else own.get("statistics")
-            bench.load(message.params, own.get("personal"), statistics)
+            flat_module.load(message.params, own.get("personal"), statistics)
         round_ = ask.asked_in(client)
         key = self.client_key(client, round_)
         ctx = Context(
             round=round_,
             key=key,
-            layout=bench.layout,
+            layout=flat_module.layout,
             flow=self.flows[-1],
             global_params=message.params,
-            examples=bench.site.put(torch.tensor(len(examples))),
-            secret=None if secret is None else bench.site.tensors(secret),
+            examples=flat_module.site.put(torch.tensor(len(examples))),
+            secret=None if secret is None else flat_module.site.tensors(secret),
         )
         seed = key.derive("ambient").seed()  # for what draws from torch's own generator
-        bench.seed(seed)
+        flat_module.seed(seed)
         told, trainer_key = message.stages, key.derive(TRAINER)
-        bench.draws.at(trainer_key.derive("dropout").seed(), 0)  # for a trainer that does not say its steps
+        flat_module.draws.at(trainer_key.derive("dropout").seed(), 0)  # for a trainer that does not say its steps
         steps = ask.steps.get(client)
         return TrainingInputs(
-            bench, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure, steps
+            flat_module, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure, steps
         )
 
     def remembered(self, message: Message) -> Memory:
@@ -152,15 +163,15 @@ class Participant:
 
     def prepare_crew(self, crew: ClientBatch, ask: Ask, memory: Memory) -> TrainingInputs:
         """What clients that train side by side are given: context and memory with a leading axis `[C, ...]`."""
-        message, chain, site = ask.stacked_broadcast(crew.clients), self.algorithm.chain, self.bench.site
-        self.bench.attributes.restore()
-        if self.bench.seeds_outside:
+        message, chain, site = ask.stacked_broadcast(crew.clients), self.algorithm.chain, self.flat_module.site
+        self.flat_module.attributes.restore()
+        if self.flat_module.seeds_outside:
             seed_outside(int(crew.keys.derive("ambient").seeds()[0]))
         rounds = ask.rounds(crew.clients)
         ctx = Context(
             round=rounds[0] if len(set(rounds)) == 1 else self._number_each(rounds),
             key=crew.keys,
-            layout=self.bench.layout,
+            layout=self.flat_module.layout,
             flow=self.flows[-1],
             global_params=message.params,
             examples=site.put(crew.sizes),
@@ -168,7 +179,7 @@ class Participant:
         trace, key = CallTrace(", ".join(crew.clients[:3])), crew.keys.derive(TRAINER)
         memory = site.labelled(memory)
         return TrainingInputs(
-            self.bench, crew.store, chain, ctx, memory, message.stages, self.flows, key, trace, self.measure
+            self.flat_module, crew.store, chain, ctx, memory, message.stages, self.flows, key, trace, self.measure
         )
 
     def finish(self, client: str, ask: Ask, work: TrainingInputs, trained: Trained) -> Outcome:
@@ -183,11 +194,11 @@ class Participant:
 
     def send(self, work: TrainingInputs, trained: Trained, buffers: Tensor | None = None) -> Outcome:
         """What leaves one client, or each of many `[C, ...]`, and what it keeps; buffers: averaged ones, as told."""
-        bench, chain, memory, trace = self.bench, self.algorithm.chain, work.memory, work.trace
+        flat_module, chain, memory, trace = self.flat_module, self.algorithm.chain, work.memory, work.trace
         ctx = replace(
             work.ctx,
             movement=trained.movement,
-            steps=bench.site.put(torch.as_tensor(trained.count)),
+            steps=flat_module.site.put(torch.as_tensor(trained.count)),
             effective_lr=self._number(trained.effective_lr),
             free_effective_lr=self._number(
                 trained.effective_lr if trained.free_effective_lr is None else trained.free_effective_lr
@@ -202,7 +213,7 @@ class Participant:
         trained, delta = self._combined(trained, ctx)
         update = Update.of(delta, 1.0 if ctx.examples is None else ctx.examples.double())
         if buffers is not None:
-            update = update.with_vectors(buffers=bench.statistics() - buffers)
+            update = update.with_vectors(buffers=flat_module.statistics() - buffers)
         trace.enter("send", **update.vectors)
         update, kept = chain.send(update, memory, ctx, work.told, self.flows)
         return Outcome(update, self._next_memory(kept, trained.keep), trained)
@@ -229,16 +240,16 @@ class Participant:
     def _next_memory(self, kept: dict[str, Tensors], keep: Tensors) -> Memory:
         """The stages' memory, with the trainer's and the parameters and statistics that never leave the client."""
         own: dict[str, Tensor] = dict(keep)
-        if self.bench.personal.numel():
-            own["personal"] = self.bench.personal.clone()
-        if self.bench.has_statistics and self.bench.task.buffers == "local":
-            own["statistics"] = self.bench.statistics()
+        if self.flat_module.personal.numel():
+            own["personal"] = self.flat_module.personal.clone()
+        if self.flat_module.has_statistics and self.flat_module.task.buffers == "local":
+            own["statistics"] = self.flat_module.statistics()
         return {**kept, TRAINER: own} if own else kept
 
     def _number_each(self, values: Sequence[int]) -> Tensor:
         """A number of each of many clients as it goes with vectors, `[C, 1]`."""
-        return self.bench.site.put(torch.tensor(values, dtype=self.bench.shared.dtype).unsqueeze(1))
+        return self.flat_module.site.put(torch.tensor(values, dtype=self.flat_module.shared.dtype).unsqueeze(1))
 
     def _number(self, value: float | Tensor | None) -> Tensor | None:
         """A number as the context holds it, in float64."""
-        return None if value is None else self.bench.site.put(torch.as_tensor(value, dtype=torch.float64))
+        return None if value is None else self.flat_module.site.put(torch.as_tensor(value, dtype=torch.float64))

@@ -55,7 +55,7 @@ class _Counted:
 
 
 class GroupRunner:
-    """Runs the clients of one unit after another, on one workbench.
+    """Runs the clients of one unit after another, in one flat module.
 
     measure: whether to collect what tells of drift.  way: how they train; where they cannot train side by side,
         `sequential_reason` says why, and they train one at a time.  site: where.  fallbacks: what happened that was not
@@ -74,32 +74,32 @@ class GroupRunner:
         self.site.check(job.task.number)
         job = replace(job, data=job.data.with_store(self.site.place_dataset(job.data.store)))
         self.job, self.flows, self.measure = job, flows, measure
-        self.bench = FlatModule(job.task, job.key, self.site)
-        self.bench.channels_last = way.channels_last
-        self.bench.own_code = has_own_code(job.algorithm, job.task)
-        examine(self.bench, job.data.store.rows(0, EXAMINED))
-        with untouched(self.bench):
-            check_shapes(self.bench, [job.data.store, *([] if job.data.central is None else [job.data.central])])
+        self.flat_module = FlatModule(job.task, job.key, self.site)
+        self.flat_module.channels_last = way.channels_last
+        self.flat_module.own_code = has_own_code(job.algorithm, job.task)
+        examine(self.flat_module, job.data.store.rows(0, EXAMINED))
+        with untouched(self.flat_module):
+            check_shapes(self.flat_module, [job.data.store, *([] if job.data.central is None else [job.data.central])])
         self.unwritten = Unwritten(job.data.store)
         self.fallbacks = Fallbacks()
-        self.runner = Participant(job.algorithm, self.bench, flows, job.key, measure)
+        self.runner = Participant(job.algorithm, self.flat_module, flows, job.key, measure)
         self.runner.check(job.data.train_sizes.tolist())
-        averaged = job.task.buffers == "average" and self.bench.has_statistics
-        statistics, size = self.bench.statistics_layout.size if averaged else 0, self.bench.layout.size
+        averaged = job.task.buffers == "average" and self.flat_module.has_statistics
+        statistics, size = self.flat_module.statistics_layout.size if averaged else 0, self.flat_module.layout.size
         self.promise = Promise.of(job.algorithm.chain, flows, size, statistics)
         self.summed = job.algorithm.chain.summed_lengths(flows, size) | ({"buffers": statistics} if averaged else {})
-        self.intake = UpdateCollector(job, flows, self.bench.layout, self.site, self.promise)
+        self.intake = UpdateCollector(job, flows, self.flat_module.layout, self.site, self.promise)
         self.lanes: BatchedSGD | None = None
         self.lowrank: LowRank | None = None
         self.not_lowered: str | None = None
-        why = why_not(self.runner.trainer, self.bench, job.algorithm.chain) or sequential_reason(self.bench)
+        why = why_not(self.runner.trainer, self.flat_module, job.algorithm.chain) or sequential_reason(self.flat_module)
         self.why_not = why if way.lanes > 1 else None
         if way.lanes > 1 and self.why_not is None:
-            with untouched(self.bench):
+            with untouched(self.flat_module):
                 self._prepare_crews(job, flows)
         most = expected_cohort(job.algorithm, len(job.data.clients))
         self.compiler = Compiler(
-            self.runner.trainer, self.bench, self.lanes, job.data.store, job.data.train_sizes, most
+            self.runner.trainer, self.flat_module, self.lanes, job.data.store, job.data.train_sizes, most
         )
         self.use(way)
 
@@ -107,7 +107,7 @@ class GroupRunner:
         """Makes ready for clients side by side, if model and chain allow it."""
         trainer, chain = self.runner.trainer, job.algorithm.chain
         assert isinstance(trainer, LocalSGD)
-        self.lanes = BatchedSGD(trainer, self.bench)
+        self.lanes = BatchedSGD(trainer, self.flat_module)
         self.why_not = self.lanes.probe(
             job.data.store.take(torch.arange(PROBED) % len(job.data.store))
         ) or crew_trouble(job, self.runner, self.lanes, self.intake, first_ask(self, job.data.clients[:2], steps=1))
@@ -117,9 +117,9 @@ class GroupRunner:
         self.not_lowered = "figures of each client's steps are measured (drift)" if self.measure else None
         if self.site.precision == "bfloat16":
             self.not_lowered = "products are in bfloat16"
-        self.not_lowered = self.not_lowered or not_suited(trainer, self.bench, chain, flows[-1])
+        self.not_lowered = self.not_lowered or not_suited(trainer, self.flat_module, chain, flows[-1])
         if self.not_lowered is None:
-            lowrank = LowRank(trainer, self.bench, plain_steps(trainer, chain, flows[-1]))
+            lowrank = LowRank(trainer, self.flat_module, plain_steps(trainer, chain, flows[-1]))
             self.not_lowered = lowrank.probe(job.data.store)
             self.lowrank = lowrank if self.not_lowered is None else None
 
@@ -136,7 +136,7 @@ class GroupRunner:
     def use(self, way: ExecutionPlan) -> None:
         """Trains in this way from now on, as far as that is possible; what was made ready for others is kept."""
         self.way = way if self.lanes is not None else replace(way, lanes=1)
-        self.bench.channels_last = way.channels_last
+        self.flat_module.channels_last = way.channels_last
         wanted = self.width if way.compiled else None
         self.not_compiled = self.compiler.use(wanted, lowered=self.width > 1 and self.uses_low_rank)
         self.way = replace(self.way, compiled=way.compiled and self.not_compiled is None)
@@ -149,7 +149,7 @@ class GroupRunner:
     @property
     def has_conv2d(self) -> bool:
         """Whether the model has convolutions of images."""
-        return any(isinstance(part, nn.Conv2d) for part in self.bench.module.modules())
+        return any(isinstance(part, nn.Conv2d) for part in self.flat_module.module.modules())
 
     @property
     def has_non_linear_params(self) -> bool:
@@ -171,7 +171,9 @@ class GroupRunner:
         """What collects the drift of a round, if that is measured; cohort: of so many clients, if not the ask's."""
         if not self.measure:
             return None
-        return DriftMeter(cohort or len(ask.cohort), self.bench.layout.size, self.job.key.derive("drift", ask.round))
+        return DriftMeter(
+            cohort or len(ask.cohort), self.flat_module.layout.size, self.job.key.derive("drift", ask.round)
+        )
 
     def run(
         self, ask: Ask, members: Sequence[str], secrets: Mapping[str, Tensors], meter: DriftMeter | None
@@ -331,7 +333,7 @@ class GroupRunner:
         client = ask.cohort[0]
         examples = self.job.data.train_of(client).rows(0, 4)
         ask = ask.map_broadcasts(self.site.message)
-        with untouched(self.bench), self.site.training():
+        with untouched(self.flat_module), self.site.training():
             outcome = self.runner.train(client, ask, examples, self.job.memory.get(client))
         return frame.size(frame.of_update(outcome.update))
 
@@ -392,7 +394,9 @@ class GroupRunner:
 
 def first_ask(runner: GroupRunner, clients: Sequence[str], steps: int | None = None) -> Ask:
     """What these clients would be asked in the run's first round; steps: how many each makes, if not all."""
-    start, chain = runner.bench.shared.clone().cpu(), runner.job.algorithm.chain  # as the server has it
-    averaged = runner.job.task.buffers == "average" and runner.bench.has_statistics
-    message = Message(start, chain.broadcast(chain.init(start)), runner.bench.statistics().cpu() if averaged else None)
+    start, chain = runner.flat_module.shared.clone().cpu(), runner.job.algorithm.chain  # as the server has it
+    averaged = runner.job.task.buffers == "average" and runner.flat_module.has_statistics
+    message = Message(
+        start, chain.broadcast(chain.init(start)), runner.flat_module.statistics().cpu() if averaged else None
+    )
     return Ask("train", message, tuple(clients), steps={} if steps is None else dict.fromkeys(clients, steps))

@@ -136,7 +136,7 @@ class LocalEngine(Engine):
             self.plan = MeasuredPlan(ExecutionPlan.of(decided), int(decided.get("threads", torch.get_num_threads())))
 
     def open(self, job: Job) -> None:
-        """Builds the one workbench that all clients use."""
+        """Builds the one flat module that all clients use."""
         self.job = job
         self.population = job.data.clients
         flows = job.algorithm.flows(self.facts, population=len(self.population))
@@ -146,9 +146,9 @@ class LocalEngine(Engine):
         way = replace(way, lanes=MOST) if measuring else way
         self.runner = GroupRunner(job, flows, measure, way, self.site)
         drawn = getattr(job.algorithm.sampler, "clients", None)
-        check_single(self.runner.runner.trainer, self.runner.bench, self.runner.job.data, drawn)
+        check_single(self.runner.runner.trainer, self.runner.flat_module, self.runner.job.data, drawn)
         cohort = expected_cohort(job.algorithm, len(self.population))
-        with untouched(self.runner.bench), self.site.training():
+        with untouched(self.runner.flat_module), self.site.training():
             fitting = max_batch_clients(self.runner, min(cohort, self.runner.width)) if self.plan is None else cohort
             if measuring:
                 self.plan = self._measured(min(cohort, fitting), job.rounds * cohort)
@@ -212,7 +212,7 @@ class LocalEngine(Engine):
     def try_once(self, state: State, evaluated: bool) -> Sequence[str]:
         """Tries the work of one client, in this process."""
         try_client(self.runner, state, evaluated)
-        return habit_notes(self.runner.bench)
+        return habit_notes(self.runner.flat_module)
 
     def clients(self) -> Sequence[str]:
         """The population."""
@@ -223,7 +223,7 @@ class LocalEngine(Engine):
 
         The generators and settings of torch, NumPy and Python are left as they were found.
         """
-        before, others = self.site.rng_state(), outside() if self.runner.bench.seeds_outside else None
+        before, others = self.site.rng_state(), outside() if self.runner.flat_module.seeds_outside else None
         try:
             if ask.kind == "train":
                 with self.site.training():
@@ -237,7 +237,7 @@ class LocalEngine(Engine):
             return self._protocol(ask)
         finally:
             self.site.set_rng_state(before)
-            self.runner.bench.attributes.restore()
+            self.runner.flat_module.attributes.restore()
             if others is not None:
                 rewind_outside(others)
 
@@ -254,9 +254,9 @@ class LocalEngine(Engine):
         return replace(answered(total, parts, meter), notes=self.runner.fallbacks.take())
 
     def _evaluate(self, ask: Ask) -> Answer:
-        self.runner.bench.seed(self.job.key.derive("evaluation", ask.round).seed())
+        self.runner.flat_module.seed(self.job.key.derive("evaluation", ask.round).seed())
         data = self.runner.job.data
-        scores, pooled = evaluate_clients(self.runner.bench, ask.message, data, ask.cohort, self.job.memory)
+        scores, pooled = evaluate_clients(self.runner.flat_module, ask.message, data, ask.cohort, self.job.memory)
         self.runner.unwritten.check()
         sizes = [len(self.job.data.test[client]) for client in scores]
         reports = Reports(scores, "counted", sizes, metrics=columns_of(list(scores.values())))
@@ -264,7 +264,9 @@ class LocalEngine(Engine):
 
     def _measure(self, ask: Ask) -> Answer:
         """The loss of the model on each client's training examples: here, whatever trains the clients."""
-        losses = training_losses(self.runner.bench, ask.message, self.runner.job.data, ask.cohort, self.job.memory)
+        losses = training_losses(
+            self.runner.flat_module, ask.message, self.runner.job.data, ask.cohort, self.job.memory
+        )
         self.runner.unwritten.check()
         up, down = frame.size(REPLY), frame.size(ask.message.tensors())
         told = {"train_loss": list(losses.values())}

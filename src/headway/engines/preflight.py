@@ -47,8 +47,8 @@ def try_client(runner: GroupRunner, state: State, evaluated: bool) -> None:
         ClientFailed: naming the client, the part that failed, and its inputs.
         ConfigError: naming the stage that failed at the server.
     """
-    data, bench = runner.job.data, runner.bench
-    with runner.fallbacks.silent(), untouched(bench):
+    data, flat_module = runner.job.data, runner.flat_module
+    with runner.fallbacks.silent(), untouched(flat_module):
         with runner.site.training():
             _train(runner, state, _first_drawn(runner))
         tested = ClientIndex.of(data.test).sizes
@@ -56,7 +56,7 @@ def try_client(runner: GroupRunner, state: State, evaluated: bool) -> None:
             client = data.clients[int((tested > 0).nonzero()[0])]
             examples = spread(data.test_of(client))
             message = runner.site.message(Message(state.model, buffers=state.buffers))
-            score_client(bench, message, examples, runner.job.memory, client)
+            score_client(flat_module, message, examples, runner.job.memory, client)
 
 
 def _first_drawn(runner: GroupRunner) -> str:
@@ -95,7 +95,7 @@ def _train(runner: GroupRunner, state: State, client: str) -> None:
         ask = Ask("train", message, (client,), round=state.round, steps=steps).map_broadcasts(runner.site.message)
         runner.runner.train(client, ask, examples, job.memory.get(client))
         return
-    population, layout = len(job.data.clients), runner.bench.layout
+    population, layout = len(job.data.clients), runner.flat_module.layout
     rounds = algorithm.round(state, (client,), key=job.key, layout=layout, flows=runner.flows, population=population)
     try:
         drive(rounds, send)
@@ -113,4 +113,4 @@ def _senders(runner: GroupRunner, client: str) -> list[str]:
     if not runner.job.algorithm.chain.aggregator.whole_cohort:
         return [client]
     cohort = expected_cohort(runner.job.algorithm, len(runner.job.data.clients))
-    return list(runner.job.data.clients[: max(1, min(cohort, ROWS // max(runner.bench.layout.size, 1)))])
+    return list(runner.job.data.clients[: max(1, min(cohort, ROWS // max(runner.flat_module.layout.size, 1)))])

@@ -38,13 +38,13 @@ HASHES = {  # of what cannot be shown: what a difference means
 
 
 def identity_of(
-    algorithm: Algorithm, data: FederatedData, task: Task, engine: Engine, bench: FlatModule, **options: Any
+    algorithm: Algorithm, data: FederatedData, task: Task, engine: Engine, flat_module: FlatModule, **options: Any
 ) -> dict[str, Any]:
     """What must be the same for a run to be the same run, with the versions that made it and the code of the user.
 
     options: further plain values, under their names.
     """
-    start = hashlib.sha256(bench.shared.cpu().numpy().tobytes()).hexdigest()[:32]
+    start = hashlib.sha256(flat_module.shared.cpu().numpy().tobytes()).hexdigest()[:32]
     return {
         "versions": {
             "headway": _version(),
@@ -57,10 +57,10 @@ def identity_of(
         "algorithm": _json_ready(algorithm),
         "task": _task(task),
         "clock": json.loads(json.dumps(engine.timed)),
-        "model": {"layout": bench.layout.fingerprint, "start": start},
+        "model": {"layout": flat_module.layout.fingerprint, "start": start},
         "data": data.fingerprint(),
         "plan": {"engine": engine.facts.name, **engine.pinned_settings, "threads": torch.get_num_threads()},
-        "code": code_of(task, bench.module, algorithm),
+        "code": code_of(task, flat_module.module, algorithm),
     }
 
 

@@ -111,18 +111,20 @@ class Run:
         check_population(algorithm, self.engine, data.clients)
         self.engine.open(Job(algorithm, task, data, self.key, self.memory, rounds))
         self.known = ClientHistory.of(algorithm.sampler.facts(None), self.engine.clients(), data.train_sizes)
-        self.bench = FlatModule(task, self.key, self.engine.site)
-        self.central = None if data.central is None else CentralTest(self.bench, data.central, algorithm, self.key)
+        self.flat_module = FlatModule(task, self.key, self.engine.site)
+        self.central = (
+            None if data.central is None else CentralTest(self.flat_module, data.central, algorithm, self.key)
+        )
         buffers = None
-        if task.buffers == "average" and self.bench.has_statistics:
-            buffers = self.bench.statistics().cpu()
-        self.state = algorithm.initial_state(self.bench.shared.cpu(), buffers)
+        if task.buffers == "average" and self.flat_module.has_statistics:
+            buffers = self.flat_module.statistics().cpu()
+        self.state = algorithm.initial_state(self.flat_module.shared.cpu(), buffers)
         self.undefined = undefined_metrics(task, data)
         self.constant = constant_metrics(task, data) if evaluate_every is not None else Constant()
         self.headline = deciding(task, self.undefined)  # the metric that decides which model is best
         self.notes: dict[str, Any] = {"best": None, "first_loss": None}
         self.watch = Watch(LabelCounts(data))
-        self.progress = ProgressCheck(algorithm, None if buffers is None else self.bench.statistics_layout)
+        self.progress = ProgressCheck(algorithm, None if buffers is None else self.flat_module.statistics_layout)
         self.learning = Learning()
         self.notices: list[str] = []
         self._between = True  # whether state, memory and journal are those of one round
@@ -144,12 +146,12 @@ class Run:
     def identity(self, seed: int) -> dict[str, Any]:
         """What must be the same for a run to be the same run, and the versions that made it."""
         options = {"seed": seed, "evaluation": {"evaluate_every": self.evaluate_every}}
-        return identity_of(self.algorithm, self.data, self.task, self.engine, self.bench, **options)
+        return identity_of(self.algorithm, self.data, self.task, self.engine, self.flat_module, **options)
 
     def _tried(self) -> list[str]:
         notices = try_once(self.engine, self.central, self.state, self.evaluate_every is not None)
         self.learning = Learning(self.state.round)
-        return [*notices, *odd_outputs(self.bench, self.data)]
+        return [*notices, *odd_outputs(self.flat_module, self.data)]
 
     def model(self, client: str | None = None) -> nn.Module:
         """The global model as a module of its own; or the model of a client, with what stays there.
@@ -157,9 +159,9 @@ class Run:
         Raises:
             ConfigError: if personal parameters or statistics stay with the clients, and no client is named.
         """
-        bench = FlatModule(self.task, self.key)
-        load_model(bench, self.state, client, self.data.clients, self.memory.get)
-        return bench.release()
+        flat_module = FlatModule(self.task, self.key)
+        load_model(flat_module, self.state, client, self.data.clients, self.memory.get)
+        return flat_module.release()
 
     def __iter__(self) -> Iterator[RoundReport]:
         """Trains until `rounds` are complete.  Stopping early (break, Ctrl-C) leaves the folder resumable."""
@@ -224,7 +226,7 @@ class Run:
                 before,
                 cohort,
                 key=self.key,
-                layout=self.bench.layout,
+                layout=self.flat_module.layout,
                 flows=self.flows,
                 population=len(self.engine.clients()),
             ),
@@ -257,7 +259,9 @@ class Run:
             Diverged: with the round, the clients that lead, and what to try.
         """
         if self.notes["first_loss"] is None and report.train_loss is not None:
-            start = loss_before_training(self.bench, self.data, self.algorithm.initial_state(self.bench.shared.cpu()))
+            start = loss_before_training(
+                self.flat_module, self.data, self.algorithm.initial_state(self.flat_module.shared.cpu())
+            )
             self.notes["first_loss"] = report.train_loss if start is None else start
         self.progress.check(report.round, after, report.clients, report.train_loss, self.notes["first_loss"])
         if (short := self.algorithm.too_few(report.count("counted"))) is None:
@@ -292,7 +296,7 @@ class Run:
         means = mean_metrics(scores, sizes) | dict(answer.figures)
         self.progress.check_evaluation(report.round, scores | ({"the central test set": central} if central else {}))
         notes = report.notes
-        if (report.round == 1 or self.finished) and (note := initial_note(self.bench, list(scores), self.memory)):
+        if (report.round == 1 or self.finished) and (note := initial_note(self.flat_module, list(scores), self.memory)):
             notes = (*notes, note)
         report = replace(report, metrics=means, central=central, evaluation=shown, notes=notes)
         constant = self.constant.central or self.constant.clients

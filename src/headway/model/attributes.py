@@ -21,7 +21,7 @@ Check = Callable[[], bool]  # whether a value is as it was
 Back = Callable[[], object]  # puts it back
 Held = tuple[Check, Back]
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
-OF_TORCH = frozenset(vars(nn.Module())) | {"forward", "train"}  # what torch itself, or the workbench, keeps there
+OF_TORCH = frozenset(vars(nn.Module())) | {"forward", "train"}  # what torch itself, or the flat module, keeps there
 COMPARED = 1 << 16  # numbers: larger tensors are compared by torch's count of writes alone
 
 

@@ -82,7 +82,7 @@ class FlatModule:
         self.initial_statistics = self.statistics()
 
     def load(self, params: Tensor, personal: Tensor | None, statistics: Tensor | None) -> None:
-        """Puts a model on the bench; what is not given starts from its initial values, and so do the buffers that are
+        """Takes in a model; what is not given starts from its initial values, and so do the buffers that are
         neither averaged nor kept (of whole numbers, not persistent, of frozen layers) and Python attributes."""
         self.attributes.restore()
         self._settle_buffers()
@@ -205,7 +205,7 @@ class FlatModule:
         return self._twin
 
     def release(self) -> nn.Module:
-        """The module with the model that is on the bench, for use without it: its dropout is torch's own again, and it
+        """The module with the model that is in it, for use without it: its dropout is torch's own again, and it
         returns all that it returns."""
         self.draws.release()
         if self._selection is not None:

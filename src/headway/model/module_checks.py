@@ -20,7 +20,7 @@ NAMED = 3
 CLOSE = 1e-4  # to which a model gives the same again, as a share of its largest output
 
 
-def examine(bench: FlatModule, examples: Examples) -> None:
+def examine(flat_module: FlatModule, examples: Examples) -> None:
     """Finds out whether the model writes into its inputs, keeps something in attributes, or draws random numbers that
     are not torch's; a model that writes is called with copies from then on.
 
@@ -32,25 +32,25 @@ def examine(bench: FlatModule, examples: Examples) -> None:
         ConfigError: if the model makes parameters when it is called, or gives something else for the same examples
             under the same seeds.
     """
-    module, site = bench.module, bench.site
-    before, others = bench.snapshot(), outside()
+    module, site = flat_module.module, flat_module.site
+    before, others = flat_module.snapshot(), outside()
     named = {name for name, _ in module.named_parameters()}
-    inputs = bench.to_memory_format(site.examples(examples).inputs)
+    inputs = flat_module.to_memory_format(site.examples(examples).inputs)
     given: list[object] = []
-    with untouched(bench):
+    with untouched(flat_module):
         for training in (True, True, False):
-            bench.attributes.restore()
-            bench.restore(before)
-            bench.draws.at(0, 0)
+            flat_module.attributes.restore()
+            flat_module.restore(before)
+            flat_module.draws.at(0, 0)
             site.seed(0)
             rewind_outside(others)
             module.train(training)
             try:
-                given.append(_called(bench, inputs, training))
+                given.append(_called(flat_module, inputs, training))
             except Exception:  # whatever a user's model may raise
                 return
-            bench.outside = bench.outside or has_moved(others)
-            bench.keeps = tuple(dict.fromkeys((*bench.keeps, *bench.attributes.changed())))
+            flat_module.outside = flat_module.outside or has_moved(others)
+            flat_module.keeps = tuple(dict.fromkeys((*flat_module.keeps, *flat_module.attributes.changed())))
             if fresh := {name for name, _ in module.named_parameters()} - named:
                 raise ConfigError(
                     f"the model makes the parameter {min(fresh)!r} when it is called, and what is exchanged must be "
@@ -66,16 +66,16 @@ def examine(bench: FlatModule, examples: Examples) -> None:
 
 
 @contextmanager
-def untouched(bench: FlatModule) -> Iterator[None]:
+def untouched(flat_module: FlatModule) -> Iterator[None]:
     """Puts back what a client's work changes: parameters, buffers, attributes, modes, and all generators."""
-    modes = {part: part.training for part in bench.module.modules()}
-    before, drawn, others = bench.snapshot(), bench.site.rng_state(), outside()
+    modes = {part: part.training for part in flat_module.module.modules()}
+    before, drawn, others = flat_module.snapshot(), flat_module.site.rng_state(), outside()
     try:
         yield
     finally:
-        bench.attributes.restore()
-        bench.restore(before)
-        bench.site.set_rng_state(drawn)
+        flat_module.attributes.restore()
+        flat_module.restore(before)
+        flat_module.site.set_rng_state(drawn)
         rewind_outside(others)
         for part, mode in modes.items():
             part.training = mode
@@ -90,18 +90,18 @@ def has_own_code(algorithm: Algorithm, task: Task) -> bool:
     )
 
 
-def habit_notes(bench: FlatModule) -> list[str]:
+def habit_notes(flat_module: FlatModule) -> list[str]:
     """What a user should know of how the model is used here, in sentences."""
     notes = []
-    if bench.keeps:
-        more = f" and {len(bench.keeps) - NAMED} more" if len(bench.keeps) > NAMED else ""
+    if flat_module.keeps:
+        more = f" and {len(flat_module.keeps) - NAMED} more" if len(flat_module.keeps) > NAMED else ""
         notes.append(
-            f"the model keeps {', '.join(bench.keeps[:NAMED])}{more} between calls: that starts anew with each client "
-            "in each round, and in each evaluation, so that nothing passes from client to client."
+            f"the model keeps {', '.join(flat_module.keeps[:NAMED])}{more} between calls: that starts anew with "
+            "each client in each round, and in each evaluation, so that nothing passes from client to client."
         )
-    if bench.still:
+    if flat_module.still:
         notes.append(
-            f"the statistics of {', '.join(bench.still[:NAMED])} stay as they are, since the parameters of these "
+            f"the statistics of {', '.join(flat_module.still[:NAMED])} stay as they are, since the parameters of these "
             "layers are frozen."
         )
     return notes
@@ -128,20 +128,20 @@ class Unwritten:
             )
 
 
-def sequential_reason(bench: FlatModule) -> str | None:
+def sequential_reason(flat_module: FlatModule) -> str | None:
     """Why a model cannot be one batched program for many clients, as a phrase; `None` if it may."""
-    if bench.keeps:
-        return f"the model keeps {bench.keeps[0]} between calls"
-    return "the model draws from NumPy's or Python's generator" if bench.outside else None
+    if flat_module.keeps:
+        return f"the model keeps {flat_module.keeps[0]} between calls"
+    return "the model draws from NumPy's or Python's generator" if flat_module.outside else None
 
 
-def _called(bench: FlatModule, inputs: Tensor, training: bool) -> object:
+def _called(flat_module: FlatModule, inputs: Tensor, training: bool) -> object:
     """The model's outputs of a copy of the inputs; if it writes into these, it is given copies from now on."""
-    copied = bench.to_memory_format(inputs.clone())
+    copied = flat_module.to_memory_format(inputs.clone())
     with torch.set_grad_enabled(training):
-        outputs = bench.module(copied)
+        outputs = flat_module.module(copied)
     if copied.shape != inputs.shape or not torch.equal(copied, inputs):
-        bench.copy_inputs()
+        flat_module.copy_inputs()
     return outputs
 
 

@@ -14,29 +14,29 @@ NAMED = 3
 MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
 
 
-def staying(bench: FlatModule) -> str:
+def staying(flat_module: FlatModule) -> str:
     """What of a model stays with each client, as a phrase; empty if nothing does."""
-    parts = ["personal parameters"] if bench.personal.numel() else []
-    if bench.has_statistics and bench.task.buffers == "local":
+    parts = ["personal parameters"] if flat_module.personal.numel() else []
+    if flat_module.has_statistics and flat_module.task.buffers == "local":
         parts.append("statistics")
     return " and ".join(parts)
 
 
 def load_model(
-    bench: FlatModule,
+    flat_module: FlatModule,
     state: State,
     client: str | None,
     clients: Sequence[str],
     memory_of: Callable[[str], Memory | None],
 ) -> None:
-    """Puts the server's model on the bench, or a client's with what stays there.
+    """Puts the server's model in the flat module, or a client's with what stays there.
 
     client: whose; `None` for the server's.  memory_of: what a client keeps.
 
     Raises:
         ConfigError: if the model has parts that stay with the clients, and no client is named; or there is no such one.
     """
-    stays = staying(bench)
+    stays = staying(flat_module)
     if client is None:
         if stays:
             average = ', or train with task.buffers = "average"' if "statistics" in stays else ""
@@ -44,7 +44,7 @@ def load_model(
                 f"the model's {stays} stay with each client, and those of the server are the initial ones, with which "
                 f"no client was evaluated: name a client whose model is meant, run.model(client=...){average}."
             )
-        bench.load(state.model, None, state.buffers)
+        flat_module.load(state.model, None, state.buffers)
         return
     if client not in clients:
         known = nearest(client, clients) if len(clients) <= MOST_NAMES else f" (there are {len(clients)})"
@@ -55,13 +55,13 @@ def load_model(
             f"client {client!r} has not been counted in a round yet: its {stays} are the initial ones.", stacklevel=3
         )
     statistics = state.buffers if state.buffers is not None else own.get("statistics")
-    bench.load(state.model, own.get("personal"), statistics)
+    flat_module.load(state.model, own.get("personal"), statistics)
 
 
-def initial_note(bench: FlatModule, evaluated: Sequence[str], memory: Memories) -> str:
+def initial_note(flat_module: FlatModule, evaluated: Sequence[str], memory: Memories) -> str:
     """Which of the clients that are evaluated have never been counted, so that what stays with them is initial; empty
     if there are none."""
-    if not evaluated or not (stays := staying(bench)):
+    if not evaluated or not (stays := staying(flat_module)):
         return ""
     counted = set(memory.clients())
     initial = [client for client in evaluated if client not in counted]

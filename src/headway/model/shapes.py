@@ -23,7 +23,7 @@ TRIED, FEWER = 7, 5  # examples: numbers that seldom are a shape's own
 COMPARED = ("accuracy", "balanced_accuracy", "intersection_over_union")
 
 
-def check_shapes(bench: FlatModule, parts: Sequence[Examples]) -> None:
+def check_shapes(flat_module: FlatModule, parts: Sequence[Examples]) -> None:
     """Refuses a task whose loss or metrics would pair outputs and targets in a way that was not meant.
 
     parts: the store of the clients' examples first, and a central test set.  A model or function that fails is left to
@@ -32,9 +32,9 @@ def check_shapes(bench: FlatModule, parts: Sequence[Examples]) -> None:
     Raises:
         ConfigError: saying what was found and what is needed.
     """
-    batch = tried_batch(bench, parts[0])
+    batch = tried_batch(flat_module, parts[0])
     for training in (True, False):
-        outputs = tried_outputs(bench, batch.inputs, training)
+        outputs = tried_outputs(flat_module, batch.inputs, training)
         if outputs is None:
             continue
         if outputs.shape[:1] != (TRIED,):
@@ -42,20 +42,20 @@ def check_shapes(bench: FlatModule, parts: Sequence[Examples]) -> None:
                 f"the model gives outputs of shape {list(outputs.shape)} for {TRIED} examples: the first axis must be "
                 "the examples, [N, ...]."
             )
-        _check_loss(bench, outputs, batch.targets)
+        _check_loss(flat_module, outputs, batch.targets)
         if not training:
-            _check_metrics(bench, outputs.cpu(), batch.targets.cpu())
+            _check_metrics(flat_module, outputs.cpu(), batch.targets.cpu())
             for part in parts:
-                _check_values(bench, outputs, batch.targets, part.targets)
+                _check_values(flat_module, outputs, batch.targets, part.targets)
 
 
-def metric_line(bench: FlatModule, store: Examples) -> str:
+def metric_line(flat_module: FlatModule, store: Examples) -> str:
     """What the metrics by name are means over, where an example has several answers, as a phrase; empty elsewhere."""
-    batch = tried_batch(bench, store)
-    targets, outputs = batch.targets, tried_outputs(bench, batch.inputs, training=False)
-    if outputs is None or not any(_of_classes(metric, "auroc") for metric in bench.task.metrics):
+    batch = tried_batch(flat_module, store)
+    targets, outputs = batch.targets, tried_outputs(flat_module, batch.inputs, training=False)
+    if outputs is None or not any(_of_classes(metric, "auroc") for metric in flat_module.task.metrics):
         return ""
-    if bench.task.has_class_probabilities(outputs, targets):
+    if flat_module.task.has_class_probabilities(outputs, targets):
         return "the likeliest class of each target counts as its label"
     kind = kind_of(outputs, targets)
     if kind == "labels":
@@ -64,27 +64,27 @@ def metric_line(bench: FlatModule, store: Examples) -> str:
     return "" if places == 1 else f"over all {places} places of an example ({' x '.join(map(str, targets.shape[1:]))})"
 
 
-def tried_batch(bench: FlatModule, store: Examples) -> Examples:
-    """A few examples, where the bench is; the first ones again where there are too few."""
-    return bench.site.take(store, torch.arange(TRIED) % len(store))
+def tried_batch(flat_module: FlatModule, store: Examples) -> Examples:
+    """A few examples, where the flat module is; the first ones again where there are too few."""
+    return flat_module.site.take(store, torch.arange(TRIED) % len(store))
 
 
-def tried_outputs(bench: FlatModule, inputs: Tensor, training: bool) -> Tensor | None:
-    """What the model on the bench gives for a few examples, in training or evaluation mode; `None` if it fails.
+def tried_outputs(flat_module: FlatModule, inputs: Tensor, training: bool) -> Tensor | None:
+    """What the model in the flat module gives for a few examples, in training or evaluation mode; `None` if it fails.
 
     Its statistics, torch's generator and the inputs are left as they are.
 
     Raises:
         ConfigError: if that is no tensor, or `Task.output` names none of its parts.
     """
-    site, module = bench.site, bench.module
+    site, module = flat_module.site, flat_module.module
     before, mode = site.rng_state(), module.training
     module.train(training)
-    bench.draws.at(0, 0)
+    flat_module.draws.at(0, 0)
     try:
         with torch.no_grad(), site.training() if training else site.evaluating():
             buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-            returned: Any = functional_call(module, buffers, (bench.to_memory_format(inputs.clone()),))
+            returned: Any = functional_call(module, buffers, (flat_module.to_memory_format(inputs.clone()),))
     except ConfigError:
         raise
     except Exception:  # whatever a model may raise; where it is trained or evaluated, it is raised with names
@@ -95,8 +95,8 @@ def tried_outputs(bench: FlatModule, inputs: Tensor, training: bool) -> Tensor |
     return check_is_tensor(returned)
 
 
-def _check_loss(bench: FlatModule, outputs: Tensor, targets: Tensor) -> None:
-    loss, criterion = bench.task.loss, bench.task.criterion
+def _check_loss(flat_module: FlatModule, outputs: Tensor, targets: Tensor) -> None:
+    loss, criterion = flat_module.task.loss, flat_module.task.criterion
     if isinstance(loss, str):
         if (trouble := LOSSES[loss].accepts(outputs, targets)) is not None:
             raise ConfigError(f'loss = "{loss}": {trouble}')
@@ -119,8 +119,8 @@ def _check_loss(bench: FlatModule, outputs: Tensor, targets: Tensor) -> None:
         )
 
 
-def _check_metrics(bench: FlatModule, outputs: Tensor, targets: Tensor) -> None:
-    task = bench.task
+def _check_metrics(flat_module: FlatModule, outputs: Tensor, targets: Tensor) -> None:
+    task = flat_module.task
     for metric in task.metrics:
         if not isinstance(metric, str):
             if broadcasts(metric, outputs, targets):
@@ -138,9 +138,9 @@ def _check_metrics(bench: FlatModule, outputs: Tensor, targets: Tensor) -> None:
         )
 
 
-def _check_values(bench: FlatModule, outputs: Tensor, few: Tensor, targets: Tensor) -> None:
+def _check_values(flat_module: FlatModule, outputs: Tensor, few: Tensor, targets: Tensor) -> None:
     """Refuses metrics of answers where the targets are quantities; few: those of the outputs."""
-    task = bench.task
+    task = flat_module.task
     checked = [str(metric) for metric in task.metrics if _of_classes(metric)]
     if not checked or kind_of(outputs, few) == "classes" or task.has_class_probabilities(outputs, few):
         return

@@ -108,29 +108,29 @@ def _leading(reports: Reports) -> str:
     )
 
 
-def loss_before_training(bench: FlatModule, data: FederatedData, state: State) -> float | None:
+def loss_before_training(flat_module: FlatModule, data: FederatedData, state: State) -> float | None:
     """The mean training loss of the model on some examples of some clients; `None` if it is no finite number.
 
-    What the bench holds, and torch's generators, are left as they were found.
+    What the flat module holds, and torch's generators, are left as they were found.
     """
-    with untouched(bench), torch.no_grad():
-        bench.load(state.model, None, state.buffers)
-        bench.module.eval()
-        losses = [float(bench.task.criterion.mean(*_outputs(bench, examples))) for examples in _some(data)]
+    with untouched(flat_module), torch.no_grad():
+        flat_module.load(state.model, None, state.buffers)
+        flat_module.module.eval()
+        losses = [float(flat_module.task.criterion.mean(*_outputs(flat_module, examples))) for examples in _some(data)]
     mean = sum(losses) / len(losses) if losses else math.nan
     return mean if math.isfinite(mean) else None
 
 
-def odd_outputs(bench: FlatModule, data: FederatedData) -> list[str]:
+def odd_outputs(flat_module: FlatModule, data: FederatedData) -> list[str]:
     """What is odd about the features of some examples, and the initial model's outputs for them, in sentences."""
     some = _some(data)
     if not some:
         return []
-    with untouched(bench), torch.no_grad():
-        bench.module.eval()
-        outputs = torch.cat([_outputs(bench, examples)[0] for examples in some])
+    with untouched(flat_module), torch.no_grad():
+        flat_module.module.eval()
+        outputs = torch.cat([_outputs(flat_module, examples)[0] for examples in some])
     inputs = scale_note(torch.cat([examples.inputs for examples in some]), data.features)
-    return [note for note in (inputs, outputs_note(bench.task.loss, outputs)) if note is not None]
+    return [note for note in (inputs, outputs_note(flat_module.task.loss, outputs)) if note is not None]
 
 
 def _some(data: FederatedData) -> list[Examples]:
@@ -140,7 +140,7 @@ def _some(data: FederatedData) -> list[Examples]:
     return [part.rows(0, min(ROWS, len(part))) for part in parts if len(part)]
 
 
-def _outputs(bench: FlatModule, examples: Examples) -> tuple[Tensor, Tensor]:
+def _outputs(flat_module: FlatModule, examples: Examples) -> tuple[Tensor, Tensor]:
     """The model's outputs, and the targets."""
-    here = bench.site.examples(examples)
-    return bench.module(bench.to_memory_format(here.inputs)), here.targets
+    here = flat_module.site.examples(examples)
+    return flat_module.module(flat_module.to_memory_format(here.inputs)), here.targets

@@ -176,14 +176,14 @@ class LocalSGD(Trainer):
         """lr by the schedule, where that counts rounds; else lr, with which each round begins."""
         return self.lr * self.schedule(round_ if self.schedule.over == "rounds" else 0)
 
-    def check(self, bench: FlatModule) -> None:
+    def check(self, flat_module: FlatModule) -> None:
         """Refuses a model that the loss term cannot look into."""
         if self.loss_term is not None:
-            self.loss_term.check(bench)
+            self.loss_term.check(flat_module)
 
-    def keeps(self, bench: FlatModule) -> Tensors:
+    def keeps(self, flat_module: FlatModule) -> Tensors:
         """What the loss term remembers."""
-        return {} if self.loss_term is None else self.loss_term.keep(bench)
+        return {} if self.loss_term is None else self.loss_term.keep(flat_module)
 
     def drops(self, client_key: Key) -> bool:
         """Whether this client is a straggler under the policy "drop"."""
@@ -196,11 +196,11 @@ class LocalSGD(Trainer):
         return super().dropped(keys)
 
     def train(self, work: TrainingInputs) -> Trained:
-        """Runs the local loop; the workbench's model ends trained."""
+        """Runs the local loop; the flat module's model ends trained."""
         examples, held_out = hold_out(work.examples, self.validation)
         work = replace(work, examples=examples)
         start, key = measure(work, held_out), work.key
-        work.bench.attributes.restore()
+        work.flat_module.attributes.restore()
         assert isinstance(key, Key)
         count = self.step_count(key, len(examples)) if work.steps is None else work.steps
 
@@ -213,8 +213,8 @@ class LocalSGD(Trainer):
 
         steps: Tensor | Steps | None = None
         if "steps" in work.flows[-1].needs:
-            plan = self._plan(count, work.bench.layout)
-            steps, loop = keep_steps(plan, work.bench, run)
+            plan = self._plan(count, work.flat_module.layout)
+            steps, loop = keep_steps(plan, work.flat_module, run)
         else:
             loop = run(None)
         return replace(loop.result(start), steps=steps)
@@ -283,7 +283,7 @@ class LocalSGD(Trainer):
 
     def _batches(self, work: TrainingInputs, key: Key, count: int) -> Iterator[tuple[Examples, float]]:
         """The batches of so many steps of this round, each with its learning rate."""
-        examples, site = work.examples, work.bench.site
+        examples, site = work.examples, work.flat_module.site
         for order, cuts in self.epochs_of(len(examples), key, count, int(work.ctx.round)):
             shuffled = examples if order is None else examples.take(site.index_on_store_device(examples, order))
             for start, stop, lr in cuts:
@@ -312,15 +312,17 @@ class _Loop:
     """The state of one client's local loop; a tape is told the model after each step."""
 
     def __init__(self, trainer: LocalSGD, work: TrainingInputs, tape: StepRecorder | None) -> None:
-        self.trainer, self.work, self.bench, self.tape = trainer, work, work.bench, tape
-        if not self.bench.module.training:
-            self.bench.module.train()
-        self.mean_loss = self.bench.task.criterion.mean
+        self.trainer, self.work, self.flat_module, self.tape = trainer, work, work.flat_module, tape
+        if not self.flat_module.module.training:
+            self.flat_module.module.train()
+        self.mean_loss = self.flat_module.task.criterion.mean
         assert isinstance(work.key, Key)
         self.dropout = work.key.derive("dropout").seed()
         self.forward = None if trainer.loss_term is None else trainer.loss_term.begin(work)
         self.start = work.ctx.global_params
-        self.descent = UpdateRule(trainer, work, self.bench.parameters, self.bench.layout.slices(self.bench.shared))
+        self.descent = UpdateRule(
+            trainer, work, self.flat_module.parameters, self.flat_module.layout.slices(self.flat_module.shared)
+        )
         self.account = StepStatistics(trainer.momentum, trainer.nesterov, work.flows[-1].proximal)
         self.free = StepStatistics(trainer.momentum, trainer.nesterov, 0.0) if work.flows[-1].proximal else self.account
         self.losses: list[Tensor] = []
@@ -330,7 +332,7 @@ class _Loop:
 
     def step(self, batch: Examples, lr: float) -> None:
         """One local step."""
-        parameters = self.bench.parameters
+        parameters = self.flat_module.parameters
         grads, loss = self._gradients(batch)
         with torch.no_grad():
             directions = self.descent.directions(grads)
@@ -338,38 +340,38 @@ class _Loop:
                 parameter.add_(direction, alpha=-lr)
             if self.measure:
                 self.lrs.append(lr)
-                self.lengths.append(self.descent.lengths(directions, self.bench.shared_count))
+                self.lengths.append(self.descent.lengths(directions, self.flat_module.shared_count))
         self.losses.append(loss.detach())
         self.account.step(len(batch), lr)
         if self.free is not self.account:
             self.free.step(len(batch), lr)
         if self.tape is not None:
-            self.tape.add(self.bench.shared)
+            self.tape.add(self.flat_module.shared)
 
     def _gradients(self, batch: Examples) -> tuple[list[Tensor], Tensor]:
         """Those of a batch, and its loss; compiled, if that was wished for batches of this size."""
-        inputs, trace, step = self.bench.to_memory_format(batch.inputs), self.work.trace, self.account.count
-        compiled = self.bench.compiled
+        inputs, trace, step = self.flat_module.to_memory_format(batch.inputs), self.work.trace, self.account.count
+        compiled = self.flat_module.compiled
         if compiled is not None and (found := compiled(inputs, batch.targets, self.dropout, step)) is not None:
             return found
         trace.enter("the model's forward pass", inputs=inputs)
         term: Tensor | None = None
-        self.bench.draws.at(self.dropout, step)
+        self.flat_module.draws.at(self.dropout, step)
         if self.forward is None:
-            outputs = self.bench.module(inputs)
+            outputs = self.flat_module.module(inputs)
         else:
             outputs, term = self.forward(inputs)
         trace.enter("the loss", outputs=outputs, targets=batch.targets)
         loss = self.mean_loss(outputs, batch.targets)
         trace.enter("the backward pass", inputs=inputs, targets=batch.targets, loss=loss, term=term)
         whole = loss if term is None else loss + term
-        return list(torch.autograd.grad(whole, self.bench.parameters, materialize_grads=True)), loss
+        return list(torch.autograd.grad(whole, self.flat_module.parameters, materialize_grads=True)), loss
 
     def result(self, start: StartMeasurements) -> Trained:
         """What was done."""
         term = self.trainer.loss_term
         return Trained(
-            movement=self.bench.shared - self.start,
+            movement=self.flat_module.shared - self.start,
             count=self.account.count,
             effective_lr=self.account.effective_lr,
             free_effective_lr=self.free.effective_lr,
@@ -379,7 +381,7 @@ class _Loop:
             initial_gradient=start.initial_gradient,
             validation_loss=start.validation_loss,
             label_entropy=start.label_entropy,
-            keep={} if term is None else term.keep(self.bench),
+            keep={} if term is None else term.keep(self.flat_module),
             squares=step_squares(self.lengths, self.lrs) if self.measure else None,
         )
 

@@ -33,7 +33,7 @@ class LossTerm(Plain, ABC):
     registry: ClassVar[Registry[LossTerm]] = Registry("term", "headway.terms")
 
     @abstractmethod
-    def check(self, bench: FlatModule) -> None:
+    def check(self, flat_module: FlatModule) -> None:
         """Refuses a model that the term cannot look into."""
 
     @abstractmethod
@@ -41,7 +41,7 @@ class LossTerm(Plain, ABC):
         """At the start of a client's round: what maps a batch's inputs to the model's outputs and the term's
         value over the batch.  `None` where the term has no effect in this round."""
 
-    def keep(self, bench: FlatModule) -> Tensors:
+    def keep(self, flat_module: FlatModule) -> Tensors:
         """At its end: what the client has_client_state for the term, if its update is counted."""
         return {}
 
@@ -97,23 +97,23 @@ class Moon(LossTerm):
         if not self.temperature > 0:
             raise ConfigError(f"Moon.temperature must be above 0, found {self.temperature}.")
 
-    def check(self, bench: FlatModule) -> None:
+    def check(self, flat_module: FlatModule) -> None:
         """Refuses a model without the submodule, with the names of those that there are."""
-        self._reader(bench.module)
+        self._reader(flat_module.module)
 
     def begin(self, work: TrainingInputs) -> Forward | None:
         """The model with its contrast; nothing before the client has a model of its own."""
-        own, bench = work.memory.get(TRAINER, {}), work.bench
+        own, flat_module = work.memory.get(TRAINER, {}), work.flat_module
         if not self.mu or "previous" not in own:
             return None
-        fixed = bench.frozen_copy()
-        past: dict[str, Tensor] = bench.layout.views(own["previous"])
+        fixed = flat_module.frozen_copy()
+        past: dict[str, Tensor] = flat_module.layout.views(own["previous"])
         if "previous statistics" in own:
-            past |= bench.statistics_layout.views(own["previous statistics"])
-        read, read_fixed = self._reader(bench.module), self._reader(fixed)
+            past |= flat_module.statistics_layout.views(own["previous statistics"])
+        read, read_fixed = self._reader(flat_module.module), self._reader(fixed)
 
         def forward(inputs: Tensor) -> tuple[Tensor, Tensor]:
-            outputs, z = read(lambda: bench.module(inputs))
+            outputs, z = read(lambda: flat_module.module(inputs))
             with torch.no_grad():
                 _, z_global = read_fixed(lambda: fixed(inputs))
                 _, z_previous = read_fixed(lambda: functional_call(fixed, past, (inputs,)))
@@ -121,13 +121,13 @@ class Moon(LossTerm):
 
         return forward
 
-    def keep(self, bench: FlatModule) -> Tensors:
+    def keep(self, flat_module: FlatModule) -> Tensors:
         """The trained model, with its statistics where they would be lost."""
         if not self.mu:
             return {}
-        kept = {"previous": bench.shared.clone()}
-        if bench.has_statistics and bench.task.buffers == "average":
-            kept["previous statistics"] = bench.statistics()
+        kept = {"previous": flat_module.shared.clone()}
+        if flat_module.has_statistics and flat_module.task.buffers == "average":
+            kept["previous statistics"] = flat_module.statistics()
         return kept
 
     def _reader(self, module: nn.Module) -> Callable[[Callable[[], Tensor]], tuple[Tensor, Tensor]]:

@@ -77,7 +77,7 @@ def measure_each(work: TrainingInputs, crew: ClientBatch, held_out: ClientBatch)
     each: list[StartMeasurements] = []
     for model, examples, held in zip(models, crew.examples(), held_out.examples(), strict=True):
         if not each or work.ctx.global_params.ndim > 1:
-            work.bench.load(model, None, None)
+            work.flat_module.load(model, None, None)
         each.append(measure(replace(work, examples=examples), held))
     found: dict[str, Tensor] = {}
     for name in ("initial_loss", "initial_gradient", "validation_loss", "label_entropy"):
@@ -90,23 +90,23 @@ def measure_each(work: TrainingInputs, crew: ClientBatch, held_out: ClientBatch)
 
 
 def measure(work: TrainingInputs, held_out: Examples) -> StartMeasurements:
-    """What the stages need to know of the client, with the broadcast model on the workbench.
+    """What the stages need to know of the client, with the broadcast model in the flat module.
 
     A client whose only example cannot be held out is measured on that.
     """
     needs = work.flows[-1].needs
     if not needs & MEASURED:
         return StartMeasurements()
-    work.bench.module.eval()
+    work.flat_module.module.eval()
     loss, gradient, validation, entropy = None, None, None, None
     if needs & {"initial_loss", "initial_gradient"}:
         loss, gradient = _loss(work, work.examples, "initial_gradient" in needs)
     if "validation_loss" in needs:
         validation, _ = _loss(work, held_out if len(held_out) else work.examples, False)
     if "label_entropy" in needs:
-        first = work.bench.site.examples(work.examples.rows(0, 1))
+        first = work.flat_module.site.examples(work.examples.rows(0, 1))
         with torch.no_grad():
-            outputs = work.bench.module(work.bench.to_memory_format(first.inputs))
+            outputs = work.flat_module.module(work.flat_module.to_memory_format(first.inputs))
         entropy = entropy_of(work.examples.targets, outputs, first.targets)
     return StartMeasurements(loss, gradient, validation, entropy)
 
@@ -142,15 +142,15 @@ def label_entropy(targets: Tensor, outputs: int) -> float:
 
 def _loss(work: TrainingInputs, examples: Examples, with_gradient: bool) -> tuple[float, Tensor | None]:
     """The mean loss over the examples, and its gradient with respect to the shared parameters."""
-    bench = work.bench
-    total, gradient = bench.shared.new_zeros((), dtype=torch.float64), torch.zeros_like(bench.shared)
-    parameters = bench.parameters[: bench.shared_count]
+    flat_module = work.flat_module
+    total, gradient = flat_module.shared.new_zeros((), dtype=torch.float64), torch.zeros_like(flat_module.shared)
+    parameters = flat_module.parameters[: flat_module.shared_count]
     for start, stop in batch_bounds(len(examples), EVALUATION_BATCH):
-        batch = bench.site.examples(examples.rows(start, stop))
+        batch = flat_module.site.examples(examples.rows(start, stop))
         work.trace.enter("the model, at the start of the round", inputs=batch.inputs, targets=batch.targets)
         with torch.set_grad_enabled(with_gradient):
-            loss = bench.task.criterion.per_example(
-                bench.module(bench.to_memory_format(batch.inputs)), batch.targets
+            loss = flat_module.task.criterion.per_example(
+                flat_module.module(flat_module.to_memory_format(batch.inputs)), batch.targets
             ).sum()
         total += loss.detach()
         if with_gradient:

@@ -18,7 +18,7 @@ NAMED = 3
 FARTHEST = 64  # how far from the batch size another one is looked for
 
 
-def check_single(trainer: Trainer, bench: FlatModule, data: FederatedData, drawn: Iterable[str] | None) -> None:
+def check_single(trainer: Trainer, flat_module: FlatModule, data: FederatedData, drawn: Iterable[str] | None) -> None:
     """Refuses batches of one example in the local epochs of a model that fails on them, such as one with BatchNorm.
 
     drawn: the clients that a round can have; `None` for all.
@@ -32,7 +32,7 @@ def check_single(trainer: Trainer, bench: FlatModule, data: FederatedData, drawn
     names = None if drawn is None else [name for name in drawn if name in train]
     sizes = train.sizes if names is None else train.sizes_of(names)
     found = {size for size in sizes.unique().tolist() if _has_single(trainer, size)}
-    if not found or (failure := _failure(bench, data)) is None:
+    if not found or (failure := _failure(flat_module, data)) is None:
         return
     each = zip(train.names if names is None else names, sizes.tolist(), strict=True)
     clients = [(name, size) for name, size in each if size in found]
@@ -50,15 +50,17 @@ def _has_single(trainer: LocalSGD, examples: int) -> bool:
     return any(stop - start == 1 for start, stop in bounds[: trainer.steps])
 
 
-def _failure(bench: FlatModule, data: FederatedData) -> str | None:
+def _failure(flat_module: FlatModule, data: FederatedData) -> str | None:
     """With what the model fails on one example in training and not on two, as a phrase; `None` if it does not."""
     failures = []
     for count in (2, 1):
-        batch = bench.site.examples(data.store.rows(0, count))
-        with untouched(bench):
-            bench.module.train()
+        batch = flat_module.site.examples(data.store.rows(0, count))
+        with untouched(flat_module):
+            flat_module.module.train()
             try:
-                bench.task.criterion.mean(bench.module(bench.to_memory_format(batch.inputs)), batch.targets)
+                flat_module.task.criterion.mean(
+                    flat_module.module(flat_module.to_memory_format(batch.inputs)), batch.targets
+                )
             except Exception as error:  # whatever a user's model may raise
                 text = next(iter(str(error).strip().splitlines()), "")
                 failures.append(f"{type(error).__name__}{layer_of(error)}: {text}".rstrip("."))

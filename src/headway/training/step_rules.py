@@ -36,7 +36,7 @@ class StepRules:
         self.flats = [flat[:count] for flat in self.flats]
 
     def on_gradients(self, grads: Sequence[Tensor]) -> list[Tensor]:
-        """The gradients after the rules for gradients; grads: in the order of the bench's parameters, of which the
+        """The gradients after the rules for gradients; grads: in the order of the module's parameters, of which the
         shared ones come first and no rule knows the others."""
         return self._ruled(grads, self._gradient)
 
@@ -51,7 +51,7 @@ class StepRules:
         Raises:
             ConfigError: if a shared parameter has no gradient.
         """
-        parameters = self.work.bench.parameters
+        parameters = self.work.flat_module.parameters
         grads = [parameter.grad for parameter in parameters[: len(self.flats)]]
         if any(grad is None for grad in grads):
             raise ConfigError("step_rules(work).apply() needs gradients: call it after loss.backward().")
@@ -91,12 +91,12 @@ def step_rules(work: TrainingInputs) -> StepRules:
     A loop that has its gradients in a list calls `rules.on_gradients(grads)`.  Rules for the direction of a step
     (Scaffold(correct="step")) need a loop that has one: `rules.on_steps(directions)`, and "step" among what it applies.
     """
-    return StepRules(work, work.bench.layout.slices(work.bench.shared))
+    return StepRules(work, work.flat_module.layout.slices(work.flat_module.shared))
 
 
 def _rules_per_tensor(work: TrainingInputs, kind: StepRule) -> list[list[Rule]]:
     """For every shared tensor, the step rules of a kind with memory and context sliced to it."""
-    layout = work.bench.layout
+    layout = work.flat_module.layout
     chosen = [(label, stage) for label, stage in work.chain.step_rules if stage.step_rule == kind]
     if not chosen:
         return []

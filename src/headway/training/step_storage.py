@@ -118,23 +118,23 @@ class Steps(ABC):
         """`base + sum_l a_l s_l` as a fresh vector `[P]`; coefficients float64 `[K]`."""
 
 
-def keep_steps(plan: StepPlan, bench: FlatModule, train: Callable[[StepRecorder], T]) -> tuple[Tensor | Steps, T]:
+def keep_steps(plan: StepPlan, flat_module: FlatModule, train: Callable[[StepRecorder], T]) -> tuple[Tensor | Steps, T]:
     """Trains, keeping the steps as planned; what `train` returned comes with them.
 
-    train: runs the local loop from the model on the bench and tells the tape of each step.  Under a plan of
+    train: runs the local loop from the model in the flat module and tells the tape of each step.  Under a plan of
         replay it is called several times, each from the same model, buffers and random numbers, and must do
         the same each time: see `Replayed`.
     """
     if plan.kept == "full":
-        rows = _Rows(bench, plan, bench.shared, slice(0, plan.size))
+        rows = _Rows(flat_module, plan, flat_module.shared, slice(0, plan.size))
         done = train(rows)
         return rows.matrix, done
     if plan.kept == "half":
-        half = Float16Steps(bench, plan)
+        half = Float16Steps(flat_module, plan)
         done = train(half)
         return half, done
     results: list[T] = []
-    replayed = Replayed(plan, bench, lambda tape: results.append(train(tape)))
+    replayed = Replayed(plan, flat_module, lambda tape: results.append(train(tape)))
     replayed.begin()
     return replayed, results[0]
 
@@ -160,10 +160,10 @@ def add_steps(movement: Tensor, steps: Tensor | Steps, coefficients: Tensor) -> 
 class _Rows(StepRecorder):
     """Some of the coordinates of every step, as a matrix in the model's number type."""
 
-    def __init__(self, bench: FlatModule, plan: StepPlan, start: Tensor, part: slice) -> None:
+    def __init__(self, flat_module: FlatModule, plan: StepPlan, start: Tensor, part: slice) -> None:
         self.part, self.count = part, 0
         self.previous = start[part].clone()
-        self.matrix = bench.scratch("steps", (plan.count, len(self.previous)), bench.shared.dtype)
+        self.matrix = flat_module.scratch("steps", (plan.count, len(self.previous)), flat_module.shared.dtype)
 
     def add(self, model: Tensor) -> None:
         """Records the step to this model `[P]`."""
@@ -184,11 +184,13 @@ class Float16Steps(StepRecorder, Steps):
     A selection can only change between candidates whose ||S + s_l|| differ by less than twice e sum ||s_l||.
     """
 
-    def __init__(self, bench: FlatModule, plan: StepPlan) -> None:
+    def __init__(self, flat_module: FlatModule, plan: StepPlan) -> None:
         self.count = 0
-        self.previous = bench.shared.clone()
-        self.matrix = bench.scratch("steps", (plan.count, plan.size), torch.float16)
-        self.exponents = bench.shared.new_zeros(plan.count, dtype=torch.int64)  # of the largest number in each row
+        self.previous = flat_module.shared.clone()
+        self.matrix = flat_module.scratch("steps", (plan.count, plan.size), torch.float16)
+        self.exponents = flat_module.shared.new_zeros(
+            plan.count, dtype=torch.int64
+        )  # of the largest number in each row
 
     def add(self, model: Tensor) -> None:
         """Records the step to this model `[P]`."""
@@ -224,7 +226,7 @@ class Replayed(Steps):
     """Steps that are made again whenever they are needed.
 
     Each repetition starts from the same parameters, personal parameters, buffers of every kind and state of
-    torch's generator, and must end with the same movement to the bit; afterwards the bench is as the first
+    torch's generator, and must end with the same movement to the bit; afterwards the flat module is as the first
     training left it.  The Gram matrix has the bits that it has in full where a block has `COLUMNS` coordinates
     or more; below that it has another order of float64 sums, which can decide a tie otherwise (clipped gradients
     make steps of equal length).  The combination is summed in float64.
@@ -235,16 +237,16 @@ class Replayed(Steps):
             fixed order.
     """
 
-    def __init__(self, plan: StepPlan, bench: FlatModule, train: Callable[[StepRecorder], object]) -> None:
-        self.plan, self.bench, self.train = plan, bench, train
-        self.start, self.random = bench.snapshot(), bench.rng_state()
+    def __init__(self, plan: StepPlan, flat_module: FlatModule, train: Callable[[StepRecorder], object]) -> None:
+        self.plan, self.flat_module, self.train = plan, flat_module, train
+        self.start, self.random = flat_module.snapshot(), flat_module.rng_state()
 
     def begin(self) -> None:
         """The training that counts; it yields the first block of the Gram matrix as well."""
-        self._gram = self.bench.shared.new_zeros(self.plan.count, self.plan.count, dtype=torch.float64)
+        self._gram = self.flat_module.shared.new_zeros(self.plan.count, self.plan.count, dtype=torch.float64)
         self._summed = 0
         self._add_block(self.train)
-        self.end = self.bench.snapshot()
+        self.end = self.flat_module.snapshot()
 
     def gram(self) -> Tensor:
         """Sums the blocks that are missing, each from a repetition."""
@@ -260,17 +262,17 @@ class Replayed(Steps):
 
     def _add_block(self, train: Callable[[StepRecorder], object]) -> None:
         part = slice(self._summed, min(self._summed + self.plan.width, self.plan.size))
-        rows = _Rows(self.bench, self.plan, self.start["shared"], part)
+        rows = _Rows(self.flat_module, self.plan, self.start["shared"], part)
         train(rows)
         add_gram(self._gram, rows.matrix)
         self._summed = part.stop
 
     def _again(self, tape: StepRecorder) -> None:
-        self.bench.restore(self.start)
-        self.bench.set_rng_state(self.random)
+        self.flat_module.restore(self.start)
+        self.flat_module.set_rng_state(self.random)
         self.train(tape)
-        same = torch.equal(self.bench.shared, self.end["shared"])
-        self.bench.restore(self.end)
+        same = torch.equal(self.flat_module.shared, self.end["shared"])
+        self.flat_module.restore(self.end)
         if not same:
             raise ConfigError(
                 'the steps are kept by repeated training (steps_kept = "replay"), but the same training ended with '

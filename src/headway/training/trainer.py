@@ -23,7 +23,7 @@ from headway.training.step_storage import StepPlan, Steps
 
 @dataclass(frozen=True, slots=True)
 class TrainingInputs:
-    """What a trainer is given: the loaded workbench, the client's examples, and the chain's step rules.
+    """What a trainer is given: the loaded flat module, the client's examples, and the chain's step rules.
 
     ctx: the client's context of this round; memory and told: each stage's memory and broadcast.  In lanes context,
         memory and key are those of many clients, `[C, ...]`, and the examples everybody's.
@@ -34,7 +34,7 @@ class TrainingInputs:
     steps: how many the client makes, if that is not the trainer's to say.
     """
 
-    bench: FlatModule
+    flat_module: FlatModule
     examples: Examples
     chain: Chain
     ctx: Context
@@ -83,7 +83,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Trainer(Plain, ABC):
-    """Trains the model on the workbench, in place."""
+    """Trains the model in the flat module, in place."""
 
     @property
     @abstractmethod
@@ -102,7 +102,7 @@ class Trainer(Plain, ABC):
         """The learning rate with which a client begins a round, so many being complete; `None` if it has none."""
         return None
 
-    def check(self, bench: FlatModule) -> None:
+    def check(self, flat_module: FlatModule) -> None:
         """Refuses a model that it cannot train, before any round."""
 
     def examples_used(self, examples: int, client_key: Key) -> int:
@@ -122,7 +122,7 @@ class Trainer(Plain, ABC):
         """
         return None
 
-    def keeps(self, bench: FlatModule) -> Tensors:
+    def keeps(self, flat_module: FlatModule) -> Tensors:
         """What it remembers at each client (the names and shapes count); see `Trained.keep`."""
         return {}
 

@@ -35,7 +35,7 @@ RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 ALIKE = 1e-3  # of its largest output, to which what a model gives is the same, in any precision
 
 
-def why_not(trainer: Trainer, bench: FlatModule, chain: Chain) -> str | None:
+def why_not(trainer: Trainer, flat_module: FlatModule, chain: Chain) -> str | None:
     """Why clients cannot train side by side, as a phrase; `None` if they can."""
     if chain.protocol is not None:
         return f"{chain.protocol[0]} exchanges secrets with each client"
@@ -43,28 +43,28 @@ def why_not(trainer: Trainer, bench: FlatModule, chain: Chain) -> str | None:
         return f"{type(trainer).__name__} has a loop of its own"
     if trainer.loss_term is not None:
         return f"{type(trainer.loss_term).__name__} looks at each client's last model"
-    if bench.personal.numel():
+    if flat_module.personal.numel():
         return "a part of the model stays with each client"
-    once = {id(parameter) for parameter in bench.module.parameters()}
-    if len(once) < sum(1 for _ in bench.module.named_parameters(remove_duplicate=False)):
+    once = {id(parameter) for parameter in flat_module.module.parameters()}
+    if len(once) < sum(1 for _ in flat_module.module.named_parameters(remove_duplicate=False)):
         return "a parameter is in two places of the model"
-    for name, module in bench.module.named_modules():
+    for name, module in flat_module.module.named_modules():
         if isinstance(module, RECURRENT):
             return f"{name} is recurrent"
-    if buffer := next(iter(dict(bench.module.named_buffers())), None):
+    if buffer := next(iter(dict(flat_module.module.named_buffers())), None):
         return f"the model keeps statistics ({buffer})"
     return None
 
 
 class BatchedSGD:
-    """Trains groups of clients on a workbench whose model is never moved: it is called with stacked parameters.
+    """Trains groups of clients in a flat module whose model is never moved: it is called with stacked parameters.
 
     compiled: what gives the gradients of full crews, where these are compiled.
     """
 
-    def __init__(self, trainer: LocalSGD, bench: FlatModule) -> None:
-        self.trainer, self.bench = trainer, bench
-        self.stepped = _stepped(bench)
+    def __init__(self, trainer: LocalSGD, flat_module: FlatModule) -> None:
+        self.trainer, self.flat_module = trainer, flat_module
+        self.stepped = _stepped(flat_module)
         self.compiled: Beside | None = None
 
     def plan(self, crew: ClientBatch, ask: Ask) -> tuple[ClientBatch, BatchPlan]:
@@ -79,12 +79,12 @@ class BatchedSGD:
 
     def probe(self, examples: Examples) -> str | None:
         """Why the model cannot be a batched program, as a phrase, found out on these examples; `None` if it can."""
-        views = self.bench.layout.views(self.bench.shared.expand(2, -1).clone())
-        examples = self.bench.site.examples(examples)
+        views = self.flat_module.layout.views(self.flat_module.shared.expand(2, -1).clone())
+        examples = self.flat_module.site.examples(examples)
         inputs, targets = (t.unsqueeze(0).expand(2, *t.shape) for t in (examples.inputs, examples.targets))
-        weights = self.bench.shared.new_full((2, len(examples)), 1 / len(examples))
-        keys = self.bench.site.put(torch.zeros(2, dtype=torch.int64))
-        self.bench.module.train()
+        weights = self.flat_module.shared.new_full((2, len(examples)), 1 / len(examples))
+        keys = self.flat_module.site.put(torch.zeros(2, dtype=torch.int64))
+        self.flat_module.module.train()
         try:
             self.stepped(views, inputs, targets, weights, keys, keys[0])
         except Exception as error:  # whatever the model may raise; alone, it is raised with client and stage
@@ -94,13 +94,13 @@ class BatchedSGD:
     def _mixes(self, examples: Examples) -> str | None:
         """What comes out otherwise for an example beside others, such as those that a batch is padded with, as a
         phrase: of the model, or of the loss; `None` if nothing does."""
-        bench, first = self.bench, [0] * len(examples)
+        flat_module, first = self.flat_module, [0] * len(examples)
         made = []
         for batch in (examples, Examples(examples.inputs[first], examples.targets[first])):
-            bench.draws.at(0, 0)
+            flat_module.draws.at(0, 0)
             with torch.no_grad():
-                outputs = bench.module(bench.to_memory_format(batch.inputs))
-                losses = bench.task.criterion.per_example(outputs, batch.targets)
+                outputs = flat_module.module(flat_module.to_memory_format(batch.inputs))
+                losses = flat_module.task.criterion.per_example(outputs, batch.targets)
             made.append((outputs[0].double(), losses[0].double()))
         whole = zip(*made, strict=True)
         outputs_differ, losses_differ = (bool((a - b).abs().max() > ALIKE * a.abs().max()) for a, b in whole)
@@ -113,7 +113,7 @@ class BatchedSGD:
         if not keeps_steps or self.trainer.steps_kept not in ("auto", "full"):
             return not keeps_steps
         lanes, steps = plan.table.sizes.shape
-        layout = self.bench.layout
+        layout = self.flat_module.layout
         return lanes * steps * layout.size * layout.dtype.itemsize <= self.trainer.steps_budget
 
     def train(self, work: TrainingInputs, plan: BatchPlan) -> Trained:
@@ -138,7 +138,12 @@ class BatchedLoop:
     """The steps of some lanes, those with most steps first."""
 
     def __init__(self, lanes: BatchedSGD, work: TrainingInputs, table: BatchSchedule) -> None:
-        self.trainer, self.bench, self.stepped, self.table = lanes.trainer, lanes.bench, lanes.stepped, table
+        self.trainer, self.flat_module, self.stepped, self.table = (
+            lanes.trainer,
+            lanes.flat_module,
+            lanes.stepped,
+            table,
+        )
         self.work, self.compiled = work, lanes.compiled
         needs_steps = "steps" in work.flows[-1].needs
         self.measure = work.measure and not needs_steps
@@ -149,27 +154,27 @@ class BatchedLoop:
         places = lane_count if self.compiled is None else self.compiled.lanes
         room = self.start.new_empty(places, self.start.shape[-1])
         room[lane_count:] = 0
-        self.vectors, self.everywhere = room[:lane_count].copy_(self.start), self.bench.layout.views(room)
+        self.vectors, self.everywhere = room[:lane_count].copy_(self.start), self.flat_module.layout.views(room)
         self.steps = self.vectors.new_zeros(lane_count, steps, self.vectors.shape[1]) if needs_steps else None
-        self.served = table.served(work.examples, self.bench.site, self.vectors.dtype)
+        self.served = table.served(work.examples, self.flat_module.site, self.vectors.dtype)
         if self.compiled is not None:
             self.served = _padded(self.served, places, self.compiled.width)
         self.losses = self.vectors.new_zeros(lane_count, steps, dtype=torch.float64)
         self.squares = torch.zeros_like(self.losses) if self.measure else None
         assert isinstance(work.key, Keys)
         seeds = torch.zeros(places, dtype=torch.int64)
-        if self.bench.draws.layers:
+        if self.flat_module.draws.layers:
             seeds[:lane_count] = work.key.derive("dropout").seeds()
-        self.dropout = self.bench.site.put(seeds)
+        self.dropout = self.flat_module.site.put(seeds)
         self.active = lane_count
         self._look_at_front()
-        layout = self.bench.layout
+        layout = self.flat_module.layout
         self.descent = UpdateRule(self.trainer, work, list(self.views.values()), layout.slices(self.vectors), True)
 
     def run(self) -> None:
         """All steps."""
-        if not self.bench.module.training:
-            self.bench.module.train()
+        if not self.flat_module.module.training:
+            self.flat_module.module.train()
         for number, (active, width) in enumerate(zip(self.table.active(), self.table.widths(), strict=True)):
             stopping.check()
             if active < self.active:
@@ -180,7 +185,7 @@ class BatchedLoop:
             self._step(number, width)
 
     def _look_at_front(self) -> None:
-        self.views = self.bench.layout.views(self.vectors[: self.active])
+        self.views = self.flat_module.layout.views(self.vectors[: self.active])
 
     def _step(self, number: int, width: int) -> None:
         """One step of every active lane."""
@@ -193,7 +198,7 @@ class BatchedLoop:
             for view, direction in zip(self.views.values(), directions, strict=True):
                 _descend(view, direction, rates, here)
             if self.squares is not None:
-                lengths = self.descent.lengths(directions, self.bench.shared_count)
+                lengths = self.descent.lengths(directions, self.flat_module.shared_count)
                 self.squares[front, number] = lengths.double().square().sum(0) * here.square()
             if self.steps is not None and before is not None:
                 torch.sub(self.vectors[front], before, out=self.steps[front, number])
@@ -255,10 +260,10 @@ def _padded(served: DeviceSchedule, lanes: int, width: int) -> DeviceSchedule:
     return replace(served, index=served.index[rows][:, :, columns], weights=weights)
 
 
-def _stepped(bench: FlatModule) -> Stepped:
+def _stepped(flat_module: FlatModule) -> Stepped:
     """Gradients and losses of all lanes: of parameters `[C, *shape]`, batches `[C, B, ...]` and weights `[C, B]`, keys
     of dropout `[C]`, and the number of the step."""
-    module, per_example, draws = bench.module, bench.task.criterion.per_example, bench.draws
+    module, per_example, draws = flat_module.module, flat_module.task.criterion.per_example, flat_module.draws
 
     def loss(
         parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor, weights: Tensor, key: Tensor, step: Tensor

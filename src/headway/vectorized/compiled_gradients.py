@@ -54,8 +54,8 @@ class Compiled:
     failed: why a program that had been checked has failed since, as a phrase; the steps go the usual way from then on.
     """
 
-    def __init__(self, function: Function, bench: FlatModule) -> None:
-        self.function, self.bench = function, bench
+    def __init__(self, function: Function, flat_module: FlatModule) -> None:
+        self.function, self.flat_module = function, flat_module
         self.programs: dict[int, CompiledProgram] = {}
         self.failed: str | None = None
 
@@ -93,14 +93,14 @@ class Compiled:
 
     def _check(self, program: CompiledProgram, arguments: tuple[Any, ...]) -> None:
         """Compares a program with its function, and what each makes of the model's statistics; these are put back."""
-        bench, site = self.bench, self.bench.site
-        before, drawn, found = bench.snapshot(), site.rng_state(), []
+        flat_module, site = self.flat_module, self.flat_module.site
+        before, drawn, found = flat_module.snapshot(), site.rng_state(), []
         for act in (self.function, program):
             grads, loss = act(*arguments)
-            found.append([*grads.values(), loss, bench.statistics()])
-            bench.restore(before)
+            found.append([*grads.values(), loss, flat_module.statistics()])
+            flat_module.restore(before)
             site.set_rng_state(drawn)
-        close = COARSE.get(site.precision, AGREE[bench.shared.dtype])
+        close = COARSE.get(site.precision, AGREE[flat_module.shared.dtype])
         scale = max((float(tensor.abs().max()) for tensor in found[0] if tensor.numel()), default=0.0)
         for wanted, made in zip(*found, strict=True):
             if not torch.allclose(made, wanted, rtol=close, atol=close * scale):
@@ -108,16 +108,16 @@ class Compiled:
 
 
 class Alone(Compiled):
-    """The gradients of one client's step, by the model that is on the bench."""
+    """The gradients of one client's step, by the model that is in the flat module."""
 
-    def __init__(self, bench: FlatModule) -> None:
-        names = {id(parameter): name for name, parameter in bench.module.named_parameters()}
-        self.parameters = {names[id(parameter)]: parameter.detach() for parameter in bench.parameters}
-        self.buffers = dict(bench.module.named_buffers())
-        super().__init__(_stepped(bench), bench)
+    def __init__(self, flat_module: FlatModule) -> None:
+        names = {id(parameter): name for name, parameter in flat_module.module.named_parameters()}
+        self.parameters = {names[id(parameter)]: parameter.detach() for parameter in flat_module.parameters}
+        self.buffers = dict(flat_module.module.named_buffers())
+        super().__init__(_stepped(flat_module), flat_module)
 
     def __call__(self, inputs: Tensor, targets: Tensor, key: int, step: int) -> tuple[list[Tensor], Tensor] | None:
-        """Gradients in the order of the bench's parameters, and the loss; `None` for a batch of another size.
+        """Gradients in the order of the module's parameters, and the loss; `None` for a batch of another size.
 
         key, step: of dropout.
         """
@@ -135,8 +135,8 @@ class Beside(Compiled):
     lanes, width: of the program.
     """
 
-    def __init__(self, stepped: Function, bench: FlatModule, lanes: int, width: int) -> None:
-        super().__init__(stepped, bench)
+    def __init__(self, stepped: Function, flat_module: FlatModule, lanes: int, width: int) -> None:
+        super().__init__(stepped, flat_module)
         self.lanes, self.width = lanes, width
 
     def takes(self, active: int, width: int) -> bool:
@@ -149,26 +149,32 @@ class Beside(Compiled):
         return self.call(self.width, *arguments)
 
     def trial(self, inputs: Tensor, targets: Tensor) -> tuple[Any, ...]:
-        """Arguments with the bench's model in every lane, and these examples `[C * B, ...]`."""
-        bench, site = self.bench, self.bench.site
-        views = bench.layout.views(bench.shared.expand(self.lanes, -1).clone())
+        """Arguments with the module's model in every lane, and these examples `[C * B, ...]`."""
+        flat_module, site = self.flat_module, self.flat_module.site
+        views = flat_module.layout.views(flat_module.shared.expand(self.lanes, -1).clone())
         inputs, targets = (t.unflatten(0, (self.lanes, self.width)) for t in (inputs, targets))
-        weights = bench.shared.new_full((self.lanes, self.width), 1 / self.width)
+        weights = flat_module.shared.new_full((self.lanes, self.width), 1 / self.width)
         return views, inputs, targets, weights, site.put(torch.arange(self.lanes)), torch.tensor(1)
 
 
 class Compiler:
-    """Compiles a trainer's steps on a bench, each kind once.
+    """Compiles a trainer's steps on a flat_module, each kind once.
 
     lanes: where clients can be side by side.  store, sizes: the examples, and how many of them each client has.
     most: how many clients a crew can have, whatever is asked for.  until: when to have ended, by `time.perf_counter`.
-    used: what the bench or the lanes use now.
+    used: what the flat module or the lanes use now.
     """
 
     def __init__(
-        self, trainer: Trainer, bench: FlatModule, lanes: BatchedSGD | None, store: Examples, sizes: Tensor, most: int
+        self,
+        trainer: Trainer,
+        flat_module: FlatModule,
+        lanes: BatchedSGD | None,
+        store: Examples,
+        sizes: Tensor,
+        most: int,
     ) -> None:
-        self.trainer, self.bench, self.lanes, self.store, self.sizes = trainer, bench, lanes, store, sizes
+        self.trainer, self.flat_module, self.lanes, self.store, self.sizes = trainer, flat_module, lanes, store, sizes
         self.most = most
         self.until = math.inf
         self.made: dict[tuple[int, bool, int], Alone | Beside | NotCompiled] = {}
@@ -186,7 +192,7 @@ class Compiler:
             self.used = None if lanes is None else self._steps(lanes)
         except NotCompiled as error:
             why = str(error)
-        self.bench.compiled = self.used if isinstance(self.used, Alone) else None
+        self.flat_module.compiled = self.used if isinstance(self.used, Alone) else None
         if self.lanes is not None:
             self.lanes.compiled = self.used if isinstance(self.used, Beside) else None
         return why
@@ -202,14 +208,14 @@ class Compiler:
         )
 
     def _steps(self, lanes: int) -> Alone | Beside:
-        """Those of so many lanes, for torch's threads of now; of one client, for images as the bench arranges them.
+        """Those of so many lanes, for torch's threads of now; of one client, for images as the module has them.
 
         Raises:
             NotCompiled: saying why not.
         """
-        name = (lanes, self.bench.channels_last, torch.get_num_threads())
+        name = (lanes, self.flat_module.channels_last, torch.get_num_threads())
         if name not in self.made:
-            self.bench.module.train()
+            self.flat_module.module.train()
             try:
                 self.made[name] = self._alone() if lanes == 1 else self._beside(lanes)
             except NotCompiled as why:
@@ -226,7 +232,7 @@ class Compiler:
             NotCompiled: if there are none, or the trainer has no such steps.
         """
         trainer = self.trainer
-        if (why := sequential_reason(self.bench)) is not None:
+        if (why := sequential_reason(self.flat_module)) is not None:
             raise NotCompiled(why)
         if not isinstance(trainer, LocalSGD):
             raise NotCompiled(f"{type(trainer).__name__} has a loop of its own")
@@ -243,11 +249,11 @@ class Compiler:
         return common
 
     def _alone(self) -> Alone:
-        alone = Alone(self.bench)
+        alone = Alone(self.flat_module)
         for width in self.widths:
             self._look_at_time()
             trials = [
-                alone.arguments(self.bench.to_memory_format(batch.inputs), batch.targets, 1, step)
+                alone.arguments(self.flat_module.to_memory_format(batch.inputs), batch.targets, 1, step)
                 for step, batch in enumerate(self._batches(width))
             ]
             alone.add(width, trials)
@@ -256,7 +262,7 @@ class Compiler:
     def _beside(self, lanes: int) -> Beside:
         assert self.lanes is not None
         lanes, width = min(lanes, self.most), self.widths[0]
-        beside = Beside(self.lanes.stepped, self.bench, lanes, width)
+        beside = Beside(self.lanes.stepped, self.flat_module, lanes, width)
         self._look_at_time()
         beside.add(width, [beside.trial(batch.inputs, batch.targets) for batch in self._batches(lanes * width)])
         return beside
@@ -264,7 +270,7 @@ class Compiler:
     def _batches(self, count: int) -> Iterator[Examples]:
         """Two batches of the store's examples, again from the first where there are too few."""
         for start in (0, count):
-            yield self.bench.site.take(self.store, torch.arange(start, start + count) % len(self.store))
+            yield self.flat_module.site.take(self.store, torch.arange(start, start + count) % len(self.store))
 
     def _look_at_time(self) -> None:
         if time.perf_counter() > self.until:
@@ -300,12 +306,12 @@ class CompiledProgram:
             return compile_fx(graph, inputs, config_patches={"fallback_random": True})
 
 
-def _stepped(bench: FlatModule) -> Function:
+def _stepped(flat_module: FlatModule) -> Function:
     """Gradients and loss of one client: of the parameters and buffers by name, the batch, dropout's key and step.
 
     Buffers are arguments because a gradient's function may not change any others.
     """
-    module, mean, draws = bench.module, bench.task.criterion.mean, bench.draws
+    module, mean, draws = flat_module.module, flat_module.task.criterion.mean, flat_module.draws
 
     def loss(
         parameters: dict[str, Tensor],

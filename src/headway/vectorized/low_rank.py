@@ -54,7 +54,7 @@ DENSE = 0.8  # of the rows are examples: what is beyond that is not worth workin
 MOST_BYTES = 256 * 2**20  # of what came into the layers and of the errors
 
 
-def not_suited(trainer: LocalSGD, bench: FlatModule, chain: Chain, flow: Flow) -> str | None:
+def not_suited(trainer: LocalSGD, flat_module: FlatModule, chain: Chain, flow: Flow) -> str | None:
     """Why crews cannot train in low-rank form, as a phrase; `None` if they can: steps are linear in gradients of a
     model with linear layers, and no stage looks at a client's vector."""
     if trainer.weight_decay or trainer.clip_gradient is not None:
@@ -67,13 +67,13 @@ def not_suited(trainer: LocalSGD, bench: FlatModule, chain: Chain, flow: Flow) -
         return f"{looks[0]} looks at each client's update"
     if flow.needs and (flow.needs != {"steps"} or trainer.steps_kept not in ("auto", "full")):
         return f"a stage needs more of each client ({', '.join(sorted(flow.needs))})"
-    held = {id(parameter) for layer in _linear(bench).values() for parameter in layer.parameters()}
-    everything = {id(parameter) for parameter in bench.parameters}
+    held = {id(parameter) for layer in _linear(flat_module).values() for parameter in layer.parameters()}
+    everything = {id(parameter) for parameter in flat_module.parameters}
     if not held or not held <= everything:
         return "the model has no linear layer that is trained whole"
     if held == everything:
         # in one batch, each lane's draws would be those of all
-        return "dropout draws for each client apart" if bench.draws.layers else None
+        return "dropout draws for each client apart" if flat_module.draws.layers else None
     return None if plain_steps(trainer, chain, flow) else "clients with other parameters too train by plain SGD only"
 
 
@@ -82,9 +82,9 @@ def plain_steps(trainer: LocalSGD, chain: Chain, flow: Flow) -> bool:
     return not (trainer.momentum or chain.step_rules or flow.needs)
 
 
-def _linear(bench: FlatModule) -> dict[str, nn.Linear]:
+def _linear(flat_module: FlatModule) -> dict[str, nn.Linear]:
     """The plain linear layers by name."""
-    parts = bench.module.named_modules()
+    parts = flat_module.module.named_modules()
     return {name: part for name, part in parts if type(part) is nn.Linear and "forward" not in vars(part)}
 
 
@@ -135,37 +135,40 @@ class Summed:
 
 
 class LowRank:
-    """Trains groups of clients on a workbench whose linear layers are never moved.
+    """Trains groups of clients in a flat module whose linear layers are never moved.
 
     plain: whether a client's steps are plain SGD, and no stage looks at them.
     own: the parameters that are in no linear layer, by name.  Without any, the clients train side by side.
     """
 
-    def __init__(self, trainer: LocalSGD, bench: FlatModule, plain: bool = False) -> None:
-        self.trainer, self.bench, self.plain = trainer, bench, plain
-        self.layers = _linear(bench)
+    def __init__(self, trainer: LocalSGD, flat_module: FlatModule, plain: bool = False) -> None:
+        self.trainer, self.flat_module, self.plain = trainer, flat_module, plain
+        self.layers = _linear(flat_module)
         self.widest = max(layer.out_features for layer in self.layers.values())
         lowered = {id(parameter) for layer in self.layers.values() for parameter in layer.parameters()}
-        named = dict(bench.module.named_parameters())
-        chosen = {entry.name: named[entry.name] for entry in bench.layout.entries}
+        named = dict(flat_module.module.named_parameters())
+        chosen = {entry.name: named[entry.name] for entry in flat_module.layout.entries}
         self.own = {name: parameter for name, parameter in chosen.items() if id(parameter) not in lowered}
 
     def probe(self, store: Examples) -> str | None:
         """Why the model does not call each layer once, on a row for each example, as a phrase: tried on two clients and
         two steps; `None` if it does."""
         index = torch.tensor([0, len(store) - 1])
-        two = self.bench.site.take(store, index)
+        two = self.flat_module.site.take(store, index)
         inputs, targets = two.inputs, two.targets
         layers: list[Layer] = [
             OuterProductDelta(name, part, 2, (1, 1), self.room) for name, part in self.layers.items()
         ]
-        moved, rates = self.bench.site.put(torch.ones(2, 2, dtype=torch.float64)), self.bench.shared.new_ones(2)
-        self.bench.module.train()
+        moved, rates = (
+            self.flat_module.site.put(torch.ones(2, 2, dtype=torch.float64)),
+            self.flat_module.shared.new_ones(2),
+        )
+        self.flat_module.module.train()
         try:
             with in_place(layers):
                 for number in (0, 1):
                     _expect(layers, slice(2), number, 1, moved)
-                    losses = self.bench.task.criterion.per_example(self.bench.module(inputs), targets)
+                    losses = self.flat_module.task.criterion.per_example(self.flat_module.module(inputs), targets)
                     _learn(layers, [], losses.sum(), rates)
         except Exception as error:  # whatever a model may raise; in the run it is raised with client and stage
             return f"the model does not take rows in that form ({type(error).__name__}: {error})"
@@ -182,7 +185,7 @@ class LowRank:
             part.weight.numel() if name in written else rows * (part.in_features + part.out_features)
             for name, part in self.layers.items()
         )
-        return len(table.sizes) * numbers * self.bench.shared.dtype.itemsize <= MOST_BYTES
+        return len(table.sizes) * numbers * self.flat_module.shared.dtype.itemsize <= MOST_BYTES
 
     def held(self, plan: BatchPlan) -> list[Layer]:
         """The layers of the clients of this plan, which have learned nothing yet."""
@@ -196,9 +199,9 @@ class LowRank:
 
     def room(self, purpose: str, shape: Sequence[int], number: torch.dtype) -> Tensor:
         """Memory that the next crew writes over; torch itself does not give back that of a GPU."""
-        if self.bench.site.on_gpu:
-            return torch.empty(tuple(shape), dtype=number, device=self.bench.site.device)
-        return self.bench.scratch(purpose, shape, number)
+        if self.flat_module.site.on_gpu:
+            return torch.empty(tuple(shape), dtype=number, device=self.flat_module.site.device)
+        return self.flat_module.scratch(purpose, shape, number)
 
     def _written(self, plan: BatchPlan) -> set[str]:
         """The layers that are held as matrices: small ones, or all if they see more rows than pays otherwise."""
@@ -223,8 +226,8 @@ class LowRank:
         Raises:
             Exception: whatever a model raises that calls a layer on no batch of rows, or more than once.
         """
-        self.bench.load(work.ctx.global_params, None, None)
-        self.bench.module.train()
+        self.flat_module.load(work.ctx.global_params, None, None)
+        self.flat_module.module.train()
         program = LowRankLoop(self, work, plan)
         program.look_ahead()
         with in_place(program.layers):
@@ -239,8 +242,8 @@ class LowRankLoop:
     """
 
     def __init__(self, lowrank: LowRank, work: TrainingInputs, plan: BatchPlan) -> None:
-        self.bench, self.own, self.table = lowrank.bench, lowrank.own, plan.table
-        self.site, shared = self.bench.site, self.bench.shared
+        self.flat_module, self.own, self.table = lowrank.flat_module, lowrank.own, plan.table
+        self.site, shared = self.flat_module.site, self.flat_module.shared
         lanes, count = self.table.sizes.shape
         self.layers, self.room = lowrank.held(plan), lowrank.room
         self.own_moved = {name: value.detach().new_empty(lanes, *value.shape) for name, value in self.own.items()}
@@ -251,7 +254,7 @@ class LowRankLoop:
         self.motion = MomentumCoefficients(lanes, count, trainer.momentum, trainer.nesterov, work.flows[-1].proximal)
         self.inner = shared.new_zeros(lanes, count, count, dtype=torch.float64)
         assert isinstance(work.key, Keys)
-        self.dropout = work.key.derive("dropout").seeds().tolist() if self.bench.draws.layers else [0] * lanes
+        self.dropout = work.key.derive("dropout").seeds().tolist() if self.flat_module.draws.layers else [0] * lanes
 
     def look_ahead(self) -> None:
         """Brings all batches at once, and has the first layer make the products of all that will come into it, where
@@ -263,7 +266,7 @@ class LowRankLoop:
         self.batches = fetched = self.served.fetched(widths, self.room)
         try:
             with in_place([Stop(layer) for layer in self.layers]):
-                self.bench.module(self.bench.to_memory_format(fetched.examples.inputs))
+                self.flat_module.module(self.flat_module.to_memory_format(fetched.examples.inputs))
         except Reached as reached:
             if isinstance(reached.layer, OuterProductDelta):
                 reached.layer.foresee(reached.rows)
@@ -285,7 +288,7 @@ class LowRankLoop:
         return Summed(
             layers=self.layers,
             own=self.own_moved,
-            layout=self.bench.layout,
+            layout=self.flat_module.layout,
             moved=self.motion.moved,
             changes=self.motion.changes,
             inner=inner,
@@ -301,14 +304,14 @@ class LowRankLoop:
             stopping.check()
             front = slice(first, first + active)
             _expect(self.layers, front, number, width, self.site.put(self.motion.moved[front]))
-            self.bench.draws.at(self.dropout[first], number)
+            self.flat_module.draws.at(self.dropout[first], number)
             self._step(front, number, width)
 
     def _step(self, lanes: slice, number: int, width: int) -> None:
         """One step of these lanes."""
         batch = self.batches.batch(lanes, number, width)
-        outputs = self.bench.module(self.bench.to_memory_format(batch.inputs))
-        each = self.bench.task.criterion.per_example(outputs, batch.targets).view(-1, width)
+        outputs = self.flat_module.module(self.flat_module.to_memory_format(batch.inputs))
+        each = self.flat_module.task.criterion.per_example(outputs, batch.targets).view(-1, width)
         mean = (each * self.served.weights[lanes, number, :width]).sum(1)
         rates = self.served.rates[lanes, number]
         inner, grads = _learn(self.layers, list(self.own.values()), mean.sum(), rates)

@@ -28,18 +28,18 @@ def crew_trouble(job: Job, runner: Participant, lanes: BatchedSGD, intake: Updat
     They make the steps of the ask on few examples, side by side and one at a time, and send, and are counted; all is
     forgotten.  What fails one at a time as well is left to the round, which names the client.
     """
-    bench, ask = runner.bench, ask.map_broadcasts(runner.bench.site.message)
+    flat_module, ask = runner.flat_module, ask.map_broadcasts(runner.flat_module.site.message)
     rows = [job.data.train[client][:FEW] for client in ask.cohort]
     sizes = torch.tensor([len(each) for each in rows])
     crew = ClientBatch(ask.cohort, runner.keys_of(ask.cohort, ask), job.data.store, torch.cat(rows), sizes)
-    with untouched(bench), bench.site.training():
+    with untouched(flat_module), flat_module.site.training():
         try:
             crew, outcome, total = _beside(runner, lanes, intake, crew, ask)
         except torch.OutOfMemoryError:
             return None
         except Exception as error:  # whatever a stage may raise
             return failure(error)
-        if bench.site.precision == "bfloat16":  # whose rounding is as large as what is looked for
+        if flat_module.site.precision == "bfloat16":  # whose rounding is as large as what is looked for
             return None
         each, done = [], GroupResult()
         try:

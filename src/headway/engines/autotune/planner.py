@@ -133,7 +133,7 @@ def _compiled(trial: _Trial, best: Tried, clients: int) -> Tried:
         widths = len(runner.compiler.widths)
     except NotCompiled:
         return best
-    layers = sum(1 for part in runner.bench.module.modules() if not any(part.children()))
+    layers = sum(1 for part in runner.flat_module.module.modules() if not any(part.children()))
     own = {key: s for key, s in trial.found.items() if key[0].lanes == 1 or not runner.lowers_in(key[0])}
     kinds = ([key for key in own if (key[0].lanes > 1) == several] for several in (False, True))
     for eager in sorted((min(keys, key=lambda key: own[key]) for keys in kinds if keys), key=lambda key: own[key]):
@@ -243,8 +243,8 @@ def _fingerprint(runner: GroupRunner, cohort: int, most_threads: int, wish: Plan
         most_threads,
         cohort,
         wish,
-        runner.bench.layout.fingerprint,
-        str(runner.bench.module),
+        runner.flat_module.layout.fingerprint,
+        str(runner.flat_module.module),
         repr(job.algorithm.chain),
         repr(job.algorithm.trainer),
         job.data.input_shape,

@@ -42,7 +42,7 @@ class Areas:
         """Memory for rounds like this one."""
         cohort, meter = len(ask.cohort), runner.meter(ask)
         whole = runner.job.algorithm.chain.aggregator.whole_cohort
-        lengths, number = runner.summed, runner.bench.shared.dtype
+        lengths, number = runner.summed, runner.flat_module.shared.dtype
         return cls(
             [Broadcast(ask.message) for _ in range(_room(1 + len(ask.versions)))],
             [] if whole else [Sums(lengths) for _ in range(workers)],

@@ -154,7 +154,7 @@ class RayWorker:
             reply |= {"drift": drift, "weights": meter.weights, "paths": meter.paths}
             meter.clear()
         if self.whole:
-            reply["rows"] = told_rows(done.group.total, tally.runner.bench.shared.dtype)
+            reply["rows"] = told_rows(done.group.total, tally.runner.flat_module.shared.dtype)
         else:
             tally.total.add_group(done.group)
         return reply
