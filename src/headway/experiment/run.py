@@ -111,10 +111,8 @@ class Run:
         check_population(algorithm, self.engine, data.clients)
         self.engine.open(Job(algorithm, task, data, self.key, self.memory, rounds))
         self.known = ClientHistory.of(algorithm.sampler.facts(None), self.engine.clients(), data.train_sizes)
-        self.flat_module = FlatModule(task, self.key, self.engine.site)
-        self.central = (
-            None if data.central is None else CentralTest(self.flat_module, data.central, algorithm, self.key)
-        )
+        self.flat_module = flat_module = FlatModule(task, self.key, self.engine.site)
+        self.central = None if data.central is None else CentralTest(flat_module, data.central, algorithm, self.key)
         buffers = None
         if task.buffers == "average" and self.flat_module.has_statistics:
             buffers = self.flat_module.statistics().cpu()
