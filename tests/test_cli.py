@@ -86,7 +86,7 @@ HEAVY = ("ray", "grpc", "matplotlib", "pandas", "scipy", "pyarrow", "datasets", 
 def imported_by(folder, *arguments, among):
     """Which of these modules are there after a command, in a process of its own."""
     code = (
-        f"import sys; sys.argv = ['headway', *{arguments!r}]\nfrom headway import cli\n"
+        f"import sys; sys.argv = ['headway', *{arguments!r}]\nfrom headway.cli import main as cli\n"
         f"try: cli.main()\nexcept SystemExit: pass\nprint([m for m in {among!r} if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
@@ -324,7 +324,7 @@ def test_piped_output_has_no_escape_codes_even_where_colour_is_wished_for(tmp_pa
 
 
 def test_threads_do_not_spin_for_long_unless_told_to():
-    code = "import os; from headway import cli; print(os.environ['GOMP_SPINCOUNT'])"
+    code = "import os; from headway.cli import main; print(os.environ['GOMP_SPINCOUNT'])"
     for told, found in (({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7")):
         environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"} | told
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -289,7 +289,7 @@ def test_a_large_table_is_a_file_that_nobody_sees(tmp_path):
 def test_a_million_clients_open_in_little():
     code = """
 import torch
-from headway.client.memory import MemoryStore
+from headway.client_state.store import MemoryStore
 
 def resident():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from headway.data.sources import hospitals
+from headway.data import hospitals
 from headway.data.sources.hospitals import feature_names, hospital_pool
 from headway.data.sources.impute import Categorical, EncodedTable, Numeric
 from headway.numerics.keys import Key

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from headway.core.errors import ConfigError, DataError
-from headway.data import ClientIndex, Examples, FederatedData, NumberedNames, load, mapped_examples
-from headway.data.dataset import mapped
+from headway.data import ClientIndex, Examples, FederatedData, NumberedNames, load, mapped, mapped_examples
 from headway.data.dataset.labels import LabelCounts
 from headway.data.sources.arrays import client_ids
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError
-from headway.data import SHIFTS, Examples, FederatedData, Shift, from_torch, load, shifted
-from headway.data.shift import shifts as shift
+from headway.data import SHIFTS, Examples, FederatedData, Shift, from_torch, load, shift, shifted
 from headway.data.shift.image_shifts import STAINS, restain, rotate
 from headway.numerics.keys import Key
 

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.core.errors import ConfigError
-from headway.data import batch_bounds, epoch_order
-from headway.data.dataset import split
+from headway.data import batch_bounds, epoch_order, split
 from headway.numerics.keys import Key
 
 

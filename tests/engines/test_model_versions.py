@@ -158,9 +158,9 @@ def test_an_ask_knows_what_each_was_asked_with():
     assert ask.of(["c"]).steps == {"c": 2}
     assert ask.versions == [version]
     brought = ask.map_broadcasts(lambda message: Message(message.params + 1))
-    assert brought.told("b") is brought.told("c")
-    assert brought.told("b").params.tolist() == [1.0, 1.0]
-    assert brought.told("a").params.tolist() == [2.0, 2.0]
+    assert brought.broadcast_for("b") is brought.broadcast_for("c")
+    assert brought.broadcast_for("b").params.tolist() == [1.0, 1.0]
+    assert brought.broadcast_for("a").params.tolist() == [2.0, 2.0]
 
 
 @pytest.mark.parametrize("lanes", [1, 3])

@@ -243,7 +243,7 @@ class TestAverageModel:
         with torch.no_grad():
             loss = torch.nn.functional.cross_entropy(given(test.inputs), test.targets)
         assert reports[-1].evaluation["client-1"]["loss"] == pytest.approx(float(loss), rel=1e-6)
-        best, notes = hw.observe.folder.read_tensors(tmp_path / "run" / hw.observe.folder.BEST)
+        best, notes = hw.observe.run_folder.read_tensors(tmp_path / "run" / hw.observe.run_folder.BEST)
         assert notes["round"] == 3
         assert torch.equal(best["params"], averaged)
         assert torch.equal(State.from_tensors(3, made.state.tensors()).model, averaged)
