@@ -55,7 +55,7 @@ _WHERE = {
     "Protocol": "core.stage",
     "QFedAvg": "stages",
     "Rebase": "stages",
-    "Quorum": "protocol.messages",
+    "Quorum": "protocol.quorum",
     "RayEngine": "engines",
     "RoundRobin": "samplers",
     "RoundReport": "observe.round_report",
@@ -123,7 +123,7 @@ if TYPE_CHECKING:
     from headway.model import zoo as models
     from headway.model.task import Task
     from headway.observe.round_report import RoundReport
-    from headway.protocol.messages import Quorum
+    from headway.protocol.quorum import Quorum
     from headway.samplers import All, BySize, Fixed, LeastAvailable, Oort, Poisson, PowerOfChoice, RoundRobin, Uniform
     from headway.stages import (
         AFL,

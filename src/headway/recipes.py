@@ -20,7 +20,7 @@ from headway.core.errors import ConfigError, nearest
 from headway.core.registry import convert
 from headway.core.sampler import Sampler
 from headway.core.stage import Stage
-from headway.protocol.messages import Quorum
+from headway.protocol.quorum import Quorum
 from headway.samplers import All, Uniform
 from headway.stages import (
     AFL,

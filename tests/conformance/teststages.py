@@ -13,7 +13,7 @@ from headway.core.flow import Flow, PrivacyEvent
 from headway.core.stage import Aggregator, Context, Place, Protocol, Stage, Tensors
 from headway.core.update import Update
 from headway.numerics.keys import Key
-from headway.protocol.messages import Answer, Ask, Message
+from headway.protocol.messages import Answer, Ask, Exchange, Message
 from headway.protocol.sums import ExactTotal
 
 WEIGHT_BITS = 40  # of a weight behind the mask, below the point
@@ -56,11 +56,11 @@ class PairwiseMasks(Protocol):
         flow = flow.carry(self, "weight", scalar=True).set(self, server_sees="sum", exposed=())
         return flow.keep(self, "additive", "dense", "bound")
 
-    def answer(self, ask: Ask, secret: Tensors, client: str, key: Key) -> tuple[Tensors, Tensors]:
-        if ask.kind == "advertise":
+    def answer(self, request: Exchange, secret: Tensors, client: str, key: Key) -> tuple[Tensors, Tensors]:
+        if request.name == "advertise":
             own = key.derive("public").bits(1)
             return {"public": own}, {"public": own}
-        told = ask.message.stages["PairwiseMasks"]
+        told = request.message.stages["PairwiseMasks"]
         lost = {name: _masks(secret["public"], told["lost"], told[name]) for name in told if name != "lost"}
         return lost, secret
 
@@ -74,12 +74,12 @@ class PairwiseMasks(Protocol):
 
     def exchange(self, train: Ask, ctx: Context) -> Generator[Ask, Answer, Answer]:
         nothing = Message(torch.empty(0))
-        advertised = yield replace(train, kind="advertise", message=nothing)
+        advertised = yield train.exchange("advertise", nothing)
         publics = {client: reply["public"] for client, reply in sorted(advertised.replies.items())}
         if not publics:
             return Answer()
         told = {**train.message.stages, "PairwiseMasks": {"publics": torch.cat(list(publics.values()))}}
-        answer = yield replace(train, message=replace(train.message, stages=told), cohort=tuple(publics))
+        answer = yield train.with_message(replace(train.message, stages=told), tuple(publics))
         masked, counted = answer.total.integers, answer.counted
         if not counted:
             return answer
@@ -87,7 +87,7 @@ class PairwiseMasks(Protocol):
         sizes = {name: torch.tensor([v.numel()]) for name, v in masked.items()}
         ask = {"lost": torch.cat(lost) if lost else torch.empty(0, dtype=torch.int64), **sizes}
         message = replace(nothing, stages={"PairwiseMasks": ask})
-        unmasked = yield replace(train, kind="unmask", message=message, cohort=counted)
+        unmasked = yield train.exchange("unmask", message, counted)
         clear = dict(masked)
         for reply in unmasked.replies.values():
             clear = {name: clear[name] - reply[name] for name in clear}

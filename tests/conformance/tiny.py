@@ -18,7 +18,8 @@ from headway.core.stage import Context, Stage
 from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
-from headway.protocol.messages import Answer, Ask, Quorum, drive
+from headway.protocol.messages import Answer, Ask, Train, drive
+from headway.protocol.quorum import Quorum
 from headway.protocol.reports import ClientReport
 from headway.protocol.sums import ExactTotal
 from headway.server.guard import Promise
@@ -111,7 +112,7 @@ class Tiny:
 
     def send(self, ask: Ask) -> Answer:
         self.asked.append(ask)
-        if ask.kind != "train":
+        if not isinstance(ask.request, Train):
             return Answer(replies=dict(self._replies(ask)))
         total, reports = ExactTotal(), []
         for client in self.arrival(ask.cohort):
@@ -123,7 +124,7 @@ class Tiny:
         _, protocol = self.algorithm.chain.protocol
         for client in ask.cohort:
             key = Key.root(self.seed).derive(ask.round, client)
-            reply, self.secrets[client] = protocol.answer(ask, self.secrets.get(client, {}), client, key)
+            reply, self.secrets[client] = protocol.answer(ask.request, self.secrets.get(client, {}), client, key)
             yield client, reply
 
     def _count(self, client: str, ask: Ask, total: ExactTotal) -> str:

@@ -15,7 +15,8 @@ from headway.core.flow import EngineFacts
 from headway.core.stage import Context
 from headway.core.update import Update
 from headway.numerics.keys import Key
-from headway.protocol.messages import Answer, Quorum, drive
+from headway.protocol.messages import Answer, drive
+from headway.protocol.quorum import Quorum
 from headway.protocol.reports import ClientReport
 from headway.protocol.sums import ExactTotal
 from headway.stages import ECGR, Clip, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
@@ -43,7 +44,7 @@ def test_the_secure_sum_is_the_plain_mean(lost, over, before) -> None:
     secure = engine(*before, *SECURE, Mean(over), lost=lost)
     plain = engine(*before, Mean(over), lost=lost)
     assert torch.allclose(secure.run(3).params, plain.run(3).params, rtol=0, atol=1e-9)
-    assert [ask.kind for ask in secure.asked] == ["advertise", "train", "unmask"] * 3
+    assert [getattr(ask.request, "name", "train") for ask in secure.asked] == ["advertise", "train", "unmask"] * 3
     assert [ask.number for ask in secure.asked] == [0, 1, 2] * 3
 
 

@@ -11,7 +11,7 @@ from headway.core.chain import Chain, chain
 from headway.core.errors import ChainRefused, ConfigError
 from headway.core.flow import EngineFacts, Flow, TrainerFacts
 from headway.core.stage import Place, Stage
-from headway.protocol.messages import Quorum
+from headway.protocol.quorum import Quorum
 from headway.samplers import All
 from headway.stages import ECGR, Clip, FedProx, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
 from headway.training.local_sgd import LocalSGD

@@ -10,7 +10,7 @@ from test_process_engine import TRAINER, model
 from toys import blobs
 
 import headway as hw
-from headway.protocol.messages import Ask, Message
+from headway.protocol.messages import Ask, Message, Train
 from headway.vectorized.batched_sgd import BatchedSGD
 
 SIZES = tuple(range(5, 17))
@@ -260,7 +260,7 @@ def test_kept_updates_start_from_the_model_they_were_asked_with():
             age = int(client.metrics["age"])
             ages.append(age)
             asked = report.round - 1 - age
-            ask = Ask("train", Message(versions[asked]), (client.client,), round=asked)
+            ask = Ask(Train(Message(versions[asked]), asked), (client.client,))
             update = runner.train(client.client, ask, data.train_of(client.client), None).update
             total += update.delta.double() * float(update.weight)
             weight += float(update.weight)

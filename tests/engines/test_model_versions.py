@@ -7,7 +7,7 @@ from test_clock_engine import made
 from toys import blobs
 
 import headway as hw
-from headway.protocol.messages import Ask, Message, Version
+from headway.protocol.messages import Ask, Message, Train, Version
 from headway.vectorized.batched_sgd import BatchedSGD
 
 FLEET = hw.DeviceFleet(examples_per_s=20.0, speed_spread=1.2)
@@ -148,7 +148,7 @@ def test_a_worker_is_sent_each_model_once():
 def test_an_ask_knows_what_each_was_asked_with():
     old, new = Message(torch.zeros(2)), Message(torch.ones(2))
     version = Version(3, old)
-    ask = Ask("train", new, ("a", "b", "c"), round=5, earlier={"b": version, "c": version}, steps={"c": 2})
+    ask = Ask(Train(new, 5), ("a", "b", "c"), earlier={"b": version, "c": version}, steps={"c": 2})
     assert [ask.asked_in(client) for client in "abc"] == [5, 3, 3]
     assert ask.ages("abc") == [0, 2, 2]
     assert ask.broadcast_for("a") is new

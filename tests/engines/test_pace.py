@@ -6,7 +6,7 @@ from test_clock_engine import SLOW, counted, made
 from toys import blobs
 
 import headway as hw
-from headway.protocol.messages import Ask, Message
+from headway.protocol.messages import Ask, Message, Train
 
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=3, epochs=3, momentum=0.5)
 
@@ -76,7 +76,7 @@ def test_who_would_be_late_sends_what_it_managed(inner, recipe):
     alone = made(hw.LocalEngine(), recipe, trainer=TRAINER, rounds=1)
     cohort = tuple(sorted(steps))
     message = Message(alone.state.params, alone.algorithm.chain.broadcast(alone.state.stages))
-    answer = alone.engine.ask(Ask("train", message, cohort, steps={client: steps[client] for client in cut}))
+    answer = alone.engine.ask(Ask(Train(message), cohort, steps={client: steps[client] for client in cut}))
     total = answer.total.value()
     delta = total.delta / float(total.weight)
     if recipe in ("fedavg", "fedavg+ecgr", "scaffold"):
@@ -93,7 +93,7 @@ def test_fewer_steps_are_the_first_ones_of_many():
         algorithm = hw.Algorithm(hw.chain(hw.Mean(), hw.ServerSGD()), trainer, hw.All())
         one = hw.Run(algorithm, data, hw.Task(lambda: torch.nn.Linear(4, 3)), rounds=1, seed=2)
         message = Message(one.state.params)
-        return one.engine.ask(Ask("train", message, tuple(data.clients), steps=steps)).total.value().delta
+        return one.engine.ask(Ask(Train(message), tuple(data.clients), steps=steps)).total.value().delta
 
     whole, seven = hw.LocalSGD(batch_size=4, epochs=5), hw.LocalSGD(batch_size=4, steps=7)
     assert torch.equal(final(whole, dict.fromkeys(data.clients, 7)), final(seven, {}))

@@ -7,6 +7,7 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.core import stopping
 from headway.observe.journal import Journal
+from headway.protocol.messages import Evaluate, Settle, Train
 
 ROUNDS = 6
 
@@ -32,8 +33,8 @@ def finish(run):
 
 
 @pytest.mark.parametrize("clock", [False, True], ids=["plain", "clock"])
-@pytest.mark.parametrize("kind", ["train", "settle", "evaluate"])
-def test_an_interrupt_in_any_part_of_a_round(tmp_path, kind, clock):
+@pytest.mark.parametrize("request_type", [Train, Settle, Evaluate], ids=lambda request: request.__name__)
+def test_an_interrupt_in_any_part_of_a_round(tmp_path, request_type, clock):
     whole, _ = make(tmp_path / "whole", clock)
     expected = finish(whole)
     run, inner = make(tmp_path / "run", clock)
@@ -41,8 +42,8 @@ def test_an_interrupt_in_any_part_of_a_round(tmp_path, kind, clock):
 
     def interrupted(ask):
         answer = original(ask)
-        rounds.append(ask.kind)
-        if rounds.count(kind) == 4:
+        rounds.append(type(ask.request))
+        if rounds.count(request_type) == 4:
             raise stopping.Stopped(2)
         return answer
 
@@ -51,7 +52,7 @@ def test_an_interrupt_in_any_part_of_a_round(tmp_path, kind, clock):
         list(run)
     run.close()
     resumed, _ = make(tmp_path / "run", clock, resume=True)
-    assert resumed.state.round == (3 if kind == "train" else 0)
+    assert resumed.state.round == (3 if request_type is Train else 0)
     found = finish(resumed)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)

@@ -16,6 +16,7 @@ from headway.client_state import shared_memory as shared
 from headway.engines import PooledEngine
 from headway.observe.journal import Journal
 from headway.observe.run_folder import RunFolder
+from headway.protocol.messages import Settle, Train
 
 RECIPES = ("fedavg", "scaffold+ecgr", "fedadam")
 ROUNDS = 8
@@ -146,8 +147,8 @@ def test_an_interrupt_in_the_middle_of_a_round_forgets_that_round(tmp_path, whol
     original, calls = run.engine.ask, []
 
     def interrupted(ask):
-        calls.append(ask.kind)
-        if calls.count("settle") == 5 and ask.kind == "train":
+        calls.append(type(ask.request))
+        if calls.count(Settle) == 5 and isinstance(ask.request, Train):
             original(ask)  # all clients have trained; their memory is only pending
             raise KeyboardInterrupt
         return original(ask)

@@ -15,6 +15,7 @@ from headway.core.flow import Flow, PrivacyEvent
 from headway.engines.local import REPLY
 from headway.experiment.runfile import load_runfile
 from headway.protocol import wire as frame
+from headway.protocol.messages import Measure, Train
 
 SIZES = tuple(range(5, 17))
 
@@ -127,8 +128,8 @@ def test_an_interrupt_in_the_middle_of_a_round_is_not_counted_twice(name, tmp_pa
     original, trained = run.engine.ask, []
 
     def interrupted(ask):
-        trained.append(ask.kind)
-        if trained.count("train") == 4:
+        trained.append(type(ask.request))
+        if trained.count(Train) == 4:
             original(ask)
             raise KeyboardInterrupt
         return original(ask)
@@ -265,7 +266,7 @@ def test_the_candidates_of_power_of_choice_are_measured_on_the_rounds_model():
         asked.clear()
         losses = losses_of(run, run.data.clients, model())
         report = next(iterator)
-        (measured,) = [ask for ask in asked if ask.kind == "measure"]
+        (measured,) = [ask for ask in asked if isinstance(ask.request, Measure)]
         assert len(measured.cohort) == 7
         worst = sorted(measured.cohort, key=losses.get)[-2:]
         assert sorted(client.client for client in report.clients) == sorted(worst)
@@ -280,7 +281,7 @@ def test_what_clients_keep_for_themselves_is_part_of_the_loss():
     task = hw.Task(model, metrics=("accuracy",), shared=("0.*",))
     run = made(hw.PowerOfChoice(count=3, candidates=12), task=task, rounds=3)
     original, answers = run.engine.ask, {}
-    run.engine.ask = lambda ask: answers.setdefault((ask.kind, ask.round), original(ask))
+    run.engine.ask = lambda ask: answers.setdefault((type(ask.request), ask.round), original(ask))
     list(run)
     kept = {client: run.memory.get(client) for client in run.memory.clients()}
     assert 3 <= len(kept) < 12

@@ -7,7 +7,7 @@ from toys import blobs
 
 import headway as hw
 from headway.core.update import Update
-from headway.protocol.messages import Ask, Message
+from headway.protocol.messages import Ask, Message, Train
 
 
 def factors(stage, ages):
@@ -80,7 +80,7 @@ def follow(chain, quorum, move, rounds=15):
         for client in report.clients:
             age = int(client.metrics["age"])
             asked = report.round - 1 - age
-            ask = Ask("train", Message(versions[asked]), (client.client,), round=asked)
+            ask = Ask(Train(Message(versions[asked]), asked), (client.client,))
             update = alone.engine.runner.runner.train(client.client, ask, data.train_of(client.client), None).update
             updates.append((age, versions[asked], update.delta))
         x = move(x, updates)

@@ -14,7 +14,7 @@ from headway.data import batch_bounds, epoch_order
 from headway.model.flat_module import FlatModule
 from headway.numerics.gram import gram_matrix
 from headway.numerics.keys import Key
-from headway.protocol.messages import Ask, Message
+from headway.protocol.messages import Ask, Message, Train
 
 KEY = Key.root(3)
 
@@ -34,7 +34,7 @@ def trained(trainer, *stages, task=None, data=None, client="client-1", round_=0)
     runner = Participant(algorithm, flat_module, algorithm.flows(), KEY)
     start = flat_module.shared.clone()
     told = algorithm.chain.broadcast(algorithm.chain.init(start))
-    ask = Ask("train", Message(start, told), (client,), round=round_)
+    ask = Ask(Train(Message(start, told), round_), (client,))
     return runner.train(client, ask, data.train_of(client), None), start, data.train_of(client), runner
 
 

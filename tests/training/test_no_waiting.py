@@ -11,7 +11,7 @@ from headway.client.participant import Participant
 from headway.data.dataset.client_index import ClientIndex
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
-from headway.protocol.messages import Ask, Message
+from headway.protocol.messages import Ask, Message, Train
 from headway.training.local_sgd import _Loop
 from headway.training.step_storage import Float16Steps, StepPlan, _Rows, _Sum
 from headway.vectorized.batched_sgd import BatchedLoop, BatchedSGD
@@ -64,7 +64,7 @@ class There:
         self.runner = Participant(algorithm, self.flat_module, algorithm.flows(), KEY, measure=True)
         start = self.flat_module.shared.clone()
         message = Message(start, chain.broadcast(chain.init(start)))
-        self.ask = Ask("train", message, tuple(self.data.clients))
+        self.ask = Ask(Train(message), tuple(self.data.clients))
 
     def crew(self):
         clients = self.ask.cohort

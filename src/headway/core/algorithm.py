@@ -20,7 +20,8 @@ from headway.core.stage import Aggregator, Context
 from headway.core.update import Tensors, flat_names, unflat_names
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
-from headway.protocol.messages import Answer, Ask, Message, Quorum
+from headway.protocol.messages import Answer, Ask, Measure, Message, Train
+from headway.protocol.quorum import Quorum
 
 
 class TrainerLike(Structural):
@@ -136,7 +137,7 @@ class Algorithm:
         the sampler wants to know nothing."""
         asked = self.sampler.measured(clients, state.round, _cohort_key(key, state.round), known)
         message = Message(state.params, buffers=state.buffers)
-        return Ask("measure", message, asked, self.quorum, round=state.round) if asked else None
+        return Ask(Measure(message, state.round), asked, self.quorum) if asked else None
 
     def cohort(
         self, clients: Sequence[str], round: int, key: Key, busy: int = 0, known: ClientHistory | None = None
@@ -162,7 +163,7 @@ class Algorithm:
         Deterministic in the state at its start and the answers.
         """
         message = Message(state.params, self.chain.broadcast(state.stages), state.buffers)
-        ask = Ask("train", message, cohort, self.quorum, round=state.round)
+        ask = Ask(Train(message, state.round), cohort, self.quorum)
         ctx = Context(
             round=state.round,
             key=key.derive("server", state.round),

@@ -22,7 +22,7 @@ from headway.core.update import Tensors, Update
 from headway.numerics.keys import Key, Keys
 
 if TYPE_CHECKING:
-    from headway.protocol.messages import Answer, Ask
+    from headway.protocol.messages import Answer, Ask, Exchange
     from headway.protocol.sums import ExactTotal
 
 NOTHING: Tensors = {}
@@ -298,7 +298,7 @@ class Protocol(Stage):
         """Asks what it must before and after `train`, and returns the answer that the round goes on with."""
         raise NotImplementedError
 
-    def answer(self, ask: Ask, secret: Tensors, client: str, key: Key) -> tuple[Tensors, Tensors]:
+    def answer(self, request: Exchange, secret: Tensors, client: str, key: Key) -> tuple[Tensors, Tensors]:
         """At the client: the reply to one of the protocol's own asks, and the next secret."""
         raise NotImplementedError
 

@@ -26,7 +26,7 @@ from headway.model.module_checks import EXAMINED, Unwritten, examine, has_own_co
 from headway.model.shapes import check_shapes
 from headway.observe.drift import DriftMeter
 from headway.protocol import wire as frame
-from headway.protocol.messages import Ask, Message
+from headway.protocol.messages import Ask, Message, Train
 from headway.protocol.reports import Reports
 from headway.server.collector import GroupResult, UpdateCollector, stragglers
 from headway.server.guard import Promise
@@ -399,4 +399,4 @@ def first_ask(runner: GroupRunner, clients: Sequence[str], steps: int | None = N
     message = Message(
         start, chain.broadcast(chain.init(start)), runner.flat_module.statistics().cpu() if averaged else None
     )
-    return Ask("train", message, tuple(clients), steps={} if steps is None else dict.fromkeys(clients, steps))
+    return Ask(Train(message), tuple(clients), steps={} if steps is None else dict.fromkeys(clients, steps))

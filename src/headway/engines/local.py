@@ -24,7 +24,7 @@ from headway.model.device import Device
 from headway.model.module_checks import habit_notes, untouched
 from headway.model.random_state import outside, rewind_outside
 from headway.protocol import wire as frame
-from headway.protocol.messages import Answer, Ask
+from headway.protocol.messages import Answer, Ask, Evaluate, Exchange, Measure, Settle, Train
 from headway.protocol.reports import Reports, columns_of
 from headway.protocol.sums import ExactTotal
 from headway.server.collector import answered
@@ -225,16 +225,19 @@ class LocalEngine(Engine):
         """
         before, others = self.site.rng_state(), outside() if self.runner.flat_module.seeds_outside else None
         try:
-            if ask.kind == "train":
-                with self.site.training():
-                    return self._train(ask)
-            if ask.kind == "evaluate":
-                return self._evaluate(ask)
-            if ask.kind == "measure":
-                return self._measure(ask)
-            if ask.kind == "settle":
-                return self._settle(ask)
-            return self._protocol(ask)
+            match ask.request:
+                case Train():
+                    with self.site.training():
+                        return self._train(ask)
+                case Evaluate():
+                    return self._evaluate(ask)
+                case Measure():
+                    return self._measure(ask)
+                case Settle():
+                    return self._settle(ask)
+                case Exchange() as request:
+                    return self._exchange(ask, request)
+            raise ConfigError(f"the {self.facts.name} engine has no answer to a {type(ask.request).__name__} request.")
         finally:
             self.site.set_rng_state(before)
             self.runner.flat_module.attributes.restore()
@@ -278,15 +281,15 @@ class LocalEngine(Engine):
         self.secrets.clear()
         return Answer()
 
-    def _protocol(self, ask: Ask) -> Answer:
-        """One of a protocol's own asks: each client answers and keeps its secret until the round is over."""
+    def _exchange(self, ask: Ask, request: Exchange) -> Answer:
+        """A request of the protocol's own: each client answers and keeps its secret until the round is over."""
         found = self.job.algorithm.chain.protocol
         if found is None:
-            raise ConfigError(f"nothing in the chain answers the ask {ask.kind!r}.")
+            raise ConfigError(f"no stage of the chain answers the exchange {request.name!r}.")
         label, protocol = found
         replies: dict[str, Tensors] = {}
         for client in sorted(ask.cohort):
             key = self.runner.runner.client_key(client, ask.round).derive(label, ask.attempt)
-            reply, self.secrets[client] = protocol.answer(ask, self.secrets.get(client, {}), client, key)
+            reply, self.secrets[client] = protocol.answer(request, self.secrets.get(client, {}), client, key)
             replies[client] = reply
         return Answer(replies=replies)

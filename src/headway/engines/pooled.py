@@ -12,7 +12,7 @@ from headway.core.flow import EngineFacts
 from headway.data.dataset.dataset_view import pooled
 from headway.engines.engine import Engine, Job
 from headway.engines.local import LocalEngine
-from headway.protocol.messages import Answer, Ask
+from headway.protocol.messages import Answer, Ask, Evaluate
 
 
 @final
@@ -68,7 +68,7 @@ class PooledEngine(Engine):
 
     def ask(self, ask: Ask) -> Answer:
         """Trains the one, evaluates the many."""
-        if ask.kind == "evaluate":
+        if isinstance(ask.request, Evaluate):
             return self.testers.ask(replace(ask, cohort=tuple(self.testers.clients())))
         return self.learner.ask(ask)
 

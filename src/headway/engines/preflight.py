@@ -14,7 +14,7 @@ from headway.engines.group_runner import GroupRunner
 from headway.engines.grouping import expected_cohort
 from headway.model.blame import stage_of
 from headway.model.module_checks import untouched
-from headway.protocol.messages import Answer, Ask, Message, drive
+from headway.protocol.messages import Answer, Ask, Message, Train, drive
 from headway.protocol.sums import ExactTotal
 from headway.server.collector import GroupResult
 
@@ -92,7 +92,7 @@ def _train(runner: GroupRunner, state: State, client: str) -> None:
 
     if algorithm.chain.protocol is not None:  # several exchanges, whose secrets belong to a real round
         message = Message(state.params, algorithm.chain.broadcast(state.stages), state.buffers)
-        ask = Ask("train", message, (client,), round=state.round, steps=steps).map_broadcasts(runner.site.message)
+        ask = Ask(Train(message, state.round), (client,), steps=steps).map_broadcasts(runner.site.message)
         runner.runner.train(client, ask, examples, job.memory.get(client))
         return
     population, layout = len(job.data.clients), runner.flat_module.layout

@@ -26,7 +26,7 @@ from headway.engines import Engine
 from headway.model.flat_module import FlatModule
 from headway.model.task import Task
 from headway.numerics.keys import DRAWS
-from headway.protocol.messages import Quorum
+from headway.protocol.quorum import Quorum
 from headway.training.trainer import trainers
 
 SHOWN = 4  # differences in one sentence

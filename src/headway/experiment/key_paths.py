@@ -23,7 +23,7 @@ from headway.engines import DeviceFleet
 from headway.experiment.runfile_schema import Sections
 from headway.model import zoo as models
 from headway.observe.text import listed, to_toml
-from headway.protocol.messages import Quorum
+from headway.protocol.quorum import Quorum
 from headway.training.trainer import trainers
 
 # what other systems call a key, beside its name here

@@ -39,7 +39,7 @@ from headway.observe.learning import Learning
 from headway.observe.round_report import RoundReport
 from headway.observe.run_folder import JOURNAL, MEMORY, RunFolder, is_begun, read_identity, writing
 from headway.protocol.client_history import ClientHistory
-from headway.protocol.messages import Answer, Ask, Message, drive
+from headway.protocol.messages import Answer, Ask, Evaluate, Message, Settle, drive
 from headway.training.trainer import Trainer
 
 LOWER_IS_BETTER = ("loss", "mean_absolute_error")
@@ -236,7 +236,7 @@ class Run:
         seen += self.learning.trained(report.train_loss, self.notes["first_loss"])
         counted = report.clients.that("counted").clients
         self._between = False
-        settled = self.engine.ask(Ask("settle", Message(after.params), counted, round=before.round))
+        settled = self.engine.ask(Ask(Settle(round=before.round), counted))
         self.state = after
         if self.known is not None:
             self.known.record_round(before.round, there, cohort, report.clients)
@@ -286,7 +286,7 @@ class Run:
         answer = Answer()
         if self.evaluate_every is not None:
             message = Message(self.state.model, buffers=self.state.buffers)
-            answer = self.engine.ask(Ask("evaluate", message, tuple(self.engine.clients()), round=self.state.round))
+            answer = self.engine.ask(Ask(Evaluate(message, self.state.round), tuple(self.engine.clients())))
         scores = {r.client: r.metrics for r in answer.reports}
         sizes = dict(zip(answer.reports.clients, answer.reports.examples, strict=True))
         central = {} if self.central is None else self.central.score(self.state)

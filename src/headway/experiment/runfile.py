@@ -36,7 +36,7 @@ from headway.experiment.user_modules import import_modules, importable
 from headway.model import zoo as models
 from headway.model.task import Task
 from headway.numerics.keys import Key
-from headway.protocol.messages import Quorum
+from headway.protocol.quorum import Quorum
 from headway.samplers import All
 from headway.training.local_sgd import LocalSGD
 from headway.training.trainer import Trainer, trainers

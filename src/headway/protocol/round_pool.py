@@ -13,7 +13,7 @@ from dataclasses import astuple, dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal
 
-from headway.protocol.messages import Quorum
+from headway.protocol.quorum import Quorum
 
 Verdict = Literal["accepted", "late", "stale"]
 

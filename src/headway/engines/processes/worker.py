@@ -17,7 +17,7 @@ from headway.core.update import Update
 from headway.engines.group_runner import GroupRunner
 from headway.engines.processes.shared_arrays import Broadcast, Sums, shared
 from headway.engines.worker_pool import WorkerTask, WorkerTotals
-from headway.protocol.messages import Ask, Version
+from headway.protocol.messages import Ask, Train, Version
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
 
@@ -77,11 +77,8 @@ class Areas:
         (now, place), *versions = request["messages"]
         earlier = {round_: Version(round_, self.broadcasts[there].message()) for round_, there in versions}
         return Ask(
-            "train",
-            self.broadcasts[place].message(),
+            Train(self.broadcasts[place].message(), now, request["attempt"]),
             tuple(request["unit"]),
-            round=now,
-            attempt=request["attempt"],
             earlier={client: earlier[round_] for client, round_ in request["earlier"].items()},
             steps=request["steps"],
         )

@@ -26,7 +26,7 @@ from headway.engines.ray.state_replica import node_here
 from headway.engines.worker_pool import Lost, WorkerTotals
 from headway.model.task import Task
 from headway.numerics.keys import Key
-from headway.protocol.messages import Ask, Message, Version
+from headway.protocol.messages import Ask, Message, Train, Version
 from headway.protocol.reports import Reports
 
 
@@ -170,11 +170,8 @@ def _ask(request: dict[str, Any], messages: Sequence[Message]) -> Ask:
     now, *rounds = request["rounds"]
     versions = {round_: Version(round_, message) for round_, message in zip(rounds, messages[1:], strict=True)}
     return Ask(
-        "train",
-        messages[0],
+        Train(messages[0], now, request["attempt"]),
         tuple(request["clients"]),
-        round=now,
-        attempt=request["attempt"],
         earlier={client: versions[round_] for client, round_ in request["earlier"].items()},
         steps=request["steps"],
     )

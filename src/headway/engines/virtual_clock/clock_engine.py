@@ -25,7 +25,8 @@ from headway.engines.virtual_clock.fleet import DeviceFleet, SimulatedDevice
 from headway.numerics.durations import time_text
 from headway.numerics.keys import Key
 from headway.protocol import wire as frame
-from headway.protocol.messages import Answer, Ask, Message, Quorum, Version
+from headway.protocol.messages import Answer, Ask, Measure, Message, Train, Version
+from headway.protocol.quorum import Quorum
 from headway.protocol.reports import ClientReport, Reports
 from headway.protocol.round_pool import Arrival, Closed, LostClient, RoundPool, Ticket
 
@@ -159,9 +160,9 @@ class ClockEngine(Engine):
 
     def ask(self, ask: Ask) -> Answer:
         """Times what is trained, and losses that are measured; nothing else takes simulated time."""
-        if ask.kind == "train":
+        if isinstance(ask.request, Train):
             return self._train(ask)
-        if ask.kind == "measure":
+        if isinstance(ask.request, Measure):
             return self._measure(ask)
         return self.inner.ask(ask)
 
@@ -277,7 +278,7 @@ class ClockEngine(Engine):
     def _bytes_up(self, message: Message, ticket: Ticket) -> int:
         """What a client sends; updates of one chain and model are all of one size."""
         if self._up is None:
-            self._up = self.inner.runner.bytes_up(Ask("train", message, (ticket.client,), round=ticket.round))
+            self._up = self.inner.runner.bytes_up(Ask(Train(message, ticket.round), (ticket.client,)))
         return self._up
 
     def _answer(self, ask: Ask, closed: Closed) -> Answer:
