@@ -20,10 +20,11 @@ import torch
 
 from headway import recipes
 from headway.core.errors import ChainRefused
-from headway.core.flow import EngineFacts, Flow, Need, TrainerFacts
+from headway.core.flow import EngineFacts, Flow, TrainerFacts
 from headway.core.registry import to_numbers
 from headway.core.stage import Aggregator, Place, Stage, stages
 from headway.observe.text import to_toml
+from headway.training.measurements import MEASUREMENTS
 
 FOLDER = Path(__file__).parent / "stages"
 SOURCE = Path(__file__).parent.parent / "src"
@@ -185,8 +186,7 @@ def _facts(kind: type[Stage]) -> str:
 
 def _flow(**facts: object) -> Flow:
     """What a usual surrounding knows."""
-    offers: frozenset[Need] = frozenset({"steps", "initial_loss", "initial_gradient"})
-    trainer = TrainerFacts("LocalSGD", offers, applies=frozenset({"gradient", "step"}))
+    trainer = TrainerFacts("LocalSGD", frozenset({"steps", *MEASUREMENTS}), applies=frozenset({"gradient", "step"}))
     return dataclasses.replace(Flow(trainer=trainer, engine=EngineFacts("Local")), **facts)
 
 

@@ -18,17 +18,20 @@ from conformance.cases import (
     SIZE,
     around,
     case,
+    combine_context,
     flow_at,
     one_client,
     pairs,
     same_bits,
+    step_context,
     tensors_in,
 )
 from conformance.teststages import FixedPoint, PairwiseMasks
 from conformance.tiny import Loop, engine, quadratics
 
 from headway.core.chain import Chain, chain
-from headway.core.stage import Aggregator, Place, slice_tensors, stages
+from headway.core.context import slice_tensors
+from headway.core.stage import Aggregator, Place, stages
 from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.messages import drive
@@ -78,8 +81,9 @@ def test_the_same_key_gives_the_same_result(stage, hook) -> None:
 @of(ECGR(rule="random"))
 def test_another_key_gives_another_draw(stage) -> None:
     given = case(stage)
-    other = replace(given.ctx, key=tuple(Key.root(99).derive(i) for i in range(LANES)))
-    assert not torch.equal(stage.combine(given.gram, given.ctx), stage.combine(given.gram, other))
+    ctx = combine_context(given.ctx)
+    other = replace(ctx, key=tuple(Key.root(99).derive(i) for i in range(LANES)))
+    assert not torch.equal(stage.combine(given.gram, ctx), stage.combine(given.gram, other))
 
 
 @of(*REGISTERED)
@@ -195,13 +199,13 @@ def test_an_empty_cohort_only_advances_the_round(stage) -> None:
 @pytest.mark.parametrize("lanes", [True, False], ids=["lanes", "one client"])
 def test_a_step_on_each_tensor_is_the_step_on_the_whole_vector(stage, lanes) -> None:
     given = case(stage) if lanes else one_client(case(stage), 1)
-    parts = []
+    parts, before = [], step_context(given.ctx)
     for entry in LAYOUT.entries:
         cut = slice(entry.offset, entry.offset + entry.numel)
         memory = slice_tensors(given.memory, cut.start, cut.stop, SIZE)
-        ctx = given.ctx.sliced(cut.start, cut.stop)
+        ctx = before.sliced(cut.start, cut.stop)
         parts.append(stage.step(given.grad[..., cut], given.w[..., cut], memory, ctx))
-    whole = stage.step(given.grad, given.w, given.memory, given.ctx)
+    whole = stage.step(given.grad, given.w, given.memory, before)
     assert torch.equal(torch.cat(parts, dim=-1), whole)
 
 

@@ -25,7 +25,7 @@ _WHERE = {
     "Clip": "stages",
     "ClockEngine": "engines",
     "ConfigError": "core.errors",
-    "Context": "core.stage",
+    "Context": "core.context",
     "DataError": "core.errors",
     "Charging": "engines",
     "Diurnal": "engines",
@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from headway import stages as stages
     from headway.core.algorithm import Algorithm
     from headway.core.chain import Chain, chain
+    from headway.core.context import Context
     from headway.core.errors import (
         ChainRefused,
         ClientFailed,
@@ -104,7 +105,7 @@ if TYPE_CHECKING:
     from headway.core.flow import Flow
     from headway.core.layout import Layout
     from headway.core.sampler import Sampler
-    from headway.core.stage import Aggregator, Context, Place, Protocol, Stage
+    from headway.core.stage import Aggregator, Place, Protocol, Stage
     from headway.core.update import Update
     from headway.data import Examples, FederatedData
     from headway.engines import (

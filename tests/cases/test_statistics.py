@@ -1,15 +1,13 @@
 """Averaged statistics follow the rule of the parameters: late, weighed, under every recipe; NaN stops the run."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
 
 import headway as hw
+from headway.core.context import ServerContext
 from headway.core.flow import Flow
 from headway.core.layout import Layout
-from headway.core.stage import Context
 from headway.core.update import Update
 from headway.numerics.keys import Key
 
@@ -77,8 +75,9 @@ def at_server(*stages, age, now, asked, client, w=0.0):
     parts = hw.chain(*stages, hw.Mean("clients"))
     flows = parts.trace(flow)
     now_, asked_ = torch.tensor([now]), torch.tensor([asked])
-    ctx = Context(0, Key.root(0), layout, flows[-1], torch.full((1,), w, dtype=torch.float64), age=torch.tensor(age))
-    ctx = replace(ctx, asked_params=torch.zeros(1, dtype=torch.float64), buffers=now_, asked_buffers=asked_)
+    now_params, asked_params = torch.full((1,), w, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    late = {"age": torch.tensor(age), "asked_params": asked_params, "buffers": now_, "asked_buffers": asked_}
+    ctx = ServerContext(0, Key.root(0), layout, flows[-1], now_params, population=4, **late)
     update = Update.of(torch.ones(1, dtype=torch.float64), buffers=torch.tensor([client - asked]))
     return parts.decode(update, ctx, flows).vectors["buffers"].item()
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from conformance.teststages import FixedPoint, Median, NoisyRelease
 from conformance.tiny import ALL_OFFERS
 from headway.core.chain import chain
+from headway.core.context import ClientContext, CombineContext, Context, ServerContext, StepContext
 from headway.core.flow import Flow, SamplerFacts
 from headway.core.layout import Layout
-from headway.core.stage import Aggregator, Context, Place, Stage
+from headway.core.stage import Aggregator, Place, Stage
 from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.sums import ExactTotal
@@ -83,13 +84,13 @@ SOME, ALL = SamplerFacts("fixed", 2.0, 8), SamplerFacts("all", 8.0, 8)
 class Case:
     """What the hooks are given.  Clients' values have a leading axis of lanes; the server's have none."""
 
-    ctx: Context
+    ctx: ClientContext
     grad: Tensor
     w: Tensor
     gram: Tensor
     memory: dict[str, Tensor]
     update: Update
-    server: Context
+    server: ServerContext
     state: dict[str, Tensor]
     aggregate: Update
     total: ExactTotal
@@ -125,7 +126,7 @@ def case(stage: Stage, seed: int = 0) -> Case:
     steps = steps * (torch.arange(STEPS)[:, None] < torch.tensor(RAGGED)[:, None, None])
     state = {name: draw(f"state {name}", *kept.shape).abs() for name, kept in stage.init(w).items()}
     lanes = w.expand(LANES, SIZE)
-    ctx = Context(
+    ctx = ClientContext(
         round=3,
         key=Key.root(seed).for_each("lane", names=range(LANES)),
         layout=LAYOUT,
@@ -138,10 +139,12 @@ def case(stage: Stage, seed: int = 0) -> Case:
         free_effective_lr=0.1 * torch.tensor(RAGGED).double(),
         lr_sum=0.1 * torch.tensor(RAGGED).double(),
         examples=torch.tensor([1, 7, 3, 2]),
-        initial_loss=draw("loss", LANES).abs(),
-        initial_gradient=draw("initial gradient", LANES, SIZE),
-        validation_loss=draw("validation loss", LANES).abs(),
-        label_entropy=draw("label entropy", LANES).abs() / 2,
+        measurements={
+            "initial_loss": draw("loss", LANES).abs(),
+            "initial_gradient": draw("initial gradient", LANES, SIZE),
+            "validation_loss": draw("validation loss", LANES).abs(),
+            "label_entropy": draw("label entropy", LANES).abs() / 2,
+        },
     )
     lengths = flow_at(stage, before=False).lengths(SIZE)
     beside = {name: draw(name, LANES, length) for name, length in lengths.items() if name != "delta"}
@@ -160,18 +163,41 @@ def case(stage: Stage, seed: int = 0) -> Case:
         gram=steps @ steps.mT,
         memory=memory,
         update=update,
-        server=replace(ctx, key=Key.root(seed), received={}, age=torch.tensor(3), counted=2, population=8, **NO_CLIENT),
+        server=ServerContext(
+            round=3,
+            key=Key.root(seed),
+            layout=LAYOUT,
+            flow=ctx.flow,
+            global_params=w,
+            population=8,
+            asked_params=w + 1,
+            age=torch.tensor(3),
+            counted=2,
+        ),
         state=state,
         aggregate=replace(update.lane(1), sums=sums),
         total=total,
     )
 
 
-MEASURED = ("initial_loss", "initial_gradient", "validation_loss", "label_entropy")
-NO_CLIENT = dict.fromkeys(("movement", "steps", "effective_lr", "free_effective_lr", "lr_sum", "examples", *MEASURED))
+PER_CLIENT = ("movement", "steps", "effective_lr", "free_effective_lr", "lr_sum", "examples", "measurements")
+
+
+def step_context(ctx: ClientContext) -> StepContext:
+    """What is known of the client while it trains."""
+    return StepContext(ctx.round, ctx.key, ctx.layout, ctx.flow, ctx.global_params, ctx.received, examples=ctx.examples)
+
+
+def combine_context(ctx: ClientContext) -> CombineContext:
+    """What is known of the client when its steps are made."""
+    shared = (ctx.round, ctx.key, ctx.layout, ctx.flow, ctx.global_params, ctx.received)
+    squared = torch.linalg.vector_norm(ctx.movement, dim=-1) ** 2
+    return CombineContext(*shared, examples=ctx.examples, steps=ctx.steps, squared_movement=squared)
+
+
 CLIENT_HOOKS: dict[str, Callable[[Any, Case], Any]] = {
-    "step": lambda stage, c: stage.step(c.grad, c.w, c.memory, c.ctx),
-    "combine": lambda stage, c: stage.combine(c.gram, c.ctx),
+    "step": lambda stage, c: stage.step(c.grad, c.w, c.memory, step_context(c.ctx)),
+    "combine": lambda stage, c: stage.combine(c.gram, combine_context(c.ctx)),
     "send": lambda stage, c: stage.send(c.update, c.memory, c.ctx),
     "lift": lambda stage, c: stage.lift(c.update, c.ctx),
 }
@@ -211,7 +237,7 @@ def lane_of(value: Any, index: int) -> Any:
     if isinstance(value, tuple):
         return tuple(lane_of(item, index) for item in value)
     if isinstance(value, Context):
-        per_client = {name: lane_of(getattr(value, name), index) for name in NO_CLIENT}
+        per_client = {name: lane_of(getattr(value, name), index) for name in PER_CLIENT}
         return replace(value, key=value.key[index], **per_client)
     return value
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from headway.core.context import ClientContext, ServerContext
 from headway.core.flow import Flow, PrivacyEvent
-from headway.core.stage import Aggregator, Context, Place, Protocol, Stage, Tensors
+from headway.core.stage import Aggregator, Place, Protocol, Stage, Tensors
 from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.messages import Answer, Ask, Exchange, Message
@@ -29,11 +30,11 @@ class FixedPoint(Stage):
     def connect(self, flow: Flow) -> Flow:
         return flow.set(self, number="ring").keep(self, "additive", "dense", "bound")
 
-    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         coded = {k: torch.round(v.double() * 2.0**self.bits).to(torch.int64) for k, v in update.vectors.items()}
         return update.with_vectors(**coded), memory
 
-    def decode(self, update: Update, ctx: Context) -> Update:
+    def decode(self, update: Update, ctx: ServerContext) -> Update:
         return update.with_vectors(**{k: v.double() / 2.0**self.bits for k, v in update.vectors.items()})
 
 
@@ -64,15 +65,14 @@ class PairwiseMasks(Protocol):
         lost = {name: _masks(secret["public"], told["lost"], told[name]) for name in told if name != "lost"}
         return lost, secret
 
-    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
-        assert ctx.secret is not None
+    def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         weight = torch.round(update.weight.double().reshape(1) * 2.0**WEIGHT_BITS).to(torch.int64)
         clear = {**update.vectors, "weight": weight}
         mine, others = ctx.secret["public"], ctx.received["publics"]
         masked = {name: v + _masks(mine, others, torch.tensor([v.numel()])) for name, v in clear.items()}
         return replace(update, vectors=masked, weight=torch.zeros_like(update.weight)), memory
 
-    def exchange(self, train: Ask, ctx: Context) -> Generator[Ask, Answer, Answer]:
+    def exchange(self, train: Ask, ctx: ServerContext) -> Generator[Ask, Answer, Answer]:
         nothing = Message(torch.empty(0))
         advertised = yield train.exchange("advertise", nothing)
         publics = {client: reply["public"] for client, reply in sorted(advertised.replies.items())}
@@ -130,7 +130,7 @@ class NoisyRelease(Stage):
         event = PrivacyEvent("gaussian", self.multiplier, flow.bound, flow.vectors)
         return flow.set(self, events=(*flow.events, event))
 
-    def release(self, update: Update, ctx: Context) -> Update:
+    def release(self, update: Update, ctx: ServerContext) -> Update:
         assert ctx.flow.bound is not None
         u = ctx.uniform(2 * update.delta.shape[-1]).reshape(2, -1)
         noise = torch.sqrt(-2 * torch.log1p(-u[0])) * torch.cos(2 * torch.pi * u[1])

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from headway.core.algorithm import Algorithm, State
 from headway.core.chain import at, chain
-from headway.core.flow import EngineFacts, Need, SamplerFacts, TrainerFacts
+from headway.core.context import ClientContext, CombineContext, ServerContext, StepContext
+from headway.core.flow import EngineFacts, SamplerFacts, TrainerFacts
 from headway.core.layout import Layout
 from headway.core.sampler import Sampler
-from headway.core.stage import Context, Stage
+from headway.core.stage import Stage
 from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
@@ -24,7 +24,8 @@ from headway.protocol.reports import ClientReport
 from headway.protocol.sums import ExactTotal
 from headway.server.guard import Promise
 
-ALL_OFFERS = TrainerFacts("Loop", frozenset(typing.get_args(Need)), applies=frozenset({"gradient", "step"}))
+MEASURED = ("initial_loss", "initial_gradient", "validation_loss", "label_entropy")
+ALL_OFFERS = TrainerFacts("Loop", frozenset({"steps", *MEASURED}), applies=frozenset({"gradient", "step"}))
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,10 @@ class Tiny:
 
     def _count(self, client: str, ask: Ask, total: ExactTotal) -> str:
         links, size = self.algorithm.chain, self.size
-        update, memory, ctx = self._train(client, ask)
+        update, memory = self._train(client, ask)
         self.sent[client] = update
         Promise.of(links, self.flows, size).check(update, client, self.population[client].examples)
-        lifted = links.lift(update, ctx, self.flows)
+        lifted = links.lift(update, self._at_server(ask), self.flows)
         if links.aggregator.whole_cohort:
             total.add_row(client, lifted)
         else:
@@ -140,23 +141,18 @@ class Tiny:
         self.memory[client] = memory
         return "counted"
 
-    def _train(self, client: str, ask: Ask) -> tuple[Update, dict, Context]:
+    def _at_server(self, ask: Ask) -> ServerContext:
+        w, key = ask.message.params, Key.root(self.seed).derive("server", ask.round)
+        counts = {"population": len(self.clients), "asked_params": w}
+        return ServerContext(ask.round, key, self.layout, self.flows[-1], w, **counts)
+
+    def _train(self, client: str, ask: Ask) -> tuple[Update, dict]:
         links, loop, problem = self.algorithm.chain, self.algorithm.trainer, self.population[client]
         start, told = ask.message.params, ask.message.stages
         memory = self.memory.get(client) or links.remember(start)
-        ctx = Context(
-            round=ask.round,
-            key=Key.root(self.seed).derive(ask.round, client),
-            layout=self.layout,
-            flow=self.flows[-1],
-            global_params=start,
-            examples=torch.tensor(problem.examples),
-            initial_gradient=problem.grad(start),
-            initial_loss=problem.loss(start),
-            validation_loss=problem.loss(start + 0.1),
-            label_entropy=torch.tensor(1 / problem.examples, dtype=torch.float64),
-            secret=self.secrets.get(client),
-        )
+        key, examples = Key.root(self.seed).derive(ask.round, client), torch.tensor(problem.examples)
+        shared = (ask.round, key, self.layout, self.flows[-1], start)
+        before = StepContext(*shared, examples=examples)
         w, velocity, effective_lr, push, steps = start, torch.zeros_like(start), 0.0, 0.0, []
         free, free_push = 0.0, 0.0
         count, proximal = problem.steps or loop.steps, self.flows[-1].proximal
@@ -164,7 +160,7 @@ class Tiny:
 
             def ruled(value: Tensor, w: Tensor = w, *, steering: bool) -> Tensor:
                 for label, stage in links.step_rules:
-                    here = at(ctx, label, told, self.flows, links.labels.index(label))
+                    here = at(before, label, told, self.flows, links.labels.index(label))
                     if stage.after_momentum == steering:
                         value = stage.step(value, w, memory.get(label, {}), here)
                 return value
@@ -178,20 +174,34 @@ class Tiny:
             steps.append(step)
         movement = w - start
         rates = {"effective_lr": effective_lr, "free_effective_lr": free, "lr_sum": count * loop.lr}
-        numbers = {name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()}
-        ctx = replace(ctx, movement=movement, steps=torch.tensor(count), **numbers)
+        ctx = ClientContext(
+            *shared,
+            examples=examples,
+            movement=movement,
+            steps=torch.tensor(count),
+            measurements={
+                "initial_gradient": problem.grad(start),
+                "initial_loss": problem.loss(start),
+                "validation_loss": problem.loss(start + 0.1),
+                "label_entropy": torch.tensor(1 / problem.examples, dtype=torch.float64),
+            },
+            secret=self.secrets.get(client, {}),
+            **{name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()},
+        )
         delta = movement + self._extra(torch.stack(steps), ctx, told)
         update = Update.of(delta, float(problem.examples))
-        update, memory = links.send(update, memory, ctx, told, self.flows)
-        return update, memory, ctx
+        return links.send(update, memory, ctx, told, self.flows)
 
-    def _extra(self, steps: Tensor, ctx: Context, told: dict) -> Tensor:
+    def _extra(self, steps: Tensor, ctx: ClientContext, told: dict) -> Tensor:
         """What combining the steps adds to the movement."""
         combiner = self.algorithm.chain.combiner
         if combiner is None:
             return torch.zeros_like(steps[0])
         label, stage = combiner
-        here = at(ctx, label, told, self.flows, self.algorithm.chain.labels.index(label))
+        shared = (ctx.round, ctx.key, ctx.layout, ctx.flow, ctx.global_params)
+        squared = torch.linalg.vector_norm(ctx.movement) ** 2
+        here = CombineContext(*shared, examples=ctx.examples, steps=ctx.steps, squared_movement=squared)
+        here = at(here, label, told, self.flows, self.algorithm.chain.labels.index(label))
         return (stage.combine(steps @ steps.T, here) - 1) @ steps
 
 

@@ -10,9 +10,9 @@ from conformance.tiny import Listed, Loop, engine
 
 from headway.core.algorithm import Algorithm, State
 from headway.core.chain import chain
+from headway.core.context import ServerContext
 from headway.core.errors import ChainRefused, ConfigError
 from headway.core.flow import EngineFacts
-from headway.core.stage import Context
 from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.messages import Answer, drive
@@ -24,9 +24,10 @@ from headway.stages import ECGR, Clip, Mean, Scaffold, ServerAdam, ServerSGD, We
 SECURE = (FixedPoint(), PairwiseMasks())
 
 
-def server_context(tiny) -> Context:
+def server_context(tiny) -> ServerContext:
     """The server's context, as a round makes it."""
-    return Context(0, Key.root(0), tiny.layout, tiny.flows[-1], tiny.start().params)
+    w, population = tiny.start().params, len(tiny.clients)
+    return ServerContext(0, Key.root(0), tiny.layout, tiny.flows[-1], w, population=population, asked_params=w)
 
 
 def same_state(a: State, b: State) -> bool:

@@ -116,7 +116,7 @@ def test_weights_are_finite_for_hostile_numbers(by, number) -> None:
     stage = hw.WeighByQuality(by, floor=0.2)
     given = one_client(case(stage), 1)
     told = {"validation_loss": torch.tensor(number).double(), "label_entropy": torch.tensor(number).double()}
-    sent, _ = stage.send(given.update, {}, replace(given.ctx, **told))
+    sent, _ = stage.send(given.update, {}, replace(given.ctx, measurements=told))
     assert 0.2 * 7 - 1e-12 <= float(sent.weight) <= 7.0
 
 

@@ -6,14 +6,19 @@ import pytest
 import torch
 
 import headway as hw
+from headway.core.context import ServerContext
 from headway.core.flow import Flow
 from headway.core.layout import Layout
-from headway.core.stage import Context, Place, stages
+from headway.core.stage import Place, stages
 from headway.core.update import Update
 from headway.numerics.keys import Key
 
 SIZE, ROUNDS = 6, 12
-LAYOUT = Layout.of({"w": torch.zeros(SIZE, dtype=torch.float64)})
+
+
+def context(x: torch.Tensor) -> ServerContext:
+    """The server's context with this model."""
+    return ServerContext(0, Key.root(0), Layout.of({"w": x}), Flow(), x, population=4, asked_params=x)
 
 
 def pseudo_gradients(kind: str) -> list[torch.Tensor]:
@@ -39,7 +44,7 @@ def walk(stage, deltas) -> torch.Tensor:
     """The model after each round, `[ROUNDS, SIZE]`."""
     x = torch.linspace(-1, 1, SIZE, dtype=torch.float64)
     state, places = stage.init(x), []
-    ctx = Context(0, Key.root(0), LAYOUT, Flow(), x)
+    ctx = context(x)
     for delta in deltas:
         update, state = stage.receive(Update.of(delta), state, ctx)
         x = x + update.delta
@@ -168,7 +173,7 @@ def test_golden_values(name) -> None:
     stage = eval(name, {"Adam": hw.ServerAdam, "Yogi": hw.ServerYogi, "Adagrad": hw.ServerAdagrad})
     state = stage.init(x)
     for delta in (1.0, -2.0, 0.5):
-        ctx = Context(0, Key.root(0), Layout.of({"w": x}), Flow(), x)
+        ctx = context(x)
         update, state = stage.receive(Update.of(torch.tensor([delta], dtype=torch.float64)), state, ctx)
         x = x + update.delta
     assert float(x) == pytest.approx(GOLDEN[name], rel=1e-14)
@@ -179,7 +184,7 @@ def test_no_server_optimizer_touches_statistics_or_the_paper_s_start(name) -> No
     stage, w = stages.get(name)(), torch.ones(SIZE, dtype=torch.float64)
     statistics = torch.tensor([0.25, -3.0], dtype=torch.float64)
     update = Update.of(0.5 * w, buffers=statistics)
-    sent, _ = stage.receive(update, stage.init(w), Context(0, Key.root(0), LAYOUT, Flow(), w))
+    sent, _ = stage.receive(update, stage.init(w), context(w))
     assert torch.equal(sent.vectors["buffers"], statistics)
     if hasattr(stage, "tau"):
         assert torch.equal(stage.init(w)["v"], torch.full_like(w, stage.tau**2))

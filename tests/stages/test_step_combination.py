@@ -8,18 +8,23 @@ from conformance import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.core.context import CombineContext
 from headway.core.flow import Flow
 from headway.core.layout import Layout
-from headway.core.stage import Context
 from headway.numerics.keys import Key
 from headway.stages import ECGR
 
-CONTEXT = Context(0, Key.root(1), Layout(()), Flow(), torch.zeros(0))
+ONE = torch.tensor(1)
+CONTEXT = CombineContext(
+    0, Key.root(1), Layout(()), Flow(), torch.zeros(0), examples=ONE, steps=ONE, squared_movement=ONE.double()
+)
 
 
-def coefficients(stage: ECGR, made: torch.Tensor, **facts) -> torch.Tensor:
+def coefficients(stage: ECGR, made: torch.Tensor, movement=None, **facts) -> torch.Tensor:
     """The stage's coefficients of the steps made, `[..., K, P]`, given the movement that they add up to."""
-    facts = {"movement": made.sum(-2), **facts}
+    movement = made.sum(-2) if movement is None else movement
+    squared = torch.linalg.vector_norm(movement, dim=-1) ** 2
+    facts = {"steps": torch.full(made.shape[:-2], made.shape[-2]), "squared_movement": squared, **facts}
     return stage.combine(made @ made.mT, replace(CONTEXT, **facts))
 
 

@@ -1,13 +1,16 @@
-"""What a client finds out before it trains, and the examples that it never trains on."""
+"""Measurements of a client before it trains, and the examples that it never trains on."""
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.training.measurements import entropy_of, hold_out, label_entropy
+from headway.training import measurements
+from headway.training.measurements import entropy_of, hold_out, normalised_entropy
 
 
 def examples(count):
@@ -67,13 +70,13 @@ def test_a_share_out_of_range_is_refused(share):
     ],
 )
 def test_the_entropy_of_labels(targets, outputs, entropy):
-    assert label_entropy(torch.tensor(targets), outputs) == pytest.approx(entropy, abs=1e-15)
+    assert normalised_entropy(torch.tensor(targets), outputs) == pytest.approx(entropy, abs=1e-15)
 
 
 @pytest.mark.parametrize("targets", [[0.5, 1.0], [0, 3], [-1, 0]])
 def test_targets_that_are_no_classes_are_refused(targets):
     with pytest.raises(hw.ConfigError, match=r"classes from 0 to 2, found numbers from .*validation"):
-        label_entropy(torch.tensor(targets), 3)
+        normalised_entropy(torch.tensor(targets), 3)
 
 
 def test_a_run_whose_targets_are_no_classes_is_refused():
@@ -94,3 +97,47 @@ def test_the_entropy_is_of_as_many_classes_as_an_answer_has():
     assert entropy_of(mask, torch.zeros(1, 4, 4, 4), mask) == pytest.approx(1.0)
     assert entropy_of(mask % 2, torch.zeros(1, 4, 4, 4), mask) == pytest.approx(0.5)
     assert entropy_of(labels[:, 0], torch.zeros(1, 1), labels[:1, 0]) == pytest.approx(1.0)
+
+
+@dataclass(frozen=True)
+class ByLabels(hw.Stage):
+    """Weighs a client by how many different labels it has."""
+
+    place: ClassVar[hw.Place] = hw.Place.WEIGH
+    name: str = "label_count"
+
+    def connect(self, flow):
+        return flow.measure(self, self.name).set(self, weight_bound=None, by_examples=False).keep(self, "additive")
+
+    def send(self, update, memory, ctx):
+        return update.with_weight(ctx.measurements[self.name]), memory
+
+
+def test_a_new_measurement_is_one_function_and_the_stage_that_asks_for_it(monkeypatch):
+    monkeypatch.setattr(measurements, "MEASUREMENTS", dict(measurements.MEASUREMENTS))
+    monkeypatch.setattr("headway.training.local_sgd.MEASUREMENTS", measurements.MEASUREMENTS)
+
+    @measurements.measurement
+    def label_count(start):
+        return len(start.examples.targets.unique())
+
+    algorithm = hw.Algorithm(hw.chain(ByLabels(), hw.Mean()), hw.LocalSGD(), hw.All())
+    report = next(iter(hw.Run(algorithm, blobs(), linear_task(), rounds=1)))
+    data = blobs()
+    wanted = {client: len(data.train_of(client).targets.unique()) for client in data.clients}
+    assert {client.client: client.metrics["weight"] for client in report.clients} == wanted
+
+
+def test_a_measurement_that_nobody_offers_is_refused_when_the_chain_meets_its_trainer():
+    with pytest.raises(hw.ChainRefused, match="the client's shoe size \\(ByLabels reads it\\); found: LocalSGD"):
+        hw.Algorithm(hw.chain(ByLabels("shoe_size"), hw.Mean()), hw.LocalSGD(), hw.All())
+
+
+@pytest.mark.parametrize("name", ["label_entropy", "steps"])
+def test_a_measurement_has_a_name_of_its_own(name):
+    def other(start):
+        return 0.0
+
+    other.__name__ = name
+    with pytest.raises(hw.ConfigError, match=f"a measurement '{name}' already"):
+        measurements.measurement(other)

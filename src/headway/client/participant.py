@@ -11,13 +11,14 @@ from torch import Tensor
 from headway.client_state.store import TRAINER, Memory
 from headway.core.algorithm import Algorithm
 from headway.core.chain import at
+from headway.core.context import NOTHING, ClientContext, CombineContext, StepContext
 from headway.core.errors import ConfigError, UpdateRejected
 from headway.core.flow import Flow
-from headway.core.stage import Context
 from headway.core.update import Tensors, Update
 from headway.data import Examples
 from headway.model.flat_module import FlatModule
 from headway.model.random_state import seed_outside
+from headway.numerics.gram import quadratic
 from headway.numerics.keys import Key, Keys
 from headway.protocol.messages import Ask, Message
 from headway.protocol.sums import not_finite
@@ -100,11 +101,11 @@ class Participant:
             ClientFailed: naming the client, the stage and the inputs of the call that failed.
             UpdateRejected: if training ended with NaN or infinity, which no stage may hide.
         """
-        work = self.prepare(client, ask, examples, memory, secret)
+        work = self.prepare(client, ask, examples, memory)
         with work.trace.naming():
             trained = self.trainer.train(work)
             self._check_applied(work)
-            return self.finish(client, ask, work, trained)
+            return self.finish(client, ask, work, trained, secret)
 
     def _check_applied(self, work: TrainingInputs) -> None:
         """Refuses what was learned by a trainer that did not apply the rules that it says it applies."""
@@ -116,9 +117,7 @@ class Participant:
                 f"call headway.step_rules(work) in {name}.train, and apply what it returns in every step."
             )
 
-    def prepare(
-        self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
-    ) -> TrainingInputs:
+    def prepare(self, client: str, ask: Ask, examples: Examples, memory: Memory | None) -> TrainingInputs:
         """What the trainer is given, with the client's model in the flat module and torch's generator at its seed.
 
         Raises:
@@ -139,14 +138,13 @@ class Participant:
             flat_module.load(message.params, own.get("personal"), statistics)
         round_ = ask.asked_in(client)
         key = self.client_key(client, round_)
-        ctx = Context(
+        ctx = StepContext(
             round=round_,
             key=key,
             layout=flat_module.layout,
             flow=self.flows[-1],
             global_params=message.params,
             examples=flat_module.site.put(torch.tensor(len(examples))),
-            secret=None if secret is None else flat_module.site.tensors(secret),
         )
         seed = key.derive("ambient").seed()  # for what draws from torch's own generator
         flat_module.seed(seed)
@@ -168,7 +166,7 @@ class Participant:
         if self.flat_module.seeds_outside:
             seed_outside(int(crew.keys.derive("ambient").seeds()[0]))
         rounds = ask.rounds(crew.clients)
-        ctx = Context(
+        ctx = StepContext(
             round=rounds[0] if len(set(rounds)) == 1 else self._number_each(rounds),
             key=crew.keys,
             layout=self.flat_module.layout,
@@ -182,7 +180,9 @@ class Participant:
             self.flat_module, crew.store, chain, ctx, memory, message.stages, self.flows, key, trace, self.measure
         )
 
-    def finish(self, client: str, ask: Ask, work: TrainingInputs, trained: Trained) -> Outcome:
+    def finish(
+        self, client: str, ask: Ask, work: TrainingInputs, trained: Trained, secret: Tensors | None = None
+    ) -> Outcome:
         """The client's update, from what its training did.
 
         Raises:
@@ -190,47 +190,72 @@ class Participant:
         """
         if (trouble := not_finite(trained.movement)) is not None:
             raise UpdateRejected(client, f"its local training ended with a model that {trouble}")
-        return self.send(work, trained, ask.broadcast_for(client).buffers)
+        return self.send(work, trained, ask.broadcast_for(client).buffers, secret)
 
-    def send(self, work: TrainingInputs, trained: Trained, buffers: Tensor | None = None) -> Outcome:
+    def send(
+        self, work: TrainingInputs, trained: Trained, buffers: Tensor | None = None, secret: Tensors | None = None
+    ) -> Outcome:
         """What leaves one client, or each of many `[C, ...]`, and what it keeps; buffers: averaged ones, as told."""
         flat_module, chain, memory, trace = self.flat_module, self.algorithm.chain, work.memory, work.trace
-        ctx = replace(
-            work.ctx,
+        effective_lr = self._number(trained.effective_lr)
+        free = trained.free_effective_lr
+        ctx = ClientContext(
+            round=work.ctx.round,
+            key=work.ctx.key,
+            layout=flat_module.layout,
+            flow=work.ctx.flow,
+            global_params=work.ctx.global_params,
+            examples=work.ctx.examples,
             movement=trained.movement,
             steps=flat_module.site.put(torch.as_tensor(trained.count)),
-            effective_lr=self._number(trained.effective_lr),
-            free_effective_lr=self._number(
-                trained.effective_lr if trained.free_effective_lr is None else trained.free_effective_lr
-            ),
+            effective_lr=effective_lr,
+            free_effective_lr=effective_lr if free is None else self._number(free),
             lr_sum=self._number(trained.lr_sum),
-            initial_loss=self._number(trained.initial_loss),
-            initial_gradient=trained.initial_gradient,
-            validation_loss=self._number(trained.validation_loss),
-            label_entropy=self._number(trained.label_entropy),
+            measurements=flat_module.site.tensors(trained.measurements),
+            secret=NOTHING if secret is None else flat_module.site.tensors(secret),
         )
         trace.enter("the combination of steps", movement=trained.movement, steps=trained.steps)
         trained, delta = self._combined(trained, ctx)
-        update = Update.of(delta, 1.0 if ctx.examples is None else ctx.examples.double())
+        update = Update.of(delta, ctx.examples.double())
         if buffers is not None:
             update = update.with_vectors(buffers=flat_module.statistics() - buffers)
         trace.enter("send", **update.vectors)
         update, kept = chain.send(update, memory, ctx, work.told, self.flows)
         return Outcome(update, self._next_memory(kept, trained.keep), trained)
 
-    def coefficients(self, gram: Tensor, ctx: Context) -> Tensor:
-        """What the chain's combining stage makes of steps with this Gram matrix `[..., K, K]`: `[..., K]`."""
+    def coefficients(
+        self, gram: Tensor, ctx: StepContext | ClientContext, steps: Tensor, movement: Tensor | None = None
+    ) -> Tensor:
+        """What the chain's combining stage makes of steps with this Gram matrix `[..., K, K]`: `[..., K]`.
+
+        steps: how many were made.  movement: their sum, whose length suffers no cancellation, where it is at hand.
+        """
         assert self.algorithm.chain.combiner is not None
         label, stage = self.algorithm.chain.combiner
-        return stage.combine(gram, at(ctx, label, {}, self.flows, self.algorithm.chain.labels.index(label)))
+        if movement is None:
+            made = torch.arange(gram.shape[-1], device=gram.device) < steps.to(gram.device).unsqueeze(-1)
+            squared = quadratic(gram, made.to(gram.dtype)).clamp_min(0.0)
+        else:
+            squared = torch.linalg.vector_norm(movement, dim=-1, dtype=gram.dtype) ** 2
+        here = CombineContext(
+            round=ctx.round,
+            key=ctx.key,
+            layout=ctx.layout,
+            flow=ctx.flow,
+            global_params=ctx.global_params,
+            examples=ctx.examples,
+            steps=steps,
+            squared_movement=squared,
+        )
+        return stage.combine(gram, at(here, label, {}, self.flows, self.algorithm.chain.labels.index(label)))
 
-    def _combined(self, trained: Trained, ctx: Context) -> tuple[Trained, Tensor]:
+    def _combined(self, trained: Trained, ctx: ClientContext) -> tuple[Trained, Tensor]:
         """The delta, the steps with the coefficients that the chain gives them; and how long they were."""
         steps = trained.steps
         if self.algorithm.chain.combiner is None or steps is None or not torch.as_tensor(trained.count).any():
             return trained, trained.movement
         gram = gram_of(steps)
-        coefficients = self.coefficients(gram, ctx)
+        coefficients = self.coefficients(gram, ctx, ctx.steps, ctx.movement)
         if self.measure:
             trained = replace(trained, squares=gram.diagonal(dim1=-2, dim2=-1).cpu())
         if bool((coefficients == 1).all()):
@@ -250,6 +275,6 @@ class Participant:
         """A number of each of many clients as it goes with vectors, `[C, 1]`."""
         return self.flat_module.site.put(torch.tensor(values, dtype=self.flat_module.shared.dtype).unsqueeze(1))
 
-    def _number(self, value: float | Tensor | None) -> Tensor | None:
+    def _number(self, value: float | Tensor) -> Tensor:
         """A number as the context holds it, in float64."""
-        return None if value is None else self.flat_module.site.put(torch.as_tensor(value, dtype=torch.float64))
+        return self.flat_module.site.put(torch.as_tensor(value, dtype=torch.float64))

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from headway.core.chain import Chain
+from headway.core.context import ServerContext
 from headway.core.errors import ChainRefused
 from headway.core.explain import Explanation, explain
 from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
 from headway.core.layout import Layout
 from headway.core.sampler import Sampler
-from headway.core.stage import Aggregator, Context
+from headway.core.stage import Aggregator
 from headway.core.update import Tensors, flat_names, unflat_names
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
@@ -164,13 +165,14 @@ class Algorithm:
         """
         message = Message(state.params, self.chain.broadcast(state.stages), state.buffers)
         ask = Ask(Train(message, state.round), cohort, self.quorum)
-        ctx = Context(
+        ctx = ServerContext(
             round=state.round,
             key=key.derive("server", state.round),
             layout=layout,
             flow=flows[-1],
             global_params=state.params,
             population=population,
+            asked_params=state.params,
         )
         if self.chain.protocol is None:
             answer = yield ask
@@ -185,7 +187,7 @@ class Algorithm:
             return None
         return f"the round was skipped, since {name} needs at least {needed} updates and {counted} came."
 
-    def _advance(self, state: State, answer: Answer, ctx: Context, flows: Sequence[Flow]) -> State:
+    def _advance(self, state: State, answer: Answer, ctx: ServerContext, flows: Sequence[Flow]) -> State:
         """The next state, from the total of one round; with too few counted updates only the round advances."""
         if answer.total.count < self.chain.aggregator.min_updates:
             return replace(state, round=state.round + 1)

@@ -6,17 +6,19 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
+from headway.core.context import NOTHING, ClientContext, Context, ServerContext
 from headway.core.errors import ChainRefused
 from headway.core.flow import Flow
-from headway.core.stage import Aggregator, Context, Protocol, Stage, stages
+from headway.core.stage import Aggregator, Protocol, Stage, stages
 from headway.core.update import Tensors, Update
 from headway.protocol.sums import ExactTotal
 
 Labelled = Mapping[str, Tensors]
+Known = TypeVar("Known", bound=Context)
 
 
 def chain(*parts: Stage) -> Chain:
@@ -136,7 +138,7 @@ class Chain:
         return _kept((label, stage.broadcast(state.get(label, {}))) for label, stage in self.labelled)
 
     def send(
-        self, update: Update, memory: Labelled, ctx: Context, told: Labelled, flows: Sequence[Flow]
+        self, update: Update, memory: Labelled, ctx: ClientContext, told: Labelled, flows: Sequence[Flow]
     ) -> tuple[Update, dict[str, Tensors]]:
         """The update on its way out of the client, and the client's next memory.
 
@@ -158,7 +160,7 @@ class Chain:
                 after[label] = kept
         return update, after
 
-    def decode(self, update: Update, ctx: Context, flows: Sequence[Flow]) -> Update:
+    def decode(self, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
         """Undoes the codecs, right to left; then shortens and moves late updates, as the stages for these say.
 
         Statistics count from those of now in any case: what is averaged in is then what a client has, and not a
@@ -174,19 +176,19 @@ class Chain:
             update = stage.decode(update, at(ctx, self.labels[index], {}, flows, index))
         return update if rebased else _statistics_from_now(update, ctx)
 
-    def lift(self, update: Update, ctx: Context, flows: Sequence[Flow]) -> Update:
+    def lift(self, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
         """At the server, one received update as a term of the sum (decoded first, where updates are seen)."""
         if flows[-1].server_sees == "sum":
             return update
         return self.lift_decoded(self.decode(update, ctx, flows), ctx, flows)
 
-    def lift_decoded(self, update: Update, ctx: Context, flows: Sequence[Flow]) -> Update:
+    def lift_decoded(self, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
         """`lift` of an update that is decoded."""
         if flows[-1].server_sees == "sum":
             return update
         return update if self.aggregator.whole_cohort else self.aggregator.lift(update, self._at_aggregator(ctx, flows))
 
-    def finish(self, total: ExactTotal, ctx: Context, flows: Sequence[Flow]) -> Update:
+    def finish(self, total: ExactTotal, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
         """The aggregate of the total, released: noise is added before anything else reads it."""
         here = self._at_aggregator(ctx, flows)
         if flows[-1].server_sees == "sum":
@@ -202,7 +204,7 @@ class Chain:
         return update
 
     def receive(
-        self, update: Update, state: Labelled, ctx: Context, flows: Sequence[Flow]
+        self, update: Update, state: Labelled, ctx: ServerContext, flows: Sequence[Flow]
     ) -> tuple[Update, dict[str, Tensors]]:
         """What the server makes of the aggregate, and its next state."""
         after = dict(state)
@@ -214,7 +216,7 @@ class Chain:
                     after[label] = kept
         return update, after
 
-    def _at_aggregator(self, ctx: Context, flows: Sequence[Flow]) -> Context:
+    def _at_aggregator(self, ctx: Known, flows: Sequence[Flow]) -> Known:
         index = self.stages.index(self.aggregator)
         return at(ctx, self.labels[index], {}, flows, index)
 
@@ -228,16 +230,17 @@ class Chain:
         )
 
 
-def at(ctx: Context, label: str, told: Labelled, flows: Sequence[Flow], index: int) -> Context:
-    """The context as one stage sees it: its own key, its own broadcast, the facts that reach it."""
+def at(ctx: Known, label: str, told: Labelled, flows: Sequence[Flow], index: int) -> Known:
+    """The context as one stage sees it: its own key, its own broadcast, the facts that reach it, and no secret."""
+    changes: dict[str, Any] = {"secret": NOTHING} if isinstance(ctx, ClientContext) else {}
     flow = flows[index - 1] if index else flows[0]
-    return replace(ctx, key=ctx.key.derive(label), received=told.get(label, {}), flow=flow, secret=None)
+    return replace(ctx, key=ctx.key.derive(label), received=told.get(label, {}), flow=flow, **changes)
 
 
-def _statistics_from_now(update: Update, ctx: Context) -> Update:
+def _statistics_from_now(update: Update, ctx: ServerContext) -> Update:
     """A late update whose statistics lead away from the server's statistics of now."""
     now, asked = ctx.buffers, ctx.asked_buffers
-    if now is None or asked is None or ctx.age is None or "buffers" not in update.vectors or not bool(ctx.age.any()):
+    if now is None or asked is None or "buffers" not in update.vectors or not bool(ctx.age.any()):
         return update
     moved = update.vectors["buffers"]
     return update.with_vectors(buffers=moved + (asked - now).to(moved.dtype))

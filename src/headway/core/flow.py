@@ -15,10 +15,8 @@ from typing import Any, Literal, NoReturn
 from headway.core.errors import ChainRefused
 
 GUARANTEES: Mapping[str, Any] = {"bound": None, "additive": False, "dense": False}
-Need = Literal["steps", "initial_loss", "initial_gradient", "validation_loss", "label_entropy"]
 StepRule = Literal["gradient", "step"]
 Reading = Literal["sizes", "turns", "losses", "times", "presence"]
-HOW_TO_HAVE: Mapping[str, str] = {"validation_loss": "train with LocalSGD(validation=0.1)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +80,20 @@ class TrainerFacts:
     """What a trainer offers to the stages; whether it keeps memory at the client; what it adds to the loss, and how
     it keeps the client's steps, in words; whether it is paced, so that it can make as many steps as time allows.
 
+    offers: "steps", and the names of the measurements that a stage may ask for.
+    hints: what to do for a measurement that is not offered as it stands, by its name.
     applies: which rules for local steps it applies (see `headway.training.step_rules`): those on the "gradient", those
     on the direction of the "step".  A chain with a rule that the trainer does not apply is refused.
     """
 
     name: str
-    offers: frozenset[Need] = frozenset()
+    offers: frozenset[str] = frozenset()
     memory: bool = False
     adds: str = ""
     steps: str = ""
     paced: bool = False
     applies: frozenset[StepRule] = frozenset()
+    hints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Flow:
     proximal: float = 0.0
     equal: bool = False
     rebased: bool = False
-    needs: frozenset[Need] = frozenset()
+    needs: frozenset[str] = frozenset()
     events: tuple[PrivacyEvent, ...] = ()
     warnings: tuple[str, ...] = ()
     sampler: SamplerFacts | None = None
@@ -162,22 +163,31 @@ class Flow:
         """The flow in which this stage vouches that these guarantees still hold."""
         return self.set(stage, **{name: getattr(self, name) for name in names})
 
-    def need(self, stage: object, *needs: Need) -> Flow:
-        """Asks for what is not free: the client's `steps`, its `initial_loss` or `initial_gradient` over its
-        training examples, its `validation_loss` over examples held out, its normalised `label_entropy`.
+    def need(self, stage: object, *names: str) -> Flow:
+        """Asks for what is not free: the client's single `steps`, or measurements.
 
         Raises:
-            ChainRefused: if the trainer does not offer it.
+            ChainRefused: if the trainer does not offer one of them.
         """
-        for name in needs:
+        for name in names:
             if self.trainer is not None and name not in self.trainer.offers:
                 raise ChainRefused(
                     needed=f"a trainer that offers the client's {name.replace('_', ' ')} ({_name(stage)} reads it)",
                     found=f"{self.trainer.name}, which does not",
                     caused_by=self.trainer.name,
-                    do_this=f"{HOW_TO_HAVE.get(name, 'train with LocalSGD')}, or leave {_name(stage)} out",
+                    do_this=f"{self.trainer.hints.get(name, 'train with LocalSGD')}, or leave {_name(stage)} out",
                 )
-        return self.set(stage, needs=self.needs | set(needs))
+        return self.set(stage, needs=self.needs | set(names))
+
+    def measure(self, stage: object, *names: str) -> Flow:
+        """Asks for measurements of each client at the start of a round, which `ctx.measurements` then holds by name:
+        its `initial_loss` and `initial_gradient` over its training examples, its `validation_loss` over examples held
+        out, its normalised `label_entropy`, and what else the trainer offers.
+
+        Raises:
+            ChainRefused: if the trainer does not offer one of them.
+        """
+        return self.need(stage, *names)
 
     def check_rule(self, stage: object, rule: StepRule) -> None:
         """Refuses a rule for local steps that the trainer would leave out.

@@ -8,24 +8,22 @@ are named tensors whose last axis is P, or 1 for a scalar.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
+from headway.core.context import NOTHING, ClientContext, CombineContext, Context, ServerContext, StepContext
 from headway.core.flow import Flow, StepRule
-from headway.core.layout import Layout
 from headway.core.registry import Plain, Registry
 from headway.core.update import Tensors, Update
-from headway.numerics.keys import Key, Keys
+from headway.numerics.keys import Key
 
 if TYPE_CHECKING:
     from headway.protocol.messages import Answer, Ask, Exchange
     from headway.protocol.sums import ExactTotal
-
-NOTHING: Tensors = {}
 
 
 class Place(IntEnum):
@@ -63,85 +61,6 @@ class Place(IntEnum):
         }[self]
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a hook may read.  Every vector is `[..., P]`, every per-client number `[...]`.
-
-    round: in which the client was asked, `[C, 1]` in the model's number type if lanes were asked in different ones; at
-        the server, the present one.
-    movement: sum of the client's steps before `combine`, w_K - w_t.
-    key: of this stage in this round, for this client; one per lane where the vectors are `[C, P]`.
-    steps: how many local steps the client made.
-    gain: the learning rate that each step's gradient finally received, summed over steps: K * eta for
-        plain SGD; with momentum or a schedule, minus the movement that a constant gradient of 1 causes.
-    free_effective_lr: the same without what pulls a client back to w_t.
-    lr_sum: the learning rates of the steps, summed.
-    initial_loss, initial_gradient: of the broadcast model over the client's training examples;
-        validation_loss: of the same model over examples that the client never trains on.
-    label_entropy: of the client's labels, as a share of its maximum, in [0, 1].
-    age, asked_params: at the server, how many rounds the model has moved on since the client was asked, and the model
-        that it was asked with.
-    buffers, asked_buffers: at the server, the averaged statistics of the model, and those with which the client was
-        asked.
-    counted, population: at the server, how many updates count, and how many clients there are.
-    """
-
-    round: int | Tensor
-    key: Key | Keys
-    layout: Layout
-    flow: Flow
-    global_params: Tensor
-    received: Tensors = field(default_factory=dict)
-    movement: Tensor | None = None
-    steps: Tensor | None = None
-    effective_lr: Tensor | None = None
-    free_effective_lr: Tensor | None = None
-    lr_sum: Tensor | None = None
-    examples: Tensor | None = None
-    initial_loss: Tensor | None = None
-    initial_gradient: Tensor | None = None
-    validation_loss: Tensor | None = None
-    label_entropy: Tensor | None = None
-    age: Tensor | None = None
-    asked_params: Tensor | None = None
-    buffers: Tensor | None = None
-    asked_buffers: Tensor | None = None
-    counted: int | None = None
-    population: int | None = None
-    secret: Tensors | None = None
-
-    def uniform(self, count: int) -> Tensor:
-        """Uniform numbers in [0, 1), float64 `[..., count]`, each lane from its own key."""
-        one, device = self.key, self.global_params.device
-        if not isinstance(one, Key | Keys):  # who calls a hook by hand may have any keys in a row
-            return torch.stack([key.uniform(count) for key in one]).to(device)
-        return one.uniform(count).to(device)
-
-    def sliced(self, start: int, stop: int) -> Context:
-        """The context of coordinates `start..stop` alone, where a hook is called for some at a time."""
-        return replace(
-            self,
-            global_params=self.global_params[..., start:stop],
-            asked_params=None if self.asked_params is None else self.asked_params[..., start:stop],
-            received=slice_tensors(self.received, start, stop, self.layout.size),
-        )
-
-    def of_lanes(self, rows: slice) -> Context:
-        """The server's context of some of many clients."""
-        size, asked, statistics = self.global_params.ndim + 1, self.asked_params, self.asked_buffers
-        return replace(
-            self,
-            age=self.age if self.age is None or not self.age.ndim else self.age[rows],
-            asked_params=asked[rows] if asked is not None and asked.ndim == size else asked,
-            asked_buffers=statistics[rows] if statistics is not None and statistics.ndim == size else statistics,
-        )
-
-
-def slice_tensors(tensors: Tensors, start: int, stop: int, size: int) -> dict[str, Tensor]:
-    """Coordinates `start..stop` of every vector `[..., size]`; scalars `[..., 1]` stay whole."""
-    return {name: tensor[..., start:stop] if tensor.shape[-1] == size else tensor for name, tensor in tensors.items()}
-
-
 @dataclass(frozen=True)
 class Stage(Plain):
     """One idea in a chain.  Override the hooks that the idea needs; all are pure."""
@@ -164,7 +83,7 @@ class Stage(Plain):
         """What clients are told of the server's state when a round starts."""
         return NOTHING
 
-    def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: Context) -> Tensor:
+    def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: StepContext) -> Tensor:
         """The direction of one local step; elementwise in the parameter axis."""
         return grad
 
@@ -183,23 +102,23 @@ class Stage(Plain):
         """Whether `step` only adds `mu (w - w_t)`, mu being what the stage adds to the flow's `proximal`."""
         return False
 
-    def combine(self, gram: Tensor, ctx: Context) -> Tensor:
+    def combine(self, gram: Tensor, ctx: CombineContext) -> Tensor:
         """Coefficients `[..., K]` of the local steps in the delta, from their Gram matrix `[..., K, K]`."""
         return torch.ones_like(gram[..., 0])
 
-    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """The update as it leaves the client, and the client's next memory."""
         return update, memory
 
-    def decode(self, update: Update, ctx: Context) -> Update:
+    def decode(self, update: Update, ctx: ServerContext) -> Update:
         """Undoes `send` at the server."""
         return update
 
-    def release(self, update: Update, ctx: Context) -> Update:
+    def release(self, update: Update, ctx: ServerContext) -> Update:
         """Adds noise to the aggregate, before anything else reads it."""
         return update
 
-    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """What the server makes of the one aggregated update, and its next state."""
         return update, state
 
@@ -267,7 +186,7 @@ class Aggregator(Stage):
         """One client's term of the sum, `weight * vector` in float64; the weight becomes what is summed below."""
         return update.scaled_exactly(update.weight)
 
-    def finish(self, total: ExactTotal, ctx: Context) -> Update:
+    def finish(self, total: ExactTotal, ctx: ServerContext) -> Update:
         """The aggregate of a total.  A whole-cohort rule reduces all vectors side by side, as one, so that it
         chooses the same clients for each; the sum `clients` says over how many clients the aggregate is."""
         if not self.whole_cohort:
@@ -294,7 +213,7 @@ class Protocol(Stage):
     engine keeps the returned secret durably until the round is over.
     """
 
-    def exchange(self, train: Ask, ctx: Context) -> Generator[Ask, Answer, Answer]:
+    def exchange(self, train: Ask, ctx: ServerContext) -> Generator[Ask, Answer, Answer]:
         """Asks what it must before and after `train`, and returns the answer that the round goes on with."""
         raise NotImplementedError
 

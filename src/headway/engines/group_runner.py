@@ -291,8 +291,8 @@ class GroupRunner:
         summed = self.lowrank.train(work, plan)
         if self.job.algorithm.chain.combiner is None:
             return summed
-        here = replace(work.ctx, steps=self.site.put(summed.count))
-        return summed.combined(self.runner.coefficients(self.site.put(summed.gram()), here).cpu())
+        gram, steps = self.site.put(summed.gram()), self.site.put(summed.count)
+        return summed.combined(self.runner.coefficients(gram, work.ctx, steps).cpu())
 
     def _counted(self, ask: Ask, crew: ClientBatch, plan: BatchPlan, done: GroupResult) -> _Counted | None:
         """Trains a crew and counts its updates; `None`, and nothing has happened, if they must train one at a time."""

@@ -43,3 +43,8 @@ def add_combination(base: Tensor, rows: Tensor, coefficients: Tensor) -> Tensor:
         wide = rows[:, part].to(torch.float64)
         total[part] = torch.addmv(base[part].to(torch.float64), wide.T, coefficients)
     return total
+
+
+def quadratic(gram: Tensor, a: Tensor) -> Tensor:
+    """`a^T K a`: the squared length of `sum_l a_l row_l`.  Shapes: gram `[..., K, K]`, a `[..., K]`, result `[...]`."""
+    return (a.unsqueeze(-2) @ gram @ a.unsqueeze(-1)).squeeze(-1).squeeze(-1)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from headway.client.participant import Outcome
+from headway.core.context import ServerContext
 from headway.core.flow import Flow
 from headway.core.layout import Layout
-from headway.core.stage import Context
 from headway.core.update import Update
 from headway.engines.engine import Job
 from headway.model.device import Device
@@ -43,7 +43,7 @@ class UpdateCollector:
     def __init__(self, job: Job, flows: tuple[Flow, ...], layout: Layout, site: Device, promise: Promise) -> None:
         self.promise = promise
         self.job, self.flows, self.layout, self.site = job, flows, layout, site
-        self.chain = job.algorithm.chain
+        self.chain, self.population = job.algorithm.chain, len(job.data.clients)
 
     def lifted(self, update: Update, ask: Ask, clients: tuple[str, ...]) -> Update:
         """What many updates `[C, ...]` add to the sum."""
@@ -95,11 +95,11 @@ class UpdateCollector:
                 done.meter.add_paths(crew.clients, trained.squares, counts, trained.movement)
         return True
 
-    def _decoded(self, update: Update, ctx: Context) -> Update:
+    def _decoded(self, update: Update, ctx: ServerContext) -> Update:
         """One update, or many `[C, ...]`, decoded where updates are seen."""
         return update if self.flows[-1].server_sees == "sum" else self.chain.decode(update, ctx, self.flows)
 
-    def _decoded_crew(self, update: Update, ctx: Context) -> Update:
+    def _decoded_crew(self, update: Update, ctx: ServerContext) -> Update:
         """All of a crew's updates decoded, whole vectors of a few clients at a time, so that what decoding takes beside
         its result is bounded."""
         lanes = len(update.weight)
@@ -125,19 +125,20 @@ class UpdateCollector:
             metrics["weight"] = weights
         return Reports(clients, "counted", sizes, steps, norms, *costs, metrics)
 
-    def _at_server(self, ask: Ask, clients: str | tuple[str, ...]) -> Context:
+    def _at_server(self, ask: Ask, clients: str | tuple[str, ...]) -> ServerContext:
         """What the server knows when it takes the update of a client, or of many `[C, ...]`."""
         if isinstance(clients, str):
             age, told = torch.tensor(ask.ages([clients])[0]), ask.broadcast_for(clients)
         else:
             age = torch.tensor(ask.ages(clients)) if ask.earlier else torch.zeros(len(clients), dtype=torch.int64)
             told = ask.stacked_broadcast(clients)
-        return Context(
+        return ServerContext(
             round=ask.round,
             key=self.job.key.derive("server", ask.round),
             layout=self.layout,
             flow=self.flows[-1],
             global_params=ask.message.params,
+            population=self.population,
             age=self.site.put(age),
             asked_params=told.params,
             buffers=ask.message.buffers,

@@ -8,9 +8,10 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from headway.core.context import ClientContext, ServerContext, StepContext
 from headway.core.errors import ConfigError
 from headway.core.flow import Flow
-from headway.core.stage import Context, Place, Stage, stages
+from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
 
 
@@ -48,7 +49,7 @@ class FedProx(Stage):
         """Yes."""
         return True
 
-    def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: Context) -> Tensor:
+    def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: StepContext) -> Tensor:
         """The gradient with the proximal term."""
         return torch.add(grad, w - ctx.global_params, alpha=self.mu)
 
@@ -98,7 +99,7 @@ class Scaffold(Stage):
         """Needs client memory and rounds in step; adds the vector `control`."""
         _check_memory_and_pace(self, flow)
         if self.option == "I":
-            flow = flow.need(self, "initial_gradient")
+            flow = flow.measure(self, "initial_gradient")
         return flow.carry(self, "control").keep(self, "additive", "dense")
 
     def init(self, w: Tensor) -> Tensors:
@@ -113,28 +114,24 @@ class Scaffold(Stage):
         """Clients are told c."""
         return {"control": state["control"]}
 
-    def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: Context) -> Tensor:
+    def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: StepContext) -> Tensor:
         """The corrected gradient, or direction."""
         return grad + (ctx.received["control"] - memory["control"])
 
-    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """Adds the change of the client's variate, and remembers the new one."""
         old = memory["control"]
         if self.option == "I":
-            assert ctx.initial_gradient is not None
-            new = ctx.initial_gradient
+            new = ctx.measurements["initial_gradient"]
         else:
-            assert ctx.movement is not None
             received = ctx.lr_sum if self.after_momentum else ctx.effective_lr
-            assert received is not None
             effective_lr = received.unsqueeze(-1).to(old.dtype)
             moved = old - ctx.received["control"] - ctx.movement / effective_lr
             new = torch.where(effective_lr > 0, moved, old)  # a client that made no step learned nothing
         return update.with_vectors(control=new - old), {"control": new}
 
-    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """Moves c by the population's mean change: clients that were not asked did not change theirs."""
-        assert ctx.population is not None
         share = update.sums["clients"] / ctx.population
         change = update.vectors["control"] * share.to(state["control"].dtype)
         return update, {"control": state["control"] + change.to(state["control"].dtype)}
@@ -185,17 +182,16 @@ class FedDyn(Stage):
         """l_i = 0."""
         return {"l": torch.zeros_like(w)}
 
-    def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: Context) -> Tensor:
+    def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: StepContext) -> Tensor:
         """The gradient of the bent objective."""
         return grad - memory["l"] + self.alpha * (w - ctx.global_params)
 
-    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """Remembers l_i; the update is left alone."""
         return update, {"l": memory["l"] - self.alpha * update.delta.to(memory["l"].dtype)}
 
-    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """Moves h, and the model by the mean and by h."""
-        assert ctx.population is not None
         share = (update.sums["clients"] / ctx.population).to(state["h"].dtype)
         delta = update.delta.to(state["h"].dtype)
         h = state["h"] - self.alpha * share * delta

@@ -8,9 +8,10 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from headway.core.context import ClientContext, ServerContext
 from headway.core.errors import ConfigError
 from headway.core.flow import Flow
-from headway.core.stage import Context, Place, Stage, stages
+from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
 
 LOSS_FLOOR = 1e-10  # added to a loss that is raised to a power which may be negative
@@ -48,11 +49,8 @@ class FedNova(Stage):
         """Adds the scalar `normaliser`."""
         return flow.carry(self, "normaliser", scalar=True).keep(self, "additive", "dense")
 
-    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """The delta per unit of gradient, and the unit."""
-        assert ctx.effective_lr is not None
-        assert ctx.steps is not None
-        assert ctx.lr_sum is not None
         delta = update.delta
         steps = ctx.steps.to(delta.dtype)
         moved = ctx.lr_sum > 0  # else the client made no step, or all of them at a learning rate of 0
@@ -60,15 +58,13 @@ class FedNova(Stage):
         counted = torch.where(moved, _without_pull(ctx, steps) if ctx.flow.proximal else a, 0.0)
         return update.with_vectors(delta=delta / a.unsqueeze(-1), normaliser=counted.unsqueeze(-1)), memory
 
-    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The mean direction, as long as the clients' mean effort."""
         return update.with_delta(update.delta * update.vectors["normaliser"].to(update.delta.dtype)), state
 
 
-def _without_pull(ctx: Context, steps: Tensor) -> Tensor:
+def _without_pull(ctx: ClientContext, steps: Tensor) -> Tensor:
     """The a_i of the same steps without a proximal term, `[...]`: as many as there are, without momentum."""
-    assert ctx.free_effective_lr is not None
-    assert ctx.lr_sum is not None
     plain = torch.isclose(ctx.free_effective_lr, ctx.lr_sum, rtol=1e-12, atol=0.0)  # the same sum in another order
     return torch.where(plain, steps, ctx.free_effective_lr * steps / ctx.lr_sum).to(steps.dtype)
 
@@ -106,15 +102,12 @@ class QFedAvg(Stage):
 
     def connect(self, flow: Flow) -> Flow:
         """Needs each client's loss at the broadcast model, and clients that count the same; adds a scalar."""
-        flow = flow.need(self, "initial_loss").set(self, equal=True)
+        flow = flow.measure(self, "initial_loss").set(self, equal=True)
         return flow.carry(self, "normaliser", scalar=True).keep(self, "additive", "dense")
 
-    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """The delta scaled by the loss, and the estimate of its Lipschitz constant."""
-        assert ctx.initial_loss is not None
-        assert ctx.steps is not None
-        assert ctx.lr_sum is not None
-        loss = ctx.initial_loss.double() + LOSS_FLOOR
+        loss = ctx.measurements["initial_loss"].double() + LOSS_FLOOR
         inverse_lr = torch.where(ctx.lr_sum > 0, ctx.steps / ctx.lr_sum, 1.0).double()
         squared = (inverse_lr * torch.linalg.vector_norm(update.delta.double(), dim=-1)) ** 2
         h = self.q * loss ** (self.q - 1) * squared + inverse_lr * loss**self.q
@@ -122,6 +115,6 @@ class QFedAvg(Stage):
         normaliser = h.unsqueeze(-1).to(update.delta.dtype)
         return update.with_vectors(delta=update.delta * scale, normaliser=normaliser), memory
 
-    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """Sum over sum: the means' common denominator cancels."""
         return update.with_delta(update.delta / update.vectors["normaliser"].to(update.delta.dtype)), state

@@ -8,9 +8,10 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from headway.core.context import ClientContext, ServerContext
 from headway.core.errors import ConfigError
 from headway.core.flow import Flow
-from headway.core.stage import Context, Place, Stage, stages
+from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
 from headway.stages.weighting import check_only_weight
 
@@ -75,9 +76,9 @@ class WeighByQuality(Stage):
         """Sets the largest weight, and says what the weight tells; the vectors are left alone."""
         check_only_weight(self, flow)
         if self.by == "validation":
-            flow = flow.need(self, "validation_loss")
+            flow = flow.measure(self, "validation_loss")
         elif self.by == "entropy":
-            flow = flow.need(self, "label_entropy")
+            flow = flow.measure(self, "label_entropy")
         tells = TELLS[self.by]
         if tells is not None:
             flow = flow.set(self, exposed=(*flow.exposed, tells))
@@ -95,27 +96,24 @@ class WeighByQuality(Stage):
         """Clients are told the last aggregate."""
         return state
 
-    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """The update with its weight."""
-        assert ctx.examples is not None
         size = ctx.examples.to(update.weight.dtype) ** self.power
         size = size if self.cap is None else size.clamp_max(self.cap)
         score = torch.nan_to_num(self._score(update, ctx).to(size.dtype), nan=0.0).clamp(0.0, 1.0)
         return update.with_weight(size * (1 - (1 - self.floor) * (1 - score))), memory
 
-    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """Remembers the aggregate that clients will be compared with."""
         return update, {"aggregate": update.delta.to(state["aggregate"].dtype)} if state else state
 
-    def _score(self, update: Update, ctx: Context) -> Tensor:
+    def _score(self, update: Update, ctx: ClientContext) -> Tensor:
         """s_i, `[...]`, NaN where it is not defined for want of finite numbers."""
         if self.by == "alignment":
             return (1 + cosine(update.delta, ctx.received["aggregate"])) / 2
         if self.by == "validation":
-            assert ctx.validation_loss is not None
-            return torch.exp(-ctx.validation_loss.double() / self.temperature)
-        assert ctx.label_entropy is not None
-        return ctx.label_entropy
+            return torch.exp(-ctx.measurements["validation_loss"].double() / self.temperature)
+        return ctx.measurements["label_entropy"]
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from typing import ClassVar, Literal, TypeGuard, final
 import torch
 from torch import Tensor
 
+from headway.core.context import ServerContext
 from headway.core.errors import ConfigError
 from headway.core.flow import Flow
-from headway.core.stage import Context, Place, Stage, stages
+from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
 
 
@@ -51,7 +52,7 @@ class ServerSGD(Stage):
         """v = 0, where there is momentum."""
         return {"momentum": torch.zeros_like(w)} if self.momentum else {}
 
-    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The server's step."""
         if not self.momentum:
             return update.with_delta(update.delta * self.lr), state
@@ -111,7 +112,7 @@ class ServerAdam(Stage):
         """m = 0, t = 0, and v at its start."""
         return _moments(self, w)
 
-    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The server's step."""
         delta = update.delta.to(state["m"].dtype)
         v = self.beta2 * state["v"] + (1 - self.beta2) * delta**2
@@ -159,7 +160,7 @@ class ServerYogi(Stage):
         """m = 0, t = 0, and v at its start."""
         return _moments(self, w)
 
-    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The server's step."""
         delta = update.delta.to(state["m"].dtype)
         v = state["v"] - (1 - self.beta2) * delta**2 * torch.sign(state["v"] - delta**2)
@@ -207,7 +208,7 @@ class ServerAdagrad(Stage):
         """m = 0, t = 0, and v at its start."""
         return _moments(self, w)
 
-    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The server's step."""
         delta = update.delta.to(state["m"].dtype)
         return _adaptive(self, update, state, delta, state["v"] + delta**2)
@@ -234,7 +235,7 @@ class AverageModel(Stage):
         """m = the initial model, of no round."""
         return {"model": w.clone(), "rounds": torch.zeros(1, dtype=torch.float64)}
 
-    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """Adds the new model to the average; the update is left alone."""
         new = ctx.global_params + update.delta.to(ctx.global_params.dtype)
         rounds = state["rounds"] + 1

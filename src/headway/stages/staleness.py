@@ -9,9 +9,10 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from headway.core.context import ServerContext
 from headway.core.errors import ConfigError
 from headway.core.flow import Flow
-from headway.core.stage import Context, Place, Stage, stages
+from headway.core.stage import Place, Stage, stages
 from headway.core.update import Update
 
 
@@ -69,12 +70,11 @@ class Staleness(Stage):
             )
         return flow.set(self, additive=False).keep(self, "bound", "dense")
 
-    def decode(self, update: Update, ctx: Context) -> Update:
+    def decode(self, update: Update, ctx: ServerContext) -> Update:
         """The update, shortened."""
-        age = torch.zeros(()) if ctx.age is None else ctx.age
-        if not bool(age.any()):
+        if not bool(ctx.age.any()):
             return update
-        return update.scaled(self.factor(age.double()).expand_as(update.weight))
+        return update.scaled(self.factor(ctx.age.double()).expand_as(update.weight))
 
     def factor(self, age: Tensor) -> Tensor:
         """s(age), `[...]`."""
@@ -115,8 +115,8 @@ class Rebase(Stage):
             )
         return flow.set(self, additive=False, rebased=True).keep(self, "dense")
 
-    def decode(self, update: Update, ctx: Context) -> Update:
+    def decode(self, update: Update, ctx: ServerContext) -> Update:
         """The update, from the model of now."""
-        if ctx.asked_params is None or ctx.age is None or not bool(ctx.age.any()):
+        if not bool(ctx.age.any()):
             return update
         return update.with_delta(update.delta + (ctx.asked_params - ctx.global_params).to(update.delta.dtype))

@@ -8,9 +8,11 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from headway.core.context import CombineContext
 from headway.core.errors import ConfigError
 from headway.core.flow import Flow
-from headway.core.stage import Context, Place, Stage, stages
+from headway.core.stage import Place, Stage, stages
+from headway.numerics.gram import quadratic
 
 Rule = Literal["greedy", "smallest", "random", "centred"]
 
@@ -60,23 +62,21 @@ class ECGR(Stage):
         """Needs the client's single steps; the delta stays a dense real vector."""
         return flow.need(self, "steps").keep(self, "additive", "dense")
 
-    def combine(self, gram: Tensor, ctx: Context) -> Tensor:
+    def combine(self, gram: Tensor, ctx: CombineContext) -> Tensor:
         """The coefficient of every step in the delta; 0 for padded steps."""
         active = _active(gram, ctx)
         selected = self._selected(gram, active, ctx)
         weights = torch.full_like(gram[..., 0], self.beta).masked_fill(selected, 1.0) * active
-        total = _quadratic(gram, active.to(gram.dtype)).clamp_min(0.0)
-        if ctx.movement is not None:  # the movement itself suffers no cancellation
-            total = torch.linalg.vector_norm(ctx.movement, dim=-1, dtype=gram.dtype) ** 2
-        kept = _quadratic(gram, weights)
+        total = ctx.squared_movement
+        kept = quadratic(gram, weights)
         # below this, `kept` is the rounding error of a sum that is really zero
-        noise = 4 * gram.shape[-1] * torch.finfo(gram.dtype).eps * _quadratic(gram.abs(), weights)
+        noise = 4 * gram.shape[-1] * torch.finfo(gram.dtype).eps * quadratic(gram.abs(), weights)
         scale = torch.sqrt(total / kept)
         plain = (kept <= noise) | (weights == active).all(-1)
         coefficients = torch.where(plain.unsqueeze(-1), active.to(gram.dtype), weights * scale.unsqueeze(-1))
         return torch.where((total == 0).unsqueeze(-1), torch.zeros_like(coefficients), coefficients)
 
-    def _selected(self, gram: Tensor, active: Tensor, ctx: Context) -> Tensor:
+    def _selected(self, gram: Tensor, active: Tensor, ctx: CombineContext) -> Tensor:
         """Which steps are selected, bool `[..., K]`."""
         counts = active.sum(-1)
         wanted = (counts * self.select).to(torch.int64).clamp_min(1)
@@ -91,11 +91,9 @@ class ECGR(Stage):
         return (ranks < wanted.unsqueeze(-1)) & active
 
 
-def _active(gram: Tensor, ctx: Context) -> Tensor:
+def _active(gram: Tensor, ctx: CombineContext) -> Tensor:
     """Which steps were really made: the first `ctx.steps` of K, bool `[..., K]`."""
     positions = torch.arange(gram.shape[-1], device=gram.device)
-    if ctx.steps is None:
-        return torch.ones_like(gram[..., 0], dtype=torch.bool)
     return positions < ctx.steps.to(gram.device).unsqueeze(-1)
 
 
@@ -121,8 +119,3 @@ def _centred(gram: Tensor, active: Tensor) -> Tensor:
     inner = gram * mask.unsqueeze(-1) * mask.unsqueeze(-2)
     rows, columns = inner.sum(-1, keepdim=True) / count, inner.sum(-2, keepdim=True) / count
     return inner - rows - columns + inner.sum((-1, -2), keepdim=True) / count**2
-
-
-def _quadratic(gram: Tensor, a: Tensor) -> Tensor:
-    """`a^T K a`, `[...]`."""
-    return (a.unsqueeze(-2) @ gram @ a.unsqueeze(-1)).squeeze(-1).squeeze(-1)

@@ -8,9 +8,10 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from headway.core.context import ClientContext
 from headway.core.errors import ConfigError
 from headway.core.flow import Flow
-from headway.core.stage import Context, Place, Stage, stages
+from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
 
 
@@ -53,7 +54,7 @@ class Clip(Stage):
             )
         return flow.set(self, bound=self.norm).keep(self, "additive", "dense")
 
-    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """The update, shortened where it is too long."""
         norm = _joint_norm(update)
         finite = torch.isfinite(norm)
@@ -108,9 +109,8 @@ class Weigh(Stage):
             self, "bound", "additive", "dense"
         )
 
-    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """The update with its weight."""
-        assert ctx.examples is not None
         examples = ctx.examples.to(update.weight.dtype)
         if self.by == "uniform":
             return update.with_weight(torch.ones_like(examples)), memory

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headway.core import stopping
 from headway.core.errors import ConfigError
-from headway.core.flow import Need, TrainerFacts
+from headway.core.flow import TrainerFacts
 from headway.core.layout import Layout
 from headway.core.registry import Plain
 from headway.core.update import Tensors
@@ -22,7 +22,7 @@ from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
 from headway.numerics.sizes import bytes_of
 from headway.training.loss_terms import LossTerm
-from headway.training.measurements import StartMeasurements, held_out_count, hold_out, measure
+from headway.training.measurements import HELD_OUT, MEASUREMENTS, held_out_count, hold_out, measure
 from headway.training.step_storage import StepPlan, StepRecorder, Steps, keep_steps, plan_steps
 from headway.training.trainer import Trained, Trainer, TrainingInputs, trainers
 from headway.training.update_rule import StepStatistics, UpdateRule
@@ -156,20 +156,19 @@ class LocalSGD(Trainer):
     @property
     def facts(self) -> TrainerFacts:
         """Offers single steps and what is measured before them; a validation loss where examples are held out."""
-        offers: set[Need] = {"steps", "initial_loss", "initial_gradient", "label_entropy"}
-        if self.validation:
-            offers.add("validation_loss")
+        missing = frozenset() if self.validation else HELD_OUT
         term = self.loss_term
         how = "in full, else in half precision, else by repeated training, as fits"
         how = how if self.steps_kept == "auto" else self.steps_kept
         return TrainerFacts(
             "LocalSGD",
-            frozenset(offers),
+            frozenset({"steps", *MEASUREMENTS}) - missing,
             memory=term is not None and term.has_client_state,
             adds="" if term is None else repr(term),
             steps=f"kept within {self.steps_memory} a client, {how}",
             paced=True,
             applies=frozenset({"gradient", "step"}),
+            hints=dict.fromkeys(missing, "train with LocalSGD(validation=0.1)"),
         )
 
     def rate(self, round_: int) -> float:
@@ -367,7 +366,7 @@ class _Loop:
         whole = loss if term is None else loss + term
         return list(torch.autograd.grad(whole, self.flat_module.parameters, materialize_grads=True)), loss
 
-    def result(self, start: StartMeasurements) -> Trained:
+    def result(self, measurements: Tensors) -> Trained:
         """What was done."""
         term = self.trainer.loss_term
         return Trained(
@@ -377,10 +376,7 @@ class _Loop:
             free_effective_lr=self.free.effective_lr,
             lr_sum=self.account.lr_sum,
             loss=self.account.mean_loss(torch.stack(self.losses).tolist()),
-            initial_loss=start.initial_loss,
-            initial_gradient=start.initial_gradient,
-            validation_loss=start.validation_loss,
-            label_entropy=start.label_entropy,
+            measurements=measurements,
             keep={} if term is None else term.keep(self.flat_module),
             squares=step_squares(self.lengths, self.lrs) if self.measure else None,
         )

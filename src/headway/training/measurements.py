@@ -1,9 +1,15 @@
-"""What a client finds out before it trains: how the model of all serves it, and what its labels are."""
+"""Measurements of a client at the start of a round, before it trains: named tensors that a stage asks for in `connect`
+with `flow.measure(self, name)`, and reads as `ctx.measurements[name]`.
+
+A new one is a function of a `RoundStart` under `@measurement`, here or in a module of your own.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,18 +22,71 @@ from headway.training.trainer import TrainingInputs
 from headway.vectorized.client_batch import ClientBatch
 
 EVALUATION_BATCH = 1024
-MEASURED = {"initial_loss", "initial_gradient", "validation_loss", "label_entropy"}
+HELD_OUT = frozenset({"validation_loss"})  # measurements over held-out examples
 
 
-@dataclass(frozen=True, slots=True)
-class StartMeasurements:
-    """What was asked for of: the mean loss and gradient of w_t over the training examples, its mean loss over
-    those held out, and the labels' entropy as a share of its maximum."""
+class RoundStart:
+    """One client before it trains, with the broadcast model in the flat module; each part is computed when first read.
 
-    initial_loss: float | None = None
-    initial_gradient: Tensor | None = None
-    validation_loss: float | None = None
-    label_entropy: float | None = None
+    work: its inputs, with the examples that it trains on.  held_out: those that it never trains on; the training
+    examples, where its only example cannot be held out.
+    """
+
+    def __init__(self, work: TrainingInputs, held_out: Examples) -> None:
+        self.work, self.examples = work, work.examples
+        self.held_out = held_out if len(held_out) else work.examples
+
+    @cached_property
+    def over_training(self) -> tuple[float, Tensor | None]:
+        """The mean loss over the training examples, and its gradient where a stage asks for that."""
+        return _loss(self.work, self.examples, "initial_gradient" in self.work.flows[-1].needs)
+
+
+Measurement = Callable[[RoundStart], float | Tensor]
+MEASUREMENTS: dict[str, Measurement] = {}
+
+
+def measurement(function: Measurement) -> Measurement:
+    """Makes a measurement known by the name of its function; it returns a number, or a vector `[P]`.
+
+    Raises:
+        ConfigError: if another one has the name, or it is that of the local steps.
+    """
+    name = function.__name__
+    if name == "steps" or MEASUREMENTS.get(name, function) is not function:
+        raise ConfigError(f"there is a measurement {name!r} already: rename one of them.")
+    MEASUREMENTS[name] = function
+    return function
+
+
+@measurement
+def initial_loss(start: RoundStart) -> float:
+    """The mean loss of w_t over the training examples."""
+    return start.over_training[0]
+
+
+@measurement
+def initial_gradient(start: RoundStart) -> Tensor:
+    """The mean gradient of the loss at w_t over the training examples, `[P]`."""
+    gradient = start.over_training[1]
+    assert gradient is not None
+    return gradient
+
+
+@measurement
+def validation_loss(start: RoundStart) -> float:
+    """The mean loss of w_t over the examples held out."""
+    return _loss(start.work, start.held_out, False)[0]
+
+
+@measurement
+def label_entropy(start: RoundStart) -> float:
+    """The entropy of the labels of the training examples, as a share of its maximum, in [0, 1]."""
+    flat_module = start.work.flat_module
+    first = flat_module.site.examples(start.examples.rows(0, 1))
+    with torch.no_grad():
+        outputs = flat_module.module(flat_module.to_memory_format(first.inputs))
+    return entropy_of(start.examples.targets, outputs, first.targets)
 
 
 def held_out_count(examples: int, share: float) -> int:
@@ -70,62 +129,53 @@ def held_out_rows(crew: ClientBatch, share: float) -> tuple[ClientBatch, ClientB
 
 
 def measure_each(work: TrainingInputs, crew: ClientBatch, held_out: ClientBatch) -> dict[str, Tensor]:
-    """`measure` for each client of a crew: what was asked for, `[C, ...]`, by the names of `StartMeasurements`."""
-    if not work.flows[-1].needs & MEASURED:
+    """`measure` for each client of a crew, `[C, ...]`."""
+    if not asked(work):
         return {}
     models = work.ctx.global_params.expand(len(crew), -1)
-    each: list[StartMeasurements] = []
+    each: list[dict[str, Tensor]] = []
     for model, examples, held in zip(models, crew.examples(), held_out.examples(), strict=True):
         if not each or work.ctx.global_params.ndim > 1:
             work.flat_module.load(model, None, None)
         each.append(measure(replace(work, examples=examples), held))
-    found: dict[str, Tensor] = {}
-    for name in ("initial_loss", "initial_gradient", "validation_loss", "label_entropy"):
-        values = [getattr(start, name) for start in each]
-        if isinstance(values[0], Tensor):
-            found[name] = torch.stack(values)
-        elif values[0] is not None:
-            found[name] = torch.tensor(values, dtype=torch.float64)
-    return found
+    return {name: torch.stack([measured[name] for measured in each]) for name in each[0]}
 
 
-def measure(work: TrainingInputs, held_out: Examples) -> StartMeasurements:
-    """What the stages need to know of the client, with the broadcast model in the flat module.
-
-    A client whose only example cannot be held out is measured on that.
-    """
+def asked(work: TrainingInputs) -> list[str]:
+    """The measurements that the stages ask for."""
     needs = work.flows[-1].needs
-    if not needs & MEASURED:
-        return StartMeasurements()
+    return [name for name in MEASUREMENTS if name in needs]
+
+
+def measure(work: TrainingInputs, held_out: Examples) -> dict[str, Tensor]:
+    """The measurements that the stages ask for, with the broadcast model in the flat module; numbers are float64."""
+    names = asked(work)
+    if not names:
+        return {}
     work.flat_module.module.eval()
-    loss, gradient, validation, entropy = None, None, None, None
-    if needs & {"initial_loss", "initial_gradient"}:
-        loss, gradient = _loss(work, work.examples, "initial_gradient" in needs)
-    if "validation_loss" in needs:
-        validation, _ = _loss(work, held_out if len(held_out) else work.examples, False)
-    if "label_entropy" in needs:
-        first = work.flat_module.site.examples(work.examples.rows(0, 1))
-        with torch.no_grad():
-            outputs = work.flat_module.module(work.flat_module.to_memory_format(first.inputs))
-        entropy = entropy_of(work.examples.targets, outputs, first.targets)
-    return StartMeasurements(loss, gradient, validation, entropy)
+    start = RoundStart(work, held_out)
+    values = {name: MEASUREMENTS[name](start) for name in names}
+    return {
+        name: value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        for name, value in values.items()
+    }
 
 
 def entropy_of(targets: Tensor, outputs: Tensor, few: Tensor) -> float:
     """Of the labels, as many as the outputs of a few of them have classes; of several labels the mean over them."""
     kind = kind_of(outputs, few)
     if kind == "labels":
-        return sum(label_entropy(label, 1) for label in targets.unbind(1)) / targets.shape[1]
-    return label_entropy(targets, outputs.shape[class_axes(outputs, few)[0]] if kind == "classes" else 1)
+        return sum(normalised_entropy(label, 1) for label in targets.unbind(1)) / targets.shape[1]
+    return normalised_entropy(targets, outputs.shape[class_axes(outputs, few)[0]] if kind == "classes" else 1)
 
 
-def label_entropy(targets: Tensor, outputs: int) -> float:
+def normalised_entropy(targets: Tensor, outputs: int) -> float:
     """`-sum_k p_k log p_k / log K`, p being the shares of the K labels; one output tells two classes apart.
 
     Raises:
         ConfigError: if the targets are no classes.
 
-    >>> label_entropy(torch.tensor([0, 0, 1, 1]), 4)
+    >>> normalised_entropy(torch.tensor([0, 0, 1, 1]), 4)
     0.5
     """
     targets = targets.reshape(-1).cpu()

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from headway.core.context import StepContext, slice_tensors
 from headway.core.errors import ConfigError
 from headway.core.flow import StepRule
-from headway.core.stage import Context, Stage, slice_tensors
+from headway.core.stage import Stage
 from headway.core.update import Tensors
 from headway.training.trainer import TrainingInputs
 
-Rule = tuple[str, Stage, Tensors, Context]
+Rule = tuple[str, Stage, Tensors, StepContext]
 
 
 class StepRules:

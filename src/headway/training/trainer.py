@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from headway.core.chain import Chain, Labelled, at
+from headway.core.context import StepContext
 from headway.core.flow import Flow, TrainerFacts
 from headway.core.layout import Layout
 from headway.core.registry import Plain, Registry
-from headway.core.stage import Context
 from headway.core.update import Tensors
 from headway.data import Examples
 from headway.model.flat_module import FlatModule
@@ -37,7 +37,7 @@ class TrainingInputs:
     flat_module: FlatModule
     examples: Examples
     chain: Chain
-    ctx: Context
+    ctx: StepContext
     memory: Labelled
     told: Labelled
     flows: tuple[Flow, ...]
@@ -47,7 +47,7 @@ class TrainingInputs:
     steps: int | None = None
     applied: set[str] = field(default_factory=set)
 
-    def context(self, label: str) -> Context:
+    def context(self, label: str) -> StepContext:
         """The context as the stage of this label sees it."""
         return at(self.ctx, label, self.told, self.flows, self.chain.labels.index(label))
 
@@ -62,7 +62,7 @@ class Trained:
     effective_lr: the learning rate summed as the gradients received it; free_effective_lr: the same without the pull
     of proximal rules, if there are any; lr_sum: summed as it was.
     loss: the task's, mean over the examples used.
-    initial_loss, initial_gradient, validation_loss, label_entropy: where a stage needs them (see `Context`).
+    measurements: what the stages asked for of the client at the start of the round, by name, numbers in float64.
     keep: what the trainer remembers at the client, under its own label, if the update is counted.
     """
 
@@ -72,10 +72,7 @@ class Trained:
     lr_sum: float | Tensor
     loss: float | Tensor
     steps: Tensor | Steps | None = None
-    initial_loss: float | Tensor | None = None
-    initial_gradient: Tensor | None = None
-    validation_loss: float | Tensor | None = None
-    label_entropy: float | Tensor | None = None
+    measurements: Tensors = field(default_factory=dict)
     free_effective_lr: float | Tensor | None = None
     keep: Tensors = field(default_factory=dict)
     squares: Tensor | None = None

@@ -7,9 +7,8 @@ that are done are left behind and never trained on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,10 +117,10 @@ class BatchedSGD:
 
     def train(self, work: TrainingInputs, plan: BatchPlan) -> Trained:
         """What the clients' training did, `[C, ...]`."""
-        start: Mapping[str, Any] = measure_each(work, plan.training, plan.held_out)
+        measurements = measure_each(work, plan.training, plan.held_out)
         program = BatchedLoop(self, work, plan.table)
         program.run()
-        return replace(program.result(), **start)
+        return replace(program.result(), measurements=measurements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +241,6 @@ def _front(work: TrainingInputs, count: int) -> TrainingInputs:
     """What the step rules of the first lanes see."""
     memory = {label: {name: tensor[:count] for name, tensor in kept.items()} for label, kept in work.memory.items()}
     assert isinstance(work.ctx.key, Keys)
-    assert work.ctx.examples is not None
     ctx, told = replace(work.ctx, key=work.ctx.key[:count], examples=work.ctx.examples[:count]), work.told
     if ctx.global_params.ndim > 1:  # each was asked with a model of its own
         ctx = replace(ctx, global_params=ctx.global_params[:count])

@@ -8,9 +8,10 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from headway.core.context import ClientContext, ServerContext
 from headway.core.errors import ConfigError
 from headway.core.flow import Flow
-from headway.core.stage import Aggregator, Context, Place, stages
+from headway.core.stage import Aggregator, Place, stages
 from headway.core.update import Tensors, Update
 from headway.protocol.sums import ExactTotal
 from headway.stages.weighting import check_only_weight
@@ -76,7 +77,7 @@ class AFL(Aggregator):
                 found="a stage that wants them to count the same",
                 do_this='use Mean(over="clients"), or leave that stage out',
             )
-        flow = flow.need(self, "initial_loss")
+        flow = flow.measure(self, "initial_loss")
         told = "loss of the global model"
         return flow.set(self, weight_bound=1.0, weight_leaks=told, exposed=(*flow.exposed, told))
 
@@ -92,14 +93,13 @@ class AFL(Aggregator):
         """Clients are told theta."""
         return state
 
-    def send(self, update: Update, memory: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """The update weighed by lambda_k, and lambda_k one step up the client's loss."""
-        assert ctx.initial_loss is not None
         share = (memory["ascended"] - ctx.received["threshold"]).clamp(0.0, 1.0).squeeze(-1)
-        ascended = share + self.lr * ctx.initial_loss.double()
+        ascended = share + self.lr * ctx.measurements["initial_loss"].double()
         return update.with_weight(share).with_sums(ascended=ascended), {"ascended": ascended.unsqueeze(-1)}
 
-    def finish(self, total: ExactTotal, ctx: Context) -> Update:
+    def finish(self, total: ExactTotal, ctx: ServerContext) -> Update:
         """The mixture of the updates, and the threshold of the next one."""
         ascended = torch.stack([total.rows[client].sums["ascended"] for client in sorted(total.rows)])
         return super().finish(total, ctx).with_sums(threshold=simplex_threshold(ascended))
@@ -109,7 +109,7 @@ class AFL(Aggregator):
         shares = weights.double() if float(weights.sum()) > 0 else torch.ones_like(weights, dtype=torch.float64)
         return (rows.double() * (shares / shares.sum()).unsqueeze(-1)).sum(0)
 
-    def receive(self, update: Update, state: Tensors, ctx: Context) -> tuple[Update, Tensors]:
+    def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """Remembers the threshold."""
         return update, {"threshold": update.sums["threshold"].reshape(1)}
 

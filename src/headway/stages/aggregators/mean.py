@@ -7,8 +7,9 @@ from typing import ClassVar, Literal, final
 
 import torch
 
+from headway.core.context import Context, ServerContext
 from headway.core.flow import Flow
-from headway.core.stage import Aggregator, Context, Place, stages
+from headway.core.stage import Aggregator, Place, stages
 from headway.core.update import Update
 from headway.protocol.sums import ExactTotal
 
@@ -100,7 +101,7 @@ class Mean(Aggregator):
             return update.scaled_exactly(update.weight)
         return update.with_weight(torch.ones_like(update.weight)).scaled_exactly(torch.ones_like(update.weight))
 
-    def finish(self, total: ExactTotal, ctx: Context) -> Update:
+    def finish(self, total: ExactTotal, ctx: ServerContext) -> Update:
         """The sums over the denominator; the sum `clients` says over how many clients the mean is."""
         summed = total.value()
         clients = torch.tensor(float(total.count), dtype=torch.float64)

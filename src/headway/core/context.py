@@ -1,0 +1,144 @@
+"""What a hook may read beside its arguments: one class for each point of a round, with the facts that exist there.
+
+Leading axes are clients: a vector is `[..., P]`, a number of each client `[...]`.  Contexts are read-only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+from headway.core.flow import Flow
+from headway.core.layout import Layout
+from headway.core.update import Tensors
+from headway.numerics.keys import Key, Keys
+
+NOTHING: Tensors = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every hook may read; the subclasses add what is known at their point of the round.
+
+    round: in which the client was asked, `[C, 1]` in the model's number type if lanes were asked in different ones; at
+        the server, the present one.
+    key: of this stage in this round, for this client; one per lane where the vectors are `[C, P]`.
+    flow: the static facts that reach this stage.
+    global_params: w_t, the model with which the client was asked, `[..., P]`; at the server, the present one.
+    received: the stage's own broadcast.
+    """
+
+    round: int | Tensor
+    key: Key | Keys
+    layout: Layout
+    flow: Flow
+    global_params: Tensor
+    received: Tensors = field(default_factory=dict)
+
+    def uniform(self, count: int) -> Tensor:
+        """Uniform numbers in [0, 1), float64 `[..., count]`, each lane from its own key."""
+        one, device = self.key, self.global_params.device
+        if not isinstance(one, Key | Keys):  # a sequence of keys, where a hook is called by hand
+            return torch.stack([key.uniform(count) for key in one]).to(device)
+        return one.uniform(count).to(device)
+
+    def sliced(self, start: int, stop: int) -> Self:
+        """The context of coordinates `start..stop` alone, where a hook is called for some at a time."""
+        received = slice_tensors(self.received, start, stop, self.layout.size)
+        return replace(self, global_params=self.global_params[..., start:stop], received=received)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepContext(Context):
+    """What `step` may read, while the client trains.
+
+    examples: how many training examples the client has, `[...]`.
+    """
+
+    examples: Tensor
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CombineContext(Context):
+    """What `combine` may read, when the client's steps are made.
+
+    steps: how many of the K steps of the Gram matrix were made, `[...]`; the others are padding.
+    squared_movement: the squared length of w_K - w_t, in the number type of the Gram matrix, `[...]`.
+    """
+
+    examples: Tensor
+    steps: Tensor
+    squared_movement: Tensor
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientContext(Context):
+    """What `send` may read, and `lift` where it runs at the client, when the client has trained.
+
+    movement: sum of the client's steps before `combine`, w_K - w_t, `[..., P]`.
+    steps: how many local steps the client made.
+    effective_lr: the learning rate that each step's gradient finally received, summed over steps: K * eta for
+        plain SGD; with momentum or a schedule, minus the movement that a constant gradient of 1 causes.
+    free_effective_lr: the same without what pulls a client back to w_t.
+    lr_sum: the learning rates of the steps, summed.
+    measurements: by name, what the stages asked for in `connect` with `flow.measure`: numbers `[...]` in float64,
+        vectors `[..., P]`.
+    secret: of a `Protocol`, what it keeps at the client during a round; empty for every other stage.
+    """
+
+    examples: Tensor
+    movement: Tensor
+    steps: Tensor
+    effective_lr: Tensor
+    free_effective_lr: Tensor
+    lr_sum: Tensor
+    measurements: Mapping[str, Tensor] = field(default_factory=dict)
+    secret: Tensors = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerContext(Context):
+    """What the server's hooks may read.
+
+    population: how many clients there are.  counted: how many updates the aggregate is of.
+    age, asked_params: how many rounds the model has moved on since the client was asked, `[...]`, and the model that
+        it was asked with, `[..., P]`; 0 and the present model where no single update is meant.
+    buffers, asked_buffers: the averaged statistics of the model, if it has any, and those with which the client was
+        asked.
+    """
+
+    population: int
+    asked_params: Tensor
+    age: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    counted: int = 0
+    buffers: Tensor | None = None
+    asked_buffers: Tensor | None = None
+
+    def sliced(self, start: int, stop: int) -> ServerContext:
+        """The context of coordinates `start..stop` alone."""
+        received = slice_tensors(self.received, start, stop, self.layout.size)
+        here, asked = self.global_params[..., start:stop], self.asked_params[..., start:stop]
+        return replace(self, global_params=here, asked_params=asked, received=received)
+
+    def of_lanes(self, rows: slice) -> ServerContext:
+        """The context of some of many clients."""
+        size, asked, statistics = self.global_params.ndim + 1, self.asked_params, self.asked_buffers
+        return replace(
+            self,
+            age=self.age[rows] if self.age.ndim else self.age,
+            asked_params=asked[rows] if asked.ndim == size else asked,
+            asked_buffers=statistics[rows] if statistics is not None and statistics.ndim == size else statistics,
+        )
+
+
+def slice_tensors(tensors: Tensors, start: int, stop: int, size: int) -> dict[str, Tensor]:
+    """Coordinates `start..stop` of every vector `[..., size]`; scalars `[..., 1]` stay whole."""
+    return {name: tensor[..., start:stop] if tensor.shape[-1] == size else tensor for name, tensor in tensors.items()}
