@@ -12,7 +12,7 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.core.flow import TrainerFacts
 from headway.core.stage import Place, Stage
-from headway.training.trainer import Trained
+from headway.training.trainer import Trained, trainers
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,12 @@ def test_a_combination_of_steps_needs_a_trainer_that_offers_them() -> None:
     assert not torch.equal(half, trained(hw.LocalSGD(steps=2)))
 
 
-def test_the_loop_that_the_design_page_shows_is_local_sgd() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "design.md").read_text()
+def test_the_loop_that_the_page_on_extending_shows_is_local_sgd() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
     (source,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class FullBatch" in block]
-    names: dict = {"__name__": "design"}
-    exec(compile(source, "design.md", "exec"), names)
+    names: dict = {"__name__": "extending"}
+    with trainers.classes.restored():
+        exec(compile(source, "extending.md", "exec"), names)
     sgd = hw.LocalSGD(lr=0.1, batch_size=None, steps=3)
     shown, own = (trained(trainer, hw.FedProx(mu=3.0)) for trainer in (names["FullBatch"](), sgd))
     torch.testing.assert_close(shown, own, rtol=1e-5, atol=1e-6)
