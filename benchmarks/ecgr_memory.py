@@ -84,7 +84,8 @@ def main() -> None:
         ratio = statistics.median(a / b for a, b in zip(spent[name], spent["fedavg"], strict=True))
         away = "" if name == "fedavg" else f"{float((first[name] - first['full']).norm()) / moved:10.1e}"
         middle = statistics.median(spent[name]) * 1e3
-        print(f"{name:20} {middle:10.1f} {ratio:13.2f} {run.engine.runner.flat_module.scratch_bytes:14,} {away:>10}")
+        scratch = run.engine.execution.setup.flat_module.scratch_bytes
+        print(f"{name:20} {middle:10.1f} {ratio:13.2f} {scratch:14,} {away:>10}")
 
 
 if __name__ == "__main__":

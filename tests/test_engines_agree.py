@@ -237,7 +237,7 @@ def test_these_are_really_side_by_side(name):
         _, reports = run(CASES[name], engine)
         assert engine.sequential_reason is None
         assert not [note for report in reports for note in report.notes]
-        assert (engine.runner.lowrank is not None) == (kind == "low rank")
+        assert (engine.execution.low_rank.reason is None) == (kind == "low rank")
 
 
 @pytest.mark.parametrize(

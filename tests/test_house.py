@@ -26,7 +26,6 @@ FAN_OUT: dict[str, str] = {
     "headway.cli.compare_command": "is being split",
     "headway.cli.show_commands": "is being split",
     "headway.client.participant": "is being split",
-    "headway.engines.group_runner": "is being split",
     "headway.engines.local": "is being split",
     "headway.engines.ray.ray_worker": "is being split",
     "headway.engines.virtual_clock.clock_engine": "is being split",
@@ -84,9 +83,12 @@ SUITES: dict[str, str] = {
     "data/test_sources.py": "data.sources.packaged data.sources.registered_sources data.sources.torch_datasets",
     "data/test_split_batches.py": "data.dataset.batches",
     "data/test_synthetic.py": "data.sources.example_pool",
-    "engines/test_devices_in_runs.py": "engines.autotune.gpu_memory",
+    "engines/test_devices_in_runs.py": "engines.autotune.gpu_memory engines.client_execution",
+    "engines/test_fallbacks.py": "engines.executors.batched",
     "engines/test_fleet.py": "engines.virtual_clock.device_availability",
+    "engines/test_local.py": "engines.executors.sequential",
     "engines/test_planner.py": "engines.autotune.batch_trial",
+    "engines/test_preflight.py": "engines.executors.client_setup",
     "engines/test_process_engine.py": ("engines.processes.arrays engines.processes.shared_arrays engines.worker_pool"),
     "engines/test_ray_engine.py": "engines.ray.ray_worker",
     "engines/test_replicated_state.py": "engines.ray.state_replica",
@@ -127,7 +129,7 @@ SUITES: dict[str, str] = {
     "training/test_step_storage.py": "numerics.gram",
     "training/test_trainer.py": "training.call_trace",
     "vectorized/test_batched_sgd.py": "vectorized.batch_schedule",
-    "vectorized/test_low_rank.py": "vectorized.low_rank_layers",
+    "vectorized/test_low_rank.py": "engines.executors.low_rank_executor vectorized.low_rank_layers",
 }
 """Suites, and the files without a test file of their name that each of them covers."""
 

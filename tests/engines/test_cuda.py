@@ -99,7 +99,7 @@ def test_steps_however_kept(kept, strict):
 
 def test_clients_without_weights_of_their_own(strict):
     there = run("fedavg", "cuda", lanes=6, trainer=PLAIN, drift=False)
-    assert there[0].engine.runner.lowrank is not None
+    assert there[0].engine.execution.low_rank.reason is None
     near(there, run("fedavg", trainer=PLAIN, drift=False), LIMITS["float32"])
 
 
@@ -116,7 +116,7 @@ def test_statistics_and_what_stays_with_a_client(options, strict):
 def test_examples_that_do_not_fit_come_batch_by_batch(lanes, monkeypatch):
     monkeypatch.setattr("headway.model.device.RESIDENT", 0.0)
     there = run("scaffold", "cuda", lanes=lanes)
-    assert not there[0].engine.runner.resident
+    assert not there[0].engine.execution.is_resident
     near(there, run("scaffold"), LIMITS["float32"])
 
 
@@ -152,6 +152,6 @@ def test_memory_that_runs_out_narrows_the_crews(monkeypatch):
         reports = list(made)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert engine.runner.width < 6
+    assert engine.groups.width < 6
     assert reports[0].notes
     assert reports[0].count("counted") == len(SIZES)

@@ -1,6 +1,7 @@
 """Clients that train somewhere else than the processor: the same code, the same numbers, nothing read in a step."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from headway.engines.autotune import gpu_memory as room
 from headway.engines.autotune.execution_plan import PlanConstraints
 from headway.engines.autotune.gpu_memory import max_batch_clients
 from headway.engines.autotune.planner import _fingerprint
-from headway.engines.group_runner import GroupRunner
+from headway.engines.executors.low_rank_executor import LowRankExecutor
 from headway.experiment.runfile_schema import EngineSection
 from headway.model.device import Device
 from headway.numerics.keys import Key
@@ -60,7 +61,7 @@ def agree(algorithm, monkeypatch, site=None, **options):
     here, reports = run(algorithm, **options)
     with watched(site, monkeypatch):
         there, others = run(algorithm, site=site, **options)
-    assert site.holds(there.engine.runner.flat_module.shared)
+    assert site.holds(there.engine.execution.setup.flat_module.shared)
     assert not site.holds(there.state.params)
     torch.testing.assert_close(here.state.params, there.state.params, rtol=CLOSE, atol=CLOSE)
     for one, other in zip(reports, others, strict=True):
@@ -130,12 +131,12 @@ def test_examples_that_do_not_fit_come_batch_by_batch(trainer, lanes, monkeypatc
     site = Pretend(resident=False)
     algorithm = hw.recipes.recipe("fedavg", trainer=trainer)
     there = agree(algorithm, monkeypatch, site, lanes=lanes, drift=False)
-    assert not there.engine.runner.resident
+    assert not there.engine.execution.is_resident
 
 
 def test_clients_without_weights_of_their_own(monkeypatch):
     there = agree(hw.recipes.recipe("fedavg", trainer=PLAIN), monkeypatch, lanes=6, drift=False)
-    assert there.engine.runner.lowrank is not None
+    assert there.engine.execution.low_rank.reason is None
 
 
 def test_what_is_read_is_read_once_a_client_or_crew(monkeypatch):
@@ -206,13 +207,13 @@ LOW_RANK = {
 def test_crews_in_low_rank_form(case, monkeypatch):
     chain, trainer, make = LOW_RANK[case]
     algorithm, way = hw.Algorithm(chain, trainer, hw.All()), {"low_rank": True, "channels_last": make is images}
-    lowered, whole = GroupRunner._lowered, []
+    lowered, whole = LowRankExecutor.train, []
 
     def noted(self, *given):
         whole.append(lowered(self, *given))
         return whole[-1]
 
-    monkeypatch.setattr(GroupRunner, "_lowered", noted)
+    monkeypatch.setattr(LowRankExecutor, "train", noted)
     agree(algorithm, monkeypatch, lanes=3, drift=False, make=make, way=way)
     assert len(whole) == 8
     assert None not in whole
@@ -239,7 +240,7 @@ class TestMemoryThatRunsOut:
     def test_half_as_many_train_and_a_line_says_so(self, most):
         algorithm = hw.recipes.recipe("fedavg", trainer=PLAIN)
         narrowed, reports = run(algorithm, 6, drift=self.drift)
-        assert narrowed.engine.runner.width == 1
+        assert narrowed.engine.groups.width == 1
         assert (
             reports[0].notes[0].startswith("6 clients side by side do not fit in the memory of cpu: from here on they")
         )
@@ -255,7 +256,7 @@ class TestMemoryThatRunsOut:
     def test_what_fits_stays_side_by_side(self, most):
         most[0] = 3
         narrowed, reports = run(hw.recipes.recipe("fedavg", trainer=PLAIN), 6, drift=self.drift)
-        assert narrowed.engine.runner.width == 3
+        assert narrowed.engine.groups.width == 3
         assert len(reports[0].notes) == 1
 
     def test_the_planner_takes_what_fits(self, most):
@@ -286,7 +287,7 @@ class Small(Device):
 def test_as_many_lanes_as_fit_by_what_two_small_crews_need(free, lanes, monkeypatch):
     """Of six clients two, and then all, are rehearsed: 120 and 160 bytes are 10 a lane; 0.8 of 175 are 140."""
     made, _ = run(hw.recipes.recipe("scaffold", trainer=TRAINER), 6, Small(free))
-    assert made.engine.runner.width == lanes
+    assert made.engine.groups.width == lanes
     assert made.engine.pinned_settings == ({} if lanes == 1 else {"lanes": lanes})
     assert ("(of 6 that were asked for, those that fit in its memory)" in made.engine.summary) == (lanes < 6)
     again, _ = run(hw.recipes.recipe("scaffold", trainer=TRAINER), lanes)
@@ -295,7 +296,7 @@ def test_as_many_lanes_as_fit_by_what_two_small_crews_need(free, lanes, monkeypa
 
 def test_lanes_are_counted_down_only_where_memory_has_an_end():
     made, _ = run(hw.recipes.recipe("fedavg", trainer=PLAIN), 6)
-    assert max_batch_clients(made.engine.runner, 6) == 6
+    assert max_batch_clients(made.engine.groups, 6) == 6
     assert room.SHARE < 1
 
 
@@ -323,8 +324,7 @@ def test_plans_are_remembered_by_device_and_precision(monkeypatch):
     names = set()
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     for site in (Device(), Device(torch.device("cuda", 0)), Device(torch.device("cuda", 0), "tf32")):
-        made.engine.runner.site = site
-        names.add(_fingerprint(made.engine.runner, 6, 1, PlanConstraints(), 0))
+        names.add(_fingerprint(replace(made.engine.execution.setup, device=site), 6, 1, PlanConstraints(), 0))
     assert len(names) == 3
 
 
@@ -387,7 +387,7 @@ def test_the_engines_line_says_which_gpu(lanes, said, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
     made.engine.site = Device(torch.device("cuda", 0), "tf32")
     assert made.engine.summary == said.replace(":", ", the examples there too:")
-    made.engine.runner.site = made.engine.site
+    made.engine.execution.setup = replace(made.engine.execution.setup, device=made.engine.site)
     assert made.engine.summary == said
     assert made.engine.site.versions["gpu"] == "Some GPU"
 

@@ -165,7 +165,7 @@ def test_an_update_that_is_not_finite_is_said_and_named():
     assert [(r.client, r.status) for r in reports[0].clients if r.status != "counted"] == [("client-4", "rejected")]
     found = notes(reports)
     assert len(found) == 1
-    assert "an update of a crew is not finite" in found[0]
+    assert "an update of a batch is not finite" in found[0]
     assert made.engine.sequential_reason is None
 
 

@@ -108,7 +108,7 @@ def test_low_rank_crews_share_one_model():
         list(one)
         one.close()
         results.append(one)
-    assert results[1].engine.inner.runner.uses_low_rank
+    assert results[1].engine.inner.execution.uses_low_rank
     torch.testing.assert_close(results[1].state.params, results[0].state.params, rtol=1e-10, atol=1e-12)
 
 

@@ -37,7 +37,7 @@ def timed(monkeypatch, seconds):
 def test_the_fastest_is_chosen(store, monkeypatch, seconds, chosen):
     timed(monkeypatch, seconds)
     made = started("fedavg", hw.LocalEngine(lanes="auto"))
-    assert made.engine.plan.way.lanes == made.engine.runner.width == chosen
+    assert made.engine.plan.way.lanes == made.engine.groups.width == chosen
     assert made.engine.plan.seconds == (seconds[chosen], seconds[1])
 
 
@@ -62,8 +62,8 @@ def test_the_best_crews_are_tried_on_all_threads(store, monkeypatch, faster, thr
 
 
 def test_what_is_quick_is_measured_more_often(store):
-    runner = started("fedavg", hw.LocalEngine(lanes=2)).engine.runner
-    trial = planner._Trial(runner, 2)
+    groups = started("fedavg", hw.LocalEngine(lanes=2)).engine.groups
+    trial = planner._Trial(groups, 2)
     assert not trial._unsure(1, planner.LONG_S * 2)
     assert trial._unsure(planner.REPEATS, planner.QUICK_S * 2)
     assert not trial._unsure(planner.REPEATS + 1, planner.QUICK_S * 2)

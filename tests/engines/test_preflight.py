@@ -121,7 +121,7 @@ def test_the_trial_leaves_no_trace():
     data = blobs()
     held = data.fingerprint()
     run = start(hw.Task(Noisy, buffers="average"), data)
-    flat_module = run.engine.runner.flat_module
+    flat_module = run.engine.execution.setup.flat_module
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (repr(np.random.get_state(legacy=False)), random.getstate()) == before[1:]
     assert data.fingerprint() == held

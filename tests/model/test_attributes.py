@@ -201,5 +201,5 @@ def test_a_term_that_copies_the_model_keeps_nothing_either():
         for clients in (ALL, ("client-2",))
     )  # fmt: skip
     assert len(list(both)) == len(list(alone)) == 2
-    fixed = both.engine.runner.flat_module.frozen_copy()
+    fixed = both.engine.execution.setup.flat_module.frozen_copy()
     assert fixed.state is None

@@ -72,7 +72,7 @@ def test_what_is_selected_trains_like_a_tensor(kind, output):
 def test_on_every_engine_and_method(engine, recipe):
     plain, made = run("tensor", engine=engine(), recipe=recipe)[0], run("dict", "logits", engine(), recipe=recipe)[0]
     assert torch.equal(made.state.params, plain.state.params)
-    assert (made.engine.runner.lanes is None) == (plain.engine.runner.lanes is None)
+    assert (made.engine.execution.batched.reason is None) == (plain.engine.execution.batched.reason is None)
 
 
 def test_a_model_that_returns_more_while_it_trains():

@@ -81,7 +81,9 @@ def follow(chain, quorum, move, rounds=15):
             age = int(client.metrics["age"])
             asked = report.round - 1 - age
             ask = Ask(Train(Message(versions[asked]), asked), (client.client,))
-            update = alone.engine.runner.runner.train(client.client, ask, data.train_of(client.client), None).update
+            update = alone.engine.execution.setup.participant.train(
+                client.client, ask, data.train_of(client.client), None
+            ).update
             updates.append((age, versions[asked], update.delta))
         x = move(x, updates)
         torch.testing.assert_close(made.state.params, x, rtol=1e-10, atol=1e-12)

@@ -229,7 +229,7 @@ class TestTheBudget:
     @pytest.mark.parametrize("budget", [10**6, 2831, 707, 100, 48])
     def test_holds_for_the_scratch_memory_of_a_whole_run(self, budget):
         run = whole_run(replace(BASE, steps_memory=budget), rounds=1)
-        assert 0 < run.engine.runner.flat_module.scratch_bytes <= budget
+        assert 0 < run.engine.execution.setup.flat_module.scratch_bytes <= budget
 
     @pytest.mark.parametrize(
         ("said", "found"),

@@ -118,7 +118,7 @@ def test_steps_that_do_not_fit_the_budget_are_kept_one_client_at_a_time():
     small = hw.LocalSGD(lr=0.1, batch_size=4, steps_memory=51 * 8 * 5)
     alone, beside = run("fedavg+ecgr", 1, small), run("fedavg+ecgr", 6, small)
     agree(alone, beside)
-    assert 0 < beside[0].engine.runner.flat_module.scratch_bytes <= 51 * 8 * 5
+    assert 0 < beside[0].engine.execution.setup.flat_module.scratch_bytes <= 51 * 8 * 5
     half = hw.LocalSGD(lr=0.1, batch_size=4, steps_kept="half")
     agree(run("fedavg+ecgr", 1, half), run("fedavg+ecgr", 6, half))
 

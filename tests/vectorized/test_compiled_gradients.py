@@ -85,7 +85,7 @@ def test_of_several_sizes_of_batches_those_that_are_frequent_are_compiled(calls)
     """Eight clients of 9 examples and one of 3: batches of 4, 4, 1, and one of 3."""
     engine = hw.LocalEngine(compiled=True)
     run("fedavg", engine, sizes=(9,) * 8 + (3,))
-    assert set(engine.runner.compiler.used.programs) == {4, 1}
+    assert set(engine.execution.compiler.used.programs) == {4, 1}
     assert set(calls) == {(4, True), (1, True), (3, False)}
 
 
@@ -214,7 +214,7 @@ def test_a_program_that_fails_later_is_left_with_a_note(monkeypatch):
     made = started("fedavg", engine)
     reports = iter(made)
     assert next(reports).notes == ()
-    for program in engine.runner.compiler.used.programs.values():
+    for program in engine.execution.compiler.used.programs.values():
         monkeypatch.setattr(program, "function", lambda *_: 1 / 0)
     (note,) = next(reports).notes
     assert "torch cannot compile it (ZeroDivisionError: division by zero)" in note
@@ -337,11 +337,11 @@ def test_workers_share_the_work_that_is_left(store, tried):
 
 def test_compiling_ends_when_it_cannot_pay_any_more(store, tmp_path):
     made = started("fedavg", hw.LocalEngine(lanes="auto"))
-    trial = planner._Trial(made.engine.runner, 6)
+    trial = planner._Trial(made.engine.groups, 6)
     assert trial.compile((ExecutionPlan(), 1), most=-1.0) is None
     with pytest.raises(KeyError):
         trial.found[ExecutionPlan(compiled=True), 1]
-    assert made.engine.runner.not_compiled == "compiling takes longer than the run could save"
+    assert made.engine.execution.not_compiled == "compiling takes longer than the run could save"
 
 
 def test_the_planner_says_why_what_was_asked_for_cannot_be(store):
@@ -416,10 +416,11 @@ def test_it_is_an_option_of_run_files():
 def test_flat_module_and_lanes_are_given_what_is_used_and_nothing_else():
     engine = hw.LocalEngine(lanes=6, compiled=True)
     started("fedavg", engine)
-    runner = engine.runner
-    assert isinstance(runner.lanes.compiled, Beside)
-    assert runner.flat_module.compiled is None
-    runner.use(ExecutionPlan(compiled=True))
-    assert (runner.lanes.compiled, type(runner.flat_module.compiled)) == (None, Alone)
-    runner.use(ExecutionPlan())
-    assert (runner.lanes.compiled, runner.flat_module.compiled) == (None, None)
+    execution = engine.execution
+    loop, flat_module = execution.batched.loop, execution.setup.flat_module
+    assert isinstance(loop.compiled, Beside)
+    assert flat_module.compiled is None
+    execution.use(ExecutionPlan(compiled=True))
+    assert (loop.compiled, type(flat_module.compiled)) == (None, Alone)
+    execution.use(ExecutionPlan())
+    assert (loop.compiled, flat_module.compiled) == (None, None)

@@ -6,7 +6,6 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.engines.group_runner import first_ask
 from headway.vectorized import low_rank as lowrank
 from headway.vectorized.low_rank_layers import OuterProductDelta
 from headway.vectorized.momentum import MomentumCoefficients
@@ -147,7 +146,7 @@ class Scaled(nn.Module):
 @pytest.mark.parametrize("kind", list(other_models()))
 def test_other_models_have_weights_of_their_own(lowered, kind):
     agree(run(1, make=lambda: other_models()[kind]), run(4, make=lambda: other_models()[kind]))
-    assert run(4, make=lambda: other_models()[kind])[0].engine.runner.lowrank is None
+    assert run(4, make=lambda: other_models()[kind])[0].engine.execution.low_rank.reason is not None
 
 
 def front():
@@ -190,10 +189,9 @@ def wide():
 
 def forms(made):
     """The form in which each layer of a run's first crew was held."""
-    runner = made.engine.runner
-    crew = runner._crew(made.data.clients, first_ask(runner, made.data.clients))
-    _, plan = runner.lanes.plan(crew, first_ask(runner, made.data.clients))
-    return [type(layer).__name__ for layer in runner.lowrank.held(plan)]
+    execution = made.engine.execution
+    batch = execution.batched.plan(execution.setup.first_ask(made.data.clients), made.data.clients)
+    return [type(layer).__name__ for layer in execution.low_rank.loop.held(batch.plan)]
 
 
 @pytest.mark.parametrize(
@@ -343,4 +341,4 @@ def test_who_explodes_is_rejected_and_the_others_count():
 
 def test_the_model_is_given_back_as_it_was():
     made, _ = run(6)
-    assert all("forward" not in vars(part) for part in made.engine.runner.flat_module.module.modules())
+    assert all("forward" not in vars(part) for part in made.engine.execution.setup.flat_module.module.modules())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from torch import nn
 
@@ -14,12 +12,12 @@ from headway.training.trainer import Trainer
 
 LETTERS = 160  # of an error's text
 
-ALONE = "the clients of such a crew train one at a time, which changes the last bits of what is learned"
-WRITTEN = "the clients of such a crew have weights of their own, which changes the last bits of what is learned"
+ALONE = "the clients of such a batch train one at a time, which changes the last bits of what is learned"
+WRITTEN = "the clients of such a batch have weights of their own, which changes the last bits of what is learned"
 
 
 class Fallbacks:
-    """Sentences about crews that could not train as was meant; each is kept once in a run.
+    """Sentences about batches that could not train as was meant; each is kept once in a run.
 
     >>> fallbacks = Fallbacks()
     >>> fallbacks.add("too large"), fallbacks.add("too large"), fallbacks.take(), fallbacks.take()
@@ -29,31 +27,17 @@ class Fallbacks:
     def __init__(self) -> None:
         self._known: set[str] = set()
         self._new: list[str] = []
-        self._silent = False
 
     def add(self, note: str) -> None:
         """A sentence, unless it is known."""
-        if not self._silent and note not in self._known:
+        if note not in self._known:
             self._known.add(note)
             self._new.append(note)
-
-    def failed(self, error: Exception, instead: str, how: str = "") -> None:
-        """A crew in which something raised; instead: what its clients do; how: they were to train, if not plainly."""
-        self.add(f"{failure(error)}{how}: {instead}.")
 
     def take(self) -> list[str]:
         """The sentences since the last call."""
         new, self._new = self._new, []
         return new
-
-    @contextmanager
-    def silent(self) -> Iterator[None]:
-        """Adds nothing meanwhile: what is done is only tried."""
-        before, self._silent = self._silent, True
-        try:
-            yield
-        finally:
-            self._silent = before
 
 
 def failure(error: Exception) -> str:

@@ -16,6 +16,7 @@ from headway.core.update import Tensors
 from headway.engines.autotune.execution_plan import ExecutionPlan, PlanConstraints
 from headway.engines.autotune.gpu_memory import max_batch_clients
 from headway.engines.autotune.planner import MOST, MeasuredPlan, default_store, make_plan
+from headway.engines.client_execution import ClientExecution
 from headway.engines.engine import Engine, Job
 from headway.engines.group_runner import GroupRunner
 from headway.engines.grouping import expected_cohort, groups_of
@@ -97,18 +98,22 @@ class LocalEngine(Engine):
         if not self.site.on_gpu:
             plain = self._way == ExecutionPlan() and self.plan is None and self.not_compiled is None
             return "" if plain else self._beside
-        there = ", the examples there too" if self.runner.resident else ""
+        there = ", the examples there too" if self.execution.is_resident else ""
         return f"on {self.site.name}{there}: {self._beside}"
 
     @property
     def _beside(self) -> str:
         """The way, and why not as many clients side by side as were asked for."""
-        if self.runner.why_not is not None:
-            said = f"clients one at a time, since {self.runner.why_not}" + "; compiled" * self.runner.way.compiled
+        if self.execution.batching_refused is not None:
+            said = (
+                f"clients one at a time, since {self.execution.batching_refused}"
+                + "; compiled" * self.execution.plan.compiled
+            )
         else:
             said = self._way.summary if self.plan is None else self.plan.summary
-            if self._way.low_rank and self._way.lanes > 1 and self.runner.not_lowered is not None:
-                said = f"{self._way.lanes} clients side by side, not in low-rank form, since {self.runner.not_lowered}"
+            reason = self.execution.low_rank.reason
+            if self._way.low_rank and self._way.lanes > 1 and reason is not None:
+                said = f"{self._way.lanes} clients side by side, not in low-rank form, since {reason}"
             if self.lanes not in ("auto", self._way.lanes):
                 said = f"{said} (of {self.lanes} that were asked for, those that fit in its memory)"
         return said if self.not_compiled is None else f"{said}; not compiled, since {self.not_compiled}"
@@ -144,12 +149,14 @@ class LocalEngine(Engine):
         measuring = self.lanes == "auto" and self.plan is None
         way = replace(self._way, compiled=False)  # until the threads are known
         way = replace(way, lanes=MOST) if measuring else way
-        self.runner = GroupRunner(job, flows, measure, way, self.site)
+        self.execution = ClientExecution(job, flows, measure, way, self.site)
+        self.groups = GroupRunner(self.execution)
+        setup = self.execution.setup
         drawn = getattr(job.algorithm.sampler, "clients", None)
-        check_single(self.runner.runner.trainer, self.runner.flat_module, self.runner.job.data, drawn)
+        check_single(setup.participant.trainer, setup.flat_module, setup.job.data, drawn)
         cohort = expected_cohort(job.algorithm, len(self.population))
-        with untouched(self.runner.flat_module), self.site.training():
-            fitting = max_batch_clients(self.runner, min(cohort, self.runner.width)) if self.plan is None else cohort
+        with untouched(setup.flat_module), self.site.training():
+            fitting = max_batch_clients(self.groups, min(cohort, self.groups.width)) if self.plan is None else cohort
             if measuring:
                 self.plan = self._measured(min(cohort, fitting), job.rounds * cohort)
             elif fitting < min(cohort, self._way.lanes):
@@ -161,7 +168,7 @@ class LocalEngine(Engine):
 
     def _measured(self, cohort: int, clients: int) -> MeasuredPlan:
         """The fastest plan for cohorts of this size, and so many clients in all rounds."""
-        return make_plan(self.runner, cohort, torch.get_num_threads(), self.wish, default_store(), clients)
+        return make_plan(self.groups, cohort, torch.get_num_threads(), self.wish, default_store(), clients)
 
     def _use(self, way: ExecutionPlan) -> None:
         """Makes ready for this way; what cannot be compiled is not.
@@ -169,8 +176,8 @@ class LocalEngine(Engine):
         Raises:
             RunFolderError: if it was, in a run that is resumed.
         """
-        self.runner.use(way)
-        self.not_compiled = self.runner.not_compiled
+        self.execution.use(way)
+        self.not_compiled = self.execution.not_compiled
         if self.not_compiled is not None:
             if self.was_compiled:
                 raise RunFolderError(
@@ -202,17 +209,17 @@ class LocalEngine(Engine):
     @property
     def keeps_memory(self) -> bool:
         """Whether clients keep something between rounds."""
-        return bool(self.runner.runner.first_memory())
+        return bool(self.execution.setup.participant.first_memory())
 
     @property
     def sequential_reason(self) -> str | None:
         """Why clients train one at a time, as a phrase; `None` if they do not."""
-        return self.runner.sequential_reason
+        return self.execution.sequential_reason
 
     def try_once(self, state: State, evaluated: bool) -> Sequence[str]:
         """Tries the work of one client, in this process."""
-        try_client(self.runner, state, evaluated)
-        return habit_notes(self.runner.flat_module)
+        try_client(self.execution.setup, state, evaluated)
+        return habit_notes(self.execution.setup.flat_module)
 
     def clients(self) -> Sequence[str]:
         """The population."""
@@ -223,7 +230,7 @@ class LocalEngine(Engine):
 
         The generators and settings of torch, NumPy and Python are left as they were found.
         """
-        before, others = self.site.rng_state(), outside() if self.runner.flat_module.seeds_outside else None
+        before, others = self.site.rng_state(), outside() if self.execution.setup.flat_module.seeds_outside else None
         try:
             match ask.request:
                 case Train():
@@ -240,7 +247,7 @@ class LocalEngine(Engine):
             raise ConfigError(f"the {self.facts.name} engine has no answer to a {type(ask.request).__name__} request.")
         finally:
             self.site.set_rng_state(before)
-            self.runner.flat_module.attributes.restore()
+            self.execution.setup.flat_module.attributes.restore()
             if others is not None:
                 rewind_outside(others)
 
@@ -248,19 +255,21 @@ class LocalEngine(Engine):
         """Nothing is held open."""
 
     def _train(self, ask: Ask) -> Answer:
-        total, meter = ExactTotal(), self.runner.meter(ask)
+        total, meter = ExactTotal(), self.execution.setup.meter(ask)
         parts: list[Reports] = []
-        for members in groups_of(ask.cohort, self.job.data.train, self.runner.width):
-            done = self.runner.run(ask, members, self.secrets, meter)
+        for members in groups_of(ask.cohort, self.job.data.train, self.groups.width):
+            done = self.groups.run(ask, members, self.secrets, meter)
             total.add_group(done.group)
             parts += done.parts
-        return replace(answered(total, parts, meter), notes=self.runner.fallbacks.take())
+        return replace(answered(total, parts, meter), notes=self.execution.fallbacks.take())
 
     def _evaluate(self, ask: Ask) -> Answer:
-        self.runner.flat_module.seed(self.job.key.derive("evaluation", ask.round).seed())
-        data = self.runner.job.data
-        scores, pooled = evaluate_clients(self.runner.flat_module, ask.message, data, ask.cohort, self.job.memory)
-        self.runner.unwritten.check()
+        self.execution.setup.flat_module.seed(self.job.key.derive("evaluation", ask.round).seed())
+        data = self.execution.setup.job.data
+        scores, pooled = evaluate_clients(
+            self.execution.setup.flat_module, ask.message, data, ask.cohort, self.job.memory
+        )
+        self.execution.unwritten.check()
         sizes = [len(self.job.data.test[client]) for client in scores]
         reports = Reports(scores, "counted", sizes, metrics=columns_of(list(scores.values())))
         return Answer(reports=reports, figures=pooled)
@@ -268,9 +277,9 @@ class LocalEngine(Engine):
     def _measure(self, ask: Ask) -> Answer:
         """The loss of the model on each client's training examples: here, whatever trains the clients."""
         losses = training_losses(
-            self.runner.flat_module, ask.message, self.runner.job.data, ask.cohort, self.job.memory
+            self.execution.setup.flat_module, ask.message, self.execution.setup.job.data, ask.cohort, self.job.memory
         )
-        self.runner.unwritten.check()
+        self.execution.unwritten.check()
         up, down = frame.size(REPLY), frame.size(ask.message.tensors())
         told = {"train_loss": list(losses.values())}
         return Answer(reports=Reports(losses, bytes_up=up, bytes_down=down, metrics=told))
@@ -289,7 +298,7 @@ class LocalEngine(Engine):
         label, protocol = found
         replies: dict[str, Tensors] = {}
         for client in sorted(ask.cohort):
-            key = self.runner.runner.client_key(client, ask.round).derive(label, ask.attempt)
+            key = self.execution.setup.participant.client_key(client, ask.round).derive(label, ask.attempt)
             reply, self.secrets[client] = protocol.answer(request, self.secrets.get(client, {}), client, key)
             replies[client] = reply
         return Answer(replies=replies)

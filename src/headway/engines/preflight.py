@@ -10,7 +10,7 @@ from headway.core.algorithm import State
 from headway.core.errors import ConfigError, HeadwayError, UpdateRejected
 from headway.data.dataset.client_index import ClientIndex
 from headway.engines.engine import Engine
-from headway.engines.group_runner import GroupRunner
+from headway.engines.executors.client_setup import ClientSetup
 from headway.engines.grouping import expected_cohort
 from headway.model.blame import stage_of
 from headway.model.module_checks import untouched
@@ -36,7 +36,7 @@ def try_once(engine: Engine, central: CentralTest | None, state: State, evaluate
     return list(notes)
 
 
-def try_client(runner: GroupRunner, state: State, evaluated: bool) -> None:
+def try_client(setup: ClientSetup, state: State, evaluated: bool) -> None:
     """Trains one client for one step, sums its update, advances the server's state, and evaluates the client.
 
     All is forgotten: parameters, statistics, attributes, modes, generators, notes; no memory is proposed.
@@ -47,21 +47,21 @@ def try_client(runner: GroupRunner, state: State, evaluated: bool) -> None:
         ClientFailed: naming the client, the part that failed, and its inputs.
         ConfigError: naming the stage that failed at the server.
     """
-    data, flat_module = runner.job.data, runner.flat_module
-    with runner.fallbacks.silent(), untouched(flat_module):
-        with runner.site.training():
-            _train(runner, state, _first_drawn(runner))
+    data, flat_module = setup.job.data, setup.flat_module
+    with untouched(flat_module):
+        with setup.device.training():
+            _train(setup, state, _first_drawn(setup))
         tested = ClientIndex.of(data.test).sizes
         if evaluated and bool(tested.any()):
             client = data.clients[int((tested > 0).nonzero()[0])]
             examples = spread(data.test_of(client))
-            message = runner.site.message(Message(state.model, buffers=state.buffers))
-            score_client(flat_module, message, examples, runner.job.memory, client)
+            message = setup.device.message(Message(state.model, buffers=state.buffers))
+            score_client(flat_module, message, examples, setup.job.memory, client)
 
 
-def _first_drawn(runner: GroupRunner) -> str:
+def _first_drawn(setup: ClientSetup) -> str:
     """The first client that a round can have and that has a few examples, or as many as any has."""
-    job = runner.job
+    job = setup.job
     named = getattr(job.algorithm.sampler, "clients", None) or ()
     names = [name for name in named if name in job.data.train] or job.data.clients
     sizes = (
@@ -72,31 +72,31 @@ def _first_drawn(runner: GroupRunner) -> str:
     return names[int((sizes >= min(LEAST, int(sizes.max()))).nonzero()[0])]
 
 
-def _train(runner: GroupRunner, state: State, client: str) -> None:
+def _train(setup: ClientSetup, state: State, client: str) -> None:
     """One client's step, and the server's part of a round with its update."""
-    job, trainer = runner.job, runner.runner.trainer
+    job, trainer = setup.job, setup.participant.trainer
     algorithm, examples = job.algorithm, job.data.train_of(client)
     batch = getattr(trainer, "batch_size", None) or TRAINED
     examples = examples.rows(0, min(len(examples), TRAINED, max(batch, LEAST)))
     steps = {client: 1} if trainer.facts.paced else {}
 
     def send(ask: Ask) -> Answer:
-        here = replace(ask, steps=steps).map_broadcasts(runner.site.message)
-        outcome = runner.runner.train(client, here, examples, job.memory.get(client))
-        runner.promise.check(outcome.update, client, len(examples))
+        here = replace(ask, steps=steps).map_broadcasts(setup.device.message)
+        outcome = setup.participant.train(client, here, examples, job.memory.get(client))
+        setup.guard.check(outcome.update, client, len(examples))
         done, total = GroupResult(), ExactTotal()
-        for name in _senders(runner, client):
-            runner.intake.count(here, name, outcome, done)
+        for name in _senders(setup, client):
+            setup.collector.count(here, name, outcome, done)
         total.add_group(done.group)
         return Answer(total=total)
 
     if algorithm.chain.protocol is not None:  # several exchanges, whose secrets belong to a real round
         message = Message(state.params, algorithm.chain.broadcast(state.stages), state.buffers)
-        ask = Ask(Train(message, state.round), (client,), steps=steps).map_broadcasts(runner.site.message)
-        runner.runner.train(client, ask, examples, job.memory.get(client))
+        ask = Ask(Train(message, state.round), (client,), steps=steps).map_broadcasts(setup.device.message)
+        setup.participant.train(client, ask, examples, job.memory.get(client))
         return
-    population, layout = len(job.data.clients), runner.flat_module.layout
-    rounds = algorithm.round(state, (client,), key=job.key, layout=layout, flows=runner.flows, population=population)
+    population, layout = len(job.data.clients), setup.flat_module.layout
+    rounds = algorithm.round(state, (client,), key=job.key, layout=layout, flows=setup.flows, population=population)
     try:
         drive(rounds, send)
     except HeadwayError as error:
@@ -108,9 +108,9 @@ def _train(runner: GroupRunner, state: State, client: str) -> None:
         ) from error
 
 
-def _senders(runner: GroupRunner, client: str) -> list[str]:
+def _senders(setup: ClientSetup, client: str) -> list[str]:
     """Under whose names the update counts: as many clients as a round has, where a rule looks at the whole cohort."""
-    if not runner.job.algorithm.chain.aggregator.whole_cohort:
+    if not setup.job.algorithm.chain.aggregator.whole_cohort:
         return [client]
-    cohort = expected_cohort(runner.job.algorithm, len(runner.job.data.clients))
-    return list(runner.job.data.clients[: max(1, min(cohort, ROWS // max(runner.flat_module.layout.size, 1)))])
+    cohort = expected_cohort(setup.job.algorithm, len(setup.job.data.clients))
+    return list(setup.job.data.clients[: max(1, min(cohort, ROWS // max(setup.flat_module.layout.size, 1)))])

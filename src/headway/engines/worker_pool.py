@@ -107,16 +107,16 @@ class WorkerHandle(ABC):
 class WorkerTotals:
     """The worker's own side: runs units, and keeps what they add up to."""
 
-    def __init__(self, runner: GroupRunner) -> None:
-        self.runner, self.total = runner, ExactTotal()
+    def __init__(self, groups: GroupRunner) -> None:
+        self.groups, self.total = groups, ExactTotal()
         self.meter: tuple[int, DriftMeter | None] = (-1, None)
 
     def run(self, ask: Ask, cohort: int) -> GroupResult:
         """Trains the clients of the ask, of so many in the round; torch's own generator is left as it was found."""
         if self.meter[0] != ask.round:
-            self.meter = (ask.round, self.runner.meter(ask, cohort))
+            self.meter = (ask.round, self.groups.setup.meter(ask, cohort))
         before = torch.get_rng_state()
-        done = self.runner.run(ask, ask.cohort, {}, self.meter[1])
+        done = self.groups.run(ask, ask.cohort, {}, self.meter[1])
         torch.set_rng_state(before)
         return done
 
@@ -180,13 +180,13 @@ class WorkerEngine(LocalEngine):
         self.here = None
         if chain.protocol is not None:
             self.here = f"{chain.protocol[0]} exchanges secrets with each client"
-        elif self.runner.flows[-1].number == "ring":
+        elif self.execution.setup.flows[-1].number == "ring":
             self.here = "updates are whole numbers"
 
     def _measured(self, cohort: int, clients: int) -> MeasuredPlan:
         """The fastest plan for one worker's part of a cohort, and of so many clients."""
         part, all_rounds = -(-cohort // self.workers), -(-clients // self.workers)
-        return make_plan(self.runner, part, 1, self.wish, default_store(), all_rounds)
+        return make_plan(self.groups, part, 1, self.wish, default_store(), all_rounds)
 
     @property
     def _threads_said(self) -> list[str]:
@@ -228,12 +228,12 @@ class RoundDispatcher:
         self.engine, self.asked = engine, ask
         self.waiting: deque[Unit] = deque()
         place = 0
-        for clients in groups_of(ask.cohort, engine.job.data.train, engine.runner.width, spread(len(ask.cohort))):
+        for clients in groups_of(ask.cohort, engine.job.data.train, engine.groups.width, spread(len(ask.cohort))):
             self.waiting.append(Unit(clients, place))
             place += len(clients)
         self.whole = engine.job.algorithm.chain.aggregator.whole_cohort
         self.deaths: dict[tuple[int, bool], int] = {}  # by unit, and whether with the machine
-        self.total, self.meter = ExactTotal(), engine.runner.meter(ask)
+        self.total, self.meter = ExactTotal(), engine.execution.setup.meter(ask)
         self.reports: dict[int, Reports] = {}
         self.notes: list[str] = []
         self.replaced: list[str] = []  # sentences about workers that were lost
@@ -250,8 +250,8 @@ class RoundDispatcher:
         while not all(self._collect(hand) for hand in engine.crew):
             self._work()
         for note in self.notes:
-            engine.runner.fallbacks.add(note)  # which keeps what several workers have in common once
-        notes = [*engine.runner.fallbacks.take(), *self.replaced]
+            engine.execution.fallbacks.add(note)  # which keeps what several workers have in common once
+        notes = [*engine.execution.fallbacks.take(), *self.replaced]
         return replace(answered(self.total, self.reports.values(), self.meter), notes=notes)
 
     def _give(self, hand: WorkerHandle) -> None:
@@ -296,7 +296,7 @@ class RoundDispatcher:
     def _here(self, unit: Unit) -> None:
         """Runs a unit in this process, where what fails can be looked at."""
         stopping.check()
-        done = self.engine.runner.run(self.asked, unit.clients, {}, self.meter)
+        done = self.engine.groups.run(self.asked, unit.clients, {}, self.meter)
         self.total.add_group(done.group)
         self.reports[unit.first] = Reports.joined(done.parts)
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from headway.client.participant import Outcome
+from headway.core.algorithm import Algorithm
 from headway.core.context import ServerContext
 from headway.core.flow import Flow
 from headway.core.layout import Layout
 from headway.core.update import Update
-from headway.engines.engine import Job
 from headway.model.device import Device
+from headway.numerics.keys import Key
 from headway.observe.drift import DriftMeter
 from headway.protocol.messages import Answer, Ask
 from headway.protocol.reports import OneOrEach, Reports, columns_of
@@ -37,13 +38,22 @@ class GroupResult:
 class UpdateCollector:
     """Lifts updates, and adds them to what a unit has done.
 
-    layout: of the model's vector.  site: where the clients train.  promise: what updates must be.
+    key: of the run.  layout: of the model's vector.  device: where the clients train.  guard: what updates must be.
     """
 
-    def __init__(self, job: Job, flows: tuple[Flow, ...], layout: Layout, site: Device, promise: Promise) -> None:
-        self.promise = promise
-        self.job, self.flows, self.layout, self.site = job, flows, layout, site
-        self.chain, self.population = job.algorithm.chain, len(job.data.clients)
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        key: Key,
+        flows: tuple[Flow, ...],
+        layout: Layout,
+        device: Device,
+        guard: Promise,
+        population: int,
+    ) -> None:
+        self.chain, self.protected, self.key = algorithm.chain, algorithm.protected, key
+        self.population = population
+        self.flows, self.layout, self.device, self.guard = flows, layout, device, guard
 
     def lifted(self, update: Update, ask: Ask, clients: tuple[str, ...]) -> Update:
         """What many updates `[C, ...]` add to the sum."""
@@ -57,15 +67,15 @@ class UpdateCollector:
         """
         update, trained, ctx = outcome.update, outcome.trained, self._at_server(ask, client)
         decoded = self._decoded(update, ctx)
-        if self.promise.decoded:
-            self.promise.check_bound(decoded, client)
+        if self.guard.decoded:
+            self.guard.check_bound(decoded, client)
         term = self.chain.lift_decoded(decoded, ctx, self.flows)
         if self.chain.aggregator.whole_cohort:
             done.group.total.add_row(client, term)
         else:
             done.group.add(term)
         if done.meter is not None:
-            measured = decoded if self.promise.decoded else update
+            measured = decoded if self.guard.decoded else update
             done.meter.add(client, measured.delta, float(term.weight))
             if trained.squares is not None:
                 done.meter.add_path(client, trained.squares, trained.movement)
@@ -74,7 +84,7 @@ class UpdateCollector:
         """Adds all updates of a crew; False, and nothing is added, if one is longer than was promised."""
         update, trained, ctx = outcome.update, outcome.trained, self._at_server(ask, crew.clients)
         decoded = self._decoded_crew(update, ctx)
-        if self.promise.decoded and not self.promise.holds(decoded):
+        if self.guard.decoded and not self.guard.holds(decoded):
             return False
         if self.chain.aggregator.whole_cohort:
             term = self.chain.lift_decoded(decoded, ctx, self.flows).cpu()
@@ -88,7 +98,7 @@ class UpdateCollector:
 
             weights = done.group.add_lanes(decoded, lift)
         if done.meter is not None:
-            measured = decoded if self.promise.decoded else update
+            measured = decoded if self.guard.decoded else update
             done.meter.add_lanes(crew.clients, measured.delta, weights)
             if trained.squares is not None:
                 counts = torch.as_tensor(trained.count)
@@ -112,12 +122,14 @@ class UpdateCollector:
             parts.append(self._decoded(update.lanes(rows), ctx.of_lanes(rows)))
         return Update.joined(parts)
 
-    def reports_of(self, clients: Sequence[str], costs: tuple[float, int, int], *numbers: OneOrEach[Any]) -> Reports:
+    def reports_of(
+        self, clients: Sequence[str], costs: tuple[OneOrEach[float], OneOrEach[int], int], *numbers: OneOrEach[Any]
+    ) -> Reports:
         """Reports on clients that count.
 
         costs: seconds, and bytes up and down, of each.  numbers: examples, steps, norms, losses and weights.
         """
-        if self.job.algorithm.protected:
+        if self.protected:
             return Reports(clients, "counted", 0, 0, None, *costs)
         sizes, steps, norms, losses, weights = numbers
         metrics = {"train_loss": losses}
@@ -134,12 +146,12 @@ class UpdateCollector:
             told = ask.stacked_broadcast(clients)
         return ServerContext(
             round=ask.round,
-            key=self.job.key.derive("server", ask.round),
+            key=self.key.derive("server", ask.round),
             layout=self.layout,
             flow=self.flows[-1],
             global_params=ask.message.params,
             population=self.population,
-            age=self.site.put(age),
+            age=self.device.put(age),
             asked_params=told.params,
             buffers=ask.message.buffers,
             asked_buffers=told.buffers,

@@ -7,13 +7,14 @@ from functools import partial
 import torch
 
 from headway.data.dataset.client_index import ClientIndex
-from headway.engines.group_runner import GroupRunner, NoRoom, first_ask
+from headway.engines.executors.batch_result import OutOfDeviceMemory
+from headway.engines.group_runner import GroupRunner
 
 FEW, MORE = 2, 8  # lanes that are rehearsed
 SHARE = 0.8  # of what is free: the rest is for what torch cannot use in pieces, and for evaluation
 
 
-def max_batch_clients(runner: GroupRunner, wanted: int) -> int:
+def max_batch_clients(groups: GroupRunner, wanted: int) -> int:
     """At most as many lanes as are wanted, by what two small crews of the largest clients need.
 
     All that a lane takes (parameters, gradients, velocity, activations, examples) is its own, so with n(w) the bytes
@@ -23,21 +24,22 @@ def max_batch_clients(runner: GroupRunner, wanted: int) -> int:
 
     What is rehearsed is forgotten, and changes no random number.
     """
-    site = runner.site
+    setup = groups.setup
+    site = setup.device
     room, more = site.room(), min(MORE, wanted)
-    if room is None or runner.lanes is None or more <= FEW:
+    if room is None or groups.execution.batched.reason is not None or more <= FEW:
         return wanted
-    train = ClientIndex.of(runner.job.data.train)
+    train = ClientIndex.of(setup.job.data.train)
     largest = torch.topk(train.sizes, min(more, len(train.sizes))).indices.tolist()
     clients = [train.names[place] for place in largest]
     if len(clients) <= FEW:
         return wanted
-    ask, before = first_ask(runner, clients), site.rng_state()
+    ask, before = setup.first_ask(clients), site.rng_state()
     try:
-        runner.rehearse(ask, clients[:FEW])  # what libraries take once, they take now
-        few = site.peak(partial(runner.rehearse, ask, clients[:FEW]))
-        most = site.peak(partial(runner.rehearse, ask, clients))
-    except NoRoom:
+        groups.rehearse(ask, clients[:FEW])  # what libraries take once, they take now
+        few = site.peak(partial(groups.rehearse, ask, clients[:FEW]))
+        most = site.peak(partial(groups.rehearse, ask, clients))
+    except OutOfDeviceMemory:
         return FEW
     finally:
         site.set_rng_state(before)

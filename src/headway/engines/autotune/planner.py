@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 
 from headway.engines.autotune.execution_plan import ExecutionPlan, PlanConstraints
-from headway.engines.group_runner import GroupRunner, NoRoom, first_ask
+from headway.engines.executors.batch_result import OutOfDeviceMemory
+from headway.engines.executors.client_setup import ClientSetup
+from headway.engines.group_runner import GroupRunner
 from headway.observe.run_folder import write_atomically
 from headway.vectorized.compiled_gradients import NotCompiled
 
@@ -64,7 +66,7 @@ class MeasuredPlan:
 
 
 def make_plan(
-    runner: GroupRunner, cohort: int, most_threads: int, wish: PlanConstraints, store: Path | None, clients: int = 0
+    groups: GroupRunner, cohort: int, most_threads: int, wish: PlanConstraints, store: Path | None, clients: int = 0
 ) -> MeasuredPlan:
     """The fastest plan for the runner's job, measured on its own model and clients, or remembered.
 
@@ -74,11 +76,11 @@ def make_plan(
 
     Nothing that is measured changes a model, a memory or a random number of the run.
     """
-    name = _fingerprint(runner, cohort, most_threads, wish, clients)
+    name = _fingerprint(groups.execution.setup, cohort, most_threads, wish, clients)
     if (known := _recall(store, name)) is not None:
         return known
     try:
-        chosen = _measure(_Trial(runner, cohort), cohort, most_threads, wish, clients)
+        chosen = _measure(_Trial(groups, cohort), cohort, most_threads, wish, clients)
     except (Exception, SystemExit):  # whatever a model may raise: the run will raise it, with client and stage
         return MeasuredPlan(ExecutionPlan(channels_last=bool(wish.channels_last)), most_threads)
     _remember(store, name, chosen)
@@ -88,19 +90,23 @@ def make_plan(
 def _measure(trial: _Trial, cohort: int, most_threads: int, wish: PlanConstraints, clients: int) -> MeasuredPlan:
     """One at a time first, on one thread and on all, and channels last; then crews, coarsely, and around the best; of
     these the best compiled."""
-    runner, alone = trial.runner, ExecutionPlan(channels_last=bool(wish.channels_last))
+    execution, alone = trial.execution, ExecutionPlan(channels_last=bool(wish.channels_last))
     for threads in sorted({1, most_threads}):
         trial.measure(alone, threads)
     trial.deadline += min(2 * cohort * min(trial.found.values()), MOST_PATIENCE_S - PATIENCE_S)
-    if wish.channels_last is None and runner.has_conv2d:
+    if wish.channels_last is None and execution.has_conv2d:
         trial.attempt(replace(alone, channels_last=True), trial.best()[1])
-    if runner.lanes is not None:
-        kinds = (True, False) if runner.has_non_linear_params and wish.low_rank is None else (wish.low_rank,)
+    if execution.batched.reason is None:
+        kinds = (
+            (True, False) if execution.low_rank.has_non_linear_params and wish.low_rank is None else (wish.low_rank,)
+        )
         last = trial.best()[0].channels_last
         for kind in kinds:
             _try_crews(trial, min(cohort, MOST), replace(alone, low_rank=kind, channels_last=last and bool(kind)))
     for lowered in (True, False):  # the best crews of each kind, whose large products may be faster on all threads
-        if crews := [key for key in trial.found if key[0].lanes > 1 and runner.lowers_in(key[0]) == lowered]:
+        if crews := [
+            key for key in trial.found if key[0].lanes > 1 and execution.plan_uses_low_rank(key[0]) == lowered
+        ]:
             trial.attempt(min(crews, key=lambda key: trial.found[key])[0], most_threads)
     best = trial.best()
     chosen = _compiled(trial, best, clients) if wish.compiled is None else best
@@ -126,15 +132,15 @@ def _compiled(trial: _Trial, best: Tried, clients: int) -> Tried:
     Tried are one client at a time and the best crews that have weights of their own, if what compiling may take is less
     than T (s - t / HOPED), for T clients in the run, s seconds a client in the best way and t in the one to compile.
     """
-    runner, left = trial.runner, clients * trial.found[best]
+    execution, left = trial.execution, clients * trial.found[best]
     if left < LONG_RUN_S:
         return best
     try:
-        widths = len(runner.compiler.widths)
+        widths = len(execution.compiler.widths)
     except NotCompiled:
         return best
-    layers = sum(1 for part in runner.flat_module.module.modules() if not any(part.children()))
-    own = {key: s for key, s in trial.found.items() if key[0].lanes == 1 or not runner.lowers_in(key[0])}
+    layers = sum(1 for part in execution.setup.flat_module.module.modules() if not any(part.children()))
+    own = {key: s for key, s in trial.found.items() if key[0].lanes == 1 or not execution.plan_uses_low_rank(key[0])}
     kinds = ([key for key in own if (key[0].lanes > 1) == several] for several in (False, True))
     for eager in sorted((min(keys, key=lambda key: own[key]) for keys in kinds if keys), key=lambda key: own[key]):
         saved = left - clients * own[eager] / HOPED
@@ -152,10 +158,10 @@ class _Trial:
     found: the seconds of one client, by way and threads.
     """
 
-    def __init__(self, runner: GroupRunner, cohort: int) -> None:
-        self.runner = runner
-        names = runner.job.data.clients[:MOST]
-        self.ask = first_ask(runner, names[: max(cohort, 1)])
+    def __init__(self, groups: GroupRunner, cohort: int) -> None:
+        self.groups, self.execution = groups, groups.execution
+        names = groups.setup.job.data.clients[:MOST]
+        self.ask = groups.setup.first_ask(names[: max(cohort, 1)])
         self.found: dict[Tried, float] = {}
         self.deadline = time.perf_counter() + PATIENCE_S
 
@@ -178,12 +184,12 @@ class _Trial:
         if it cannot be or takes longer than the most."""
         way, threads = replace(eager[0], compiled=True), eager[1]
         begun = time.perf_counter()
-        compiler = self.runner.compiler
+        compiler = self.execution.compiler
         with suppress(Exception), threads_at(threads):
             compiler.until = begun + most
-            self.runner.use(way)
+            self.execution.use(way)
             compiler.until, took = math.inf, time.perf_counter() - begun
-            if self.runner.way.compiled:
+            if self.execution.plan.compiled:
                 self.measure(way, threads)
                 return took if compiler.trouble is None else None
         return None
@@ -196,8 +202,8 @@ class _Trial:
     def seconds(self, way: ExecutionPlan) -> float:
         """What one client takes in this way, infinite where a crew has no room; the first time does not count, unless
         it is long or hopeless."""
-        self.runner.use(way)
-        clients, site = self.ask.cohort[: way.lanes], self.runner.site
+        self.execution.use(way)
+        clients, site = self.ask.cohort[: way.lanes], self.groups.setup.device
         spent: list[float] = []
         before = site.rng_state()
         hopeless = HOPELESS * min(self.found.values(), default=math.inf)
@@ -205,10 +211,10 @@ class _Trial:
             while not spent or (spent[0] <= hopeless and self._unsure(len(spent), sum(spent) * len(clients))):
                 site.wait()
                 begun = time.perf_counter()
-                self.runner.rehearse(self.ask, clients)
+                self.groups.rehearse(self.ask, clients)
                 site.wait()
                 spent.append((time.perf_counter() - begun) / len(clients))
-        except NoRoom:
+        except OutOfDeviceMemory:
             return math.inf
         finally:
             site.set_rng_state(before)
@@ -230,26 +236,26 @@ def threads_at(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fingerprint(runner: GroupRunner, cohort: int, most_threads: int, wish: PlanConstraints, clients: int) -> str:
+def _fingerprint(setup: ClientSetup, cohort: int, most_threads: int, wish: PlanConstraints, clients: int) -> str:
     """What a plan is good for: the model, the algorithm, the examples' shape, the machine and the versions; and, where
     that may decide, the length of the run, as a power of two."""
-    job = runner.job
+    job = setup.job
     says = [
         torch.__version__,
         platform.machine(),
         _processor(),
         os.cpu_count(),
-        runner.site.name,
+        setup.device.name,
         most_threads,
         cohort,
         wish,
-        runner.flat_module.layout.fingerprint,
-        str(runner.flat_module.module),
+        setup.flat_module.layout.fingerprint,
+        str(setup.flat_module.module),
         repr(job.algorithm.chain),
         repr(job.algorithm.trainer),
         job.data.input_shape,
         float(job.data.train_sizes.median()),
-        runner.measure,
+        setup.measure,
         clients.bit_length() if wish.compiled is None else 0,
     ]
     return hashlib.blake2b(repr(says).encode(), digest_size=16).hexdigest()

@@ -121,7 +121,7 @@ class ProcessEngine(WorkerEngine):
                 "worker processes share the data by forking, which this system does not do safely: leave workers out."
             )
         super().open(job)
-        job.memory.declare(self.runner.runner.first_memory())
+        job.memory.declare(self.execution.setup.participant.first_memory())
 
     def close(self) -> None:
         """Stops the workers; those that do not end by themselves are killed."""
@@ -136,7 +136,7 @@ class ProcessEngine(WorkerEngine):
         """Shared memory for the round, and the messages in it."""
         if self.areas is None or not self.areas.fit(ask):
             self.close()
-            self.areas = Areas.of(ask, self.runner, self.workers)
+            self.areas = Areas.of(ask, self.execution.setup, self.workers)
         self.areas.write(ask)
 
     def hire(self, number: int, instead: bool = False) -> ProcessHandle:
@@ -146,7 +146,7 @@ class ProcessEngine(WorkerEngine):
         with warnings.catch_warnings():  # Python warns that threads are not there after a fork: none is needed
             warnings.simplefilter("ignore", DeprecationWarning)
             sys.stdout.flush()
-            pid = start(number, theirs, self.runner, self.areas, [ours, *(hand.pipe for hand in self.hands)])
+            pid = start(number, theirs, self.groups, self.areas, [ours, *(hand.pipe for hand in self.hands)])
         theirs.close()
         return ProcessHandle(number, pid, ours, self.areas)
 

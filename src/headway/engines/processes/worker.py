@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headway.core import stopping
 from headway.core.update import Update
+from headway.engines.executors.client_setup import ClientSetup
 from headway.engines.group_runner import GroupRunner
 from headway.engines.processes.shared_arrays import Broadcast, Sums, shared
 from headway.engines.worker_pool import WorkerTask, WorkerTotals
@@ -38,11 +39,11 @@ class Areas:
     cohort: int
 
     @classmethod
-    def of(cls, ask: Ask, runner: GroupRunner, workers: int) -> Areas:
+    def of(cls, ask: Ask, setup: ClientSetup, workers: int) -> Areas:
         """Memory for rounds like this one."""
-        cohort, meter = len(ask.cohort), runner.meter(ask)
-        whole = runner.job.algorithm.chain.aggregator.whole_cohort
-        lengths, number = runner.summed, runner.flat_module.shared.dtype
+        cohort, meter = len(ask.cohort), setup.meter(ask)
+        whole = setup.job.algorithm.chain.aggregator.whole_cohort
+        lengths, number = setup.summed, setup.flat_module.shared.dtype
         return cls(
             [Broadcast(ask.message) for _ in range(_room(1 + len(ask.versions)))],
             [] if whole else [Sums(lengths) for _ in range(workers)],
@@ -91,9 +92,9 @@ class Worker:
     what became of each client; `{"sum": true}` with what the units since the last such request add up to.
     """
 
-    def __init__(self, number: int, pipe: Connection, runner: GroupRunner, areas: Areas) -> None:
+    def __init__(self, number: int, pipe: Connection, groups: GroupRunner, areas: Areas) -> None:
         self.number, self.pipe, self.areas = number, pipe, areas
-        self.tally = WorkerTotals(runner)
+        self.tally = WorkerTotals(groups)
 
     def serve(self) -> None:
         """Answers until the parent hangs up."""
@@ -114,7 +115,7 @@ class Worker:
         done = self.tally.run(ask, request["cohort"])
         meter = done.meter
         reply: dict[str, Any] = {"reports": Reports.joined(done.parts).to_state()}
-        reply["notes"] = self.tally.runner.fallbacks.take()
+        reply["notes"] = self.tally.groups.execution.fallbacks.take()
         places = {client: request["first"] + place for place, client in enumerate(ask.cohort)}
         if meter is not None and self.areas.drift is not None:
             for client, row in meter.rows.items():
@@ -181,7 +182,7 @@ def _read_rows(reply: dict[str, Any], unit: Sequence[str], first: int, rows: dic
     return total
 
 
-def start(number: int, pipe: Connection, runner: GroupRunner, areas: Areas, parents: Sequence[Connection]) -> int:
+def start(number: int, pipe: Connection, groups: GroupRunner, areas: Areas, parents: Sequence[Connection]) -> int:
     """Forks a worker that serves this end of a pipe; its process id.
 
     parents: the parent's ends of all pipes, which the child lets go of, so that every worker notices when the parent
@@ -201,6 +202,6 @@ def start(number: int, pipe: Connection, runner: GroupRunner, areas: Areas, pare
         stopping.end_with(parent)
         for end in parents:
             end.close()
-        Worker(number, pipe, runner, areas).serve()
+        Worker(number, pipe, groups, areas).serve()
     finally:
         os._exit(0)

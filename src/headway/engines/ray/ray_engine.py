@@ -170,7 +170,7 @@ class RayEngine(WorkerEngine):
         self._connect()
         try:
             super().open(job)
-            if self.runner.runner.first_memory():
+            if self.execution.setup.participant.first_memory():
                 self.memory_.open(len(living_nodes()), self._keeper, living_nodes)
         except BaseException:
             self.close()
@@ -194,7 +194,7 @@ class RayEngine(WorkerEngine):
     def prepare(self, ask: Ask) -> None:
         """Puts the messages where the workers read them, and in the first round the data."""
         if self.shipped is None:
-            shipped = WorkerJob.of(self.runner, self.remote)
+            shipped = WorkerJob.of(self.execution, self.remote)
             self.shipped = (self.remote.put(shipped), self.remote.put(data_arrays(self.job.data)))
         earlier = {
             version.round: self.broadcasts.get(version.round) or self._sent(version.message) for version in ask.versions

@@ -17,6 +17,7 @@ from headway.core.update import unflat_names
 from headway.data import Examples, FederatedData
 from headway.data.dataset.client_index import ClientIndex
 from headway.engines.autotune.execution_plan import ExecutionPlan
+from headway.engines.client_execution import ClientExecution
 from headway.engines.engine import Job
 from headway.engines.group_runner import GroupRunner
 from headway.engines.processes.arrays import Array, Arrays, array_of, tensors_of, told_rows, told_total
@@ -48,13 +49,15 @@ class WorkerJob:
     remote: RayActors
 
     @classmethod
-    def of(cls, runner: GroupRunner, remote: RayActors) -> WorkerJob:
-        """What the runner's job comes to."""
-        job, hollow = runner.job, copy.copy(runner.job.data)
+    def of(cls, execution: ClientExecution, remote: RayActors) -> WorkerJob:
+        """The job of an execution."""
+        setup = execution.setup
+        job, hollow = setup.job, copy.copy(setup.job.data)
         for field in ("store", "train", "test", "central"):
             object.__setattr__(hollow, field, None)
         names = ClientIndex.of(job.data.train).names
-        return cls(job.algorithm, job.task, job.key, hollow, names, runner.flows, runner.measure, runner.way, remote)
+        flows, measure = setup.flows, setup.measure
+        return cls(job.algorithm, job.task, job.key, hollow, names, flows, measure, execution.plan, remote)
 
     def job(self, arrays: Arrays) -> Job:
         """The job again; the data were checked where they came from, and are not looked through again."""
@@ -99,11 +102,11 @@ class RayWorker:
         job = shipped.job(arrays)
         assert isinstance(job.memory, RemoteMemory)
         self.memory, self.remote = job.memory, shipped.remote
-        runner = GroupRunner(job, shipped.flows, shipped.measure, shipped.way)
-        if runner.not_compiled is not None:
-            raise HeadwayError(f"the others compile their steps, but {runner.not_compiled}")
+        execution = ClientExecution(job, shipped.flows, shipped.measure, shipped.way)
+        if execution.not_compiled is not None:
+            raise HeadwayError(f"the others compile their steps, but {execution.not_compiled}")
         self.whole = job.algorithm.chain.aggregator.whole_cohort
-        self.tally = WorkerTotals(runner)
+        self.tally = WorkerTotals(GroupRunner(execution))
         return node_here()
 
     def unit(self, request: dict[str, Any], ranges: Sequence[Range], *messages: Arrays) -> dict[str, Any]:
@@ -147,14 +150,14 @@ class RayWorker:
             return {"failed": f"{type(error).__name__}: {error}"}
         reply: dict[str, Any] = {
             "reports": Reports.joined(done.parts).to_state(),
-            "notes": tally.runner.fallbacks.take(),
+            "notes": tally.groups.execution.fallbacks.take(),
         }
         if (meter := done.meter) is not None:
             drift = {client: array_of(row) for client, row in meter.rows.items()}
             reply |= {"drift": drift, "weights": meter.weights, "paths": meter.paths}
             meter.clear()
         if self.whole:
-            reply["rows"] = told_rows(done.group.total, tally.runner.flat_module.shared.dtype)
+            reply["rows"] = told_rows(done.group.total, tally.groups.setup.flat_module.shared.dtype)
         else:
             tally.total.add_group(done.group)
         return reply

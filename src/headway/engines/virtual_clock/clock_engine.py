@@ -262,7 +262,7 @@ class ClockEngine(Engine):
 
     def _duration(self, ticket: Ticket, begin: float) -> float:
         """How long a client is at an ask; it notes how many steps the client makes where time decides that."""
-        client, device, runner = ticket.client, self._device(ticket.client), self.inner.runner.runner
+        client, device, runner = ticket.client, self._device(ticket.client), self.inner.execution.setup.participant
         size, key = self.sizes[client], runner.client_key(client, ticket.round).derive(TRAINER)
         up = self._bytes_up(self._messages[ticket.round], ticket)
         whole = device.seconds(runner.trainer.examples_used(size, key), self._down, up)
@@ -278,7 +278,7 @@ class ClockEngine(Engine):
     def _bytes_up(self, message: Message, ticket: Ticket) -> int:
         """What a client sends; updates of one chain and model are all of one size."""
         if self._up is None:
-            self._up = self.inner.runner.bytes_up(Ask(Train(message, ticket.round), (ticket.client,)))
+            self._up = self.inner.execution.bytes_up(Ask(Train(message, ticket.round), (ticket.client,)))
         return self._up
 
     def _answer(self, ask: Ask, closed: Closed) -> Answer:

@@ -1,0 +1,68 @@
+"""The sequential executor: clients train one after another, and each is named when it fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from headway.core import stopping
+from headway.core.errors import UpdateRejected
+from headway.core.update import Tensors
+from headway.engines.executors.client_setup import ClientSetup
+from headway.protocol import wire as frame
+from headway.protocol.messages import Ask
+from headway.protocol.reports import Reports
+from headway.server.collector import GroupResult
+
+
+class SequentialExecutor:
+    """Trains any clients, one at a time."""
+
+    reason: None = None
+
+    def __init__(self, setup: ClientSetup) -> None:
+        self.setup = setup
+
+    def train(
+        self, ask: Ask, clients: Sequence[str], secrets: Mapping[str, Tensors], down: int, result: GroupResult
+    ) -> None:
+        """Trains the clients and adds each update that the guard accepts to the group's sum.
+
+        down: the bytes that each client received.
+
+        Raises:
+            ClientFailed: naming the client, the stage and the inputs of the call that failed.
+        """
+        setup = self.setup
+        memory, tag = setup.job.memory, (ask.round, ask.attempt)
+        counted, rejected = list[str](), list[str]()
+        rows, reasons, lost_s = list[tuple[float, int, int, int, float, float, float]](), list[str](), list[float]()
+        for client in clients:
+            stopping.check()
+            begun, examples = time.perf_counter(), setup.job.data.train_of(client)
+            try:
+                outcome = setup.participant.train(client, ask, examples, memory.get(client), secrets.get(client))
+                norm = setup.guard.check(outcome.update, client, len(examples))
+                setup.collector.count(ask, client, outcome, result)
+            except UpdateRejected as refusal:
+                rejected.append(client)
+                reasons.append(refusal.reason)
+                lost_s.append(time.perf_counter() - begun)
+                continue
+            memory.propose(client, tag, outcome.memory)
+            trained, up = outcome.trained, frame.size(frame.of_update(outcome.update))
+            numbers = len(examples), int(trained.count), norm, float(trained.loss), float(outcome.update.weight)
+            counted.append(client)
+            rows.append((time.perf_counter() - begun, up, *numbers))
+        if counted:
+            seconds, up_each, *columns = map(list, zip(*rows, strict=True))
+            result.parts.append(setup.collector.reports_of(counted, (seconds, up_each, down), *columns))
+        if rejected:
+            result.parts.append(Reports(rejected, "rejected", seconds=lost_s, bytes_down=down, reasons=reasons))
+
+    def rehearse(self, ask: Ask, clients: Sequence[str], result: GroupResult) -> None:
+        """The work of the clients without its checks; no memory is proposed."""
+        job = self.setup.job
+        for client in clients:
+            examples, memory = job.data.train_of(client), job.memory.get(client)
+            self.setup.collector.count(ask, client, self.setup.participant.train(client, ask, examples, memory), result)
