@@ -34,7 +34,7 @@ from headway.core.context import slice_tensors
 from headway.core.stage import Aggregator, Place, stages
 from headway.core.update import Update
 from headway.numerics.keys import Key
-from headway.protocol.messages import drive
+from headway.protocol.effects import EffectHandler, drive
 from headway.protocol.sums import ExactTotal
 from headway.stages import ECGR, Clip, FedProx, Mean, Rebase, ServerSGD, Staleness, Weigh, WeighByQuality
 
@@ -190,7 +190,7 @@ def test_one_parameter_and_one_client_are_enough(stage, clients, size) -> None:
 def test_an_empty_cohort_only_advances_the_round(stage) -> None:
     tiny = engine(*around(stage))
     start = tiny.run(1)
-    after = drive(tiny.generator(start, cohort=()), tiny.send)
+    after = drive(tiny.generator(start, cohort=()), EffectHandler(tiny.send))
     assert after.round == start.round + 1
     assert same_bits(replace(after, round=0), replace(start, round=0))
 

@@ -18,7 +18,8 @@ from headway.core.stage import Stage
 from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
-from headway.protocol.messages import Answer, Ask, Train, drive
+from headway.protocol.effects import EffectHandler, drive
+from headway.protocol.messages import Answer, Ask, Train
 from headway.protocol.quorum import Quorum
 from headway.protocol.reports import ClientReport
 from headway.protocol.sums import ExactTotal
@@ -102,7 +103,7 @@ class Tiny:
         return state
 
     def round(self, state: State, completed: Sequence[Answer] = ()) -> State:
-        return drive(self.generator(state), self.send, completed)
+        return drive(self.generator(state), EffectHandler(self.send), completed)
 
     def generator(self, state: State, cohort: tuple[str, ...] | None = None):
         key = Key.root(self.seed)

@@ -15,7 +15,8 @@ from headway.core.errors import ChainRefused, ConfigError
 from headway.core.flow import EngineFacts
 from headway.core.update import Update
 from headway.numerics.keys import Key
-from headway.protocol.messages import Answer, drive
+from headway.protocol.effects import EffectHandler, drive
+from headway.protocol.messages import Answer
 from headway.protocol.quorum import Quorum
 from headway.protocol.reports import ClientReport
 from headway.protocol.sums import ExactTotal
@@ -69,7 +70,7 @@ def test_replaying_completed_answers_gives_the_identical_state(stages) -> None:
         answers.append(tiny.send(ask))
         return answers[-1]
 
-    whole = drive(tiny.generator(start), send)
+    whole = drive(tiny.generator(start), EffectHandler(send))
     snapshots.append(tiny)
     for completed, snapshot in enumerate(snapshots):
         before = len(snapshot.asked)
@@ -130,7 +131,7 @@ def test_a_whole_cohort_rule_reduces_every_vector_and_says_over_how_many_clients
         update = Update.of(torch.full((2,), float(i)), weight=i, control=torch.full((2,), -float(i * i)))
         total.add_row(f"c{i}", update)
     tiny = engine(Median())
-    aggregate = tiny.algorithm.chain.finish(total, server_context(tiny), tiny.flows)
+    aggregate = tiny.algorithm.chain.aggregate(total, server_context(tiny), tiny.flows)
     assert aggregate.vectors["delta"].tolist() == [1.0, 1.0]
     assert aggregate.vectors["control"].tolist() == [-1.0, -1.0]
     assert (float(aggregate.sums["clients"]), float(aggregate.weight)) == (3.0, 3.0)
@@ -265,5 +266,5 @@ def test_a_round_in_which_nobody_answers_only_advances(stages) -> None:
     after = tiny.round(start)
     assert after.round == 1
     assert same_state(State(0, after.params, after.stages), start)
-    nobody = drive(tiny.generator(start, cohort=()), tiny.send)
+    nobody = drive(tiny.generator(start, cohort=()), EffectHandler(tiny.send))
     assert same_state(nobody, after)

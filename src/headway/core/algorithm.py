@@ -12,17 +12,21 @@ from torch import Tensor
 
 from headway.core.chain import Chain
 from headway.core.context import ServerContext
-from headway.core.errors import ChainRefused
+from headway.core.errors import ChainRefused, ConfigError
 from headway.core.explain import Explanation, explain
 from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
 from headway.core.layout import Layout
 from headway.core.sampler import Sampler
 from headway.core.stage import Aggregator
-from headway.core.update import Tensors, flat_names, unflat_names
+from headway.core.update import Tensors, Update, flat_names, unflat_names
 from headway.numerics.keys import Key
+from headway.protocol import wire
 from headway.protocol.client_history import ClientHistory
-from headway.protocol.messages import Answer, Ask, Measure, Message, Train
+from headway.protocol.effects import Effect, Persist, Reserve
+from headway.protocol.messages import Answer, Ask, Exchange, Measure, Message, Train
 from headway.protocol.quorum import Quorum
+
+RELEASE = "release"  # the name under which a noisy release is kept
 
 
 class TrainerLike(Structural):
@@ -158,10 +162,10 @@ class Algorithm:
         layout: Layout,
         flows: Sequence[Flow],
         population: int,
-    ) -> Generator[Ask, Answer, State]:
-        """One round as a generator of asks: no sockets, no Ray, no clock in here.
+    ) -> Generator[Effect, Answer, State]:
+        """One round as a generator of effects: no sockets, no Ray, no clock in here.
 
-        Deterministic in the state at its start and the answers.
+        Deterministic in the state at its start and the answers.  With too few counted updates only the round advances.
         """
         message = Message(state.params, self.chain.broadcast(state.stages), state.buffers)
         ask = Ask(Train(message, state.round), cohort, self.quorum)
@@ -178,7 +182,36 @@ class Algorithm:
             answer = yield ask
         else:
             answer = yield from self.chain.protocol[1].exchange(ask, ctx)
-        return self._advance(state, answer, ctx, flows)
+        if answer.total.count < self.chain.aggregator.min_updates:
+            return replace(state, round=state.round + 1)
+        ctx = replace(ctx, counted=answer.total.count)
+        update = self.aggregate(answer, ctx, flows)
+        if flows[-1].events:
+            yield Reserve(flows[-1].events, state.round)
+        update = self.release(update, ctx, flows)
+        if flows[-1].events:
+            kept = yield Persist(RELEASE, wire.of_update(update), state.round)
+            update = wire.to_update(kept.replies[RELEASE])
+        return self._advance(state, update, ctx, flows)
+
+    def aggregate(self, answer: Answer, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
+        """The aggregate of a round's counted updates, before any noise."""
+        return self.chain.aggregate(answer.total, ctx, flows)
+
+    def release(self, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
+        """The aggregate with its noise; all that follows only processes it further."""
+        return self.chain.release(update, ctx, flows)
+
+    def answer(self, request: Exchange, secret: Tensors, client: str, key: Key) -> tuple[Tensors, Tensors]:
+        """The participant half of an exchange: the reply of the chain's protocol, and the client's next secret.
+
+        Raises:
+            ConfigError: if the chain has no protocol.
+        """
+        if self.chain.protocol is None:
+            raise ConfigError(f"no stage of the chain answers the exchange {request.name!r}.")
+        label, protocol = self.chain.protocol
+        return protocol.answer(request, secret, client, key.derive(label, request.attempt))
 
     def too_few(self, counted: int) -> str | None:
         """Why a round of so many counted updates changes nothing, as a sentence; `None` if it may, or has none."""
@@ -187,12 +220,8 @@ class Algorithm:
             return None
         return f"the round was skipped, since {name} needs at least {needed} updates and {counted} came."
 
-    def _advance(self, state: State, answer: Answer, ctx: ServerContext, flows: Sequence[Flow]) -> State:
-        """The next state, from the total of one round; with too few counted updates only the round advances."""
-        if answer.total.count < self.chain.aggregator.min_updates:
-            return replace(state, round=state.round + 1)
-        ctx = replace(ctx, counted=answer.total.count)
-        update = self.chain.finish(answer.total, ctx, flows)
+    def _advance(self, state: State, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> State:
+        """The next state, from the released aggregate of a round."""
         update, stages = self.chain.receive(update, state.stages, ctx, flows)
         buffers = state.buffers
         if buffers is not None:

@@ -188,8 +188,8 @@ class Chain:
             return update
         return update if self.aggregator.whole_cohort else self.aggregator.lift(update, self._at_aggregator(ctx, flows))
 
-    def finish(self, total: ExactTotal, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
-        """The aggregate of the total, released: noise is added before anything else reads it."""
+    def aggregate(self, total: ExactTotal, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
+        """The aggregate of the total, before any noise."""
         here = self._at_aggregator(ctx, flows)
         if flows[-1].server_sees == "sum":
             decoded = self.decode(total.value(), ctx, flows)
@@ -197,7 +197,10 @@ class Chain:
             exact.add(decoded)
             exact.count = total.count
             total = exact
-        update = self.aggregator.finish(total, here)
+        return self.aggregator.finish(total, here)
+
+    def release(self, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
+        """The aggregate with its noise, drawn here, before anything else reads it."""
         for index, (label, stage) in enumerate(self.labelled):
             if stage.has("release"):
                 update = stage.release(update, at(ctx, label, {}, flows, index))

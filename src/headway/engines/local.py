@@ -292,13 +292,9 @@ class LocalEngine(Engine):
 
     def _exchange(self, ask: Ask, request: Exchange) -> Answer:
         """A request of the protocol's own: each client answers and keeps its secret until the round is over."""
-        found = self.job.algorithm.chain.protocol
-        if found is None:
-            raise ConfigError(f"no stage of the chain answers the exchange {request.name!r}.")
-        label, protocol = found
         replies: dict[str, Tensors] = {}
         for client in sorted(ask.cohort):
-            key = self.execution.setup.participant.client_key(client, ask.round).derive(label, ask.attempt)
-            reply, self.secrets[client] = protocol.answer(request, self.secrets.get(client, {}), client, key)
-            replies[client] = reply
+            key = self.execution.setup.participant.client_key(client, ask.round)
+            secret = self.secrets.get(client, {})
+            replies[client], self.secrets[client] = self.job.algorithm.answer(request, secret, client, key)
         return Answer(replies=replies)

@@ -14,7 +14,8 @@ from headway.engines.executors.client_setup import ClientSetup
 from headway.engines.grouping import expected_cohort
 from headway.model.blame import stage_of
 from headway.model.module_checks import untouched
-from headway.protocol.messages import Answer, Ask, Message, Train, drive
+from headway.protocol.effects import EffectHandler, drive
+from headway.protocol.messages import Answer, Ask, Message, Train
 from headway.protocol.sums import ExactTotal
 from headway.server.collector import GroupResult
 
@@ -98,7 +99,7 @@ def _train(setup: ClientSetup, state: State, client: str) -> None:
     population, layout = len(job.data.clients), setup.flat_module.layout
     rounds = algorithm.round(state, (client,), key=job.key, layout=layout, flows=setup.flows, population=population)
     try:
-        drive(rounds, send)
+        drive(rounds, EffectHandler(send))
     except HeadwayError as error:
         if not isinstance(error, UpdateRejected) and type(error) is not HeadwayError:
             raise  # the others are a matter of values, which the rounds themselves report

@@ -39,7 +39,8 @@ from headway.observe.learning import Learning
 from headway.observe.round_report import RoundReport
 from headway.observe.run_folder import JOURNAL, MEMORY, RunFolder, is_begun, read_identity, writing
 from headway.protocol.client_history import ClientHistory
-from headway.protocol.messages import Answer, Ask, Evaluate, Message, Settle, drive
+from headway.protocol.effects import EffectHandler, drive
+from headway.protocol.messages import Answer, Ask, Evaluate, Message, Settle
 from headway.training.trainer import Trainer
 
 LOWER_IS_BETTER = ("loss", "mean_absolute_error")
@@ -228,7 +229,7 @@ class Run:
                 flows=self.flows,
                 population=len(self.engine.clients()),
             ),
-            send,
+            EffectHandler(send),
         )
         report = replace(RoundReport.of(after.round, answers, measured), lr=self._rate(before.round))
         report = self._checked(report, after)

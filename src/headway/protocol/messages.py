@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from headway.protocol.quorum import Quorum
 from headway.protocol.reports import ClientReport as ClientReport
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
-
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,22 +228,3 @@ class Answer:
 
 def _stacked(vectors: Iterable[Tensor | None]) -> Tensor:
     return torch.stack([vector for vector in vectors if vector is not None])
-
-
-def drive(asks: Generator[Ask, Answer, R], send: Callable[[Ask], Answer], completed: Sequence[Answer] = ()) -> R:
-    """Runs a generator of asks to its end, numbering them; answers already `completed` are replayed.
-
-    A round is deterministic in its start and its answers, so replaying the first ones and asking the rest
-    gives the same result as asking all.
-    """
-    number = 0
-    try:
-        ask = next(asks)
-        while True:
-            ask = replace(ask, number=number)
-            answer = completed[number] if number < len(completed) else send(ask)
-            number += 1
-            ask = asks.send(answer)
-    except StopIteration as end:
-        result: R = end.value
-        return result

@@ -1,0 +1,75 @@
+"""A round's effects: budget is reserved before noise is drawn, a release is kept, completed effects are replayed."""
+
+import pytest
+import torch
+from conformance.teststages import NoisyRelease
+from conformance.tiny import engine
+
+import headway as hw
+from headway.core.errors import HeadwayError
+from headway.protocol.effects import EffectHandler, Persist, Reserve, drive
+from headway.protocol.messages import Ask, Train
+
+
+class Refused(HeadwayError):
+    pass
+
+
+def noisy(seed=0):
+    return engine(hw.Clip(norm=0.5), hw.Mean(over="expected"), NoisyRelease(0.1), seed=seed)
+
+
+def counting(monkeypatch):
+    drawn, release = [], NoisyRelease.release
+    monkeypatch.setattr(NoisyRelease, "release", lambda *given: drawn.append(1) or release(*given))
+    return drawn
+
+
+def test_a_release_is_reserved_first_and_kept_after(monkeypatch):
+    tiny, drawn, order = noisy(), counting(monkeypatch), []
+    handler = EffectHandler(tiny.send, completed=lambda effect, answer: order.append((type(effect), len(drawn))))
+    drive(tiny.generator(tiny.start()), handler)
+    assert order == [(Ask, 0), (Reserve, 0), (Persist, 1)]
+
+
+def test_a_reservation_names_the_round_and_the_events_of_the_flow():
+    tiny, reserved = noisy(), []
+    start = tiny.run(1)
+    drive(tiny.generator(start), EffectHandler(tiny.send, reserve=reserved.append))
+    assert reserved == [Reserve(tiny.flows[-1].events, 1)]
+    assert reserved[0].events[0].mechanism == "gaussian"
+
+
+def test_a_refused_reservation_stops_the_round_before_its_noise_is_drawn(monkeypatch):
+    tiny, drawn, completed = noisy(), counting(monkeypatch), []
+
+    def refuse(effect):
+        raise Refused("the budget is spent")
+
+    handler = EffectHandler(tiny.send, refuse, lambda effect, answer: completed.append(type(effect)))
+    with pytest.raises(Refused, match="the budget is spent"):
+        drive(tiny.generator(tiny.start()), handler)
+    assert (drawn, completed) == ([], [Ask])
+
+
+def test_a_kept_release_is_used_again_and_not_drawn_again():
+    """As with noise of the operating system, which no key repeats."""
+    tiny, answers = noisy(), []
+    start = tiny.start()
+    whole = drive(tiny.generator(start), EffectHandler(tiny.send, completed=lambda _, answer: answers.append(answer)))
+    other = noisy(seed=1)
+    assert not torch.equal(drive(other.generator(start), EffectHandler(other.send)).params, whole.params)
+    again = drive(other.generator(start), lambda effect: pytest.fail("carried out again"), answers)
+    assert torch.equal(again.params, whole.params)
+
+
+def test_a_round_without_noise_only_asks():
+    tiny, effects = engine(hw.Mean()), []
+    drive(tiny.generator(tiny.start()), EffectHandler(tiny.send, completed=lambda effect, _: effects.append(effect)))
+    assert [type(effect.request) for effect in effects] == [Train]
+
+
+def test_a_round_without_updates_reserves_nothing():
+    tiny, reserved = noisy(), []
+    drive(tiny.generator(tiny.start(), cohort=()), EffectHandler(tiny.send, reserve=reserved.append))
+    assert reserved == []
