@@ -111,6 +111,7 @@ def test_the_guide_states_every_threshold():
 def test_the_guide_states_the_cost_of_every_recipe():
     costs = CHOOSING.partition("## What each method costs")[2].partition("## Which number")[0]
     for name in recipes.RECIPES:
+        assert recipes.RECIPES.package(name) is None
         assert f"`{name}`" in costs, name
     for kind in PRESETS:
         assert f'`preset = "{kind}"`' in CHOOSING

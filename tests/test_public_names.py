@@ -21,9 +21,10 @@ stages Staleness step_rules Task Trace Trainer Uniform Update Weigh WeighByQuali
 
 DATA = set(
     """
-ClientIndex ClientSkew ClientSummary Examples FederatedData LabelSkew NumberedNames PARTITIONERS Partitioner SHIFTS
-Shift Skew Spread TableFacts batch_bounds described epoch_order from_huggingface from_torch hospitals infer_csv
-label_skew load mapped mapped_examples partitioner shift shifted skew_of sources split
+ClientIndex ClientSkew ClientSummary ExamplePool Examples FederatedData LabelSkew NumberedNames PARTITIONERS Partitioner
+SHIFTS Shift Skew Spread TableFacts batch_bounds described epoch_order from_huggingface from_torch hospitals infer_csv
+label_skew load mapped mapped_examples partitioner register_partition
+register_shift register_source shift shifted skew_of sources split
 """.split()  # noqa: SIM905
 )
 

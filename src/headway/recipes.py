@@ -9,14 +9,16 @@ chain(ECGR(select=0.5, beta=0.2, rule='greedy'), Mean(over='examples'), ServerSG
 
 from __future__ import annotations
 
+import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from headway.core.algorithm import Algorithm
 from headway.core.chain import Chain, chain
 from headway.core.errors import ConfigError, nearest
+from headway.core.plugins import NamedRegistry, own_name
 from headway.core.registry import convert
 from headway.core.sampler import Sampler
 from headway.core.stage import Stage
@@ -45,10 +47,33 @@ from headway.training.loss_terms import Moon
 from headway.training.trainer import Trainer
 
 
+class Common(TypedDict, total=False):
+    """The options that the recipes have in common: the trainer, the sampler, and ECGR on top."""
+
+    trainer: Trainer | None
+    sampler: Sampler | None
+    ecgr: ECGR | bool
+
+
+def _as_recipe(name: str | None, make: Any) -> tuple[str, Callable[..., Algorithm]]:
+    if not callable(make):
+        raise ConfigError(
+            f"a recipe is a function that returns an Algorithm, found a value of type {type(make).__name__}."
+        )
+    name, make = own_name(name, make)
+    if "+" in name:
+        raise ConfigError(f"a recipe cannot be named {name!r}: the part after + is for ECGR on top of a recipe.")
+    return name, make
+
+
+RECIPES: NamedRegistry[Callable[..., Algorithm]] = NamedRegistry("recipe", "headway.recipes", _as_recipe)
+register = RECIPES.register
+
+
 def _algorithm(
     parts: list[Stage],
-    trainer: Trainer | None,
-    sampler: Sampler | None,
+    trainer: Trainer | None = None,
+    sampler: Sampler | None = None,
     ecgr: ECGR | bool = False,
     quorum: Quorum | None = None,
 ) -> Algorithm:
@@ -58,47 +83,46 @@ def _algorithm(
     return Algorithm(chain(*parts), trainer or LocalSGD(), sampler or All(), quorum or Quorum())
 
 
+@register
 def fedavg(
     *,
     server_lr: float = 1.0,
-    trainer: Trainer | None = None,
-    sampler: Sampler | None = None,
-    ecgr: ECGR | bool = False,
+    **common: Unpack[Common],
 ) -> Algorithm:
     """FedAvg: local SGD, then the mean by examples.  McMahan et al., arXiv 1602.05629, Algorithm 1."""
-    return _algorithm([Mean(), ServerSGD(lr=server_lr)], trainer, sampler, ecgr)
+    return _algorithm([Mean(), ServerSGD(lr=server_lr)], **common)
 
 
+@register
 def fedsgd(*, lr: float = 0.1, sampler: Sampler | None = None) -> Algorithm:
     """FedSGD: one full-batch gradient per client and round.  McMahan et al., arXiv 1602.05629, section 2."""
     return _algorithm([Mean(), ServerSGD(lr=lr)], LocalSGD(lr=1.0, batch_size=None, steps=1), sampler)
 
 
+@register
 def fedprox(
     *,
     mu: float = 0.01,
-    trainer: Trainer | None = None,
-    sampler: Sampler | None = None,
-    ecgr: ECGR | bool = False,
+    **common: Unpack[Common],
 ) -> Algorithm:
     """FedProx: FedAvg with a proximal term in each local step.  Li et al., arXiv 1812.06127."""
-    return _algorithm([FedProx(mu=mu), Mean(), ServerSGD()], trainer, sampler, ecgr)
+    return _algorithm([FedProx(mu=mu), Mean(), ServerSGD()], **common)
 
 
+@register
 def scaffold(
     *,
     option: Literal["I", "II"] = "II",
     correct: Literal["gradient", "step"] = "gradient",
     server_lr: float = 1.0,
-    trainer: Trainer | None = None,
-    sampler: Sampler | None = None,
-    ecgr: ECGR | bool = False,
+    **common: Unpack[Common],
 ) -> Algorithm:
     """SCAFFOLD: control variates, and the plain mean over clients.  Karimireddy et al., arXiv 1910.06378."""
     parts = [Scaffold(option=option, correct=correct), Mean(over="clients"), ServerSGD(lr=server_lr)]
-    return _algorithm(parts, trainer, sampler, ecgr)
+    return _algorithm(parts, **common)
 
 
+@register
 def fedadam(
     *,
     lr: float = 0.01,
@@ -108,41 +132,38 @@ def fedadam(
     bias_correction: bool = False,
     start: float | None = None,
     epsilon: Literal["outside", "keras", "inside"] = "outside",
-    trainer: Trainer | None = None,
-    sampler: Sampler | None = None,
-    ecgr: ECGR | bool = False,
+    **common: Unpack[Common],
 ) -> Algorithm:
     """FedAdam: Adam at the server.  Reddi et al., arXiv 2003.00295, Algorithm 2."""
     server = ServerAdam(lr, beta1, beta2, tau, bias_correction, start, epsilon)
-    return _algorithm([Mean(), server], trainer, sampler, ecgr)
+    return _algorithm([Mean(), server], **common)
 
 
+@register
 def fedavgm(
     *,
     lr: float = 1.0,
     momentum: float = 0.9,
-    trainer: Trainer | None = None,
-    sampler: Sampler | None = None,
-    ecgr: ECGR | bool = False,
+    **common: Unpack[Common],
 ) -> Algorithm:
     """FedAvgM: FedAvg with momentum at the server.  Hsu et al., arXiv 1909.06335."""
-    return _algorithm([Mean(), ServerSGD(lr=lr, momentum=momentum)], trainer, sampler, ecgr)
+    return _algorithm([Mean(), ServerSGD(lr=lr, momentum=momentum)], **common)
 
 
+@register
 def fedadagrad(
     *,
     lr: float = 0.01,
     tau: float = 1e-3,
     start: float | None = None,
     epsilon: Literal["outside", "inside"] = "outside",
-    trainer: Trainer | None = None,
-    sampler: Sampler | None = None,
-    ecgr: ECGR | bool = False,
+    **common: Unpack[Common],
 ) -> Algorithm:
     """FedAdagrad: Adagrad at the server.  Reddi et al., arXiv 2003.00295, Algorithm 2."""
-    return _algorithm([Mean(), ServerAdagrad(lr=lr, tau=tau, start=start, epsilon=epsilon)], trainer, sampler, ecgr)
+    return _algorithm([Mean(), ServerAdagrad(lr=lr, tau=tau, start=start, epsilon=epsilon)], **common)
 
 
+@register
 def fedyogi(
     *,
     lr: float = 0.01,
@@ -152,42 +173,38 @@ def fedyogi(
     bias_correction: bool = False,
     start: float | None = None,
     epsilon: Literal["outside", "keras", "inside"] = "outside",
-    trainer: Trainer | None = None,
-    sampler: Sampler | None = None,
-    ecgr: ECGR | bool = False,
+    **common: Unpack[Common],
 ) -> Algorithm:
     """FedYogi: Yogi at the server.  Reddi et al., arXiv 2003.00295, Algorithm 2."""
     server = ServerYogi(lr, beta1, beta2, tau, bias_correction, start, epsilon)
-    return _algorithm([Mean(), server], trainer, sampler, ecgr)
+    return _algorithm([Mean(), server], **common)
 
 
-def fednova(*, trainer: Trainer | None = None, sampler: Sampler | None = None, ecgr: ECGR | bool = False) -> Algorithm:
+@register
+def fednova(**common: Unpack[Common]) -> Algorithm:
     """FedNova: deltas normalised by the local work.  Wang et al., arXiv 2007.07481."""
-    return _algorithm([FedNova(), Mean(), ServerSGD()], trainer, sampler, ecgr)
+    return _algorithm([FedNova(), Mean(), ServerSGD()], **common)
 
 
-def feddyn(
-    *, alpha: float = 0.1, trainer: Trainer | None = None, sampler: Sampler | None = None, ecgr: ECGR | bool = False
-) -> Algorithm:
+@register
+def feddyn(*, alpha: float = 0.1, **common: Unpack[Common]) -> Algorithm:
     """FedDyn: dynamic regularisation.  Acar et al., arXiv 2111.04263."""
-    return _algorithm([FedDyn(alpha=alpha), Mean(over="clients"), ServerSGD()], trainer, sampler, ecgr)
+    return _algorithm([FedDyn(alpha=alpha), Mean(over="clients"), ServerSGD()], **common)
 
 
-def qfedavg(
-    *, q: float = 1.0, trainer: Trainer | None = None, sampler: Sampler | None = None, ecgr: ECGR | bool = False
-) -> Algorithm:
+@register
+def qfedavg(*, q: float = 1.0, **common: Unpack[Common]) -> Algorithm:
     """q-FedAvg: clients with a high loss count more.  Li et al., arXiv 1905.10497."""
-    return _algorithm([QFedAvg(q=q), Mean(over="clients"), ServerSGD()], trainer, sampler, ecgr)
+    return _algorithm([QFedAvg(q=q), Mean(over="clients"), ServerSGD()], **common)
 
 
+@register
 def afl(
     *,
     lr: float = 0.1,
     server_lr: float = 1.0,
     average: bool = True,
-    trainer: Trainer | None = None,
-    sampler: Sampler | None = None,
-    ecgr: ECGR | bool = False,
+    **common: Unpack[Common],
 ) -> Algorithm:
     """AFL: the mixture of clients that is served worst; every client, every round.  Mohri et al., arXiv 1902.00146.
 
@@ -195,9 +212,10 @@ def afl(
     The paper's clients make one step: LocalSGD(steps=1, batch_size=None).
     """
     parts = [AFL(lr=lr), ServerSGD(lr=server_lr), *([AverageModel()] if average else [])]
-    return _algorithm(parts, trainer, sampler, ecgr)
+    return _algorithm(parts, **common)
 
 
+@register
 def quality(
     *,
     by: Literal["alignment", "validation", "entropy"] = "alignment",
@@ -205,39 +223,38 @@ def quality(
     floor: float = 0.1,
     temperature: float = 1.0,
     cap: float | None = None,
-    trainer: Trainer | None = None,
-    sampler: Sampler | None = None,
-    ecgr: ECGR | bool = False,
+    **common: Unpack[Common],
 ) -> Algorithm:
     """FedAvg in which clients with better data count more; what is better, `by` says (see WeighByQuality)."""
-    if by == "validation" and trainer is None:
-        trainer = LocalSGD(validation=0.1)
+    if by == "validation" and common.get("trainer") is None:
+        common["trainer"] = LocalSGD(validation=0.1)
     weigh = WeighByQuality(by=by, power=power, floor=floor, temperature=temperature, cap=cap)
-    return _algorithm([weigh, Mean(), ServerSGD()], trainer, sampler, ecgr)
+    return _algorithm([weigh, Mean(), ServerSGD()], **common)
 
 
+@register
 def moon(
     *,
     mu: float = 1.0,
     temperature: float = 0.5,
     representation: str | None = None,
-    trainer: Trainer | None = None,
-    sampler: Sampler | None = None,
-    ecgr: ECGR | bool = False,
+    **common: Unpack[Common],
 ) -> Algorithm:
     """MOON: FedAvg with a model-contrastive term in the loss.  Li et al., arXiv 2103.16257.
 
     Raises:
         ConfigError: if the trainer is none that takes a loss term, or has one already.
     """
-    trainer = trainer or LocalSGD()
+    trainer = common.get("trainer") or LocalSGD()
     if not isinstance(trainer, LocalSGD) or trainer.loss_term is not None:
         found = f"{type(trainer).__name__}" if not isinstance(trainer, LocalSGD) else repr(trainer.loss_term)
         raise ConfigError(f"the recipe 'moon' adds its own term to the loss of LocalSGD, and found {found}.")
     term = Moon(mu=mu, temperature=temperature, representation=representation)
-    return _algorithm([Mean(), ServerSGD()], replace(trainer, loss_term=term), sampler, ecgr)
+    common["trainer"] = replace(trainer, loss_term=term)
+    return _algorithm([Mean(), ServerSGD()], **common)
 
 
+@register
 def fedbuff(
     *,
     buffer: int = 10,
@@ -245,9 +262,7 @@ def fedbuff(
     power: float = 0.5,
     max_age: int | None = None,
     server_lr: float = 1.0,
-    trainer: Trainer | None = None,
-    sampler: Sampler | None = None,
-    ecgr: ECGR | bool = False,
+    **common: Unpack[Common],
 ) -> Algorithm:
     """FedBuff: the server moves on with every `buffer` updates, the late ones shortened by their age; it needs a clock.
 
@@ -255,9 +270,11 @@ def fedbuff(
     """
     parts = [Staleness(by="polynomial", power=power), Mean(over="clients"), ServerSGD(lr=server_lr)]
     quorum = Quorum(count=buffer, late="keep", max_age=max_age)
-    return _algorithm(parts, trainer, sampler or Uniform(count=concurrency), ecgr, quorum)
+    common["sampler"] = common.get("sampler") or Uniform(count=concurrency)
+    return _algorithm(parts, quorum=quorum, **common)
 
 
+@register
 def fedasync(
     *,
     alpha: float = 0.6,
@@ -268,9 +285,7 @@ def fedasync(
     grace: int = 4,
     max_age: int | None = None,
     concurrency: int = 20,
-    trainer: Trainer | None = None,
-    sampler: Sampler | None = None,
-    ecgr: ECGR | bool = False,
+    **common: Unpack[Common],
 ) -> Algorithm:
     """FedAsync: each client's model is mixed into the server's as it comes, the less the older; it needs a clock.
 
@@ -281,58 +296,65 @@ def fedasync(
     aged = Staleness(by=by, power=power, slope=slope, grace=grace)
     parts = [FedProx(mu=mu), aged, Rebase(), Mean(over="clients"), ServerSGD(lr=alpha)]
     quorum = Quorum(count=1, late="keep", max_age=max_age)
-    return _algorithm(parts, trainer, sampler or Uniform(count=concurrency), ecgr, quorum)
+    common["sampler"] = common.get("sampler") or Uniform(count=concurrency)
+    return _algorithm(parts, quorum=quorum, **common)
 
 
-RECIPES: dict[str, Callable[..., Algorithm]] = {
-    "afl": afl,
-    "fedadagrad": fedadagrad,
-    "fedadam": fedadam,
-    "fedasync": fedasync,
-    "fedavg": fedavg,
-    "fedavgm": fedavgm,
-    "fedbuff": fedbuff,
-    "feddyn": feddyn,
-    "fednova": fednova,
-    "fedprox": fedprox,
-    "fedsgd": fedsgd,
-    "fedyogi": fedyogi,
-    "moon": moon,
-    "qfedavg": qfedavg,
-    "quality": quality,
-    "scaffold": scaffold,
-}
+def options_of(make: Callable[..., Algorithm]) -> Mapping[str, Any]:
+    """The options of a recipe, each with its type; `Any` where none is declared."""
+    hints, options = typing.get_type_hints(make), dict[str, Any]()
+    for name, parameter in inspect.signature(make).parameters.items():
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            options[name] = hints.get(name, Any)
+        elif unpacked := typing.get_args(hints.get(name)):
+            options |= typing.get_type_hints(unpacked[0])
+    return options
+
+
+def _plus_ecgr(name: str) -> bool:
+    """Whether ECGR may be put on top of a recipe."""
+    return "ecgr" in options_of(RECIPES[name])
 
 
 def names() -> list[str]:
-    """All recipe names, those with ECGR on top included."""
+    """All recipe names, and those with ECGR on top."""
     plain = sorted(RECIPES)
-    return plain + [f"{name}+ecgr" for name in plain if name != "fedsgd"]
+    return plain + [f"{name}+ecgr" for name in plain if _plus_ecgr(name)]
+
+
+def is_recipe(name: str) -> bool:
+    """Whether a recipe has this name, `+ecgr` after it or not."""
+    base, plus, rest = name.partition("+")
+    return base in RECIPES and (not plus or (rest == "ecgr" and _plus_ecgr(base)))
 
 
 def recipe(name: str, **options: Any) -> Algorithm:
-    """The algorithm of a recipe's name; `+ecgr` after it puts ECGR on top, as the option `ecgr` says if it is given.
+    """The algorithm of a recipe's name; `+ecgr` after it puts ECGR on top, with the option `ecgr` if it is given.
 
     Raises:
-        ConfigError: for an unknown recipe or option.
+        ConfigError: for an unknown recipe or option, or a recipe that does not return an Algorithm.
     """
-    if name not in names():
-        raise ConfigError(f"there is no recipe named {name!r}{nearest(name, names())}.")
     base, plus, _ = name.partition("+")
+    if not is_recipe(name):
+        raise ConfigError(f"there is no recipe named {name!r}{RECIPES.near(base, names())}.")
     make = RECIPES[base]
-    known = typing.get_type_hints(make)
+    known = options_of(make)
     for option, value in options.items():
         if option not in known:
-            shown = known.keys() - {"trainer", "sampler", "return"}
+            shown = known.keys() - {"trainer", "sampler"}
             raise ConfigError(f"the recipe {base!r} has no option {option!r}{nearest(option, shown)}.")
-        options[option] = convert(value, known[option], f"{base}.{option}")
-    return make(**({"ecgr": True} if plus else {}) | options)
+        if known[option] is not Any:
+            options[option] = convert(value, known[option], f"{base}.{option}")
+    algorithm = make(**({"ecgr": True} if plus else {}) | options)
+    if not isinstance(algorithm, Algorithm):
+        raise ConfigError(f"the recipe {base!r} returned a {type(algorithm).__name__}, but an Algorithm is needed.")
+    return algorithm
 
 
 def takes_trainer(name: str) -> bool:
     """Whether the recipe of this name (or of none) trains with what it is given."""
-    make = RECIPES.get(name.partition("+")[0])
-    return make is None or "trainer" in typing.get_type_hints(make)
+    base = name.partition("+")[0]
+    return base not in RECIPES or "trainer" in options_of(RECIPES[base])
 
 
 def chain_of(name: str) -> Chain:

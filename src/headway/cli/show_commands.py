@@ -21,9 +21,11 @@ from headway.client_state.sqlite_versions import read_client
 from headway.core.algorithm import State
 from headway.core.errors import ConfigError, RunFolderError
 from headway.core.explain import COLUMNS
+from headway.core.plugins import NamedRegistry
 from headway.core.sampler import samplers
 from headway.core.stage import stages
 from headway.data import PARTITIONERS, SHIFTS, sources
+from headway.data.sources.source_registry import SOURCES
 from headway.engines import FLEETS
 from headway.engines.virtual_clock.device_availability import availabilities
 from headway.experiment.presets import PRESETS, Applied
@@ -31,11 +33,28 @@ from headway.experiment.runfile import load_runfile
 from headway.experiment.runfile_text import examples
 from headway.model import zoo as models
 from headway.model.flat_module import FlatModule
+from headway.model.losses import LOSSES
+from headway.model.metrics import METRICS
 from headway.model.personal_model import load_model, staying
 from headway.numerics.keys import Key
 from headway.observe.run_folder import BEST, CONFIG, MEMORY, read_identity, read_tensors, write_atomically, writing
 from headway.observe.text import bytes_text, console, plain_table, show_table, to_toml
 from headway.training.trainer import trainers
+
+# what other packages may add to, by its title in the list
+REGISTRIES: dict[str, NamedRegistry[Any]] = {
+    "recipes": recipes.RECIPES,
+    "stages": stages.classes,
+    "trainers": trainers.classes,
+    "samplers": samplers.classes,
+    "clocks": FLEETS,
+    "availabilities": availabilities.classes,
+    "losses": LOSSES,
+    "metrics": METRICS,
+    "data": SOURCES,
+    "partitions": PARTITIONERS,
+    "shifts": SHIFTS,
+}
 
 
 def explain_file(name: str, sets: Sequence[str]) -> None:
@@ -70,42 +89,48 @@ def _show_preset(screen: Console, applied: Applied | None) -> None:
 def list_names() -> None:
     """Says what there is, a line each."""
     screen = console()
-    registered: dict[str, dict[str, Any]] = {
-        "stages": {name: stages.get(name) for name in stages.names()},
-        "trainers": {name: trainers.get(name) for name in trainers.names()},
-        "samplers": {name: samplers.get(name) for name in samplers.names()},
-        "partitions": dict(PARTITIONERS),
-        "shifts": dict(SHIFTS),
-        "models": dict(models.MODELS),
-        "recipes": dict(recipes.RECIPES),
-        "availabilities": {name: availabilities.get(name) for name in availabilities.names()},
-    }
-    tables = {"examples": examples(), "data": dict(sources())}
-    tables["presets"] = {name: preset.summary for name, preset in PRESETS.items()}
-    tables["clocks"] = {name: fleet.summary for name, fleet in FLEETS.items()}
-    tables |= {
-        title: {name: (inspect.getdoc(thing) or "").splitlines()[0] for name, thing in things.items()}
-        for title, things in registered.items()
-    }
-    for title in (
-        "examples",
-        "presets",
-        "recipes",
-        "stages",
-        "trainers",
-        "samplers",
-        "clocks",
-        "availabilities",
-        "models",
-        "data",
-        "partitions",
-        "shifts",
-    ):
-        rows = [[name, line] for name, line in tables[title].items()]
-        show_table(screen, plain_table([title, ""], rows, numbers=False, indent=True))
+    for title, rows in _tables().items():
+        show_table(screen, plain_table([title, ""], [list(row) for row in rows], numbers=False, indent=True))
         if title == "recipes":
             screen.print("  (with +ecgr after a name: ECGR on top, as in fedavg+ecgr)")
         screen.print()
+    for registry in REGISTRIES.values():
+        for problem in registry.problems:
+            screen.print(f"[yellow]warning:[/yellow] {escape(problem)}", soft_wrap=True)
+
+
+def _tables() -> dict[str, list[tuple[str, str]]]:
+    """The titles of the lists with their rows, each a name and a line."""
+    tables = {
+        "examples": list(examples().items()),
+        "presets": [(name, preset.summary) for name, preset in PRESETS.items()],
+        **{title: _rows(registry) for title, registry in REGISTRIES.items()},
+        "models": [(name, _first_line(make)) for name, make in models.MODELS.items()],
+    }
+    tables["data"] = [
+        (name, f"{line}{_origin(SOURCES, name.removeprefix('path/to/*'))}") for name, line in sources().items()
+    ]
+    return tables
+
+
+def _rows(registry: NamedRegistry[Any]) -> list[tuple[str, str]]:
+    """The names of a registry with a line on each, and the package where it is another: Headway's own first."""
+    names = sorted(registry, key=lambda name: (registry.package(name) is not None, name))
+    return [(name, f"{_line(registry, name)}{_origin(registry, name)}") for name in names]
+
+
+def _line(registry: NamedRegistry[Any], name: str) -> str:
+    summary = getattr(registry[name], "summary", None)
+    return summary if isinstance(summary, str) else _first_line(registry[name])
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def _origin(registry: NamedRegistry[Any], name: str) -> str:
+    package = registry.package(name) if name in registry else None
+    return "" if package is None else f" (of the package {package})"
 
 
 def export_model(folder: Path, out: Path | None, best: bool, client: str | None = None) -> None:

@@ -187,7 +187,7 @@ def _output(flat_module: FlatModule, inputs: Tensor) -> Tensor:
 
 def _loss(flat_module: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> float:
     targets = targets.cpu()
-    given = (outputs, targets) if isinstance(flat_module.task.loss, str) else (outputs.clone(), targets.clone())
+    given = (outputs, targets) if flat_module.task.criterion.function is None else (outputs.clone(), targets.clone())
     trace.enter("the loss, in evaluation", outputs=outputs, targets=targets)
     with trace.naming():
         return float(flat_module.task.criterion.per_example(*given).double().mean())

@@ -8,11 +8,11 @@ loaded when a name is not known yet, or when all names are listed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from types import ModuleType
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from headway.core.errors import ConfigError, nearest
 
@@ -49,6 +49,8 @@ class NamedRegistry(Mapping[str, T], Generic[T]):
     {'short': 'hi'}
     """
 
+    _loading: ClassVar[str | None] = None  # the package that is being loaded, by whichever registry
+
     def __init__(self, kind: str, group: str, prepare: Prepare[T] = own_name) -> None:
         self.kind, self.group = kind, group
         self._prepare = prepare
@@ -57,7 +59,6 @@ class NamedRegistry(Mapping[str, T], Generic[T]):
         self._packages: dict[str, str] = {}
         self._ambiguous: dict[str, str] = {}
         self._problems: list[str] = []
-        self._loading: str | None = None
         self._loaded = False
 
     @overload
@@ -140,11 +141,16 @@ class NamedRegistry(Mapping[str, T], Generic[T]):
             raise ConfigError(f"there is no {self.kind} named {name!r}{self.near(name)}.")
         return self._things[name]
 
-    def near(self, name: str) -> str:
-        """The end of a sentence that refuses a name: the nearest known one, and the packages that failed to load."""
+    def near(self, name: str, known: Iterable[str] | None = None) -> str:
+        """The end of a sentence that refuses a name: the nearest known one, and the packages that failed to load.
+
+        known: the names to choose from, where they are more or fewer than the registered ones.
+        """
         if name in self._ambiguous:
             return f": {self._ambiguous[name].removesuffix('.')}"
-        return "; ".join([nearest(name, self), *(problem.removesuffix(".") for problem in self.problems)])
+        return "; ".join(
+            [nearest(name, self if known is None else known), *(problem.removesuffix(".") for problem in self.problems)]
+        )
 
     def package(self, name: str) -> str | None:
         """The other package that a thing comes from, or the module that registered it; None for Headway's own."""
@@ -164,7 +170,7 @@ class NamedRegistry(Mapping[str, T], Generic[T]):
             return
         self._loaded = True
         for point in metadata.entry_points(group=self.group):
-            self._loading = point.dist.name if point.dist is not None else point.module
+            NamedRegistry._loading = point.dist.name if point.dist is not None else point.module
             try:
                 loaded = point.load()
                 if not isinstance(loaded, ModuleType):
@@ -179,7 +185,7 @@ class NamedRegistry(Mapping[str, T], Generic[T]):
                     f"{type(error).__name__}: {error}."
                 )
             finally:
-                self._loading = None
+                NamedRegistry._loading = None
 
 
 def _identity(thing: Any) -> object:

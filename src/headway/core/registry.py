@@ -185,7 +185,7 @@ def check_rebuildable(cls: type, what: str) -> None:
                 f"write {name}: <type> = ... ."
             )
     for name, kind in _hints(cls).items():
-        if name in fields and not _is_plain(kind):
+        if name in fields and not is_plain(kind):
             raise ConfigError(
                 f"{what} has the field {name} of type {_spoken(kind)}, which a run file cannot hold: use numbers, "
                 "texts, true or false, tuple[<type>, ...] of them, or a frozen dataclass of them."
@@ -206,13 +206,13 @@ def _hints(cls: type) -> dict[str, Any]:
         return {}
 
 
-def _is_plain(wanted: Any) -> bool:
+def is_plain(wanted: Any) -> bool:
     """Whether values of this type can be written in a run file and read back."""
     origin, options = typing.get_origin(wanted), typing.get_args(wanted)
     if origin in (typing.Union, types.UnionType):
-        return all(map(_is_plain, options))
+        return all(map(is_plain, options))
     if origin is tuple:
-        return len(options) == 2 and options[1] is Ellipsis and _is_plain(options[0])
+        return len(options) == 2 and options[1] is Ellipsis and is_plain(options[0])
     if origin is Literal or wanted in (bool, int, float, str, type(None)):
         return True
     return isinstance(wanted, type) and (dataclasses.is_dataclass(wanted) or hasattr(wanted, "registry"))
@@ -230,7 +230,7 @@ def check_types(thing: Any) -> None:
     types_of = _hints(type(thing))
     for field in dataclasses.fields(thing):
         wanted = types_of.get(field.name)
-        if wanted is None or not field.init or not _is_plain(wanted):
+        if wanted is None or not field.init or not is_plain(wanted):
             continue
         value = getattr(thing, field.name)
         checked(value, wanted, field, type(thing).__name__)

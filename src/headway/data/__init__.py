@@ -6,13 +6,15 @@ from headway.data.dataset.federated import ClientSummary, Examples, FederatedDat
 from headway.data.dataset.mapped import mapped, mapped_examples
 from headway.data.dataset.split import split
 from headway.data.partition.allocation import Partitioner
-from headway.data.partition.partitioners import PARTITIONERS, partitioner
+from headway.data.partition.partitioners import PARTITIONERS, partitioner, register_partition
 from headway.data.shift.shifting import Shift
-from headway.data.shift.shifts import SHIFTS, shift, shifted
+from headway.data.shift.shifts import SHIFTS, register_shift, shift, shifted
 from headway.data.skew.skew import ClientSkew, LabelSkew, Skew, Spread, label_skew, skew_of
+from headway.data.sources.example_pool import ExamplePool
 from headway.data.sources.hospitals import hospitals
 from headway.data.sources.hub import from_huggingface
-from headway.data.sources.registered_sources import described, load, sources
+from headway.data.sources.loading import described, load
+from headway.data.sources.source_registry import register_source, sources
 from headway.data.sources.tables import TableFacts, infer_csv
 from headway.data.sources.torch_datasets import from_torch
 
@@ -21,6 +23,7 @@ __all__ = [
     "SHIFTS",
     "ClientSkew",
     "ClientSummary",
+    "ExamplePool",
     "Examples",
     "FederatedData",
     "LabelSkew",
@@ -43,6 +46,9 @@ __all__ = [
     "mapped",
     "mapped_examples",
     "partitioner",
+    "register_partition",
+    "register_shift",
+    "register_source",
     "shift",
     "shifted",
     "skew_of",

@@ -7,7 +7,7 @@ from headway.engines.processes.process_engine import ProcessEngine
 from headway.engines.ray.ray_engine import RayEngine
 from headway.engines.virtual_clock.clock_engine import ClockEngine
 from headway.engines.virtual_clock.device_availability import Always, Bernoulli, Charging, Diurnal, Trace
-from headway.engines.virtual_clock.fleet import FLEETS, DeviceFleet
+from headway.engines.virtual_clock.fleet import FLEETS, DeviceFleet, register_fleet
 
 __all__ = [
     "FLEETS",
@@ -24,4 +24,5 @@ __all__ = [
     "ProcessEngine",
     "RayEngine",
     "Trace",
+    "register_fleet",
 ]

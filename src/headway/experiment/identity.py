@@ -155,7 +155,7 @@ def code_of(task: Task, module: nn.Module, algorithm: Algorithm) -> dict[str, st
 
     What such a file imports is not looked at, nor code without a file.
     """
-    things = [task.model, task.loss, *task.metrics, algorithm.trainer, algorithm.sampler, *algorithm.chain.stages]
+    things = [task.model, *task.own_functions, algorithm.trainer, algorithm.sampler, *algorithm.chain.stages]
     names = {getattr(inspect.unwrap(each), "__module__", None) for each in things if callable(each)}
     names |= {type(each).__module__ for each in [*things, *module.modules()]}
     found = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 import types
 import typing
@@ -162,7 +161,7 @@ def elsewhere(key: str, at: str = "") -> str:
             return f"; {listed(owners)} {'has' if len(owners) == 1 else 'have'} it: {at}.{kind} = {shown(owners[0])}"
     paths = [path for path in known_paths().get(meant, ()) if path.rpartition(".")[0] != at or meant != key]
     if not paths:
-        makers = [recipe for recipe, make in recipes.RECIPES.items() if meant in inspect.signature(make).parameters]
+        makers = [name for name in sorted(recipes.RECIPES) if meant in recipes.options_of(recipes.RECIPES[name])]
         return f"; it is an option of the recipe {listed(makers[:3])}: algorithm.{meant}" if makers else ""
     fewest = min(path.count(".") for path in paths)
     best = [path for path in paths if path.count(".") == fewest]

@@ -219,6 +219,8 @@ def load_runfile(
     run = _table(tables, "run")
     run.setdefault("name", title)
     run |= {key: value for key, value in (("seed", seed), ("rounds", rounds)) if value is not None}
+    if run.get("imports"):
+        import_modules(_check(tables).run, folder)  # the method may be a recipe that is registered there
     if method is not None:
         _choose_method(tables, method)
     algorithm = _table(tables, "algorithm")
@@ -251,7 +253,7 @@ def _choose_method(tables: dict[str, Any], method: str) -> None:
     algorithm = _table(tables, "algorithm")
     own = _table(tables, "methods").get(method)
     if own is None:
-        if method not in recipes.names():
+        if not recipes.is_recipe(method):
             known = [*recipes.names(), *tables["methods"]]
             raise ConfigError(f"there is no method named {method!r}{nearest(method, known)}.")
         own = {"recipe": method}
@@ -344,8 +346,10 @@ def _algorithm(section: AlgorithmSection, of_stages: Sequence[tuple[list[str], A
 def _recipe(section: AlgorithmSection, trainer: Trainer) -> Algorithm:
     """The algorithm of a section's recipe, and of its options."""
     name, options = section.recipe or "fedavg", section.model_extra or {}
-    if name not in recipes.names():
-        raise ConfigError(f"algorithm.recipe: there is no recipe named {name!r}{nearest(name, recipes.names())}.")
+    if not recipes.is_recipe(name):
+        raise ConfigError(
+            f"algorithm.recipe: there is no recipe named {name!r}{recipes.RECIPES.near(name, recipes.names())}."
+        )
     given = {"trainer": trainer} if recipes.takes_trainer(name) else {}
     with key_path("algorithm", name.partition("+")[0], options):
         return recipes.recipe(name, **options, **given)

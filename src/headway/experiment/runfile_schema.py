@@ -202,14 +202,18 @@ class ClockSection(_Section):
     """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-    preset: Literal["phones", "hospitals", "instant"] = "instant"
+    preset: str = "instant"
 
     def fleet(self) -> DeviceFleet:
         """The clients.
 
         Raises:
-            ConfigError, DataError: for a field that there is not, a number out of range, or a bad trace.
+            ConfigError, DataError: for an unknown preset or field, a number out of range, or a bad trace.
         """
+        if self.preset not in FLEETS:
+            known = " or ".join(f'"{name}"' for name in FLEETS)
+            more = "".join(f"; {problem.removesuffix('.')}" for problem in FLEETS.problems)
+            raise ConfigError(f'clock.preset must be one of {known}, found "{self.preset}"{more}.')
         return build(DeviceFleet, {**to_numbers(FLEETS[self.preset]), **(self.model_extra or {})})
 
 

@@ -3,17 +3,23 @@
 `B` examples have outputs `[B, ...]` and targets `[B, ...]`.  A loss is one number per example, `[B]`: where a function
 gives several, one for each label or pixel, an example's loss is their mean (`of_examples`).  Nothing is ever broadcast
 between outputs and targets (`aligned`), and classes are on axis 1, where cross-entropy has them.
+
+Another package adds a loss by an entry point in the group `headway.losses`, a module of one's own by the decorator
+`register_loss`: a function of (outputs, targets) that gives one loss per example.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from headway.core.errors import ConfigError
+from headway.core.plugins import NamedRegistry, own_name
 
 PerExample = Callable[[Tensor, Tensor], Tensor]
 TALL, NARROW = 256, 16  # rows and columns of a matrix that torch goes through three times as fast by columns
@@ -24,11 +30,33 @@ class Loss:
     """A loss as a value per example `[B]`, and as the mean over a batch where that is cheaper at once.
 
     accepts: what is wrong with the shapes of outputs and targets, as a sentence; `None` if nothing is.
+    function: the function of one's own that it calls; `None` for Headway's losses.  summary: a line on it.
     """
 
     per_example: PerExample
     mean: Callable[[Tensor, Tensor], Tensor]
     accepts: Callable[[Tensor, Tensor], str | None] = lambda outputs, targets: None
+    function: PerExample | None = None
+    summary: str = ""
+
+    @classmethod
+    def of(cls, function: PerExample) -> Loss:
+        """The loss of a function of one's own, whose results are checked to be one or more numbers per example."""
+
+        def per_example(outputs: Tensor, targets: Tensor) -> Tensor:
+            losses = function(outputs, targets.clone())  # it may write into them
+            if losses.shape[:1] != targets.shape[:1]:
+                raise ConfigError(
+                    f"Task.loss must give one loss per example, of shape {list(targets.shape[:1])}, found "
+                    f'{list(losses.shape)}: leave out its mean (reduction="none" in torch).'
+                )
+            return of_examples(losses)
+
+        def mean(outputs: Tensor, targets: Tensor) -> Tensor:
+            return per_example(outputs, targets).mean()
+
+        line = (inspect.getdoc(function) or "").partition("\n")[0]
+        return cls(per_example, mean, function=function, summary=line)
 
 
 def of_examples(losses: Tensor) -> Tensor:
@@ -129,12 +157,36 @@ def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return of_examples(-logs.gather(1, targets.unsqueeze(1)).squeeze(1))
 
 
-LOSSES: dict[str, Loss] = {
-    "cross_entropy": Loss(_cross_entropy, F.cross_entropy, _class_outputs),
-    "binary_cross_entropy": Loss(
+def _as_loss(name: str | None, thing: Any) -> tuple[str, Loss]:
+    if not callable(thing) and not isinstance(thing, Loss):
+        raise ConfigError(f"a loss is a function of (outputs, targets), found a value of type {type(thing).__name__}.")
+    name, thing = own_name(name, thing)
+    return name, thing if isinstance(thing, Loss) else Loss.of(thing)
+
+
+LOSSES: NamedRegistry[Loss] = NamedRegistry("loss", "headway.losses", _as_loss)
+register_loss = LOSSES.register
+register_loss("cross_entropy")(
+    Loss(
+        _cross_entropy,
+        F.cross_entropy,
+        _class_outputs,
+        summary="of scores of classes (logits) on axis 1, and labels or probabilities",
+    )
+)
+register_loss("binary_cross_entropy")(
+    Loss(
         lambda outputs, targets: of_examples(_binary(outputs, targets)),
         lambda outputs, targets: _binary(outputs, targets, "mean"),
         _one_output_each,
-    ),
-    "mean_squared_error": Loss(_squared, lambda outputs, targets: _squared(outputs, targets).mean(), _one_output_each),
-}
+        summary="of one logit for each target, which is 0 or 1",
+    )
+)
+register_loss("mean_squared_error")(
+    Loss(
+        _squared,
+        lambda outputs, targets: _squared(outputs, targets).mean(),
+        _one_output_each,
+        summary="of predicted quantities",
+    )
+)

@@ -10,17 +10,21 @@ Three kinds of answers are told apart by the shapes of outputs and targets:
 
 `pooled_NAME` is the metric NAME over the test examples of all clients together, where `NAME` is the mean over clients,
 weighted by their examples.
+
+Another package adds a metric by an entry point in the group `headway.metrics`, a module of one's own by the decorator
+`register_metric`: a function of (outputs, targets) that gives one number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError
+from headway.core.plugins import NamedRegistry, own_name
 from headway.model.losses import aligned, same_but_ones
 
 Metric = Callable[[Tensor, Tensor], float]
@@ -93,17 +97,30 @@ def mean_absolute_error(outputs: Tensor, targets: Tensor) -> float:
     return float((aligned(outputs, targets).double() - targets.double()).abs().mean())
 
 
-METRICS: dict[str, Metric] = {
-    "accuracy": accuracy,
-    "balanced_accuracy": balanced_accuracy,
-    "intersection_over_union": intersection_over_union,
-    "auroc": auroc,
-    "mean_absolute_error": mean_absolute_error,
-}
+def _as_metric(name: str | None, function: Any) -> tuple[str, Metric]:
+    if not callable(function):
+        raise ConfigError(
+            f"a metric is a function of (outputs, targets), found a value of type {type(function).__name__}."
+        )
+    name, function = own_name(name, function)
+    if name.startswith(POOLED) or name == "loss":
+        raise ConfigError(f'a metric cannot be named {name!r}: "{POOLED}NAME" and "loss" have a meaning of their own.')
+    return name, function
+
+
+METRICS: NamedRegistry[Metric] = NamedRegistry("metric", "headway.metrics", _as_metric)
+register_metric = METRICS.register
+for _metric in (accuracy, balanced_accuracy, intersection_over_union, auroc, mean_absolute_error):
+    register_metric(_metric)
+
+
+def is_known_metric(name: str) -> bool:
+    """Whether a metric has this name, `pooled_` before it or not."""
+    return name.removeprefix(POOLED) in METRICS
 
 
 def known_metrics() -> list[str]:
-    """The names of all metrics, those over all clients' examples last."""
+    """The names of all metrics, the pooled ones last."""
     return [*METRICS, *(f"{POOLED}{name}" for name in METRICS)]
 
 
@@ -126,6 +143,13 @@ def measured_on(metric: str, central: bool) -> str:
 def named_metric(name: str) -> Metric:
     """The metric of a name."""
     return METRICS[name.removeprefix(POOLED)]
+
+
+def own_metric(metric: str | Metric) -> Metric | None:
+    """The function of a metric that is the user's or another package's; `None` for Headway's metrics."""
+    if not isinstance(metric, str):
+        return metric
+    return None if METRICS.package(metric.removeprefix(POOLED)) is None else named_metric(metric)
 
 
 def _answers(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,9 +85,7 @@ def has_own_code(algorithm: Algorithm, task: Task) -> bool:
     """Whether a trainer, stage, loss or metric that is not Headway's own runs beside the model: it may draw from
     NumPy's or Python's generator."""
     parts = (algorithm.trainer, *algorithm.chain)
-    return any(callable(part) for part in (task.loss, *task.metrics)) or any(
-        not type(part).__module__.startswith("headway.") for part in parts
-    )
+    return bool(task.own_functions) or any(not type(part).__module__.startswith("headway.") for part in parts)
 
 
 def habit_notes(flat_module: FlatModule) -> list[str]:

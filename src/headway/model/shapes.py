@@ -14,8 +14,8 @@ from headway.data import Examples
 from headway.data.dataset.blocks import blocks_of
 from headway.model.broadcasting import broadcasts
 from headway.model.flat_module import FlatModule
-from headway.model.losses import LOSSES, shape_text
-from headway.model.metrics import POOLED, class_axes, kind_of
+from headway.model.losses import shape_text
+from headway.model.metrics import POOLED, class_axes, kind_of, own_metric
 from headway.model.outputs import check_is_tensor
 from headway.model.task import function_name
 
@@ -95,13 +95,13 @@ def tried_outputs(flat_module: FlatModule, inputs: Tensor, training: bool) -> Te
     return check_is_tensor(returned)
 
 
-def _check_loss(flat_module: FlatModule, outputs: Tensor, targets: Tensor) -> None:
-    loss, criterion = flat_module.task.loss, flat_module.task.criterion
-    if isinstance(loss, str):
-        if (trouble := LOSSES[loss].accepts(outputs, targets)) is not None:
-            raise ConfigError(f'loss = "{loss}": {trouble}')
+def _check_loss(bench: FlatModule, outputs: Tensor, targets: Tensor) -> None:
+    criterion = flat_module.task.criterion
+    if (trouble := criterion.accepts(outputs, targets)) is not None:
+        raise ConfigError(f'loss = "{flat_module.task.loss}": {trouble}')
+    if (loss := criterion.function) is None:
         return
-    own = function_name(loss)
+    own = function_name(bench.task.loss)
     if broadcasts(loss, outputs, targets):
         raise ConfigError(_broadcast(f"the loss {own}", outputs, targets))
     try:
@@ -122,15 +122,19 @@ def _check_loss(flat_module: FlatModule, outputs: Tensor, targets: Tensor) -> No
 def _check_metrics(flat_module: FlatModule, outputs: Tensor, targets: Tensor) -> None:
     task = flat_module.task
     for metric in task.metrics:
-        if not isinstance(metric, str):
-            if broadcasts(metric, outputs, targets):
+        if (own := own_metric(metric)) is not None:
+            if broadcasts(own, outputs, targets):
                 raise ConfigError(_broadcast(f"the metric {function_name(metric)}", outputs, targets))
             continue
         try:
-            {**task.scorers, **task.pooled_scorers}[metric](outputs, targets)
+            {**task.scorers, **task.pooled_scorers}[function_name(metric)](outputs, targets)
         except ConfigError as error:
             raise ConfigError(f"the metric {metric!r}: {error}") from error
-    if not isinstance(task.loss, str) and len(class_axes(outputs, targets)) > 1 and any(map(_of_classes, task.metrics)):
+    if (
+        task.criterion.function is not None
+        and len(class_axes(outputs, targets)) > 1
+        and any(map(_of_classes, task.metrics))
+    ):
         raise ConfigError(
             f"outputs {shape_text(outputs)} and targets {shape_text(targets)} do not tell on which axis the classes "
             "are, as both would fit, and a loss of one's own does not either: have the model give them on axis 1 and "

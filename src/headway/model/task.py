@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from headway.core.errors import ConfigError, nearest
-from headway.model.losses import LOSSES, Loss, PerExample, of_examples
-from headway.model.metrics import Metric, is_pooled, known_metrics, named_metric
+from headway.model.losses import LOSSES, Loss, PerExample
+from headway.model.metrics import METRICS, Metric, is_known_metric, is_pooled, known_metrics, named_metric, own_metric
 from headway.model.random_state import outside_seeded
 from headway.numerics.keys import Key
 
@@ -65,10 +65,11 @@ class Task:
             if isinstance(value, str):
                 raise ConfigError(f"Task.{option} must be a tuple of texts, such as ({value!r},), found {value!r}.")
         if isinstance(self.loss, str) and self.loss not in LOSSES:
-            raise ConfigError(f"there is no loss named {self.loss!r}{nearest(self.loss, LOSSES)}.")
+            raise ConfigError(f"there is no loss named {self.loss!r}{LOSSES.near(self.loss)}.")
         for metric in self.metrics:
-            if isinstance(metric, str) and metric not in known_metrics():
-                raise ConfigError(f"there is no metric named {metric!r}{nearest(metric, known_metrics())}.")
+            if isinstance(metric, str) and not is_known_metric(metric):
+                near = METRICS.near(metric, known_metrics())
+                raise ConfigError(f"there is no metric named {metric!r}{near}.")
         names = [function_name(metric) for metric in self.metrics]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ConfigError(f"two metrics are named {twice[0]!r}; keep one, or give each function its own name.")
@@ -84,18 +85,7 @@ class Task:
         """The loss per example and over a batch."""
         if isinstance(self.loss, str):
             return LOSSES[self.loss]
-        given = self.loss
-
-        def per_example(outputs: Tensor, targets: Tensor) -> Tensor:
-            losses = given(outputs, targets.clone())  # it may write into them
-            if losses.shape[:1] != targets.shape[:1]:
-                raise ConfigError(
-                    f"Task.loss must give one loss per example, of shape {list(targets.shape[:1])}, found "
-                    f'{list(losses.shape)}: leave out its mean (reduction="none" in torch).'
-                )
-            return of_examples(losses)
-
-        return Loss(per_example, lambda outputs, targets: per_example(outputs, targets).mean())
+        return Loss.of(self.loss)
 
     @cached_property
     def scorers(self) -> dict[str, Metric]:
@@ -123,6 +113,12 @@ class Task:
     def has_class_probabilities(self, outputs: Tensor, targets: Tensor) -> bool:
         """Whether the targets are a probability for each class, such as one-hot vectors."""
         return self.loss == "cross_entropy" and targets.is_floating_point() and targets.shape == outputs.shape
+
+    @property
+    def own_functions(self) -> tuple[Callable[..., Any], ...]:
+        """The loss and metrics that are functions of the user or of another package."""
+        functions = [self.criterion.function, *map(own_metric, self.metrics)]
+        return tuple(function for function in functions if function is not None)
 
     @property
     def metric_names(self) -> tuple[str, ...]:

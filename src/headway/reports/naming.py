@@ -71,7 +71,10 @@ def label(tables: Mapping[str, Any]) -> str:
     stages = [table["stage"] for table in mine]
     near = []
     for name in recipes.names():
-        named = recipes.recipe(name)
+        try:
+            named = recipes.recipe(name)
+        except Exception:  # another package's recipe, which may need options or fail
+            continue
         chain = named.chain.to_config()
         if _term(trainers.describe(named.trainer)) != _term(tables.get("algorithm", {}).get("trainer", {})):  # type: ignore[arg-type]
             continue

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headway.core.errors import ConfigError, nearest
-from headway.core.registry import build
+from headway.core.errors import ConfigError
+from headway.core.plugins import NamedRegistry
+from headway.core.registry import build, check_rebuildable
 from headway.data.dataset.federated import Examples, FederatedData
 from headway.data.shift.image_shifts import Colour, Noise, Rotation, Stain
 from headway.data.shift.shifting import Move, Shift
@@ -23,7 +24,20 @@ from headway.numerics.keys import Key
 
 ShiftLike = Shift | Mapping[str, Any]
 
-SHIFTS: Mapping[str, type[Shift]] = {cls.kind: cls for cls in (Noise, Rotation, Colour, Stain, Affine, Labels)}
+
+def _of_kind(name: str | None, cls: Any) -> tuple[str, type[Shift]]:
+    if not (isinstance(cls, type) and issubclass(cls, Shift) and isinstance(getattr(cls, "kind", None), str)):
+        raise ConfigError(
+            f"a shift is a subclass of headway.data.Shift with a kind, which is its name in run files, found {cls!r}."
+        )
+    check_rebuildable(cls, f"the shift {cls.kind!r}")
+    return cls.kind, cls
+
+
+SHIFTS: NamedRegistry[type[Shift]] = NamedRegistry("shift", "headway.shifts", _of_kind)
+register_shift = SHIFTS.register
+for _cls in (Noise, Rotation, Colour, Stain, Affine, Labels):
+    register_shift(_cls)
 
 
 def shift(kind: str, **numbers: Any) -> Shift:
@@ -36,7 +50,7 @@ def shift(kind: str, **numbers: Any) -> Shift:
     Noise(level=1.0)
     """
     if kind not in SHIFTS:
-        raise ConfigError(f"there is no shift {kind!r}{nearest(str(kind), SHIFTS)}.")
+        raise ConfigError(f"there is no shift {kind!r}{SHIFTS.near(str(kind))}.")
     cls = SHIFTS[kind]
     try:
         return build(cls, numbers)

@@ -1,12 +1,17 @@
-"""The devices of a simulated federation: how fast they train and send, and how often they fail."""
+"""The devices of a simulated federation: how fast they train and send, and how often they fail.
+
+Another package adds a fleet by an entry point in the group `headway.fleets`, a module of one's own by
+`register_fleet(name)(fleet)`; run files choose it as `clock.preset`.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from headway.core.errors import ConfigError
+from headway.core.plugins import NamedRegistry, own_name
 from headway.core.registry import check_types
 from headway.engines.virtual_clock.device_availability import Always, Availability, Diurnal, normal
 from headway.numerics.keys import Key
@@ -107,9 +112,17 @@ class DeviceFleet:
         return float(share) if drawn < self.crash else None
 
 
+def _as_fleet(name: str | None, thing: Any) -> tuple[str, DeviceFleet]:
+    if not isinstance(thing, DeviceFleet):
+        raise ConfigError(f"a fleet is a DeviceFleet, found a value of type {type(thing).__name__}.")
+    return own_name(name, thing)
+
+
+FLEETS: NamedRegistry[DeviceFleet] = NamedRegistry("fleet", "headway.fleets", _as_fleet)
+register_fleet = FLEETS.register
 # Orders of magnitude, not measurements: what a study says of its own devices is better.
-FLEETS = {
-    "phones": DeviceFleet(
+register_fleet("phones")(
+    DeviceFleet(
         examples_per_s=100.0,
         down_per_s=2e6,
         up_per_s=5e5,
@@ -118,8 +131,10 @@ FLEETS = {
         link_spread=0.9,
         crash=0.05,
         availability=Diurnal(hours=8.0, begins=22.0, spread=3.0),
-    ),
-    "hospitals": DeviceFleet(
+    )
+)
+register_fleet("hospitals")(
+    DeviceFleet(
         examples_per_s=1000.0,
         down_per_s=1e7,
         up_per_s=5e6,
@@ -127,6 +142,6 @@ FLEETS = {
         speed_spread=0.4,
         link_spread=0.4,
         crash=0.002,
-    ),
-    "instant": DeviceFleet(),
-}
+    )
+)
+register_fleet("instant")(DeviceFleet())

@@ -1,4 +1,4 @@
-"""Data by name or path: what a run file writes under `[data]`."""
+"""Loading of data by name or path: the section `[data]` of a run file."""
 
 from __future__ import annotations
 
@@ -6,60 +6,24 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from headway.core.errors import ConfigError, DataError, nearest
+from headway.core.registry import convert, is_plain
 from headway.data.dataset.federated import FederatedData
 from headway.data.dataset.mapped import is_mapped, mapped, mapped_pool
 from headway.data.shift.shifts import ShiftLike, shifted, shifts
 from headway.data.sources.example_pool import ExamplePool, PartitionLike
 from headway.data.sources.folders import class_folders
-from headway.data.sources.hospitals import hospital_pool
 from headway.data.sources.hub import is_saved, saved_pool
-from headway.data.sources.images import fashion_mnist_pool, has_idx, idx_pool
-from headway.data.sources.npz import npz_pool
-from headway.data.sources.packaged import DIGITS, MNIST5K
-from headway.data.sources.synthetic import synthetic_pool
-from headway.data.sources.table_pool import table_pool
+from headway.data.sources.images import has_idx, idx_pool
+from headway.data.sources.source_registry import SOURCES, source_names, suffixes
 from headway.numerics.keys import Key
 
-_NAMED: Mapping[str, tuple[Callable[..., ExamplePool], str]] = {
-    "hospitals": (
-        hospital_pool,
-        "heart disease at 4 hospitals, 920 patients; has its own clients",
-    ),
-    "mnist5k": (MNIST5K.pool, "5,000 MNIST digits; needs headway[mnist] and a partition"),
-    "synthetic": (synthetic_pool, "drawn from a model per client, as in FedProx; has its own clients"),
-    "digits": (DIGITS.pool, "1,797 digits of 8x8; needs scikit-learn and a partition"),
-    "fashion-mnist": (
-        fashion_mnist_pool,
-        "60,000 + 10,000 images of clothes; needs Debian's dataset-fashion-mnist and a partition",
-    ),
-}
-_FILES: Mapping[str, tuple[Callable[..., ExamplePool], str]] = {
-    ".npz": (npz_pool, "a file of NumPy arrays x, y and perhaps client (or another, as client_column)"),
-    ".csv": (table_pool, "a table with a header line; give target and client_column"),
-    ".tsv": (table_pool, "the same with tabs"),
-    ".parquet": (table_pool, "a table; needs headway[parquet]; give target and client_column"),
-}
-_FOLDER = (
-    "a folder of pictures for each class (as LC25000 has), MNIST's four IDX files, a saved Hugging Face data set, or "
-    "x.npy, y.npy and perhaps client.npy, which stay on disk"
-)
 _TEXT_OPTIONS = frozenset(
     {"target", "client_column", "group", "task", "standardise", "separator", "decimal", "encoding"}
 )
 _LIST_OPTIONS = {"drop": "column names", "keep": "column names", "categories": "column names", "gaps": "texts"}
-
-
-def sources() -> dict[str, str]:
-    """What `load` accepts, each with a line that says what it is.
-
-    >>> sorted(name for name in sources() if "path" not in name)
-    ['digits', 'fashion-mnist', 'hospitals', 'mnist5k', 'synthetic']
-    """
-    named = {name: line for name, (_, line) in _NAMED.items()}
-    return named | {f"path/to/*{suffix}": line for suffix, (_, line) in _FILES.items()} | {"path/to/": _FOLDER}
 
 
 def load(
@@ -98,19 +62,20 @@ def load(
     name, path = str(source), Path(source)
     suffix = path.suffix.lower()
     given: dict[str, Any] = {}
-    if name in _NAMED:
-        read = _NAMED[name][0]
+    if os.sep not in name and not name.startswith(".") and name in SOURCES:
+        read = SOURCES[name].read
     elif path.is_dir():
         read, given = _folder_reader(path), {"path": path}
-    elif suffix in _FILES:
-        read, given = _FILES[suffix][0], {"path": path}
+    elif suffix and suffix in SOURCES:
+        read, given = SOURCES[suffix].read, {"path": path}
     elif os.sep in name and not suffix:
         raise DataError(f"there is no folder {path}; check the path.")
     elif suffix:
-        raise ConfigError(f"{path} has the suffix {path.suffix!r}, but one of {', '.join(_FILES)} is needed.")
+        raise ConfigError(f"{path} has the suffix {path.suffix!r}, but one of {', '.join(suffixes())} is needed.")
     else:
-        raise ConfigError(f"there is no data source {name!r}{nearest(name, _NAMED)}.")
+        raise ConfigError(f"there is no data source {name!r}{SOURCES.near(name, source_names())}.")
     _check_options(name, options, read)
+    options = _converted(name, options, read)
     if read is mapped_pool and partition is None:  # who holds what is in the files too
         given = {"clients": clients, "test_share": test_share, "split": split, "key": key}
         return shifted(mapped(path, **given, **options), rules, key=key)
@@ -120,6 +85,8 @@ def load(
     if "clients" in known and clients is not None:
         given["clients"] = clients
     pool = read(**given, **options)
+    if not isinstance(pool, ExamplePool):
+        raise ConfigError(f"the data source {name!r} returned a {type(pool).__name__}, but an ExamplePool is needed.")
     divided = pool.divide(key=key, partition=partition, clients=clients, test_share=test_share, split=split)
     return shifted(divided, rules, key=key)
 
@@ -160,6 +127,17 @@ def _check_options(source: str, options: Mapping[str, Any], read: Callable[..., 
     for name, each in known.items():
         if each.default is inspect.Parameter.empty and options.get(name) is None:
             raise ConfigError(f"the data source {source!r} needs the option {name!r}.")
+
+
+def _converted(source: str, options: Mapping[str, Any], read: Callable[..., ExamplePool]) -> dict[str, Any]:
+    """The options of another package's source as the types that its function declares; Headway's as they are."""
+    if read.__module__.partition(".")[0] == "headway":
+        return dict(options)
+    hints = get_type_hints(read)
+    return {
+        name: convert(value, hints[name], f"the option {name!r} of {source!r}") if is_plain(hints.get(name)) else value
+        for name, value in options.items()
+    }
 
 
 def _texts(value: Any) -> bool:
