@@ -95,13 +95,13 @@ def tried_outputs(flat_module: FlatModule, inputs: Tensor, training: bool) -> Te
     return check_is_tensor(returned)
 
 
-def _check_loss(bench: FlatModule, outputs: Tensor, targets: Tensor) -> None:
+def _check_loss(flat_module: FlatModule, outputs: Tensor, targets: Tensor) -> None:
     criterion = flat_module.task.criterion
     if (trouble := criterion.accepts(outputs, targets)) is not None:
         raise ConfigError(f'loss = "{flat_module.task.loss}": {trouble}')
     if (loss := criterion.function) is None:
         return
-    own = function_name(bench.task.loss)
+    own = function_name(flat_module.task.loss)
     if broadcasts(loss, outputs, targets):
         raise ConfigError(_broadcast(f"the loss {own}", outputs, targets))
     try:
