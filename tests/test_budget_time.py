@@ -9,7 +9,7 @@ from headway.core.errors import ConfigError
 from headway.experiment.comparison import gather
 from headway.experiment.runfile import load_runfile
 from headway.experiment.trials import Trial
-from headway.numerics.durations import seconds_of
+from headway.numerics.units import seconds_of
 
 FILE = """
 [run]

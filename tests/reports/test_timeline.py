@@ -6,7 +6,7 @@ import statistics
 import pytest
 from reporting import Page, make_comparison, make_run
 
-from headway.numerics.durations import time_text
+from headway.numerics.units import time_text
 from headway.observe.text import bytes_text, number_text
 from headway.observe.workload import COUNTED, FLYING, VAIN, Span
 from headway.reports import evidence

@@ -11,7 +11,7 @@ from toys import blobs
 
 import headway as hw
 from headway.numerics.gram import COLUMNS, gram_matrix
-from headway.numerics.sizes import bytes_of
+from headway.numerics.units import bytes_of
 from headway.training.step_storage import add_steps, gram_of, plan_steps
 
 BASE = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2, momentum=0.9)

@@ -19,7 +19,7 @@ from headway.core import stopping
 from headway.core.errors import RunFolderError
 from headway.experiment.run import Run
 from headway.experiment.runfile import RunFile, load_runfile
-from headway.numerics.durations import time_text
+from headway.numerics.units import time_text
 from headway.observe.alarms import Lines
 from headway.observe.journal import Journal
 from headway.observe.progress import Meter

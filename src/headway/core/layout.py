@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
@@ -16,16 +16,15 @@ from headway.core.errors import ConfigError, nearest
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One named tensor and its place `[offset, offset + numel)` in the vector."""
+    """One named tensor and its place `[offset, offset + numel)` in the vector; a scalar has numel 1."""
 
     name: str
     shape: tuple[int, ...]
     offset: int
+    numel: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def numel(self) -> int:
-        """How many numbers it holds (1 for a scalar)."""
-        return prod(self.shape)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "numel", prod(self.shape))
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,12 @@ class Layout:
     @cached_property
     def size(self) -> int:
         """P, the length of the vector."""
-        return sum(entry.numel for entry in self.entries)
+        return sum(self.sizes)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """How many numbers each tensor holds, in order."""
+        return [entry.numel for entry in self.entries]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -116,9 +120,9 @@ class Layout:
             for entry, part in zip(self.entries, self.slices(vector), strict=True)
         }
 
-    def slices(self, vector: Tensor) -> list[Tensor]:
+    def slices(self, vector: Tensor) -> tuple[Tensor, ...]:
         """The flat pieces `[..., numel]` of a vector, one per tensor, without copying."""
-        return [vector[..., entry.offset : entry.offset + entry.numel] for entry in self.entries]
+        return vector.split(self.sizes, -1) if self.entries else ()
 
     def select(self, which: Iterable[str] | Callable[[str], bool]) -> Layout:
         """The layout of some of the tensors only, in the same order, packed anew.

@@ -13,7 +13,7 @@ from headway.experiment.run import LOWER_IS_BETTER
 from headway.experiment.runfile import RunFile
 from headway.experiment.trials import Trial, tail_of
 from headway.model.metrics import measured_on
-from headway.numerics.durations import time_text
+from headway.numerics.units import time_text
 from headway.observe.text import listed
 
 

@@ -9,7 +9,7 @@ from headway.core.algorithm import Algorithm
 from headway.core.errors import ConfigError
 from headway.engines import ClockEngine, Engine
 from headway.engines.virtual_clock.device_availability import HORIZON_S, Bernoulli
-from headway.numerics.durations import time_text
+from headway.numerics.units import time_text
 from headway.numerics.keys import Key
 from headway.samplers import Fixed
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 GAMMA = 0x9E3779B97F4A7C15
 SHIFTS, FACTORS = (30, 27), (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 LAST = 31
-FEW = 48  # numbers that are sooner drawn one by one
 _MASK = 2**64 - 1
 
 
@@ -54,9 +54,10 @@ def streams(starts: Tensor, count: int) -> Tensor:
 
 def stream(start: int, count: int) -> Tensor:
     """The same of one stream, int64 `[count]`."""
-    if count > FEW:
-        return streams(torch.tensor(signed(start)), count)
-    return torch.tensor([mixed_number(start + k * GAMMA & _MASK) >> 1 for k in range(1, count + 1)], dtype=torch.int64)
+    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GAMMA) + np.uint64(start)
+    for shift, factor in zip(SHIFTS, FACTORS, strict=True):
+        z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
+    return torch.from_numpy(((z ^ (z >> np.uint64(LAST))) >> np.uint64(1)).view(np.int64))
 
 
 def number_of(name: str | int) -> int:

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from headway.numerics.durations import time_text
+from headway.numerics.units import time_text
 
 
 class Meter:

@@ -20,7 +20,7 @@ from headway.data import Examples, batch_bounds, epoch_order
 from headway.data.dataset.batches import LastBatch
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
-from headway.numerics.sizes import bytes_of
+from headway.numerics.units import bytes_of
 from headway.training.loss_terms import LossTerm
 from headway.training.measurements import HELD_OUT, MEASUREMENTS, held_out_count, hold_out, measure
 from headway.training.step_storage import StepPlan, StepRecorder, Steps, keep_steps, plan_steps

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from headway.experiment.comparison import Summary
 from headway.experiment.trials import TAIL
-from headway.numerics.durations import time_text
+from headway.numerics.units import time_text
 from headway.observe.fairness import Fairness, fairness
 from headway.observe.text import bytes_text, difference_text, listed, metric_text, number_text, time_unit
 from headway.reports.page.axes import tick_text

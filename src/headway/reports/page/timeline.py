@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from headway.numerics.durations import time_text
+from headway.numerics.units import time_text
 from headway.observe.text import bytes_text, listed, number_text, time_unit
 from headway.observe.workload import FLYING, Span, Workload, at_work
 from headway.reports.page.axes import MOST_POINTS, thinned, tick_text
