@@ -27,8 +27,7 @@ from headway.experiment.grid_search import HELD_OUT, Candidate, choose, tuning_t
 from headway.experiment.runfile import RunFile
 from headway.experiment.trials import RUNS, Trial, TrialJob, failed_trial, in_processes, run_trials, trial_folder
 from headway.model.undefined_metrics import AREA, deciding, undefined_metrics
-from headway.numerics.units import seconds_of, time_text
-from headway.numerics.units import bytes_of
+from headway.numerics.units import bytes_of, seconds_of, time_text
 from headway.observe.run_folder import write_atomically, writing
 from headway.observe.text import bytes_text, difference_text, emit, listed, number_text, plain_table, show_table, strict
 from headway.reports.comparison_picture import comparison_picture

@@ -20,7 +20,7 @@ from headway.client_state.sqlite_versions import flat, read_versions, write_vers
 from headway.client_state.tensor_table import TensorTable
 from headway.core.chain import Labelled
 from headway.core.errors import ConfigError, RunFolderError
-from headway.data.dataset.client_index import NumberedNames, place_in
+from headway.core.names import NumberedNames, place_in
 
 __all__ = ["TRAINER", "Memories", "Memory", "MemoryStore", "Tag", "flat"]
 

@@ -1,7 +1,8 @@
 """Data that clients hold: sources, natural and drawn partitions, repeatable splits and batches."""
 
+from headway.core.names import NumberedNames
 from headway.data.dataset.batches import batch_bounds, epoch_order
-from headway.data.dataset.client_index import ClientIndex, NumberedNames
+from headway.data.dataset.client_index import ClientIndex
 from headway.data.dataset.federated import ClientSummary, Examples, FederatedData
 from headway.data.dataset.mapped import mapped, mapped_examples
 from headway.data.dataset.split import split

@@ -9,8 +9,8 @@ from headway.core.algorithm import Algorithm
 from headway.core.errors import ConfigError
 from headway.engines import ClockEngine, Engine
 from headway.engines.virtual_clock.device_availability import HORIZON_S, Bernoulli
-from headway.numerics.units import time_text
 from headway.numerics.keys import Key
+from headway.numerics.units import time_text
 from headway.samplers import Fixed
 
 

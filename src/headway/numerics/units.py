@@ -27,8 +27,8 @@ def seconds_of(given: str, where: str) -> float:
         seconds = sum(float(number) * SECONDS[unit or "s"] for number, unit in parts)
     if not 0 < seconds < float("inf"):
         raise ConfigError(
-            f'{where} must be a time above 0, in seconds or such as "2h", "30min" or "1d" (units: {", ".join(SECONDS)}), '
-            f"found {given!r}."
+            f'{where} must be a time above 0, in seconds or such as "2h", "30min" or "1d" (units: '
+            f"{', '.join(SECONDS)}), found {given!r}."
         )
     return seconds
 

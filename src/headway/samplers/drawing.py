@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError
+from headway.core.names import NumberedNames
 from headway.core.sampler import Sampler
-from headway.data.dataset.client_index import NumberedNames
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
 

@@ -9,8 +9,8 @@ from typing import final
 
 from headway.core.errors import ConfigError, nearest
 from headway.core.flow import SamplerFacts
+from headway.core.names import place_in
 from headway.core.sampler import Sampler, samplers
-from headway.data.dataset.client_index import place_in
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
 from headway.samplers.drawing import evenly, in_order, wanted

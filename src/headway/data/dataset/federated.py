@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import DataError, nearest
+from headway.core.names import NumberedNames
 from headway.data.dataset.blocks import blocks_of
-from headway.data.dataset.client_index import ClientIndex, NumberedNames
+from headway.data.dataset.client_index import ClientIndex
 from headway.data.dataset.data_rules import check_alike, check_indices, check_values
 from headway.data.dataset.labels import LabelCounts
 from headway.data.dataset.split import last_tested
@@ -224,7 +225,7 @@ class FederatedData:
 
         >>> data = FederatedData.in_order("toy", Examples(torch.zeros(5, 2), torch.zeros(5)), clients=2, test_share=0.3)
         >>> data.clients, data.train["client-0"].tolist(), data.test["client-1"].tolist()
-        (Numbered(2, 'client-'), [0, 1], [4])
+        (NumberedNames(2, 'client-'), [0, 1], [4])
         """
         train, test = last_tested(in_order(len(store), clients, name, sizes), test_share)
         return cls(name, store, train, test, central, classes, description)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError
-from headway.data.dataset.client_index import ClientIndex, NumberedNames
+from headway.core.names import NumberedNames
+from headway.data.dataset.client_index import ClientIndex
 from headway.data.dataset.federated import Examples, FederatedData, in_order
 from headway.data.dataset.missing import no_file
 from headway.data.dataset.split import Splitter, last_tested

@@ -150,7 +150,7 @@ def last_tested(parts: ClientIndex, test_share: float) -> tuple[ClientIndex, Cli
     Raises:
         ConfigError: `test_share` is not in [0, 1).
 
-    >>> train, test = last_tested(Parts.of({"a": torch.arange(5)}), 0.4)
+    >>> train, test = last_tested(ClientIndex.of({"a": torch.arange(5)}), 0.4)
     >>> train["a"].tolist(), test["a"].tolist()
     ([0, 1, 2], [3, 4])
     """

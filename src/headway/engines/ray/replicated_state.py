@@ -16,7 +16,7 @@ import torch
 from headway.client_state.sqlite_versions import read_versions, write_versions
 from headway.client_state.store import Memory, Tag, not_alike, of_others
 from headway.core.errors import HeadwayError
-from headway.data.dataset.client_index import place_in
+from headway.core.names import place_in
 from headway.engines.processes.arrays import tensor_of
 from headway.engines.ray.actors import Actor, Call, Reference
 from headway.engines.ray.state_replica import Kept, arrays_in, tensors_in

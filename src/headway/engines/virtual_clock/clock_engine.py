@@ -22,8 +22,8 @@ from headway.engines.engine import Engine, Job
 from headway.engines.local import REPLY, LocalEngine
 from headway.engines.virtual_clock.device_availability import HORIZON_S, Always, Window
 from headway.engines.virtual_clock.fleet import DeviceFleet, SimulatedDevice
-from headway.numerics.units import time_text
 from headway.numerics.keys import Key
+from headway.numerics.units import time_text
 from headway.protocol import wire as frame
 from headway.protocol.messages import Answer, Ask, Measure, Message, Train, Version
 from headway.protocol.quorum import Quorum
