@@ -1,7 +1,5 @@
 """The examples of each client without an object per client: views, rows, and data of many clients."""
 
-import pickle
-import re
 import tracemalloc
 
 import numpy as np
@@ -11,7 +9,6 @@ import torch
 from headway.core.errors import ConfigError, DataError
 from headway.data import ClientIndex, Examples, FederatedData, NumberedNames, load, mapped, mapped_examples
 from headway.data.dataset.labels import LabelCounts
-from headway.data.sources.arrays import client_ids
 
 GIVEN = {"b": torch.tensor([5, 1]), "a": torch.tensor([2, 3, 4]), "c": torch.tensor([], dtype=torch.int64)}
 
