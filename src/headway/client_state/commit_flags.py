@@ -25,25 +25,24 @@ class CommitFlags:
         self._verdicts = shared_array((1,), np.int64)
         self._verdicts[0] = 1
 
-    def committed(self, client: int) -> int:
-        """The row of the client's memory, -1 where it has none."""
-        flag = int(self._committed[client])
-        return 2 * client + flag - 1 if flag else -1
+    def committed(self, clients: Sequence[int]) -> list[int]:
+        """The rows of these clients' memory, -1 for a client without any."""
+        flags = self._committed[clients].astype(np.int64)
+        rows: list[int] = np.where(flags > 0, 2 * np.asarray(clients, dtype=np.int64) + flags - 1, -1).tolist()
+        return rows
 
-    def free(self, client: int) -> int:
-        """The row to write the client's next memory to: the one that is not committed."""
-        return 2 * client + int(self._committed[client] == 1)
+    def free(self, clients: Sequence[int]) -> list[int]:
+        """The rows to write these clients' next memory to: for each the one that is not committed."""
+        rows: list[int] = (2 * np.asarray(clients, dtype=np.int64) + (self._committed[clients] == 1)).tolist()
+        return rows
 
-    def propose(self, clients: Sequence[int], tag: Tag) -> None:
+    def propose(self, clients: int | Sequence[int], tag: Tag) -> None:
         """What was written to the clients' free rows awaits the verdict on this attempt."""
-        mark = (int(self._verdicts[0]), *tag)
-        for client in clients:
-            self._pending[client] = mark
+        self._pending[clients] = (self._verdicts[0], *tag)
 
-    def withdraw(self, clients: Sequence[int]) -> None:
+    def withdraw(self, clients: int | Sequence[int]) -> None:
         """Forgets what is pending of some clients, because it is about to be written over."""
-        for client in clients:
-            self._pending[client, 0] = 0
+        self._pending[clients, 0] = 0
 
     def settle(self, tag: Tag, counted: Sequence[int]) -> NDArray[np.int64]:
         """Commits what is pending of these clients for exactly this attempt, and forgets all else; who it was."""

@@ -20,12 +20,27 @@ from headway.client_state.sqlite_versions import flat, read_versions, write_vers
 from headway.client_state.tensor_table import TensorTable
 from headway.core.chain import Labelled
 from headway.core.errors import ConfigError, RunFolderError
-from headway.core.names import NumberedNames, place_in
+from headway.core.names import NumberedNames, place_in, places_in
 
 __all__ = ["TRAINER", "Memories", "Memory", "MemoryStore", "Tag", "flat"]
 
 Memory = Labelled
 TRAINER = "trainer"  # the label of what the trainer keeps
+
+
+class GroupMemory(Protocol):
+    """The memory of clients that train one after another.
+
+    committed: the memory of each client; `None` for one that has none yet.
+    """
+
+    committed: Sequence[Memory | None]
+
+    def propose(self, place: int, memory: Memory) -> None:
+        """The next memory of the client at this place in the group."""
+
+    def close(self) -> None:
+        """What was proposed is pending from now on."""
 
 
 class Memories(Protocol):
@@ -42,6 +57,9 @@ class Memories(Protocol):
 
     def gather(self, clients: Sequence[str], first: Memory) -> Memory:
         """Copies of the memory of several clients, each `[C, ...]`."""
+
+    def of_group(self, clients: Sequence[str], tag: Tag) -> GroupMemory:
+        """The memory of clients that train one after another in one attempt of a round."""
 
     def propose(self, client: str, tag: Tag, memory: Memory) -> None:
         """Pending memory of a client."""
@@ -91,7 +109,7 @@ class MemoryStore:
 
     def enrol(self, clients: Sequence[str]) -> None:
         """Adds clients to the population, before anything is kept or declared."""
-        if all(self._find(client) is not None for client in clients):
+        if all(place_in(self._clients, client) is not None for client in clients):
             return
         assert not self._tables, "enrol clients before their memory is declared or kept"
         self._populate(sorted({*self._clients, *clients}))
@@ -115,15 +133,24 @@ class MemoryStore:
         The tensors are the rows themselves and not copies: they are not to be written to, and hold until the second
         proposal from now, if the first is counted, and until a `load`.
         """
+        return self._committed(self._places([client]))[0]
+
+    def _committed(self, places: Sequence[int]) -> list[Memory | None]:
+        """The committed memory of the clients at these places, as `get` has it."""
         self._check_shared()
-        row = self._slots.committed(self._index(client))
-        if row < 0:
-            return None
-        memory: dict[str, dict[str, Tensor]] = {}
+        rows = self._slots.committed(places)
+        each: list[dict[str, dict[str, Tensor]]] = [{} for _ in rows]
         for (label, name), table in self._tables.items():
-            if table.has(row):
-                memory.setdefault(label, {})[name] = table.view(row)
-        return memory
+            for memory, held in zip(each, table.held(rows), strict=True):
+                if held is not None:
+                    memory.setdefault(label, {})[name] = held
+        return [memory if row >= 0 else None for row, memory in zip(rows, each, strict=True)]
+
+    def of_group(self, clients: Sequence[str], tag: Tag) -> StoredGroup:
+        """The memory of clients that train one after another, in one attempt of a round and until its verdict."""
+        places = self._places(clients)
+        self._slots.withdraw(places)
+        return StoredGroup(self, self._slots, places, self._committed(places), tag)
 
     def gather(self, clients: Sequence[str], first: Memory) -> Memory:
         """Copies of the memory of several clients under the names of `first`, each `[C, ...]`.
@@ -137,13 +164,13 @@ class MemoryStore:
         if not first:
             return {}
         self._check_shared()
-        rows = [self._slots.committed(self._index(client)) for client in clients]
+        rows = self._slots.committed(self._places(clients))
         stacked: dict[str, dict[str, Tensor]] = {}
         for label, kept in first.items():
             for name, tensor in kept.items():
                 table = self._table((label, name), tensor.shape, tensor)
-                for client, row in zip(clients, rows, strict=True):
-                    if row >= 0 and not table.has(row):
+                for client, row, held in zip(clients, rows, table.held(rows), strict=True):
+                    if row >= 0 and held is None:
                         raise not_alike(label, name, client)
                 stacked.setdefault(label, {})[name] = table.gather(rows, tensor)
         return stacked
@@ -156,7 +183,9 @@ class MemoryStore:
             RunFolderError: if there is no place for it; committed and pending memory are as before.
         """
         if memory:
-            self._propose([client], tag, memory, ahead=0)
+            group = self.of_group([client], tag)
+            group.propose(0, memory)
+            group.close()
 
     def propose_stacked(self, clients: Sequence[str], tag: Tag, memory: Memory) -> None:
         """`propose` for several clients, each of them once; every tensor is `[C, ...]`.
@@ -166,14 +195,17 @@ class MemoryStore:
         """
         assert len(set(clients)) == len(clients), "each client proposes its memory once"
         if memory:
-            self._propose(clients, tag, memory, ahead=1)
+            self._check_shared()
+            places = self._places(clients)
+            self._write(places, memory)
+            self._slots.propose(places, tag)
 
     def adopt(self, client: str, memory: Memory, changed: bool = False) -> None:
         """Makes this the client's committed memory, without any verdict; changed: since the last save."""
-        index = self._index(client)
-        self._write([index], memory, ahead=0)
-        self._slots.commit(index)
-        self._unsaved[index] = changed
+        (place,) = self._places([client])
+        self.write_row(self._slots.free([place])[0], memory)
+        self._slots.commit(place)
+        self._unsaved[place] = changed
 
     def forget(self) -> None:
         """Nobody has memory, and nothing is pending."""
@@ -193,7 +225,7 @@ class MemoryStore:
         self._check_shared()
         if not self._tables:  # nobody keeps anything
             return
-        self._unsaved[self._slots.settle(tag, [self._index(client) for client in counted])] = True
+        self._unsaved[self._slots.settle(tag, self._places(list(counted)))] = True
 
     def save(self, path: Path, round_: int, oldest_kept: int) -> str | None:
         """Writes the changes up to a round in one transaction; versions older than needed are dropped.
@@ -226,7 +258,7 @@ class MemoryStore:
             self.enrol([client for client, _ in read_versions(path, round_)])
         try:
             for client, memory in read_versions(path, round_):
-                if self._find(client) is None:
+                if place_in(self._clients, client) is None:
                     raise of_others(path, client, len(self._clients))
                 self.adopt(client, memory)
         except BaseException:
@@ -237,25 +269,31 @@ class MemoryStore:
         """The clients that have memory, sorted."""
         return [self._clients[index] for index in self._slots.known().tolist()]
 
-    def _propose(self, clients: Sequence[str], tag: Tag, memory: Memory, ahead: int) -> None:
-        self._check_shared()
-        indices = [self._index(client) for client in clients]
-        self._write(indices, memory, ahead)
-        self._slots.propose(indices, tag)
-
-    def _write(self, indices: Sequence[int], memory: Memory, ahead: int) -> None:
-        """Writes the clients' free rows; what was pending there is forgotten.  ahead: the axes of clients, 0 or 1."""
+    def _write(self, places: Sequence[int], memory: Memory) -> None:
+        """Writes the free rows of several clients, every tensor `[C, ...]`; what was pending there is forgotten."""
         given = {(label, name): tensor for label, kept in memory.items() for name, tensor in kept.items()}
-        rows = [self._slots.free(index) for index in indices]
+        rows = self._slots.free(places)
         for key, tensor in given.items():
-            assert not ahead or len(tensor) == len(rows), f"{key} is of {len(tensor)} clients, not of {len(rows)}"
-            self._table(key, tensor.shape[ahead:], tensor).reserve(rows)
-        self._slots.withdraw(indices)
+            assert len(tensor) == len(rows), f"{key} is of {len(tensor)} clients, not of {len(rows)}"
+            self._table(key, tensor.shape[1:], tensor).reserve(rows)
+        self._slots.withdraw(places)
         for key, table in self._tables.items():
             if key in given:
                 table.write(rows, given[key])
             else:
                 table.drop(rows)
+
+    def write_row(self, row: int, memory: Memory) -> None:
+        """Writes one row of each table, which then holds this memory and nothing else."""
+        given = []
+        for label, kept in memory.items():
+            for name, tensor in kept.items():
+                key = (label, name)
+                given.append(key)
+                (self._tables.get(key) or self._table(key, tensor.shape, tensor)).put(row, tensor)
+        if len(given) < len(self._tables):
+            for key in self._tables.keys() - given:
+                self._tables[key].drop(row)
 
     def _table(self, key: tuple[str, str], shape: Sequence[int], like: Tensor) -> TensorTable:
         """The table, made if need be, of rows of this shape and like's dtype."""
@@ -273,13 +311,37 @@ class MemoryStore:
             "another process has made a table that is lost here: declare it before forking"
         )
 
-    def _index(self, client: str) -> int:
-        index = self._find(client)
-        assert index is not None, f"{client!r} is not in the population"
-        return index
+    def _places(self, clients: Sequence[str]) -> list[int]:
+        """The clients' places in the population."""
+        try:
+            return places_in(self._clients, clients)
+        except KeyError as unknown:
+            raise AssertionError(f"{unknown} is not in the population") from None
 
-    def _find(self, client: str) -> int | None:
-        return place_in(self._clients, client)
+
+class StoredGroup:
+    """The memory of a group in a `MemoryStore`: places, rows and flags are looked up once for all of its clients.
+
+    committed: the memory of each client, as `MemoryStore.get` has it.
+    """
+
+    def __init__(
+        self, store: MemoryStore, flags: CommitFlags, places: list[int], committed: list[Memory | None], tag: Tag
+    ) -> None:
+        self.committed = committed
+        self._store, self._flags, self._places, self._tag = store, flags, places, tag
+        self._rows = flags.free(places)
+        self._written: list[int] = []
+
+    def propose(self, place: int, memory: Memory) -> None:
+        """Writes the next memory of the client at this place in the group; empty memory leaves it as it is."""
+        if memory:
+            self._store.write_row(self._rows[place], memory)
+            self._written.append(self._places[place])
+
+    def close(self) -> None:
+        """What was proposed awaits the verdict from now on."""
+        self._flags.propose(self._written, self._tag)
 
 
 def not_alike(label: str, name: str, client: str) -> ConfigError:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,13 +52,26 @@ class TensorTable:
                 f"{label}: let it remember tensors of a shape that does not depend on the client."
             )
 
-    def has(self, row: int) -> bool:
-        """Whether the row holds something."""
-        return bool(self._present[row])
+    def held(self, rows: Sequence[int]) -> list[Tensor | None]:
+        """The rows themselves, not copies; `None` for one that holds nothing, or is below 0."""
+        present = self._present[rows] & (np.asarray(rows) >= 0)
+        return [self._rows[row] if here else None for row, here in zip(rows, present.tolist(), strict=True)]
 
-    def view(self, row: int) -> Tensor:
-        """The row itself, not a copy."""
-        return self._rows[row]
+    def put(self, row: int, tensor: Tensor) -> None:
+        """Writes one row.
+
+        Raises:
+            ConfigError: if the tensor is unlike those of the other clients.
+            RunFolderError: if the disk refuses.
+        """
+        if tensor.shape != self.shape or tensor.dtype != self.dtype:
+            self.check(tensor.shape, tensor.dtype)
+        if self._bytes.file is None:
+            self._rows[row].copy_(tensor)
+        else:
+            self.reserve((row,))
+            self._bytes.write(row * self._width, self._as_bytes(tensor, 1)[0])
+        self._present[row] = True
 
     def reserve(self, rows: Iterable[int]) -> None:
         """Takes the space of rows, where they are in a file and have none yet.
@@ -78,10 +92,9 @@ class TensorTable:
             self._bytes.write(row * self._width, data)
             self._present[row] = True
 
-    def drop(self, rows: Sequence[int]) -> None:
+    def drop(self, rows: int | Sequence[int]) -> None:
         """Rows hold nothing from now on; their space stays theirs."""
-        for row in rows:
-            self._present[row] = False
+        self._present[rows] = False
 
     def gather(self, rows: Sequence[int], first: Tensor) -> Tensor:
         """Copies of the rows as `[C, *shape]`; `first` where the row is below 0."""

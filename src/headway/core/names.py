@@ -118,3 +118,21 @@ def place_in(clients: Sequence[str], client: str) -> int | None:
         return clients.place(client)
     index = bisect_left(clients, client)
     return index if index < len(clients) and clients[index] == client else None
+
+
+def places_in(clients: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """The positions of these clients in a sorted population.
+
+    Raises:
+        KeyError: one is not there.
+
+    >>> places_in(("a", "b", "d"), ["d", "a"])
+    [2, 0]
+    """
+    if isinstance(clients, NumberedNames):
+        return clients.places(wanted).tolist()
+    places = [bisect_left(clients, client) for client in wanted]
+    for place, client in zip(places, wanted, strict=True):
+        if place == len(clients) or clients[place] != client:
+            raise KeyError(client)
+    return places

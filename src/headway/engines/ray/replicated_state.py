@@ -136,6 +136,10 @@ class RemoteMemory:
                     rows[place] = tensor_of(kept[label][name])
         return stacked
 
+    def of_group(self, clients: Sequence[str], tag: Tag) -> RemoteGroup:
+        """The memory of clients that train one after another."""
+        return RemoteGroup(self, clients, tag)
+
     def propose(self, client: str, tag: Tag, memory: Memory) -> None:
         """Pending memory of a client."""
         if memory:
@@ -363,3 +367,34 @@ class RemoteMemory:
 
 def _each(memory: Memory, change: Callable[[torch.Tensor], torch.Tensor]) -> Memory:
     return {label: {name: change(tensor) for name, tensor in kept.items()} for label, kept in memory.items()}
+
+
+class RemoteGroup:
+    """The memory of a group of clients in a `RemoteMemory`; what is proposed is sent on its way at once.
+
+    committed: the memory of each client, fetched when its turn comes, so that one client's is held at a time.
+    """
+
+    def __init__(self, memory: RemoteMemory, clients: Sequence[str], tag: Tag) -> None:
+        self.committed = _Committed(memory, clients)
+        self._memory, self._clients, self._tag = memory, clients, tag
+
+    def propose(self, place: int, memory: Memory) -> None:
+        """The next memory of the client at this place in the group."""
+        self._memory.propose(self._clients[place], self._tag, memory)
+
+    def close(self) -> None:
+        """All was proposed when it was given."""
+
+
+class _Committed(Sequence[Memory | None]):
+    """The committed memory of some clients, fetched one at a time."""
+
+    def __init__(self, memory: RemoteMemory, clients: Sequence[str]) -> None:
+        self._memory, self._clients = memory, clients
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._memory.get(self._clients[place])
