@@ -69,3 +69,33 @@ def test_a_damaged_file_is_named(tmp_path):
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(RunFolderError, match=r"memory\.sqlite cannot be read"):
         MemoryStore().load(path, 1)
+
+
+def test_a_group_proposes_one_client_at_a_time_and_is_pending_once_it_is_closed(tmp_path):
+    first = {"Scaffold": {"control": torch.zeros(3)}}
+    store = MemoryStore(("a", "b", "c"), tmp_path)
+    for number, counted in enumerate((["b"], ["b", "c"])):
+        group = store.of_group(["c", "b"], (number, 0))
+        kept = [None if memory is None else memory["Scaffold"]["control"].tolist() for memory in group.committed]
+        assert kept == [None, None if number == 0 else [0.0, 0.0, 0.0]]
+        group.propose(1, {"Scaffold": {"control": torch.full((3,), float(number))}})
+        group.propose(0, first if number else {})
+        if number:
+            group.close()
+            store.settle((number, 0), counted)
+        else:
+            store.settle((number, 0), counted)
+            assert store.get("b") is None, "a group that was not closed has proposed nothing"
+            store.propose("b", (number, 1), first)
+            store.settle((number, 1), counted)
+    assert store.get("b")["Scaffold"]["control"].tolist() == [1.0, 1.0, 1.0]
+    assert store.get("c")["Scaffold"]["control"].tolist() == [0.0, 0.0, 0.0]
+    assert store.get("a") is None
+
+
+def test_a_group_forgets_what_was_pending_of_its_clients(tmp_path):
+    store = MemoryStore(("a", "b"), tmp_path)
+    store.propose("a", (0, 0), {"Scaffold": {"control": torch.ones(2)}})
+    store.of_group(["a"], (0, 0)).close()
+    store.settle((0, 0), ["a"])
+    assert store.get("a") is None

@@ -182,10 +182,8 @@ class MemoryStore:
             ConfigError: if a tensor has another shape or dtype than other clients'.
             RunFolderError: if there is no place for it; committed and pending memory are as before.
         """
-        if memory:
-            group = self.of_group([client], tag)
-            group.propose(0, memory)
-            group.close()
+        one = {label: {name: t.unsqueeze(0) for name, t in kept.items()} for label, kept in memory.items()}
+        self.propose_stacked([client], tag, one)
 
     def propose_stacked(self, clients: Sequence[str], tag: Tag, memory: Memory) -> None:
         """`propose` for several clients, each of them once; every tensor is `[C, ...]`.
