@@ -41,14 +41,16 @@ def test_only_neighbours_in_the_store_are_a_run():
     parts = ClientIndex.of(
         {**GIVEN, "d": torch.tensor([7]), "e": torch.tensor([8, 9, 11]), "f": torch.tensor([12, 13])}
     )
-    assert [parts.run_of(client) for client in parts] == [(2, 5), None, None, (7, 8), None, (12, 14)]
+    found = [each if isinstance(each, slice) else each.tolist() for each in parts.selections(["a", "b", "d", "e", "f"])]
+    assert found == [slice(2, 5), [5, 1], slice(7, 8), [8, 9, 11], slice(12, 14)]
+    assert torch.arange(20)[parts.selections(["c"])[0]].tolist() == []
 
 
 def test_parts_without_an_index_hold_what_lies_in_order():
     parts = ClientIndex(NumberedNames(3), torch.tensor([0, 4, 6]), torch.tensor([2, 0, 3]))
     assert [index.tolist() for index in parts.values()] == [[0, 1], [], [6, 7, 8]]
     assert parts.rows(["client-2", "client-0"])[0].tolist() == [6, 7, 8, 0, 1]
-    assert parts.run_of("client-2") == (6, 9)
+    assert parts.selections(["client-2", "client-1"]) == [slice(6, 9), slice(4, 4)]
     same = ClientIndex.of(
         {"client-0": torch.tensor([0, 1]), "client-1": torch.arange(0), "client-2": torch.arange(6, 9)}
     )

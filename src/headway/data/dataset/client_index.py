@@ -83,7 +83,9 @@ class ClientIndex(Mapping[str, Tensor]):
         return self._place(client) is not None
 
     def __getitem__(self, client: str) -> Tensor:
-        start, stop = self._span(self.place(client))
+        place = self.place(client)
+        start = int(self.starts[place])
+        stop = start + int(self.sizes[place])
         return torch.arange(start, stop) if self.index is None else self.index[start:stop]
 
     def __eq__(self, other: object) -> bool:
@@ -141,16 +143,27 @@ class ClientIndex(Mapping[str, Tensor]):
         """The indices of the clients at the positions `first ... last - 1`, one after another, int64 `[sum n]`."""
         return self._flat(self.starts[first:last], self.sizes[first:last])
 
-    def run_of(self, client: str) -> tuple[int, int] | None:
-        """Start and stop in the store of a client whose examples lie there one after another; None for another's."""
-        place = self.place(client)
-        start, stop = self._span(place)
-        if self.index is None:
-            return (start, stop)
-        if start == stop or not bool(self._consecutive()[place]):
-            return None
-        first = int(self.index[start])
-        return (first, first + stop - start)
+    def selections(self, clients: Sequence[str]) -> list[slice | Tensor]:
+        """The places of each client's examples in the store: a slice where they lie there one after another, which
+        copies nothing, and else the indices.
+
+        Raises:
+            KeyError: no such client.
+
+        >>> ClientIndex.of({"a": torch.tensor([3, 4]), "b": torch.tensor([5, 1])}).selections(["b", "a"])
+        [tensor([5, 1]), slice(3, 5, None)]
+        """
+        places = self._places_of(clients)
+        starts, sizes = self.starts[places], self.sizes[places]
+        spans = zip(starts.tolist(), (starts + sizes).tolist(), strict=True)
+        if self.index is None or not len(self.index):
+            return [slice(*span) for span in spans]
+        index, firsts = self.index, self.index[starts.clamp_max(len(self.index) - 1)].tolist()
+        whole = self._consecutive()[places].tolist()
+        return [
+            slice(first, first + stop - start) if run else index[start:stop]
+            for (start, stop), first, run in zip(spans, firsts, whole, strict=True)
+        ]
 
     def _consecutive(self) -> Tensor:
         """Of which clients each index is the one before plus one, bool `[C]`; looked up once."""
@@ -167,10 +180,6 @@ class ClientIndex(Mapping[str, Tensor]):
         shift = starts - (sizes.cumsum(0) - sizes)
         flat = torch.arange(int(sizes.sum())) + torch.repeat_interleave(shift, sizes)
         return flat if self.index is None else self.index[flat]
-
-    def _span(self, place: int) -> tuple[int, int]:
-        start = int(self.starts[place])
-        return start, start + int(self.sizes[place])
 
     def _place(self, client: object) -> int | None:
         if not isinstance(client, str):

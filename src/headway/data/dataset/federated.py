@@ -53,8 +53,8 @@ class Examples:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def take(self, index: Tensor) -> Examples:
-        """The examples at `index` (int64 `[n]`), in that order."""
+    def take(self, index: slice | Tensor) -> Examples:
+        """The examples at `index` (int64 `[n]`), in that order; those of a slice are not copied."""
         return Examples(self.inputs[index], self.targets[index])
 
     def to(self, number: torch.dtype) -> Examples:
@@ -278,8 +278,8 @@ class FederatedData:
             known = f" (it has {len(held)}, {self.clients[0]!r} to {self.clients[-1]!r})"
             told = nearest(client, self.clients) if len(held) <= MOST_NAMES else known
             raise DataError(f"{self.name!r} has no client {client!r}{told}.")
-        run = ClientIndex.of(held).run_of(client)
-        return self.store.take(held[client]) if run is None else self.store.rows(*run)
+        (selection,) = ClientIndex.of(held).selections([client])
+        return self.store.take(selection)
 
     def to(self, number: torch.dtype) -> FederatedData:
         """The same data with floating-point inputs and targets as `number`; whole numbers stay as they are."""
