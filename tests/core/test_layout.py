@@ -76,3 +76,13 @@ def test_the_fingerprint_tells_apart_whatever_moves_an_offset() -> None:
 def test_what_does_not_fit_is_refused(wrong, says) -> None:
     with pytest.raises(ConfigError, match=says):
         wrong()
+
+
+def test_named_vectors_are_split_for_each_tensor_and_scalars_stay_whole() -> None:
+    vector, scalar = torch.arange(2.0 * LAYOUT.size).view(2, -1), torch.ones(2, 1)
+    pieces = LAYOUT.split({"vector": vector, "scalar": scalar})
+    assert len(pieces) == len(LAYOUT.entries)
+    for piece, part in zip(pieces, LAYOUT.slices(vector), strict=True):
+        assert torch.equal(piece["vector"], part)
+        assert piece["scalar"] is scalar
+    assert LAYOUT.sizes == [entry.numel for entry in LAYOUT.entries]

@@ -29,12 +29,11 @@ TRAINER = "trainer"  # the label of what the trainer keeps
 
 
 class GroupMemory(Protocol):
-    """The memory of clients that train one after another.
+    """The memory of clients that train one after another."""
 
-    committed: the memory of each client; `None` for one that has none yet.
-    """
-
-    committed: Sequence[Memory | None]
+    @property
+    def committed(self) -> Sequence[Memory | None]:
+        """The memory of each client; `None` for one that has none yet."""
 
     def propose(self, place: int, memory: Memory) -> None:
         """The next memory of the client at this place in the group."""

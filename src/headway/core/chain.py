@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headway.core.context import NOTHING, ClientContext, Context, ServerContext
 from headway.core.errors import ChainRefused
-from headway.core.flow import Flow
+from headway.core.flow import Flow, StepRule
 from headway.core.stage import Aggregator, Protocol, Stage, stages
 from headway.core.update import Tensors, Update
 from headway.protocol.sums import ExactTotal
@@ -92,6 +92,21 @@ class Chain:
         return tuple((label, stage) for label, stage in self.labelled if stage.has("step"))
 
     @cached_property
+    def gradient_rules(self) -> tuple[tuple[str, Stage], ...]:
+        """The stages whose rule for local steps maps the gradient."""
+        return tuple((label, stage) for label, stage in self.step_rules if not stage.after_momentum)
+
+    @cached_property
+    def direction_rules(self) -> tuple[tuple[str, Stage], ...]:
+        """The stages whose rule for local steps maps the direction that momentum makes."""
+        return tuple((label, stage) for label, stage in self.step_rules if stage.after_momentum)
+
+    @cached_property
+    def rule_kinds(self) -> frozenset[StepRule]:
+        """The kinds of rules for local steps that a trainer must apply."""
+        return frozenset(stage.step_rule for _, stage in self.step_rules)
+
+    @cached_property
     def has_codecs(self) -> bool:
         """Whether a stage undoes at the server what it did at the client."""
         return any(stage.has("send") and stage.has("decode") for stage in self.stages)
@@ -149,7 +164,7 @@ class Chain:
         for index, (label, stage) in enumerate(self.labelled):
             if index == border:
                 update = self.aggregator.lift(update, self._at_aggregator(ctx, flows))
-            if not stage.has("send"):
+            if index not in self._senders:
                 after |= {label: memory[label]} if label in memory else {}
                 continue
             here = at(ctx, label, told, flows, index)
@@ -167,11 +182,9 @@ class Chain:
         change of what it had been asked with.
         """
         rebased = False
-        for index in reversed(range(len(self.stages))):
+        for index in self._decoders:
             stage = self.stages[index]
-            if not stage.has("decode"):
-                continue
-            if not (stage.has("send") or rebased):
+            if not (index in self._senders or rebased):
                 update, rebased = _statistics_from_now(update, ctx), True
             update = stage.decode(update, at(ctx, self.labels[index], {}, flows, index))
         return update if rebased else _statistics_from_now(update, ctx)
@@ -220,8 +233,23 @@ class Chain:
         return update, after
 
     def _at_aggregator(self, ctx: Known, flows: Sequence[Flow]) -> Known:
-        index = self.stages.index(self.aggregator)
+        index = self._border
         return at(ctx, self.labels[index], {}, flows, index)
+
+    @cached_property
+    def _border(self) -> int:
+        """The place of the aggregator."""
+        return next(index for index, stage in enumerate(self.stages) if isinstance(stage, Aggregator))
+
+    @cached_property
+    def _senders(self) -> frozenset[int]:
+        """The places of the stages that change the update on its way out of the client."""
+        return frozenset(index for index, stage in enumerate(self.stages) if stage.has("send"))
+
+    @cached_property
+    def _decoders(self) -> tuple[int, ...]:
+        """The places of the stages that change the update at the server, right to left."""
+        return tuple(index for index in reversed(range(len(self.stages))) if self.stages[index].has("decode"))
 
     @cached_property
     def _first_codec(self) -> int:

@@ -51,6 +51,12 @@ class Context:
         received = slice_tensors(self.received, start, stop, self.layout.size)
         return replace(self, global_params=self.global_params[..., start:stop], received=received)
 
+    def split(self) -> list[Self]:
+        """The context of each tensor of the layout, where a hook is called for one at a time."""
+        models, received = self.layout.slices(self.global_params), self.layout.split(self.received)
+        parts = zip(models, received, strict=True)
+        return [replace(self, global_params=model, received=named) for model, named in parts]
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)

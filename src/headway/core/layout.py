@@ -124,6 +124,15 @@ class Layout:
         """The flat pieces `[..., numel]` of a vector, one per tensor, without copying."""
         return vector.split(self.sizes, -1) if self.entries else ()
 
+    def split(self, named: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """The pieces of named vectors `[..., P]` for each tensor, by name; scalars `[..., 1]` stay whole."""
+        pieces: list[dict[str, Tensor]] = [{} for _ in self.entries]
+        for name, vector in named.items():
+            parts = self.slices(vector) if vector.shape[-1] == self.size else (vector,) * len(pieces)
+            for piece, part in zip(pieces, parts, strict=True):
+                piece[name] = part
+        return pieces
+
     def select(self, which: Iterable[str] | Callable[[str], bool]) -> Layout:
         """The layout of some of the tensors only, in the same order, packed anew.
 

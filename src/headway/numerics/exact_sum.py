@@ -14,7 +14,7 @@ and Nguyen, "Algorithms for efficient reproducible floating point summation", AC
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -130,10 +130,19 @@ class ExactScalar:
         Raises:
             HeadwayError: if it is NaN or infinite.
         """
-        if not math.isfinite(term):
-            raise HeadwayError(f"an exact sum needs finite terms, found {term}.")
-        numerator, denominator = float(term).as_integer_ratio()
-        self.units += (numerator << 1074) // denominator
+        self.add_all((term,))
+
+    def add_all(self, terms: Iterable[float]) -> None:
+        """Adds finite terms.
+
+        Raises:
+            HeadwayError: if one is NaN or infinite.
+        """
+        for term in terms:
+            if not math.isfinite(term):
+                raise HeadwayError(f"an exact sum needs finite terms, found {term}.")
+            numerator, denominator = float(term).as_integer_ratio()
+            self.units += (numerator << 1074) // denominator
 
     def merge(self, other: ExactScalar) -> None:
         """Adds all that another sum holds."""

@@ -1,16 +1,15 @@
-"""The sum over clients, and the check that every update passes before it enters one."""
+"""The sum over clients: of a group in a fixed order, and of all exactly, in any order."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headway.core.errors import UpdateRejected
 from headway.core.update import Update
 from headway.numerics.exact_sum import ExactScalar, ExactSum
 
@@ -19,74 +18,9 @@ ON_DEVICE = 1 << 23  # the same on a GPU, which has no cache to stay in and is t
 LEAST = 256
 
 
-def guard(update: Update, expected: Mapping[str, int], client: str, integers: bool | Collection[str] = False) -> float:
-    """Refuses an update that may not enter the model; returns the L2 norm of its delta.
-
-    integers: the names of the vectors that hold integers; True for all.
-
-    Raises:
-        UpdateRejected: if a vector is missing, unknown, of another length or kind, or not finite, or if the
-            weight is negative or not finite.
-    """
-    for name in expected.keys() - update.vectors.keys():
-        raise UpdateRejected(client, f"its vector {name!r} is missing")
-    for name, vector in update.vectors.items():
-        if name not in expected:
-            raise UpdateRejected(client, f"it holds a vector {name!r} that the chain does not send")
-        if tuple(vector.shape) != (expected[name],):
-            raise UpdateRejected(
-                client, f"{name!r} has shape {tuple(vector.shape)}, not ({expected[name]},) as the chain promises"
-            )
-        whole = _holds_integers(name, integers)
-        if vector.is_floating_point() == whole:
-            wanted = "integers" if whole else "floating-point numbers"
-            raise UpdateRejected(client, f"{name!r} holds {vector.dtype}, and the chain promises {wanted}")
-        if not whole and (trouble := not_finite(vector)) is not None:
-            raise UpdateRejected(client, f"{name!r} {trouble}")
-    weight = float(update.weight)
-    if not math.isfinite(weight) or weight < 0:
-        raise UpdateRejected(client, f"its weight is {weight:g}, not a finite number >= 0")
-    for name, number in update.sums.items():
-        if not math.isfinite(float(number)):
-            raise UpdateRejected(client, f"its sum {name!r} is {float(number):g}")
-    if _holds_integers("delta", integers):
-        return math.nan
-    norm = _norm(update.delta)
-    return norm if math.isfinite(norm) else float(torch.linalg.vector_norm(update.delta, dtype=torch.float64))
-
-
-def _holds_integers(name: str, integers: bool | Collection[str]) -> bool:
-    return integers if isinstance(integers, bool) else name in integers
-
-
-def guard_lanes(update: Update, expected: Mapping[str, int], integers: bool | Collection[str] = False) -> Tensor | None:
-    """`guard` for many updates at once: the norms of their deltas, float64 `[C]`; `None` if any would be refused."""
-    lanes = update.weight.shape
-    if update.vectors.keys() != expected.keys():
-        return None
-    for name, vector in update.vectors.items():
-        kind = vector.is_floating_point() == _holds_integers(name, integers)
-        if tuple(vector.shape) != (*lanes, expected[name]) or kind:
-            return None
-    if not bool((torch.isfinite(update.weight) & (update.weight >= 0)).all()):
-        return None
-    if not all(bool(torch.isfinite(number).all()) for number in update.sums.values()):
-        return None
-    real = {name: v for name, v in update.vectors.items() if v.is_floating_point()}
-    norms = {name: torch.linalg.vector_norm(vector, dim=-1) for name, vector in real.items()}
-    if not all(bool(torch.isfinite(norm).all()) for norm in norms.values()):
-        return None
-    return norms["delta"].double() if "delta" in norms else torch.full(lanes, math.nan, dtype=torch.float64)
-
-
-def _norm(vector: Tensor) -> float:
-    """The L2 norm in one cheap pass; not finite if any number is not, or if a square overflowed."""
-    return math.sqrt(float(torch.dot(vector, vector)))
-
-
 def not_finite(vector: Tensor) -> str | None:
     """How many of the numbers are NaN or infinite, as a phrase; `None` if all are finite."""
-    if math.isfinite(_norm(vector)) or bool(torch.isfinite(vector).all()):
+    if math.isfinite(float(torch.dot(vector, vector))) or bool(torch.isfinite(vector).all()):
         return None
     nan, infinite = int(torch.isnan(vector).sum()), int(torch.isinf(vector).sum())
     return f"is not finite ({nan} NaN and {infinite} infinite of {vector.numel()} numbers)"
@@ -100,7 +34,19 @@ class GroupSum:
 
     def __init__(self) -> None:
         self.vectors: dict[str, Tensor] = {}
-        self.total = ExactTotal()
+        self._numbers = ExactTotal()
+        self._weights: list[float] = []
+        self._sums: dict[str, list[float]] = {}
+
+    @property
+    def total(self) -> ExactTotal:
+        """The weights, the sums and the count, exactly."""
+        self._numbers.weight.add_all(self._weights)
+        for name, numbers in self._sums.items():
+            self._numbers.sums.setdefault(name, ExactScalar()).add_all(numbers)
+        self._numbers.count += len(self._weights)
+        self._weights, self._sums = [], {}
+        return self._numbers
 
     def add(self, term: Update) -> None:
         """Adds one lifted update of one client, `[P]`."""
@@ -110,7 +56,9 @@ class GroupSum:
                 self.vectors[name] = vector.clone()
             else:
                 held += vector
-        self.total.add_numbers(term)
+        self._weights.append(float(term.weight))
+        for name, number in term.sums.items():
+            self._sums.setdefault(name, []).append(float(number))
 
     def add_lanes(self, update: Update, lift: Callable[[Update, slice], Update]) -> Tensor:
         """Adds many updates `[C, P]`, each lifted, a few coordinates at a time, which `lift` is told; returns their
@@ -240,5 +188,4 @@ def _add_all(total: ExactScalar, numbers: Tensor) -> None:
     """Adds each of the numbers `[C]`: at once, where they are whole and their sum is exact in float64."""
     numbers = numbers.cpu()
     whole = bool((numbers == numbers.round()).all()) and float(numbers.double().abs().sum()) < 2.0**53
-    for number in [float(numbers.double().sum())] if whole else numbers.tolist():
-        total.add(number)
+    total.add_all([float(numbers.double().sum())] if whole else numbers.tolist())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,7 @@ from headway.core.chain import Chain
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
 from headway.core.update import Update
-from headway.protocol.sums import guard, guard_lanes
+from headway.protocol.sums import not_finite
 
 SLACK = 1e-5  # relative: what rounding may add to a norm or a weight
 
@@ -67,7 +67,7 @@ class Promise:
             raise UpdateRejected(client, f"its weight is {weight:g}, and {by} promises at most {self.weight_bound:g}")
         if self.by_examples and examples is not None and weight > examples * (1 + SLACK):
             raise UpdateRejected(client, f"its weight is {weight:g}, above its {examples} examples")
-        if not self.decoded:
+        if self.bound is not None and not self.decoded:
             self.check_bound(update, client)
         return norm
 
@@ -100,3 +100,64 @@ class Promise:
         if self.bound is None or math.isinf(self.bound):
             return True
         return bool((update.squared_norm().sqrt() <= self.bound * (1 + SLACK)).all())
+
+
+def guard(update: Update, expected: Mapping[str, int], client: str, integers: bool | Collection[str] = False) -> float:
+    """The L2 norm of the delta of an update that may enter the model; NaN for a delta of integers.
+
+    integers: the names of the vectors that hold integers; True for all.
+
+    Raises:
+        UpdateRejected: if a vector is missing, unknown, of another length or kind, or not finite, or if the
+            weight is negative or not finite.
+    """
+    for name in expected.keys() - update.vectors.keys():
+        raise UpdateRejected(client, f"its vector {name!r} is missing")
+    norm = math.nan  # of a delta of integers
+    for name, vector in update.vectors.items():
+        if name not in expected:
+            raise UpdateRejected(client, f"it holds a vector {name!r} that the chain does not send")
+        if tuple(vector.shape) != (expected[name],):
+            raise UpdateRejected(
+                client, f"{name!r} has shape {tuple(vector.shape)}, not ({expected[name]},) as the chain promises"
+            )
+        whole = integers if isinstance(integers, bool) else name in integers
+        if vector.is_floating_point() == whole:
+            wanted = "integers" if whole else "floating-point numbers"
+            raise UpdateRejected(client, f"{name!r} holds {vector.dtype}, and the chain promises {wanted}")
+        if whole:
+            continue
+        length = math.sqrt(float(torch.dot(vector, vector)))
+        if not math.isfinite(length):  # a number is not, or a square has overflowed
+            if (trouble := not_finite(vector)) is not None:
+                raise UpdateRejected(client, f"{name!r} {trouble}")
+            length = float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+        if name == "delta":
+            norm = length
+    weight = float(update.weight)
+    if not math.isfinite(weight) or weight < 0:
+        raise UpdateRejected(client, f"its weight is {weight:g}, not a finite number >= 0")
+    for name, number in update.sums.items():
+        if not math.isfinite(float(number)):
+            raise UpdateRejected(client, f"its sum {name!r} is {float(number):g}")
+    return norm
+
+
+def guard_lanes(update: Update, expected: Mapping[str, int], integers: bool | Collection[str] = False) -> Tensor | None:
+    """`guard` for many updates at once: the norms of their deltas, float64 `[C]`; `None` if any would be refused."""
+    lanes = update.weight.shape
+    if update.vectors.keys() != expected.keys():
+        return None
+    for name, vector in update.vectors.items():
+        kind = vector.is_floating_point() == (integers if isinstance(integers, bool) else name in integers)
+        if tuple(vector.shape) != (*lanes, expected[name]) or kind:
+            return None
+    if not bool((torch.isfinite(update.weight) & (update.weight >= 0)).all()):
+        return None
+    if not all(bool(torch.isfinite(number).all()) for number in update.sums.values()):
+        return None
+    real = {name: v for name, v in update.vectors.items() if v.is_floating_point()}
+    norms = {name: torch.linalg.vector_norm(vector, dim=-1) for name, vector in real.items()}
+    if not all(bool(torch.isfinite(norm).all()) for norm in norms.values()):
+        return None
+    return norms["delta"].double() if "delta" in norms else torch.full(lanes, math.nan, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Names what was being computed when a client failed."""
+"""The name of the call in which a client failed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from headway.model.blame import layer_of
 
 
 class CallTrace:
-    """Remembers the call that is about to be made and its inputs; costs a dictionary per call.
+    """The call of user code that is being made and its inputs, for the error that names them.
 
-    who: what is named in the place of a client.
+    A loop enters each call before it makes it, or, where calls are many, the failing one when it has failed.
+
+    client: the client at work.  who: the subject of the error, if that is not the client.
     """
 
     def __init__(self, client: str, who: str | None = None) -> None:
@@ -25,8 +27,20 @@ class CallTrace:
         self.inputs: dict[str, object] = {}
 
     def enter(self, where: str, **inputs: object) -> None:
-        """Says that `where` is called next, with these inputs."""
+        """Records that `where` is called with these inputs."""
         self.where, self.inputs = where, inputs
+
+    def failure(self, error: BaseException) -> ClientFailed | None:
+        """The error that names client, stage and inputs, to be raised from this one; `None` for one that passes as it
+        is: Headway's own, a stop, and Ctrl-C where signals raise it."""
+        if isinstance(error, HeadwayError) or not isinstance(error, Exception | SystemExit | KeyboardInterrupt):
+            return None
+        if isinstance(error, KeyboardInterrupt) and not stopping.is_installed():
+            return None
+        inputs: dict[str, object] = {name: _shown(value) for name, value in self.inputs.items()}
+        failure = ClientFailed(self.client, self.where + layer_of(error), inputs, error, self.who)
+        failure.inputs = self.inputs
+        return failure
 
     @contextmanager
     def naming(self) -> Iterator[None]:
@@ -37,14 +51,9 @@ class CallTrace:
         """
         try:
             yield
-        except HeadwayError:
-            raise
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            if isinstance(error, KeyboardInterrupt) and not stopping.is_installed():
-                raise  # Ctrl-C, where signals raise it
-            inputs: dict[str, object] = {name: _shown(value) for name, value in self.inputs.items()}
-            failure = ClientFailed(self.client, self.where + layer_of(error), inputs, error, self.who)
-            failure.inputs = self.inputs
+        except BaseException as error:
+            if (failure := self.failure(error)) is None:
+                raise
             raise failure from error
 
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from headway.core.context import StepContext, slice_tensors
+from headway.core.context import StepContext
 from headway.core.errors import ConfigError
-from headway.core.flow import StepRule
 from headway.core.stage import Stage
 from headway.core.update import Tensors
 from headway.training.trainer import TrainingInputs
 
-Rule = tuple[str, Stage, Tensors, StepContext]
+Rule = tuple[str, Stage, Sequence[Tensors], Sequence[StepContext]]
+"""A stage with a rule for local steps, its label, and its memory and context for each shared tensor."""
 
 
 class StepRules:
@@ -29,7 +29,8 @@ class StepRules:
 
     def attend(self, work: TrainingInputs) -> None:
         """Takes the rules' memory and context from this work."""
-        self._gradient, self._step = _rules_per_tensor(work, "gradient"), _rules_per_tensor(work, "step")
+        chain = work.chain
+        self._gradient, self._step = _rules(work, chain.gradient_rules), _rules(work, chain.direction_rules)
         self.work.applied.update(("gradient", "step"))
 
     def keep_front(self, count: int) -> None:
@@ -39,11 +40,11 @@ class StepRules:
     def on_gradients(self, grads: Sequence[Tensor]) -> list[Tensor]:
         """The gradients after the rules for gradients; grads: in the order of the module's parameters, of which the
         shared ones come first and no rule knows the others."""
-        return self._ruled(grads, self._gradient)
+        return self._ruled(grads, self._gradient) if self._gradient else list(grads)
 
     def on_steps(self, directions: Sequence[Tensor]) -> list[Tensor]:
         """The same of the directions of a step, after the rules that are for these."""
-        return self._ruled(directions, self._step)
+        return self._ruled(directions, self._step) if self._step else list(directions)
 
     def apply(self) -> None:
         """Puts the rules for gradients on the `grad` of each of the model's parameters, between `loss.backward()` and
@@ -61,19 +62,19 @@ class StepRules:
         for parameter, grad in zip(parameters, ruled, strict=False):
             parameter.grad = grad
 
-    def _ruled(self, given: Sequence[Tensor], rules: list[list[Rule]]) -> list[Tensor]:
-        if not rules:
-            return list(given)
-        ruled = [self._one(v, w, own) for v, w, own in zip(given, self.flats, rules, strict=False)]
+    def _ruled(self, given: Sequence[Tensor], rules: Sequence[Rule]) -> list[Tensor]:
+        """Each shared tensor's gradient, or direction, after its rules."""
+        ruled: list[Tensor] = []
+        for place, (value, w) in enumerate(zip(given, self.flats, strict=False)):
+            flat = value.reshape(w.shape)
+            for label, stage, memory, contexts in rules:
+                try:
+                    flat = stage.step(flat, w, memory[place], contexts[place])
+                except BaseException:
+                    self.trace.enter(f"{label}.step", grad=flat, w=w, **memory[place])
+                    raise
+            ruled.append(flat.view(value.shape))
         return ruled + list(given[len(ruled) :])
-
-    def _one(self, value: Tensor, w: Tensor, rules: list[Rule]) -> Tensor:
-        """One tensor's gradient, or direction, after its rules."""
-        flat = value.reshape(w.shape)
-        for label, stage, memory, ctx in rules:
-            self.trace.enter(f"{label}.step", grad=flat, w=w, **memory)
-            flat = stage.step(flat, w, memory, ctx)
-        return flat.view(value.shape)
 
 
 def step_rules(work: TrainingInputs) -> StepRules:
@@ -95,25 +96,9 @@ def step_rules(work: TrainingInputs) -> StepRules:
     return StepRules(work, work.flat_module.layout.slices(work.flat_module.shared))
 
 
-def _rules_per_tensor(work: TrainingInputs, kind: StepRule) -> list[list[Rule]]:
-    """For every shared tensor, the step rules of a kind with memory and context sliced to it."""
+def _rules(work: TrainingInputs, chosen: Sequence[tuple[str, Stage]]) -> list[Rule]:
+    """These rules with memory and context of each shared tensor."""
     layout = work.flat_module.layout
-    chosen = [(label, stage) for label, stage in work.chain.step_rules if stage.step_rule == kind]
-    if not chosen:
-        return []
-    contexts = [(label, stage, work.context(label)) for label, stage in chosen]
-    rules: list[list[Rule]] = []
-    for entry in layout.entries:
-        start, stop = entry.offset, entry.offset + entry.numel
-        rules.append(
-            [
-                (
-                    label,
-                    stage,
-                    slice_tensors(work.memory.get(label, {}), start, stop, layout.size),
-                    ctx.sliced(start, stop),
-                )
-                for label, stage, ctx in contexts
-            ]
-        )
-    return rules
+    return [
+        (label, stage, layout.split(work.memory.get(label, {})), work.context(label).split()) for label, stage in chosen
+    ]
