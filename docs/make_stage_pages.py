@@ -128,8 +128,12 @@ def _parameters(kind: type[Stage]) -> str:
     rows = ["| name | type | default |", "|---|---|---|"]
     for field in fields:
         default = "needed" if field.default is dataclasses.MISSING else f"`{_shown(field.default)}`"
-        rows.append(f"| `{field.name}` | {_spoken(hints[field.name])} | {default} |")
+        rows.append(f"| `{field.name}` | {_spoken(hints[field.name])}{_range(field)} | {default} |")
     return "\n".join(rows)
+
+
+def _range(field: dataclasses.Field[typing.Any]) -> str:
+    return f", {field.metadata['range']}" if "range" in field.metadata else ""
 
 
 def _shown(value: object) -> str:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import math
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
 from headway.core.errors import ConfigError, nearest
+from headway.core.fields import check_numbers
 from headway.core.plugins import NamedRegistry
 
 T = TypeVar("T")
@@ -27,9 +27,8 @@ C = TypeVar("C", bound=type)
 class Plain:
     """Base of the frozen dataclasses of plain values: stages, trainers, samplers and what is part of them.
 
-    The type of each field is checked when an object is made, before its class checks the values.  A float must be
-    finite, unless its field says otherwise: `field(default=..., metadata={"infinite": True})`; a "hint" in the metadata
-    is added to the refusal of a wrong type.
+    The type and the range of each field (`headway.core.fields`) are checked when an object is made, before its class
+    checks what depends on several of them.  A float must be finite, unless its field says otherwise.
 
     Raises:
         ConfigError: when made, naming the field, what was needed and what was found.
@@ -43,14 +42,14 @@ class Plain:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_finite(self)
+        check_numbers(self)
 
 
 def _checked_first(own: Callable[[Any], None]) -> Callable[[Any], None]:
     @functools.wraps(own)
     def checked_first(self: Any) -> None:
         check_types(self)
-        check_finite(self)
+        check_numbers(self)
         own(self)
 
     return checked_first
@@ -249,20 +248,6 @@ def checked(value: Any, wanted: Any, field: dataclasses.Field[Any], owner: str) 
     except ConfigError as error:
         hint = field.metadata.get("hint")
         raise ConfigError(f"{error} {hint}" if hint else str(error)) from None
-
-
-def check_finite(thing: Any) -> None:
-    """Refuses a number that is not finite, where the field does not allow it.
-
-    Raises:
-        ConfigError: naming the field.
-    """
-    for field in dataclasses.fields(thing):
-        value = getattr(thing, field.name)
-        may_be = math.isinf if field.metadata.get("infinite") else math.isfinite
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, float) and not (math.isfinite(number) or may_be(number)):
-                raise ConfigError(f"{type(thing).__name__}.{field.name} must be a finite number, found {number}.")
 
 
 def convert(value: Any, wanted: Any, where: str) -> Any:

@@ -148,39 +148,10 @@ class Aggregator(Stage):
     def connect(self, flow: Flow) -> Flow:
         """A whole-cohort rule must see each update, of a known number; behind a sum, no weight may tell of one client's
         data, and nobody may be late."""
-        if self.whole_cohort and flow.asynchronous and flow.buffer is None:
-            flow.refuse(
-                self,
-                "buffer",
-                needed="a number of updates that it chooses among, also where late ones are kept",
-                found="as many as there happen to be",
-                do_this="say how large the buffer is (quorum.count)",
-            )
-        if flow.asynchronous and flow.server_sees == "sum":
-            flow.refuse(
-                self,
-                "asynchronous",
-                needed="updates of one round, since the masks of different rounds do not cancel in their sum",
-                found="late updates that are kept",
-                do_this='drop late ones (quorum.late = "drop"), or leave the secure sum out',
-            )
-        if self.whole_cohort and flow.server_sees == "sum":
-            flow.refuse(
-                self,
-                "server_sees",
-                needed="each client's update at the server",
-                found="only their sum",
-                do_this="use Mean(), or leave the secure sum out",
-            )
-        if flow.weight_leaks is not None and flow.server_sees == "sum":
-            flow.refuse(
-                self,
-                "weight_leaks",
-                needed="weights that tell the server nothing of one client's data, since it may see only sums",
-                found=f"weights by the {flow.weight_leaks}",
-                do_this='weigh by="alignment", which the server\'s own last aggregate decides, or by examples',
-            )
-        return flow
+        if self.whole_cohort:
+            flow.require(self, known_count=True, fix="use Mean()").require(self, each_update=True, fix="use Mean()")
+        flow.require(self, sum_of_one_round=True, fix="leave the secure sum out")
+        return flow.require(self, private_weights=True, fix="weigh by examples")
 
     def lift(self, update: Update, ctx: Context) -> Update:
         """One client's term of the sum, `weight * vector` in float64; the weight becomes what is summed below."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError
+from headway.core.fields import at_least
 from headway.core.names import NumberedNames
 from headway.core.sampler import Sampler
 from headway.numerics.keys import Key
@@ -155,11 +156,7 @@ class FixedNumber(Sampler):
         ConfigError: if count is below 1; when drawing, if fewer are there.
     """
 
-    count: int
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ConfigError(f"{type(self).__name__}.count must be at least 1, found {self.count}.")
+    count: int = at_least(1)
 
     def draw(
         self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from headway.core.errors import ConfigError
+from headway.core.fields import at_least, between, positive
 from headway.core.flow import Reading, SamplerFacts
 from headway.core.sampler import samplers
 from headway.numerics.keys import Key
@@ -58,29 +58,16 @@ class Oort(FixedNumber):
     True
     """
 
-    explore: float = 0.9
-    explore_decay: float = 0.98
-    explore_least: float = 0.2
-    penalty: float = 2.0
-    cutoff: float = 0.95
-    clip: float = 0.95
-    pace_s: float | None = None
-    window: int = 20
-    exclude_after: int | None = None
+    explore: float = between(0, 1, 0.9)
+    explore_decay: float = between(0, 1, 0.98)
+    explore_least: float = between(0, 1, 0.2)
+    penalty: float = at_least(0, 2.0)
+    cutoff: float = between(0, 1, 0.95)
+    clip: float = between(0, 1, 0.95)
+    pace_s: float | None = positive(None, unit="seconds")
+    window: int = at_least(1, 20)
+    exclude_after: int | None = at_least(1, None)
     normalised: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("explore", "explore_decay", "explore_least", "cutoff", "clip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"Oort.{name} must be between 0 and 1, found {getattr(self, name)}.")
-        if not 0 <= self.penalty < math.inf:
-            raise ConfigError(f"Oort.penalty must be at least 0, found {self.penalty}.")
-        if self.pace_s is not None and not 0 < self.pace_s < math.inf:
-            raise ConfigError(f"Oort.pace_s must be above 0 seconds, found {self.pace_s}.")
-        for name in ("window", "exclude_after"):
-            if (number := getattr(self, name)) is not None and number < 1:
-                raise ConfigError(f"Oort.{name} must be at least 1, found {number}.")
 
     def choose(self, known: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
         """Those with utility, and those to be explored."""

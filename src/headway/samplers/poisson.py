@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import final
 
-from headway.core.errors import ConfigError
+from headway.core.fields import at_least, between
 from headway.core.flow import SamplerFacts
 from headway.core.sampler import Sampler, samplers
 from headway.numerics.keys import Key
@@ -43,14 +43,8 @@ class Poisson(Sampler):
     ('truncated poisson', 2.0)
     """
 
-    rate: float
-    most: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise ConfigError(f"Poisson.rate must be above 0 and at most 1, found {self.rate}.")
-        if self.most is not None and self.most < 1:
-            raise ConfigError(f"Poisson.most must be at least 1, found {self.most}.")
+    rate: float = between(0, 1, without=0)
+    most: int | None = at_least(1, None)
 
     def draw(
         self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0

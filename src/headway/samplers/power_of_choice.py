@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError
+from headway.core.fields import at_least
 from headway.core.flow import SamplerFacts
 from headway.core.sampler import samplers
 from headway.numerics.keys import Key
@@ -52,7 +53,7 @@ class PowerOfChoice(FixedNumber):
     ('c',)
     """
 
-    candidates: int
+    candidates: int = at_least(1)
     refresh: bool = True
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from headway.core.errors import ConfigError, nearest
+from headway.core.fields import at_least, between
 from headway.core.flow import SamplerFacts
 from headway.core.names import place_in
 from headway.core.sampler import Sampler, samplers
@@ -62,16 +63,12 @@ class Uniform(Sampler):
     2
     """
 
-    count: int | None = None
-    share: float | None = None
+    count: int | None = at_least(1, None)
+    share: float | None = between(0, 1, None, without=0)
 
     def __post_init__(self) -> None:
         if (self.count is None) == (self.share is None):
             raise ConfigError(f"Uniform needs either count or share, found {self!r}.")
-        if self.count is not None and self.count < 1:
-            raise ConfigError(f"Uniform.count must be at least 1, found {self.count}.")
-        if self.share is not None and not 0 < self.share <= 1:
-            raise ConfigError(f"Uniform.share must be above 0 and at most 1, found {self.share}.")
 
     def draw(
         self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.core.context import ClientContext, ServerContext, StepContext
-from headway.core.errors import ConfigError
+from headway.core.fields import at_least, positive
 from headway.core.flow import Flow
 from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
@@ -34,11 +34,7 @@ class FedProx(Stage):
     """
 
     place: ClassVar[Place] = Place.STEP
-    mu: float = 0.01
-
-    def __post_init__(self) -> None:
-        if not self.mu >= 0:
-            raise ConfigError(f"FedProx.mu must be at least 0, found {self.mu}.")
+    mu: float = at_least(0, 0.01)
 
     def connect(self, flow: Flow) -> Flow:
         """Says how strongly steps are pulled back."""
@@ -97,7 +93,7 @@ class Scaffold(Stage):
 
     def connect(self, flow: Flow) -> Flow:
         """Needs client memory and rounds in step; adds the vector `control`."""
-        _check_memory_and_pace(self, flow)
+        flow.require(self, memory=True, synchronous="a stale variate breaks the correction", fix="use FedProx")
         if self.option == "I":
             flow = flow.measure(self, "initial_gradient")
         return flow.carry(self, "control").keep(self, "additive", "dense")
@@ -163,15 +159,11 @@ class FedDyn(Stage):
     """
 
     place: ClassVar[Place] = Place.STEP
-    alpha: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise ConfigError(f"FedDyn.alpha must be above 0, found {self.alpha}.")
+    alpha: float = positive(0.1)
 
     def connect(self, flow: Flow) -> Flow:
         """Needs client memory, rounds in step, and clients that count the same."""
-        _check_memory_and_pace(self, flow)
+        flow.require(self, memory=True, synchronous="a stale l_i bends the wrong objective", fix="use FedProx")
         return flow.set(self, equal=True, proximal=flow.proximal + self.alpha).keep(self, "additive", "dense")
 
     def init(self, w: Tensor) -> Tensors:
@@ -196,24 +188,3 @@ class FedDyn(Stage):
         delta = update.delta.to(state["h"].dtype)
         h = state["h"] - self.alpha * share * delta
         return update.with_delta(delta - h / self.alpha), {"h": h}
-
-
-def _check_memory_and_pace(stage: Stage, flow: Flow) -> None:
-    """What a correction that clients keep between rounds depends on."""
-    name = type(stage).__name__
-    if flow.engine is not None and not flow.engine.memory:
-        flow.refuse(
-            stage,
-            "engine",
-            needed="clients that keep memory between rounds",
-            found=f"the {flow.engine.name} engine, which keeps none",
-            do_this="run on an engine with client memory, or use FedProx",
-        )
-    if flow.asynchronous:
-        flow.refuse(
-            stage,
-            "asynchronous",
-            needed="synchronous rounds: a stale control variate breaks the correction",
-            found="updates of any age",
-            do_this=f'use Quorum(late="drop"), or leave {name} out',
-        )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.core.context import ClientContext, ServerContext
-from headway.core.errors import ConfigError
+from headway.core.fields import at_least
 from headway.core.flow import Flow
 from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
@@ -94,11 +94,7 @@ class QFedAvg(Stage):
     """
 
     place: ClassVar[Place] = Place.WEIGH
-    q: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.q >= 0:
-            raise ConfigError(f"QFedAvg.q must be at least 0, found {self.q}.")
+    q: float = at_least(0, 1.0)
 
     def connect(self, flow: Flow) -> Flow:
         """Needs each client's loss at the broadcast model, and clients that count the same; adds a scalar."""

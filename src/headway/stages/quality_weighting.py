@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from headway.core.context import ClientContext, ServerContext
-from headway.core.errors import ConfigError
+from headway.core.fields import at_least, between, positive
 from headway.core.flow import Flow
 from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
-from headway.stages.weighting import check_only_weight
 
 By = Literal["alignment", "validation", "entropy"]
 TELLS: dict[By, str | None] = {"alignment": None, "validation": "validation loss", "entropy": "label entropy"}
@@ -57,24 +56,14 @@ class WeighByQuality(Stage):
 
     place: ClassVar[Place] = Place.WEIGH
     by: By = "alignment"
-    power: float = 1.0
-    floor: float = 0.1
-    temperature: float = 1.0
-    cap: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.power >= 0:
-            raise ConfigError(f"WeighByQuality.power must be at least 0, found {self.power}.")
-        if not 0 < self.floor <= 1:
-            raise ConfigError(f"WeighByQuality.floor must be above 0 and at most 1, found {self.floor}.")
-        if not self.temperature > 0:
-            raise ConfigError(f"WeighByQuality.temperature must be above 0, found {self.temperature}.")
-        if self.cap is not None and not self.cap > 0:
-            raise ConfigError(f"WeighByQuality.cap must be above 0, found {self.cap}.")
+    power: float = at_least(0, 1.0)
+    floor: float = between(0, 1, 0.1, without=0)
+    temperature: float = positive(1.0)
+    cap: float | None = positive(None)
 
     def connect(self, flow: Flow) -> Flow:
         """Sets the largest weight, and says what the weight tells; the vectors are left alone."""
-        check_only_weight(self, flow)
+        flow.require(self, own_weights=True)
         if self.by == "validation":
             flow = flow.measure(self, "validation_loss")
         elif self.by == "entropy":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headway.core.context import ServerContext
-from headway.core.errors import ConfigError
+from headway.core.fields import at_least, between, positive
 from headway.core.flow import Flow
 from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
@@ -36,13 +36,8 @@ class ServerSGD(Stage):
     """
 
     place: ClassVar[Place] = Place.SERVER
-    lr: float = 1.0
-    momentum: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_lr(self, self.lr)
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"ServerSGD.momentum must be at least 0 and below 1, found {self.momentum}.")
+    lr: float = positive(1.0)
+    momentum: float = between(0, 1, 0.0, without=1)
 
     def connect(self, flow: Flow) -> Flow:
         """Says at which rate models are mixed, if they are."""
@@ -93,16 +88,13 @@ class ServerAdam(Stage):
     """
 
     place: ClassVar[Place] = Place.SERVER
-    lr: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
+    lr: float = positive(0.01)
+    beta1: float = between(0, 1, 0.9, without=1)
+    beta2: float = between(0, 1, 0.99, without=1)
+    tau: float = positive(1e-3)
     bias_correction: bool = False
-    start: float | None = None
+    start: float | None = at_least(0, None)
     epsilon: Literal["outside", "keras", "inside"] = "outside"
-
-    def __post_init__(self) -> None:
-        _check_adaptive(self)
 
     def connect(self, flow: Flow) -> Flow:
         """Warns of control variates, for which there is no theory, and of late updates."""
@@ -141,16 +133,13 @@ class ServerYogi(Stage):
     """
 
     place: ClassVar[Place] = Place.SERVER
-    lr: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
+    lr: float = positive(0.01)
+    beta1: float = between(0, 1, 0.9, without=1)
+    beta2: float = between(0, 1, 0.99, without=1)
+    tau: float = positive(1e-3)
     bias_correction: bool = False
-    start: float | None = None
+    start: float | None = at_least(0, None)
     epsilon: Literal["outside", "keras", "inside"] = "outside"
-
-    def __post_init__(self) -> None:
-        _check_adaptive(self)
 
     def connect(self, flow: Flow) -> Flow:
         """Warns of control variates and of late updates."""
@@ -191,14 +180,11 @@ class ServerAdagrad(Stage):
     """
 
     place: ClassVar[Place] = Place.SERVER
-    lr: float = 0.01
-    beta1: float = 0.0
-    tau: float = 1e-3
-    start: float | None = None
+    lr: float = positive(0.01)
+    beta1: float = between(0, 1, 0.0, without=1)
+    tau: float = positive(1e-3)
+    start: float | None = at_least(0, None)
     epsilon: Literal["outside", "inside"] = "outside"
-
-    def __post_init__(self) -> None:
-        _check_adaptive(self)
 
     def connect(self, flow: Flow) -> Flow:
         """Warns of control variates and of late updates."""
@@ -288,21 +274,3 @@ def _warn_of_pairs(stage: Stage, flow: Flow) -> Flow:
     if "control" not in flow.vectors:
         return flow
     return flow.warn(f"Scaffold with {name} runs, but no theory covers the pair: compare it with ServerSGD.")
-
-
-def _check_adaptive(stage: _Adaptive) -> None:
-    name = type(stage).__name__
-    _check_lr(stage, stage.lr)
-    for field in ("beta1", "beta2"):
-        beta = getattr(stage, field, 0.0)
-        if not 0 <= beta < 1:
-            raise ConfigError(f"{name}.{field} must be at least 0 and below 1, found {beta}.")
-    if not stage.tau > 0:
-        raise ConfigError(f"{name}.tau must be above 0, found {stage.tau}.")
-    if stage.start is not None and not stage.start >= 0:
-        raise ConfigError(f"{name}.start must be at least 0, found {stage.start}.")
-
-
-def _check_lr(stage: Stage, lr: float) -> None:
-    if not lr > 0:
-        raise ConfigError(f"{type(stage).__name__}.lr must be above 0, found {lr}.")

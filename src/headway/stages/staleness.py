@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.core.context import ServerContext
-from headway.core.errors import ConfigError
+from headway.core.fields import at_least
 from headway.core.flow import Flow
 from headway.core.stage import Place, Stage, stages
 from headway.core.update import Update
@@ -44,25 +43,13 @@ class Staleness(Stage):
 
     place: ClassVar[Place] = Place.WEIGH
     by: Literal["constant", "polynomial", "hinge"] = "polynomial"
-    power: float = 0.5
-    slope: float = 10.0
-    grace: int = 4
-
-    def __post_init__(self) -> None:
-        for name in ("power", "slope", "grace"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"Staleness.{name} must be at least 0, found {getattr(self, name)}.")
+    power: float = at_least(0, 0.5)
+    slope: float = at_least(0, 10.0)
+    grace: int = at_least(0, 4)
 
     def connect(self, flow: Flow) -> Flow:
         """Shortens updates at the server, each by its own age, so that their sum will not do."""
-        if flow.rebased:
-            flow.refuse(
-                self,
-                "rebased",
-                needed="a place before Rebase, since the whole of what is rebased is shortened",
-                found="Rebase before it",
-                do_this="put Staleness before Rebase",
-            )
+        flow.require(self, not_rebased="that alone is shortened", fix="put Staleness before Rebase")
         if not flow.asynchronous:
             flow = flow.warn(
                 "Staleness has nothing to do: late updates are not kept, so every update is of age 0. Say "

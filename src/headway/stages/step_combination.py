@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.core.context import CombineContext
-from headway.core.errors import ConfigError
+from headway.core.fields import between
 from headway.core.flow import Flow
 from headway.core.stage import Place, Stage, stages
 from headway.numerics.gram import quadratic
@@ -48,15 +48,9 @@ class ECGR(Stage):
     """
 
     place: ClassVar[Place] = Place.COMBINE
-    select: float = 0.5
-    beta: float = 0.2
+    select: float = between(0, 1, 0.5, without=0)
+    beta: float = between(0, 1, 0.2)
     rule: Rule = "greedy"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.select <= 1:
-            raise ConfigError(f"ECGR.select must be above 0 and at most 1, found {self.select}.")
-        if not 0 <= self.beta <= 1:
-            raise ConfigError(f"ECGR.beta must be between 0 and 1, found {self.beta}.")
 
     def connect(self, flow: Flow) -> Flow:
         """Needs the client's single steps; the delta stays a dense real vector."""

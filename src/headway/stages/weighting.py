@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headway.core.context import ClientContext
 from headway.core.errors import ConfigError
+from headway.core.fields import at_least, positive
 from headway.core.flow import Flow
 from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
@@ -36,22 +37,11 @@ class Clip(Stage):
     """
 
     place: ClassVar[Place] = Place.CLIP
-    norm: float = field(default=1.0, metadata={"infinite": True})
-
-    def __post_init__(self) -> None:
-        if not self.norm > 0:
-            raise ConfigError(f"Clip.norm must be above 0, found {self.norm}.")
+    norm: float = positive(1.0, infinite=True)
 
     def connect(self, flow: Flow) -> Flow:
         """Sets the bound; needs plain numbers, since scaling encoded ones has no meaning."""
-        if flow.number != "real":
-            flow.refuse(
-                self,
-                "number",
-                needed="real numbers",
-                found="integers in a ring",
-                do_this="put Clip before the quantiser",
-            )
+        flow.require(self, real=True, fix="put Clip before the quantiser")
         return flow.set(self, bound=self.norm).keep(self, "additive", "dense")
 
     def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
@@ -95,15 +85,15 @@ class Weigh(Stage):
 
     place: ClassVar[Place] = Place.WEIGH
     by: Literal["examples", "uniform", "capped"] = "examples"
-    cap: int | None = None
+    cap: int | None = at_least(1, None)
 
     def __post_init__(self) -> None:
-        if (self.by == "capped") != (self.cap is not None) or (self.cap is not None and self.cap < 1):
+        if (self.by == "capped") != (self.cap is not None):
             raise ConfigError(f"Weigh needs cap >= 1 with by='capped' and none otherwise, found {self!r}.")
 
     def connect(self, flow: Flow) -> Flow:
         """Sets the largest weight; the vectors are left alone."""
-        check_only_weight(self, flow)
+        flow.require(self, own_weights=True)
         bound = {"examples": None, "uniform": 1.0, "capped": float(self.cap or 0)}[self.by]
         return flow.set(self, weight_bound=bound, by_examples=self.by != "uniform").keep(
             self, "bound", "additive", "dense"
@@ -115,16 +105,3 @@ class Weigh(Stage):
         if self.by == "uniform":
             return update.with_weight(torch.ones_like(examples)), memory
         return update.with_weight(examples if self.cap is None else examples.clamp_max(self.cap)), memory
-
-
-def check_only_weight(stage: Stage, flow: Flow) -> None:
-    """Refuses a second stage that sets weights: the first one's would be lost without a word."""
-    if "weight_bound" in flow.set_by:
-        first, name = flow.set_by["weight_bound"], type(stage).__name__
-        flow.refuse(
-            stage,
-            "weight_bound",
-            needed="one stage that sets the weights",
-            found=f"{first} and {name}",
-            do_this=f"keep {first} or {name}",
-        )

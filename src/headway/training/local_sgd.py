@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, final, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 
 from headway.core import stopping
 from headway.core.errors import ConfigError
+from headway.core.fields import at_least, between, positive
 from headway.core.flow import TrainerFacts
 from headway.core.layout import Layout
 from headway.core.registry import Plain
@@ -53,16 +54,10 @@ class Schedule(Plain):
 
     kind: Literal["constant", "step", "exponential", "linear", "cosine"] = "constant"
     over: Literal["rounds", "epochs", "steps"] = "rounds"
-    factor: float = 0.5
-    every: int = 1
-    horizon: int = 100
-    floor: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.factor <= 1 or not 0 <= self.floor <= 1:
-            raise ConfigError(f"Schedule needs 0 < factor <= 1 and 0 <= floor <= 1, found {self!r}.")
-        if self.every < 1 or self.horizon < 1:
-            raise ConfigError(f"Schedule needs every >= 1 and horizon >= 1, found {self!r}.")
+    factor: float = between(0, 1, 0.5, without=0)
+    every: int = at_least(1, 1)
+    horizon: int = at_least(1, 100)
+    floor: float = between(0, 1, 0.0)
 
     def __call__(self, t: int) -> float:
         """The factor after t rounds, epochs or steps."""
@@ -109,44 +104,26 @@ class LocalSGD(Trainer):
     'LocalSGD'
     """
 
-    lr: float = 0.1
-    batch_size: int | None = 32
-    epochs: int = field(default=1, metadata={"hint": PART})
-    steps: int | None = None
-    momentum: float = 0.0
+    lr: float = positive(0.1)
+    batch_size: int | None = positive(32)
+    epochs: int = positive(1, hint=PART)
+    steps: int | None = positive(None)
+    momentum: float = between(0, 1, 0.0, without=1)
     nesterov: bool = False
-    weight_decay: float = 0.0
-    clip_gradient: float | None = None
+    weight_decay: float = at_least(0, 0.0)
+    clip_gradient: float | None = positive(None)
     schedule: Schedule = Schedule()
-    stragglers: float = 0.0
+    stragglers: float = between(0, 1, 0.0)
     straggler_policy: Literal["partial", "drop"] = "partial"
-    validation: float = 0.0
+    validation: float = between(0, 1, 0.0, without=1)
     loss_term: LossTerm | None = None
     steps_memory: int | str = "1 GB"
     steps_kept: Literal["auto", "full", "half", "replay"] = "auto"
     last_batch: LastBatch = "keep"
 
     def __post_init__(self) -> None:
-        positive: dict[str, float | None] = {
-            "lr": self.lr,
-            "batch_size": self.batch_size,
-            "epochs": self.epochs,
-            "steps": self.steps,
-            "clip_gradient": self.clip_gradient,
-        }
-        for name, value in positive.items():
-            if value is not None and not value > 0:
-                raise ConfigError(f"LocalSGD.{name} must be above 0, found {value}.")
-        if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
-            raise ConfigError("LocalSGD needs 0 <= momentum < 1, and nesterov needs momentum above 0.")
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"LocalSGD.weight_decay must be at least 0, found {self.weight_decay}.")
-        if not 0 <= self.stragglers <= 1:
-            raise ConfigError(f"LocalSGD.stragglers must be between 0 and 1, found {self.stragglers}.")
-        if self.last_batch not in get_args(LastBatch):
-            raise ConfigError(f'LocalSGD.last_batch must be "keep", "merge" or "drop", found {self.last_batch!r}.')
-        if not 0 <= self.validation < 1:
-            raise ConfigError(f"LocalSGD.validation must be at least 0 and below 1, found {self.validation}.")
+        if self.nesterov and not self.momentum:
+            raise ConfigError("LocalSGD.nesterov needs momentum above 0.")
         bytes_of(self.steps_memory, "LocalSGD.steps_memory")
         if self.stragglers and (self.steps or self.epochs) < 2:
             raise ConfigError(

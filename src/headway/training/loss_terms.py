@@ -14,6 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from headway.client_state.store import TRAINER
 from headway.core.errors import ConfigError, nearest
+from headway.core.fields import at_least, positive
 from headway.core.registry import Plain, Registry
 from headway.core.update import Tensors
 from headway.model.flat_module import FlatModule
@@ -87,15 +88,9 @@ class Moon(LossTerm):
     Moon(mu=5.0, temperature=0.5, representation=None)
     """
 
-    mu: float = 1.0
-    temperature: float = 0.5
+    mu: float = at_least(0, 1.0)
+    temperature: float = positive(0.5)
     representation: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.mu >= 0:
-            raise ConfigError(f"Moon.mu must be at least 0, found {self.mu}.")
-        if not self.temperature > 0:
-            raise ConfigError(f"Moon.temperature must be above 0, found {self.temperature}.")
 
     def check(self, flat_module: FlatModule) -> None:
         """Refuses a model without the submodule, with the names of those that there are."""

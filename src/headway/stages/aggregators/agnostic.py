@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from headway.core.context import ClientContext, ServerContext
-from headway.core.errors import ConfigError
+from headway.core.fields import at_least
 from headway.core.flow import Flow
 from headway.core.stage import Aggregator, Place, stages
 from headway.core.update import Tensors, Update
 from headway.protocol.sums import ExactTotal
-from headway.stages.weighting import check_only_weight
 
 
 @final
@@ -58,25 +57,13 @@ class AFL(Aggregator):
 
     place: ClassVar[Place] = Place.AGGREGATE
     whole_cohort: ClassVar[bool] = True
-    lr: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not self.lr >= 0:
-            raise ConfigError(f"AFL.lr must be at least 0, found {self.lr}.")
+    lr: float = at_least(0, 0.1)
 
     def connect(self, flow: Flow) -> Flow:
         """Needs every client in every round, seen by itself, with its memory and its loss."""
-        self._check_presence(flow)
-        flow = super().connect(flow)
-        check_only_weight(self, flow)
-        if flow.equal:
-            flow.refuse(
-                self,
-                "equal",
-                needed="clients whose weights are the mixture lambda",
-                found="a stage that wants them to count the same",
-                do_this='use Mean(over="clients"), or leave that stage out',
-            )
+        flow.require(self, whole_population="the mixture is one of all clients", fix="use QFedAvg")
+        flow.require(self, synchronous="the losses that are compared must be of one model", memory=True)
+        flow = super().connect(flow).require(self, own_weights=True, any_weights="the mixture lambda")
         flow = flow.measure(self, "initial_loss")
         told = "loss of the global model"
         return flow.set(self, weight_bound=1.0, weight_leaks=told, exposed=(*flow.exposed, told))
@@ -112,34 +99,6 @@ class AFL(Aggregator):
     def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """Remembers the threshold."""
         return update, {"threshold": update.sums["threshold"].reshape(1)}
-
-    def _check_presence(self, flow: Flow) -> None:
-        """Refuses what leaves clients out, or lets them forget."""
-        facts = flow.sampler
-        if facts is not None and facts.population is not None and facts.expected != facts.population:
-            flow.refuse(
-                self,
-                "sampler",
-                needed="every client in every round: the mixture is one of all of them",
-                found=f"a cohort of {facts.expected or 0:g} of {facts.population} clients",
-                do_this="use All(), or QFedAvg, which works with some of the clients",
-            )
-        if flow.asynchronous:
-            flow.refuse(
-                self,
-                "asynchronous",
-                needed="synchronous rounds: the losses that are compared must be of one model",
-                found="updates of any age",
-                do_this='use Quorum(late="drop"), or leave AFL out',
-            )
-        if flow.engine is not None and not flow.engine.memory:
-            flow.refuse(
-                self,
-                "engine",
-                needed="clients that keep memory between rounds",
-                found=f"the {flow.engine.name} engine, which keeps none",
-                do_this="run on an engine with client memory, or use QFedAvg",
-            )
 
 
 def simplex_threshold(v: Tensor) -> Tensor:

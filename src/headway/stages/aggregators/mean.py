@@ -48,42 +48,18 @@ class Mean(Aggregator):
     def connect(self, flow: Flow) -> Flow:
         """Checks the weights, and turns the bound of one client into that of its effect."""
         flow = super().connect(flow)
-        weighed = "weight_bound" in flow.set_by
-        by = flow.set_by.get("weight_bound", "Weigh")
-        if flow.equal and (self.over == "examples" or weighed):
-            flow.refuse(
-                self,
-                "equal",
-                needed="clients that count the same",
-                found="weights by size" if self.over == "examples" else f"weights set by {by}",
-                do_this='use Mean(over="clients")',
-            )
-        if self.over == "clients" and weighed:
-            flow.refuse(
-                self,
-                "weight_bound",
-                needed="clients that count the same",
-                found=f"weights set by {by}",
-                do_this=f'use Mean(over="examples"), or leave {by} out',
-            )
-        if self.over == "expected" and weighed and flow.weight_bound is None:
-            flow.refuse(
-                self,
-                "weight_bound",
-                needed="weights with an upper limit, for a fixed denominator",
-                found="weights by number of examples",
-                do_this=f'use {by} with a cap, or Weigh(by="uniform")',
-            )
-        expected = flow.sampler.expected if flow.sampler is not None else None
-        if self.over == "expected" and expected is None and flow.engine is not None:
-            flow.refuse(
-                self,
-                "sampler",
-                needed="a sampler that announces the size of its cohort",
-                found="one that does not",
-                do_this='use All, Uniform or Fixed, or Mean(over="clients")',
-            )
-        if self.over == "examples" and not weighed and flow.sampler is not None and flow.sampler.kind in BY_SIZE:
+        if self.over == "clients":
+            flow.require(self, equal_weights=True, fix='use Mean(over="examples")')
+        elif self.over == "examples" or flow.weighed_by:
+            flow.require(self, any_weights=True, fix="leave that stage out")
+        if self.over == "expected":
+            flow.require(self, limited_weights=True, cohort_size=True, fix='use Mean(over="clients")')
+        if (
+            self.over == "examples"
+            and not flow.weighed_by
+            and flow.sampler is not None
+            and flow.sampler.kind in BY_SIZE
+        ):
             flow = flow.warn(
                 "clients are drawn by size and count by size in the mean, so large ones count twice: "
                 f'use Mean(over="clients") with {flow.set_by.get("sampler", "this sampler")}, or draw with Uniform.'
@@ -93,11 +69,11 @@ class Mean(Aggregator):
         if self.over != "expected":
             return flow.set(self, bound=None)
         # a cohort that is not known yet has at least one client; the run's flows know it
-        return flow.set(self, bound=flow.bound / (expected or 1.0))
+        return flow.set(self, bound=flow.bound / (flow.cohort or 1.0))
 
     def lift(self, update: Update, ctx: Context) -> Update:
         """`w_i delta_i` and w_i."""
-        if self.over == "examples" or (self.over == "expected" and "weight_bound" in ctx.flow.set_by):
+        if self.over == "examples" or (self.over == "expected" and ctx.flow.weighed_by):
             return update.scaled_exactly(update.weight)
         return update.with_weight(torch.ones_like(update.weight)).scaled_exactly(torch.ones_like(update.weight))
 
@@ -106,9 +82,7 @@ class Mean(Aggregator):
         summed = total.value()
         clients = torch.tensor(float(total.count), dtype=torch.float64)
         if self.over == "expected":
-            assert ctx.flow.sampler is not None
-            assert ctx.flow.sampler.expected is not None
-            clients = torch.tensor(ctx.flow.sampler.expected, dtype=torch.float64)
+            clients = torch.tensor(ctx.flow.cohort, dtype=torch.float64)
             denominator = clients * (ctx.flow.weight_bound or 1.0)
         else:
             denominator = summed.weight if float(summed.weight) > 0 else torch.ones_like(summed.weight)
