@@ -133,7 +133,10 @@ def _parameters(kind: type[Stage]) -> str:
 
 
 def _range(field: dataclasses.Field[typing.Any]) -> str:
-    return f", {field.metadata['range']}" if "range" in field.metadata else ""
+    only = field.metadata.get("only_with")
+    words = [str(field.metadata["range"])] if "range" in field.metadata else []
+    words += [f"only with `{only[0]}` = `{only[1]}`"] if only else []
+    return "".join(f", {part}" for part in words)
 
 
 def _shown(value: object) -> str:

@@ -41,7 +41,7 @@ def test_what_the_code_knows_is_said():
     assert "| sends beside the delta | `normaliser`, 4 bytes |" in PAGES["FedNova.md"]
     assert "| a client remembers | `l`, a number per parameter |" in PAGES["FedDyn.md"]
     assert "| needs | nothing special |" in PAGES["FedProx.md"]
-    assert "| `cap` | whole number or none, at least 1 | `none` |" in PAGES["Weigh.md"]
+    assert "| `cap` | whole number or none, at least 1, only with `by` = `capped` | `none` |" in PAGES["Weigh.md"]
     assert "```text\nexamples:  sum" in PAGES["Mean.md"]
 
 

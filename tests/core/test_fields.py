@@ -18,6 +18,8 @@ class Ranged(Plain):
     beta: float = between(0, 1, 0.9, without=1)
     mixed: tuple[float, ...] = between(-1, 1, ())
     norm: float = positive(1.0, infinite=True)
+    by: str = "size"
+    cap: int | None = at_least(1, None, only_with=("by", "cap"))
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,13 @@ def test_a_number_out_of_range_is_refused_with_what_was_needed_and_found(numbers
 def test_what_is_in_range_is_taken():
     made = Ranged(3, 0.5, 1.0, 0.0, (-1.0, 1.0), math.inf)
     assert (made.share, made.norm, Ranged(1).share) == (1.0, math.inf, None)
+
+
+@pytest.mark.parametrize("numbers", [{"by": "cap"}, {"cap": 3}], ids=str)
+def test_a_number_that_belongs_to_a_choice_is_given_with_it_alone(numbers):
+    with pytest.raises(ConfigError, match="Ranged needs cap with by='cap' and none otherwise, found Ranged"):
+        Ranged(1, **numbers)
+    assert Ranged(1, by="cap", cap=3).cap == 3
 
 
 def test_a_field_without_a_default_must_be_given():

@@ -58,20 +58,36 @@ def between(
     return _ranged(Range(low, high, without), default, **options)
 
 
-def _ranged(range_: Range, default: Any, *, infinite: bool = False, hint: str = "") -> Any:
-    """infinite: whether the number may be infinite.  hint: a sentence that is added to the refusal of a wrong type."""
-    metadata = {"range": range_, "infinite": infinite, **({"hint": hint} if hint else {})}
+def _ranged(
+    range_: Range,
+    default: Any,
+    *,
+    infinite: bool = False,
+    hint: str = "",
+    only_with: tuple[str, Any] | None = None,
+) -> Any:
+    """infinite: whether the number may be infinite.  hint: a sentence that is added to the refusal of a wrong type.
+    only_with: another field and its value with which this number must be given, and without which it must not."""
+    metadata = {"range": range_, "infinite": infinite, "only_with": only_with, **({"hint": hint} if hint else {})}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_numbers(thing: Any) -> None:
-    """Refuses a number of a dataclass that is not finite, where its field does not allow that, or out of range.
+    """Refuses a number of a dataclass that is not finite, where its field does not allow that, out of range, or given
+    with another choice than it belongs to.
 
     Raises:
         ConfigError: naming the field, what was needed and what was found.
     """
     for field in dataclasses.fields(thing):
         value, wanted = getattr(thing, field.name), field.metadata.get("range")
+        if (condition := field.metadata.get("only_with")) is not None:
+            other, option = condition
+            if (getattr(thing, other) == option) != (value is not None):
+                name = type(thing).__name__
+                raise ConfigError(
+                    f"{name} needs {field.name} with {other}={option!r} and none otherwise, found {thing}."
+                )
         may_be = math.isinf if field.metadata.get("infinite") else math.isfinite
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, bool) or not isinstance(number, (int, float)):

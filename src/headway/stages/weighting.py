@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from headway.core.context import ClientContext
-from headway.core.errors import ConfigError
 from headway.core.fields import at_least, positive
 from headway.core.flow import Flow
 from headway.core.stage import Place, Stage, stages
@@ -85,11 +84,7 @@ class Weigh(Stage):
 
     place: ClassVar[Place] = Place.WEIGH
     by: Literal["examples", "uniform", "capped"] = "examples"
-    cap: int | None = at_least(1, None)
-
-    def __post_init__(self) -> None:
-        if (self.by == "capped") != (self.cap is not None):
-            raise ConfigError(f"Weigh needs cap >= 1 with by='capped' and none otherwise, found {self!r}.")
+    cap: int | None = at_least(1, None, only_with=("by", "capped"))
 
     def connect(self, flow: Flow) -> Flow:
         """Sets the largest weight; the vectors are left alone."""
