@@ -1,0 +1,150 @@
+"""The static facts of a chain: those of its surroundings (sampler, engine, trainer), and of what travels in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+StepRule = Literal["gradient", "step"]
+Reading = Literal["sizes", "turns", "losses", "times", "presence"]
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyEvent:
+    """One noisy release: how it is made, how much noise relative to the sensitivity, what it covers."""
+
+    mechanism: str
+    noise_multiplier: float
+    sensitivity: float
+    covers: tuple[str, ...] = ("delta",)
+
+
+@dataclass(frozen=True, slots=True)
+class VectorSpec:
+    """What a travelling vector holds.
+
+    length: `None` for a number of each parameter; a whole number; or the share of the P parameters, of which there are
+    then `max(1, int(share * P))`.  number: "real", or "integer" for indices and codes.
+    """
+
+    length: int | float | None = None
+    number: Literal["real", "integer"] = "real"
+
+    def count(self, size: int) -> int:
+        """How many numbers it has, P being `size`."""
+        if self.length is None:
+            return size
+        return self.length if isinstance(self.length, int) else max(1, int(self.length * size))
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerFacts:
+    """What a sampler promises about its cohorts; `None` where the population is not known yet.
+
+    kind: how it draws.  expected: the mean size of a cohort.  rate: of independent draws, the probability of each
+    client; most: the largest cohort that is then drawn.  reads: what it must know of each client (see `core.roster`).
+    tops_up: whether it can draw as many as are missing while others are at work on earlier asks.
+    """
+
+    kind: str
+    expected: float | None = None
+    population: int | None = None
+    rate: float | None = None
+    most: int | None = None
+    reads: frozenset[Reading] = frozenset()
+    tops_up: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine can do."""
+
+    name: str
+    memory: bool = True
+    synchronous: bool = True
+    clock: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerFacts:
+    """What a trainer offers to the stages; whether it keeps memory at the client; what it adds to the loss, and how
+    it keeps the client's steps, in words; whether it is paced, so that it can make as many steps as time allows.
+
+    offers: "steps", and the names of the measurements that a stage may ask for.
+    hints: what to do for a measurement that is not offered as it stands, by its name.
+    applies: which rules for local steps it applies (see `headway.training.step_rules`): those on the "gradient", those
+    on the direction of the "step".  A chain with a rule that the trainer does not apply is refused.
+    """
+
+    name: str
+    offers: frozenset[str] = frozenset()
+    memory: bool = False
+    adds: str = ""
+    steps: str = ""
+    paced: bool = False
+    applies: frozenset[StepRule] = frozenset()
+    hints: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FlowFacts:
+    """The facts that hold between two stages, and which stage set each.
+
+    number: "real", or "ring" for integers modulo a power of two.
+    server_sees: "each" update, or only their "sum".
+    additive: whether encoded updates may be added as they are.
+    dense: whether every coordinate is sent by every client.
+    weighted: whether the weights are already folded in.
+    bound: L2 bound of one client's contribution, all vectors taken together; after the aggregator, of
+        its effect on the aggregate.
+    weight_bound: the largest weight that a client can have.
+    weight_leaks: what a weight tells of one client's data, beyond how many examples there are.
+    exposed: what else leaves the client unprotected.
+    by_examples: whether a client's weight is at most its number of examples.
+    vectors: the names of the vectors that travel; scalars: those of them that have one number and not P; specs: of
+        those that have another length or number type than the parameters.
+    mixing: the share by which averaged statistics move to those of the updates, where models are mixed.
+    proximal: strength of the pull towards w_t that step rules add, which shortens what a gradient moves.
+    equal: whether every client must count the same.
+    asynchronous: whether late updates are kept; buffer: how many updates end a round then, if a number is said.
+    rebased: whether updates lead away from the server's model of now, not from that which their client was asked with.
+    """
+
+    number: Literal["real", "ring"] = "real"
+    server_sees: Literal["each", "sum"] = "each"
+    additive: bool = True
+    dense: bool = True
+    weighted: bool = False
+    bound: float | None = None
+    weight_bound: float | None = None
+    by_examples: bool = True
+    weight_leaks: str | None = None
+    exposed: tuple[str, ...] = ("number of examples", "training loss")
+    vectors: tuple[str, ...] = ("delta",)
+    scalars: tuple[str, ...] = ()
+    specs: Mapping[str, VectorSpec] = field(default_factory=dict)
+    mixing: float = 1.0
+    proximal: float = 0.0
+    equal: bool = False
+    rebased: bool = False
+    needs: frozenset[str] = frozenset()
+    events: tuple[PrivacyEvent, ...] = ()
+    warnings: tuple[str, ...] = ()
+    sampler: SamplerFacts | None = None
+    engine: EngineFacts | None = None
+    trainer: TrainerFacts | None = None
+    asynchronous: bool = False
+    buffer: int | None = None
+    set_by: Mapping[str, str] = field(default_factory=dict)
+    restated: frozenset[str] = frozenset()
+
+    @property
+    def weighed_by(self) -> str | None:
+        """The stage that set the weights; `None` where a client's weight is its number of examples."""
+        return self.set_by.get("weight_bound")
+
+    @property
+    def cohort(self) -> float | None:
+        """The mean number of clients in a round, where the sampler announces it."""
+        return None if self.sampler is None else self.sampler.expected

@@ -1,0 +1,149 @@
+"""What a stage may require of the flow by name, with the sentences of the refusal; see `Flow.require`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from headway.core.facts import FlowFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What a stage may require of the flow: the fact that decides it, whether it holds, and the parts of a refusal."""
+
+    fact: str
+    holds: Callable[[FlowFacts], bool]
+    needed: str
+    found: Callable[[FlowFacts], str]
+    do_this: Callable[[FlowFacts], str]
+
+
+REQUIREMENTS: Mapping[str, Requirement] = {
+    "memory": Requirement(
+        "engine",
+        lambda flow: flow.engine is None or flow.engine.memory,
+        "clients that keep memory between rounds",
+        lambda flow: f"the {flow.engine.name if flow.engine else ''} engine, which keeps none",
+        lambda flow: "run on an engine with client memory",
+    ),
+    "synchronous": Requirement(
+        "asynchronous",
+        lambda flow: not flow.asynchronous,
+        "synchronous rounds",
+        lambda flow: "updates of any age",
+        lambda flow: 'use Quorum(late="drop")',
+    ),
+    "whole_population": Requirement(
+        "sampler",
+        lambda flow: flow.sampler is None or flow.sampler.population in (None, flow.sampler.expected),
+        "every client in every round",
+        lambda flow: f"a cohort of {flow.cohort or 0:g} of {flow.sampler and flow.sampler.population} clients",
+        lambda flow: "use All()",
+    ),
+    "cohort_size": Requirement(
+        "sampler",
+        lambda flow: flow.engine is None or flow.cohort is not None,
+        "a sampler that announces the size of its cohort",
+        lambda flow: "one that does not",
+        lambda flow: "use All, Uniform or Fixed",
+    ),
+    "real": Requirement(
+        "number",
+        lambda flow: flow.number == "real",
+        "real numbers",
+        lambda flow: "integers in a ring",
+        lambda flow: "",
+    ),
+    "ring": Requirement(
+        "number",
+        lambda flow: flow.number == "ring",
+        "integers in a ring",
+        lambda flow: "real numbers",
+        lambda flow: "put a quantiser before it",
+    ),
+    "additive": Requirement(
+        "additive",
+        lambda flow: flow.additive,
+        "encoded updates that may be added as they are",
+        lambda flow: "updates that must be decoded first",
+        lambda flow: "leave the encoder out",
+    ),
+    "dense": Requirement(
+        "dense",
+        lambda flow: flow.dense,
+        "every coordinate from every client",
+        lambda flow: "some of the coordinates of each",
+        lambda flow: "leave the sparsifier out",
+    ),
+    "bound": Requirement(
+        "bound",
+        lambda flow: flow.bound is not None,
+        "a bound of one client's effect",
+        lambda flow: "none",
+        lambda flow: 'use Clip and Mean(over="expected")',
+    ),
+    "each_update": Requirement(
+        "server_sees",
+        lambda flow: flow.server_sees == "each",
+        "each client's update at the server",
+        lambda flow: "only their sum",
+        lambda flow: "leave the secure sum out",
+    ),
+    "known_count": Requirement(
+        "buffer",
+        lambda flow: not flow.asynchronous or flow.buffer is not None,
+        "a number of updates that it chooses among, also where late ones are kept",
+        lambda flow: "as many as there happen to be",
+        lambda flow: "say how large the buffer is (quorum.count)",
+    ),
+    "sum_of_one_round": Requirement(
+        "asynchronous",
+        lambda flow: not flow.asynchronous or flow.server_sees == "each",
+        "updates of one round, since the masks of different rounds do not cancel in their sum",
+        lambda flow: "late updates that are kept",
+        lambda flow: 'drop late ones (quorum.late = "drop")',
+    ),
+    "private_weights": Requirement(
+        "weight_leaks",
+        lambda flow: flow.weight_leaks is None or flow.server_sees == "each",
+        "weights that tell the server nothing of one client's data, since it may see only sums",
+        lambda flow: f"weights by the {flow.weight_leaks}",
+        lambda flow: 'weigh by="alignment", which the server\'s own last aggregate decides',
+    ),
+    "own_weights": Requirement(
+        "weight_bound",
+        lambda flow: flow.weighed_by is None,
+        "one stage that sets the weights",
+        lambda flow: f"{flow.weighed_by} and {{stage}}",
+        lambda flow: f"leave {flow.weighed_by} out",
+    ),
+    "equal_weights": Requirement(
+        "weight_bound",
+        lambda flow: flow.weighed_by is None,
+        "clients that count the same",
+        lambda flow: f"weights set by {flow.weighed_by}",
+        lambda flow: f"leave {flow.weighed_by} out",
+    ),
+    "any_weights": Requirement(
+        "equal",
+        lambda flow: not flow.equal,
+        "weights by client",
+        lambda flow: f"{flow.set_by.get('equal')}, which needs clients that count the same",
+        lambda flow: 'use Mean(over="clients")',
+    ),
+    "limited_weights": Requirement(
+        "weight_bound",
+        lambda flow: flow.weighed_by is None or flow.weight_bound is not None,
+        "weights with an upper limit, for a fixed denominator",
+        lambda flow: "weights by number of examples",
+        lambda flow: f"use {flow.weighed_by} with a cap",
+    ),
+    "not_rebased": Requirement(
+        "rebased",
+        lambda flow: not flow.rebased,
+        "updates that lead from the model with which the client was asked",
+        lambda flow: "Rebase before it",
+        lambda flow: "",
+    ),
+}
