@@ -19,7 +19,6 @@ MOST_IMPORTS, MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS, FEWEST_LINE
 CIRCLES: dict[str, str] = {
     "headway.data.dataset.classes": "is being taken apart",
     "headway.model.flat_module": "is being taken apart",
-    "headway.observe.alarms": "is being taken apart",
 }
 FAN_OUT: dict[str, str] = {
     "headway": "is being split",
@@ -29,18 +28,15 @@ FAN_OUT: dict[str, str] = {
     "headway.engines.local": "is being split",
     "headway.engines.ray.ray_worker": "is being split",
     "headway.engines.virtual_clock.clock_engine": "is being split",
-    "headway.experiment.run": "is being split",
     "headway.experiment.runfile": "is being split",
     "headway.training.local_sgd": "is being split",
 }
 LONG_FILES: dict[str, str] = {
-    "headway.experiment.run": "is being split",
     "headway.experiment.runfile": "is being split",
 }
 LONG_FUNCTIONS: dict[str, str] = {
     "headway.data.sources.folders.class_folders": "is being split",
     "headway.data.sources.table_pool.table_pool": "is being split",
-    "headway.experiment.run.Run.__init__": "is being split",
 }
 MANY_PARAMETERS: dict[str, str] = {
     "headway.data.sources.hub.from_huggingface": "is being split",
@@ -49,7 +45,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "headway.data.sources.table_pool.table_pool": "is being split",
     "headway.data.sources.torch_datasets.from_torch": "is being split",
     "headway.experiment.comparison.gather": "is being split",
-    "headway.experiment.run.Run.__init__": "is being split",
     "headway.protocol.reports.Reports.__init__": "is being split",
     "headway.recipes.fedadam": "is being split",
     "headway.recipes.fedasync": "is being split",
@@ -88,7 +83,8 @@ SUITES: dict[str, str] = {
     "engines/test_fleet.py": "engines.virtual_clock.device_availability",
     "engines/test_local.py": "engines.executors.sequential",
     "engines/test_planner.py": "engines.autotune.batch_trial",
-    "engines/test_preflight.py": "engines.executors.client_setup",
+    "engines/test_preflight.py": "engines.executors.client_setup experiment.dry_run",
+    "experiment/test_run_observers.py": "experiment.run_options observe.observer",
     "engines/test_process_engine.py": ("engines.processes.arrays engines.processes.shared_arrays engines.worker_pool"),
     "engines/test_ray_engine.py": "engines.ray.ray_worker",
     "engines/test_replicated_state.py": "engines.ray.state_replica",
@@ -105,9 +101,11 @@ SUITES: dict[str, str] = {
         "reports.page.journal_reader reports.page.label_holdings reports.page.matrix reports.page.per_client "
         "reports.page.provenance reports.page.round_sections reports.run_reader"
     ),
-    "reports/test_timeline.py": "numerics.durations",
-    "run/test_resume.py": "client_state.sqlite_versions",
-    "run/test_whole_runs.py": "experiment.run",
+    "reports/test_timeline.py": "numerics.units",
+    "run/test_resume.py": "client_state.sqlite_versions experiment.best_model experiment.checkpointer",
+    "run/test_whole_runs.py": (
+        "experiment.evaluator experiment.federation experiment.round_driver experiment.run experiment.trained_model"
+    ),
     "samplers/test_draws.py": "samplers.drawing samplers.poisson samplers.power_of_choice samplers.uniform",
     "test_cli.py": "cli.header cli.main cli.run_command cli.show_commands",
     "test_cli_drift.py": "observe.progress",

@@ -12,9 +12,9 @@ NAMES = set(
 __version__ AFL Aggregator Algorithm All Always AverageModel Bernoulli BySize chain Chain Charging ChainRefused
 ClientFailed Clip ClockEngine ConfigError Context data DataError DeviceFleet Diurnal Diverged ECGR Examples FedDyn
 FederatedData FedNova FedProx Fixed Flow HeadwayError Layout LeastAvailable LocalEngine LocalSGD LossTerm Mean models
-Moon Oort Place Poisson PowerOfChoice ProcessEngine Protocol QFedAvg Quorum RayEngine Rebase recipes RoundReport
-RoundRobin rounds Run RunFolderError Sampler Scaffold Schedule ServerAdagrad ServerAdam ServerSGD ServerYogi Stage
-stages Staleness step_rules Task Trace Trainer Uniform Update Weigh WeighByQuality
+Moon Observer Oort Place Poisson PowerOfChoice ProcessEngine Protocol QFedAvg Quorum RayEngine Rebase recipes
+RoundReport RoundRobin rounds Run RunFolderError Sampler Scaffold Schedule ServerAdagrad ServerAdam ServerSGD ServerYogi
+Stage stages Staleness step_rules Task Trace Trainer Uniform Update Weigh WeighByQuality
 """.split()  # noqa: SIM905
 )
 

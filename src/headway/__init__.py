@@ -47,6 +47,7 @@ _WHERE = {
     "LossTerm": "training.loss_terms",
     "Mean": "stages",
     "Moon": "training.loss_terms",
+    "Observer": "observe.observer",
     "Oort": "samplers",
     "Place": "core.stage",
     "Poisson": "samplers",
@@ -123,6 +124,7 @@ if TYPE_CHECKING:
     from headway.experiment.run import Run, rounds
     from headway.model import zoo as models
     from headway.model.task import Task
+    from headway.observe.observer import Observer
     from headway.observe.round_report import RoundReport
     from headway.protocol.quorum import Quorum
     from headway.samplers import All, BySize, Fixed, LeastAvailable, Oort, Poisson, PowerOfChoice, RoundRobin, Uniform

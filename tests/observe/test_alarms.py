@@ -9,7 +9,7 @@ from toys import linear_task
 
 import headway as hw
 from headway.numerics.keys import Key
-from headway.observe.alarms import EVERY, HORIZON, Figures, Lines, Watch, alarms, common_labels
+from headway.observe.alarms import EVERY, HORIZON, AlarmWatch, Figures, Lines, alarms, common_labels
 from headway.observe.client_clusters import find_camps
 from headway.observe.drift import DriftMeter
 from headway.observe.journal import Journal
@@ -268,11 +268,11 @@ class TestInARun:
 
 def test_a_watch_recalls_what_it_saw():
     rounds = [figures(cohort(LIAR, seed=r), r) for r in range(1, 5)]
-    seen, recalled = Watch(), Watch()
+    seen, recalled = AlarmWatch(), AlarmWatch()
     for each in rounds[:3]:
-        last = seen.see(each)
+        last = seen.alarms_after(each)
     assert [alarm.kind for alarm in last] == ["against"]
-    recalled.see(rounds[0])
-    recalled.recall(rounds[:3])
-    assert recalled.see(rounds[3]) == seen.see(rounds[3]) != ()
-    assert seen.see(Figures(5, {}, {})) == ()
+    recalled.alarms_after(rounds[0])
+    recalled.restart(rounds[:3])
+    assert recalled.alarms_after(rounds[3]) == seen.alarms_after(rounds[3]) != ()
+    assert seen.alarms_after(Figures(5, {}, {})) == ()

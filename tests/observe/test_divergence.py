@@ -53,7 +53,7 @@ def test_looking_at_the_loss_changes_no_bit_of_the_run(monkeypatch) -> None:
 
     made, reports = run(lr=0.1, model=drops)
     list(reports)
-    monkeypatch.setattr("headway.experiment.run.loss_before_training", lambda *_: None)
+    monkeypatch.setattr("headway.experiment.run_observers.loss_before_training", lambda *_: None)
     other, reports = run(lr=0.1, model=drops)
     list(reports)
     assert torch.equal(made.state.params, other.state.params)

@@ -99,7 +99,7 @@ def test_a_run_file_may_say_never(tmp_path):
     again = tmp_path / "again.toml"
     again.write_text(runfile.to_toml())
     run = load_runfile(str(again)).start()
-    assert run.evaluate_every is None
+    assert run.options.evaluate_every is None
     assert not any(report.metrics for report in run)
     with pytest.raises(hw.ConfigError, match=r'run\.evaluate_every must be a whole number from 1 or "never", found 0'):
         load_runfile("hospitals", ["run.evaluate_every=0"])

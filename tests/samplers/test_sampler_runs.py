@@ -285,7 +285,7 @@ def test_what_clients_keep_for_themselves_is_part_of_the_loss():
     list(run)
     kept = {client: run.memory.get(client) for client in run.memory.clients()}
     assert 3 <= len(kept) < 12
-    final = run.engine.ask(run.algorithm.measure(run.state, run.engine.clients(), run.key, run.known))
+    final = run.engine.ask(run.algorithm.measure(run.state, run.engine.clients(), run.key, run.federation.history))
     losses = {report.client: report.metrics["train_loss"] for report in final.reports}
     for client in run.data.clients:
         run.flat_module.load(run.state.params, (kept.get(client) or {}).get("trainer", {}).get("personal"), None)
@@ -474,7 +474,7 @@ def test_a_cap_ends_a_run_with_a_sentence():
 )
 def test_nothing_is_kept_for_samplers_that_read_nothing(sampler, tmp_path):
     run = made(sampler, rounds=1, folder=tmp_path / "run")
-    assert run.known is None
+    assert run.federation.history is None
     list(run)
     tensors, _ = run.folder.latest()
     assert not [name for name in tensors if name.startswith("roster/")]
@@ -545,7 +545,7 @@ def test_pooled_training_is_one_client_with_all_sizes():
         rounds=1,
         engine=PooledEngine(),
     )
-    assert run.known.sizes.tolist() == [sum(SIZES)]
+    assert run.federation.history.sizes.tolist() == [sum(SIZES)]
     (report,) = list(run)
     assert [client.client for client in report.clients] == ["everyone"]
     run.close()

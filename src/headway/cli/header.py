@@ -72,18 +72,18 @@ def _warnings(run: Run) -> list[str]:
 
 def _undefined(run: Run) -> list[str]:
     """Which metrics the split leaves without a value, and what decides instead."""
-    if "loss" in run.undefined:
-        return [f"nothing is evaluated, so no best model is kept: {run.undefined['loss']}"]
-    decides = "" if run.headline == run.task.headline else f"; {run.headline} decides which model is best"
-    some = undefined_at(run.task, run.data) if run.evaluate_every is not None else None
-    lines = [f"{name} is not defined: {why}{decides}" for name, why in run.undefined.items()]
+    if "loss" in run.facts.undefined:
+        return [f"nothing is evaluated, so no best model is kept: {run.facts.undefined['loss']}"]
+    decides = "" if run.facts.headline == run.task.headline else f"; {run.facts.headline} decides which model is best"
+    some = undefined_at(run.task, run.data) if run.options.evaluate_every is not None else None
+    lines = [f"{name} is not defined: {why}{decides}" for name, why in run.facts.undefined.items()]
     return lines if some is None else [*lines, some]
 
 
 def _steps_kept(run: Run) -> str:
     """How the clients' single steps are kept, where a stage combines them and the trainer has a budget."""
     trainer = run.algorithm.trainer
-    if "steps" not in run.flows[-1].needs or not isinstance(trainer, Trainer):
+    if "steps" not in run.federation.flows[-1].needs or not isinstance(trainer, Trainer):
         return ""
     sizes = run.data.train_sizes
     ways: dict[str, list[tuple[StepPlan, int]]] = {}

@@ -207,7 +207,7 @@ def _warn(meter: Meter, report: RoundReport, lines: Lines) -> None:
 
 def _news(report: RoundReport, run: Run) -> str:
     parts = [] if report.train_loss is None else [f"loss {number_text(report.train_loss)}"]
-    name = run.headline
+    name = run.facts.headline
     if (value := report.headline(name)) is not None:
         parts.append(f"{name} {number_text(value)}")
     if report.clock:
@@ -248,7 +248,7 @@ def _final_rows(run: Run, report: RoundReport, names: Sequence[str]) -> list[lis
     ]
     if len(report.evaluation) > 20:
         rows.append([f"... {len(report.evaluation) - 20} more in the journal"])
-    constant, nothing = run.constant, dict.fromkeys(run.undefined, math.nan)
+    constant, nothing = run.facts.constant, dict.fromkeys(run.facts.undefined, math.nan)
     if report.metrics:
         asked = report.evaluation
         total = sum(len(run.data.test[client]) for client in asked) if asked else int(run.data.test_sizes.sum())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from headway.core.errors import ConfigError, HeadwayError
 from headway.data import described
-from headway.experiment.run import LOWER_IS_BETTER
+from headway.experiment.best_model import LOWER_IS_BETTER
 from headway.experiment.runfile import RunFile
 from headway.experiment.trials import Trial, tail_of
 from headway.model.metrics import measured_on

@@ -12,8 +12,8 @@ from typing import Any
 
 from headway.core.errors import ConfigError
 from headway.data.dataset.dataset_view import View
+from headway.experiment.best_model import LOWER_IS_BETTER
 from headway.experiment.comparison import Tuned
-from headway.experiment.run import LOWER_IS_BETTER
 from headway.experiment.runfile import RunFile
 from headway.experiment.trials import Trial, run_trials
 

@@ -229,7 +229,7 @@ def failed_trial(method: str, seed: int, failure: str) -> Trial:
 
 def read_trial(job: TrialJob, run: Run, failure: str | None) -> Trial:
     """The trial that a run's journal tells of."""
-    name = job.metric or run.headline
+    name = job.metric or run.facts.headline
     journal = Journal(job.folder / JOURNAL)
     try:
         scope = "clients" if run.data.central is None else "central"
@@ -244,7 +244,7 @@ def read_trial(job: TrialJob, run: Run, failure: str | None) -> Trial:
     finally:
         journal.close()
     if not rounds and failure is None:
-        why = run.undefined.get(name)
+        why = run.facts.undefined.get(name)
         failure = f"{name} is not defined: {why}." if why else f"{name} was not defined in any round."
     elif failure is None and not all(math.isfinite(known[round_]) for round_ in rounds[-TAIL:]):
         failure = f"{name} is not finite in the last rounds."

@@ -13,13 +13,11 @@ from __future__ import annotations
 import statistics
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
 
 from headway.data.dataset.labels import LabelCounts
-
-if TYPE_CHECKING:
-    from headway.observe.round_report import RoundReport
+from headway.observe.observer import Observer, TrainedRound
+from headway.observe.round_report import Alarm, RoundReport
 
 ROUNDS = 3  # in a row that a client was in
 HORIZON = 30  # rounds that are looked back at
@@ -30,23 +28,7 @@ DEVIATIONS = 6.0  # median absolute deviations, scaled to a normal's standard de
 TIMES = 4.0  # ... and times the median, above which a norm is far above the cohort
 EVERY = 10  # rounds between two lines about one kind of alarm
 
-Kind = Literal["against", "above", "camps"]
 Labels = Mapping[str, Sequence[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """One thing that stands out in a round.
-
-    clients: whom it is about, sorted.  camps: for the kind "camps", their clients, the largest camp first.
-    text: a sentence.  numbers: what it rests on.
-    """
-
-    kind: Kind
-    clients: tuple[str, ...]
-    text: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    camps: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +41,14 @@ class Figures:
 
     @classmethod
     def of(cls, report: RoundReport) -> Figures:
-        """Those of a report; of the clients, only those that were counted and measured."""
+        """The drift in a report; of the clients, only those that were counted and measured."""
         measured = report.clients.that("counted").telling("agreement")
         clients = {each.client: {**each.metrics, "norm": each.norm} for each in measured if each.norm is not None}
         return cls(report.round, clients, report.drift)
 
 
-class Watch:
-    """Remembers the drift of the last rounds and raises what stands out.
+class AlarmWatch(Observer):
+    """Keeps the drift of the last rounds, and raises alarms from it.
 
     labels: how many examples of each label a client has, where that is known.
     """
@@ -75,14 +57,18 @@ class Watch:
         self.labels: Labels = labels or {}
         self.history: deque[Figures] = deque(maxlen=HORIZON)
 
-    def see(self, figures: Figures) -> tuple[Alarm, ...]:
+    def on_trained(self, trained: TrainedRound) -> Sequence[Alarm]:
+        """The alarms after this round."""
+        return self.alarms_after(Figures.of(trained.report))
+
+    def alarms_after(self, figures: Figures) -> tuple[Alarm, ...]:
         """The alarms after one more round."""
         if figures.clients:
             self.history.append(figures)
         return alarms(self.history, self.labels) if figures.clients else ()
 
-    def recall(self, rounds: Iterable[Figures]) -> None:
-        """Starts from rounds that were seen earlier, oldest first."""
+    def restart(self, rounds: Iterable[Figures]) -> None:
+        """Starts again from earlier rounds, oldest first."""
         self.history.clear()
         self.history.extend(figures for figures in rounds if figures.clients)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from headway.data import Examples, FederatedData
 from headway.model.flat_module import FlatModule
 from headway.model.module_checks import untouched
 from headway.observe.learning import outputs_note, scale_note
+from headway.observe.observer import EvaluatedRound, Observer, TrainedRound
 from headway.protocol.reports import Reports
 
 EXPLODED = 1e3  # times the training loss before training
@@ -22,23 +24,61 @@ FLOOR = 1e-3  # of that loss
 CLIENTS, ROWS = 8, 32  # whose loss before training is looked at, and how many examples of each
 
 
-class ProgressCheck:
-    """Compares each round with the start of the run.
+class Divergence(Observer):
+    """Compares each round with the start of the run, and refuses a state that no run should go on from.
 
-    statistics: where each averaged statistic lies.
+    statistics: the place of each averaged statistic.  before_training: gives the training loss of the initial model,
+    `None` where it is no number.  start_loss: that loss, or the one of the first round where it is not known.
     """
 
-    def __init__(self, algorithm: Algorithm, statistics: Layout | None) -> None:
+    def __init__(
+        self, algorithm: Algorithm, statistics: Layout | None, before_training: Callable[[], float | None]
+    ) -> None:
         self.lr, self.statistics = getattr(algorithm.trainer, "lr", None), statistics
+        self.before_training = before_training
+        self.start_loss: float | None = None
 
-    def check(self, round_: int, after: State, reports: Reports, loss: float | None, start: float | None) -> None:
-        """Refuses a state that no run should go on from.
-
-        start: the training loss before training, or of the first round where that is not known.
+    def on_trained(self, trained: TrainedRound) -> Sequence[str]:
+        """Refuses the round if its state is not one to go on from.
 
         Raises:
             Diverged: with the round, the clients that lead, and what to try.
         """
+        loss = trained.report.train_loss
+        if self.start_loss is None and loss is not None:
+            start = self.before_training()
+            self.start_loss = loss if start is None else start
+        self._check(trained.report.round, trained.after, trained.answered, loss)
+        return ()
+
+    def on_evaluated(self, evaluated: EvaluatedRound) -> Sequence[str]:
+        """Refuses a model whose evaluation is no number.
+
+        Raises:
+            Diverged: naming the clients.
+        """
+        round_, bad = evaluated.report.round, evaluated.nan_losses
+        if bad:
+            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+            raise Diverged(
+                f"the run stopped in round {round_}: the loss of {', '.join(bad[:3])}{more} is NaN on test examples, "
+                "while the model's parameters are finite. Either these examples hold NaN or infinity, or the model "
+                "makes NaN of them (statistics that do not fit, a division by zero, the logarithm of a number below "
+                f"0). The model of round {round_} is kept."
+            )
+        return ()
+
+    def to_state(self) -> Mapping[str, Any]:
+        """The training loss before training."""
+        return {"first_loss": self.start_loss}
+
+    def from_state(self, kept: Mapping[str, Any]) -> None:
+        """Compares with the same loss."""
+        self.start_loss = kept["first_loss"]
+
+    def _check(self, round_: int, after: State, reports: Reports, loss: float | None) -> None:
+        """Raises `Diverged` for a state that is not finite, a loss that has exploded, or no update fit to count."""
+        start = self.start_loss
         rejected, counted = reports.that("rejected"), reports.that("counted")
         if rejected and not counted:
             raise Diverged(self._refused(round_, rejected))
@@ -51,24 +91,6 @@ class ProgressCheck:
         if not math.isfinite(loss) or loss > EXPLODED * max(start, FLOOR):
             what = f"the training loss is {loss:.4g}, and was {start:.4g} at the start of the run"
             raise Diverged(self._exploded(round_, what, counted))
-
-    def check_evaluation(self, round_: int, scores: Mapping[str, Mapping[str, float]]) -> None:
-        """Refuses a model whose evaluation is no number.
-
-        scores: of each test part, by whose it is.
-
-        Raises:
-            Diverged: naming whose it is.
-        """
-        bad = sorted(name for name, each in scores.items() if math.isnan(each.get("loss", 0.0)))
-        if bad:
-            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-            raise Diverged(
-                f"the run stopped in round {round_}: the loss of {', '.join(bad[:3])}{more} is NaN on test examples, "
-                "while the model's parameters are finite. Either these examples hold NaN or infinity, or the model "
-                "makes NaN of them (statistics that do not fit, a division by zero, the logarithm of a number below "
-                f"0). The model of round {round_} is kept."
-            )
 
     def _statistics_trouble(self, buffers: Tensor) -> str | None:
         """What is wrong with averaged statistics, as a phrase."""

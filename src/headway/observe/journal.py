@@ -12,6 +12,7 @@ from typing import Any
 
 from headway.core.errors import RunFolderError
 from headway.observe.alarms import Figures
+from headway.observe.observer import Observer
 from headway.observe.round_report import RoundReport
 from headway.observe.workload import Workload, read_work
 
@@ -35,13 +36,14 @@ CREATE TABLE IF NOT EXISTS notes (round INTEGER, place INTEGER, text TEXT, PRIMA
 TABLES = ("rounds", "clients", "metrics", "alarms", "earlier", "flying", "notes")
 
 
-class Journal:
+class Journal(Observer):
     """Appends finished rounds, one transaction each.
 
     In `metrics` the scope is "clients" (the mean over them), "central", "drift", "clock", "training" (the learning
-    rate, as "lr") or "client:NAME".  In `alarms`, clients, camps and numbers are JSON.  `earlier` has the asks that
-    came to nothing, to clients of whom `clients` tells a later one of the same round; `flying` those that were open
-    after the last round.  `notes` has what else happened, such as crews whose clients trained one at a time.
+    rate, as "lr") or "client:NAME".  In `alarms`, clients, camps and numbers are JSON.  `earlier` has the requests
+    that came to nothing, to clients that were asked again in the same round (the later request is in `clients`);
+    `flying` the requests that were open after the last round.  `notes` has other events, such as batches of clients
+    that trained one at a time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,6 +60,10 @@ class Journal:
                 f"{path} is damaged ({error}): restore it from a copy, or move it away to go on without what it "
                 "holds of the rounds until now."
             ) from error
+
+    def on_round(self, report: RoundReport) -> None:
+        """Adds the round."""
+        self.record(report)
 
     def record(self, report: RoundReport) -> None:
         """Adds a round."""

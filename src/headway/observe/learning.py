@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from headway.observe.observer import EvaluatedRound, Observer, TrainedRound
 
 ROUNDS = 5  # evaluations at the constant answer, and rounds from the start in which the model hardly moves
 RISING = 3  # rounds in a row above the loss before training
@@ -16,19 +18,40 @@ LARGE = 1e3  # times the typical largest number of a feature
 FEWEST = 0.1  # of the outputs are exactly 0, where the last layer cuts off what is below
 
 
-class Learning:
-    """Looks at each round; says each thing once.
+class Learning(Observer):
+    """Looks at each round, and gives each kind of remark once.
 
-    start: the round with which it begins.
+    start: the round with which it begins.  start_loss: gives the training loss before training, where it is known.
+    headline: the metric that decides which model is best.  constant: the metrics of a constant answer; answer: which.
     """
 
-    def __init__(self, start: int = 0) -> None:
-        self.start, self._said = start, set[str]()
+    def __init__(
+        self,
+        start: int = 0,
+        start_loss: Callable[[], float | None] = lambda: None,
+        headline: str = "",
+        constant: Mapping[str, float] | None = None,
+        answer: str = "",
+    ) -> None:
+        self.start, self.start_loss = start, start_loss
+        self.headline, self.constant, self.answer = headline, constant or {}, answer
+        self._given = set[str]()
         self._path = 0.0
         self._above = self._at_constant = 0
 
+    def on_trained(self, trained: TrainedRound) -> list[str]:
+        """Remarks on the model's move and on the training loss."""
+        report = trained.report
+        counted = report.count("counted")
+        moved = self.moved(report.round, trained.before.params, trained.after.params, counted, report.lr)
+        return moved + self.trained(report.train_loss, self.start_loss())
+
+    def on_evaluated(self, evaluated: EvaluatedRound) -> list[str]:
+        """Remarks on the deciding metric."""
+        return self.evaluated(evaluated.report.headline(self.headline))
+
     def moved(self, round_: int, before: Tensor, after: Tensor, counted: int, lr: float | None) -> list[str]:
-        """What the model's move in a round shows; lr: the trainer's learning rate in that round."""
+        """Remarks on the model's move in a round; lr: the trainer's learning rate in that round."""
         if not counted:
             return []
         step = float(torch.linalg.vector_norm(after.double() - before.double()))
@@ -47,7 +70,7 @@ class Learning:
         )
 
     def trained(self, loss: float | None, start: float | None) -> list[str]:
-        """What the training loss of a round shows, beside that before training."""
+        """Remarks on the training loss of a round, compared with that before training."""
         self._above = self._above + 1 if loss is not None and start and loss > WORSE * start else 0
         if self._above < RISING or loss is None:
             return []
@@ -57,22 +80,23 @@ class Learning:
             "rounds: lower the learning rate (algorithm.trainer.lr), or set algorithm.trainer.clip_gradient.",
         )
 
-    def evaluated(self, name: str, value: float | None, constant: Mapping[str, float], answer: str) -> list[str]:
-        """What the deciding metric shows, beside that of a constant answer."""
+    def evaluated(self, value: float | None) -> list[str]:
+        """Remarks on the value of the deciding metric, compared with that of a constant answer."""
+        name, constant = self.headline, self.constant
         near = value is not None and name in constant and abs(value - constant[name]) <= NEAR
         self._at_constant = self._at_constant + 1 if near else 0
         if self._at_constant < ROUNDS or value is None:
             return []
         return self._once(
             "constant",
-            f"{name} has not left that of a constant answer, {answer} ({constant[name]:.4g}), in {ROUNDS} evaluations: "
-            "the model may give the same output for every input.",
+            f"{name} has not left that of a constant answer, {self.answer} ({constant[name]:.4g}), in {ROUNDS} "
+            "evaluations: the model may give the same output for every input.",
         )
 
     def _once(self, kind: str, sentence: str) -> list[str]:
-        if kind in self._said:
+        if kind in self._given:
             return []
-        self._said.add(kind)
+        self._given.add(kind)
         return [sentence]
 
 

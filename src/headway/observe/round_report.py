@@ -5,10 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import mul
+from typing import Literal
 
-from headway.observe.alarms import Alarm
 from headway.protocol.messages import Answer
 from headway.protocol.reports import Reports, total
+
+AlarmKind = Literal["against", "above", "camps"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One thing that stands out in a round (see `observe.alarms`).
+
+    clients: the clients concerned, sorted.  camps: for the kind "camps", their clients, the largest camp first.
+    text: a sentence.  numbers: the figures that it rests on.
+    """
+
+    kind: AlarmKind
+    clients: tuple[str, ...]
+    text: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    camps: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

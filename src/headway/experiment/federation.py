@@ -1,0 +1,83 @@
+"""All that the rounds of a run work with, made ready once: data, engine, clients' memory, the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from headway.client.central_test import CentralTest
+from headway.client_state.store import Memories
+from headway.core.algorithm import Algorithm, State
+from headway.core.errors import ConfigError
+from headway.core.flow import Flow
+from headway.data import FederatedData
+from headway.engines import Engine, Job, LocalEngine
+from headway.experiment.population import check_population
+from headway.experiment.run_options import RunOptions
+from headway.model.data_checks import check_data
+from headway.model.flat_module import FlatModule
+from headway.model.task import Task
+from headway.numerics.keys import Key
+from headway.observe.run_folder import read_identity
+from headway.protocol.client_history import ClientHistory
+
+
+@dataclass(frozen=True)
+class Federation:
+    """An algorithm, data, a task and an open engine, with all that follows from them.
+
+    key: of the run, from its seed.  memory: of the clients.  flows: the facts after each stage of the chain.
+    history: what samplers know of the clients' earlier rounds, where the sampler asks for it.
+    flat_module: the model, with its initial weights.  central: scores models on the central test set, where there is
+    one.
+    """
+
+    algorithm: Algorithm
+    data: FederatedData
+    task: Task
+    engine: Engine
+    key: Key
+    memory: Memories
+    flows: Sequence[Flow]
+    history: ClientHistory | None
+    flat_module: FlatModule
+    central: CentralTest | None
+
+    @classmethod
+    def open(cls, algorithm: Algorithm, data: FederatedData, task: Task, options: RunOptions) -> Federation:
+        """Checks data, chain and population, and opens the engine.
+
+        Raises:
+            ConfigError, DataError, ChainRefused, RunFolderError: if the parts do not fit, or the engine cannot work.
+        """
+        data = data.to(task.number)
+        task = task if task.example is not None else replace(task, example=data.store.inputs[:1].clone())
+        key = Key.root(options.seed)
+        data = data.with_notes(check_data(task, data, key))
+        engine = options.engine or LocalEngine()
+        if options.until_s is not None and not (engine.facts.clock and options.until_s > 0):
+            raise ConfigError(
+                f"until_s is {options.until_s}: it needs a run with a simulated clock, and must be above 0 seconds."
+            )
+        if options.resume and options.place is not None:
+            engine.restore_settings(read_identity(options.place).get("plan", {}))
+        memory = engine.memory(data.clients, options.place)
+        flows = algorithm.flows(engine.facts, population=len(data.clients))
+        check_population(algorithm, engine, data.clients)
+        engine.open(Job(algorithm, task, data, key, memory, options.rounds))
+        history = ClientHistory.of(algorithm.sampler.facts(None), engine.clients(), data.train_sizes)
+        flat_module = FlatModule(task, key, engine.site)
+        central = None if data.central is None else CentralTest(flat_module, data.central, algorithm, key)
+        return cls(algorithm, data, task, engine, key, memory, flows, history, flat_module, central)
+
+    @property
+    def averages_statistics(self) -> bool:
+        """Whether the model has statistics that are averaged."""
+        return self.task.buffers == "average" and self.flat_module.has_statistics
+
+    def initial_state(self) -> State:
+        """The server's state before the first round."""
+        buffers: Tensor | None = self.flat_module.statistics().cpu() if self.averages_statistics else None
+        return self.algorithm.initial_state(self.flat_module.shared.cpu(), buffers)

@@ -1,0 +1,82 @@
+"""One round of training: measures what the sampler asks for, draws the cohort, and carries out the round's effects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from headway.core.algorithm import State
+from headway.experiment.federation import Federation
+from headway.observe.observer import TrainedRound
+from headway.observe.round_report import RoundReport
+from headway.protocol.effects import EffectHandler, drive
+from headway.protocol.messages import Answer, Ask, Settle
+from headway.training.trainer import Trainer
+
+
+class RoundDriver:
+    """Carries out rounds of an algorithm on an engine."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+
+    def perform(self, ask: Ask) -> Answer:
+        """Carries out one effect of a round: has the engine put it to the clients."""
+        return self.federation.engine.ask(ask)
+
+    def train(self, before: State) -> TrainedRound:
+        """The round that starts from a state; nothing of it counts until `settle`."""
+        federation = self.federation
+        algorithm, engine = federation.algorithm, federation.engine
+        available = engine.candidates(lambda clients: algorithm.enough(clients, engine.busy))
+        measured = self._measure(before, available)
+        cohort = algorithm.cohort(available, before.round, federation.key, engine.busy, federation.history)
+        after, answers = self._drive(before, cohort)
+        report = replace(RoundReport.of(after.round, answers, measured), lr=self._learning_rate(before.round))
+        answered = report.clients
+        if (short := algorithm.too_few(report.count("counted"))) is not None:
+            report = replace(report, clients=answered.uncounted(short), notes=(*report.notes, short))
+        return TrainedRound(report, before, after, answered, available, cohort)
+
+    def settle(self, trained: TrainedRound) -> Sequence[str]:
+        """Gives the clients the verdict on the round, by which those that were counted keep their memory; notes."""
+        counted = trained.report.clients.that("counted").clients
+        return self.federation.engine.ask(Ask(Settle(round=trained.before.round), counted)).notes
+
+    def record(self, trained: TrainedRound) -> None:
+        """Adds the round to the clients' history."""
+        if (history := self.federation.history) is not None:
+            history.record_round(trained.before.round, trained.available, trained.cohort, trained.report.clients)
+
+    def _drive(self, before: State, cohort: tuple[str, ...]) -> tuple[State, list[Answer]]:
+        """Drives the algorithm's round to its end: the state after it, and the clients' answers in order."""
+        federation, answers = self.federation, list[Answer]()
+
+        def send(ask: Ask) -> Answer:
+            answers.append(self.perform(ask))
+            return answers[-1]
+
+        effects = federation.algorithm.round(
+            before,
+            cohort,
+            key=federation.key,
+            layout=federation.flat_module.layout,
+            flows=federation.flows,
+            population=len(federation.engine.clients()),
+        )
+        return drive(effects, EffectHandler(send)), answers
+
+    def _measure(self, state: State, available: Sequence[str]) -> Answer:
+        """Has the losses measured that the sampler asks for before it draws."""
+        federation, history = self.federation, self.federation.history
+        ask = federation.algorithm.measure(state, available, federation.key, history)
+        if ask is None or history is None:
+            return Answer()
+        answer = self.perform(ask)
+        history.set_fresh_losses(answer.reports)
+        return answer
+
+    def _learning_rate(self, round_: int) -> float | None:
+        """The trainer's learning rate in a round."""
+        trainer = self.federation.algorithm.trainer
+        return trainer.rate(round_) if isinstance(trainer, Trainer) else None
