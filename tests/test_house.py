@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent
 MOST_IMPORTS, MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS, FEWEST_LINES_OF_LOGIC = 15, 400, 60, 8, 25
 
 CIRCLES: dict[str, str] = {
-    "headway.data.dataset.classes": "is being taken apart",
+    "headway.data.dataset.class_names": "is being taken apart",
     "headway.model.flat_module": "is being taken apart",
 }
 FAN_OUT: dict[str, str] = {

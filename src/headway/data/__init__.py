@@ -4,7 +4,6 @@ from headway.core.names import NumberedNames
 from headway.data.dataset.batches import batch_bounds, epoch_order
 from headway.data.dataset.client_index import ClientIndex
 from headway.data.dataset.federated import ClientSummary, Examples, FederatedData
-from headway.data.dataset.mapped import mapped, mapped_examples
 from headway.data.dataset.split import split
 from headway.data.partition.allocation import Partitioner
 from headway.data.partition.partitioners import PARTITIONERS, partitioner, register_partition
@@ -15,6 +14,7 @@ from headway.data.sources.example_pool import ExamplePool
 from headway.data.sources.hospitals import hospitals
 from headway.data.sources.hub import from_huggingface
 from headway.data.sources.loading import described, load
+from headway.data.sources.mapped import mapped, mapped_examples
 from headway.data.sources.source_registry import register_source, sources
 from headway.data.sources.tables import TableFacts, infer_csv
 from headway.data.sources.torch_datasets import from_torch

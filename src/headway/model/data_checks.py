@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from headway.core.errors import ConfigError, DataError, HeadwayError
 from headway.data.dataset.blocks import blocks_of
+from headway.data.dataset.checks import holder
 from headway.data.dataset.client_index import ClientIndex
-from headway.data.dataset.data_rules import holder
 from headway.data.dataset.federated import Examples, FederatedData
 from headway.model.attributes import Attributes
 from headway.model.random_state import outside_seeded

@@ -16,12 +16,12 @@ from torch import Tensor
 from headway.core.errors import DataError, nearest
 from headway.core.names import NumberedNames
 from headway.data.dataset.blocks import blocks_of
+from headway.data.dataset.checks import check_alike, check_indices, check_values
 from headway.data.dataset.client_index import ClientIndex
-from headway.data.dataset.data_rules import check_alike, check_indices, check_values
+from headway.data.dataset.inputs import InputKind, as_inputs, check_ranges, read_inputs
 from headway.data.dataset.labels import LabelCounts
 from headway.data.dataset.split import last_tested
 from headway.data.dataset.targets import as_targets, class_count, is_binary, noted
-from headway.data.sources.arrays import InputKind, as_inputs, check_ranges, read_inputs
 from headway.data.sources.columns import client_notes
 
 MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
@@ -149,7 +149,7 @@ class FederatedData:
 
         Whole-number targets are class labels, zeros and ones `[N, L]` several labels per example, and other floats
         values to predict; labels are kept as they are given.  inputs: how inputs are read, see
-        `headway.data.sources.arrays.read_inputs`; by their number type and their axes where nothing is given.
+        `headway.data.dataset.inputs.read_inputs`; by their number type and their axes where nothing is given.
 
         Raises:
             ConfigError: an unknown way to read inputs.
@@ -213,7 +213,7 @@ class FederatedData:
         """Data that lie client after client in the store, for as many clients as there may be.
 
         The clients are named `client-0...`, zero-padded, and cost 32 bytes each (see `NumberedNames` and
-        `ClientIndex`); the store may be mapped from files (see `headway.data.dataset.mapped`).  Client i holds the
+        `ClientIndex`); the store may be mapped from files (see `headway.data.sources.mapped`).  Client i holds the
         next `sizes[i]` examples, int64 `[clients]`; without sizes all hold as many, and the first ones one more where
         that does not come out even.  Of n examples the last `round(n test_share)`, at most n - 1, are the client's test
         part: nothing is drawn.

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.data.dataset.blocks import blocks_of
-from headway.data.dataset.classes import map_labels
-from headway.data.sources.arrays import as_tensor, as_text
+from headway.data.dataset.class_names import map_labels
+from headway.data.dataset.inputs import as_tensor, as_text
 
 TargetKind = Literal["classification", "multi-label", "regression"]
 TARGET_KINDS: tuple[TargetKind, ...] = ("classification", "multi-label", "regression")

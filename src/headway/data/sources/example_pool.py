@@ -11,12 +11,12 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError
 from headway.data.dataset.federated import Examples, FederatedData
+from headway.data.dataset.inputs import client_ids
 from headway.data.dataset.split import Splitter
 from headway.data.partition.allocation import Partitioner
 from headway.data.partition.by_size import Column
 from headway.data.partition.neighbours import neighbours
 from headway.data.partition.partitioners import partitioner
-from headway.data.sources.arrays import client_ids
 from headway.data.sources.impute import EncodedTable
 from headway.numerics.keys import Key
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from headway.core.errors import ConfigError, DataError
 from headway.data.dataset.federated import Examples
 from headway.data.dataset.split import split
-from headway.data.dataset.split_names import part_named
 from headway.data.sources.example_pool import ExamplePool
 from headway.data.sources.pictures import Colour, read_pictures
+from headway.data.sources.split_names import part_named
 from headway.numerics.keys import Key
 
 Layout = Literal["class", "client/class"]

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.data.dataset.federated import Examples, FederatedData
-from headway.data.dataset.split_names import part_named
+from headway.data.dataset.inputs import InputKind, as_inputs, check_ranges, group_codes, owner_ids, read_inputs
 from headway.data.dataset.targets import TargetKind, as_targets, read_targets
-from headway.data.sources.arrays import InputKind, as_inputs, check_ranges, group_codes, owner_ids, read_inputs
 from headway.data.sources.columns import client_notes
 from headway.data.sources.example_pool import ExamplePool, PartitionLike
+from headway.data.sources.split_names import part_named
 from headway.numerics.keys import Key
 
 Validation = Literal["skip", "train"]
@@ -117,7 +117,7 @@ def hub_pool(
 ) -> ExamplePool:
     """All rows, not yet held by clients.
 
-    input_kind, task: how inputs and targets are read, see `headway.data.sources.arrays.read_inputs` and
+    input_kind, task: how inputs and targets are read, see `headway.data.dataset.inputs.read_inputs` and
         `headway.data.dataset.targets.understood`.  group: a column that says which rows belong together in the split.
     validation: beside a test split, whether the validation split is left out or joins training.
     """

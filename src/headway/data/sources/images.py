@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from headway.core.errors import DataError
 from headway.data.dataset.federated import Examples
+from headway.data.dataset.inputs import as_inputs
 from headway.data.dataset.targets import class_count
-from headway.data.sources.arrays import as_inputs
 from headway.data.sources.example_pool import ExamplePool
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fashion-mnist puts it

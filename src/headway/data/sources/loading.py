@@ -11,12 +11,12 @@ from typing import Any, get_type_hints
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.core.registry import convert, is_plain
 from headway.data.dataset.federated import FederatedData
-from headway.data.dataset.mapped import is_mapped, mapped, mapped_pool
 from headway.data.shift.shifts import ShiftLike, shifted, shifts
 from headway.data.sources.example_pool import ExamplePool, PartitionLike
 from headway.data.sources.folders import class_folders
 from headway.data.sources.hub import is_saved, saved_pool
 from headway.data.sources.images import has_idx, idx_pool
+from headway.data.sources.mapped import is_mapped, mapped, mapped_pool
 from headway.data.sources.source_registry import SOURCES, source_names, suffixes
 from headway.numerics.keys import Key
 

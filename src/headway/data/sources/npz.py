@@ -14,11 +14,11 @@ from torch import Tensor
 
 from headway.core.errors import DataError, nearest
 from headway.data.dataset.federated import Examples
-from headway.data.dataset.missing import no_file
+from headway.data.dataset.inputs import InputKind, as_inputs, check_ranges, group_codes, owner_ids, read_inputs
 from headway.data.dataset.targets import TargetKind, read_targets
-from headway.data.sources.arrays import InputKind, as_inputs, check_ranges, group_codes, owner_ids, read_inputs
 from headway.data.sources.columns import client_notes
 from headway.data.sources.example_pool import ExamplePool
+from headway.data.sources.missing import no_file
 
 _NPZ_FORMS = "'x' and 'y', or 'x_train', 'y_train', 'x_test' and 'y_test'"
 
@@ -37,7 +37,7 @@ def npz_pool(
     clients' own test parts.
     client_column: another array in the place of `client`, such as `writer` (`writer_train`, ...).
     group: an array that says which examples belong together in the split, such as `patient` (`patient_train`).
-    inputs, task: how `x` and `y` are read, see `headway.data.sources.arrays.read_inputs` and
+    inputs, task: how `x` and `y` are read, see `headway.data.dataset.inputs.read_inputs` and
         `headway.data.dataset.targets.understood`; by their number types and axes where nothing is given.
 
     Raises:

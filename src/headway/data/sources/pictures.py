@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headway.core.errors import DataError
-from headway.data.sources.arrays import flat_pictures
+from headway.data.dataset.inputs import flat_pictures
 
 Colour = Literal["rgb", "grey"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError, nearest
-from headway.data.dataset.classes import label_name
+from headway.data.dataset.class_names import label_name
 from headway.data.sources.columns import client_notes, counts_rows, deciding, unscaled
 from headway.data.sources.csv_text import NUMBER
 from headway.data.sources.example_pool import ExamplePool

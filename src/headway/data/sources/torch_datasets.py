@@ -14,9 +14,9 @@ from torch.utils.data import TensorDataset
 
 from headway.core.errors import DataError
 from headway.data.dataset.federated import FederatedData
+from headway.data.dataset.inputs import InputKind, as_tensor, read_inputs
 from headway.data.dataset.targets import as_targets, class_count, noted
 from headway.data.shift.shifts import ShiftLike, shifted
-from headway.data.sources.arrays import InputKind, as_tensor, read_inputs
 from headway.data.sources.example_pool import ExamplePool, PartitionLike
 from headway.numerics.keys import Key
 
@@ -39,7 +39,7 @@ def from_torch(
 
     What a random transform draws from torch's, NumPy's and Python's generators follows from `key`, and stays the same
     in every epoch and in the test parts; a note says so where an item that is read again differs.
-    inputs: how inputs are read, see `headway.data.sources.arrays.read_inputs`.
+    inputs: how inputs are read, see `headway.data.dataset.inputs.read_inputs`.
     split: which examples are tested, see `load`.
 
     Raises:

@@ -13,11 +13,11 @@ from headway.core.errors import ConfigError, DataError
 from headway.core.names import NumberedNames
 from headway.data.dataset.client_index import ClientIndex
 from headway.data.dataset.federated import Examples, FederatedData, in_order
-from headway.data.dataset.missing import no_file
+from headway.data.dataset.inputs import group_codes
 from headway.data.dataset.split import Splitter, last_tested
 from headway.data.dataset.targets import TargetKind, Targets, understood
-from headway.data.sources.arrays import group_codes
 from headway.data.sources.example_pool import ExamplePool
+from headway.data.sources.missing import no_file
 from headway.numerics.keys import Key
 
 X, Y, CLIENT = "x.npy", "y.npy", "client.npy"

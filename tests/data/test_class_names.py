@@ -5,7 +5,7 @@ import pytest
 from mk import blobs, toml
 
 from headway.core.errors import DataError
-from headway.data.dataset.classes import map_labels
+from headway.data.dataset.class_names import map_labels
 
 
 @pytest.mark.parametrize(
