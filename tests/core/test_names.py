@@ -7,7 +7,7 @@ import pytest
 
 from headway.core.errors import DataError
 from headway.core.names import NumberedNames, place_in
-from headway.data.sources.arrays import client_ids
+from headway.data.dataset.owners import client_ids
 
 
 @pytest.mark.parametrize("count", [0, 1, 10, 11, 101])

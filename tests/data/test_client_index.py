@@ -8,7 +8,6 @@ import torch
 
 from headway.core.errors import ConfigError, DataError
 from headway.data import ClientIndex, Examples, FederatedData, NumberedNames, load, mapped, mapped_examples
-from headway.data.dataset.inputs import client_ids
 from headway.data.dataset.labels import LabelCounts
 
 GIVEN = {"b": torch.tensor([5, 1]), "a": torch.tensor([2, 3, 4]), "c": torch.tensor([], dtype=torch.int64)}

@@ -8,7 +8,8 @@ from mk import blobs
 
 from headway.core.errors import DataError
 from headway.data import load
-from headway.data.sources.columns import counts_rows, deciding, near_equal
+from headway.data.dataset.owners import near_equal
+from headway.data.sources.columns import counts_rows, deciding
 from headway.data.sources.fields import Field
 
 

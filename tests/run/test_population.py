@@ -7,8 +7,8 @@ from torch import nn
 
 import headway as hw
 from headway.data import FederatedData, NumberedNames
-from headway.data.dataset.inputs import client_ids
 from headway.data.dataset.labels import LabelCounts
+from headway.data.dataset.owners import client_ids
 from headway.engines import LocalEngine
 from headway.observe.alarms import common_labels
 

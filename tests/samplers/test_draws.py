@@ -13,7 +13,7 @@ import torch
 import headway as hw
 from headway.core.sampler import samplers
 from headway.data import NumberedNames
-from headway.data.dataset.inputs import client_ids
+from headway.data.dataset.owners import client_ids
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
 from headway.protocol.reports import ClientReport

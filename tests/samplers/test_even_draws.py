@@ -7,7 +7,7 @@ import torch
 
 from headway.core.errors import ConfigError
 from headway.data import NumberedNames
-from headway.data.dataset.inputs import client_ids
+from headway.data.dataset.owners import client_ids
 from headway.numerics.keys import Key
 from headway.samplers import All, Fixed, Uniform, in_order, smallest
 from headway.samplers.drawing import evenly

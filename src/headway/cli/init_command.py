@@ -15,7 +15,7 @@ from torch import Tensor
 from headway import recipes
 from headway.core.errors import ConfigError, DataError
 from headway.data import FederatedData, load
-from headway.data.dataset.class_names import target_line
+from headway.data.dataset.target_summary import target_line
 from headway.data.sources.npz import npz_pool
 from headway.data.sources.table_pool import unusable, used_columns
 from headway.data.sources.tables import Reading, TableFile, facts_of, read_table, task_note

@@ -3,21 +3,26 @@
 from headway.core.names import NumberedNames
 from headway.data.dataset.batches import batch_bounds, epoch_order
 from headway.data.dataset.client_index import ClientIndex
-from headway.data.dataset.federated import ClientSummary, Examples, FederatedData
+from headway.data.dataset.examples import Examples
+from headway.data.dataset.federated import ClientSummary, FederatedData
 from headway.data.dataset.split import split
-from headway.data.partition.allocation import Partitioner
-from headway.data.partition.partitioners import PARTITIONERS, partitioner, register_partition
-from headway.data.shift.shifting import Shift
-from headway.data.shift.shifts import SHIFTS, register_shift, shift, shifted
-from headway.data.skew.skew import ClientSkew, LabelSkew, Skew, Spread, label_skew, skew_of
-from headway.data.sources.example_pool import ExamplePool
-from headway.data.sources.hospitals import hospitals
-from headway.data.sources.hub import from_huggingface
-from headway.data.sources.loading import described, load
-from headway.data.sources.mapped import mapped, mapped_examples
-from headway.data.sources.source_registry import register_source, sources
-from headway.data.sources.tables import TableFacts, infer_csv
-from headway.data.sources.torch_datasets import from_torch
+from headway.data.partition import PARTITIONERS, Partitioner, partitioner, register_partition
+from headway.data.shift import SHIFTS, Shift, register_shift, shift, shifted
+from headway.data.skew import ClientSkew, LabelSkew, Skew, Spread, label_skew, skew_of
+from headway.data.sources import (
+    ExamplePool,
+    TableFacts,
+    described,
+    from_huggingface,
+    from_torch,
+    hospitals,
+    infer_csv,
+    load,
+    mapped,
+    mapped_examples,
+    register_source,
+    sources,
+)
 
 __all__ = [
     "PARTITIONERS",

@@ -9,7 +9,8 @@ from headway.core.errors import ConfigError, DataError, HeadwayError
 from headway.data.dataset.blocks import blocks_of
 from headway.data.dataset.checks import holder
 from headway.data.dataset.client_index import ClientIndex
-from headway.data.dataset.federated import Examples, FederatedData
+from headway.data.dataset.examples import Examples
+from headway.data.dataset.federated import FederatedData
 from headway.model.attributes import Attributes
 from headway.model.random_state import outside_seeded
 from headway.model.task import Task

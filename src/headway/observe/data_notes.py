@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.data import FederatedData
-from headway.data.dataset.class_names import target_line
+from headway.data.dataset.target_summary import target_line
 from headway.observe.run_folder import DATA_NOTES, write_atomically, writing
 
 

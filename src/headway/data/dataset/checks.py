@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,9 +10,7 @@ from torch import Tensor
 from headway.core.errors import DataError
 from headway.data.dataset.blocks import blocks_of
 from headway.data.dataset.client_index import ClientIndex
-
-if TYPE_CHECKING:
-    from headway.data.dataset.federated import Examples, FederatedData
+from headway.data.dataset.examples import Examples, HeldExamples
 
 
 def check_alike(part: Examples, first: Examples, who: str) -> None:
@@ -33,7 +30,7 @@ def check_alike(part: Examples, first: Examples, who: str) -> None:
             )
 
 
-def check_indices(data: FederatedData) -> None:
+def check_indices(data: HeldExamples) -> None:
     """Refuses empty training parts, indices that are out of range, and an example that is held twice.
 
     Raises:
@@ -65,7 +62,7 @@ def _out_of_range(what: str, parts: ClientIndex, count: int) -> None:
             )
 
 
-def _twice(data: FederatedData) -> None:
+def _twice(data: HeldExamples) -> None:
     holders = torch.zeros(len(data.store), dtype=torch.int64)
     for _, parts in _both(data):
         for index in parts.blocks():
@@ -78,7 +75,7 @@ def _twice(data: FederatedData) -> None:
     )
 
 
-def check_values(data: FederatedData) -> None:
+def check_values(data: HeldExamples) -> None:
     """Refuses values that are not finite and labels that are not classes, naming who holds them.
 
     Raises:
@@ -126,7 +123,7 @@ def _rows_with(marks: Tensor) -> Tensor:
     return marks.unsqueeze(-1).flatten(1).any(1)
 
 
-def holder(data: FederatedData, part: Examples, row: int) -> str:
+def holder(data: HeldExamples, part: Examples, row: int) -> str:
     """Words for a row of the store or of the central test set."""
     if part is data.central:
         return f"example {row} of the central test set"
@@ -136,6 +133,6 @@ def holder(data: FederatedData, part: Examples, row: int) -> str:
     return f"example {row}" + (f" of client {owner!r}" if owner is not None else " (held by no client)")
 
 
-def _both(data: FederatedData) -> Iterator[tuple[str, ClientIndex]]:
+def _both(data: HeldExamples) -> Iterator[tuple[str, ClientIndex]]:
     yield "training", ClientIndex.of(data.train)
     yield "test", ClientIndex.of(data.test)

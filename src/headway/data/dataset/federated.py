@@ -18,56 +18,15 @@ from headway.core.names import NumberedNames
 from headway.data.dataset.blocks import blocks_of
 from headway.data.dataset.checks import check_alike, check_indices, check_values
 from headway.data.dataset.client_index import ClientIndex
+from headway.data.dataset.examples import Examples
 from headway.data.dataset.inputs import InputKind, as_inputs, check_ranges, read_inputs
 from headway.data.dataset.labels import LabelCounts
+from headway.data.dataset.owners import client_notes
 from headway.data.dataset.split import last_tested
 from headway.data.dataset.targets import as_targets, class_count, is_binary, noted
-from headway.data.sources.columns import client_notes
 
 MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
 CLIENTS_AT_ONCE = 1 << 14  # whose holdings are hashed together
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """Inputs `[N, ...]` and their targets `[N, ...]`.
-
-    Raises:
-        DataError: inputs and targets differ in length.
-
-    >>> both = Examples(torch.zeros(3, 2), torch.tensor([0, 1, 1]))
-    >>> len(both), both.take(torch.tensor([2])).targets.tolist()
-    (3, [1])
-    """
-
-    inputs: Tensor
-    targets: Tensor
-
-    def __post_init__(self) -> None:
-        if self.inputs.ndim == 0 or self.targets.ndim == 0 or len(self.inputs) != len(self.targets):
-            raise DataError(
-                f"inputs of shape {list(self.inputs.shape)} and targets of shape {list(self.targets.shape)} "
-                "do not pair up; both need the same number of examples."
-            )
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def take(self, index: slice | Tensor) -> Examples:
-        """The examples at `index` (int64 `[n]`), in that order; those of a slice are not copied."""
-        return Examples(self.inputs[index], self.targets[index])
-
-    def to(self, number: torch.dtype) -> Examples:
-        """The examples with floating-point values as `number`; whole numbers stay as they are.
-
-        Nothing is copied where nothing changes: the examples are then given back themselves.
-        """
-        inputs, targets = (t.to(number) if t.is_floating_point() else t for t in (self.inputs, self.targets))
-        return self if inputs is self.inputs and targets is self.targets else Examples(inputs, targets)
-
-    def rows(self, start: int, stop: int) -> Examples:
-        """The examples `start..stop`, without copying."""
-        return Examples(self.inputs[start:stop], self.targets[start:stop])
 
 
 @dataclass(frozen=True)

@@ -222,44 +222,6 @@ def flat_pictures(pictures: Tensor) -> int:
     return count
 
 
-def client_ids(count: int) -> tuple[str, ...]:
-    """`count` ids, zero-padded so that sorted order is numeric order.
-
-    >>> client_ids(11)[:2], client_ids(11)[-1]
-    (('client-00', 'client-01'), 'client-10')
-    """
-    width = len(str(max(count - 1, 0)))
-    return tuple(f"client-{number:0{width}d}" for number in range(count))
-
-
-def owner_ids(values: Any, what: str) -> tuple[str, ...]:
-    """The client id of each example: numbers become zero-padded ids, and text is kept as it is written.
-
-    Raises:
-        DataError: not one whole number >= 0 or one non-empty text per example.
-
-    >>> owner_ids([7, 11], "client")
-    ('client-07', 'client-11')
-    >>> owner_ids(["north", "South"], "client")
-    ('north', 'South')
-    """
-    array = as_text(values)
-    if array.ndim != 1 or array.dtype.kind not in "iuU":
-        raise DataError(
-            f"{what} must hold one whole number or one text per example, found {array.dtype.name} "
-            f"{list(array.shape)}; convert it, with .astype(int) or .astype(str)."
-        )
-    if array.dtype.kind == "U":
-        names = tuple(str(name) for name in array)
-        if empty := sum(not name.strip() for name in names):
-            raise DataError(f"{what} is empty in {empty} of {len(names)} rows; fill in or drop them.")
-        return names
-    if array.size and int(array.min()) < 0:
-        raise DataError(f"{what} holds {int(array.min())}, but client numbers start at 0.")
-    width = len(str(int(array.max()))) if array.size else 1
-    return tuple(f"client-{int(number):0{width}d}" for number in array)
-
-
 def as_text(values: Any) -> np.ndarray[Any, Any]:
     """An array; one of bytes is read as text in UTF-8 where it is.
 
@@ -273,21 +235,3 @@ def as_text(values: Any) -> np.ndarray[Any, Any]:
         return np.char.decode(array, "utf-8")
     except UnicodeDecodeError:
         return array
-
-
-def group_codes(values: Any, what: str, count: int) -> Tensor:
-    """A number for each example that those of one group share, int64 `[N]`, of any numbers or texts.
-
-    Raises:
-        DataError: not one per example.
-
-    >>> group_codes(np.array(["p2", "p1", "p2"]), "patient", 3).tolist()
-    [1, 0, 1]
-    """
-    array = as_text(values)
-    if array.ndim != 1 or len(array) != count or array.dtype.kind not in "biufU":
-        raise DataError(
-            f"{what} must hold one number or text per example to group them, {count} in all, found {array.dtype.name} "
-            f"{list(array.shape)}."
-        )
-    return torch.from_numpy(np.unique(array, return_inverse=True)[1].astype(np.int64).reshape(-1))

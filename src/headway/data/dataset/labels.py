@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 
 from headway.data.dataset.client_index import ClientIndex
-
-if TYPE_CHECKING:
-    from headway.data.dataset.federated import FederatedData
+from headway.data.dataset.examples import HeldExamples
 
 
 @final
@@ -26,7 +24,7 @@ class LabelCounts(Mapping[str, tuple[int, ...]]):
     ((1, 1), (0, 1), (1, 2))
     """
 
-    def __init__(self, data: FederatedData) -> None:
+    def __init__(self, data: HeldExamples) -> None:
         self._parts, self._targets, self._classes = ClientIndex.of(data.train), data.store.targets, data.classes
         self._total: tuple[int, ...] | None = None
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from headway.core.errors import ConfigError
 from headway.core.plugins import NamedRegistry
 from headway.core.registry import build, check_rebuildable
-from headway.data.dataset.federated import Examples, FederatedData
+from headway.data.dataset.examples import Examples
+from headway.data.dataset.federated import FederatedData
 from headway.data.shift.image_shifts import Colour, Noise, Rotation, Stain
 from headway.data.shift.shifting import Move, Shift
 from headway.data.shift.table_shifts import Affine, Labels

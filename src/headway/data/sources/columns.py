@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
-from decimal import Context, Decimal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.data.sources.csv_text import NUMBER
 from headway.data.sources.fields import Field
 
 FEWEST_ROWS = 10  # in which consecutive numbers are taken for a counter
@@ -18,7 +15,6 @@ FEWEST_OF_CLIENT = 20  # the same, for a counter that starts again at each clien
 MANY_ROWS = 50  # from which distinct whole numbers that fill half of their range are one, too
 COUNTERS = ("", "index", "level_0", "row", "row id", "row_id", "rownames", *(f"unnamed: {place}" for place in range(4)))
 BINS, LOOKED_AT = 20, 20_000
-_GROUPS_SHOWN = 5
 DECIDES, UNDECIDED = 0.99, 0.9
 
 Owners = Sequence[str] | None
@@ -130,19 +126,6 @@ def _bins(each: Field, step: int) -> NDArray[np.int64]:
     return np.where(np.isnan(values), 0, np.searchsorted(edges, np.nan_to_num(values), side="left") + 1)
 
 
-def near_equal(ids: Sequence[str]) -> list[tuple[str, ...]]:
-    """Groups of ids that differ only in case, spaces or the way a number is written.
-
-    >>> near_equal(["North", "north ", "007", "7.0", "8", "1e3", "1000"])
-    [('007', '7.0'), ('1000', '1e3'), ('North', 'north ')]
-    """
-    groups: dict[str, list[str]] = {}
-    for name in sorted(set(ids)):
-        plain = " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
-        groups.setdefault(_number(plain) if NUMBER.fullmatch(plain) else plain, []).append(name)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
-
-
 def unscaled(features: Mapping[str, Field]) -> list[str]:
     """Columns of numbers with values of a thousand and more."""
     return [
@@ -150,20 +133,3 @@ def unscaled(features: Mapping[str, Field]) -> list[str]:
         for name, each in features.items()
         if each.numbers is not None and not each.categorical and np.nanmax(np.abs(each.numbers), initial=0) >= 1000
     ]
-
-
-def _number(plain: str) -> str:
-    """A number in one form, exactly: `7.0` is `7`, but no two long ids are one."""
-    number = Decimal(plain)
-    digits = number.as_tuple().digits
-    return str(number.normalize(Context(prec=max(len(digits), 1))))
-
-
-def client_notes(owners: Sequence[str]) -> list[str]:
-    """Client ids that differ only in case, spaces or zeros: they stay different clients, which may not be meant."""
-    groups = near_equal(owners)
-    if not groups:
-        return []
-    shown = "; ".join(", ".join(map(repr, group)) for group in groups[:_GROUPS_SHOWN])
-    more = f" and {len(groups) - _GROUPS_SHOWN} more groups" if len(groups) > _GROUPS_SHOWN else ""
-    return [f"client ids that differ only in case, spaces or zeros are clients of their own: {shown}{more}"]

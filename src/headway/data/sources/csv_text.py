@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway.core.errors import ConfigError, DataError
+from headway.data.dataset.owners import NUMBER
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _SAMPLE = 1 << 16  # characters by which the separator is guessed
 _LOOKED_AT = 200  # rows that say how many cells a row has
 _BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}

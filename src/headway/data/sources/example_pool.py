@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError
-from headway.data.dataset.federated import Examples, FederatedData
-from headway.data.dataset.inputs import client_ids
+from headway.data.dataset.examples import Examples
+from headway.data.dataset.federated import FederatedData
+from headway.data.dataset.owners import client_ids
 from headway.data.dataset.split import Splitter
 from headway.data.partition.allocation import Partitioner
 from headway.data.partition.by_size import Column

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.data.sources.csv_text import NUMBER
+from headway.data.dataset.owners import NUMBER
 
 Kind = Literal["integer", "number", "text", "category"]
 Decimal = Literal[".", ","]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError
-from headway.data.dataset.federated import Examples
+from headway.data.dataset.examples import Examples
 from headway.data.dataset.split import split
 from headway.data.sources.example_pool import ExamplePool
 from headway.data.sources.pictures import Colour, read_pictures

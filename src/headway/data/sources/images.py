@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from headway.core.errors import DataError
-from headway.data.dataset.federated import Examples
+from headway.data.dataset.examples import Examples
 from headway.data.dataset.inputs import as_inputs
 from headway.data.dataset.targets import class_count
 from headway.data.sources.example_pool import ExamplePool

@@ -60,20 +60,7 @@ def load(
     """
     key, rules = Key.of(key, "data"), shifts(shift)
     name, path = str(source), Path(source)
-    suffix = path.suffix.lower()
-    given: dict[str, Any] = {}
-    if os.sep not in name and not name.startswith(".") and name in SOURCES:
-        read = SOURCES[name].read
-    elif path.is_dir():
-        read, given = _folder_reader(path), {"path": path}
-    elif suffix and suffix in SOURCES:
-        read, given = SOURCES[suffix].read, {"path": path}
-    elif os.sep in name and not suffix:
-        raise DataError(f"there is no folder {path}; check the path.")
-    elif suffix:
-        raise ConfigError(f"{path} has the suffix {path.suffix!r}, but one of {', '.join(suffixes())} is needed.")
-    else:
-        raise ConfigError(f"there is no data source {name!r}{SOURCES.near(name, source_names())}.")
+    read, given = _reader(name, path)
     _check_options(name, options, read)
     options = _converted(name, options, read)
     if read is mapped_pool and partition is None:  # who holds what is in the files too
@@ -89,6 +76,22 @@ def load(
         raise ConfigError(f"the data source {name!r} returned a {type(pool).__name__}, but an ExamplePool is needed.")
     divided = pool.divide(key=key, partition=partition, clients=clients, test_share=test_share, split=split)
     return shifted(divided, rules, key=key)
+
+
+def _reader(name: str, path: Path) -> tuple[Callable[..., ExamplePool], dict[str, Any]]:
+    """The function that reads a source, and the path where it takes one."""
+    suffix = path.suffix.lower()
+    if os.sep not in name and not name.startswith(".") and name in SOURCES:
+        return SOURCES[name].read, {}
+    if path.is_dir():
+        return _folder_reader(path), {"path": path}
+    if suffix and suffix in SOURCES:
+        return SOURCES[suffix].read, {"path": path}
+    if os.sep in name and not suffix:
+        raise DataError(f"there is no folder {path}; check the path.")
+    if suffix:
+        raise ConfigError(f"{path} has the suffix {path.suffix!r}, but one of {', '.join(suffixes())} is needed.")
+    raise ConfigError(f"there is no data source {name!r}{SOURCES.near(name, source_names())}.")
 
 
 def described(partition: Mapping[str, Any] | None, shift: Any = None) -> list[str]:

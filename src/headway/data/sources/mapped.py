@@ -12,8 +12,9 @@ from torch import Tensor
 from headway.core.errors import ConfigError, DataError
 from headway.core.names import NumberedNames
 from headway.data.dataset.client_index import ClientIndex
-from headway.data.dataset.federated import Examples, FederatedData, in_order
-from headway.data.dataset.inputs import group_codes
+from headway.data.dataset.examples import Examples
+from headway.data.dataset.federated import FederatedData, in_order
+from headway.data.dataset.owners import group_codes
 from headway.data.dataset.split import Splitter, last_tested
 from headway.data.dataset.targets import TargetKind, Targets, understood
 from headway.data.sources.example_pool import ExamplePool

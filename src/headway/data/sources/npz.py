@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headway.core.errors import DataError, nearest
-from headway.data.dataset.federated import Examples
-from headway.data.dataset.inputs import InputKind, as_inputs, check_ranges, group_codes, owner_ids, read_inputs
+from headway.data.dataset.examples import Examples
+from headway.data.dataset.inputs import InputKind, as_inputs, check_ranges, read_inputs
+from headway.data.dataset.owners import client_notes, group_codes, owner_ids
 from headway.data.dataset.targets import TargetKind, read_targets
-from headway.data.sources.columns import client_notes
 from headway.data.sources.example_pool import ExamplePool
 from headway.data.sources.missing import no_file
 

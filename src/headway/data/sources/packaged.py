@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from headway.core.errors import DataError
-from headway.data.dataset.federated import Examples
+from headway.data.dataset.examples import Examples
 from headway.data.dataset.split import split
 from headway.data.sources.example_pool import ExamplePool
 from headway.numerics.keys import Key

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headway.core.errors import ConfigError
-from headway.data.dataset.inputs import client_ids
+from headway.data.dataset.owners import client_ids
 from headway.data.partition.allocation import generator
 from headway.data.sources.example_pool import ExamplePool
 from headway.numerics.keys import Key

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.data.dataset.class_names import label_name
-from headway.data.sources.columns import client_notes, counts_rows, deciding, unscaled
-from headway.data.sources.csv_text import NUMBER
+from headway.data.dataset.owners import NUMBER, client_notes
+from headway.data.sources.columns import counts_rows, deciding, unscaled
 from headway.data.sources.example_pool import ExamplePool
 from headway.data.sources.fields import GAPS, Field
 from headway.data.sources.impute import Categorical, EncodedTable, Numeric
