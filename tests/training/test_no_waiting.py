@@ -12,6 +12,7 @@ from headway.data.dataset.client_index import ClientIndex
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
 from headway.protocol.messages import Ask, Message, Train
+from headway.training.call_trace import CallTrace
 from headway.training.local_sgd import _Loop
 from headway.training.step_storage import Float16Steps, StepPlan, _Rows, _Sum
 from headway.vectorized.batched_sgd import BatchedLoop, BatchedSGD
@@ -78,6 +79,10 @@ class There:
         }
         return self.runner.prepare_crew(crew, self.ask, memory)
 
+    def prepared(self, client, examples):
+        facts = self.runner.facts_of(self.ask, [client], torch.tensor([len(examples)]))
+        return self.runner.prepare(facts, 0, examples, None, CallTrace(client))
+
 
 @pytest.mark.parametrize("tape", [None, _Rows, Float16Steps, _Sum])
 @pytest.mark.parametrize("chain", CHAINS)
@@ -94,7 +99,7 @@ def test_steps_of_one_client(chain, tape):
         _Sum: lambda: _Sum(flat_module.shared, flat_module.shared, torch.ones(6, dtype=torch.float64)),
     }
     examples = there.store.take(there.data.train["client-1"])
-    work = there.runner.prepare("client-1", there.ask, examples, None)
+    work = there.prepared("client-1", examples)
     loop = _Loop(HEAVY, work, tapes[tape]())
     with NoReads():
         for batch, lr in HEAVY._batches(work, work.key, 6):
@@ -156,7 +161,7 @@ def test_what_reads_is_found():
 
     there = There(hw.chain(Reads(), hw.Mean()), HEAVY, layers)
     examples = there.store.take(there.data.train["client-0"])
-    work = there.runner.prepare("client-0", there.ask, examples, None)
+    work = there.prepared("client-0", examples)
     batch, lr = next(HEAVY._batches(work, work.key, 1))
     with pytest.raises(RuntimeError, match="meta"), NoReads():
         _Loop(HEAVY, work, None).step(batch, lr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,10 +37,32 @@ class Outcome:
     trained: Trained
 
 
+@dataclass(frozen=True, slots=True)
+class GroupFacts:
+    """The facts of clients that train one after another in one ask, derived for all of them at once.
+
+    messages, rounds: with which each was asked, and in which round.  examples: how many each has, `[]` where clients
+    train.  keys, trainer_keys: of each client, and of its trainer; stage_keys: of each stage, by its label.
+    seeds: for torch's generator.  dropout: the keys of dropout.  steps: how many each makes, if
+    that is not the trainer's to say.
+    """
+
+    messages: Sequence[Message]
+    rounds: Sequence[int]
+    examples: Sequence[Tensor]
+    keys: Sequence[Key]
+    trainer_keys: Sequence[Key]
+    stage_keys: Sequence[Mapping[str, Key]]
+    seeds: Sequence[int]
+    dropout: Sequence[int]
+    steps: Sequence[int | None]
+
+
 class Participant:
     """Runs clients in one flat module, one at a time or in crews; the same code on a simulated and on a real client.
 
-    measure: whether to measure the lengths of each client's steps.
+    measure: whether to measure the lengths of each client's steps.  moves: whether clients train elsewhere than where
+    messages and memory lie.  keeps_own: whether a part of the model stays with each client.
     """
 
     def __init__(
@@ -52,6 +74,10 @@ class Participant:
             flows,
             key,
             measure,
+        )
+        self.moves = flat_module.site.device.type != "cpu"
+        self.keeps_own = bool(flat_module.personal.numel()) or (
+            flat_module.has_statistics and flat_module.task.buffers == "local"
         )
         trainer = algorithm.trainer
         assert isinstance(trainer, Trainer)
@@ -92,67 +118,109 @@ class Participant:
         keep = self.trainer.keeps(self.flat_module)
         return self._next_memory(self.algorithm.chain.remember(self.flat_module.shared), keep)
 
+    def facts_of(self, ask: Ask, clients: Sequence[str], sizes: Tensor) -> GroupFacts:
+        """The facts of clients that train one after another; sizes: how many examples each has, int64 `[C]`."""
+        keys, labels = self.keys_of(clients, ask), self.algorithm.chain.labels
+        trainer = keys.derive(TRAINER)
+        by_label = zip(*(keys.derive(label).each() for label in labels), strict=True)
+        return GroupFacts(
+            messages=[ask.broadcast_for(client) for client in clients] if ask.earlier else [ask.message] * len(clients),
+            rounds=ask.rounds(clients),
+            examples=self.flat_module.site.put(sizes).unbind(),
+            keys=keys.each(),
+            trainer_keys=trainer.each(),
+            stage_keys=[dict(zip(labels, own, strict=True)) for own in by_label],
+            seeds=keys.derive("ambient").seeds().tolist(),
+            dropout=trainer.derive("dropout").seeds().tolist(),
+            steps=[ask.steps.get(client) for client in clients],
+        )
+
     def train(
         self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
     ) -> Outcome:
         """The client's update to one ask.
 
         Raises:
+            What `train_member` raises.
+        """
+        facts = self.facts_of(ask, [client], torch.tensor([len(examples)]))
+        return self.train_member(facts, 0, client, examples, memory, secret)
+
+    def train_member(
+        self,
+        facts: GroupFacts,
+        place: int,
+        client: str,
+        examples: Examples,
+        memory: Memory | None,
+        secret: Tensors | None = None,
+    ) -> Outcome:
+        """The update of the client at this place of a group.
+
+        Raises:
             ClientFailed: naming the client, the stage and the inputs of the call that failed.
             UpdateRejected: if training ended with NaN or infinity, which no stage may hide.
         """
-        work = self.prepare(client, ask, examples, memory)
-        with work.trace.naming():
+        trace = CallTrace(client)
+        try:
+            work = self.prepare(facts, place, examples, memory, trace)
             trained = self.trainer.train(work)
-            self._check_applied(work)
-            return self.finish(client, ask, work, trained, secret)
+            if not work.chain.rule_kinds <= work.applied:
+                self._refuse_unapplied(work)
+            if (trouble := not_finite(trained.movement)) is not None:
+                raise UpdateRejected(client, f"its local training ended with a model that {trouble}")
+            return self.send(work, trained, facts.messages[place].buffers, secret)
+        except BaseException as error:
+            if (failure := trace.failure(error)) is None:
+                raise
+            raise failure from error
 
-    def _check_applied(self, work: TrainingInputs) -> None:
+    def _refuse_unapplied(self, work: TrainingInputs) -> None:
         """Refuses what was learned by a trainer that did not apply the rules that it says it applies."""
         left = [label for label, stage in work.chain.step_rules if stage.step_rule not in work.applied]
-        if left:
-            name = self.trainer.facts.name
-            raise ConfigError(
-                f"{name} says that it applies rules for local steps, and trained without those of {', '.join(left)}: "
-                f"call headway.step_rules(work) in {name}.train, and apply what it returns in every step."
-            )
-
-    def prepare(self, client: str, ask: Ask, examples: Examples, memory: Memory | None) -> TrainingInputs:
-        """What the trainer is given, with the client's model in the flat module and torch's generator at its seed.
-
-        Raises:
-            ClientFailed: naming the stage whose memory could not be made.
-        """
-        message, flat_module, chain, trace = (
-            ask.broadcast_for(client),
-            self.flat_module,
-            self.algorithm.chain,
-            CallTrace(client),
+        name = self.trainer.facts.name
+        raise ConfigError(
+            f"{name} says that it applies rules for local steps, and trained without those of {', '.join(left)}: "
+            f"call headway.step_rules(work) in {name}.train, and apply what it returns in every step."
         )
-        with trace.naming():
-            if memory is None:
-                memory = chain.remember(message.params)
+
+    def prepare(
+        self, facts: GroupFacts, place: int, examples: Examples, memory: Memory | None, trace: CallTrace
+    ) -> TrainingInputs:
+        """The trainer's inputs, with the client's model in the flat module and torch's generator at its seed."""
+        message, flat_module, chain = facts.messages[place], self.flat_module, self.algorithm.chain
+        if memory is None:
+            memory = chain.remember(message.params)
+        if self.moves:
             memory = flat_module.site.labelled(memory)
-            own = memory.get(TRAINER, {})
-            statistics = message.buffers if message.buffers is not None else own.get("statistics")
-            flat_module.load(message.params, own.get("personal"), statistics)
-        round_ = ask.asked_in(client)
-        key = self.client_key(client, round_)
+        own = memory.get(TRAINER, NOTHING)
+        statistics = message.buffers if message.buffers is not None else own.get("statistics")
+        flat_module.load(message.params, own.get("personal"), statistics)
+        flat_module.seed(facts.seeds[place])  # for what draws from torch's own generator
+        if flat_module.draws.layers:
+            flat_module.draws.at(facts.dropout[place], 0)  # for a trainer that does not say its steps
         ctx = StepContext(
-            round=round_,
-            key=key,
+            round=facts.rounds[place],
+            key=facts.keys[place],
             layout=flat_module.layout,
             flow=self.flows[-1],
             global_params=message.params,
-            examples=flat_module.site.put(torch.tensor(len(examples))),
+            examples=facts.examples[place],
         )
-        seed = key.derive("ambient").seed()  # for what draws from torch's own generator
-        flat_module.seed(seed)
-        told, trainer_key = message.stages, key.derive(TRAINER)
-        flat_module.draws.at(trainer_key.derive("dropout").seed(), 0)  # for a trainer that does not say its steps
-        steps = ask.steps.get(client)
         return TrainingInputs(
-            flat_module, examples, chain, ctx, memory, told, self.flows, trainer_key, trace, self.measure, steps
+            flat_module,
+            examples,
+            chain,
+            ctx,
+            memory,
+            message.stages,
+            self.flows,
+            facts.trainer_keys[place],
+            trace,
+            self.measure,
+            facts.steps[place],
+            dropout=facts.dropout[place],
+            stage_keys=facts.stage_keys[place],
         )
 
     def remembered(self, message: Message) -> Memory:
@@ -180,25 +248,15 @@ class Participant:
             self.flat_module, crew.store, chain, ctx, memory, message.stages, self.flows, key, trace, self.measure
         )
 
-    def finish(
-        self, client: str, ask: Ask, work: TrainingInputs, trained: Trained, secret: Tensors | None = None
-    ) -> Outcome:
-        """The client's update, from what its training did.
-
-        Raises:
-            UpdateRejected: if training ended with NaN or infinity, which no stage may hide.
-        """
-        if (trouble := not_finite(trained.movement)) is not None:
-            raise UpdateRejected(client, f"its local training ended with a model that {trouble}")
-        return self.send(work, trained, ask.broadcast_for(client).buffers, secret)
-
     def send(
         self, work: TrainingInputs, trained: Trained, buffers: Tensor | None = None, secret: Tensors | None = None
     ) -> Outcome:
         """What leaves one client, or each of many `[C, ...]`, and what it keeps; buffers: averaged ones, as told."""
         flat_module, chain, memory, trace = self.flat_module, self.algorithm.chain, work.memory, work.trace
-        effective_lr = self._number(trained.effective_lr)
-        free = trained.free_effective_lr
+        free = trained.effective_lr if trained.free_effective_lr is None else trained.free_effective_lr
+        steps, effective_lr, free_effective_lr, lr_sum = self._numbers(
+            trained.count, trained.effective_lr, free, trained.lr_sum
+        )
         ctx = ClientContext(
             round=work.ctx.round,
             key=work.ctx.key,
@@ -207,21 +265,25 @@ class Participant:
             global_params=work.ctx.global_params,
             examples=work.ctx.examples,
             movement=trained.movement,
-            steps=flat_module.site.put(torch.as_tensor(trained.count)),
+            steps=steps,
             effective_lr=effective_lr,
-            free_effective_lr=effective_lr if free is None else self._number(free),
-            lr_sum=self._number(trained.lr_sum),
-            measurements=flat_module.site.tensors(trained.measurements),
-            secret=NOTHING if secret is None else flat_module.site.tensors(secret),
+            free_effective_lr=free_effective_lr,
+            lr_sum=lr_sum,
+            measurements=flat_module.site.tensors(trained.measurements) if trained.measurements else NOTHING,
+            secret=flat_module.site.tensors(secret) if secret else NOTHING,
         )
-        trace.enter("the combination of steps", movement=trained.movement, steps=trained.steps)
-        trained, delta = self._combined(trained, ctx)
+        delta = trained.movement
+        if chain.combiner is not None:
+            trace.enter("the combination of steps", movement=trained.movement, steps=trained.steps)
+            trained, delta = self._combined(trained, ctx)
         update = Update.of(delta, ctx.examples.double())
         if buffers is not None:
             update = update.with_vectors(buffers=flat_module.statistics() - buffers)
         trace.enter("send", **update.vectors)
-        update, kept = chain.send(update, memory, ctx, work.told, self.flows)
-        return Outcome(update, self._next_memory(kept, trained.keep), trained)
+        update, kept = chain.send(update, memory, ctx, work.told, self.flows, work.stage_keys)
+        if self.keeps_own or trained.keep:
+            kept = self._next_memory(kept, trained.keep)
+        return Outcome(update, kept, trained)
 
     def coefficients(
         self, gram: Tensor, ctx: StepContext | ClientContext, steps: Tensor, movement: Tensor | None = None
@@ -252,7 +314,7 @@ class Participant:
     def _combined(self, trained: Trained, ctx: ClientContext) -> tuple[Trained, Tensor]:
         """The delta, the steps with the coefficients that the chain gives them; and how long they were."""
         steps = trained.steps
-        if self.algorithm.chain.combiner is None or steps is None or not torch.as_tensor(trained.count).any():
+        if steps is None or not torch.as_tensor(trained.count).any():
             return trained, trained.movement
         gram = gram_of(steps)
         coefficients = self.coefficients(gram, ctx, ctx.steps, ctx.movement)
@@ -262,7 +324,7 @@ class Participant:
             return trained, trained.movement
         return trained, add_steps(trained.movement, steps, coefficients)
 
-    def _next_memory(self, kept: dict[str, Tensors], keep: Tensors) -> Memory:
+    def _next_memory(self, kept: dict[str, Tensors], keep: Tensors) -> dict[str, Tensors]:
         """The stages' memory, with the trainer's and the parameters and statistics that never leave the client."""
         own: dict[str, Tensor] = dict(keep)
         if self.flat_module.personal.numel():
@@ -275,6 +337,7 @@ class Participant:
         """A number of each of many clients as it goes with vectors, `[C, 1]`."""
         return self.flat_module.site.put(torch.tensor(values, dtype=self.flat_module.shared.dtype).unsqueeze(1))
 
-    def _number(self, value: float | Tensor) -> Tensor:
-        """A number as the context holds it, in float64."""
-        return self.flat_module.site.put(torch.as_tensor(value, dtype=torch.float64))
+    def _numbers(self, count: int | Tensor, *values: float | Tensor) -> list[Tensor]:
+        """A count and other numbers as the context holds them, the others in float64."""
+        made = [torch.as_tensor(count), *[torch.as_tensor(value, dtype=torch.float64) for value in values]]
+        return [self.flat_module.site.put(number) for number in made] if self.moves else made

@@ -15,6 +15,7 @@ from headway.core.errors import ChainRefused
 from headway.core.flow import Flow, StepRule
 from headway.core.stage import Aggregator, Protocol, Stage, stages
 from headway.core.update import Tensors, Update
+from headway.numerics.keys import Key, Keys
 from headway.protocol.sums import ExactTotal
 
 Labelled = Mapping[str, Tensors]
@@ -153,9 +154,16 @@ class Chain:
         return _kept((label, stage.broadcast(state.get(label, {}))) for label, stage in self.labelled)
 
     def send(
-        self, update: Update, memory: Labelled, ctx: ClientContext, told: Labelled, flows: Sequence[Flow]
+        self,
+        update: Update,
+        memory: Labelled,
+        ctx: ClientContext,
+        told: Labelled,
+        flows: Sequence[Flow],
+        keys: Mapping[str, Key] | None = None,
     ) -> tuple[Update, dict[str, Tensors]]:
-        """The update on its way out of the client, and the client's next memory.
+        """The update on its way out of the client, and the client's next memory; keys: each stage's, where they are
+        derived already.
 
         Where the server sees only sums, the aggregator's `lift` is applied here, before the first codec.
         """
@@ -163,11 +171,11 @@ class Chain:
         after: dict[str, Tensors] = {}
         for index, (label, stage) in enumerate(self.labelled):
             if index == border:
-                update = self.aggregator.lift(update, self._at_aggregator(ctx, flows))
+                update = self.aggregator.lift(update, self.at_aggregator(ctx, flows))
             if index not in self._senders:
                 after |= {label: memory[label]} if label in memory else {}
                 continue
-            here = at(ctx, label, told, flows, index)
+            here = at(ctx, label, told, flows, index, None if keys is None else keys[label])
             if isinstance(stage, Protocol):
                 here = replace(here, secret=ctx.secret)
             update, kept = stage.send(update, memory.get(label, {}), here)
@@ -189,6 +197,11 @@ class Chain:
             update = stage.decode(update, at(ctx, self.labels[index], {}, flows, index))
         return update if rebased else _statistics_from_now(update, ctx)
 
+    @cached_property
+    def has_decoders(self) -> bool:
+        """Whether a stage changes single updates at the server."""
+        return bool(self._decoders)
+
     def lift(self, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
         """At the server, one received update as a term of the sum (decoded first, where updates are seen)."""
         if flows[-1].server_sees == "sum":
@@ -197,13 +210,17 @@ class Chain:
 
     def lift_decoded(self, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
         """`lift` of an update that is decoded."""
-        if flows[-1].server_sees == "sum":
+        if not self.lifts_at_server(flows):
             return update
-        return update if self.aggregator.whole_cohort else self.aggregator.lift(update, self._at_aggregator(ctx, flows))
+        return self.aggregator.lift(update, self.at_aggregator(ctx, flows))
+
+    def lifts_at_server(self, flows: Sequence[Flow]) -> bool:
+        """Whether the server multiplies each update with its weight."""
+        return flows[-1].server_sees == "each" and not self.aggregator.whole_cohort
 
     def aggregate(self, total: ExactTotal, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
         """The aggregate of the total, before any noise."""
-        here = self._at_aggregator(ctx, flows)
+        here = self.at_aggregator(ctx, flows)
         if flows[-1].server_sees == "sum":
             decoded = self.decode(total.value(), ctx, flows)
             exact = ExactTotal()
@@ -232,7 +249,8 @@ class Chain:
                     after[label] = kept
         return update, after
 
-    def _at_aggregator(self, ctx: Known, flows: Sequence[Flow]) -> Known:
+    def at_aggregator(self, ctx: Known, flows: Sequence[Flow]) -> Known:
+        """The context as the aggregator sees it."""
         index = self._border
         return at(ctx, self.labels[index], {}, flows, index)
 
@@ -261,11 +279,17 @@ class Chain:
         )
 
 
-def at(ctx: Known, label: str, told: Labelled, flows: Sequence[Flow], index: int) -> Known:
-    """The context as one stage sees it: its own key, its own broadcast, the facts that reach it, and no secret."""
+def at(
+    ctx: Known, label: str, told: Labelled, flows: Sequence[Flow], index: int, key: Key | Keys | None = None
+) -> Known:
+    """The context as one stage sees it: its own key, its own broadcast, the facts that reach it, and no secret.
+
+    key: the stage's, where it is derived already.
+    """
     changes: dict[str, Any] = {"secret": NOTHING} if isinstance(ctx, ClientContext) else {}
     flow = flows[index - 1] if index else flows[0]
-    return replace(ctx, key=ctx.key.derive(label), received=told.get(label, {}), flow=flow, **changes)
+    key = ctx.key.derive(label) if key is None else key
+    return replace(ctx, key=key, received=told.get(label, {}), flow=flow, **changes)
 
 
 def _statistics_from_now(update: Update, ctx: ServerContext) -> Update:

@@ -49,9 +49,16 @@ class Stopped(BaseException):
 
 
 class _Flag:
-    """What the handlers, the watching thread and `check` share."""
+    """The state that the handlers, the watching thread and `check` share.
+
+    number: of the first signal, `None` before it: a loop of short turns may look at it before it calls `check`.
+    """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """As it is before any signal."""
         self.number: int | None = None
         self.since = 0.0
         self.depth = 0  # of `deferred`
@@ -66,39 +73,38 @@ class _Flag:
         self.ends: tuple[int, int] | None = None  # of the pipe that the C handler of Python writes to
 
 
-_flag = _Flag()
+flag = _Flag()
 
 
 def install() -> None:
     """Takes SIGINT and SIGTERM, if this is the main thread; does nothing the second time."""
-    global _flag
-    if _flag.ends is not None or threading.current_thread() is not threading.main_thread():
+    if flag.ends is not None or threading.current_thread() is not threading.main_thread():
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    _flag = _Flag()
-    _flag.ends = (reading, writing)
+    flag.reset()
+    flag.ends = (reading, writing)
     threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    _flag.before = {number: signal.signal(number, _note) for number in SIGNALS}
+    flag.before = {number: signal.signal(number, _note) for number in SIGNALS}
 
 
 def uninstall() -> None:
     """Puts back the handlers that were there."""
-    if _flag.ends is None:
+    if flag.ends is None:
         return
-    for number, handler in _flag.before.items():
+    for number, handler in flag.before.items():
         signal.signal(number, handler)
     signal.set_wakeup_fd(-1)
-    _, writing = _flag.ends
-    _flag.ends, _flag.number = None, None
+    _, writing = flag.ends
+    flag.ends, flag.number = None, None
     os.close(writing)  # the thread reads the end of the pipe, and closes the other side
 
 
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
     """`install` and `uninstall`; nothing of either where the program has installed the handlers before."""
-    already = _flag.ends is not None
+    already = flag.ends is not None
     install()
     try:
         yield
@@ -109,76 +115,76 @@ def installed() -> Iterator[None]:
 
 def is_installed() -> bool:
     """Whether signals set the flag here; a KeyboardInterrupt then comes from somebody's code and not from a signal."""
-    return _flag.ends is not None
+    return flag.ends is not None
 
 
 def check() -> None:
     """Raises `Stopped` where a signal has asked for it; to be called in every loop and wait that can be long."""
-    if _flag.number is None or not _flag.depth or _flag.held:
+    if flag.number is None or not flag.depth or flag.held:
         return
-    if not _flag.patient or time.monotonic() - _flag.since > INSIST_S:
-        _flag.raised = True
-        raise Stopped(_flag.number)
+    if not flag.patient or time.monotonic() - flag.since > INSIST_S:
+        flag.raised = True
+        raise Stopped(flag.number)
 
 
 def requested() -> bool:
     """Whether a signal has asked to stop."""
-    return _flag.number is not None
+    return flag.number is not None
 
 
 @contextlib.contextmanager
 def noticed(notice: str) -> Iterator[None]:
     """Within, this is printed if a signal ends the process at once."""
-    before, _flag.notice = _flag.notice, notice or _flag.notice
+    before, flag.notice = flag.notice, notice or flag.notice
     try:
         yield
     finally:
-        _flag.notice = before
+        flag.notice = before
 
 
 @contextlib.contextmanager
 def deferred(notice: str = "") -> Iterator[None]:
     """Within, a signal waits for the next `check`, or for the end; notice: what is printed if the process has to end
     at once."""
-    _flag.depth += 1
+    flag.depth += 1
     try:
         with noticed(notice):
             yield
         check()
     finally:
-        _flag.depth -= 1
+        flag.depth -= 1
 
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
     """Within, `check` does not raise: for what must be whole, such as a checkpoint that is written after a signal."""
-    _flag.held += 1
+    flag.held += 1
     try:
         yield
     finally:
-        _flag.held -= 1
+        flag.held -= 1
 
 
 @contextlib.contextmanager
 def patient() -> Iterator[None]:
     """Within, `check` does not raise in the first `INSIST_S` after the signal: for work that mostly is short, and is
     done again from further back if it is cut."""
-    _flag.patient += 1
+    flag.patient += 1
     try:
         yield
     finally:
-        _flag.patient -= 1
+        flag.patient -= 1
 
 
 @contextlib.contextmanager
 def undoing(action: Callable[[], object]) -> Iterator[None]:
     """Within, an end at once calls the action first, such as the removal of a file that is half written."""
     token = object()
-    _flag.undo[token] = action
+    flag.undo[token] = action
     try:
         yield
     finally:
-        _flag.undo.pop(token, None)
+        flag.undo.pop(token, None)
 
 
 @contextlib.contextmanager
@@ -193,11 +199,11 @@ def blocked() -> Iterator[None]:
 
 def in_child() -> None:
     """In a forked child: SIGINT is the parent's to handle, SIGTERM ends the child, and `check` never raises."""
-    if _flag.ends is not None:
+    if flag.ends is not None:
         signal.set_wakeup_fd(-1)
-        for end in _flag.ends:
+        for end in flag.ends:
             os.close(end)
-    _flag.ends, _flag.number, _flag.depth, _flag.undo = None, None, 0, {}
+    flag.ends, flag.number, flag.depth, flag.undo = None, None, 0, {}
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -221,9 +227,9 @@ def end_with(parent: int) -> None:
 
 def _note(number: int, frame: FrameType | None) -> None:
     """The handler: no more than the flag; and `Stopped`, where the watching thread insists."""
-    if _flag.number is None:
-        _flag.number, _flag.since = number, time.monotonic()
-    elif frame is not None and _flag.insists and not _flag.raised:
+    if flag.number is None:
+        flag.number, flag.since = number, time.monotonic()
+    elif frame is not None and flag.insists and not flag.raised:
         check()
 
 
@@ -246,20 +252,20 @@ def _watch(reading: int) -> None:
 
 def _left() -> float | None:
     """Seconds until the watching thread does something of its own."""
-    if _flag.number is None:
+    if flag.number is None:
         return None
-    passed = time.monotonic() - _flag.since
+    passed = time.monotonic() - flag.since
     return max(0.0, INSIST_S - passed if passed < INSIST_S else min(1.0, GRACE_S - passed))
 
 
 def _insist() -> None:
     """Interrupts what the main thread waits for, so that the handler raises there; or ends the process."""
-    _flag.insists = True
-    if time.monotonic() - _flag.since >= GRACE_S:
+    flag.insists = True
+    if time.monotonic() - flag.since >= GRACE_S:
         _end_at_once()
-    if not _flag.raised:
-        _flag.sent += 1
-        signal.pthread_kill(_main(), _flag.number or signal.SIGINT)
+    if not flag.raised:
+        flag.sent += 1
+        signal.pthread_kill(_main(), flag.number or signal.SIGINT)
 
 
 def _main() -> int:
@@ -269,21 +275,21 @@ def _main() -> int:
 
 
 def _signal(number: int) -> None:
-    if _flag.sent:
-        _flag.sent -= 1
+    if flag.sent:
+        flag.sent -= 1
         return
     _note(number, None)
-    if not (_flag.depth or _flag.raised) or time.monotonic() - _flag.since > ECHO_S:
+    if not (flag.depth or flag.raised) or time.monotonic() - flag.since > ECHO_S:
         _end_at_once()
 
 
 def _end_at_once() -> None:
     """Undoes what was registered, prints the notice, and ends the process without running anything else."""
-    for action in reversed(list(_flag.undo.values())):
+    for action in reversed(list(flag.undo.values())):
         with contextlib.suppress(BaseException):
             action()
-    number = _flag.number or signal.SIGTERM
-    text = f"Stopped by {signal.Signals(number).name}. {_flag.notice}".rstrip() + "\n"
+    number = flag.number or signal.SIGTERM
+    text = f"Stopped by {signal.Signals(number).name}. {flag.notice}".rstrip() + "\n"
     with contextlib.suppress(OSError):
         if os.isatty(1):
             os.write(1, b"\x1b[?25h\n")  # a progress line may have hidden the cursor

@@ -57,7 +57,7 @@ class Attributes:
         """Puts back what has changed; generators are where they were seeded last."""
         for place in self.places:
             place.restore()
-        if self._seed is not None:
+        if self.seeders and self._seed is not None:
             self.seed(self._seed)
 
     def seed(self, seed: int) -> None:

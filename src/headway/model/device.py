@@ -182,9 +182,14 @@ class Device:
 
     def seed(self, seed: int) -> None:
         """Seeds torch's own generators that a model may draw from."""
-        torch.default_generator.manual_seed(seed)
-        if self.on_gpu:
-            torch.cuda.default_generators[self.device.index].manual_seed(seed)
+        for generator in self.generators:
+            generator.manual_seed(seed)
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """Torch's own generators that a model may draw from."""
+        here = [torch.cuda.default_generators[self.device.index]] if self.on_gpu else []
+        return [torch.default_generator, *here]
 
     def rng_state(self) -> tuple[Tensor, ...]:
         """How far these generators are."""

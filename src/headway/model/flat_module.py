@@ -47,7 +47,7 @@ class FlatModule:
     def __init__(self, task: Task, key: Key, site: Device | None = None) -> None:
         self.task, self.site = task, site or Device()
         self.module = task.build(key).to(self.site.device)
-        self.attributes = Attributes(self.module)
+        self.attributes, self._generators = Attributes(self.module), self.site.generators
         self.keeps: tuple[str, ...] = ()
         self.outside = self.own_code = False
         self._copying: RemovableHandle | None = None
@@ -84,7 +84,8 @@ class FlatModule:
     def load(self, params: Tensor, personal: Tensor | None, statistics: Tensor | None) -> None:
         """Takes in a model; what is not given starts from its initial values, and so do the buffers that are
         neither averaged nor kept (of whole numbers, not persistent, of frozen layers) and Python attributes."""
-        self.attributes.restore()
+        if self.attributes.places:
+            self.attributes.restore()
         self._settle_buffers()
         self.shared.copy_(params)
         for name, counter in self._counters.items():
@@ -116,9 +117,11 @@ class FlatModule:
 
     def seed(self, seed: int) -> None:
         """Seeds what a model may draw from beside its dropout modules."""
-        self.site.seed(seed)
-        self.attributes.seed(seed)
-        if self.seeds_outside:
+        for generator in self._generators:
+            generator.manual_seed(seed)
+        if self.attributes.seeders:
+            self.attributes.seed(seed)
+        if self.outside or self.own_code:
             seed_outside(seed)
 
     @property

@@ -169,6 +169,12 @@ class Keys(Sequence[Key]):
             return Keys(self._secrets, _Owners(numbers=self._owners.numbers[index]), which)
         return Key(self._secrets[0 if which is None else int(which)], int(self._owners.numbers[index]) % 2**64)
 
+    def each(self) -> list[Key]:
+        """The keys, one by one."""
+        numbers = [number % 2**64 for number in self._owners.numbers.tolist()]
+        places = [0] * len(numbers) if self._which is None else self._which.tolist()
+        return [Key(self._secrets[place], number) for place, number in zip(places, numbers, strict=True)]
+
     def chosen(self, index: Sequence[int]) -> Keys:
         """The keys at these places, in this order."""
         places = torch.tensor(index, dtype=torch.int64)

@@ -54,6 +54,8 @@ class UpdateCollector:
         self.chain, self.protected, self.key = algorithm.chain, algorithm.protected, key
         self.population = population
         self.flows, self.layout, self.device, self.guard = flows, layout, device, guard
+        self.lifts = self.chain.lifts_at_server(flows)
+        self._contexts: _Contexts | None = None  # of the clients that were asked last
 
     def lifted(self, update: Update, ask: Ask, clients: tuple[str, ...]) -> Update:
         """What many updates `[C, ...]` add to the sum."""
@@ -65,11 +67,13 @@ class UpdateCollector:
         Raises:
             UpdateRejected: if it is longer than was promised, which may show only when it is decoded.
         """
-        update, trained, ctx = outcome.update, outcome.trained, self._at_server(ask, client)
-        decoded = self._decoded(update, ctx)
+        update, trained, here = outcome.update, outcome.trained, self._contexts
+        if here is None or here.ask is not ask or ask.earlier:
+            here = self._contexts = self._contexts_of(ask, client)
+        decoded = self.chain.decode(update, here.server, self.flows) if here.decodes else update
         if self.guard.decoded:
             self.guard.check_bound(decoded, client)
-        term = self.chain.lift_decoded(decoded, ctx, self.flows)
+        term = self.chain.aggregator.lift(decoded, here.aggregator) if self.lifts else decoded
         if self.chain.aggregator.whole_cohort:
             done.group.total.add_row(client, term)
         else:
@@ -137,6 +141,13 @@ class UpdateCollector:
             metrics["weight"] = weights
         return Reports(clients, "counted", sizes, steps, norms, *costs, metrics)
 
+    def _contexts_of(self, ask: Ask, client: str) -> _Contexts:
+        """The contexts of a client's update; the same for all that were asked in the present round."""
+        ctx = self._at_server(ask, client)
+        changes = self.chain.has_decoders or ctx.buffers is not None
+        decodes = changes and self.flows[-1].server_sees == "each"
+        return _Contexts(ask, ctx, self.chain.at_aggregator(ctx, self.flows), decodes)
+
     def _at_server(self, ask: Ask, clients: str | tuple[str, ...]) -> ServerContext:
         """What the server knows when it takes the update of a client, or of many `[C, ...]`."""
         if isinstance(clients, str):
@@ -156,6 +167,17 @@ class UpdateCollector:
             buffers=ask.message.buffers,
             asked_buffers=told.buffers,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Contexts:
+    """The facts of an update in one ask, as the server's stages and the aggregator see them; decodes: whether a stage
+    changes it at the server."""
+
+    ask: Ask
+    server: ServerContext
+    aggregator: ServerContext
+    decodes: bool
 
 
 def stragglers(clients: Sequence[str], down: int) -> Reports:

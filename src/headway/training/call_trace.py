@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from headway.core.errors import ClientFailed, HeadwayError
 from headway.model.blame import layer_of
 
 
+@dataclass(slots=True)
 class CallTrace:
     """The call of user code that is being made and its inputs, for the error that names them.
 
@@ -21,10 +23,10 @@ class CallTrace:
     client: the client at work.  who: the subject of the error, if that is not the client.
     """
 
-    def __init__(self, client: str, who: str | None = None) -> None:
-        self.client, self.who = client, who
-        self.where = "local training"
-        self.inputs: dict[str, object] = {}
+    client: str
+    who: str | None = None
+    where: str = "local training"
+    inputs: dict[str, object] = field(default_factory=dict)
 
     def enter(self, where: str, **inputs: object) -> None:
         """Records that `where` is called with these inputs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -32,6 +32,7 @@ class TrainingInputs:
     applied: the kinds of step rules that the trainer has made ready (see `headway.training.step_rules`).
     measure: whether the lengths of the single steps are wanted; that must not change what is trained.
     steps: how many the client makes, if that is not the trainer's to say.
+    dropout: of one client, the key of its dropout.  stage_keys: of one client, each stage's key, by its label.
     """
 
     flat_module: FlatModule
@@ -46,10 +47,13 @@ class TrainingInputs:
     measure: bool = False
     steps: int | None = None
     applied: set[str] = field(default_factory=set)
+    dropout: int = 0
+    stage_keys: Mapping[str, Key] | None = None
 
     def context(self, label: str) -> StepContext:
         """The context as the stage of this label sees it."""
-        return at(self.ctx, label, self.told, self.flows, self.chain.labels.index(label))
+        key = None if self.stage_keys is None else self.stage_keys[label]
+        return at(self.ctx, label, self.told, self.flows, self.chain.labels.index(label), key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from headway.core import stopping
 from headway.core.errors import UpdateRejected
 from headway.core.update import Tensors
+from headway.data.dataset.client_index import ClientIndex
 from headway.engines.executors.client_setup import ClientSetup
 from headway.protocol import wire as frame
 from headway.protocol.messages import Ask
@@ -34,29 +35,41 @@ class SequentialExecutor:
             ClientFailed: naming the client, the stage and the inputs of the call that failed.
         """
         setup = self.setup
-        memory, tag = setup.job.memory, (ask.round, ask.attempt)
+        participant, guard, collector, store = setup.participant, setup.guard, setup.collector, setup.job.data.store
+        held = ClientIndex.of(setup.job.data.train)
+        sizes, selections = held.sizes_of(clients), held.selections(clients)
+        facts, memory = (
+            participant.facts_of(ask, clients, sizes),
+            setup.job.memory.of_group(clients, (ask.round, ask.attempt)),
+        )
         counted, rejected = list[str](), list[str]()
-        rows, reasons, lost_s = list[tuple[float, int, int, int, float, float, float]](), list[str](), list[float]()
-        for client in clients:
-            stopping.check()
-            begun, examples = time.perf_counter(), setup.job.data.train_of(client)
+        rows, reasons, lost_s = list[tuple[float, int, int, float, float, float]](), list[str](), list[float]()
+        up = 0
+        for place, (client, count) in enumerate(zip(clients, sizes.tolist(), strict=True)):
+            if stopping.flag.number is not None:
+                stopping.check()
+            begun, examples = time.perf_counter(), store.take(selections[place])
             try:
-                outcome = setup.participant.train(client, ask, examples, memory.get(client), secrets.get(client))
-                norm = setup.guard.check(outcome.update, client, len(examples))
-                setup.collector.count(ask, client, outcome, result)
+                outcome = participant.train_member(
+                    facts, place, client, examples, memory.committed[place], secrets.get(client)
+                )
+                norm = guard.check(outcome.update, client, count)
+                collector.count(ask, client, outcome, result)
             except UpdateRejected as refusal:
                 rejected.append(client)
                 reasons.append(refusal.reason)
                 lost_s.append(time.perf_counter() - begun)
                 continue
-            memory.propose(client, tag, outcome.memory)
-            trained, up = outcome.trained, frame.size(frame.of_update(outcome.update))
-            numbers = len(examples), int(trained.count), norm, float(trained.loss), float(outcome.update.weight)
+            memory.propose(place, outcome.memory)
+            up = up or frame.size(frame.of_update(outcome.update))  # what the guard accepts has one size
+            trained = outcome.trained
+            numbers = count, int(trained.count), norm, float(trained.loss), float(outcome.update.weight)
             counted.append(client)
-            rows.append((time.perf_counter() - begun, up, *numbers))
+            rows.append((time.perf_counter() - begun, *numbers))
+        memory.close()
         if counted:
-            seconds, up_each, *columns = map(list, zip(*rows, strict=True))
-            result.parts.append(setup.collector.reports_of(counted, (seconds, up_each, down), *columns))
+            seconds, *columns = map(list, zip(*rows, strict=True))
+            result.parts.append(collector.reports_of(counted, (seconds, up, down), *columns))
         if rejected:
             result.parts.append(Reports(rejected, "rejected", seconds=lost_s, bytes_down=down, reasons=reasons))
 
