@@ -4,17 +4,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test slow soak check format docs bench clean
+.PHONY: demo test slow coverage soak check format docs bench clean
 
 demo: .venv/demo
-	@$(BIN)/headway compare mnist
-	@$(BIN)/headway compare hospitals
+	@$(BIN)/headway compare quick
+	@echo "longer examples: $(BIN)/headway compare mnist, $(BIN)/headway compare hospitals"
 
 test: .venv/dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak"
 
 slow: .venv/dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak" --durations=20 --durations-min=1
+
+coverage: .venv/dev
+	$(BIN)/coverage run -m pytest tests/core tests/numerics tests/protocol tests/stages tests/server tests/test_conformance.py
+	$(BIN)/coverage report
 
 soak: .venv/dev
 	$(BIN)/python -m pytest -m soak
@@ -52,4 +56,4 @@ bench: .venv/demo
 	@touch $@
 
 clean:
-	rm -rf .venv build dist runs comparisons partitions .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .coverage build dist runs comparisons partitions .pytest_cache .mypy_cache .ruff_cache
