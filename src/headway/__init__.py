@@ -91,23 +91,26 @@ if TYPE_CHECKING:
     from headway import data as data
     from headway import recipes as recipes
     from headway import stages as stages
-    from headway.core.algorithm import Algorithm
-    from headway.core.chain import Chain, chain
-    from headway.core.context import Context
-    from headway.core.errors import (
+    from headway.core import (
+        Aggregator,
+        Algorithm,
         ChainRefused,
         ClientFailed,
         ConfigError,
+        Context,
         DataError,
         Diverged,
+        Flow,
         HeadwayError,
+        Layout,
+        Place,
+        Protocol,
         RunFolderError,
+        Sampler,
+        Stage,
+        Update,
     )
-    from headway.core.flow import Flow
-    from headway.core.layout import Layout
-    from headway.core.sampler import Sampler
-    from headway.core.stage import Aggregator, Place, Protocol, Stage
-    from headway.core.update import Update
+    from headway.core.chain import Chain, chain
     from headway.data import Examples, FederatedData
     from headway.engines import (
         Always,
@@ -148,10 +151,8 @@ if TYPE_CHECKING:
         Weigh,
         WeighByQuality,
     )
-    from headway.training.local_sgd import LocalSGD, Schedule
-    from headway.training.loss_terms import LossTerm, Moon
+    from headway.training import LocalSGD, LossTerm, Moon, Schedule, Trainer
     from headway.training.step_rules import step_rules
-    from headway.training.trainer import Trainer
 
 
 def __getattr__(name: str) -> Any:

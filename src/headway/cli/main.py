@@ -123,7 +123,7 @@ def resume(
 @app.command()
 def explain(file: File, set_: Sets = None) -> None:
     """Show an algorithm stage by stage: where it runs, what the server sees."""
-    from headway.cli.show_commands import explain_file
+    from headway.cli.explain_command import explain_file
 
     explain_file(file, set_ or [])
 
@@ -295,7 +295,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a run's model as a plain PyTorch state dict (safetensors)."""
-    from headway.cli.show_commands import export_model
+    from headway.cli.export_command import export_model
 
     export_model(folder, out, best, client)
 
@@ -303,7 +303,7 @@ def export(
 @app.command("list")
 def list_() -> None:
     """Say what there is: examples, recipes, stages, models, data, partitions, shifts."""
-    from headway.cli.show_commands import list_names
+    from headway.cli.list_command import list_names
 
     list_names()
 

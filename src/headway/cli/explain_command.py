@@ -1,0 +1,43 @@
+"""`headway explain`: an algorithm stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+from headway.advice.settings import setting_warnings
+from headway.core.explain import COLUMNS
+from headway.experiment.presets import Applied
+from headway.experiment.runfile import load_runfile
+from headway.observe.text import console, plain_table, show_table, to_toml
+
+
+def explain_file(name: str, sets: Sequence[str]) -> None:
+    """Shows the chain of a run file as a table."""
+    runfile = load_runfile(name, sets)
+    explanation = runfile.algorithm.explain()
+    screen = console()
+    screen.print(f"[bold]{runfile.name}[/bold]: {runfile.algorithm.trainer!r}", markup=True, soft_wrap=True)
+    screen.print(f"cohort: {runfile.algorithm.sampler!r}\n", soft_wrap=True)
+    show_table(screen, plain_table(COLUMNS, explanation.rows, numbers=False))
+    for note in explanation.notes:
+        screen.print(note)
+    for warning in [*explanation.warnings, *setting_warnings(runfile.algorithm, runfile.sections.run.rounds)]:
+        screen.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
+    _show_preset(screen, runfile.preset)
+
+
+def _show_preset(screen: Console, applied: Applied | None) -> None:
+    """What a preset set and why, and what the file says instead."""
+    if applied is None:
+        return
+    rows = [[f"{choice.path} = {to_toml(choice.value)}", choice.why] for choice in applied.used]
+    screen.print()
+    show_table(
+        screen, plain_table([f"set by the preset {applied.preset.name}", "because"], rows, numbers=False, indent=True)
+    )
+    if applied.overruled:
+        said = ", ".join(choice.path for choice in applied.overruled)
+        screen.print(f"left to the file, which says otherwise: {said}", soft_wrap=True)

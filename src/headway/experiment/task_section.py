@@ -1,0 +1,48 @@
+"""The task of a run file: model, loss and metrics, by name or as functions of one's own, and what follows from the
+data."""
+
+from __future__ import annotations
+
+from headway.data import FederatedData
+from headway.experiment.key_paths import check_model, key_path
+from headway.experiment.runfile_schema import Sections
+from headway.experiment.user_modules import importable
+from headway.model import zoo as models
+from headway.model.task import Task
+
+
+def task_of(sections: Sections, data: FederatedData) -> Task:
+    """The task that the sections name.
+
+    Raises:
+        ConfigError: if the model cannot be made, or there is no such loss or metric.
+    """
+    section, model = sections.task, sections.model
+    if model.path is not None:
+        importable(model.path)
+    several = "binary_cross_entropy" if data.multi_label else "mean_squared_error"
+    loss = section.loss or (several if data.classes is None else "cross_entropy")
+    usual = ["mean_absolute_error"] if loss == "mean_squared_error" else ["accuracy"]
+    with key_path("model", given=model.model_extra):
+        check_model(model.name, model.model_extra or {})
+        make = models.factory(model.name, data.input_shape, _outputs(data, loss), model.model_extra)
+    with key_path("task", Task.__name__):
+        return Task(
+            model=make,
+            loss=loss,
+            metrics=tuple(usual if section.metrics is None else section.metrics),
+            shared=None if section.shared is None else tuple(section.shared),
+            buffers=section.buffers,
+            dtype=section.dtype,
+            output=section.output,
+            example=data.store.inputs[:1].clone(),
+        )
+
+
+def _outputs(data: FederatedData, loss: str) -> int:
+    """How many outputs a model needs: one for each class, or one for each target of an example; one for a mask."""
+    if loss == "cross_entropy" and data.classes is not None:
+        return data.classes
+    if loss == "cross_entropy" and data.multi_label and not data.store.targets.is_floating_point():
+        return 2  # at each place of an example
+    return data.store.targets.shape[1] if data.store.targets.ndim == 2 else 1
