@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import headway as hw
+from headway.engines.wire_engine import WireEngine
 from headway.model.losses import LOSSES
 from headway.model.metrics import METRICS
 from headway.protocol import sums as total
@@ -29,6 +30,7 @@ ENGINES = {
     "low rank": lambda: hw.LocalEngine(lanes=4, low_rank=True, drift=False),
     "processes": lambda: hw.ProcessEngine(2, lanes=4),
     "clock": lambda: hw.ClockEngine(hw.LocalEngine(lanes=3), hw.DeviceFleet()),
+    "wire": WireEngine,
 }
 
 
@@ -189,14 +191,20 @@ def run(case, engine, rounds=2, chain=None):
         made.close()
 
 
-def agree(one, other, close):
+def agree(one, other, close, scored=True):
+    """Asserts the same numbers; by wire also the same bits of the model, but no metrics of all clients' examples."""
     (a, reports), (b, others) = one, other
+    wire = isinstance(b.engine, WireEngine)
+    close, left_out = (0.0, set(a.task.pooled_scorers)) if wire else (close, set())
     torch.testing.assert_close(b.state.params, a.state.params, rtol=close, atol=close)
     if a.state.buffers is not None:
         torch.testing.assert_close(b.state.buffers, a.state.buffers, rtol=close, atol=close)
     for mine, theirs in zip(reports, others, strict=True):
         assert theirs.train_loss == pytest.approx(mine.train_loss, rel=1e-7)
-        assert theirs.metrics == pytest.approx(mine.metrics, rel=1e-6, nan_ok=True)
+        if not scored:
+            continue
+        metrics = {metric: value for metric, value in mine.metrics.items() if metric not in left_out}
+        assert theirs.metrics == pytest.approx(metrics, rel=1e-6, nan_ok=True)
         assert set(mine.metrics) == {*a.task.metric_names, "loss"}
         assert theirs.evaluation.keys() == mine.evaluation.keys()
         for client, figures in mine.evaluation.items():
@@ -221,7 +229,8 @@ def alone():
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", CASES)
 def test_the_numbers_are_those_of_one_client_at_a_time(alone, name, engine):
-    agree(alone(name), run(CASES[name], ENGINES[engine]()), CASES[name].close)
+    scored = name != "BatchNorm of each batch" or engine != "wire"  # whose scores depend on who is scored together
+    agree(alone(name), run(CASES[name], ENGINES[engine]()), CASES[name].close, scored)
 
 
 def test_every_loss_and_metric_of_the_registry_is_among_the_cases():
@@ -292,7 +301,8 @@ def test_a_codec_that_permutes_the_vector(alone, engine, monkeypatch):
         monkeypatch.setattr(module, name, 16)
     made = ENGINES[engine]()
     agree(alone("classes"), run(CASES["classes"], made, chain=hw.chain(Permutes(), hw.Mean())), 1e-9)
-    assert getattr(made, "inner", made).sequential_reason is None
+    if engine != "wire":
+        assert getattr(made, "inner", made).sequential_reason is None
 
 
 @pytest.mark.parametrize(

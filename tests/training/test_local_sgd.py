@@ -9,7 +9,7 @@ from torch import nn
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.client.participant import Participant
+from headway.client.participant import ClientAlgorithm
 from headway.data import batch_bounds, epoch_order
 from headway.model.flat_module import FlatModule
 from headway.numerics.gram import gram_matrix
@@ -31,7 +31,7 @@ def trained(trainer, *stages, task=None, data=None, client="client-1", round_=0)
     )
     algorithm = hw.Algorithm(hw.chain(*stages, hw.Mean()), trainer, hw.All())
     flat_module = FlatModule(task, KEY)
-    runner = Participant(algorithm, flat_module, algorithm.flows(), KEY)
+    runner = ClientAlgorithm(algorithm, flat_module, algorithm.flows(), KEY)
     start = flat_module.shared.clone()
     told = algorithm.chain.broadcast(algorithm.chain.init(start))
     ask = Ask(Train(Message(start, told), round_), (client,))

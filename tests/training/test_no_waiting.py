@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from toys import blobs
 
 import headway as hw
-from headway.client.participant import Participant
+from headway.client.participant import ClientAlgorithm
 from headway.data.dataset.client_index import ClientIndex
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
@@ -62,7 +62,7 @@ class There:
         self.flat_module = FlatModule(hw.Task(make), KEY, NOWHERE)
         self.store = NOWHERE.examples(self.data.store)
         algorithm = hw.Algorithm(chain, trainer, hw.All())
-        self.runner = Participant(algorithm, self.flat_module, algorithm.flows(), KEY, measure=True)
+        self.runner = ClientAlgorithm(algorithm, self.flat_module, algorithm.flows(), KEY, measure=True)
         start = self.flat_module.shared.clone()
         message = Message(start, chain.broadcast(chain.init(start)))
         self.ask = Ask(Train(message), tuple(self.data.clients))

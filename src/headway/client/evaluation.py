@@ -64,6 +64,25 @@ def score_client(
     return _apart(flat_module, message, examples, memory, client, scores)
 
 
+def evaluate_client(
+    flat_module: FlatModule, message: Message, examples: Examples, memory: Memories, client: str
+) -> dict[str, float]:
+    """The metrics of one client alone, on its own test examples."""
+
+    def scores(flat_module: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> dict[str, float]:
+        loss = {"loss": _loss(flat_module, outputs, targets, trace)}
+        return _measured(flat_module, flat_module.task.scorers, outputs, targets, trace) | loss
+
+    return _apart(flat_module, message, examples, memory, client, scores)
+
+
+def training_loss(
+    flat_module: FlatModule, message: Message, examples: Examples, memory: Memories, client: str
+) -> float:
+    """The mean loss over one client's training examples."""
+    return _apart(flat_module, message, examples, memory, client, _loss)
+
+
 def evaluate_clients(
     flat_module: FlatModule, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:

@@ -58,8 +58,8 @@ class GroupFacts:
     steps: Sequence[int | None]
 
 
-class Participant:
-    """Runs clients in one flat module, one at a time or in crews; the same code on a simulated and on a real client.
+class ClientAlgorithm:
+    """The clients' part of an algorithm, on one flat module: for one client, or for a batch of many, wherever they are.
 
     measure: whether to measure the lengths of each client's steps.  moves: whether clients train elsewhere than where
     messages and memory lie.  keeps_own: whether a part of the model stays with each client.

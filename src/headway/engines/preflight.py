@@ -8,6 +8,7 @@ from headway.client.central_test import CentralTest, spread
 from headway.client.evaluation import score_client
 from headway.core.algorithm import State
 from headway.core.errors import ConfigError, HeadwayError, UpdateRejected
+from headway.core.update import Tensors
 from headway.data.dataset.client_index import ClientIndex
 from headway.engines.engine import Engine
 from headway.engines.executors.client_setup import ClientSetup
@@ -15,7 +16,8 @@ from headway.engines.grouping import expected_cohort
 from headway.model.blame import stage_of
 from headway.model.module_checks import untouched
 from headway.protocol.effects import EffectHandler, drive
-from headway.protocol.messages import Answer, Ask, Message, Train
+from headway.protocol.messages import Answer, Ask, Exchange, Message
+from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
 from headway.server.collector import GroupResult
 
@@ -81,21 +83,22 @@ def _train(setup: ClientSetup, state: State, client: str) -> None:
     examples = examples.rows(0, min(len(examples), TRAINED, max(batch, LEAST)))
     steps = {client: 1} if trainer.facts.paced else {}
 
+    secrets: dict[str, Tensors] = {}  # of a protocol's exchanges
+
     def send(ask: Ask) -> Answer:
+        if isinstance(ask.request, Exchange):
+            key = setup.participant.client_key(client, state.round)
+            reply, secrets[client] = algorithm.answer(ask.request, secrets.get(client, {}), client, key)
+            return Answer(replies={client: reply})
         here = replace(ask, steps=steps).map_broadcasts(setup.device.message)
-        outcome = setup.participant.train(client, here, examples, job.memory.get(client))
+        outcome = setup.participant.train(client, here, examples, job.memory.get(client), secrets.get(client))
         setup.guard.check(outcome.update, client, len(examples))
         done, total = GroupResult(), ExactTotal()
         for name in _senders(setup, client):
             setup.collector.count(here, name, outcome, done)
         total.add_group(done.group)
-        return Answer(total=total)
+        return Answer(total=total, reports=Reports([client]))
 
-    if algorithm.chain.protocol is not None:  # several exchanges, whose secrets belong to a real round
-        message = Message(state.params, algorithm.chain.broadcast(state.stages), state.buffers)
-        ask = Ask(Train(message, state.round), (client,), steps=steps).map_broadcasts(setup.device.message)
-        setup.participant.train(client, ask, examples, job.memory.get(client))
-        return
     population, layout = len(job.data.clients), setup.flat_module.layout
     rounds = algorithm.round(state, (client,), key=job.key, layout=layout, flows=setup.flows, population=population)
     try:

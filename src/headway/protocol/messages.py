@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from headway.core.update import Tensors, flat_names
+from headway.core.update import Tensors, Update, flat_names, unflat_names
 from headway.protocol.quorum import Quorum
 from headway.protocol.reports import ClientReport as ClientReport
 from headway.protocol.reports import Reports
@@ -29,6 +29,12 @@ class Message:
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under flat names, as they go on the wire."""
         return flat_names(self.params, self.buffers, self.stages, "")
+
+    @classmethod
+    def from_tensors(cls, named: Tensors) -> Message:
+        """The message of these tensors, under the names that `tensors` gives them."""
+        params, buffers, stages = unflat_names(named)
+        return cls(params, stages, buffers)
 
     @classmethod
     def stacked(cls, messages: Sequence[Message]) -> Message:
@@ -99,10 +105,58 @@ def _no_message() -> Message:
 
 @dataclass(frozen=True, slots=True)
 class Settle(Request):
-    """The verdict that ends a round: the clients of its cohort were counted and commit their pending memory; every
-    other client that trained in the round drops it."""
+    """The verdict that ends a round: a client that was counted commits its pending memory, any other drops it.
+
+    The cohort of its ask are the counted clients.
+    """
 
     message: Message = field(default_factory=_no_message)
+    counted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One client's answer to a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReply(Reply):
+    """The answer to Train: an update, and the figures of the training, if single clients' numbers may be seen.
+
+    figures: "examples", "steps" and "train_loss".
+    """
+
+    update: Update
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores(Reply):
+    """The answer to Evaluate and Measure: metrics by name, and the number of examples that they are of."""
+
+    metrics: Mapping[str, float]
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeReply(Reply):
+    """The answer to an Exchange: named tensors of the protocol."""
+
+    tensors: Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Settled(Reply):
+    """The answer to Settle: the verdict is carried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declined(Reply):
+    """The answer of a client without an update or a score: "dropped" by the trainer's policy, or "rejected" since its
+    training failed; and the reason."""
+
+    status: Literal["dropped", "rejected"]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

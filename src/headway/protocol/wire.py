@@ -27,7 +27,19 @@ from headway.core.update import Update
 MAGIC = b"HWAY"
 VERSION = 1
 CHECKSUM = 16
-KINDS = ("update", "message", "reply")
+KINDS = (
+    "update",
+    "message",
+    "reply",
+    "train",
+    "evaluate",
+    "measure",
+    "exchange",
+    "settle",
+    "scores",
+    "settled",
+    "declined",
+)
 DTYPES = (
     torch.float32,
     torch.float64,
@@ -39,6 +51,7 @@ DTYPES = (
     torch.int32,
     torch.int64,
 )
+Spec = tuple[torch.dtype, tuple[int, ...]]
 _HEADER = struct.Struct("<4sBBHIIIQ")
 _MAX_DIMS = 8
 
@@ -59,7 +72,7 @@ class Expected:
     """What a receiver is prepared to read: each tensor's dtype and shape, and what the message belongs to."""
 
     kind: str
-    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+    tensors: Mapping[str, Spec]
     round: int
     attempt: int = 0
     ask: int = 0
@@ -118,13 +131,9 @@ def decode(data: bytes | bytearray | memoryview, expected: Expected) -> Frame:
     wanted = expected_size(expected)
     if len(view) != wanted:
         raise FrameError(f"a message of {wanted} bytes was expected, found {len(view)}.")
-    body, checksum = view[:-CHECKSUM], bytes(view[-CHECKSUM:])
-    magic, version, kind, count, round_, attempt, ask, length = _HEADER.unpack_from(body)
-    if magic != MAGIC or version != VERSION:
-        raise FrameError(f"a frame of version {VERSION} was expected, found magic {magic!r}, version {version}.")
-    if hashlib.blake2b(body, digest_size=CHECKSUM).digest() != checksum:
-        raise FrameError("the checksum does not match: the message was damaged on its way.")
-    found = (KINDS[kind] if kind < len(KINDS) else f"kind {kind}", round_, attempt, ask, count, length)
+    kind, count, round_, attempt, ask, length = _open(view)
+    body = view[:-CHECKSUM]
+    found = (kind, round_, attempt, ask, count, length)
     want = (
         expected.kind,
         expected.round,
@@ -137,6 +146,34 @@ def decode(data: bytes | bytearray | memoryview, expected: Expected) -> Frame:
         if a != b:
             raise FrameError(f"the message's {name} must be {a}, found {b}.")
     return Frame(expected.kind, round_, attempt, ask, _read_tensors(body[_HEADER.size :], expected))
+
+
+def read(data: bytes | bytearray | memoryview, most: int) -> Frame:
+    """The message in these bytes, whatever it holds; its tensors are fresh copies.
+
+    The sizes in its heads are checked against the bytes that are there before any tensor is made.
+
+    most: the largest number of bytes that a message may have.
+
+    Raises:
+        FrameError: for a message that is too long, damaged, of another version or kind, or whose sizes do not agree.
+    """
+    view = memoryview(data)
+    if len(view) > most:
+        raise FrameError(f"a message of at most {most} bytes was expected, found {len(view)}.")
+    if len(view) < _HEADER.size + CHECKSUM:
+        raise FrameError(f"a message has at least {_HEADER.size + CHECKSUM} bytes, found {len(view)}.")
+    kind, count, round_, attempt, ask, length = _open(view)
+    payload = view[_HEADER.size : -CHECKSUM]
+    if kind not in KINDS or length != len(payload):
+        raise FrameError(f"a {kind} message of {length} bytes was announced, found {len(payload)}.")
+    specs, position = _heads(payload, count)
+    if any(dimension > most for _, shape in specs.values() for dimension in shape):
+        raise FrameError(f"a buffer of a {kind} message has a dimension above the {most} bytes that it may have.")
+    announced = sum(prod(shape) * dtype.itemsize for dtype, shape in specs.values())
+    if len(specs) != count or position + announced != len(payload):
+        raise FrameError(f"the heads of a {kind} message announce {announced} bytes, found {len(payload) - position}.")
+    return Frame(kind, round_, attempt, ask, _buffers(payload, position, specs))
 
 
 def expected_size(expected: Expected) -> int:
@@ -153,8 +190,44 @@ def _read_tensors(payload: memoryview, expected: Expected) -> dict[str, Tensor]:
         if bytes(payload[position : position + len(head) + len(raw)]) != head + raw:
             raise FrameError(f"the message must hold {name!r} as {dtype} of shape {shape} here, and does not.")
         position += len(head) + len(raw)
+    return _buffers(payload, position, expected.tensors)
+
+
+def _open(view: memoryview) -> tuple[str, int, int, int, int, int]:
+    """Kind, number of buffers, round, attempt, ask and payload length of a message that is whole."""
+    body, checksum = view[:-CHECKSUM], bytes(view[-CHECKSUM:])
+    magic, version, kind, count, round_, attempt, ask, length = _HEADER.unpack_from(body)
+    if magic != MAGIC or version != VERSION:
+        raise FrameError(f"a frame of version {VERSION} was expected, found magic {magic!r}, version {version}.")
+    if hashlib.blake2b(body, digest_size=CHECKSUM).digest() != checksum:
+        raise FrameError("the checksum does not match: the message was damaged on its way.")
+    return KINDS[kind] if kind < len(KINDS) else f"kind {kind}", count, round_, attempt, ask, length
+
+
+def _heads(payload: memoryview, count: int) -> tuple[dict[str, Spec], int]:
+    """The dtype and shape of each buffer by name, and where the first buffer begins."""
+    specs: dict[str, Spec] = {}
+    position = 0
+    try:
+        for _ in range(count):
+            length, code, dims = struct.unpack_from("<BBB", payload, position)
+            position += 3
+            if code >= len(DTYPES) or dims > _MAX_DIMS:
+                raise FrameError(f"a buffer has the number type {code} and {dims} dimensions, which no message has.")
+            shape = struct.unpack_from(f"<{dims}Q", payload, position)
+            position += 8 * dims
+            name = bytes(payload[position : position + length]).decode()
+            position += length
+            specs[name] = (DTYPES[code], shape)
+    except (struct.error, UnicodeDecodeError) as error:
+        raise FrameError(f"the heads of a message are cut short or damaged ({error}).") from error
+    return specs, position
+
+
+def _buffers(payload: memoryview, position: int, specs: Mapping[str, Spec]) -> dict[str, Tensor]:
+    """The tensors that lie one after another from this place on."""
     tensors: dict[str, Tensor] = {}
-    for name, (dtype, shape) in expected.tensors.items():
+    for name, (dtype, shape) in specs.items():
         length = prod(shape) * dtype.itemsize
         chunk = bytearray(payload[position : position + length])
         tensors[name] = (torch.frombuffer(chunk, dtype=dtype) if length else torch.empty(0, dtype=dtype)).reshape(shape)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from headway.client.participant import Outcome, Participant
+from headway.client.participant import ClientAlgorithm, Outcome
 from headway.engines.engine import Job
 from headway.engines.fallbacks import failure
 from headway.model.module_checks import untouched
@@ -22,7 +22,7 @@ APART = 0.05  # of the length of what one client sends: beyond it is no rounding
 ROUNDING = 1e-6  # of a single number
 
 
-def crew_trouble(job: Job, runner: Participant, lanes: BatchedSGD, intake: UpdateCollector, ask: Ask) -> str | None:
+def crew_trouble(job: Job, runner: ClientAlgorithm, lanes: BatchedSGD, intake: UpdateCollector, ask: Ask) -> str | None:
     """Why the clients of an ask cannot train side by side, as a phrase; `None` if they can.
 
     They make the steps of the ask on few examples, side by side and one at a time, and send, and are counted; all is
@@ -52,7 +52,7 @@ def crew_trouble(job: Job, runner: Participant, lanes: BatchedSGD, intake: Updat
 
 
 def _beside(
-    runner: Participant, lanes: BatchedSGD, intake: UpdateCollector, crew: ClientBatch, ask: Ask
+    runner: ClientAlgorithm, lanes: BatchedSGD, intake: UpdateCollector, crew: ClientBatch, ask: Ask
 ) -> tuple[ClientBatch, Outcome, Mapping[str, Tensor]]:
     """The crew in the order of its lanes, what it sends, and what that adds up to."""
     crew, plan = lanes.plan(crew, ask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from headway.client.participant import Participant
+from headway.client.participant import ClientAlgorithm
 from headway.core.flow import Flow
 from headway.engines.engine import Job
 from headway.model.device import Device
@@ -31,7 +31,7 @@ class ClientSetup:
     measure: bool
     device: Device
     flat_module: FlatModule
-    participant: Participant
+    participant: ClientAlgorithm
     guard: Promise
     collector: UpdateCollector
     summed: dict[str, int]
@@ -51,7 +51,7 @@ class ClientSetup:
         examine(flat_module, job.data.store.rows(0, EXAMINED))
         with untouched(flat_module):
             check_shapes(flat_module, [job.data.store, *([] if job.data.central is None else [job.data.central])])
-        participant = Participant(job.algorithm, flat_module, flows, job.key, measure)
+        participant = ClientAlgorithm(job.algorithm, flat_module, flows, job.key, measure)
         participant.check(job.data.train_sizes.tolist())
         size, statistics = flat_module.layout.size, 0
         if job.task.buffers == "average" and flat_module.has_statistics:

@@ -1,0 +1,146 @@
+"""Every request and reply survives the wire, and bytes that are none are refused with a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from headway.core.errors import FrameError
+from headway.core.update import Update
+from headway.protocol import wire
+from headway.protocol.messages import (
+    Declined,
+    Evaluate,
+    Exchange,
+    ExchangeReply,
+    Measure,
+    Message,
+    Reply,
+    Request,
+    Scores,
+    Settle,
+    Settled,
+    Train,
+    UpdateReply,
+)
+from headway.protocol.wire_messages import Binding, decode_reply, decode_request, encode_reply, encode_request
+
+MOST = 10_000
+BINDING = Binding(5, 1, 2)
+MESSAGE = Message(torch.randn(4), {"Scaffold": {"variate": torch.randn(4)}}, torch.randn(2))
+PRIVATE = {"share": torch.tensor([3, 4])}
+REQUESTS = [
+    Train(MESSAGE, 5, 1, PRIVATE, steps=7),
+    Train(MESSAGE, 5, 1),
+    Evaluate(Message(torch.randn(3, dtype=torch.float64)), 5, 1),
+    Measure(MESSAGE, 5, 1),
+    Exchange(MESSAGE, 5, 1, PRIVATE, name="advertise é"),
+    Settle(round=5, attempt=1, counted=False),
+    Settle(round=5, attempt=1),
+]
+REPLIES = [
+    UpdateReply(Update.of(torch.randn(4), 3.0, control=torch.randn(4)).with_sums(tau=torch.tensor(2.0))),
+    UpdateReply(Update.of(torch.randn(4), 3.0), {"examples": 3.0, "steps": 2.0, "train_loss": float("nan")}),
+    Scores({"accuracy": 0.25, "loss": 1.5}, 8),
+    Scores({}, 0),
+    ExchangeReply({"public": torch.tensor([1, 2])}),
+    Declined("rejected", "its local training ended with NaN"),
+    Declined("dropped", ""),
+    Settled(),
+]
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other) and one.dtype == other.dtype
+    if isinstance(one, (Request, Reply, Message, Update)):
+        own = type(one) is type(other)
+        return own and all(same(getattr(one, each.name), getattr(other, each.name)) for each in fields(one))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    return one == other or (one != one and other != other)
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda each: type(each).__name__)
+def test_a_request_arrives_as_it_was_sent(request_) -> None:
+    received, binding = decode_request(encode_request(request_, 2), MOST)
+    assert same(request_, received)
+    assert binding == BINDING
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda each: type(each).__name__)
+def test_a_reply_arrives_as_it_was_sent(reply) -> None:
+    assert same(reply, decode_reply(encode_reply(reply, BINDING), BINDING, MOST))
+
+
+def test_a_reply_to_another_request_is_refused() -> None:
+    data = encode_reply(Settled(), BINDING)
+    for other in (Binding(4, 1, 2), Binding(5, 0, 2), Binding(5, 1, 3)):
+        with pytest.raises(FrameError, match="was expected, found one to"):
+            decode_reply(data, other, MOST)
+
+
+def test_a_request_is_no_reply_and_a_reply_no_request() -> None:
+    with pytest.raises(FrameError, match="a request was expected, found a settled message"):
+        decode_request(encode_reply(Settled(), BINDING), MOST)
+    with pytest.raises(FrameError, match="a reply was expected, found a train message"):
+        decode_reply(encode_request(REQUESTS[0], 2), BINDING, MOST)
+
+
+@pytest.mark.parametrize("kind", ["train", "exchange", "settle", "measure"])
+def test_a_request_that_lacks_a_tensor_is_refused(kind) -> None:
+    with pytest.raises(FrameError, match=f"a {kind} request lacks a tensor"):
+        decode_request(wire.encode(wire.Frame(kind, 1, 0, 0, {})), MOST)
+
+
+@pytest.mark.parametrize("kind", ["update", "scores", "declined"])
+def test_a_reply_that_lacks_a_tensor_is_refused(kind) -> None:
+    with pytest.raises(FrameError, match=f"a {kind} reply lacks a tensor"):
+        decode_reply(wire.encode(wire.Frame(kind, 5, 1, 2, {})), BINDING, MOST)
+
+
+def test_a_message_longer_than_a_receiver_allows_is_refused_unread() -> None:
+    with pytest.raises(FrameError, match="at most 20 bytes was expected"):
+        decode_request(encode_request(REQUESTS[0]), 20)
+
+
+def test_every_flipped_byte_and_every_truncation_is_refused() -> None:
+    data = encode_request(REQUESTS[0])
+    for place in range(len(data)):
+        with pytest.raises(FrameError):
+            decode_request(data[:place], MOST)
+        with pytest.raises(FrameError):
+            decode_request(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :], MOST)
+
+
+def forged(change) -> bytes:
+    """A message whose checksum is right and whose heads were changed."""
+    import hashlib
+
+    body = bytearray(wire.encode(wire.Frame("settled", 0, 0, 0, {"x": torch.zeros(2)}))[: -wire.CHECKSUM])
+    change(body)
+    return bytes(body) + hashlib.blake2b(bytes(body), digest_size=wire.CHECKSUM).digest()
+
+
+HEAD = wire._HEADER.size
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        (HEAD, 200, "heads of a message are cut short|announce"),  # the length of a name
+        (HEAD + 1, 99, "number type 99"),
+        (HEAD + 2, 9, "9 dimensions"),
+        (HEAD + 3, 255, "announce"),
+        (HEAD + 10, 255, "a dimension above"),
+        (6, 200, "cut short|number type|dimensions"),  # the number of buffers
+        (5, 77, "kind 77"),
+        (20, 200, "announced"),  # the length of the payload
+    ],
+)
+def test_heads_that_lie_are_refused_before_a_tensor_is_made(monkeypatch, place, value, reason) -> None:
+    monkeypatch.setattr(torch, "frombuffer", lambda *_, **__: pytest.fail("a tensor was made"))
+    with pytest.raises(FrameError, match=reason):
+        wire.read(forged(lambda body: body.__setitem__(place, value)), MOST)
