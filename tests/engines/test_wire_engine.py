@@ -8,8 +8,8 @@ from conformance.teststages import FixedPoint, PairwiseMasks
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.client.remote_client import RemoteClient
 from headway.core.errors import FrameError
-from headway.engines import wire_engine
 from headway.engines.wire_engine import WireEngine
 
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, momentum=0.5, last_batch="merge")
@@ -97,7 +97,7 @@ def test_clients_that_decline_are_reported(monkeypatch):
 
 
 def test_only_bytes_pass_and_a_damaged_reply_is_refused(monkeypatch):
-    passed, serve = [], wire_engine.RemoteClient.serve
+    passed, serve = [], RemoteClient.serve
 
     def damaged(self, data):
         passed.append(data)
@@ -105,7 +105,7 @@ def test_only_bytes_pass_and_a_damaged_reply_is_refused(monkeypatch):
         passed.append(reply)
         return reply if len(passed) < 6 else reply[:-20] + bytes([reply[-20] ^ 1]) + reply[-19:]
 
-    monkeypatch.setattr(wire_engine.RemoteClient, "serve", damaged)
+    monkeypatch.setattr(RemoteClient, "serve", damaged)
     with pytest.raises(FrameError, match="damaged on its way"):
         final(WireEngine(), CHAINS["fedavg"])
     assert len(passed) == 6

@@ -17,7 +17,6 @@ from headway.model.blame import stage_of
 from headway.model.module_checks import untouched
 from headway.protocol.effects import EffectHandler, drive
 from headway.protocol.messages import Answer, Ask, Exchange, Message
-from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
 from headway.server.collector import GroupResult
 
@@ -97,7 +96,8 @@ def _train(setup: ClientSetup, state: State, client: str) -> None:
         for name in _senders(setup, client):
             setup.collector.count(here, name, outcome, done)
         total.add_group(done.group)
-        return Answer(total=total, reports=Reports([client]))
+        reports = setup.collector.reports_of([client], (0.0, 0, 0), 0, 0, 0.0, 0.0, 0.0)
+        return Answer(total=total, reports=reports)
 
     population, layout = len(job.data.clients), setup.flat_module.layout
     rounds = algorithm.round(state, (client,), key=job.key, layout=layout, flows=setup.flows, population=population)

@@ -6,9 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import final
 
-from headway.client.client_object import Participant
-from headway.client.participant import Outcome
-from headway.client_state.store import MemoryStore
+from headway.client.remote_client import RemoteClient
 from headway.core import stopping
 from headway.core.errors import ConfigError, UpdateRejected
 from headway.core.flow import EngineFacts
@@ -16,7 +14,6 @@ from headway.core.update import Tensors, Update
 from headway.engines.engine import Engine, Job
 from headway.engines.executors.client_setup import ClientSetup
 from headway.engines.grouping import groups_of
-from headway.model.device import Device
 from headway.protocol import wire
 from headway.protocol.messages import (
     Answer,
@@ -34,23 +31,10 @@ from headway.protocol.messages import (
 )
 from headway.protocol.reports import Reports, columns_of
 from headway.protocol.sums import ExactTotal
-from headway.protocol.wire_messages import Binding, decode_reply, decode_request, encode_reply, encode_request
+from headway.protocol.wire_messages import Binding, decode_reply, encode_request
 from headway.server.collector import GroupResult, answered
-from headway.training.trainer import Trained
 
 MOST = 1 << 32  # bytes of a message
-
-
-class RemoteClient:
-    """A client's side of the wire: bytes in, bytes out."""
-
-    def __init__(self, participant: Participant) -> None:
-        self.participant = participant
-
-    def serve(self, data: bytes) -> bytes:
-        """The reply, as bytes, to a request."""
-        request, binding = decode_request(data, MOST)
-        return encode_reply(self.participant.answer(request), binding)
 
 
 @final
@@ -76,7 +60,7 @@ class WireEngine(Engine):
         """Makes ready; clients are made when they are first asked."""
         self.job, self.population = job, job.data.clients
         flows = job.algorithm.flows(self.facts, population=len(self.population))
-        self.setup = ClientSetup.of(job, flows, False, Device(), False)
+        self.setup = ClientSetup.of(job, flows, False, self.site, False)
         self.remote: dict[str, RemoteClient] = {}
         self.trained: dict[str, Request] = {}  # requests to train whose round is not settled
 
@@ -113,14 +97,8 @@ class WireEngine(Engine):
     def _client(self, client: str) -> RemoteClient:
         """The other side, with the memory that the client has in the run's store."""
         if client not in self.remote:
-            memory, data = MemoryStore((client,)), self.setup.job.data
-            if (kept := self.job.memory.get(client)) is not None:
-                memory.propose(client, (-1, 0), kept)
-                memory.settle((-1, 0), [client])
-            test = data.test_of(client) if client in data.test else None
-            self.remote[client] = RemoteClient(
-                Participant(client, self.setup.participant, data.train_of(client), test, memory)
-            )
+            kept = self.job.memory.get(client)
+            self.remote[client] = RemoteClient.of(client, self.setup.participant, self.setup.job.data, kept, MOST)
         return self.remote[client]
 
     def _train(self, ask: Ask) -> Answer:
@@ -147,8 +125,7 @@ class WireEngine(Engine):
         examples, steps = int(figures.get("examples", 0)), int(figures.get("steps", 0))
         try:
             norm = self.setup.guard.check(update, client, len(self.job.data.train[client]))
-            trained = Trained(update.delta, steps, 0.0, 0.0, figures.get("train_loss", 0.0))
-            self.setup.collector.count(ask, client, Outcome(update, {}, trained), result)
+            self.setup.collector.count_received(ask, client, update, result)
         except UpdateRejected as refusal:
             return Reports([client], "rejected", seconds=seconds, bytes_down=down, reasons=refusal.reason)
         numbers = (examples, steps, norm, figures.get("train_loss", 0.0), float(update.weight))
@@ -171,7 +148,7 @@ class WireEngine(Engine):
         for client, request in self.trained.items():
             verdict = Settle(round=request.round, attempt=request.attempt, counted=client in counted)
             self._exchange(client, verdict, ask.number)
-            if client in counted and (kept := self._client(client).participant.memory.get(client)) is not None:
+            if client in counted and (kept := self._client(client).memory) is not None:
                 self.job.memory.propose(client, tag, kept)
         self.trained.clear()
         self.job.memory.settle(tag, ask.cohort)

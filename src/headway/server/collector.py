@@ -21,6 +21,7 @@ from headway.protocol.messages import Answer, Ask
 from headway.protocol.reports import OneOrEach, Reports, columns_of
 from headway.protocol.sums import ExactTotal, GroupSum
 from headway.server.guard import Promise
+from headway.training.trainer import Trained
 from headway.vectorized.client_batch import ClientBatch
 
 AT_A_TIME = 1 << 23  # numbers of all lanes that are decoded at a time
@@ -83,6 +84,14 @@ class UpdateCollector:
             done.meter.add(client, measured.delta, float(term.weight))
             if trained.squares is not None:
                 done.meter.add_path(client, trained.squares, trained.movement)
+
+    def count_received(self, ask: Ask, client: str, update: Update, done: GroupResult) -> None:
+        """Adds an update that came over a wire, without what training measured at the client.
+
+        Raises:
+            UpdateRejected: as `count`.
+        """
+        self.count(ask, client, Outcome(update, {}, Trained(update.delta, 0, 0.0, 0.0, 0.0)), done)
 
     def count_crew(self, ask: Ask, crew: ClientBatch, outcome: Outcome, done: GroupResult) -> bool:
         """Adds all updates of a crew; False, and nothing is added, if one is longer than was promised."""
