@@ -45,5 +45,5 @@ def test_alarms_are_one_line_in_ten_rounds_and_whole_in_json():
     assert shown == [f"round {r}: [red]x[/red] pulls against the other clients." for r in (1, 11, 21)]
     record = json.loads(json.dumps(_record(report)))
     assert record["alarms"] == [
-        {"kind": "against", "clients": ["[red]x[/red]"], "camps": [], "text": alarm.text},
+        {"kind": "against", "clients": ["[red]x[/red]"], "clusters": [], "text": alarm.text},
     ]

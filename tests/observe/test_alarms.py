@@ -10,7 +10,7 @@ from toys import linear_task
 import headway as hw
 from headway.numerics.keys import Key
 from headway.observe.alarms import EVERY, HORIZON, AlarmWatch, Figures, Lines, alarms, common_labels
-from headway.observe.client_clusters import find_camps
+from headway.observe.client_clusters import find_clusters
 from headway.observe.drift import DriftMeter
 from headway.observe.journal import Journal
 
@@ -47,44 +47,44 @@ ALIKE, LIAR = [1] * 8, [1, 1, 1, -1, 1, 1, 1, 1]
 TWO = [1, 2, 1, 2, 1, 2, 1, 1]
 
 
-class TestCamps:
-    def test_two_camps_are_named_and_what_they_have_in_common(self):
+class TestClusters:
+    def test_two_clusters_are_named_and_what_they_have_in_common(self):
         labels = {f"c{i:02d}": (9, 1, 0, 0, 0) if d == 1 else (0, 0, 1, 5, 5) for i, d in enumerate(TWO)}
         (alarm,) = after([TWO] * 3, labels)
-        assert alarm.kind == "camps"
-        assert alarm.camps == (("c00", "c02", "c04", "c06", "c07"), ("c01", "c03", "c05"))
+        assert alarm.kind == "clusters"
+        assert alarm.clusters == (("c00", "c02", "c04", "c06", "c07"), ("c01", "c03", "c05"))
         assert alarm.clients == tuple(f"c{i:02d}" for i in range(8))
         assert "c00, c02, c04, c06, c07 (mostly label 0) and c01, c03, c05 (mostly labels 3, 4);" in alarm.text
-        assert alarm.numbers["camps"] == 2
-        assert alarm.numbers["within_camps"] > 0.9
-        assert abs(alarm.numbers["between_camps"]) < 0.1
+        assert alarm.numbers["clusters"] == 2
+        assert alarm.numbers["within_clusters"] > 0.9
+        assert abs(alarm.numbers["between_clusters"]) < 0.1
 
-    def test_three_camps_and_one_alone(self):
+    def test_three_clusters_and_one_alone(self):
         (alarm,) = after([[1, 1, 1, 2, 2, 2, 3, 3, 4]] * 3)
-        assert [len(camp) for camp in alarm.camps] == [3, 3, 2]
+        assert [len(cluster) for cluster in alarm.clusters] == [3, 3, 2]
         assert "c08" not in alarm.clients
 
-    def test_two_rounds_are_not_enough_and_camps_must_stay_the_same(self):
+    def test_two_rounds_are_not_enough_and_clusters_must_stay_the_same(self):
         assert after([ALIKE, TWO, TWO]) == ()
         shuffled = [TWO, [1, 1, 2, 2, 1, 1, 1, 2], [2, 1, 1, 1, 1, 2, 2, 1]]
         assert after(shuffled) == ()
-        assert all(figures(cohort(each)).cohort["camps"] == 2 for each in shuffled)
+        assert all(figures(cohort(each)).cohort["clusters"] == 2 for each in shuffled)
 
-    def test_a_camp_by_another_number_is_the_same_camp(self):
-        """Who is absent changes which camp is the larger."""
+    def test_a_cluster_by_another_number_is_the_same_camp(self):
+        """Who is absent changes which cluster is the larger."""
         rounds = [figures(cohort([1, 1, 1, 1, 2, 2, 2]), 1)]
         fewer = {c: d for c, d in cohort([1, 1, 1, 1, 2, 2, 2], seed=1).items() if c != "c00"}
         fewer |= {"c07": cohort([2] * 8, seed=1)["c07"]}
         rounds += [figures(fewer, 2), figures(fewer, 3)]
-        assert rounds[0].clients["c04"]["camp"] != rounds[2].clients["c04"]["camp"]
-        assert [alarm.kind for alarm in alarms(rounds)] == ["camps"]
+        assert rounds[0].clients["c04"]["cluster"] != rounds[2].clients["c04"]["cluster"]
+        assert [alarm.kind for alarm in alarms(rounds)] == ["clusters"]
 
-    def test_directions_without_structure_are_no_camps(self):
+    def test_directions_without_structure_are_no_clusters(self):
         for seed in range(30):
             scattered = torch.randn(12, 15, generator=torch.Generator().manual_seed(seed))
-            assert find_camps([f"c{i}" for i in range(12)], scattered @ scattered.T) is None
+            assert find_clusters([f"c{i}" for i in range(12)], scattered @ scattered.T) is None
 
-    def test_scatter_about_zero_along_one_line_is_seldom_taken_for_camps(self):
+    def test_scatter_about_zero_along_one_line_is_seldom_taken_for_clusters(self):
         """Cosines are +1 or -1 there although nothing divides the clients; the lengths tell."""
         names, by_lengths, by_directions = [f"c{i}" for i in range(12)], 0, 0
         for seed in range(100):
@@ -92,8 +92,8 @@ class TestCamps:
             line, across = torch.randn(12, 1, generator=generator), torch.randn(12, 15, generator=generator)
             scattered = torch.cat([line, 0.1 * across], dim=1)
             directions = torch.nn.functional.normalize(scattered, dim=1)
-            by_lengths += find_camps(names, scattered @ scattered.T) is not None
-            by_directions += find_camps(names, directions @ directions.T) is not None
+            by_lengths += find_clusters(names, scattered @ scattered.T) is not None
+            by_directions += find_clusters(names, directions @ directions.T) is not None
         assert by_lengths <= 25
         assert by_directions >= 50
 
@@ -148,7 +148,7 @@ class TestAbove:
 def test_the_order_of_clients_does_not_matter():
     rounds = [cohort(TWO, seed=r) | {"d": cohort([-1], seed=r)["c00"] * 9} for r in range(3)]
     expected = alarms([figures(deltas, r) for r, deltas in enumerate(rounds)])
-    assert {a.kind for a in expected} >= {"camps", "above"}
+    assert {a.kind for a in expected} >= {"clusters", "above"}
     for seed in range(5):
         order = list(rounds[0])
         random.Random(seed).shuffle(order)
@@ -213,13 +213,13 @@ class TestInARun:
             checkpoint_every=1,
         )
 
-    def test_camps_are_raised_and_journalled(self, tmp_path):
+    def test_clusters_are_raised_and_journalled(self, tmp_path):
         run = self.run(tmp_path / "run")
         reports = list(run)
         run.close()
         (alarm,) = reports[-1].alarms
-        assert alarm.kind == "camps"
-        assert set(alarm.camps) == {("c00", "c02", "c04", "c06"), ("c01", "c03", "c05", "c07")}
+        assert alarm.kind == "clusters"
+        assert set(alarm.clusters) == {("c00", "c02", "c04", "c06"), ("c01", "c03", "c05", "c07")}
         journal = Journal(tmp_path / "run" / "journal.sqlite")
         rows = journal.rows("alarms")
         assert [row["round"] for row in rows] == [r.round for r in reports if r.alarms]
@@ -227,7 +227,7 @@ class TestInARun:
         assert journal.figures(after=4) == [
             Figures(
                 r.round,
-                {c: {k: v for k, v in f.items() if k in ("agreement", "camp", "norm")} for c, f in found.items()},
+                {c: {k: v for k, v in f.items() if k in ("agreement", "cluster", "norm")} for c, f in found.items()},
                 r.drift,
             )
             for r in reports[4:]
@@ -276,3 +276,14 @@ def test_a_watch_recalls_what_it_saw():
     recalled.restart(rounds[:3])
     assert recalled.alarms_after(rounds[3]) == seen.alarms_after(rounds[3]) != ()
     assert seen.alarms_after(Figures(5, {}, {})) == ()
+
+
+def test_a_journal_of_an_earlier_version_is_read_by_its_names(tmp_path):
+    book = Journal(tmp_path / "journal.sqlite")
+    rows = [(1, "drift", "camps", 2.0), (1, "drift", "within_camps", 0.9), (1, "client:a", "camp", 1.0)]
+    with book._connection as connection:
+        connection.executemany("INSERT INTO metrics VALUES (?,?,?,?)", rows)
+    (figures_,) = book.figures(after=0)
+    assert figures_.cohort == {"clusters": 2.0, "within_clusters": 0.9}
+    assert figures_.clients == {"a": {"cluster": 1.0}}
+    book.close()

@@ -227,7 +227,7 @@ def _record(report: RoundReport) -> dict[str, Any]:
         "drift": dict(report.drift),
         "clock": dict(report.clock),
         "alarms": [
-            {"kind": a.kind, "clients": list(a.clients), "camps": [list(camp) for camp in a.camps], "text": a.text}
+            {"kind": a.kind, "clients": list(a.clients), "clusters": list(map(list, a.clusters)), "text": a.text}
             for a in report.alarms
         ],
         "notes": list(report.notes),

@@ -1,11 +1,11 @@
-"""Which clients pull where: alarms from the drift of the last rounds.
+"""Alarms from the drift of the last rounds: clients that pull against or far beyond the others, and clusters.
 
     against   a client's agreement, its mean cosine to the others, was below -0.15 in each of its last 3 rounds, while
               the others agreed with each other
     above     a client's update was far longer than the cohort's median in each of its last 3 rounds
-    camps     the cohort fell apart into the same groups in each of the last 3 rounds in which they met
+    clusters     the cohort fell apart into the same groups in each of the last 3 rounds in which they met
 
-One round alone raises nothing: noise turns, and what a client's data do to it stays.
+One round alone raises nothing: noise changes its direction, and the influence of a client's data stays.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from headway.observe.round_report import Alarm, RoundReport
 ROUNDS = 3  # in a row that a client was in
 HORIZON = 30  # rounds that are looked back at
 AGAINST = -0.15  # agreement below which a client pulls against the others, and not merely across
-AGREED = 0.5  # mean cosine among the others from which they have a common direction
-FEWEST = 5  # clients from which a median says something
+OTHERS_AGREE = 0.5  # mean cosine among the others from which they have a common direction
+FEWEST = 5  # clients from which a median is meaningful
 DEVIATIONS = 6.0  # median absolute deviations, scaled to a normal's standard deviation ...
 TIMES = 4.0  # ... and times the median, above which a norm is far above the cohort
 EVERY = 10  # rounds between two lines about one kind of alarm
@@ -33,7 +33,7 @@ Labels = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The drift of one round: each client's figures ("norm", "agreement", "camp") and the cohort's, by name."""
+    """The drift of one round: each client's figures ("norm", "agreement", "cluster") and the cohort's, by name."""
 
     round: int
     clients: Mapping[str, Mapping[str, float]]
@@ -74,14 +74,14 @@ class AlarmWatch(Observer):
 
 
 def alarms(history: Sequence[Figures], labels: Labels | None = None) -> tuple[Alarm, ...]:
-    """What stands out after the last of these rounds; a pure function of them.
+    """The alarms after the last of these rounds; a pure function of them.
 
     history: oldest first, of which the last 30 rounds count.
     """
     if not history:
         return ()
     recent = [figures for figures in history if figures.round > history[-1].round - HORIZON][::-1]
-    raised = (_against(recent, labels or {}), _above(recent, labels or {}), _camps(recent, labels or {}))
+    raised = (_against(recent, labels or {}), _above(recent, labels or {}), _clusters(recent, labels or {}))
     return tuple(alarm for alarm in raised if alarm is not None)
 
 
@@ -95,18 +95,18 @@ def _against(recent: Sequence[Figures], labels: Labels) -> Alarm | None:
     def agreement(figures: Figures, client: str) -> float:
         own, count = figures.clients[client]["agreement"], len(figures.clients)
         others = (count * figures.cohort["alignment"] - 2 * own) / (count - 2) if count > 2 else 0.0
-        return own if others >= AGREED else 0.0
+        return own if others >= OTHERS_AGREE else 0.0
 
-    found = _persistent(recent, agreement, lambda value: value < AGAINST)
-    if not found:
+    means = _persistent(recent, agreement, lambda value: value < AGAINST)
+    if not means:
         return None
-    told = _list(_named(client, f"{found[client]:.2f}", _labels([client], labels)) for client in found)
-    pulls = "pulls" if len(found) == 1 else "pull"
+    names = _list(_named(client, f"{mean:.2f}", _labels([client], labels)) for client, mean in means.items())
+    pulls = "pulls" if len(means) == 1 else "pull"
     return Alarm(
         "against",
-        tuple(found),
-        f"{told} {pulls} against the other clients: mean cosine to them, in its last {ROUNDS} rounds.",
-        {f"agreement of {client}": value for client, value in found.items()},
+        tuple(means),
+        f"{names} {pulls} against the other clients: mean cosine to them, in its last {ROUNDS} rounds.",
+        {f"agreement of {client}": value for client, value in means.items()},
     )
 
 
@@ -119,15 +119,17 @@ def _above(recent: Sequence[Figures], labels: Labels) -> Alarm | None:
         norm = figures.clients[client]["norm"]
         return norm / median if norm > limit else 0.0
 
-    found = _persistent(recent, times, lambda value: value > 0)
-    if not found:
+    means = _persistent(recent, times, lambda value: value > 0)
+    if not means:
         return None
-    told = _list(_named(client, f"{found[client]:.3g} times the median", _labels([client], labels)) for client in found)
+    names = _list(
+        _named(client, f"{mean:.3g} times the median", _labels([client], labels)) for client, mean in means.items()
+    )
     return Alarm(
         "above",
-        tuple(found),
-        f"the updates of {told} are far longer than the cohort's, {ROUNDS} rounds in a row.",
-        {f"times the median of {client}": value for client, value in found.items()},
+        tuple(means),
+        f"the updates of {names} are far longer than the cohort's, {ROUNDS} rounds in a row.",
+        {f"times the median of {client}": value for client, value in means.items()},
     )
 
 
@@ -143,36 +145,36 @@ def _limit(norms: Sequence[float]) -> tuple[float, float]:
     return median, max(median + DEVIATIONS * spread, TIMES * median)
 
 
-def _camps(recent: Sequence[Figures], labels: Labels) -> Alarm | None:
-    """The camps of the last round, if they are those of the rounds before."""
+def _clusters(recent: Sequence[Figures], labels: Labels) -> Alarm | None:
+    """The clusters of the last round, if they are those of the rounds before."""
     numbers = recent[0].cohort
-    rounds = [_camp_of(figures) for figures in recent[:ROUNDS]]
-    if len(rounds) < ROUNDS or not all(_same_camps(rounds[0], earlier) for earlier in rounds[1:]):
+    rounds = [_cluster_of(figures) for figures in recent[:ROUNDS]]
+    if len(rounds) < ROUNDS or not all(_same_clusters(rounds[0], earlier) for earlier in rounds[1:]):
         return None
     count = int(max(rounds[0].values()))
-    camps = tuple(tuple(sorted(c for c, camp in rounds[0].items() if camp == n)) for n in range(1, count + 1))
-    told = " and ".join(_named(_list(camp, most=6), _labels(camp, labels)) for camp in camps)
-    within, between = numbers["within_camps"], numbers["between_camps"]
+    clusters = tuple(tuple(sorted(c for c, cluster in rounds[0].items() if cluster == n)) for n in range(1, count + 1))
+    groups = " and ".join(_named(_list(cluster, most=6), _labels(cluster, labels)) for cluster in clusters)
+    within, between = numbers["within_clusters"], numbers["between_clusters"]
     return Alarm(
-        "camps",
+        "clusters",
         tuple(sorted(rounds[0])),
-        f"the cohort pulls in {count} directions: {told}; mean cosine {within:.2f} within a camp and {between:.2f} "
-        f"between camps, {ROUNDS} rounds in a row.",
-        {name: numbers[name] for name in ("camps", "separation", "within_camps", "between_camps")},
-        camps,
+        f"the cohort pulls in {count} directions: {groups}; mean cosine {within:.2f} within a cluster and "
+        f"{between:.2f} between clusters, {ROUNDS} rounds in a row.",
+        {name: numbers[name] for name in ("clusters", "separation", "within_clusters", "between_clusters")},
+        clusters,
     )
 
 
-def _camp_of(figures: Figures) -> dict[str, float]:
-    return {client: own["camp"] for client, own in figures.clients.items() if "camp" in own}
+def _cluster_of(figures: Figures) -> dict[str, float]:
+    return {client: own["cluster"] for client, own in figures.clients.items() if "cluster" in own}
 
 
-def _same_camps(now: Mapping[str, float], earlier: Mapping[str, float]) -> bool:
-    """Whether nine in ten clients that were in camps both times stood with the same others."""
+def _same_clusters(now: Mapping[str, float], earlier: Mapping[str, float]) -> bool:
+    """Whether nine in ten clients that were in clusters both times stood with the same others."""
     met = Counter((now[client], earlier[client]) for client in now.keys() & earlier.keys())
     homes: dict[float, tuple[int, float]] = {}
-    for (camp, old), count in met.items():
-        homes[camp] = max(homes.get(camp, (0, 0.0)), (count, -old))
+    for (cluster, old), count in met.items():
+        homes[cluster] = max(homes.get(cluster, (0, 0.0)), (count, -old))
     distinct = {old for _, old in homes.values()}
     kept = sum(count for count, _ in homes.values())
     return len(homes) >= 2 and len(distinct) == len(homes) and kept >= 0.9 * met.total()
@@ -181,15 +183,15 @@ def _same_camps(now: Mapping[str, float], earlier: Mapping[str, float]) -> bool:
 def _persistent(
     recent: Sequence[Figures], value: Callable[[Figures, str], float], holds: Callable[[float], bool]
 ) -> dict[str, float]:
-    """The clients of the last round of whom something held in each of their last rounds, with the mean value."""
-    found = {}
+    """The mean value of each client of the last round for which a condition held in each of its last rounds."""
+    means = {}
     for client in sorted(recent[0].clients):
         if not holds(value(recent[0], client)):
             continue
         values = [value(figures, client) for figures in recent if client in figures.clients][:ROUNDS]
         if len(values) == ROUNDS and all(map(holds, values)):
-            found[client] = statistics.fmean(values)
-    return found
+            means[client] = statistics.fmean(values)
+    return means
 
 
 def common_labels(clients: Iterable[str], labels: Labels) -> tuple[int, ...]:
@@ -222,28 +224,28 @@ def _sum(counts: Iterable[Sequence[int]]) -> list[int]:
 
 
 def _labels(clients: Iterable[str], labels: Labels) -> str:
-    """What they have in common, in words."""
+    """The labels that clients have in common, as text."""
     most = common_labels(clients, labels)
     return f"mostly label{'s' * (len(most) > 1)} {', '.join(map(str, most))}" if most else ""
 
 
 def _named(names: str, *about: str) -> str:
-    """Names, with what is known about them in brackets."""
+    """Names, with remarks on them in brackets."""
     known = ", ".join(filter(None, about))
     return f"{names} ({known})" if known else names
 
 
 def _list(things: Iterable[str], most: int = 4) -> str:
-    """The first few of them, and how many more."""
-    found = list(things)
-    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+    """The first few names, and the number of the others."""
+    names = list(things)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class Lines:
-    """What a screen shows of alarms: at most one line about a kind every 10 rounds, and one line at the end."""
+    """The lines about alarms on a screen: at most one for a kind every 10 rounds, and one at the end."""
 
     def __init__(self) -> None:
-        self._said: dict[str, int] = {}
+        self._last_shown: dict[str, int] = {}
         self._rounds: Counter[str] = Counter()
         self._clients: dict[str, set[str]] = {}
 
@@ -253,8 +255,8 @@ class Lines:
         for alarm in raised:
             self._rounds[alarm.kind] += 1
             self._clients.setdefault(alarm.kind, set()).update(alarm.clients)
-            if round_ - self._said.get(alarm.kind, -EVERY) >= EVERY:
-                self._said[alarm.kind] = round_
+            if round_ - self._last_shown.get(alarm.kind, -EVERY) >= EVERY:
+                self._last_shown[alarm.kind] = round_
                 lines.append(alarm.text)
         return lines
 
@@ -263,7 +265,7 @@ class Lines:
         phrases = {
             "against": "pulled against the others",
             "above": "sent updates far longer than the cohort's",
-            "camps": "stood in separate camps",
+            "clusters": "formed separate clusters",
         }
         parts = [
             f"{_list(sorted(self._clients[kind]))} {phrases[kind]} (noted in {count} round{'s' * (count > 1)})"

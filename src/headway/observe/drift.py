@@ -7,7 +7,7 @@ With d_i the clients' deltas, p_i their share of the weight and u = sum p_i d_i 
     cosine_i  = <d_i, u> / (||d_i|| ||u||)
     diversity = sum ||p_i d_i||^2 / ||u||^2               1/C where C equal clients agree
     dissimilarity = sqrt(sum p_i ||d_i||^2) / ||u||       1 where all agree
-    agreement_i = mean over j != i of cos(d_i, d_j)       which no client's length or weight can sway
+    agreement_i = mean over j != i of cos(d_i, d_j)       independent of lengths and weights
     alignment = mean over pairs of cos(d_i, d_j)
 
 All follow from the Gram matrix of the deltas.  It is exact while the cohort's deltas fit a stated budget;
@@ -35,11 +35,11 @@ from torch import Tensor
 
 from headway.numerics.gram import gram_matrix
 from headway.numerics.keys import Key
-from headway.observe.client_clusters import Camps, find_camps
+from headway.observe.client_clusters import ClientClusters, find_clusters
 
 BUDGET = 64 * 2**20  # bytes of deltas that are kept to be exact
 SKETCH = 4096  # numbers per client beyond it
-RESOLVED = 1e-6  # of the steps' squared lengths: what their float32 norms can tell apart
+RESOLVED = 1e-6  # of the steps' squared lengths: the resolution of their float32 norms
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,14 @@ class ClientDrift:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A round's drift.  estimated: from sketches, and not exact.  camps: the groups that it falls apart into."""
+    """A round's drift.  estimated: from sketches, and not exact.  clusters: the groups that it falls apart into."""
 
     clients: Mapping[str, ClientDrift]
     diversity: float
     dissimilarity: float
     alignment: float
     estimated: bool
-    camps: Camps | None = None
+    clusters: ClientClusters | None = None
 
     def numbers(self) -> dict[str, float]:
         """The round's figures, by name; headway and leeway are means over clients."""
@@ -83,13 +83,17 @@ class Drift:
             "diversity": self.diversity,
             "dissimilarity": self.dissimilarity,
             "alignment": self.alignment,
-            **({} if self.camps is None else self.camps.numbers()),
+            **({} if self.clusters is None else self.clusters.numbers()),
         }
 
     def numbers_of(self, client: str) -> dict[str, float]:
-        """One client's figures by name, with the number of its camp where it has one."""
+        """One client's figures by name, with the number of its cluster, if it has one."""
         own = self.clients[client].numbers()
-        return own if self.camps is None or client not in self.camps.of else {**own, "camp": self.camps.of[client]}
+        return (
+            own
+            if self.clusters is None or client not in self.clusters.of
+            else {**own, "cluster": self.clusters.of[client]}
+        )
 
 
 class DriftMeter:
@@ -174,7 +178,7 @@ def from_gram(clients: list[str], gram: Tensor, shares: Tensor, estimated: bool 
         dissimilarity=(float(shares @ squares) / common) ** 0.5,
         alignment=float(agreement.mean()),
         estimated=estimated,
-        camps=find_camps(clients, gram),
+        clusters=find_clusters(clients, gram),
     )
 
 

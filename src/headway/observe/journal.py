@@ -33,6 +33,12 @@ CREATE TABLE IF NOT EXISTS earlier (
 CREATE TABLE IF NOT EXISTS flying (round INTEGER, client TEXT PRIMARY KEY, asked_s REAL);
 CREATE TABLE IF NOT EXISTS notes (round INTEGER, place INTEGER, text TEXT, PRIMARY KEY (round, place));
 """
+EARLIER_NAMES = {  # of metrics, in journals of 0.1.0
+    "camp": "cluster",
+    "camps": "clusters",
+    "within_camps": "within_clusters",
+    "between_camps": "between_clusters",
+}
 TABLES = ("rounds", "clients", "metrics", "alarms", "earlier", "flying", "notes")
 
 
@@ -40,7 +46,7 @@ class Journal(Observer):
     """Appends finished rounds, one transaction each.
 
     In `metrics` the scope is "clients" (the mean over them), "central", "drift", "clock", "training" (the learning
-    rate, as "lr") or "client:NAME".  In `alarms`, clients, camps and numbers are JSON.  `earlier` has the requests
+    rate, as "lr") or "client:NAME".  In `alarms`, clients, clusters and numbers are JSON.  `earlier` has the requests
     that came to nothing, to clients that were asked again in the same round (the later request is in `clients`);
     `flying` the requests that were open after the last round.  `notes` has other events, such as batches of clients
     that trained one at a time.
@@ -136,9 +142,10 @@ class Journal(Observer):
         cohort: dict[int, dict[str, float]] = {}
         for round_, scope, name, value in self._connection.execute(
             "SELECT round, scope, name, value FROM metrics WHERE round > ? AND value IS NOT NULL"
-            " AND (scope = 'drift' OR name IN ('agreement', 'camp'))",
+            " AND (scope = 'drift' OR name IN ('agreement', 'cluster', 'camp'))",
             (after,),
         ):
+            name = EARLIER_NAMES.get(name, name)
             if scope == "drift":
                 cohort.setdefault(round_, {})[name] = value
             else:
@@ -188,7 +195,7 @@ def _alarm_rows(report: RoundReport) -> list[tuple[Any, ...]]:
             report.round,
             alarm.kind,
             json.dumps(alarm.clients),
-            json.dumps(alarm.camps),
+            json.dumps(alarm.clusters),
             alarm.text,
             json.dumps(dict(alarm.numbers)),
         )

@@ -1,4 +1,4 @@
-"""What one round was, as numbers."""
+"""The report of one round, as numbers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Literal
 from headway.protocol.messages import Answer
 from headway.protocol.reports import Reports, total
 
-AlarmKind = Literal["against", "above", "camps"]
+AlarmKind = Literal["against", "above", "clusters"]
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One thing that stands out in a round (see `observe.alarms`).
+    """One remarkable fact of a round (see `observe.alarms`).
 
-    clients: the clients concerned, sorted.  camps: for the kind "camps", their clients, the largest camp first.
+    clients: the clients concerned, sorted.  clusters: for the kind "clusters", the clients of each, the largest first.
     text: a sentence.  numbers: the figures that it rests on.
     """
 
@@ -25,7 +25,7 @@ class Alarm:
     clients: tuple[str, ...]
     text: str
     numbers: Mapping[str, float] = field(default_factory=dict)
-    camps: tuple[tuple[str, ...], ...] = ()
+    clusters: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +33,16 @@ class RoundReport:
     """One finished round.
 
     round: rounds completed.  train_loss: mean over the counted clients' examples.
-    metrics: mean over clients' own test parts, weighted by examples.  central: on the test set of nobody's.
-    clients: what became of each client asked.  earlier: asks that came to nothing, to clients that were asked again.
+    metrics: mean over clients' own test parts, weighted by examples.  central: on the central test set.
+    clients: the outcome of each client asked.  earlier: failed requests to clients that were asked again.
     Of both, any sequence of reports is kept as `Reports`.
-    flying: who was asked and may still answer in a later round, and when it was asked, in seconds of the clock.
+    flying: clients whose replies are still open, and when each was asked, in seconds of the clock.
     evaluation: each client's metrics, where it was evaluated.
-    drift: how far the updates pulled apart (see `observe.drift`), where it was measured.
+    drift: how far the updates point apart (see `observe.drift`), where it was measured.
     clock: of a simulated clock, in its seconds: when the round began and ended, and how long clients worked in vain;
     and of how many clients.
     lr: the learning rate with which clients began the round, where the trainer has one.
-    alarms: which clients pull where (see `observe.alarm`).  notes: what else happened, in sentences.
+    alarms: see `observe.alarms`.  notes: other events, in sentences.
     seconds: of training and aggregation.  bytes: as a message's frame counts them.
     """
 

@@ -208,8 +208,8 @@ def _alarms(database: sqlite3.Connection) -> tuple[Alarmed, ...]:
         return ()
     found: dict[tuple[str, str, str], Alarmed] = {}
     query = "SELECT kind, clients, camps, text, round FROM alarms ORDER BY round, kind"
-    for kind, clients, camps, words, round_ in database.execute(query):
-        about = (str(kind), str(clients), str(camps))
+    for kind, clients, clusters, words, round_ in database.execute(query):
+        about = (str(kind), str(clients), str(clusters))
         earlier = found.get(about)
         first, count = (int(round_), 0) if earlier is None else (earlier.first, earlier.count)
         found[about] = Alarmed(str(kind), str(words), count + 1, first, int(round_))
