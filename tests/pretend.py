@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from headway.data import Examples
 from headway.model.device import Device
-from headway.training import local_sgd as sgd
+from headway.training import local_loop
 from headway.vectorized import batched_sgd as lanes
 
 NOWHERE = Device(torch.device("meta"))
@@ -130,7 +130,7 @@ class _Moves(TorchFunctionMode):
 def watched(site, monkeypatch):
     """Everything inside is looked at, and the steps of one client and of lanes more closely."""
     with monkeypatch.context() as patch:
-        patch.setattr(sgd._Loop, "step", _as_step(site, sgd._Loop.step))
+        patch.setattr(local_loop.LocalLoop, "step", _as_step(site, local_loop.LocalLoop.step))
         patch.setattr(lanes.BatchedLoop, "_step", _as_step(site, lanes.BatchedLoop._step))
         with _Moves(site), _Operations(site):
             yield

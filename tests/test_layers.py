@@ -12,13 +12,13 @@ RANK = {"numerics": 0, "core": 1, "protocol": 1}
 RANK |= dict.fromkeys(("stages", "samplers", "data", "client_state"), 2)
 RANK |= {
     "model": 3,
-    "training": 3,
-    "vectorized": 3,
-    "client": 4,
-    "server": 5,
-    "engines": 5,
-    "observe": 5,
-    "experiment": 6,
+    "training": 4,
+    "vectorized": 5,
+    "client": 6,
+    "server": 7,
+    "engines": 7,
+    "observe": 7,
+    "experiment": 8,
 }
 APART = [{"stages", room} for room in ("engines", "training", "vectorized", "client", "data", "model")]
 ALLOWED_HEAVY = {"mlxtend", "pandas", "matplotlib", "pyarrow", "sklearn", "scipy", "ray", "grpc", "dp_accounting"}
@@ -32,7 +32,7 @@ def part(path: Path) -> str:
 
 
 def rank(name: str) -> int:
-    return RANK.get(name, 7)
+    return RANK.get(name, 9)
 
 
 def imports(tree: ast.AST):

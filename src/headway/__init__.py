@@ -64,7 +64,7 @@ _WHERE = {
     "RunFolderError": "core.errors",
     "Sampler": "core.sampler",
     "Scaffold": "stages",
-    "Schedule": "training.local_sgd",
+    "Schedule": "training.schedule",
     "ServerAdagrad": "stages",
     "ServerAdam": "stages",
     "ServerSGD": "stages",

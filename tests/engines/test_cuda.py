@@ -6,7 +6,7 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.training import local_sgd as sgd
+from headway.training import local_loop
 from headway.vectorized import batched_sgd as lanes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -68,7 +68,7 @@ def strict(monkeypatch):
 
         return stepped
 
-    monkeypatch.setattr(sgd._Loop, "step", waits_for_nothing(sgd._Loop.step))
+    monkeypatch.setattr(local_loop.LocalLoop, "step", waits_for_nothing(local_loop.LocalLoop.step))
     monkeypatch.setattr(lanes.BatchedLoop, "_step", waits_for_nothing(lanes.BatchedLoop._step))
 
 

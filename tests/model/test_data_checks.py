@@ -7,7 +7,7 @@ from mk import blobs, toml
 from torch import nn
 
 import headway as hw
-from headway.training.measurements import held_out_count
+from headway.training.sgd_options import held_out_count
 
 SIZES = {"a": 2, "b": 9, "c": 17, "d": 33}
 
@@ -91,7 +91,7 @@ def test_lanes_and_low_rank_train_on_the_same_batches(last, options):
 def test_each_example_is_dropped_in_some_epoch():
     trainer = hw.LocalSGD(batch_size=8, last_batch="drop")
     seen = set()
-    for order, cuts in trainer.epochs_of(9, hw.numerics.keys.Key.root(0), 20, 0):
+    for order, cuts in trainer.plan.options.epochs_of(9, hw.numerics.keys.Key.root(0), 20, 0):
         seen |= {int(order[i]) for begin, stop, _ in cuts for i in range(begin, stop)}
     assert seen == set(range(9))
     assert trainer.examples_used(9, hw.numerics.keys.Key.root(0)) == 8

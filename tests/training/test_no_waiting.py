@@ -13,7 +13,7 @@ from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
 from headway.protocol.messages import Ask, Message, Train
 from headway.training.call_trace import CallTrace
-from headway.training.local_sgd import _Loop
+from headway.training.local_loop import LocalLoop, batches_of
 from headway.training.step_storage import Float16Steps, StepPlan, _Rows, _Sum
 from headway.vectorized.batched_sgd import BatchedLoop, BatchedSGD
 from headway.vectorized.client_batch import ClientBatch
@@ -100,11 +100,11 @@ def test_steps_of_one_client(chain, tape):
     }
     examples = there.store.take(there.data.train["client-1"])
     work = there.prepared("client-1", examples)
-    loop = _Loop(HEAVY, work, tapes[tape]())
+    loop = LocalLoop(HEAVY.plan, work, tapes[tape]())
     with NoReads():
-        for batch, lr in HEAVY._batches(work, work.key, 6):
+        for batch, lr in batches_of(HEAVY.plan, work, 6):
             loop.step(batch, lr)
-    assert loop.account.count == 6
+    assert loop.statistics.count == 6
     assert all(loss.is_meta for loss in loop.losses)
     assert all(length.is_meta for length in loop.lengths)
     assert flat_module.shared.is_meta
@@ -115,7 +115,7 @@ def test_steps_side_by_side(chain, monkeypatch):
     """Of 7, 12 and 5 examples, so that lanes end early and learning rates differ among them."""
     monkeypatch.setattr(BatchedSGD, "_mixes", lambda *_: None)  # which compares numbers, and a meta tensor has none
     there = There(CHAINS[chain], HEAVY, picture)
-    lanes = BatchedSGD(HEAVY, there.flat_module)
+    lanes = BatchedSGD(HEAVY.plan, there.flat_module)
     assert lanes.probe(there.store.rows(0, 2)) is None
     crew, plan = lanes.plan(there.crew(), there.ask)
     program = BatchedLoop(lanes, there.work(crew), plan.table)
@@ -132,7 +132,7 @@ def test_steps_without_weights_of_ones_own(make, momentum, monkeypatch):
     trainer = hw.LocalSGD(lr=0.1, batch_size=4, momentum=momentum)
     there = There(hw.chain(hw.Mean()), trainer, make)
     there.flat_module.channels_last = True
-    lowrank, lanes = LowRank(trainer, there.flat_module), BatchedSGD(trainer, there.flat_module)
+    lowrank, lanes = LowRank(trainer.plan, there.flat_module), BatchedSGD(trainer.plan, there.flat_module)
     assert lowrank.probe(there.store) is None
     crew, plan = lanes.plan(there.crew(), there.ask)
     work = there.work(crew)
@@ -162,8 +162,8 @@ def test_what_reads_is_found():
     there = There(hw.chain(Reads(), hw.Mean()), HEAVY, layers)
     examples = there.store.take(there.data.train["client-0"])
     work = there.prepared("client-0", examples)
-    batch, lr = next(HEAVY._batches(work, work.key, 1))
+    batch, lr = next(batches_of(HEAVY.plan, work, 1))
     with pytest.raises(RuntimeError, match="meta"), NoReads():
-        _Loop(HEAVY, work, None).step(batch, lr)
+        LocalLoop(HEAVY.plan, work, None).step(batch, lr)
     with pytest.raises(Wrong, match="mixes devices"), NoReads():
         there.flat_module.shared @ torch.ones(there.flat_module.layout.size)

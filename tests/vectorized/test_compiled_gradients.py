@@ -16,7 +16,7 @@ import headway as hw
 from headway.engines.autotune import planner
 from headway.engines.autotune.execution_plan import ExecutionPlan, PlanConstraints
 from headway.vectorized import compiled_gradients as module
-from headway.vectorized.compiled_gradients import Alone, Beside, Compiled, NotCompiled, _phrase
+from headway.vectorized.compiled_gradients import BatchedGradients, Compiled, NotCompiled, SingleGradients, _phrase
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="needs another system: one with g++, a C++ compiler"
@@ -413,14 +413,14 @@ def test_it_is_an_option_of_run_files():
         EngineSection(compiled="yes")
 
 
-def test_flat_module_and_lanes_are_given_what_is_used_and_nothing_else():
+def test_one_function_of_gradients_is_chosen_or_none():
     engine = hw.LocalEngine(lanes=6, compiled=True)
     started("fedavg", engine)
     execution = engine.execution
-    loop, flat_module = execution.batched.loop, execution.setup.flat_module
-    assert isinstance(loop.compiled, Beside)
-    assert flat_module.compiled is None
+    compiler = execution.compiler
+    assert isinstance(compiler.batched, BatchedGradients)
+    assert compiler.single is None
     execution.use(ExecutionPlan(compiled=True))
-    assert (loop.compiled, type(flat_module.compiled)) == (None, Alone)
+    assert (compiler.batched, type(compiler.single)) == (None, SingleGradients)
     execution.use(ExecutionPlan())
-    assert (loop.compiled, flat_module.compiled) == (None, None)
+    assert (compiler.batched, compiler.single) == (None, None)

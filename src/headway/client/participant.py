@@ -24,7 +24,8 @@ from headway.protocol.messages import Ask, Message
 from headway.protocol.sums import not_finite
 from headway.training.call_trace import CallTrace
 from headway.training.step_storage import add_steps, gram_of
-from headway.training.trainer import Trained, Trainer, TrainingInputs
+from headway.training.trainer import Trained, Trainer
+from headway.training.training_inputs import GradientFunction, TrainingInputs
 from headway.vectorized.client_batch import ClientBatch
 
 
@@ -44,7 +45,7 @@ class GroupFacts:
     messages, rounds: with which each was asked, and in which round.  examples: how many each has, `[]` where clients
     train.  keys, trainer_keys: of each client, and of its trainer; stage_keys: of each stage, by its label.
     seeds: for torch's generator.  dropout: the keys of dropout.  steps: how many each makes, if
-    that is not the trainer's to say.
+    that is not the trainer's to say.  gradients: what gives those of their steps, if not the model's own passes.
     """
 
     messages: Sequence[Message]
@@ -56,6 +57,7 @@ class GroupFacts:
     seeds: Sequence[int]
     dropout: Sequence[int]
     steps: Sequence[int | None]
+    gradients: GradientFunction | None = None
 
 
 class ClientAlgorithm:
@@ -118,7 +120,9 @@ class ClientAlgorithm:
         keep = self.trainer.keeps(self.flat_module)
         return self._next_memory(self.algorithm.chain.remember(self.flat_module.shared), keep)
 
-    def facts_of(self, ask: Ask, clients: Sequence[str], sizes: Tensor) -> GroupFacts:
+    def facts_of(
+        self, ask: Ask, clients: Sequence[str], sizes: Tensor, gradients: GradientFunction | None = None
+    ) -> GroupFacts:
         """The facts of clients that train one after another; sizes: how many examples each has, int64 `[C]`."""
         keys, labels = self.keys_of(clients, ask), self.algorithm.chain.labels
         trainer = keys.derive(TRAINER)
@@ -133,6 +137,7 @@ class ClientAlgorithm:
             seeds=keys.derive("ambient").seeds().tolist(),
             dropout=trainer.derive("dropout").seeds().tolist(),
             steps=[ask.steps.get(client) for client in clients],
+            gradients=gradients,
         )
 
     def train(
@@ -219,6 +224,7 @@ class ClientAlgorithm:
             trace,
             self.measure,
             facts.steps[place],
+            facts.gradients,
             dropout=facts.dropout[place],
             stage_keys=facts.stage_keys[place],
         )

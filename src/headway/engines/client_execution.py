@@ -39,12 +39,11 @@ class ClientExecution:
         self.setup = setup = ClientSetup.of(job, flows, measure, device or Device(), plan.channels_last)
         job = setup.job
         self.fallbacks, self.unwritten = Fallbacks(), Unwritten(job.data.store)
-        self.sequential = SequentialExecutor(setup)
-        self.batched = BatchedExecutor(setup, wanted=plan.lanes > 1)
-        self.low_rank = LowRankExecutor(setup, self.batched)
         trainer, most = setup.participant.trainer, expected_cohort(job.algorithm, len(job.data.clients))
-        loop, sizes = self.batched.loop, job.data.train_sizes
-        self.compiler = Compiler(trainer, setup.flat_module, loop, job.data.store, sizes, most)
+        self.compiler = Compiler(trainer, setup.flat_module, job.data, most)
+        self.sequential = SequentialExecutor(setup, self.compiler)
+        self.batched = BatchedExecutor(setup, self.compiler, wanted=plan.lanes > 1)
+        self.low_rank = LowRankExecutor(setup, self.batched)
         self.use(plan)
 
     def use(self, plan: ExecutionPlan) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from headway.model.random_state import outside, rewind_outside, seed_outside
 from headway.model.task import Task, floating_buffers, shared_parameters, still_norms, without_graph
 from headway.numerics.keys import Key
 
-if TYPE_CHECKING:
-    from headway.vectorized.compiled_gradients import Alone
-
 Drawn = tuple[tuple[Tensor, ...], Any]
 Room = Callable[[str, Sequence[int], torch.dtype], Tensor]  # memory to write into, by purpose: see `FlatModule.scratch`
 
@@ -36,7 +33,6 @@ class FlatModule:
     draws: what its dropout modules draw from.  site: where all of it lies; the initial weights do not depend on it.
     channels_last: whether it is given images `[B, C, H, W]` with their channels side by side in memory, which
     convolutions may like better; the numbers agree to rounding.
-    compiled: what gives the gradients of its steps, where these are compiled.
     attributes: what its modules keep in Python attributes, which starts anew with each model that is loaded.
     still: the normalising layers whose statistics do not move, since they are frozen.
     keeps: the names of those that change when it is called.  outside: whether it draws from NumPy's or Python's own
@@ -60,7 +56,6 @@ class FlatModule:
         select = None if task.output is None else Selection(task.output, task.number)
         self._selection = None if select is None else self.module.register_forward_hook(select)
         self.channels_last = False
-        self.compiled: Alone | None = None
         chosen = shared_parameters(self.module, task.shared)
         others = {
             name: parameter

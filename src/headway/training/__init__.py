@@ -8,12 +8,17 @@ from headway.core.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from headway.training.local_sgd import LocalSGD as LocalSGD
-    from headway.training.local_sgd import Schedule as Schedule
     from headway.training.loss_terms import LossTerm as LossTerm
     from headway.training.loss_terms import Moon as Moon
+    from headway.training.schedule import Schedule as Schedule
     from headway.training.trainer import Trainer as Trainer
 
 __getattr__ = lazy_names(
     __name__,
-    {"local_sgd": ("LocalSGD", "Schedule"), "loss_terms": ("LossTerm", "Moon"), "trainer": ("Trainer",)},
+    {
+        "local_sgd": ("LocalSGD",),
+        "loss_terms": ("LossTerm", "Moon"),
+        "schedule": ("Schedule",),
+        "trainer": ("Trainer",),
+    },
 )

@@ -18,7 +18,7 @@ from headway.core.fields import at_least, positive
 from headway.core.registry import Plain, Registry
 from headway.core.update import Tensors
 from headway.model.flat_module import FlatModule
-from headway.training.trainer import TrainingInputs
+from headway.training.training_inputs import TrainingInputs
 
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 

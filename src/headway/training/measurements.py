@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -18,8 +17,8 @@ from headway.core.errors import ConfigError
 from headway.data import Examples, batch_bounds
 from headway.model.metrics import class_axes, kind_of
 from headway.numerics.keys import Key
-from headway.training.trainer import TrainingInputs
-from headway.vectorized.client_batch import ClientBatch
+from headway.training.sgd_options import held_out_count
+from headway.training.training_inputs import TrainingInputs
 
 EVALUATION_BATCH = 1024
 HELD_OUT = frozenset({"validation_loss"})  # measurements over held-out examples
@@ -89,15 +88,6 @@ def label_entropy(start: RoundStart) -> float:
     return entropy_of(start.examples.targets, outputs, first.targets)
 
 
-def held_out_count(examples: int, share: float) -> int:
-    """How many of a client's examples are held out: at least one where there are two, and never all.
-
-    >>> held_out_count(10, 0.25), held_out_count(2, 0.1), held_out_count(1, 0.9), held_out_count(10, 0.0)
-    (2, 1, 0, 0)
-    """
-    return min(max(1, int(share * examples)), examples - 1) if share else 0
-
-
 def hold_out(examples: Examples, share: float) -> tuple[Examples, Examples]:
     """The examples to train on and those to hold out: at least one of each, where there are two.
 
@@ -105,40 +95,15 @@ def hold_out(examples: Examples, share: float) -> tuple[Examples, Examples]:
     """
     if not share:
         return examples, examples.rows(0, 0)
-    kept, held = _divided(len(examples), share)
+    kept, held = divided(len(examples), share)
     return examples.take(kept), examples.take(held)
 
 
-def _divided(count: int, share: float) -> tuple[Tensor, Tensor]:
+def divided(count: int, share: float) -> tuple[Tensor, Tensor]:
     """Which of so many examples are trained on and which are held out, both ascending."""
     held = held_out_count(count, share)
     order = Key.root(0).derive("held out").permutation(count)
     return order[held:].sort().values, order[:held].sort().values
-
-
-def held_out_rows(crew: ClientBatch, share: float) -> tuple[ClientBatch, ClientBatch]:
-    """`hold_out` for each client of a crew; nobody holds anything out if the share is zero."""
-    if not share:
-        return crew, replace(crew, rows=crew.rows[:0], sizes=torch.zeros_like(crew.sizes))
-    divided = [[rows[part] for part in _divided(len(rows), share)] for rows in crew.rows.split(crew.sizes.tolist())]
-    kept, held = (
-        replace(crew, rows=torch.cat(parts), sizes=torch.tensor([len(rows) for rows in parts]))
-        for parts in zip(*divided, strict=True)
-    )
-    return kept, held
-
-
-def measure_each(work: TrainingInputs, crew: ClientBatch, held_out: ClientBatch) -> dict[str, Tensor]:
-    """`measure` for each client of a crew, `[C, ...]`."""
-    if not asked(work):
-        return {}
-    models = work.ctx.global_params.expand(len(crew), -1)
-    each: list[dict[str, Tensor]] = []
-    for model, examples, held in zip(models, crew.examples(), held_out.examples(), strict=True):
-        if not each or work.ctx.global_params.ndim > 1:
-            work.flat_module.load(model, None, None)
-        each.append(measure(replace(work, examples=examples), held))
-    return {name: torch.stack([measured[name] for measured in each]) for name in each[0]}
 
 
 def asked(work: TrainingInputs) -> list[str]:

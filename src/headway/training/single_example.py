@@ -10,8 +10,8 @@ from headway.data.dataset.client_index import ClientIndex
 from headway.model.blame import layer_of
 from headway.model.flat_module import FlatModule
 from headway.model.module_checks import untouched
-from headway.training.local_sgd import LocalSGD
-from headway.training.measurements import held_out_count
+from headway.training.loop_trainer import LoopTrainer
+from headway.training.sgd_options import SGDOptions
 from headway.training.trainer import Trainer
 
 NAMED = 3
@@ -26,12 +26,13 @@ def check_single(trainer: Trainer, flat_module: FlatModule, data: FederatedData,
     Raises:
         ConfigError: naming the clients, and what to do.
     """
-    if not isinstance(trainer, LocalSGD):
+    if not isinstance(trainer, LoopTrainer):
         return
+    options = trainer.plan.options
     train = ClientIndex.of(data.train)
     names = None if drawn is None else [name for name in drawn if name in train]
     sizes = train.sizes if names is None else train.sizes_of(names)
-    found = {size for size in sizes.unique().tolist() if _has_single(trainer, size)}
+    found = {size for size in sizes.unique().tolist() if _has_single(options, size)}
     if not found or (failure := _failure(flat_module, data)) is None:
         return
     each = zip(train.names if names is None else names, sizes.tolist(), strict=True)
@@ -40,14 +41,14 @@ def check_single(trainer: Trainer, flat_module: FlatModule, data: FederatedData,
     more = f" and {len(clients) - NAMED} more" if len(clients) > NAMED else ""
     raise ConfigError(
         f"the model cannot train on a batch of one example ({failure}), and the local epochs of {len(clients)} of "
-        f"{len(sizes)} clients have one: {listed}{more}. {_remedy(trainer, sorted(set(sizes.tolist())))}"
+        f"{len(sizes)} clients have one: {listed}{more}. {_remedy(options, sorted(set(sizes.tolist())))}"
     )
 
 
-def _has_single(trainer: LocalSGD, examples: int) -> bool:
+def _has_single(options: SGDOptions, examples: int) -> bool:
     """Whether a client of so many examples trains on a batch of one."""
-    bounds = trainer.bounds(examples - held_out_count(examples, trainer.validation))
-    return any(stop - start == 1 for start, stop in bounds[: trainer.steps])
+    bounds = options.bounds(options.training_count(examples))
+    return any(stop - start == 1 for start, stop in bounds[: options.steps])
 
 
 def _failure(flat_module: FlatModule, data: FederatedData) -> str | None:
@@ -67,19 +68,19 @@ def _failure(flat_module: FlatModule, data: FederatedData) -> str | None:
     return failures[0] if len(failures) == 1 else None
 
 
-def _remedy(trainer: LocalSGD, sizes: list[int]) -> str:
+def _remedy(options: SGDOptions, sizes: list[int]) -> str:
     """What to do, and what that cannot help."""
-    training = [size - held_out_count(size, trainer.validation) for size in sizes]
+    training = [options.training_count(size) for size in sizes]
     alone = [size for size, rest in zip(sizes, training, strict=True) if rest == 1]
-    others_fail = any(_has_single(trainer, size) for size in set(sizes) - set(alone))
+    others_fail = any(_has_single(options, size) for size in set(sizes) - set(alone))
     ways = ["use GroupNorm or LayerNorm in the place of BatchNorm"]
-    if (size := _batch_size(trainer, [rest for rest in training if rest > 1])) is not None:
+    if (size := _batch_size(options, [rest for rest in training if rest > 1])) is not None:
         ways.insert(0, f"set algorithm.trainer.batch_size = {size}")
-    if trainer.last_batch == "keep" and trainer.batch_size != 1:
+    if options.last_batch == "keep" and options.batch_size != 1:
         ways.insert(0, 'set algorithm.trainer.last_batch = "merge" (or "drop")')
     if not alone:
         return f"Either {', or '.join(ways)}."
-    held = f" with algorithm.trainer.validation = {trainer.validation:g}" if trainer.validation else ""
+    held = f" with algorithm.trainer.validation = {options.validation:g}" if options.validation else ""
     others = f" For the others, {', or '.join(ways[:-1])}." if ways[:-1] and others_fail else ""
     return (
         f"Clients that train on a single example{held} cannot take part with such a model: leave them out "
@@ -87,13 +88,13 @@ def _remedy(trainer: LocalSGD, sizes: list[int]) -> str:
     )
 
 
-def _batch_size(trainer: LocalSGD, training: list[int]) -> int | None:
+def _batch_size(options: SGDOptions, training: list[int]) -> int | None:
     """The nearest batch size without a batch of one."""
-    here = trainer.batch_size or 1
+    here = options.batch_size or 1
     for distance in range(1, FARTHEST):
         for size in (here - distance, here + distance):
             if size > 1 and not any(
-                stop - start == 1 for count in training for start, stop in batch_bounds(count, size, trainer.last_batch)
+                stop - start == 1 for count in training for start, stop in batch_bounds(count, size, options.last_batch)
             ):
                 return size
     return None

@@ -11,7 +11,7 @@ from headway.core.context import StepContext
 from headway.core.errors import ConfigError
 from headway.core.stage import Stage
 from headway.core.update import Tensors
-from headway.training.trainer import TrainingInputs
+from headway.training.training_inputs import TrainingInputs
 
 Rule = tuple[str, Stage, Sequence[Tensors], Sequence[StepContext]]
 """A stage with a rule for local steps, its label, and its memory and context for each shared tensor."""

@@ -1,22 +1,20 @@
-"""What a local step moves along, and what is remembered of it: for one client, or for many side by side."""
+"""The direction of each local step and what is recorded of it: for one client, or for many at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from headway.training.loop_plan import LoopPlan
 from headway.training.step_rules import StepRules
-from headway.training.trainer import TrainingInputs
-
-if TYPE_CHECKING:
-    from headway.training.local_sgd import LocalSGD
+from headway.training.training_inputs import TrainingInputs
 
 
 class UpdateRule:
-    """The direction of each step: gradients after the chain's rules, clipping, decay and momentum, steered.
+    """The direction of each step: gradients after the chain's rules, clipping and the optimizer, then the chain's rules
+    for directions.
 
     parameters: the model's, shared ones first, each `[*shape]` or, with lanes, `[C, *shape]`; they are moved in place.
     flats: the shared ones again, each as `[..., numel]`.  lanes: whether the first axis is clients.
@@ -24,15 +22,17 @@ class UpdateRule:
 
     def __init__(
         self,
-        trainer: LocalSGD,
+        plan: LoopPlan,
         work: TrainingInputs,
         parameters: Sequence[Tensor],
         flats: Sequence[Tensor],
         lanes: bool = False,
     ) -> None:
-        self.trainer, self.parameters, self.rules = trainer, parameters, StepRules(work, flats)
+        self.optimizer, self.longest = plan.optimizer, plan.options.clip_gradient
+        self.parameters, self.rules = parameters, StepRules(work, flats)
         self.axes = 1 if lanes else 0
-        self.velocity = [torch.zeros_like(p) for p in parameters] if trainer.momentum else []
+        self.count = 0
+        self.kept = [self.optimizer.begin(parameter.detach()) for parameter in parameters]
 
     def attend(self, work: TrainingInputs) -> None:
         """Takes the rules' memory and context from this work."""
@@ -42,11 +42,14 @@ class UpdateRule:
         """Goes on with the first lanes alone."""
         self.parameters = [p[:count] for p in self.parameters]
         self.rules.keep_front(count)
-        self.velocity = [v[:count] for v in self.velocity]
+        self.kept = [{name: tensor[:count] for name, tensor in each.items()} for each in self.kept]
 
     def directions(self, grads: list[Tensor]) -> list[Tensor]:
-        """What each parameter moves along."""
-        return self.rules.on_steps(self._heavy(grads))
+        """The direction of each parameter in the next step."""
+        self.count += 1
+        grads, optimizer = self._clipped(self.rules.on_gradients(grads)), self.optimizer
+        each = zip(grads, self.parameters, self.kept, strict=True)
+        return self.rules.on_steps([optimizer.direction(grad, w, kept, self.count) for grad, w, kept in each])
 
     def lengths(self, directions: Sequence[Tensor], shared: int) -> Tensor:
         """The length of each shared tensor's direction, `[tensors, ...]`."""
@@ -57,33 +60,24 @@ class UpdateRule:
         norm: Tensor = torch.linalg.vector_norm(flat, dim=-1)
         return norm
 
-    def _heavy(self, grads: list[Tensor]) -> list[Tensor]:
-        """The gradients after rules, clipping, decay and momentum."""
-        t, parameters = self.trainer, self.parameters
-        grads = self.rules.on_gradients(grads)
-        if t.clip_gradient is not None:
-            norm = torch.linalg.vector_norm(torch.stack([self._norm(g) for g in grads]), dim=0)
-            factor = (t.clip_gradient / norm).clamp_max(1.0)
-            grads = [grad * factor.view(factor.shape + (1,) * (grad.ndim - self.axes)) for grad in grads]
-        if t.weight_decay:
-            grads = [torch.add(g, p, alpha=t.weight_decay) for g, p in zip(grads, parameters, strict=True)]
-        if not t.momentum:
+    def _clipped(self, grads: list[Tensor]) -> list[Tensor]:
+        """The gradients, shortened together to the length `clip_gradient`."""
+        if self.longest is None:
             return grads
-        for velocity, grad in zip(self.velocity, grads, strict=True):
-            velocity.mul_(t.momentum).add_(grad)
-        if not t.nesterov:
-            return self.velocity
-        return [torch.add(g, v, alpha=t.momentum) for g, v in zip(grads, self.velocity, strict=True)]
+        norm = torch.linalg.vector_norm(torch.stack([self._norm(g) for g in grads]), dim=0)
+        factor = (self.longest / norm).clamp_max(1.0)
+        return [grad * factor.view(factor.shape + (1,) * (grad.ndim - self.axes)) for grad in grads]
 
 
 class StepStatistics:
-    """What the stages and the report will want to know of one client's steps.
+    """The number, sizes and learning rates of one client's steps.
 
-    gain: what the same loop makes of a gradient that is always 1, pulled back as FedProx pulls.
+    effective_lr: what the same loop makes of a gradient that is always 1, pulled back as FedProx pulls.
     """
 
-    def __init__(self, momentum: float, nesterov: bool, proximal: float) -> None:
-        self.momentum, self.nesterov, self.proximal = momentum, nesterov, proximal
+    def __init__(self, momentum_rule: tuple[float, bool], proximal: float) -> None:
+        self.momentum, self.nesterov = momentum_rule
+        self.proximal = proximal
         self.effective_lr = self.lr_sum = self._unit_velocity = 0.0
         self.sizes: list[int] = []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,10 +13,8 @@ from headway.data.dataset.batches import starts_of
 from headway.model.device import Device
 from headway.model.flat_module import Room
 from headway.numerics.keys import Keys
+from headway.training.sgd_options import SGDOptions
 from headway.vectorized.client_batch import ClientBatch
-
-if TYPE_CHECKING:
-    from headway.training.local_sgd import LocalSGD
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +55,9 @@ class BatchSchedule:
         losses = losses.cpu()
         return (losses * self.sizes).sum(1) / self.sizes.sum(1)
 
-    def gains(self, momentum: float, nesterov: bool, proximal: float) -> Tensor:
-        """What each client's loop makes of a gradient that is always 1, float64 `[C]`: see `Account`."""
+    def effective_lrs(self, momentum_rule: tuple[float, bool], proximal: float) -> Tensor:
+        """What each client's loop makes of a gradient that is always 1, float64 `[C]`: see `StepStatistics`."""
+        momentum, nesterov = momentum_rule
         effective_lr = torch.zeros(len(self.counts), dtype=torch.float64)
         velocity = torch.zeros_like(effective_lr)
         for rate, made in zip(self.rates.T, (self.sizes > 0).T, strict=True):
@@ -73,7 +71,7 @@ class BatchSchedule:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSchedule:
-    """A timetable's index, weights and rates where the clients train; the index is where the store is."""
+    """A batch schedule's index, weights and rates where the clients train; the index is where the store is."""
 
     store: Examples
     site: Device
@@ -117,19 +115,19 @@ class PrefetchedBatches:
 
 
 def batch_schedule_of(
-    trainer: LocalSGD, keys: Keys, training: ClientBatch, rounds: Sequence[int], steps: Mapping[int, int]
+    options: SGDOptions, keys: Keys, training: ClientBatch, rounds: Sequence[int], steps: Mapping[int, int]
 ) -> BatchSchedule:
-    """The same batches as each client would see alone.
+    """The batches that each client would see if it trained alone.
 
-    keys: the clients' own, for the trainer.  training: what they train on.  rounds: in which each was asked.
-    steps: how many those make, by place, who do not do what the trainer says.
+    keys: the clients' own, for the trainer.  training: their training examples.  rounds: in which each was asked.
+    steps: the number of steps, by place, of clients for which the options do not set it.
     """
-    sizes, amounts = training.sizes, trainer.amounts(keys)
-    batch = sizes if trainer.batch_size is None else torch.full_like(sizes, trainer.batch_size)
+    sizes, amounts = training.sizes, options.amounts(keys)
+    batch = sizes if options.batch_size is None else torch.full_like(sizes, options.batch_size)
     batches = (sizes + batch - 1) // batch  # in an epoch
-    if trainer.last_batch != "keep":
+    if options.last_batch != "keep":
         batches = torch.where((sizes % batch > 0) & (batches > 1), batches - 1, batches)
-    counts = amounts * batches if trainer.steps is None else amounts
+    counts = amounts * batches if options.steps is None else amounts
     for lane, count in steps.items():
         counts[lane] = count
     lanes = torch.argsort(counts, descending=True, stable=True)
@@ -139,14 +137,14 @@ def batch_schedule_of(
     begin = within * batch.unsqueeze(1)
     made = step < counts.unsqueeze(1)
     held = torch.where(made, torch.minimum(batch.unsqueeze(1), sizes.unsqueeze(1) - begin), 0)
-    if trainer.last_batch == "merge":
+    if options.last_batch == "merge":
         held = torch.where(made & (within == batches.unsqueeze(1) - 1), sizes.unsqueeze(1) - begin, held)
     inside = torch.minimum(begin.unsqueeze(2) + torch.arange(int(held.max())), sizes.view(-1, 1, 1) - 1)
-    mixed = batches > 1 if trainer.last_batch != "drop" else (batches > 1) | (batches * batch < sizes)
+    mixed = batches > 1 if options.last_batch != "drop" else (batches > 1) | (batches * batch < sizes)
     orders = _orders(keys, training.rows, sizes, mixed, int(torch.where(made, epoch, 0).max()) + 1)
     place = torch.where(made, epoch, 0).unsqueeze(2) * orders.shape[2] + inside
     index = orders.flatten(1).gather(1, place.flatten(1)).view_as(place)
-    index, held, rates = index[lanes], held[lanes], _rates(trainer, epoch, rounds)[lanes]
+    index, held, rates = index[lanes], held[lanes], _rates(options, epoch, rounds)[lanes]
     return BatchSchedule(index, held, rates, counts[lanes], lanes.tolist())
 
 
@@ -167,16 +165,24 @@ def _orders(keys: Keys, rows: Tensor, sizes: Tensor, mixed: Tensor, epochs: int)
     return torch.stack(orders, dim=1)
 
 
-def _rates(trainer: LocalSGD, epoch: Tensor, rounds: Sequence[int]) -> Tensor:
+def _rates(options: SGDOptions, epoch: Tensor, rounds: Sequence[int]) -> Tensor:
     """The learning rate of each step, float64 `[C, K]`."""
-    over = trainer.schedule.over
+    rates = _scheduled(options, epoch, rounds)
+    if not options.warmup_steps:
+        return rates
+    return rates * torch.tensor([options.warmth(step) for step in range(epoch.shape[1])], dtype=torch.float64)
+
+
+def _scheduled(options: SGDOptions, epoch: Tensor, rounds: Sequence[int]) -> Tensor:
+    """The same without the warm-up."""
+    over = options.schedule.over
     if over == "rounds":
-        by = {round_: trainer.lr * trainer.schedule(round_) for round_ in set(rounds)}
-        told = rounds if len(by) > 1 else rounds[:1]
-        each = torch.tensor([by[round_] for round_ in told], dtype=torch.float64)
+        by = {round_: options.lr * options.schedule(round_) for round_ in set(rounds)}
+        shown = rounds if len(by) > 1 else rounds[:1]
+        each = torch.tensor([by[round_] for round_ in shown], dtype=torch.float64)
         return each.unsqueeze(1).expand(epoch.shape)
     if over == "steps":
-        rates = [trainer.lr * trainer.schedule(step) for step in range(epoch.shape[1])]
+        rates = [options.lr * options.schedule(step) for step in range(epoch.shape[1])]
         return torch.tensor(rates, dtype=torch.float64).expand(epoch.shape)
-    rates = [trainer.lr * trainer.schedule(t) for t in range(int(epoch.max()) + 1)]
+    rates = [options.lr * options.schedule(t) for t in range(int(epoch.max()) + 1)]
     return torch.tensor(rates, dtype=torch.float64)[epoch]

@@ -7,73 +7,45 @@ that are done are left behind and never trained on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch import Tensor
 
 from headway.client_state.store import TRAINER
 from headway.core import stopping
-from headway.core.chain import Chain
 from headway.data import Examples
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Keys
 from headway.protocol.messages import Ask
-from headway.training.local_sgd import LocalSGD
-from headway.training.measurements import held_out_rows, measure_each
-from headway.training.trainer import Trained, Trainer, TrainingInputs
+from headway.training.loop_plan import LoopPlan
+from headway.training.trainer import Trained
+from headway.training.training_inputs import TrainingInputs
 from headway.training.update_rule import UpdateRule
+from headway.vectorized.batch_measurements import held_out_rows, measure_each
 from headway.vectorized.batch_schedule import BatchSchedule, DeviceSchedule, batch_schedule_of
 from headway.vectorized.client_batch import ClientBatch
-from headway.vectorized.compiled_gradients import Beside
+from headway.vectorized.compiled_gradients import BatchedGradients
+from headway.vectorized.gradient_functions import batch_gradients
 
-Stepped = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]
-RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 ALIKE = 1e-3  # of its largest output, to which what a model gives is the same, in any precision
 
 
-def why_not(trainer: Trainer, flat_module: FlatModule, chain: Chain) -> str | None:
-    """Why clients cannot train side by side, as a phrase; `None` if they can."""
-    if chain.protocol is not None:
-        return f"{chain.protocol[0]} exchanges secrets with each client"
-    if not isinstance(trainer, LocalSGD):
-        return f"{type(trainer).__name__} has a loop of its own"
-    if trainer.loss_term is not None:
-        return f"{type(trainer.loss_term).__name__} looks at each client's last model"
-    if flat_module.personal.numel():
-        return "a part of the model stays with each client"
-    once = {id(parameter) for parameter in flat_module.module.parameters()}
-    if len(once) < sum(1 for _ in flat_module.module.named_parameters(remove_duplicate=False)):
-        return "a parameter is in two places of the model"
-    for name, module in flat_module.module.named_modules():
-        if isinstance(module, RECURRENT):
-            return f"{name} is recurrent"
-    if buffer := next(iter(dict(flat_module.module.named_buffers())), None):
-        return f"the model keeps statistics ({buffer})"
-    return None
-
-
 class BatchedSGD:
-    """Trains groups of clients in a flat module whose model is never moved: it is called with stacked parameters.
+    """Trains groups of clients in a flat module whose model is never moved: it is called with stacked parameters."""
 
-    compiled: what gives the gradients of full crews, where these are compiled.
-    """
-
-    def __init__(self, trainer: LocalSGD, flat_module: FlatModule) -> None:
-        self.trainer, self.flat_module = trainer, flat_module
-        self.stepped = _stepped(flat_module)
-        self.compiled: Beside | None = None
+    def __init__(self, loop: LoopPlan, flat_module: FlatModule) -> None:
+        self.loop, self.flat_module = loop, flat_module
+        self.gradients = batch_gradients(flat_module)
 
     def plan(self, crew: ClientBatch, ask: Ask) -> tuple[ClientBatch, BatchPlan]:
         """The crew in the order of its lanes, and what each lane will do."""
-        t, keys = self.trainer, crew.keys.derive(TRAINER)
-        training, held_out = held_out_rows(crew, t.validation)
+        options, keys = self.loop.options, crew.keys.derive(TRAINER)
+        training, held_out = held_out_rows(crew, options.validation)
         rounds = ask.rounds(crew.clients)
         places = enumerate(crew.clients if ask.steps else ())
         steps = {place: ask.steps[client] for place, client in places if client in ask.steps}
-        table = batch_schedule_of(t, keys, training, rounds, steps)
+        table = batch_schedule_of(options, keys, training, rounds, steps)
         return crew.chosen(table.lanes), BatchPlan(table, training.chosen(table.lanes), held_out.chosen(table.lanes))
 
     def probe(self, examples: Examples) -> str | None:
@@ -85,7 +57,7 @@ class BatchedSGD:
         keys = self.flat_module.site.put(torch.zeros(2, dtype=torch.int64))
         self.flat_module.module.train()
         try:
-            self.stepped(views, inputs, targets, weights, keys, keys[0])
+            self.gradients(views, inputs, targets, weights, keys, keys[0])
         except Exception as error:  # whatever the model may raise; alone, it is raised with client and stage
             return f"{type(error).__name__} in a batched program"
         return self._mixes(examples)
@@ -109,16 +81,17 @@ class BatchedSGD:
 
     def fits(self, plan: BatchPlan, keeps_steps: bool) -> bool:
         """Whether the steps of all lanes can be kept in full within the trainer's budget."""
-        if not keeps_steps or self.trainer.steps_kept not in ("auto", "full"):
+        if not keeps_steps or self.loop.options.steps_kept not in ("auto", "full"):
             return not keeps_steps
         lanes, steps = plan.table.sizes.shape
         layout = self.flat_module.layout
-        return lanes * steps * layout.size * layout.dtype.itemsize <= self.trainer.steps_budget
+        return lanes * steps * layout.size * layout.dtype.itemsize <= self.loop.options.steps_budget
 
-    def train(self, work: TrainingInputs, plan: BatchPlan) -> Trained:
-        """What the clients' training did, `[C, ...]`."""
+    def train(self, work: TrainingInputs, plan: BatchPlan, compiled: BatchedGradients | None = None) -> Trained:
+        """The outcome of the clients' training, `[C, ...]`; compiled: what gives the gradients of full batches of
+        clients, where these are compiled."""
         measurements = measure_each(work, plan.training, plan.held_out)
-        program = BatchedLoop(self, work, plan.table)
+        program = BatchedLoop(self, work, plan.table, compiled)
         program.run()
         return replace(program.result(), measurements=measurements)
 
@@ -136,14 +109,15 @@ class BatchPlan:
 class BatchedLoop:
     """The steps of some lanes, those with most steps first."""
 
-    def __init__(self, lanes: BatchedSGD, work: TrainingInputs, table: BatchSchedule) -> None:
-        self.trainer, self.flat_module, self.stepped, self.table = (
-            lanes.trainer,
-            lanes.flat_module,
-            lanes.stepped,
-            table,
-        )
-        self.work, self.compiled = work, lanes.compiled
+    def __init__(
+        self,
+        lanes: BatchedSGD,
+        work: TrainingInputs,
+        table: BatchSchedule,
+        compiled: BatchedGradients | None = None,
+    ) -> None:
+        self.loop, self.flat_module, self.gradients = lanes.loop, lanes.flat_module, lanes.gradients
+        self.work, self.table, self.compiled = work, table, compiled
         needs_steps = "steps" in work.flows[-1].needs
         self.measure = work.measure and not needs_steps
         self.start = work.ctx.global_params
@@ -168,7 +142,7 @@ class BatchedLoop:
         self.active = lane_count
         self._look_at_front()
         layout = self.flat_module.layout
-        self.descent = UpdateRule(self.trainer, work, list(self.views.values()), layout.slices(self.vectors), True)
+        self.update_rule = UpdateRule(self.loop, work, list(self.views.values()), layout.slices(self.vectors), True)
 
     def run(self) -> None:
         """All steps."""
@@ -179,8 +153,8 @@ class BatchedLoop:
             if active < self.active:
                 self.active = active
                 self._look_at_front()
-                self.descent.keep_front(active)
-                self.descent.attend(_front(self.work, active))
+                self.update_rule.keep_front(active)
+                self.update_rule.attend(_front(self.work, active))
             self._step(number, width)
 
     def _look_at_front(self) -> None:
@@ -193,11 +167,11 @@ class BatchedLoop:
         before = self.vectors[front].clone() if self.steps is not None else None
         rates, here = table.rates[front, number], self.served.rates[front, number]
         with torch.no_grad():
-            directions = self.descent.directions(grads)
+            directions = self.update_rule.directions(grads)
             for view, direction in zip(self.views.values(), directions, strict=True):
                 _descend(view, direction, rates, here)
             if self.squares is not None:
-                lengths = self.descent.lengths(directions, self.flat_module.shared_count)
+                lengths = self.update_rule.lengths(directions, self.flat_module.shared_count)
                 self.squares[front, number] = lengths.double().square().sum(0) * here.square()
             if self.steps is not None and before is not None:
                 torch.sub(self.vectors[front], before, out=self.steps[front, number])
@@ -210,7 +184,7 @@ class BatchedLoop:
         if compiled is not None and compiled.takes(self.active, width):
             found = compiled.run(self.everywhere, *self._arguments(compiled.lanes, number, compiled.width))
         if found is None:
-            found = self.stepped(self.views, *self._arguments(self.active, number, width))
+            found = self.gradients(self.views, *self._arguments(self.active, number, width))
         return [found[0][name][: self.active] for name in self.views], found[1][: self.active]
 
     def _arguments(self, lanes: int, number: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -223,13 +197,13 @@ class BatchedLoop:
 
     def result(self) -> Trained:
         """What was done, `[C, ...]`."""
-        t, table, proximal = self.trainer, self.table, self.work.flows[-1].proximal
+        rule, table, proximal = self.loop.momentum_rule, self.table, self.work.flows[-1].proximal
         made = table.sizes > 0
         return Trained(
             movement=self.vectors.sub_(self.start),
             count=table.counts,
-            effective_lr=table.gains(t.momentum, t.nesterov, proximal),
-            free_effective_lr=table.gains(t.momentum, t.nesterov, 0.0) if proximal else None,
+            effective_lr=table.effective_lrs(rule, proximal),
+            free_effective_lr=table.effective_lrs(rule, 0.0) if proximal else None,
             lr_sum=torch.where(made, table.rates, 0.0).sum(1),
             loss=table.mean_losses(self.losses),
             steps=self.steps,
@@ -256,22 +230,6 @@ def _padded(served: DeviceSchedule, lanes: int, width: int) -> DeviceSchedule:
     weights = served.weights.new_zeros(lanes, served.weights.shape[1], len(columns))
     weights[:held, :, :wide] = served.weights
     return replace(served, index=served.index[rows][:, :, columns], weights=weights)
-
-
-def _stepped(flat_module: FlatModule) -> Stepped:
-    """Gradients and losses of all lanes: of parameters `[C, *shape]`, batches `[C, B, ...]` and weights `[C, B]`, keys
-    of dropout `[C]`, and the number of the step."""
-    module, per_example, draws = flat_module.module, flat_module.task.criterion.per_example, flat_module.draws
-
-    def loss(
-        parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor, weights: Tensor, key: Tensor, step: Tensor
-    ) -> Tensor:
-        with draws.during(key, step):
-            outputs = functional_call(module, parameters, (inputs,))
-        return (per_example(outputs, targets) * weights).sum()
-
-    gradients: Stepped = vmap(grad_and_value(loss), in_dims=(0, 0, 0, 0, 0, None))
-    return gradients
 
 
 def _descend(view: Tensor, direction: Tensor, rates: Tensor, here: Tensor) -> None:

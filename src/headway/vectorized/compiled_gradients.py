@@ -15,24 +15,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad_and_value
 
-from headway.data import Examples
+from headway.data import Examples, FederatedData
 from headway.model.flat_module import FlatModule
 from headway.model.module_checks import sequential_reason
-from headway.training.local_sgd import LocalSGD
-from headway.training.measurements import held_out_count
+from headway.training.loop_trainer import LoopTrainer
 from headway.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from headway.vectorized.batched_sgd import BatchedSGD
-
-Found = tuple[dict[str, Tensor], Tensor]  # gradients by name, and the loss; of lanes, with a first axis of clients
-Function = Callable[..., Found]
+from headway.vectorized.gradient_functions import Function, Gradients, batch_gradients, single_gradients
 
 MOST_WIDTHS = 3  # sizes of batches that are compiled, one client at a time
 LEAST_SHARE = 0.1  # of the local steps: rarer sizes are not worth the seconds
@@ -79,7 +72,7 @@ class Compiled:
             raise NotCompiled(f"torch {why}")
         self.programs[width] = program
 
-    def call(self, width: int, *arguments: Any) -> Found | None:
+    def call(self, width: int, *arguments: Any) -> Gradients | None:
         """Gradients and loss of a batch of this width; `None` if these do not come from a program."""
         if (program := self.programs.get(width)) is None:
             return None
@@ -107,14 +100,14 @@ class Compiled:
                 raise NotCompiled("it comes to another result when compiled")
 
 
-class Alone(Compiled):
+class SingleGradients(Compiled):
     """The gradients of one client's step, by the model that is in the flat module."""
 
     def __init__(self, flat_module: FlatModule) -> None:
         names = {id(parameter): name for name, parameter in flat_module.module.named_parameters()}
         self.parameters = {names[id(parameter)]: parameter.detach() for parameter in flat_module.parameters}
         self.buffers = dict(flat_module.module.named_buffers())
-        super().__init__(_stepped(flat_module), flat_module)
+        super().__init__(single_gradients(flat_module), flat_module)
 
     def __call__(self, inputs: Tensor, targets: Tensor, key: int, step: int) -> tuple[list[Tensor], Tensor] | None:
         """Gradients in the order of the module's parameters, and the loss; `None` for a batch of another size.
@@ -129,14 +122,14 @@ class Alone(Compiled):
         return self.parameters, self.buffers, inputs, targets, torch.tensor(key), torch.tensor(step)
 
 
-class Beside(Compiled):
+class BatchedGradients(Compiled):
     """The gradients of a step of full crews, and of crews that are nearly full; the places that nobody has are padded.
 
     lanes, width: of the program.
     """
 
-    def __init__(self, stepped: Function, flat_module: FlatModule, lanes: int, width: int) -> None:
-        super().__init__(stepped, flat_module)
+    def __init__(self, function: Function, flat_module: FlatModule, lanes: int, width: int) -> None:
+        super().__init__(function, flat_module)
         self.lanes, self.width = lanes, width
 
     def takes(self, active: int, width: int) -> bool:
@@ -144,7 +137,7 @@ class Beside(Compiled):
         fits = width <= self.width and active <= self.lanes and self.width in self.programs
         return fits and active * width >= FILLED * self.lanes * self.width
 
-    def run(self, *arguments: Any) -> Found | None:
+    def run(self, *arguments: Any) -> Gradients | None:
         """Gradients and losses of all places; `None` if the program has failed."""
         return self.call(self.width, *arguments)
 
@@ -160,25 +153,22 @@ class Beside(Compiled):
 class Compiler:
     """Compiles a trainer's steps on a flat_module, each kind once.
 
-    lanes: where clients can be side by side.  store, sizes: the examples, and how many of them each client has.
     most: how many clients a crew can have, whatever is asked for.  until: when to have ended, by `time.perf_counter`.
-    used: what the flat module or the lanes use now.
+    used: what gives the gradients of steps now.
     """
 
     def __init__(
         self,
         trainer: Trainer,
         flat_module: FlatModule,
-        lanes: BatchedSGD | None,
-        store: Examples,
-        sizes: Tensor,
+        data: FederatedData,
         most: int,
     ) -> None:
-        self.trainer, self.flat_module, self.lanes, self.store, self.sizes = trainer, flat_module, lanes, store, sizes
-        self.most = most
+        self.trainer, self.flat_module = trainer, flat_module
+        self.store, self.sizes, self.most = data.store, data.train_sizes, most
         self.until = math.inf
-        self.made: dict[tuple[int, bool, int], Alone | Beside | NotCompiled] = {}
-        self.used: Alone | Beside | None = None
+        self.made: dict[tuple[int, bool, int], SingleGradients | BatchedGradients | NotCompiled] = {}
+        self.used: SingleGradients | BatchedGradients | None = None
 
     def use(self, lanes: int | None, lowered: bool = False) -> str | None:
         """Compiles the steps of so many lanes, or of none; why it cannot, as a phrase.
@@ -192,10 +182,17 @@ class Compiler:
             self.used = None if lanes is None else self._steps(lanes)
         except NotCompiled as error:
             why = str(error)
-        self.flat_module.compiled = self.used if isinstance(self.used, Alone) else None
-        if self.lanes is not None:
-            self.lanes.compiled = self.used if isinstance(self.used, Beside) else None
         return why
+
+    @property
+    def single(self) -> SingleGradients | None:
+        """The compiled gradients of one client's steps, where these are used."""
+        return self.used if isinstance(self.used, SingleGradients) else None
+
+    @property
+    def batched(self) -> BatchedGradients | None:
+        """The compiled gradients of the steps of many clients at once, where these are used."""
+        return self.used if isinstance(self.used, BatchedGradients) else None
 
     @property
     def trouble(self) -> str | None:
@@ -207,7 +204,7 @@ class Compiler:
             "bits of what is learned."
         )
 
-    def _steps(self, lanes: int) -> Alone | Beside:
+    def _steps(self, lanes: int) -> SingleGradients | BatchedGradients:
         """Those of so many lanes, for torch's threads of now; of one client, for images as the module has them.
 
         Raises:
@@ -217,7 +214,7 @@ class Compiler:
         if name not in self.made:
             self.flat_module.module.train()
             try:
-                self.made[name] = self._alone() if lanes == 1 else self._beside(lanes)
+                self.made[name] = self._make_single() if lanes == 1 else self._make_batched(lanes)
             except NotCompiled as why:
                 self.made[name] = why
         if isinstance(found := self.made[name], NotCompiled):
@@ -234,13 +231,14 @@ class Compiler:
         trainer = self.trainer
         if (why := sequential_reason(self.flat_module)) is not None:
             raise NotCompiled(why)
-        if not isinstance(trainer, LocalSGD):
+        if not isinstance(trainer, LoopTrainer):
             raise NotCompiled(f"{type(trainer).__name__} has a loop of its own")
-        if trainer.loss_term is not None:
-            raise NotCompiled(f"{type(trainer.loss_term).__name__} looks at each client's last model")
+        options, term = trainer.plan.options, trainer.plan.loss_term
+        if term is not None:
+            raise NotCompiled(f"{type(term).__name__} looks at each client's last model")
         steps: Counter[int] = Counter()
         for size, clients in zip(*(each.tolist() for each in self.sizes.unique(return_counts=True)), strict=True):
-            for start, stop in trainer.bounds(size - held_out_count(size, trainer.validation)):
+            for start, stop in options.bounds(options.training_count(size)):
                 steps[stop - start] += clients
         least = LEAST_SHARE * steps.total()
         common = [width for width, count in steps.most_common(MOST_WIDTHS) if count >= least]
@@ -248,24 +246,23 @@ class Compiler:
             raise NotCompiled("its batches have too many different sizes")
         return common
 
-    def _alone(self) -> Alone:
-        alone = Alone(self.flat_module)
+    def _make_single(self) -> SingleGradients:
+        single = SingleGradients(self.flat_module)
         for width in self.widths:
             self._look_at_time()
             trials = [
-                alone.arguments(self.flat_module.to_memory_format(batch.inputs), batch.targets, 1, step)
+                single.arguments(self.flat_module.to_memory_format(batch.inputs), batch.targets, 1, step)
                 for step, batch in enumerate(self._batches(width))
             ]
-            alone.add(width, trials)
-        return alone
+            single.add(width, trials)
+        return single
 
-    def _beside(self, lanes: int) -> Beside:
-        assert self.lanes is not None
+    def _make_batched(self, lanes: int) -> BatchedGradients:
         lanes, width = min(lanes, self.most), self.widths[0]
-        beside = Beside(self.lanes.stepped, self.flat_module, lanes, width)
+        batched = BatchedGradients(batch_gradients(self.flat_module), self.flat_module, lanes, width)
         self._look_at_time()
-        beside.add(width, [beside.trial(batch.inputs, batch.targets) for batch in self._batches(lanes * width)])
-        return beside
+        batched.add(width, [batched.trial(batch.inputs, batch.targets) for batch in self._batches(lanes * width)])
+        return batched
 
     def _batches(self, count: int) -> Iterator[Examples]:
         """Two batches of the store's examples, again from the first where there are too few."""
@@ -290,9 +287,9 @@ class CompiledProgram:
         make: Callable[..., Function] = torch.compile
         self.function = make(_apart(function), backend=self._backend, fullgraph=True, dynamic=False, options=options)
 
-    def __call__(self, *arguments: Any) -> Found:
+    def __call__(self, *arguments: Any) -> Gradients:
         """The gradients, compiled at the first call."""
-        found: Found = self.function(*arguments)
+        found: Gradients = self.function(*arguments)
         return found
 
     def _backend(self, graph: torch.fx.GraphModule, inputs: list[Tensor], **_: object) -> Any:
@@ -306,33 +303,10 @@ class CompiledProgram:
             return compile_fx(graph, inputs, config_patches={"fallback_random": True})
 
 
-def _stepped(flat_module: FlatModule) -> Function:
-    """Gradients and loss of one client: of the parameters and buffers by name, the batch, dropout's key and step.
-
-    Buffers are arguments because a gradient's function may not change any others.
-    """
-    module, mean, draws = flat_module.module, flat_module.task.criterion.mean, flat_module.draws
-
-    def loss(
-        parameters: dict[str, Tensor],
-        buffers: dict[str, Tensor],
-        inputs: Tensor,
-        targets: Tensor,
-        key: Tensor,
-        step: Tensor,
-    ) -> Tensor:
-        with draws.during(key, step):
-            outputs = functional_call(module, (parameters, buffers), (inputs,))
-        return mean(outputs, targets)
-
-    gradients: Function = grad_and_value(loss)
-    return gradients
-
-
 def _apart(function: Function) -> Function:
     """The same, with code of its own: torch counts by code how often it has compiled, and then gives up."""
 
-    def call(*arguments: Any) -> Found:
+    def call(*arguments: Any) -> Gradients:
         return function(*arguments)
 
     return FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)

@@ -41,8 +41,9 @@ from headway.core.layout import Layout
 from headway.data import Examples
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Keys
-from headway.training.local_sgd import LocalSGD
-from headway.training.trainer import TrainingInputs
+from headway.training.loop_plan import LoopPlan
+from headway.training.optimizers import SGD
+from headway.training.training_inputs import TrainingInputs
 from headway.vectorized.batch_schedule import DeviceSchedule, PrefetchedBatches
 from headway.vectorized.batched_sgd import BatchPlan
 from headway.vectorized.low_rank_layers import DenseDelta, Layer, OuterProductDelta, Reached, Stop, in_place
@@ -54,10 +55,12 @@ DENSE = 0.8  # of the rows are examples: what is beyond that is not worth workin
 MOST_BYTES = 256 * 2**20  # of what came into the layers and of the errors
 
 
-def not_suited(trainer: LocalSGD, flat_module: FlatModule, chain: Chain, flow: Flow) -> str | None:
+def not_suited(loop: LoopPlan, flat_module: FlatModule, chain: Chain, flow: Flow) -> str | None:
     """Why crews cannot train in low-rank form, as a phrase; `None` if they can: steps are linear in gradients of a
     model with linear layers, and no stage looks at a client's vector."""
-    if trainer.weight_decay or trainer.clip_gradient is not None:
+    if not isinstance(loop.optimizer, SGD):
+        return f"steps of {type(loop.optimizer).__name__} are not linear in the gradients"
+    if loop.optimizer.weight_decay or loop.options.clip_gradient is not None:
         return "weight decay and clipped gradients need each client's weights"
     looks = [label for label, stage in chain.labelled if any(stage.has(hook) for hook in ("send", "decode"))]
     looks += [label for label, stage in chain.step_rules if not stage.is_proximal]
@@ -65,7 +68,7 @@ def not_suited(trainer: LocalSGD, flat_module: FlatModule, chain: Chain, flow: F
         looks.append(type(chain.aggregator).__name__)
     if looks:
         return f"{looks[0]} looks at each client's update"
-    if flow.needs and (flow.needs != {"steps"} or trainer.steps_kept not in ("auto", "full")):
+    if flow.needs and (flow.needs != {"steps"} or loop.options.steps_kept not in ("auto", "full")):
         return f"a stage needs more of each client ({', '.join(sorted(flow.needs))})"
     held = {id(parameter) for layer in _linear(flat_module).values() for parameter in layer.parameters()}
     everything = {id(parameter) for parameter in flat_module.parameters}
@@ -74,12 +77,12 @@ def not_suited(trainer: LocalSGD, flat_module: FlatModule, chain: Chain, flow: F
     if held == everything:
         # in one batch, each lane's draws would be those of all
         return "dropout draws for each client apart" if flat_module.draws.layers else None
-    return None if plain_steps(trainer, chain, flow) else "clients with other parameters too train by plain SGD only"
+    return None if plain_steps(loop, chain, flow) else "clients with other parameters too train by plain SGD only"
 
 
-def plain_steps(trainer: LocalSGD, chain: Chain, flow: Flow) -> bool:
+def plain_steps(loop: LoopPlan, chain: Chain, flow: Flow) -> bool:
     """Whether a step is the learning rate times a gradient, and no stage needs to know it."""
-    return not (trainer.momentum or chain.step_rules or flow.needs)
+    return not (loop.momentum_rule[0] or chain.step_rules or flow.needs)
 
 
 def _linear(flat_module: FlatModule) -> dict[str, nn.Linear]:
@@ -141,8 +144,8 @@ class LowRank:
     own: the parameters that are in no linear layer, by name.  Without any, the clients train side by side.
     """
 
-    def __init__(self, trainer: LocalSGD, flat_module: FlatModule, plain: bool = False) -> None:
-        self.trainer, self.flat_module, self.plain = trainer, flat_module, plain
+    def __init__(self, loop: LoopPlan, flat_module: FlatModule, plain: bool = False) -> None:
+        self.loop, self.flat_module, self.plain = loop, flat_module, plain
         self.layers = _linear(flat_module)
         self.widest = max(layer.out_features for layer in self.layers.values())
         lowered = {id(parameter) for layer in self.layers.values() for parameter in layer.parameters()}
@@ -250,8 +253,7 @@ class LowRankLoop:
         self.served = self.table.served(work.examples, self.site, shared.dtype)
         self.batches: DeviceSchedule | PrefetchedBatches = self.served
         self.losses = shared.new_zeros(lanes, count, dtype=torch.float64)
-        trainer = lowrank.trainer
-        self.motion = MomentumCoefficients(lanes, count, trainer.momentum, trainer.nesterov, work.flows[-1].proximal)
+        self.motion = MomentumCoefficients(lanes, count, *lowrank.loop.momentum_rule, work.flows[-1].proximal)
         self.inner = shared.new_zeros(lanes, count, count, dtype=torch.float64)
         assert isinstance(work.key, Keys)
         self.dropout = work.key.derive("dropout").seeds().tolist() if self.flat_module.draws.layers else [0] * lanes

@@ -17,9 +17,11 @@ from headway.model.module_checks import sequential_reason, untouched
 from headway.protocol import wire as frame
 from headway.protocol.messages import Ask
 from headway.server.collector import GroupResult
-from headway.training.local_sgd import LocalSGD
-from headway.vectorized.batched_sgd import BatchedSGD, BatchPlan, why_not
+from headway.training.loop_trainer import LoopTrainer
+from headway.vectorized.batch_checks import why_not
+from headway.vectorized.batched_sgd import BatchedSGD, BatchPlan
 from headway.vectorized.client_batch import ClientBatch
+from headway.vectorized.compiled_gradients import Compiler
 
 PROBED = 8  # examples on which it is found out whether a model can be batched
 
@@ -37,11 +39,11 @@ class BatchedExecutor:
     """Trains clients in lanes, each with weights of its own.
 
     wanted: whether clients are to train so at all.  reason: why they cannot, as a phrase; `None` if they can.
-    loop: the batched loop, where they can.
+    loop: the batched loop, where they can.  compiler: gives the gradients of their steps, where these are compiled.
     """
 
-    def __init__(self, setup: ClientSetup, wanted: bool) -> None:
-        self.setup, self.wanted = setup, wanted
+    def __init__(self, setup: ClientSetup, compiler: Compiler, wanted: bool) -> None:
+        self.setup, self.compiler, self.wanted = setup, compiler, wanted
         self.loop: BatchedSGD | None = None
         self.reason: str | None = "one at a time was asked for"
         if wanted:
@@ -54,8 +56,8 @@ class BatchedExecutor:
     def _trouble(self) -> str | None:
         """The reason why model and chain cannot be batched, found on a few examples; `None` if they can."""
         setup, store = self.setup, self.setup.job.data.store
-        assert isinstance(setup.participant.trainer, LocalSGD)
-        loop = BatchedSGD(setup.participant.trainer, setup.flat_module)
+        assert isinstance(setup.participant.trainer, LoopTrainer)
+        loop = BatchedSGD(setup.participant.trainer.plan, setup.flat_module)
         reason = loop.probe(store.take(torch.arange(PROBED) % len(store))) or crew_trouble(
             setup.job, setup.participant, loop, setup.collector, setup.first_ask(setup.job.data.clients[:2], steps=1)
         )
@@ -117,7 +119,7 @@ class BatchedExecutor:
                 raise CannotTrain("the steps of some batches do not fit in trainer.steps_memory")
             first = setup.participant.remembered(ask.broadcast_for(clients.clients[0]))
             work = setup.participant.prepare_crew(clients, ask, setup.job.memory.gather(clients.clients, first))
-            trained = loop.train(work, batch.plan)
+            trained = loop.train(work, batch.plan, self.compiler.batched)
             if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
                 raise CannotTrain("an update of a batch is not finite", blames_client=True)
             return setup.participant.send(work, trained)

@@ -12,7 +12,7 @@ from headway.engines.fallbacks import failure
 from headway.model.module_checks import untouched
 from headway.protocol import wire as frame
 from headway.server.collector import GroupResult
-from headway.training.local_sgd import LocalSGD
+from headway.training.loop_trainer import LoopTrainer
 from headway.vectorized.low_rank import LowRank, Summed, not_suited, plain_steps
 
 
@@ -30,15 +30,15 @@ class LowRankExecutor:
 
     def _trouble(self) -> str | None:
         setup, trainer = self.setup, self.setup.participant.trainer
-        assert isinstance(trainer, LocalSGD)
+        assert isinstance(trainer, LoopTrainer)
         chain, flow = setup.job.algorithm.chain, setup.flows[-1]
         if setup.device.precision == "bfloat16":
             return "products are in bfloat16"
         if setup.measure:
             return "figures of each client's steps are measured (drift)"
-        if (reason := not_suited(trainer, setup.flat_module, chain, flow)) is not None:
+        if (reason := not_suited(trainer.plan, setup.flat_module, chain, flow)) is not None:
             return reason
-        loop = LowRank(trainer, setup.flat_module, plain_steps(trainer, chain, flow))
+        loop = LowRank(trainer.plan, setup.flat_module, plain_steps(trainer.plan, chain, flow))
         with untouched(setup.flat_module):
             reason = loop.probe(setup.job.data.store)
         self.loop = loop if reason is None else None

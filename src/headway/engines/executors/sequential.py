@@ -14,15 +14,19 @@ from headway.protocol import wire as frame
 from headway.protocol.messages import Ask
 from headway.protocol.reports import Reports
 from headway.server.collector import GroupResult
+from headway.vectorized.compiled_gradients import Compiler
 
 
 class SequentialExecutor:
-    """Trains any clients, one at a time."""
+    """Trains any clients, one at a time.
+
+    compiler: gives the gradients of their steps, where these are compiled.
+    """
 
     reason: None = None
 
-    def __init__(self, setup: ClientSetup) -> None:
-        self.setup = setup
+    def __init__(self, setup: ClientSetup, compiler: Compiler) -> None:
+        self.setup, self.compiler = setup, compiler
 
     def train(
         self, ask: Ask, clients: Sequence[str], secrets: Mapping[str, Tensors], down: int, result: GroupResult
@@ -39,7 +43,7 @@ class SequentialExecutor:
         held = ClientIndex.of(setup.job.data.train)
         sizes, selections = held.sizes_of(clients), held.selections(clients)
         facts, memory = (
-            participant.facts_of(ask, clients, sizes),
+            participant.facts_of(ask, clients, sizes, self.compiler.single),
             setup.job.memory.of_group(clients, (ask.round, ask.attempt)),
         )
         counted, rejected = list[str](), list[str]()
@@ -75,7 +79,10 @@ class SequentialExecutor:
 
     def rehearse(self, ask: Ask, clients: Sequence[str], result: GroupResult) -> None:
         """The work of the clients without its checks; no memory is proposed."""
-        job = self.setup.job
-        for client in clients:
+        job, participant = self.setup.job, self.setup.participant
+        sizes = ClientIndex.of(job.data.train).sizes_of(clients)
+        facts = participant.facts_of(ask, clients, sizes, self.compiler.single)
+        for place, client in enumerate(clients):
             examples, memory = job.data.train_of(client), job.memory.get(client)
-            self.setup.collector.count(ask, client, self.setup.participant.train(client, ask, examples, memory), result)
+            outcome = participant.train_member(facts, place, client, examples, memory)
+            self.setup.collector.count(ask, client, outcome, result)

@@ -1,0 +1,24 @@
+"""The plan of a local loop, which one client runs, or many at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headway.training.loss_terms import LossTerm
+from headway.training.optimizers import Optimizer
+from headway.training.sgd_options import SGDOptions
+
+
+@dataclass(frozen=True, slots=True)
+class LoopPlan:
+    """A local loop: its numbers, the optimizer of its steps, and what it adds to the task's loss."""
+
+    options: SGDOptions
+    optimizer: Optimizer
+    loss_term: LossTerm | None = None
+
+    @property
+    def momentum_rule(self) -> tuple[float, bool]:
+        """The momentum of the optimizer and whether it is Nesterov's; without momentum where steps are not linear in
+        the gradients."""
+        return self.optimizer.momentum_rule or (0.0, False)
