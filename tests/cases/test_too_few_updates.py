@@ -16,13 +16,12 @@ class Trimmed(hw.Aggregator):
     whole_cohort = True
     trim: int = 1
 
-    @property
-    def min_updates(self):
-        return 2 * self.trim + 1
+    def connect(self, flow):
+        return super().connect(flow).set(self, min_updates=2 * self.trim + 1)
 
-    def reduce(self, rows, weights):
-        kept = rows.double().sort(dim=0).values[self.trim : len(rows) - self.trim]
-        return kept.mean(0)
+    def reduce(self, rows, state, ctx):
+        kept = rows.joined().double().sort(dim=0).values[self.trim : len(rows.names) - self.trim]
+        return rows.update(kept.mean(0)), state
 
 
 def algorithm(sampler, quorum=None, trainer=None):

@@ -208,7 +208,7 @@ SERVER_HOOKS: dict[str, Callable[[Any, Case], Any]] = {
     "decode": lambda stage, c: stage.decode(stage.send(c.update, c.memory, c.ctx)[0], c.server),
     "release": lambda stage, c: stage.release(c.aggregate, c.server),
     "receive": lambda stage, c: stage.receive(c.aggregate, c.state, c.server),
-    "finish": lambda stage, c: stage.finish(c.total, c.server),
+    "finish": lambda stage, c: stage.aggregate(c.total, c.state, c.server),
 }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from headway.core.context import ClientContext, ServerContext
 from headway.core.flow import Flow, PrivacyEvent
 from headway.core.stage import Aggregator, Place, Protocol, Stage, Tensors
-from headway.core.update import Update
+from headway.core.update import Rows, Update
 from headway.numerics.keys import Key
 from headway.protocol.messages import Answer, Ask, Exchange, Message
 from headway.protocol.sums import ExactTotal
@@ -113,8 +113,8 @@ class Median(Aggregator):
 
     whole_cohort: ClassVar[bool] = True
 
-    def reduce(self, rows: Tensor, weights: Tensor) -> Tensor:
-        return rows.double().quantile(0.5, dim=0)
+    def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
+        return rows.update(rows.joined().double().quantile(0.5, dim=0)), state
 
 
 @dataclass(frozen=True)

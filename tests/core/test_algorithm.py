@@ -131,7 +131,7 @@ def test_a_whole_cohort_rule_reduces_every_vector_and_says_over_how_many_clients
         update = Update.of(torch.full((2,), float(i)), weight=i, control=torch.full((2,), -float(i * i)))
         total.add_row(f"c{i}", update)
     tiny = engine(Median())
-    aggregate = tiny.algorithm.chain.aggregate(total, server_context(tiny), tiny.flows)
+    aggregate, _ = tiny.algorithm.chain.aggregate(total, {}, server_context(tiny), tiny.flows)
     assert aggregate.vectors["delta"].tolist() == [1.0, 1.0]
     assert aggregate.vectors["control"].tolist() == [-1.0, -1.0]
     assert (float(aggregate.sums["clients"]), float(aggregate.weight)) == (3.0, 3.0)

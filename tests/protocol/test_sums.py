@@ -4,7 +4,7 @@ import random
 
 import torch
 
-from headway.core.update import Update
+from headway.core.update import Rows, Update
 from headway.protocol.sums import ExactTotal, GroupSum
 
 
@@ -86,8 +86,9 @@ def test_rows_are_stacked_by_client_name_in_whatever_order_they_came() -> None:
     two.add_row("c", Update.of(torch.tensor([3.0]), 30.0))
     two.add_row("a", Update.of(torch.tensor([1.0]), 10.0))
     one.merge(two)
-    rows, weights = one.stacked("delta")
-    assert (rows.tolist(), weights.tolist(), one.count) == ([[1.0], [2.0], [3.0]], [10.0, 20.0, 30.0], 3)
+    rows = Rows.of(one.rows)
+    assert (rows.names, rows.weights.tolist(), one.count) == (("a", "b", "c"), [10.0, 20.0, 30.0], 3)
+    assert rows.vectors["delta"].tolist() == [[1.0], [2.0], [3.0]]
 
 
 def lanes(count: int = 300, width: int = 1000) -> Update:

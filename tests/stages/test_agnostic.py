@@ -17,6 +17,7 @@ import headway as hw
 import headway.observe.run_folder
 from headway.core.algorithm import State
 from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
+from headway.core.update import Rows
 from headway.stages.aggregators.agnostic import simplex_threshold
 
 ROUNDS = 7
@@ -138,8 +139,11 @@ def test_a_share_is_never_above_one() -> None:
 
 
 def test_where_nobody_that_answered_has_a_share_the_mean_is_plain() -> None:
-    rows, none = torch.tensor([[1.0, 3.0], [3.0, 5.0]]), torch.zeros(2).double()
-    assert hw.AFL().reduce(rows, none).tolist() == [2.0, 4.0]
+    none, ascended = torch.zeros(2).double(), {"ascended": torch.tensor([0.5, 0.7]).double()}
+    rows = Rows(("a", "b"), {"delta": torch.tensor([[1.0, 3.0], [3.0, 5.0]])}, none, ascended)
+    update, state = hw.AFL().reduce(rows, {}, case(hw.AFL()).server)
+    assert update.delta.tolist() == [2.0, 4.0]
+    assert state["threshold"].tolist() == [pytest.approx(0.1)]
 
 
 def facts(**changed):

@@ -105,4 +105,4 @@ def traffic(algorithm: Algorithm, task: Task, population: int) -> tuple[int, int
     state = algorithm.chain.init(flat_module.shared)
     buffers = flat_module.statistics() if with_buffers else None
     message = Message(flat_module.shared, algorithm.chain.broadcast(state), buffers)
-    return frame.size(frame.of_update(update)), frame.size(message.tensors())
+    return frame.size(frame.of_update(update, flows[-1].packed)), frame.size(message.tensors())

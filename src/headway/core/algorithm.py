@@ -10,14 +10,13 @@ from typing import Protocol as Structural
 import torch
 from torch import Tensor
 
-from headway.core.chain import Chain
+from headway.core.chain import Chain, Labelled
 from headway.core.context import ServerContext
 from headway.core.errors import ChainRefused, ConfigError
 from headway.core.explain import Explanation, explain
 from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
 from headway.core.layout import Layout
 from headway.core.sampler import Sampler
-from headway.core.stage import Aggregator
 from headway.core.update import Tensors, Update, flat_names, unflat_names
 from headway.numerics.keys import Key
 from headway.protocol import wire
@@ -116,14 +115,20 @@ class Algorithm:
         if engine is not None:
             _check_quorum(self.quorum, engine, start.sampler)
             _check_memory(self.trainer.facts, engine)
-        _check_enough(self.chain.aggregator, self.quorum, start.sampler)
+        flows = self.chain.trace(start)
+        _check_enough(flows[-1], self.quorum, start.sampler)
         _check_pace(self.quorum, self.trainer.facts)
-        return _check_readings(type(self.sampler).__name__, start.sampler, self.chain.trace(start))
+        return _check_readings(type(self.sampler).__name__, start.sampler, flows)
 
     @cached_property
     def protected(self) -> bool:
         """Whether single clients' numbers must stay unseen: the server sees only sums, or noise is promised."""
-        return _protected(self.flows()[-1])
+        return _protected(self._last)
+
+    @cached_property
+    def _last(self) -> Flow:
+        """The facts after the last stage, whatever the engine and the population."""
+        return self.flows()[-1]
 
     def explain(self) -> Explanation:
         """A table of the chain: stage, where it runs, what the server sees, bound, privacy event."""
@@ -182,21 +187,23 @@ class Algorithm:
             answer = yield ask
         else:
             answer = yield from self.chain.protocol[1].exchange(ask, ctx)
-        if answer.total.count < self.chain.aggregator.min_updates:
+        if answer.total.count < flows[-1].min_updates:
             return replace(state, round=state.round + 1)
         ctx = replace(ctx, counted=answer.total.count)
-        update = self.aggregate(answer, ctx, flows)
+        update, stages = self.aggregate(answer, state.stages, ctx, flows)
         if flows[-1].events:
             yield Reserve(flows[-1].events, state.round)
         update = self.release(update, ctx, flows)
         if flows[-1].events:
             kept = yield Persist(RELEASE, wire.of_update(update), state.round)
             update = wire.to_update(kept.replies[RELEASE])
-        return self._advance(state, update, ctx, flows)
+        return self._advance(replace(state, stages=stages), update, ctx, flows)
 
-    def aggregate(self, answer: Answer, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
-        """The aggregate of a round's counted updates, before any noise."""
-        return self.chain.aggregate(answer.total, ctx, flows)
+    def aggregate(
+        self, answer: Answer, state: Labelled, ctx: ServerContext, flows: Sequence[Flow]
+    ) -> tuple[Update, Labelled]:
+        """The aggregate of a round's counted updates, before any noise, and the stages' state after it."""
+        return self.chain.aggregate(answer.total, state, ctx, flows)
 
     def release(self, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
         """The aggregate with its noise; all that follows only processes it further."""
@@ -215,9 +222,11 @@ class Algorithm:
 
     def too_few(self, counted: int) -> str | None:
         """Why a round of so many counted updates changes nothing, as a sentence; `None` if it may, or has none."""
-        needed, name = self.chain.aggregator.min_updates, type(self.chain.aggregator).__name__
+        last = self._last
+        needed = last.min_updates
         if not 0 < counted < needed:
             return None
+        name = last.set_by["min_updates"]
         return f"the round was skipped, since {name} needs at least {needed} updates and {counted} came."
 
     def _advance(self, state: State, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> State:
@@ -279,11 +288,11 @@ def _check_quorum(quorum: Quorum, engine: EngineFacts, sampler: SamplerFacts) ->
         )
 
 
-def _check_enough(aggregator: Aggregator, quorum: Quorum, sampler: SamplerFacts) -> None:
-    """Refuses an aggregator that needs more updates than a round has; one is enough wherever a round is not empty."""
-    if aggregator.min_updates <= 1:
+def _check_enough(flow: Flow, quorum: Quorum, sampler: SamplerFacts) -> None:
+    """Refuses a chain that needs more updates than a round has; one is enough wherever a round is not empty."""
+    if flow.min_updates <= 1:
         return
-    needed, name = aggregator.min_updates, type(aggregator).__name__
+    needed, name = flow.min_updates, flow.set_by["min_updates"]
     counts = {repr(quorum): quorum.count, f"a sampler of the kind {sampler.kind}": sampler.expected}
     counts |= {"the population": sampler.population}
     for cause, most in counts.items():
@@ -292,7 +301,7 @@ def _check_enough(aggregator: Aggregator, quorum: Quorum, sampler: SamplerFacts)
                 needed=f"at least {needed} updates in a round ({name} depends on it)",
                 found=f"{most:g}",
                 caused_by=cause,
-                do_this=f"ask more clients in a round, or use another aggregator than {name}",
+                do_this=f"ask more clients in a round, or use another stage than {name}",
             )
 
 

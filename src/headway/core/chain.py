@@ -218,8 +218,10 @@ class Chain:
         """Whether the server multiplies each update with its weight."""
         return flows[-1].server_sees == "each" and not self.aggregator.whole_cohort
 
-    def aggregate(self, total: ExactTotal, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
-        """The aggregate of the total, before any noise."""
+    def aggregate(
+        self, total: ExactTotal, state: Labelled, ctx: ServerContext, flows: Sequence[Flow]
+    ) -> tuple[Update, Labelled]:
+        """The aggregate of the total, before any noise, and the next state, of which only the aggregator's moves."""
         here = self.at_aggregator(ctx, flows)
         if flows[-1].server_sees == "sum":
             decoded = self.decode(total.value(), ctx, flows)
@@ -227,7 +229,9 @@ class Chain:
             exact.add(decoded)
             exact.count = total.count
             total = exact
-        return self.aggregator.finish(total, here)
+        label = self.labels[self._border]
+        update, kept = self.aggregator.aggregate(total, state.get(label, {}), here)
+        return update, {**state, label: kept} if kept else state
 
     def release(self, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
         """The aggregate with its noise, drawn here, before anything else reads it."""

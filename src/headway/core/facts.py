@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from headway.core.errors import ConfigError
+
 StepRule = Literal["gradient", "step"]
 Reading = Literal["sizes", "turns", "losses", "times", "presence"]
 
@@ -26,10 +28,19 @@ class VectorSpec:
 
     length: `None` for a number of each parameter; a whole number; or the share of the P parameters, of which there are
     then `max(1, int(share * P))`.  number: "real", or "integer" for indices and codes.
+    bits: of integers in `[0, 2^bits)`, how many each takes on its way; `None` for those of its tensor's number type.
+
+    Raises:
+        ConfigError: for bits of real numbers, or not from 1 to 63.
     """
 
     length: int | float | None = None
     number: Literal["real", "integer"] = "real"
+    bits: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.bits is not None and not (self.number == "integer" and 1 <= self.bits <= 63):
+            raise ConfigError(f"VectorSpec.bits are those of integers, from 1 to 63, found {self!r}.")
 
     def count(self, size: int) -> int:
         """How many numbers it has, P being `size`."""
@@ -107,6 +118,8 @@ class FlowFacts:
     mixing: the share by which averaged statistics move to those of the updates, where models are mixed.
     proximal: strength of the pull towards w_t that step rules add, which shortens what a gradient moves.
     equal: whether every client must count the same.
+    min_updates: the fewest updates that can be aggregated: a round with fewer is skipped, an algorithm that never has
+        so many is refused.
     asynchronous: whether late updates are kept; buffer: how many updates end a round then, if a number is said.
     rebased: whether updates lead away from the server's model of now, not from that which their client was asked with.
     """
@@ -134,6 +147,7 @@ class FlowFacts:
     sampler: SamplerFacts | None = None
     engine: EngineFacts | None = None
     trainer: TrainerFacts | None = None
+    min_updates: int = 1
     asynchronous: bool = False
     buffer: int | None = None
     set_by: Mapping[str, str] = field(default_factory=dict)

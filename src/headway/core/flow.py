@@ -116,10 +116,13 @@ class Flow(FlowFacts):
         """Says what these travelling vectors hold from here on; a stage that recodes has `send` and `decode`."""
         return self.set(stage, specs={**self.specs, **specs})
 
+    def spec(self, name: str) -> VectorSpec:
+        """What this travelling vector holds."""
+        return self.specs.get(name, VectorSpec(1 if name in self.scalars else None))
+
     def lengths(self, size: int) -> dict[str, int]:
         """How many numbers each travelling vector has, P being `size`."""
-        plain = {name: 1 if name in self.scalars else size for name in self.vectors}
-        return plain | {name: spec.count(size) for name, spec in self.specs.items()}
+        return {name: self.spec(name).count(size) for name in dict.fromkeys((*self.vectors, *self.specs))}
 
     @property
     def integers(self) -> bool | frozenset[str]:
@@ -127,6 +130,11 @@ class Flow(FlowFacts):
         if self.number == "ring":
             return True
         return frozenset(name for name, spec in self.specs.items() if spec.number == "integer")
+
+    @property
+    def packed(self) -> dict[str, int]:
+        """The travelling vectors whose integers take a number of bits of their own, with that number."""
+        return {name: spec.bits for name, spec in self.specs.items() if spec.bits is not None}
 
     def warn(self, sentence: str) -> Flow:
         """Adds a warning that `explain` and the command line show."""

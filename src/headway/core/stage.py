@@ -18,7 +18,7 @@ from torch import Tensor
 from headway.core.context import NOTHING, ClientContext, CombineContext, Context, ServerContext, StepContext
 from headway.core.flow import Flow, StepRule
 from headway.core.registry import Plain, Registry
-from headway.core.update import Tensors, Update
+from headway.core.update import Rows, Tensors, Update
 from headway.numerics.keys import Key
 
 if TYPE_CHECKING:
@@ -133,17 +133,12 @@ class Aggregator(Stage):
     """Many updates to one: the border between clients and server, exactly one in a chain.
 
     A sum-shaped rule writes `lift` and `finish`; its totals merge exactly, in any order.  A rule that
-    needs every update at once (a median, Krum) sets `whole_cohort` and writes `reduce`.
+    needs every update at once (a median, Krum) sets `whole_cohort` and writes `reduce`.  One that needs several updates
+    sets how many in `connect`: `flow.set(self, min_updates=3)`.
     """
 
     place: ClassVar[Place] = Place.AGGREGATE
     whole_cohort: ClassVar[bool] = False
-
-    @property
-    def min_updates(self) -> int:
-        """The fewest updates that it can aggregate: a round with fewer is skipped, an algorithm that never has so many
-        is refused."""
-        return 1
 
     def connect(self, flow: Flow) -> Flow:
         """A whole-cohort rule must see each update, of a known number; behind a sum, no weight may tell of one client's
@@ -158,22 +153,23 @@ class Aggregator(Stage):
         return update.scaled_exactly(update.weight)
 
     def finish(self, total: ExactTotal, ctx: ServerContext) -> Update:
-        """The aggregate of a total.  A whole-cohort rule reduces all vectors side by side, as one, so that it
-        chooses the same clients for each; the sum `clients` says over how many clients the aggregate is."""
+        """The aggregate of the sum of all lifted updates."""
+        raise NotImplementedError
+
+    def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
+        """The aggregate of all updates, and the rule's next state (as it is, for most)."""
+        raise NotImplementedError
+
+    def aggregate(self, total: ExactTotal, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
+        """The aggregate of a round, by `finish` or by `reduce`, and the next state.  A whole-cohort rule's weight and
+        sums are those of all updates, with the sum `clients`, the number of clients that the aggregate is of."""
         if not self.whole_cohort:
-            raise NotImplementedError
-        names = tuple(next(iter(total.rows.values())).vectors)
-        stacked = [total.stacked(name) for name in names]
-        rows, weights = torch.cat([vectors for vectors, _ in stacked], dim=-1), stacked[0][1]
-        lengths = [vectors.shape[-1] for vectors, _ in stacked]
-        parts = torch.split(self.reduce(rows, weights), lengths, dim=-1)
+            return self.finish(total, ctx), state
+        update, state = self.reduce(Rows.of(total.rows), state, ctx)
         numbers = total.value()
         clients = torch.tensor(float(total.count), dtype=torch.float64)
-        return Update(dict(zip(names, parts, strict=True)), numbers.weight, {**numbers.sums, "clients": clients})
-
-    def reduce(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """The aggregate `[P]` of all updates `[C, P]` (in the order of client names) and weights `[C]`."""
-        raise NotImplementedError
+        sums = {**numbers.sums, **update.sums, "clients": clients}
+        return Update(update.vectors, numbers.weight, sums), state
 
 
 @dataclass(frozen=True)

@@ -109,3 +109,36 @@ class Update:
             self.weight[index],
             {k: v[index] for k, v in self.sums.items()},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """All updates of a round, one client a row, for a rule that needs the whole cohort at once.
+
+    names: the clients, sorted.  vectors: each named vector `[C, length]`.  weights: `[C]`.  sums: the additive numbers
+    of each client, `[C]`.
+    """
+
+    names: tuple[str, ...]
+    vectors: Mapping[str, Tensor]
+    weights: Tensor
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, updates: Mapping[str, Update]) -> Rows:
+        """The rows of the updates of these clients."""
+        names = tuple(sorted(updates))
+        ordered = [updates[name] for name in names]
+        vectors = {name: torch.stack([update.vectors[name] for update in ordered]) for name in ordered[0].vectors}
+        sums = {name: torch.stack([update.sums[name] for update in ordered]) for name in ordered[0].sums}
+        return cls(names, vectors, torch.stack([update.weight for update in ordered]), sums)
+
+    def joined(self) -> Tensor:
+        """All vectors of a client side by side, `[C, sum of the lengths]`: a rule that reduces them as one treats the
+        same clients alike in each vector."""
+        return torch.cat(list(self.vectors.values()), dim=-1)
+
+    def update(self, joined: Tensor) -> Update:
+        """The aggregate of the vectors that lie side by side in `joined`, `[sum of the lengths]`."""
+        parts = torch.split(joined, [vector.shape[-1] for vector in self.vectors.values()], dim=-1)
+        return Update(dict(zip(self.vectors, parts, strict=True)), self.weights.double().sum())

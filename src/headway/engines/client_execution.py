@@ -94,4 +94,4 @@ class ClientExecution:
         ask = ask.map_broadcasts(setup.device.message)
         with untouched(setup.flat_module), setup.device.training():
             outcome = setup.participant.train(client, ask, examples, setup.job.memory.get(client))
-        return frame.size(frame.of_update(outcome.update))
+        return frame.size(frame.of_update(outcome.update, setup.guard.bits))

@@ -158,11 +158,6 @@ class ExactTotal:
         assert not (self.rows.keys() & other.rows.keys())
         self.rows |= other.rows
 
-    def stacked(self, name: str) -> tuple[Tensor, Tensor]:
-        """The rows' vectors `[C, P]` and weights `[C]`, in the order of client names."""
-        ordered = [self.rows[client] for client in sorted(self.rows)]
-        return torch.stack([u.vectors[name] for u in ordered]), torch.stack([u.weight for u in ordered])
-
     def value(self) -> Update:
         """The sum as an update: float64 vectors (integers in a ring), total weight, total sums."""
         vectors = {name: held.value() for name, held in self.vectors.items()} | self.integers

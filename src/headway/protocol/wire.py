@@ -17,12 +17,14 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from headway.core.errors import FrameError
 from headway.core.update import Update
+from headway.numerics.packing import pack, unpack
 
 MAGIC = b"HWAY"
 VERSION = 1
@@ -78,16 +80,25 @@ class Expected:
     ask: int = 0
 
 
-def of_update(update: Update) -> dict[str, Tensor]:
-    """An update's tensors under the names that they have on the wire."""
-    named = {f"v/{name}": vector for name, vector in update.vectors.items()}
+def of_update(update: Update, packed: Mapping[str, int] = MappingProxyType({})) -> dict[str, Tensor]:
+    """An update's tensors under the names that they have on the wire.
+
+    packed: the vectors whose integers take that many bits each (`Flow.packed`); they become bytes without gaps.
+    """
+    vectors = update.vectors.items()
+    named = {f"v/{name}": pack(v, packed[name]) if name in packed else v for name, v in vectors}
     named |= {f"s/{name}": number for name, number in update.sums.items()}
     return named | {"weight": update.weight}
 
 
-def to_update(tensors: Mapping[str, Tensor]) -> Update:
-    """The update of tensors named by `of_update`."""
+def to_update(
+    tensors: Mapping[str, Tensor],
+    packed: Mapping[str, int] = MappingProxyType({}),
+    lengths: Mapping[str, int] = MappingProxyType({}),
+) -> Update:
+    """The update of tensors named by `of_update`; lengths: how many integers each packed vector has."""
     vectors = {name[2:]: tensor for name, tensor in tensors.items() if name.startswith("v/")}
+    vectors |= {name: unpack(vectors[name], bits, lengths[name]) for name, bits in packed.items() if name in vectors}
     sums = {name[2:]: tensor for name, tensor in tensors.items() if name.startswith("s/")}
     return Update(vectors, tensors["weight"], sums)
 

@@ -23,6 +23,7 @@ class Promise:
     """The form of an update on its way, and how much of one client may enter the sum.
 
     lengths: how many numbers each vector has.  integers: the names of those that hold integers; True for all.
+    bits: of those whose integers take a number of bits, that number.
     bound: the largest L2 norm of all vectors together once they are decoded.  weight_bound: the largest weight;
     by_examples: whether a weight is at most the client's number of examples.
     decoded: whether vectors are decoded before they are summed, so that the bound is theirs after that.
@@ -35,6 +36,7 @@ class Promise:
     by_examples: bool = False
     decoded: bool = False
     caused_by: Mapping[str, str] = field(default_factory=dict)
+    bits: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, chain: Chain, flows: Sequence[Flow], size: int, statistics: int = 0) -> Promise:
@@ -51,6 +53,7 @@ class Promise:
             flows[border].by_examples and last.server_sees == "each",
             chain.has_codecs,
             flows[border].set_by,
+            last.packed,
         )
 
     def check(self, update: Update, client: str, examples: int | None = None) -> float:
@@ -61,6 +64,8 @@ class Promise:
                 than was promised, unless it must be decoded first (`check_bound`).
         """
         norm = guard(update, self.lengths, client, self.integers)
+        if (wide := self._too_wide(update)) is not None:
+            raise UpdateRejected(client, f"{wide!r} holds integers that do not fit in {self.bits[wide]} bits")
         weight = float(update.weight)
         if self.weight_bound is not None and weight > self.weight_bound * (1 + SLACK):
             by = self.caused_by.get("weight_bound", "the chain")
@@ -87,13 +92,20 @@ class Promise:
     def check_lanes(self, update: Update, examples: Tensor) -> Tensor | None:
         """`check` of many updates at once: the norms of their deltas, float64 `[C]`; `None` if any would be refused."""
         norms = guard_lanes(update, self.lengths, self.integers)
-        if norms is None:
+        if norms is None or self._too_wide(update) is not None:
             return None
         limits = [] if self.weight_bound is None else [torch.full_like(update.weight, self.weight_bound)]
         limits += [examples.to(update.weight)] if self.by_examples else []
         if any(bool((update.weight > limit * (1 + SLACK)).any()) for limit in limits):
             return None
         return norms if self.decoded or self.holds(update) else None
+
+    def _too_wide(self, update: Update) -> str | None:
+        """The name of a vector with integers of more bits than was promised, if there is one."""
+        for name, bits in self.bits.items():
+            if bool((update.vectors[name] >> bits).any()):  # negative ones too
+                return name
+        return None
 
     def holds(self, update: Update) -> bool:
         """Whether none of many decoded updates `[C, P]` is longer than was promised."""

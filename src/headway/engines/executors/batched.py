@@ -94,7 +94,7 @@ class BatchedExecutor:
         if norms is None or not setup.collector.count_crew(ask, clients, outcome, result):
             raise CannotTrain("an update of a batch is not fit to count", blames_client=True)
         setup.job.memory.propose_stacked(clients.clients, (ask.round, ask.attempt), outcome.memory)
-        trained, up = outcome.trained, frame.size(frame.of_update(outcome.update.lane(0)))
+        trained, up = outcome.trained, frame.size(frame.of_update(outcome.update.lane(0), setup.guard.bits))
         count, loss = torch.as_tensor(trained.count), torch.as_tensor(trained.loss)
         return BatchResult(count, loss, outcome.update.weight, norms, up)
 

@@ -65,7 +65,7 @@ class SequentialExecutor:
                 lost_s.append(time.perf_counter() - begun)
                 continue
             memory.propose(place, outcome.memory)
-            up = up or frame.size(frame.of_update(outcome.update))  # what the guard accepts has one size
+            up = up or frame.size(frame.of_update(outcome.update, guard.bits))  # one size for all
             trained = outcome.trained
             numbers = count, int(trained.count), norm, float(trained.loss), float(outcome.update.weight)
             counted.append(client)

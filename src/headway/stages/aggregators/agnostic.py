@@ -12,8 +12,7 @@ from headway.core.context import ClientContext, ServerContext
 from headway.core.fields import at_least
 from headway.core.flow import Flow
 from headway.core.stage import Aggregator, Place, stages
-from headway.core.update import Tensors, Update
-from headway.protocol.sums import ExactTotal
+from headway.core.update import Rows, Tensors, Update
 
 
 @final
@@ -86,19 +85,12 @@ class AFL(Aggregator):
         ascended = share + self.lr * ctx.measurements["initial_loss"].double()
         return update.with_weight(share).with_sums(ascended=ascended), {"ascended": ascended.unsqueeze(-1)}
 
-    def finish(self, total: ExactTotal, ctx: ServerContext) -> Update:
-        """The mixture of the updates, and the threshold of the next one."""
-        ascended = torch.stack([total.rows[client].sums["ascended"] for client in sorted(total.rows)])
-        return super().finish(total, ctx).with_sums(threshold=simplex_threshold(ascended))
-
-    def reduce(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """`sum lambda_k delta_k / sum lambda_k`; the plain mean if all that answered have lambda_k = 0."""
-        shares = weights.double() if float(weights.sum()) > 0 else torch.ones_like(weights, dtype=torch.float64)
-        return (rows.double() * (shares / shares.sum()).unsqueeze(-1)).sum(0)
-
-    def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
-        """Remembers the threshold."""
-        return update, {"threshold": update.sums["threshold"].reshape(1)}
+    def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
+        """`sum lambda_k delta_k / sum lambda_k`, the plain mean if all that answered have lambda_k = 0; and the
+        threshold of the next mixture."""
+        shares = rows.weights.double() if float(rows.weights.sum()) > 0 else torch.ones_like(rows.weights).double()
+        mixture = (rows.joined().double() * (shares / shares.sum()).unsqueeze(-1)).sum(0)
+        return rows.update(mixture), {"threshold": simplex_threshold(rows.sums["ascended"]).reshape(1)}
 
 
 def simplex_threshold(v: Tensor) -> Tensor:
