@@ -19,8 +19,6 @@ MOST_IMPORTS, MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS, FEWEST_LINE
 CIRCLES: dict[str, str] = {}
 FAN_OUT: dict[str, str] = {
     "headway.client.participant": "is being split",
-    "headway.engines.local": "is being split",
-    "headway.engines.ray.ray_worker": "is being split",
     "headway.engines.virtual_clock.clock_engine": "is being split",
 }
 LONG_FILES: dict[str, str] = {}
@@ -68,11 +66,15 @@ SUITES: dict[str, str] = {
     "engines/test_devices_in_runs.py": "engines.autotune.gpu_memory engines.client_execution",
     "engines/test_fallbacks.py": "engines.executors.batched",
     "engines/test_fleet.py": "engines.virtual_clock.device_availability",
-    "engines/test_local.py": "engines.executors.sequential",
-    "engines/test_planner.py": "engines.autotune.batch_trial",
+    "engines/test_local.py": ("engines.executors.sequential engines.local_clients engines.planned_engine"),
+    "engines/test_planner.py": ("engines.autotune.batch_trial engines.planned_execution"),
     "engines/test_preflight.py": "engines.executors.client_setup",
-    "engines/test_process_engine.py": ("engines.processes.arrays engines.processes.shared_arrays engines.worker_pool"),
-    "engines/test_ray_engine.py": "engines.ray.ray_worker",
+    "engines/test_process_engine.py": (
+        "engines.processes.arrays engines.processes.shared_arrays engines.worker_pool engines.processes.process_pool"
+    ),
+    "engines/test_ray_engine.py": (
+        "engines.ray.ray_worker engines.ray.cluster engines.ray.ray_pool engines.ray.worker_job"
+    ),
     "engines/test_replicated_state.py": "engines.ray.state_replica",
     "model/test_models_not_plain.py": "model.module_checks model.personal_model",
     "model/test_shapes.py": "model.broadcasting model.losses",

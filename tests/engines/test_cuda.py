@@ -129,7 +129,7 @@ def test_a_run_repeats_to_the_bit(precision):
 def test_the_planner_measures_and_the_settings_are_put_back():
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     made, _, _ = run("fedavg", "cuda", "tf32", "auto")
-    assert made.engine.plan is not None
+    assert made.engine.measured_plan is not None
     assert made.engine.summary.startswith("on cuda (")
     assert "tf32, the examples there too: " in made.engine.summary
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before

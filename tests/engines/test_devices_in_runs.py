@@ -47,7 +47,7 @@ def with_dropout():
 def run(algorithm, lanes=1, site=None, drift=True, make=model, rounds=2, folder=None, sizes=SIZES, way=None, **task):
     """A run, all of it, in the way of a GPU if a site is given."""
     engine = hw.LocalEngine(drift, lanes, **(way or {}))
-    engine.site = site or engine.site
+    engine.change_options(device=site or engine.site)
     task = hw.Task(make, metrics=("accuracy",), **task)
     data = blobs(sizes=sizes)
     object.__setattr__(data, "central", data.store.rows(0, 5))
@@ -261,7 +261,7 @@ class TestMemoryThatRunsOut:
 
     def test_the_planner_takes_what_fits(self, most):
         made, reports = run(hw.recipes.recipe("fedavg", trainer=PLAIN), "auto", drift=self.drift)
-        assert made.engine.plan.way.lanes <= 2
+        assert made.engine.measured_plan.plan.lanes <= 2
         assert reports[0].notes == ()
 
 
@@ -336,7 +336,7 @@ class TestRunFiles:
 
     def test_the_engine_that_is_said(self):
         engine = self.section(device="cpu", precision="float32", lanes=2, drift=False).engine()
-        assert (engine.site, engine.lanes, engine.drift) == (Device(), 2, False)
+        assert (engine.site, engine.options.lanes, engine.options.drift) == (Device(), 2, False)
         with pytest.raises(hw.ConfigError, match='precision = "tf32" needs a GPU'):
             self.section(precision="tf32").engine()
         with pytest.raises(hw.ConfigError, match='precision = "tf32" needs a GPU'):
@@ -385,7 +385,7 @@ def test_the_engines_line_says_which_gpu(lanes, said, monkeypatch):
     made, _ = run(hw.recipes.recipe("fedavg", trainer=PLAIN), lanes)
     assert made.engine.summary == ("" if lanes == 1 else "4 clients side by side")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
-    made.engine.site = Device(torch.device("cuda", 0), "tf32")
+    made.engine.change_options(device=Device(torch.device("cuda", 0), "tf32"))
     assert made.engine.summary == said.replace(":", ", the examples there too:")
     made.engine.execution.setup = replace(made.engine.execution.setup, device=made.engine.site)
     assert made.engine.summary == said

@@ -136,9 +136,9 @@ def test_a_worker_is_sent_each_model_once():
     rounds, held = iter(one), {}
     for _ in range(9):
         next(rounds)
-        if engine.areas is None:
+        if engine.pool.areas is None:
             continue
-        for place, each in enumerate(engine.areas.broadcasts):
+        for place, each in enumerate(engine.pool.areas.broadcasts):
             if each.written is not None and held.get(id(each.written), (None, place))[1] != place:
                 pytest.fail("a message was written twice")
             held[id(each.written)] = (each.written, place)

@@ -37,8 +37,8 @@ def timed(monkeypatch, seconds):
 def test_the_fastest_is_chosen(store, monkeypatch, seconds, chosen):
     timed(monkeypatch, seconds)
     made = started("fedavg", hw.LocalEngine(lanes="auto"))
-    assert made.engine.plan.way.lanes == made.engine.groups.width == chosen
-    assert made.engine.plan.seconds == (seconds[chosen], seconds[1])
+    assert made.engine.measured_plan.plan.lanes == made.engine.groups.width == chosen
+    assert made.engine.measured_plan.seconds == (seconds[chosen], seconds[1])
 
 
 @pytest.mark.parametrize(("faster", "threads"), [(1.5, 2), (1.0, 1), (0.5, 1)])
@@ -54,10 +54,10 @@ def test_the_best_crews_are_tried_on_all_threads(store, monkeypatch, faster, thr
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        plan = started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan
+        plan = started("fedavg", hw.LocalEngine(lanes="auto")).engine.measured_plan
     finally:
         torch.set_num_threads(before)
-    assert (plan.way.lanes, plan.threads) == (8, threads)
+    assert (plan.plan.lanes, plan.threads) == (8, threads)
     assert [lanes for lanes, several in tried if several] == [1, 8], "only one client at a time, and the best crews"
 
 
@@ -72,12 +72,12 @@ def test_what_is_quick_is_measured_more_often(store):
 
 def test_a_plan_is_remembered_for_the_same_work_alone(store, monkeypatch):
     timed(monkeypatch, {1: 0.010, 2: 0.005})
-    assert not started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan.remembered
+    assert not started("fedavg", hw.LocalEngine(lanes="auto")).engine.measured_plan.remembered
     timed(monkeypatch, {1: 0.010, 2: 0.020})
-    again = started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan
-    assert (again.way.lanes, again.remembered) == (2, True)
+    again = started("fedavg", hw.LocalEngine(lanes="auto")).engine.measured_plan
+    assert (again.plan.lanes, again.remembered) == (2, True)
     assert "as measured before" in again.summary
-    assert started("fedprox", hw.LocalEngine(lanes="auto")).engine.plan.way.lanes == 1
+    assert started("fedprox", hw.LocalEngine(lanes="auto")).engine.measured_plan.plan.lanes == 1
     assert len(json.loads(store.read_text())) == 2
 
 
@@ -88,15 +88,15 @@ def test_a_damaged_file_of_plans_is_measured_over(store, monkeypatch, damage):
     known = {name: {"lanes": "many"} for name in json.loads(store.read_text())}
     for text in (damage, json.dumps(known)):
         store.write_text(text)
-        plan = started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan
-        assert (plan.way.lanes, plan.remembered) == (2, False)
+        plan = started("fedavg", hw.LocalEngine(lanes="auto")).engine.measured_plan
+        assert (plan.plan.lanes, plan.remembered) == (2, False)
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     timed(monkeypatch, {1: 0.010, 2: 0.005})
-    assert started("fedavg", hw.LocalEngine(lanes="auto")).engine.plan.way.lanes == 2
+    assert started("fedavg", hw.LocalEngine(lanes="auto")).engine.measured_plan.plan.lanes == 2
 
 
 @pytest.mark.parametrize("recipe", ["fedavg", "scaffold+ecgr", "qfedavg"])
@@ -107,8 +107,8 @@ def test_measuring_leaves_no_trace(store, recipe):
     threads = torch.get_num_threads()
     measured = run(recipe, hw.LocalEngine(lanes="auto"))
     assert torch.equal(torch.get_rng_state(), state)
-    plan = measured[0].engine.plan
-    told = run(recipe, hw.LocalEngine(lanes=plan.way.lanes))
+    plan = measured[0].engine.measured_plan
+    told = run(recipe, hw.LocalEngine(lanes=plan.plan.lanes))
     torch.set_num_threads(threads)
     assert torch.equal(measured[0].state.params, told[0].state.params)
     assert plan.seconds is not None
@@ -123,14 +123,14 @@ def test_a_resumed_run_keeps_its_plan(store, tmp_path, monkeypatch):
         made = hw.Run(algorithm, data, task, rounds=rounds, engine=engine, folder=folder, resume=resume)
         list(made)
         made.close()
-        return made.engine.plan
+        return made.engine.measured_plan
 
     timed(monkeypatch, {1: 0.010, 2: 0.005, 3: 0.006})
-    assert part(1, False).way.lanes == 2
+    assert part(1, False).plan.lanes == 2
     store.unlink()
     timed(monkeypatch, {1: 0.010, 2: 0.020, 3: 0.030})
     plan = part(2, True)
-    assert (plan.way.lanes, plan.seconds) == (2, None)
+    assert (plan.plan.lanes, plan.seconds) == (2, None)
 
 
 def test_a_model_that_fails_is_left_to_the_run(store):
@@ -145,5 +145,5 @@ def test_a_model_that_fails_is_left_to_the_run(store):
 
 def test_a_model_that_cannot_be_batched_is_planned_alone(store):
     made = started("fedavg", hw.LocalEngine(lanes="auto"), make=lambda: nn.Sequential(nn.RReLU(), nn.Linear(4, 3)))
-    assert made.engine.plan.way.lanes == 1
+    assert made.engine.measured_plan.plan.lanes == 1
     assert made.engine.summary == "clients one at a time, since RuntimeError in a batched program"

@@ -9,8 +9,8 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.engines.processes import process_engine as processes
-from headway.engines.processes.process_engine import cores
+from headway.engines.processes import process_pool as processes
+from headway.engines.processes.process_pool import cores
 from headway.engines.worker_pool import spread
 
 SIZES = tuple(range(3, 30))
@@ -87,8 +87,8 @@ def test_a_worker_that_dies_is_replaced_and_nothing_changes(lanes):
     reports, killed = [], set()
     for report in made:
         reports.append(report)
-        killed.add(engine.hands[0].pid)
-        os.kill(engine.hands[0].pid, signal.SIGKILL)
+        killed.add(engine.pool.processes[0].pid)
+        os.kill(engine.pool.processes[0].pid, signal.SIGKILL)
     made.close()
     assert len(killed) == 4
     same(whole, (made, reports))
@@ -127,7 +127,7 @@ def test_workers_end_with_the_run_and_with_their_parent():
     engine = hw.ProcessEngine(2, lanes=1)
     made = started("fedavg", engine)
     next(iter(made))
-    pids = [hand.pid for hand in engine.hands]
+    pids = [handle.pid for handle in engine.pool.processes]
     made.close()
     for pid in pids:
         with pytest.raises(ProcessLookupError):
@@ -153,11 +153,11 @@ def test_a_run_is_resumed_with_another_number_of_workers(tmp_path):
         made.close()
         return made
 
-    lanes = whole[0].engine.plan.way.lanes
+    lanes = whole[0].engine.measured_plan.plan.lanes
     first = part(hw.ProcessEngine(1, lanes=lanes), 2, False)
     again = part(hw.ProcessEngine(3, lanes="auto"), 4, True)
     assert first.engine.facts == again.engine.facts == whole[0].engine.facts
-    assert again.engine.plan.seconds is None  # nothing was measured again
+    assert again.engine.measured_plan.seconds is None  # nothing was measured again
     assert torch.equal(whole[0].state.params, again.state.params)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
-from headway.engines.ray.ray_engine import RayHandle
+from headway.engines.ray.ray_pool import RayHandle
 from headway.engines.ray.replicated_state import COPIES
 
 ray = pytest.importorskip("ray", reason='Ray is not installed: pip install "headway[ray]"')
@@ -93,7 +93,7 @@ def test_the_bits_are_those_of_worker_processes(cluster, recipe, lanes):
 
 def test_a_worker_and_a_keeper_that_are_killed_are_replaced_and_nothing_changes(cluster):
     def kill(run):
-        ray.kill(run.engine.crew[0].actor)
+        ray.kill(run.engine.pool.handles[0].actor)
         ray.kill(run.memory.ranges[0].keepers[run.state.round % 2])
 
     whole = trained("scaffold+ecgr", hw.ProcessEngine(1, lanes=4))
@@ -124,7 +124,7 @@ def test_a_keeper_that_is_killed_in_the_middle_of_a_round_changes_nothing(cluste
     def work(hand, unit):
         answers.append(unit)
         if len(answers) in (5, 20):
-            ray.kill(hand.engine.memory_.ranges[0].keepers[len(answers) % 2])
+            ray.kill(hand.pool.memory.ranges[0].keepers[len(answers) % 2])
         return real(hand, unit)
 
     whole = trained("scaffold+ecgr", hw.ProcessEngine(1, lanes=1))

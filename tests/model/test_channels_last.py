@@ -108,7 +108,7 @@ def test_workers_arrange_as_the_parent_does():
 def test_a_model_that_minds_is_left_alone_by_the_planner_and_named_if_asked(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made, _ = run(hw.LocalEngine(lanes="auto"), make=Viewing)
-    assert not made.engine.plan.way.channels_last
+    assert not made.engine.measured_plan.plan.channels_last
     with pytest.raises(hw.ClientFailed, match=r"view"):
         run(hw.LocalEngine(channels_last=True), make=Viewing)
 

@@ -85,7 +85,7 @@ class TestRefusals:
 
     def test_precisions_that_float64_has_no_use_for(self):
         engine = hw.LocalEngine()
-        engine.site = Device(precision="bfloat16")
+        engine.change_options(device=Device(precision="bfloat16"))
         with pytest.raises(hw.ConfigError, match='"bfloat16" needs a task of dtype = "float32", found "float64"'):
             hw.Run(hw.recipes.fedavg(), blobs(), linear_task(dtype="float64"), rounds=1, engine=engine)
         Device().check(torch.float64)
@@ -217,7 +217,7 @@ class TestBfloat16:
         def run(site):
             trainer = hw.LocalSGD(lr=0.05, batch_size=4, epochs=2)
             engine = hw.LocalEngine(lanes=lanes, drift=False)
-            engine.site = site
+            engine.change_options(device=site)
             algorithm, task = hw.recipes.recipe(recipe, trainer=trainer), hw.Task(self.layers)
             made = hw.Run(algorithm, blobs(), task, rounds=3, engine=engine)
             start = made.state.params

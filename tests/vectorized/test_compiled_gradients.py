@@ -181,7 +181,7 @@ def test_sizes_that_differ_too_much_are_not_compiled():
     trainer = hw.LocalSGD(lr=0.1, batch_size=None)
     engine = hw.LocalEngine(compiled=True)
     run("fedavg", engine, trainer=trainer, sizes=tuple(range(5, 30)), rounds=1)
-    assert engine.not_compiled == "its batches have too many different sizes"
+    assert engine.planned.not_compiled == "its batches have too many different sizes"
 
 
 def test_crews_in_low_rank_form_are_not_compiled():
@@ -206,7 +206,7 @@ def test_torch_may_be_told_not_to_compile(monkeypatch):
     monkeypatch.setattr("torch.compile", lambda function, **options: function)
     engine = hw.LocalEngine(compiled=True)
     run("fedavg", engine, rounds=1)
-    assert engine.not_compiled == "torch is told not to compile here"
+    assert engine.planned.not_compiled == "torch is told not to compile here"
 
 
 def test_a_program_that_fails_later_is_left_with_a_note(monkeypatch):
@@ -301,22 +301,22 @@ TIMES = {(1, False): 0.010, (8, False): 0.006, (6, False): 0.005, (6, True): 0.0
 def test_it_is_compiled_only_where_the_length_of_the_run_pays(store, tried, rounds, seconds, compiling, chosen, tries):
     seen = tried(seconds, compiling)
     made = started("fedavg", hw.LocalEngine(lanes="auto"), rounds=rounds)
-    assert made.engine.plan.way == chosen
+    assert made.engine.measured_plan.plan == chosen
     assert [lanes for lanes, _ in seen] == tries
-    assert "\n" not in made.engine.plan.summary
-    assert made.engine.plan.seconds == (seconds[chosen.lanes, chosen.compiled], seconds[1, False])
+    assert "\n" not in made.engine.measured_plan.summary
+    assert made.engine.measured_plan.seconds == (seconds[chosen.lanes, chosen.compiled], seconds[1, False])
 
 
 def test_a_plan_is_remembered_for_runs_of_like_length(store, tried):
     tried(TIMES)
 
     def plan(rounds, **options):
-        return started("fedavg", hw.LocalEngine(lanes="auto", **options), rounds=rounds).engine.plan
+        return started("fedavg", hw.LocalEngine(lanes="auto", **options), rounds=rounds).engine.measured_plan
 
-    assert plan(3_000).way == ExecutionPlan(6, compiled=True)
+    assert plan(3_000).plan == ExecutionPlan(6, compiled=True)
     again = plan(3_100)
-    assert (again.way, again.remembered) == (ExecutionPlan(6, compiled=True), True)
-    assert (plan(100).way, plan(100).remembered) == (ExecutionPlan(6), True)
+    assert (again.plan, again.remembered) == (ExecutionPlan(6, compiled=True), True)
+    assert (plan(100).plan, plan(100).remembered) == (ExecutionPlan(6), True)
     assert not plan(3_000, compiled=False).remembered
     assert plan(100, compiled=False).remembered
 
@@ -325,14 +325,19 @@ def test_a_plan_is_remembered_for_runs_of_like_length(store, tried):
 def test_what_is_said_is_not_measured(store, tried, compiled, way):
     for rounds in (3, 10_000):
         tried(TIMES)
-        assert started("fedavg", hw.LocalEngine(lanes="auto", compiled=compiled), rounds=rounds).engine.plan.way == way
+        assert (
+            started("fedavg", hw.LocalEngine(lanes="auto", compiled=compiled), rounds=rounds).engine.measured_plan.plan
+            == way
+        )
 
 
 def test_workers_share_the_work_that_is_left(store, tried):
     seen = tried({**TIMES, (3, False): 0.005, (3, True): 0.003})
-    plan = started("fedavg", hw.ProcessEngine(2), rounds=3_000).engine.plan
-    assert (plan.way, seen) == (ExecutionPlan(3), [])  # 45 s each
-    assert started("fedavg", hw.ProcessEngine(1), rounds=3_000).engine.plan.way == ExecutionPlan(6, compiled=True)
+    plan = started("fedavg", hw.ProcessEngine(2), rounds=3_000).engine.measured_plan
+    assert (plan.plan, seen) == (ExecutionPlan(3), [])  # 45 s each
+    assert started("fedavg", hw.ProcessEngine(1), rounds=3_000).engine.measured_plan.plan == ExecutionPlan(
+        6, compiled=True
+    )
 
 
 def test_compiling_ends_when_it_cannot_pay_any_more(store, tmp_path):
@@ -350,7 +355,7 @@ def test_the_planner_says_why_what_was_asked_for_cannot_be(store):
     assert engine.summary.startswith(
         "clients one at a time, since RuntimeError in a batched program; not compiled, sin"
     )
-    assert engine.plan.way == ExecutionPlan()
+    assert engine.measured_plan.plan == ExecutionPlan()
 
 
 # runs that are resumed, workers, and run files ------------------------------------------------------------
@@ -367,10 +372,10 @@ def test_a_resumed_run_stays_as_it_was(store, tried, tmp_path):
         made.close()
         return made.engine
 
-    assert part("auto", 3_000, False, lanes="auto").plan.way == ExecutionPlan(6, compiled=True)
+    assert part("auto", 3_000, False, lanes="auto").plan.plan == ExecutionPlan(6, compiled=True)
     store.unlink()
     again = part("auto", 3_000, True, lanes="auto")
-    assert (again.plan.way, again.plan.seconds) == (ExecutionPlan(6, compiled=True), None)
+    assert (again.plan.plan, again.plan.seconds) == (ExecutionPlan(6, compiled=True), None)
     assert part("told", 3, False, compiled=True).pinned_settings == {"compiled": True}
     assert part("told", 3, True).pinned_settings == {"compiled": True}
     part("plain", 3, False)
@@ -408,7 +413,9 @@ def test_it_is_an_option_of_run_files():
 
     for said in (None, True, False):
         for kind in ("local", "processes", "ray"):
-            assert EngineSection(kind=kind, compiled=said).engine().wish == PlanConstraints(None, None, said)
+            assert EngineSection(kind=kind, compiled=said).engine().options.constraints == PlanConstraints(
+                None, None, said
+            )
     with pytest.raises(ValueError, match="compiled"):
         EngineSection(compiled="yes")
 

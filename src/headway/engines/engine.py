@@ -50,6 +50,11 @@ class Engine(ABC):
         """What it can do."""
 
     @property
+    def recorded_name(self) -> str:
+        """The engine's name as run folders record it."""
+        return self.facts.name
+
+    @property
     def summary(self) -> str:
         """In a line, how it trains, where that is worth saying."""
         return ""

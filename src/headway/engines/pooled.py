@@ -35,6 +35,11 @@ class PooledEngine(Engine):
         return self.learner.facts
 
     @property
+    def recorded_name(self) -> str:
+        """As of the Local engine."""
+        return self.learner.recorded_name
+
+    @property
     def summary(self) -> str:
         """Where the one trains."""
         return self.learner.summary
@@ -73,4 +78,6 @@ class PooledEngine(Engine):
         return self.learner.ask(ask)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Puts process-wide settings back."""
+        self.learner.close()
+        self.testers.close()

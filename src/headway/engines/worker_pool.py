@@ -7,22 +7,18 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from headway.core import stopping
 from headway.core.errors import ConfigError, HeadwayError
-from headway.core.flow import EngineFacts
-from headway.engines.autotune.execution_plan import ExecutionPlan
-from headway.engines.autotune.planner import MeasuredPlan, default_store, make_plan, threads_at
-from headway.engines.engine import Job
 from headway.engines.group_runner import GroupRunner
 from headway.engines.grouping import GROUP, groups_of
-from headway.engines.local import LocalEngine
+from headway.engines.local_clients import LocalClients
 from headway.observe.drift import DriftMeter
-from headway.protocol.messages import Answer, Ask
+from headway.protocol.messages import Answer, Ask, Train
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
 from headway.server.collector import GroupResult, answered
@@ -126,36 +122,17 @@ class WorkerTotals:
         return total
 
 
-class WorkerEngine(LocalEngine):
-    """Clients in workers that are given units and return one exact sum a round; what is common to all kinds of them.
+class WorkerPool(ABC):
+    """Workers of one kind, and how they are made ready, asked, waited for and ended.
 
-    title: of the engine.  worker: one and several of them, in words.
+    worker: one and several of them, in words.  handles: of those that there are.
     """
 
-    title: ClassVar[str]
     worker: ClassVar[tuple[str, str]]
 
-    def __init__(
-        self,
-        workers: int | None,
-        lanes: int | Literal["auto"],
-        drift: bool,
-        low_rank: bool | None,
-        channels_last: bool | None,
-        compiled: bool | None,
-    ) -> None:
-        super().__init__(drift, lanes, low_rank=low_rank, channels_last=channels_last, compiled=compiled)
-        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-            raise ConfigError(f"workers must be a whole number from 1, found {workers!r}.")
-        self.workers = workers or 1
-        self.crew: list[WorkerHandle] = []
-        self.here: str | None = None
-
-    @property
-    def facts(self) -> EngineFacts:
-        """Keeps memory; every client answers at once.  The number of workers is no part of it."""
-        width = self._way.lanes
-        return EngineFacts(self.title if width == 1 else f"{self.title}, lanes of {width}")
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.handles: list[WorkerHandle] = []
 
     @abstractmethod
     def prepare(self, ask: Ask) -> None:
@@ -167,123 +144,125 @@ class WorkerEngine(LocalEngine):
 
     @abstractmethod
     def ready(self, busy: Sequence[WorkerHandle]) -> Iterable[WorkerHandle]:
-        """Waits until one of these has something to say; those that have."""
+        """Waits until one of these has an answer; those that have."""
 
     @abstractmethod
     def kill(self) -> None:
         """Stops the workers at once, whatever they are at."""
 
-    def open(self, job: Job) -> None:
-        """Makes ready; the workers start with the first round."""
-        super().open(job)
-        chain = job.algorithm.chain
-        self.here = None
+
+def checked_workers(workers: int | None) -> int | None:
+    """The number of workers.
+
+    Raises:
+        ConfigError: if it is not a whole number from 1.
+    """
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise ConfigError(f"workers must be a whole number from 1, found {workers!r}.")
+    return workers
+
+
+class WorkerClients:
+    """Clients in workers: a request to train is answered there, the others in this process.
+
+    local: the clients in this process, for what workers cannot do.
+    """
+
+    def __init__(self, local: LocalClients, pool: WorkerPool) -> None:
+        self.local, self.pool = local, pool
+        setup = local.setup
+        chain = setup.job.algorithm.chain
+        self.local_reason: str | None = None
         if chain.protocol is not None:
-            self.here = f"{chain.protocol[0]} exchanges secrets with each client"
-        elif self.execution.setup.flows[-1].number == "ring":
-            self.here = "updates are whole numbers"
+            self.local_reason = f"{chain.protocol[0]} exchanges secrets with each client"
+        elif setup.flows[-1].number == "ring":
+            self.local_reason = "updates are whole numbers"
 
-    def _measured(self, cohort: int, clients: int) -> MeasuredPlan:
-        """The fastest plan for one worker's part of a cohort, and of so many clients."""
-        part, all_rounds = -(-cohort // self.workers), -(-clients // self.workers)
-        return make_plan(self.groups, part, 1, self.wish, default_store(), all_rounds)
+    def summary(self, plan: str) -> str:
+        """The number of workers, and the plan of each."""
+        if self.local_reason is not None:
+            return f"in this process, since {self.local_reason}"
+        one, several = self.pool.worker
+        each = f"1 {one}" if self.pool.workers == 1 else f"{self.pool.workers} {several}, each"
+        return f"{each}: {plan or 'clients one at a time'}"
 
-    @property
-    def _threads_said(self) -> list[str]:
-        """A worker always has one."""
-        return []
-
-    def _set_threads(self, threads: int) -> None:
-        """Each worker has one thread; this process keeps its own."""
-
-    def _use(self, way: ExecutionPlan) -> None:
-        """What is compiled here is for one thread, as workers have it that are forked."""
-        with threads_at(1):
-            super()._use(way)
-
-    @property
-    def summary(self) -> str:
-        """How many workers, and what each does."""
-        if self.here is not None:
-            return f"in this process, since {self.here}"
-        one, several = self.worker
-        each = f"1 {one}" if self.workers == 1 else f"{self.workers} {several}, each"
-        return f"{each}: {super().summary or 'clients one at a time'}"
-
-    def _train(self, ask: Ask) -> Answer:
-        if self.here is not None or not ask.cohort:
-            return super()._train(ask)
-        self.prepare(ask)
-        try:
-            return RoundDispatcher(self, ask).run()
-        except BaseException:
-            self.kill()  # what they were at belongs to no round any more
-            raise
+    def answer(self, ask: Ask) -> Answer:
+        """The answer to an ask."""
+        if self.local_reason is not None or not ask.cohort or not isinstance(ask.request, Train):
+            return self.local.answer(ask)
+        with self.local.untouched():
+            self.pool.prepare(ask)
+            try:
+                with self.local.setup.device.training():
+                    return RoundDispatcher(self.pool, self.local, ask).run()
+            except BaseException:
+                self.pool.kill()  # what they were at belongs to no round any more
+                raise
 
 
 class RoundDispatcher:
     """One round: units go to whoever is free, the largest clients first."""
 
-    def __init__(self, engine: WorkerEngine, ask: Ask) -> None:
-        self.engine, self.asked = engine, ask
+    def __init__(self, pool: WorkerPool, local: LocalClients, ask: Ask) -> None:
+        self.pool, self.local, self.asked = pool, local, ask
         self.waiting: deque[Unit] = deque()
         place = 0
-        for clients in groups_of(ask.cohort, engine.job.data.train, engine.groups.width, spread(len(ask.cohort))):
+        for clients in groups_of(ask.cohort, local.setup.job.data.train, local.groups.width, spread(len(ask.cohort))):
             self.waiting.append(Unit(clients, place))
             place += len(clients)
-        self.whole = engine.job.algorithm.chain.aggregator.whole_cohort
+        self.whole = local.setup.job.algorithm.chain.aggregator.whole_cohort
         self.deaths: dict[tuple[int, bool], int] = {}  # by unit, and whether with the machine
-        self.total, self.meter = ExactTotal(), engine.execution.setup.meter(ask)
+        self.total, self.meter = ExactTotal(), local.setup.meter(ask)
         self.reports: dict[int, Reports] = {}
         self.notes: list[str] = []
         self.replaced: list[str] = []  # sentences about workers that were lost
 
     def run(self) -> Answer:
         """Trains everybody; the answer."""
-        engine = self.engine
-        while len(engine.crew) < min(engine.workers, len(self.waiting)):
-            engine.crew.append(engine.hire(len(engine.crew)))
-        for hand in list(engine.crew):
-            hand.summed = []
-            self._give(hand)
+        pool, fallbacks = self.pool, self.local.execution.fallbacks
+        while len(pool.handles) < min(pool.workers, len(self.waiting)):
+            pool.handles.append(pool.hire(len(pool.handles)))
+        for handle in list(pool.handles):
+            handle.summed = []
+            self._give(handle)
         self._work()
-        while not all(self._collect(hand) for hand in engine.crew):
+        while not all(self._collect(handle) for handle in pool.handles):
             self._work()
         for note in self.notes:
-            engine.execution.fallbacks.add(note)  # which keeps what several workers have in common once
-        notes = [*engine.execution.fallbacks.take(), *self.replaced]
+            fallbacks.add(note)  # which keeps what several workers have in common once
+        notes = [*fallbacks.take(), *self.replaced]
         return replace(answered(self.total, self.reports.values(), self.meter), notes=notes)
 
-    def _give(self, hand: WorkerHandle) -> None:
+    def _give(self, handle: WorkerHandle) -> None:
         """The next unit to a worker, if there is one."""
         if not self.waiting:
             return
-        hand.busy, hand.since = self.waiting.popleft(), time.monotonic()
+        handle.busy, handle.since = self.waiting.popleft(), time.monotonic()
         try:
-            hand.give(self.asked, hand.busy)
+            handle.give(self.asked, handle.busy)
         except Lost as lost:
-            self._replace(hand, lost)
+            self._replace(handle, lost)
 
     def _work(self) -> None:
         """Until no worker is at anything."""
-        while busy := [hand for hand in self.engine.crew if hand.busy is not None]:
-            for hand in self.engine.ready(busy):
-                assert hand.busy is not None
+        while busy := [handle for handle in self.pool.handles if handle.busy is not None]:
+            for handle in self.pool.ready(busy):
+                assert handle.busy is not None
                 try:
-                    work = hand.work(hand.busy)
+                    work = handle.work(handle.busy)
                 except Lost as lost:
-                    self._replace(hand, lost)
+                    self._replace(handle, lost)
                     continue
-                unit, hand.busy = hand.busy, None
-                self._take(hand, unit, work)
-                self._give(hand)
+                unit, handle.busy = handle.busy, None
+                self._take(handle, unit, work)
+                self._give(handle)
 
-    def _take(self, hand: WorkerHandle, unit: Unit, work: WorkerTask | None) -> None:
+    def _take(self, handle: WorkerHandle, unit: Unit, work: WorkerTask | None) -> None:
         """What a worker says of a unit."""
         if work is None:
             self._here(unit)
             return
-        hand.summed.append(unit)
+        handle.summed.append(unit)
         self.reports[unit.first] = work.reports
         self.notes += work.notes
         if work.rows is not None:
@@ -296,45 +275,45 @@ class RoundDispatcher:
     def _here(self, unit: Unit) -> None:
         """Runs a unit in this process, where what fails can be looked at."""
         stopping.check()
-        done = self.engine.groups.run(self.asked, unit.clients, {}, self.meter)
+        done = self.local.groups.run(self.asked, unit.clients, {}, self.meter)
         self.total.add_group(done.group)
         self.reports[unit.first] = Reports.joined(done.parts)
 
-    def _collect(self, hand: WorkerHandle) -> bool:
+    def _collect(self, handle: WorkerHandle) -> bool:
         """Adds what a worker has summed; False if it is lost and its units wait again."""
-        if self.whole or not hand.summed:
+        if self.whole or not handle.summed:
             return True
         try:
-            total = hand.total()
+            total = handle.total()
         except Lost as lost:
-            self._replace(hand, lost)
+            self._replace(handle, lost)
             return False
-        units_, hand.summed = hand.summed, []
+        units, handle.summed = handle.summed, []
         if total is None:
-            for unit in units_:
+            for unit in units:
                 self._here(unit)
         else:
             self.total.merge(total)
         return True
 
-    def _replace(self, hand: WorkerHandle, why: Lost) -> None:
+    def _replace(self, handle: WorkerHandle, why: Lost) -> None:
         """A worker has died: another takes its place, and what it had summed waits again."""
-        how = hand.bury()
-        self.engine.crew.remove(hand)
-        lost = [*(() if hand.busy is None else (hand.busy,)), *([] if self.whole else hand.summed)]
-        if hand.busy is not None:
-            key = hand.busy.first, isinstance(why, MachineLost)
+        how = handle.bury()
+        self.pool.handles.remove(handle)
+        lost = [*(() if handle.busy is None else (handle.busy,)), *([] if self.whole else handle.summed)]
+        if handle.busy is not None:
+            key = handle.busy.first, isinstance(why, MachineLost)
             deaths = self.deaths[key] = self.deaths.get(key, 0) + 1
             if deaths >= (LOSSES if key[1] else LIVES):
-                raise HeadwayError(_gave_up(hand.named, deaths, hand.busy.clients, how))
+                raise HeadwayError(_gave_up(handle.named, deaths, handle.busy.clients, how))
         again = [client for unit in lost for client in unit.clients]
         self.replaced.append(
-            f"{hand.named} ended {how}; another took its place"
+            f"{handle.named} ended {how}; another took its place"
             + (f", and trained {some_of(again)} again." if again else ".")
         )
         self.waiting.extendleft(reversed(lost))
-        fresh = self.engine.hire(hand.number, instead=True)
-        self.engine.crew.append(fresh)
+        fresh = self.pool.hire(handle.number, instead=True)
+        self.pool.handles.append(fresh)
         self._give(fresh)
 
 

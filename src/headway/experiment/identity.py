@@ -59,7 +59,7 @@ def identity_of(
         "clock": json.loads(json.dumps(engine.timed)),
         "model": {"layout": flat_module.layout.fingerprint, "start": start},
         "data": data.fingerprint(),
-        "plan": {"engine": engine.facts.name, **engine.pinned_settings, "threads": torch.get_num_threads()},
+        "plan": {"engine": engine.recorded_name, **engine.pinned_settings, "threads": torch.get_num_threads()},
         "code": code_of(task, flat_module.module, algorithm),
     }
 

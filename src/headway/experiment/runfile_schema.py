@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from headway.core.errors import ConfigError
 from headway.core.registry import build, to_numbers
 from headway.engines import FLEETS, DeviceFleet, LocalEngine, PooledEngine, ProcessEngine, RayEngine
+from headway.engines.planned_engine import PlannedEngine
 from headway.model.device import Precision
 
 
@@ -143,7 +144,7 @@ class EngineSection(_Section):
     precision: Precision | None = None
     client_timeout: float | None = Field(default=None, gt=0)
 
-    def engine(self) -> LocalEngine:
+    def engine(self) -> PlannedEngine:
         """The engine.
 
         Raises:

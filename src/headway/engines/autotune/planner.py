@@ -44,11 +44,11 @@ PART_S = 1.0  # more for each layer and size of batches
 class MeasuredPlan:
     """How clients are trained: part of what fixes a run's bits.
 
-    way: in which way.  threads: of torch, in each process.
+    plan: how.  threads: of torch, in each process.
     seconds: what one client took, in the way chosen, and one at a time on one thread; `None` if nothing was measured.
     """
 
-    way: ExecutionPlan
+    plan: ExecutionPlan
     threads: int
     seconds: tuple[float, float] | None = None
     remembered: bool = False
@@ -56,12 +56,12 @@ class MeasuredPlan:
     @property
     def summary(self) -> str:
         """The plan in a line."""
-        said = f"{self.way.summary}, {'1 thread' if self.threads == 1 else f'{self.threads} threads'}"
+        said = f"{self.plan.summary}, {'1 thread' if self.threads == 1 else f'{self.threads} threads'}"
         if self.seconds is None:
             return said
         chosen, alone = (f"{1e3 * seconds:.3g} ms" for seconds in self.seconds)
         when = "as measured before" if self.remembered else "measured"
-        beside = "" if (self.way, self.threads) == (ExecutionPlan(), 1) else f", one at a time on one thread {alone}"
+        beside = "" if (self.plan, self.threads) == (ExecutionPlan(), 1) else f", one at a time on one thread {alone}"
         return f"{said}: {chosen} a client{beside} ({when})"
 
 
@@ -301,7 +301,7 @@ def _remember(store: Path | None, name: str, chosen: MeasuredPlan) -> None:
     """Writes the plan beside the others; a folder that cannot be written is no reason to stop a run."""
     if store is None:
         return
-    kept = {"way": chosen.way.pinned_settings, "threads": chosen.threads, "seconds": chosen.seconds}
+    kept = {"way": chosen.plan.pinned_settings, "threads": chosen.threads, "seconds": chosen.seconds}
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(store, json.dumps({**_read(store), name: kept}, indent=1).encode())

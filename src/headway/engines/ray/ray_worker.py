@@ -1,84 +1,24 @@
-"""A worker on any machine: what it is given once, and runs units of clients with."""
+"""A worker on any machine, which runs groups of clients."""
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from headway.core.algorithm import Algorithm
 from headway.core.errors import HeadwayError
-from headway.core.flow import Flow
 from headway.core.update import unflat_names
-from headway.data import Examples, FederatedData
-from headway.data.dataset.client_index import ClientIndex
-from headway.engines.autotune.execution_plan import ExecutionPlan
 from headway.engines.client_execution import ClientExecution
-from headway.engines.engine import Job
 from headway.engines.group_runner import GroupRunner
-from headway.engines.processes.arrays import Array, Arrays, array_of, tensors_of, told_rows, told_total
-from headway.engines.ray.actors import RayActors
-from headway.engines.ray.replicated_state import Range, RemoteMemory
+from headway.engines.processes.arrays import Arrays, array_of, tensors_of, told_rows, told_total
+from headway.engines.ray.replicated_state import ClientRange, RemoteMemory
 from headway.engines.ray.state_replica import node_here
+from headway.engines.ray.worker_job import WorkerJob
 from headway.engines.worker_pool import Lost, WorkerTotals
-from headway.model.task import Task
-from headway.numerics.keys import Key
 from headway.protocol.messages import Ask, Message, Train, Version
 from headway.protocol.reports import Reports
-
-
-@dataclass(frozen=True)
-class WorkerJob:
-    """A job but for its arrays: what a worker needs of it, sent once.
-
-    hollow: the data without examples and without who holds which.
-    """
-
-    algorithm: Algorithm
-    task: Task
-    key: Key
-    hollow: FederatedData
-    names: Sequence[str]
-    flows: tuple[Flow, ...]
-    measure: bool
-    way: ExecutionPlan
-    remote: RayActors
-
-    @classmethod
-    def of(cls, execution: ClientExecution, remote: RayActors) -> WorkerJob:
-        """The job of an execution."""
-        setup = execution.setup
-        job, hollow = setup.job, copy.copy(setup.job.data)
-        for field in ("store", "train", "test", "central"):
-            object.__setattr__(hollow, field, None)
-        names = ClientIndex.of(job.data.train).names
-        flows, measure = setup.flows, setup.measure
-        return cls(job.algorithm, job.task, job.key, hollow, names, flows, measure, execution.plan, remote)
-
-    def job(self, arrays: Arrays) -> Job:
-        """The job again; the data were checked where they came from, and are not looked through again."""
-        held, data = tensors_of(arrays), copy.copy(self.hollow)
-        none = torch.zeros(len(self.names), dtype=torch.int64)
-        object.__setattr__(data, "store", Examples(held["inputs"], held["targets"]))
-        object.__setattr__(data, "train", ClientIndex(self.names, held["starts"], held["sizes"], held.get("index")))
-        object.__setattr__(data, "test", ClientIndex(self.names, none, none))
-        return Job(self.algorithm, self.task, data, self.key, RemoteMemory(self.names, self.remote))
-
-
-def data_arrays(data: FederatedData) -> dict[str, Array]:
-    """The examples and who trains on which, as arrays."""
-    train = ClientIndex.of(data.train)
-    arrays = {
-        "inputs": array_of(data.store.inputs),
-        "targets": array_of(data.store.targets),
-        "starts": array_of(train.starts),
-        "sizes": array_of(train.sizes),
-    }
-    return arrays if train.index is None else {**arrays, "index": array_of(train.index)}
 
 
 class RayWorker:
@@ -102,14 +42,14 @@ class RayWorker:
         job = shipped.job(arrays)
         assert isinstance(job.memory, RemoteMemory)
         self.memory, self.remote = job.memory, shipped.remote
-        execution = ClientExecution(job, shipped.flows, shipped.measure, shipped.way)
+        execution = ClientExecution(job, shipped.flows, shipped.measure, shipped.plan)
         if execution.not_compiled is not None:
             raise HeadwayError(f"the others compile their steps, but {execution.not_compiled}")
         self.whole = job.algorithm.chain.aggregator.whole_cohort
         self.tally = WorkerTotals(GroupRunner(execution))
         return node_here()
 
-    def unit(self, request: dict[str, Any], ranges: Sequence[Range], *messages: Arrays) -> dict[str, Any]:
+    def unit(self, request: dict[str, Any], ranges: Sequence[ClientRange], *messages: Arrays) -> dict[str, Any]:
         """Trains the clients of a unit; what became of each.
 
         request: the number of the call, the round and earlier ones that are answered, the attempt, the clients, who of
@@ -137,7 +77,7 @@ class RayWorker:
         return self.tally
 
     def _trained(
-        self, tally: WorkerTotals, request: dict[str, Any], ranges: Sequence[Range], messages: Sequence[Arrays]
+        self, tally: WorkerTotals, request: dict[str, Any], ranges: Sequence[ClientRange], messages: Sequence[Arrays]
     ) -> dict[str, Any]:
         self.memory.begin(ranges, request["missed"])
         ask = _ask(request, [_message(arrays) for arrays in messages])

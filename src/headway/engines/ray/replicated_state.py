@@ -47,7 +47,7 @@ class Remote(Protocol):
 
 
 @dataclass
-class Range:
+class ClientRange:
     """Some clients that lie together in the sorted population, and their keepers; the first is asked first."""
 
     first: str
@@ -69,7 +69,7 @@ class RemoteMemory:
         HeadwayError: if both keepers of a range are lost between two verdicts: their clients' memory is gone.
     """
 
-    def __init__(self, clients: Sequence[str], remote: Remote, ranges: Sequence[Range] = ()) -> None:
+    def __init__(self, clients: Sequence[str], remote: Remote, ranges: Sequence[ClientRange] = ()) -> None:
         self._clients, self._remote, self.ranges = clients, remote, list(ranges)
         self.missed: dict[tuple[int, int], str] = {}
         self.notes: list[str] = []
@@ -85,13 +85,13 @@ class RemoteMemory:
         parts, living = min(parts, count), nodes()
         for part in range(parts):
             start, stop = count * part // parts, count * (part + 1) // parts
-            own = Range(self._clients[start], self._clients[stop - 1], [])
+            own = ClientRange(self._clients[start], self._clients[stop - 1], [])
             for copy in range(COPIES):
                 own.keepers.append(make(self._some(start, stop), living[(part + copy) % len(living)]))
             self.ranges.append(own)
         self._restore()
 
-    def begin(self, ranges: Sequence[Range], missed: Mapping[tuple[int, int], str]) -> None:
+    def begin(self, ranges: Sequence[ClientRange], missed: Mapping[tuple[int, int], str]) -> None:
         """At a worker: who keeps what from now on, but for what has missed something; earlier proposals are not waited
         for any more."""
         self.ranges, self._proposed = list(ranges), []
@@ -301,7 +301,7 @@ class RemoteMemory:
             own.keepers = living
         self.missed.clear()
 
-    def _wants(self, own: Range) -> bool:
+    def _wants(self, own: ClientRange) -> bool:
         """Whether a range has too few keepers, or all on one node while there is another."""
         if self._make is None or len(own.keepers) < COPIES:
             return self._make is not None
@@ -311,7 +311,7 @@ class RemoteMemory:
             return False
         return len(homes) < COPIES and not set(self._nodes()) <= homes
 
-    def _started(self, own: Range, used: Counter[str]) -> Actor:
+    def _started(self, own: ClientRange, used: Counter[str]) -> Actor:
         """Another keeper of a range, on a node with none of them and few others."""
         start, stop = place_in(self._clients, own.first), place_in(self._clients, own.last)
         assert start is not None
@@ -322,7 +322,7 @@ class RemoteMemory:
         used[node] += 1
         return self._make(self._some(start, stop + 1), node)
 
-    def _add(self, own: Range, fresh: Actor) -> None:
+    def _add(self, own: ClientRange, fresh: Actor) -> None:
         """Copies to it what the first keeper has; it takes its place beside that one, unless one of the two is lost."""
         remote = self._remote
         try:

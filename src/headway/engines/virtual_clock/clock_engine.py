@@ -19,7 +19,9 @@ from headway.core.flow import EngineFacts
 from headway.core.registry import to_numbers
 from headway.core.update import flat_names, unflat_names
 from headway.engines.engine import Engine, Job
-from headway.engines.local import REPLY, LocalEngine
+from headway.engines.local import LocalEngine
+from headway.engines.local_clients import REPLY
+from headway.engines.planned_engine import PlannedEngine
 from headway.engines.virtual_clock.device_availability import HORIZON_S, Always, Window
 from headway.engines.virtual_clock.fleet import DeviceFleet, SimulatedDevice
 from headway.numerics.keys import Key
@@ -49,8 +51,9 @@ class ClockEngine(Engine):
         ConfigError: when opened, for a chain whose protocol exchanges secrets; in a run, if nobody is ever there.
     """
 
-    def __init__(self, inner: LocalEngine | None = None, fleet: DeviceFleet | None = None) -> None:
-        self.inner, self.fleet = inner or LocalEngine(), fleet or DeviceFleet()
+    def __init__(self, inner: PlannedEngine | None = None, fleet: DeviceFleet | None = None) -> None:
+        self.inner: PlannedEngine = inner or LocalEngine()
+        self.fleet = fleet or DeviceFleet()
         self.site = self.inner.site
         self.now = 0.0
         self._events: list[Event] = []
@@ -66,6 +69,11 @@ class ClockEngine(Engine):
         """Those of the engine inside, with a clock."""
         inner = self.inner.facts
         return EngineFacts(f"{inner.name} by a virtual clock", memory=inner.memory, clock=True)
+
+    @property
+    def recorded_name(self) -> str:
+        """As of the engine inside, with the clock."""
+        return f"{self.inner.recorded_name} by a virtual clock"
 
     @property
     def summary(self) -> str:
@@ -118,7 +126,7 @@ class ClockEngine(Engine):
         self.pool = RoundPool(algorithm.quorum)
         self._always = self.fleet.availability == Always() and algorithm.quorum.cap is None
         if algorithm.quorum.late == "keep":
-            self.inner.drift = False  # of updates to one model
+            self.inner.change_options(drift=False)  # of updates to one model
         self.inner.open(replace(job, algorithm=replace(algorithm, quorum=Quorum())))
         self.sizes = dict(zip(job.data.clients, job.data.train_sizes.tolist(), strict=True))
 

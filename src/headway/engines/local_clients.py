@@ -1,0 +1,107 @@
+"""The clients in this process: each request to them, and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from headway.client.evaluation import evaluate_clients, training_losses
+from headway.core.errors import ConfigError
+from headway.core.update import Tensors
+from headway.engines.group_runner import GroupRunner
+from headway.engines.grouping import groups_of
+from headway.model.random_state import outside, rewind_outside
+from headway.protocol import wire as frame
+from headway.protocol.messages import Answer, Ask, Evaluate, Exchange, Measure, Settle, Train
+from headway.protocol.reports import Reports, columns_of
+from headway.protocol.sums import ExactTotal
+from headway.server.collector import answered
+
+REPLY = {"loss": torch.zeros((), dtype=torch.float64)}  # the tensors of a reply to a request to measure
+
+
+class LocalClients:
+    """Answers every request, one group of clients after another."""
+
+    def __init__(self, groups: GroupRunner) -> None:
+        self.groups, self.execution, self.setup = groups, groups.execution, groups.setup
+        self.secrets: dict[str, Tensors] = {}
+
+    def answer(self, ask: Ask) -> Answer:
+        """The answer to an ask; its cohort trains in an order that the names and sizes of its clients decide.
+
+        The generators and settings of torch, NumPy and Python are left as they were found.
+        """
+        with self.untouched():
+            match ask.request:
+                case Train():
+                    with self.setup.device.training():
+                        return self._train(ask)
+                case Evaluate():
+                    return self._evaluate(ask)
+                case Measure():
+                    return self._measure(ask)
+                case Settle():
+                    return self._settle(ask)
+                case Exchange() as request:
+                    return self._exchange(ask, request)
+        raise ConfigError(f"this engine has no answer to a {type(ask.request).__name__} request.")
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Leaves the generators and settings of torch, NumPy and Python as they were found."""
+        device, flat_module = self.setup.device, self.setup.flat_module
+        before, others = device.rng_state(), outside() if flat_module.seeds_outside else None
+        try:
+            yield
+        finally:
+            device.set_rng_state(before)
+            flat_module.attributes.restore()
+            if others is not None:
+                rewind_outside(others)
+
+    def _train(self, ask: Ask) -> Answer:
+        total, meter = ExactTotal(), self.setup.meter(ask)
+        parts: list[Reports] = []
+        for members in groups_of(ask.cohort, self.setup.job.data.train, self.groups.width):
+            result = self.groups.run(ask, members, self.secrets, meter)
+            total.add_group(result.group)
+            parts += result.parts
+        return replace(answered(total, parts, meter), notes=self.execution.fallbacks.take())
+
+    def _evaluate(self, ask: Ask) -> Answer:
+        setup = self.setup
+        setup.flat_module.seed(setup.job.key.derive("evaluation", ask.round).seed())
+        data, memory = setup.job.data, setup.job.memory
+        scores, pooled = evaluate_clients(setup.flat_module, ask.message, data, ask.cohort, memory)
+        self.execution.unwritten.check()
+        sizes = [len(data.test[client]) for client in scores]
+        reports = Reports(scores, "counted", sizes, metrics=columns_of(list(scores.values())))
+        return Answer(reports=reports, figures=pooled)
+
+    def _measure(self, ask: Ask) -> Answer:
+        """The loss of the model on each client's training examples."""
+        setup = self.setup
+        losses = training_losses(setup.flat_module, ask.message, setup.job.data, ask.cohort, setup.job.memory)
+        self.execution.unwritten.check()
+        up, down = frame.size(REPLY), frame.size(ask.message.tensors())
+        metrics = {"train_loss": list(losses.values())}
+        return Answer(reports=Reports(losses, bytes_up=up, bytes_down=down, metrics=metrics))
+
+    def _settle(self, ask: Ask) -> Answer:
+        """The round is over: the cohort was counted, and no secret is needed any more."""
+        self.setup.job.memory.settle((ask.round, ask.attempt), ask.cohort)
+        self.secrets.clear()
+        return Answer()
+
+    def _exchange(self, ask: Ask, request: Exchange) -> Answer:
+        """A request of the protocol's own: each client answers and keeps its secret until the round is over."""
+        algorithm, replies = self.setup.job.algorithm, dict[str, Tensors]()
+        for client in sorted(ask.cohort):
+            key = self.setup.participant.client_key(client, ask.round)
+            secret = self.secrets.get(client, {})
+            replies[client], self.secrets[client] = algorithm.answer(request, secret, client, key)
+        return Answer(replies=replies)

@@ -1,0 +1,72 @@
+"""The job of a worker on any machine: what it is given once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from headway.core.algorithm import Algorithm
+from headway.core.flow import Flow
+from headway.data import Examples, FederatedData
+from headway.data.dataset.client_index import ClientIndex
+from headway.engines.autotune.execution_plan import ExecutionPlan
+from headway.engines.client_execution import ClientExecution
+from headway.engines.engine import Job
+from headway.engines.processes.arrays import Array, Arrays, array_of, tensors_of
+from headway.engines.ray.actors import RayActors
+from headway.engines.ray.replicated_state import RemoteMemory
+from headway.model.task import Task
+from headway.numerics.keys import Key
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """A job but for its arrays: what a worker needs of it, sent once.
+
+    hollow: the data without examples and without who holds which.
+    """
+
+    algorithm: Algorithm
+    task: Task
+    key: Key
+    hollow: FederatedData
+    names: Sequence[str]
+    flows: tuple[Flow, ...]
+    measure: bool
+    plan: ExecutionPlan
+    remote: RayActors
+
+    @classmethod
+    def of(cls, execution: ClientExecution, remote: RayActors) -> WorkerJob:
+        """The job of an execution."""
+        setup = execution.setup
+        job, hollow = setup.job, copy.copy(setup.job.data)
+        for field in ("store", "train", "test", "central"):
+            object.__setattr__(hollow, field, None)
+        names = ClientIndex.of(job.data.train).names
+        flows, measure = setup.flows, setup.measure
+        return cls(job.algorithm, job.task, job.key, hollow, names, flows, measure, execution.plan, remote)
+
+    def job(self, arrays: Arrays) -> Job:
+        """The job again; the data were checked where they came from, and are not looked through again."""
+        held, data = tensors_of(arrays), copy.copy(self.hollow)
+        none = torch.zeros(len(self.names), dtype=torch.int64)
+        object.__setattr__(data, "store", Examples(held["inputs"], held["targets"]))
+        object.__setattr__(data, "train", ClientIndex(self.names, held["starts"], held["sizes"], held.get("index")))
+        object.__setattr__(data, "test", ClientIndex(self.names, none, none))
+        return Job(self.algorithm, self.task, data, self.key, RemoteMemory(self.names, self.remote))
+
+
+def data_arrays(data: FederatedData) -> dict[str, Array]:
+    """The examples and who trains on which, as arrays."""
+    train = ClientIndex.of(data.train)
+    arrays = {
+        "inputs": array_of(data.store.inputs),
+        "targets": array_of(data.store.targets),
+        "starts": array_of(train.starts),
+        "sizes": array_of(train.sizes),
+    }
+    return arrays if train.index is None else {**arrays, "index": array_of(train.index)}
