@@ -22,16 +22,8 @@ FAN_OUT: dict[str, str] = {
     "headway.engines.virtual_clock.clock_engine": "is being split",
 }
 LONG_FILES: dict[str, str] = {}
-LONG_FUNCTIONS: dict[str, str] = {
-    "headway.data.sources.folders.class_folders": "is being split",
-    "headway.data.sources.table_pool.table_pool": "is being split",
-}
+LONG_FUNCTIONS: dict[str, str] = {}
 MANY_PARAMETERS: dict[str, str] = {
-    "headway.data.sources.hub.from_huggingface": "is being split",
-    "headway.data.sources.hub.hub_pool": "is being split",
-    "headway.data.sources.synthetic.synthetic_pool": "is being split",
-    "headway.data.sources.table_pool.table_pool": "is being split",
-    "headway.data.sources.torch_datasets.from_torch": "is being split",
     "headway.experiment.comparison.gather": "is being split",
     "headway.protocol.reports.Reports.__init__": "is being split",
     "headway.reports.comparison_picture.comparison_picture": "is being split",

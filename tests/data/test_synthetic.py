@@ -10,7 +10,7 @@ from headway.core.errors import ConfigError
 from headway.data import load, sources
 from headway.data.partition.allocation import generator
 from headway.data.sources.example_pool import ExamplePool
-from headway.data.sources.synthetic import synthetic_pool
+from headway.data.sources.synthetic import SyntheticOptions, synthetic_pool
 from headway.numerics.keys import Key
 
 KEY = Key.root(1)
@@ -18,7 +18,7 @@ KEY = Key.root(1)
 
 def pool(**options: Any) -> tuple[ExamplePool, np.ndarray, np.ndarray, np.ndarray]:
     """The pool, its inputs, its targets, and the number of each example's client."""
-    made = synthetic_pool(key=options.pop("key", KEY), **options)
+    made = synthetic_pool(key=options.pop("key", KEY), options=SyntheticOptions(**options))
     assert made.owners is not None
     owners = np.unique(made.owners, return_inverse=True)[1]
     assert isinstance(made.inputs, torch.Tensor)

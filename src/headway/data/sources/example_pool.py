@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -22,6 +22,16 @@ from headway.data.sources.impute import EncodedTable
 from headway.numerics.keys import Key
 
 PartitionLike = Partitioner | Mapping[str, Any]
+
+
+class Division(TypedDict, total=False):
+    """How examples are divided among clients: the arguments of `ExamplePool.divide`."""
+
+    key: Key | int
+    partition: PartitionLike | None
+    clients: int | None
+    test_share: float
+    split: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +62,22 @@ class ExamplePool:
     def divide(
         self,
         *,
-        key: Key,
-        partition: PartitionLike | None,
-        clients: int | None,
-        test_share: float,
+        key: Key | int = 0,
+        partition: PartitionLike | None = None,
+        clients: int | None = None,
+        test_share: float = 0.2,
         split: str | None = None,
     ) -> FederatedData:
-        """Give every example to one client, and part each client's into training and test (see `Splitter`).
+        """The examples given to clients, each one's parted into training and test (see `Splitter`).
+
+        key: of every draw; a seed stands for the key that a run of that seed draws its data by.
 
         Raises:
             ConfigError: a partition for a source with clients of its own, none for one without, or a
                 malformed one.
             DataError: the examples cannot be divided like this.
         """
+        key = Key.of(key, "data")
         strata = self.targets if self.classes is not None and self.targets.ndim == 1 else None
         rule = Splitter.of(split, test_share, labels=strata, groups=self.groups, group_name=self.group_name)
         if self.tested is not None and split is not None:

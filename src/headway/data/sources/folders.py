@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -79,37 +79,50 @@ def class_folders(
     files, places, tested, said = _used(files, path, layout, validation)
     found = read_pictures(files, path, side=side, colour=colour, damaged=damaged)
     places = [places[number] for number in found.kept]
-    names = sorted({place.name for place in places})
-    if len(names) < 2:
-        raise DataError(f"all pictures of {path} are of one class, {names[0]!r}; 2 classes are needed.")
-    number = {name: code for code, name in enumerate(names)}
-    targets = torch.tensor([number[place.name] for place in places])
+    names, targets = _classes(places, path)
     same = _groups(found.digests)
     notes += (*said, *found.notes, *_twice(same, targets, [files[kept] for kept in found.kept], path))
     in_test = torch.tensor([place.part == tested for place in places])
-    images = Examples(found.pixels, targets)
-    owners = marked = central = None
-    if layout == "client/class":
-        owners, marked = tuple(place.client for place in places), in_test if bool(in_test.any()) else None
-    else:
-        rest, aside = (~in_test).nonzero()[:, 0], in_test.nonzero()[:, 0]
-        if not len(aside):
-            rest, aside = split(torch.arange(len(images)), central_share, key.derive("central"), targets)
-        images, central = images.take(rest), images.take(aside) if len(aside) else None
-        notes += _shared(same[rest], same[aside])
-        same = same[rest]
-    return ExamplePool(
+    pool = ExamplePool(
         path.name,
-        images.inputs,
-        images.targets,
+        found.pixels,
+        targets,
         len(names),
-        owners,
-        marked,
-        central,
-        f"pictures of {path.name}: {', '.join(names)}",
-        class_names=tuple(names),
+        description=f"pictures of {path.name}: {', '.join(names)}",
+        class_names=names,
         notes=notes,
         same=same,
+    )
+    if layout == "client/class":
+        owners = tuple(place.client for place in places)
+        return replace(pool, owners=owners, tested=in_test if bool(in_test.any()) else None)
+    rest, aside = (~in_test).nonzero()[:, 0], in_test.nonzero()[:, 0]
+    if not len(aside):
+        rest, aside = split(torch.arange(len(targets)), central_share, key.derive("central"), targets)
+    return _with_central(pool, rest, aside, same)
+
+
+def _classes(places: Sequence[_FolderLevel], path: Path) -> tuple[tuple[str, ...], Tensor]:
+    """The names of the classes, sorted, and the class of each picture, int64 `[n]`."""
+    names = tuple(sorted({place.name for place in places}))
+    if len(names) < 2:
+        raise DataError(f"all pictures of {path} are of one class, {names[0]!r}; 2 classes are needed.")
+    number = {name: code for code, name in enumerate(names)}
+    return names, torch.tensor([number[place.name] for place in places])
+
+
+def _with_central(pool: ExamplePool, rest: Tensor, aside: Tensor, same: Tensor) -> ExamplePool:
+    """The pictures at `rest`, with those at `aside` as the central test set."""
+    assert isinstance(pool.inputs, Tensor)
+    images = Examples(pool.inputs, pool.targets)
+    held = images.take(rest)
+    return replace(
+        pool,
+        inputs=held.inputs,
+        targets=held.targets,
+        central=images.take(aside) if len(aside) else None,
+        notes=(*pool.notes, *_shared(same[rest], same[aside])),
+        same=same[rest],
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -18,35 +19,66 @@ from headway.data.dataset.federated import FederatedData
 from headway.data.dataset.inputs import InputKind, as_inputs, check_ranges, read_inputs
 from headway.data.dataset.owners import client_notes, group_codes, owner_ids
 from headway.data.dataset.targets import TargetKind, as_targets, read_targets
-from headway.data.sources.example_pool import ExamplePool, PartitionLike
+from headway.data.sources.example_pool import Division, ExamplePool
 from headway.data.sources.split_names import part_named
-from headway.numerics.keys import Key
 
 Validation = Literal["skip", "train"]
 
 _STATE_FILES = ("dataset_dict.json", "state.json")
 
 
-def from_huggingface(
-    dataset: Any,
-    *,
-    inputs: str | Sequence[str],
-    target: str,
-    client_column: str | None = None,
-    key: Key | int = 0,
-    partition: PartitionLike | None = None,
-    clients: int | None = None,
-    test_share: float = 0.2,
-    name: str = "dataset",
-    split: str | None = None,
-    **options: Any,
-) -> FederatedData:
-    """The rows of a `datasets.Dataset`, or of a `DatasetDict` with splits for training and perhaps test and validation.
+@dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """Which columns of the rows are inputs, target, clients and groups, and how they are read.
 
     inputs: the column of images, of number lists (such as token ids of one length), or the columns of numbers
         that together are the features.  target: a column of labels (`ClassLabel`, whole numbers or text) or of
-        values to regress.  client_column: who holds each row; without it, a partition and a number of clients.
-    split: which rows of a client are tested, see `load`.  Options: those of `hub_pool`.
+        values to regress.  client_column: the client of each row.
+    input_kind, task: how inputs and targets are read, see `headway.data.dataset.inputs.read_inputs` and
+        `headway.data.dataset.targets.understood`.  group: a column whose equal rows belong together in the split.
+    validation: beside a test split, whether the validation split is left out or joins training.
+
+    Raises:
+        ConfigError: another value of validation, or no column of inputs.
+    """
+
+    inputs: str | Sequence[str]
+    target: str
+    client_column: str | None = None
+    input_kind: InputKind | None = None
+    task: TargetKind | None = None
+    group: str | None = None
+    validation: Validation = "skip"
+
+    def __post_init__(self) -> None:
+        if self.validation not in ("skip", "train"):
+            raise ConfigError(f"validation is {self.validation!r}, but one of 'skip', 'train' is needed.")
+        if not self.inputs:
+            raise ConfigError("inputs names no column; name one or more.")
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        """The columns of the inputs."""
+        return (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
+
+
+class Rows(Division, total=False):
+    """The further options of `from_huggingface`: those of `RowOptions`, and of the division."""
+
+    client_column: str | None
+    input_kind: InputKind | None
+    task: TargetKind | None
+    group: str | None
+    validation: Validation
+
+
+def from_huggingface(
+    dataset: Any, *, inputs: str | Sequence[str], target: str, name: str = "dataset", **options: Unpack[Rows]
+) -> FederatedData:
+    """The rows of a `datasets.Dataset`, or of a `DatasetDict` with splits for training and perhaps test and validation.
+
+    inputs, target, client_column, input_kind, task, group, validation: see `RowOptions`.  Without a client column, a
+    partition and a number of clients are needed.  key, partition, clients, test_share, split: see `load`.
     A split "test" is a central test set; with a client column, each client's own test part.  So is a split "validation"
     where there is no "test"; beside one it is left out, or trained on.
 
@@ -54,10 +86,9 @@ def from_huggingface(
         ConfigError: a column that is not there, or a partition where the clients are given.
         DataError: no split for training, values that are missing, ragged, or no numbers.
     """
-    pool = hub_pool(dataset, name=name, inputs=inputs, target=target, client_column=client_column, **options)
-    return pool.divide(
-        key=Key.of(key, "data"), partition=partition, clients=clients, test_share=test_share, split=split
-    )
+    given = dict[str, Any](options)
+    division = {option: given.pop(option) for option in Division.__annotations__ if option in given}
+    return hub_pool(dataset, name, RowOptions(inputs=inputs, target=target, **given)).divide(**division)
 
 
 def is_saved(path: Path) -> bool:
@@ -65,18 +96,8 @@ def is_saved(path: Path) -> bool:
     return any((path / name).is_file() for name in _STATE_FILES)
 
 
-def saved_pool(
-    path: Path,
-    *,
-    inputs: str | Sequence[str],
-    target: str,
-    client_column: str | None = None,
-    input_kind: InputKind | None = None,
-    task: TargetKind | None = None,
-    group: str | None = None,
-    validation: Validation = "skip",
-) -> ExamplePool:
-    """The pool of a folder that `save_to_disk` wrote; options as in `hub_pool`.
+def saved_pool(path: Path, *, options: RowOptions) -> ExamplePool:
+    """The pool of a folder that `save_to_disk` wrote.
 
     Raises:
         DataError: the package `datasets` is not installed, or cannot read the folder.
@@ -91,46 +112,16 @@ def saved_pool(
         dataset = load_from_disk(str(path))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"the data set in {path} cannot be read: {error}.") from error
-    return hub_pool(
-        dataset,
-        name=path.name,
-        inputs=inputs,
-        target=target,
-        client_column=client_column,
-        input_kind=input_kind,
-        task=task,
-        group=group,
-        validation=validation,
-    )
+    return hub_pool(dataset, path.name, options)
 
 
-def hub_pool(
-    dataset: Any,
-    *,
-    name: str,
-    inputs: str | Sequence[str],
-    target: str,
-    client_column: str | None,
-    input_kind: InputKind | None = None,
-    task: TargetKind | None = None,
-    group: str | None = None,
-    validation: Validation = "skip",
-) -> ExamplePool:
-    """All rows, not yet held by clients.
-
-    input_kind, task: how inputs and targets are read, see `headway.data.dataset.inputs.read_inputs` and
-        `headway.data.dataset.targets.understood`.  group: a column that says which rows belong together in the split.
-    validation: beside a test split, whether the validation split is left out or joins training.
-    """
-    if validation not in ("skip", "train"):
-        raise ConfigError(f"validation is {validation!r}, but one of 'skip', 'train' is needed.")
-    splits, notes = _splits(dataset, validation)
-    chosen = (inputs,) if isinstance(inputs, str) else tuple(inputs)
-    if not chosen:
-        raise ConfigError("inputs names no column; name one or more.")
+def hub_pool(dataset: Any, name: str, options: RowOptions) -> ExamplePool:
+    """All rows, not yet held by clients."""
+    target, client_column, group = options.target, options.client_column, options.group
+    splits, notes = _splits(dataset, options.validation)
     given = {f"{name}, {split}": rows for split, rows in splits.items()}
-    xs, read = _inputs(given, chosen, input_kind)
-    ys, classes, names, understood = _labels(given, target, task)
+    xs, read = _inputs(given, options.input_columns, options.input_kind)
+    ys, classes, names, understood = _labels(given, target, options.task)
     for where, x in zip(given, xs, strict=True):
         if not len(x):
             raise DataError(f"{where} holds no row; at least one is needed.")

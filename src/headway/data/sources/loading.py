@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.core.registry import convert, is_plain
@@ -17,7 +17,7 @@ from headway.data.sources.folders import class_folders
 from headway.data.sources.hub import is_saved, saved_pool
 from headway.data.sources.images import has_idx, idx_pool
 from headway.data.sources.mapped import is_mapped, mapped, mapped_pool
-from headway.data.sources.source_registry import SOURCES, source_names, suffixes
+from headway.data.sources.source_registry import SOURCES, call, parameters_of, source_names, suffixes, types_of
 from headway.numerics.keys import Key
 
 _TEXT_OPTIONS = frozenset(
@@ -66,12 +66,12 @@ def load(
     if read is mapped_pool and partition is None:  # who holds what is in the files too
         given = {"clients": clients, "test_share": test_share, "split": split, "key": key}
         return shifted(mapped(path, **given, **options), rules, key=key)
-    known = inspect.signature(read).parameters
+    known = parameters_of(read)
     if "key" in known:  # only what draws examples or a central test set takes a key
         given["key"] = key
     if "clients" in known and clients is not None:
         given["clients"] = clients
-    pool = read(**given, **options)
+    pool = call(read, {**given, **options})
     if not isinstance(pool, ExamplePool):
         raise ConfigError(f"the data source {name!r} returned a {type(pool).__name__}, but an ExamplePool is needed.")
     divided = pool.divide(key=key, partition=partition, clients=clients, test_share=test_share, split=split)
@@ -118,8 +118,7 @@ def _folder_reader(path: Path) -> Callable[..., ExamplePool]:
 
 def _check_options(source: str, options: Mapping[str, Any], read: Callable[..., ExamplePool]) -> None:
     """Refuse an option that is unknown, missing or of the wrong type, by its name."""
-    parameters = inspect.signature(read).parameters
-    known = {name: each for name, each in parameters.items() if name not in ("key", "path", "clients")}
+    known = {name: each for name, each in parameters_of(read).items() if name not in ("key", "path", "clients")}
     for name, value in options.items():
         if name not in known:
             raise ConfigError(f"the data source {source!r} has no option {name!r}{nearest(name, known)}.")
@@ -136,7 +135,7 @@ def _converted(source: str, options: Mapping[str, Any], read: Callable[..., Exam
     """The options of another package's source as the types that its function declares; Headway's as they are."""
     if read.__module__.partition(".")[0] == "headway":
         return dict(options)
-    hints = get_type_hints(read)
+    hints = types_of(read)
     return {
         name: convert(value, hints[name], f"the option {name!r} of {source!r}") if is_plain(hints.get(name)) else value
         for name, value in options.items()

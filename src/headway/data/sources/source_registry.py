@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from headway.core.errors import ConfigError
 from headway.core.plugins import NamedRegistry, own_name
@@ -33,9 +33,9 @@ _NAME = re.compile(r"[A-Za-z][\w-]*|\.\w+")
 class Source:
     """A data source: the function that gives its examples, and a line that describes it.
 
-    The options of the source in a run file are the function's parameters.  Three are given by `load` where the function
-    has them: `key` (a `Key`, for what it draws), `clients` (the number that was asked for), and `path` (of the file,
-    where the source is a suffix).
+    The options of the source in a run file are the function's parameters, or the fields of the dataclass that it takes
+    as `options`.  Three are given by `load` where the function has them: `key` (a `Key`, for what it draws), `clients`
+    (the number that was asked for), and `path` (of the file, where the source is a suffix).
     """
 
     read: Callable[..., ExamplePool]
@@ -72,6 +72,34 @@ for _name, _read, _summary in (
     (".parquet", table_pool, "a table; needs headway[parquet]; give target and client_column"),
 ):
     register_source(_name)(Source(_read, _summary))
+
+
+def _options_class(read: Callable[..., ExamplePool]) -> type[Any] | None:
+    return get_type_hints(read)["options"] if "options" in inspect.signature(read).parameters else None
+
+
+def parameters_of(read: Callable[..., ExamplePool]) -> Mapping[str, inspect.Parameter]:
+    """What a source takes: the parameters of its function, and the fields of its dataclass of options."""
+    own, options = inspect.signature(read).parameters, _options_class(read)
+    if options is None:
+        return own
+    return {name: each for name, each in own.items() if name != "options"} | inspect.signature(options).parameters
+
+
+def types_of(read: Callable[..., ExamplePool]) -> Mapping[str, Any]:
+    """The declared types of what a source takes."""
+    options = _options_class(read)
+    return get_type_hints(read) | ({} if options is None else get_type_hints(options))
+
+
+def call(read: Callable[..., ExamplePool], values: Mapping[str, Any]) -> ExamplePool:
+    """The examples of a source, from the values of its parameters and options."""
+    options = _options_class(read)
+    if options is None:
+        return read(**values)
+    fields = inspect.signature(options).parameters
+    given = {name: value for name, value in values.items() if name not in fields}
+    return read(**given, options=options(**{name: value for name, value in values.items() if name in fields}))
 
 
 def suffixes() -> list[str]:

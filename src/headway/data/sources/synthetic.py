@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import inf
 
 import numpy as np
@@ -20,20 +21,51 @@ DECAY = 1.2  # of the inputs' variances, j^-1.2
 Model = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def synthetic_pool(
-    *,
-    key: Key,
-    clients: int = 30,
-    alpha: float | None = None,
-    beta: float | None = None,
-    iid: bool = False,
-    dimension: int = 60,
-    classes: int = 10,
-    size_mean: float = 4.0,
-    size_spread: float = 2.0,
-    smallest: int = 50,
-    largest: int | None = None,
-) -> ExamplePool:
+@dataclass(frozen=True, kw_only=True)
+class SyntheticOptions:
+    """The numbers of synthetic(alpha, beta), as in `synthetic_pool`.
+
+    Raises:
+        ConfigError: a number out of range, or alpha or beta beside `iid`.
+    """
+
+    clients: int = 30
+    alpha: float | None = None
+    beta: float | None = None
+    iid: bool = False
+    dimension: int = 60
+    classes: int = 10
+    size_mean: float = 4.0
+    size_spread: float = 2.0
+    smallest: int = 50
+    largest: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.iid, bool):
+            raise ConfigError(f"the option 'iid' of 'synthetic' is {self.iid!r}, but true or false is needed.")
+        if self.iid and (self.alpha or self.beta):
+            raise ConfigError("iid synthetic data share one model and one distribution: leave alpha and beta out.")
+        alpha, beta = self.deviations
+        _need("alpha", alpha, 0)
+        _need("beta", beta, 0)
+        _need("size_mean", self.size_mean, -inf)
+        _need("size_spread", self.size_spread, 0)
+        _need("clients", self.clients, 1, whole=True)
+        _need("dimension", self.dimension, 1, whole=True)
+        _need("classes", self.classes, 2, whole=True)
+        _need("smallest", self.smallest, 1, whole=True)
+        if self.largest is not None:
+            _need("largest", self.largest, self.smallest, whole=True)
+
+    @property
+    def deviations(self) -> tuple[float, float]:
+        """alpha and beta: 1 unless given, 0 where the clients are alike."""
+        if self.iid:
+            return 0.0, 0.0
+        return 1.0 if self.alpha is None else self.alpha, 1.0 if self.beta is None else self.beta
+
+
+def synthetic_pool(*, key: Key, options: SyntheticOptions) -> ExamplePool:
     """synthetic(alpha, beta): every client has a model and a distribution of inputs of its own.
 
     For client k: u_k ~ N(0, alpha); W_k `[F, K]` and b_k `[K]` with elements ~ N(u_k, 1); B_k ~ N(0, beta);
@@ -45,41 +77,33 @@ def synthetic_pool(
     The second argument of N is a standard deviation here, except for x's diagonal covariance.  alpha and beta
     are 1 unless given.  Inputs float32 `[N, F]`, targets int64 `[N]`.
 
-    Raises:
-        ConfigError: a number out of range, or alpha or beta beside `iid`.
-
     Reference: Li et al., arXiv 1812.06127, section 5.1, after Shamir et al., arXiv 1312.7853; alpha and beta as
     standard deviations, and the sizes, are those of the authors' code.
     Differs from the paper: `largest`.
     """
-    if not isinstance(iid, bool):
-        raise ConfigError(f"the option 'iid' of 'synthetic' is {iid!r}, but true or false is needed.")
-    if iid and (alpha or beta):
-        raise ConfigError("iid synthetic data share one model and one distribution: leave alpha and beta out.")
-    alpha, beta = (0.0 if iid else 1.0 if given is None else given for given in (alpha, beta))
-    for number, value, low in (("alpha", alpha, 0), ("beta", beta, 0), ("size_mean", size_mean, -inf)):
-        _need(number, value, low)
-    _need("size_spread", size_spread, 0)
-    for number, count, least in (("clients", clients, 1), ("dimension", dimension, 1), ("classes", classes, 2)):
-        _need(number, count, least, whole=True)
-    _need("smallest", smallest, 1, whole=True)
-    if largest is not None:
-        _need("largest", largest, smallest, whole=True)
-    drawn = np.exp(generator(key.derive("sizes")).normal(size_mean, size_spread, clients))
-    sizes = np.minimum(np.floor(drawn) + smallest, inf if largest is None else largest).astype(np.int64)
-    shared = _model(generator(key.derive("shared")), 0.0, dimension, classes) if iid else None
-    shape = dimension, classes
-    parts = [_examples(key.derive("client", k), int(n), alpha, beta, shape, shared) for k, n in enumerate(sizes)]
-    owners = [owner for owner, size in zip(client_ids(clients), sizes.tolist(), strict=True) for _ in range(size)]
-    name = "synthetic-iid" if iid else f"synthetic({alpha:g},{beta:g})"
+    sizes = _sizes(options, key)
+    alpha, beta = options.deviations
+    shape = options.dimension, options.classes
+    shared = _model(generator(key.derive("shared")), 0.0, *shape) if options.iid else None
+    parts = [_examples(key.derive("client", k), n, alpha, beta, shape, shared) for k, n in enumerate(sizes)]
+    owners = [owner for owner, size in zip(client_ids(options.clients), sizes, strict=True) for _ in range(size)]
+    name = "synthetic-iid" if options.iid else f"synthetic({alpha:g},{beta:g})"
     return ExamplePool(
         name,
         torch.cat([x for x, _ in parts]),
         torch.cat([y for _, y in parts]),
-        classes,
+        options.classes,
         tuple(owners),
         description=f"{name}: examples drawn from a model per client (Li et al., arXiv 1812.06127)",
     )
+
+
+def _sizes(options: SyntheticOptions, key: Key) -> list[int]:
+    """How many examples each client holds."""
+    drawn = np.exp(generator(key.derive("sizes")).normal(options.size_mean, options.size_spread, options.clients))
+    most = inf if options.largest is None else options.largest
+    sizes: list[int] = np.minimum(np.floor(drawn) + options.smallest, most).astype(np.int64).tolist()
+    return sizes
 
 
 def _model(rng: np.random.Generator, tilt: float, dimension: int, classes: int) -> Model:

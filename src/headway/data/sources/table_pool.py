@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,22 +34,54 @@ MOST_CATEGORIES = 100
 PANDAS_INDEX = "__index_level_"
 
 
-def table_pool(
-    path: Path,
-    *,
-    target: str,
-    client_column: str | None = None,
-    task: Task | None = None,
-    standardise: str | None = None,
-    drop: Sequence[str] = (),
-    keep: Sequence[str] = (),
-    categories: Sequence[str] = (),
-    gaps: Sequence[str] | None = None,
-    separator: str | None = None,
-    decimal: str | None = None,
-    encoding: str | None = None,
-    group: str | None = None,
-) -> ExamplePool:
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """How a table is read: its columns' parts, and how the file is written.
+
+    target, client_column, group: columns.  drop, keep, categories: column names.  gaps: the texts that mark a gap.
+
+    Raises:
+        ConfigError: an unknown task or standardise, or one column named as target and clients.
+    """
+
+    target: str
+    client_column: str | None = None
+    task: Task | None = None
+    standardise: str | None = None
+    drop: Sequence[str] = ()
+    keep: Sequence[str] = ()
+    categories: Sequence[str] = ()
+    gaps: Sequence[str] | None = None
+    separator: str | None = None
+    decimal: str | None = None
+    encoding: str | None = None
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, value, known in (
+            ("task", self.task, ("classification", "regression")),
+            ("standardise", self.standardise, ("client",)),
+        ):
+            if value is not None and value not in known:
+                raise ConfigError(f"{option} is {value!r}, which is unknown{nearest(str(value), known)}.")
+        if self.target == self.client_column:
+            raise ConfigError(f"target and client_column are both {self.target!r}; they must be two columns.")
+
+    @property
+    def reading(self) -> Reading:
+        """How the file is written."""
+        return Reading(
+            separator=self.separator,
+            decimal=self.decimal,
+            encoding=self.encoding,
+            gaps=_names(self.gaps),
+            categories=_names(self.categories) or (),
+            text=tuple(name for name in (self.client_column, self.group) if name is not None),
+            skip=_names(self.drop) or (),
+        )
+
+
+def table_pool(path: Path, *, options: TableOptions) -> ExamplePool:
     """A CSV or Parquet table: every column beside `target`, `client_column` and `drop` is a feature.
 
     Text columns and those in `categories` become one column per category, categories in sorted order.  Numbers stay as
@@ -57,54 +90,43 @@ def table_pool(
     with a column beside each feature that has gaps.  Classes are the sorted distinct values of the target.  Clients are
     named exactly as the file writes them.  Columns that count rows, or hold nothing, are left out unless `keep` names
     them.  The column `group`, such as the patient, is no feature: its rows stay together in the split.  `gaps`,
-    `separator`, `decimal` and `encoding` say how the file is written (see `Reading`).  What was guessed or left out is
-    in the notes.
+    `separator`, `decimal` and `encoding` describe how the file is written (see `Reading`).  What was guessed or left
+    out is in the notes.
 
     Raises:
-        ConfigError: an unknown option, or one column named as target and clients.
         DataError: the file cannot be read, a column is missing or cannot be used, or a target is missing.
     """
-    for option, value, known in (
-        ("task", task, ("classification", "regression")),
-        ("standardise", standardise, ("client",)),
-    ):
-        if value is not None and value not in known:
-            raise ConfigError(f"{option} is {value!r}, which is unknown{nearest(str(value), known)}.")
-    if target == client_column:
-        raise ConfigError(f"target and client_column are both {target!r}; they must be two columns.")
-    how = Reading(
-        separator=separator,
-        decimal=decimal,
-        encoding=encoding,
-        gaps=_names(gaps),
-        categories=_names(categories) or (),
-        text=tuple(name for name in (client_column, group) if name is not None),
-        skip=_names(drop) or (),
-    )
+    target, how = options.target, options.reading
     table = read_table(path, how)
     goal = column(table.fields, target, path)
-    targets, names = _targets(goal, table.fields, task, path)
-    owners = None if client_column is None else _owners(column(table.fields, client_column, path), path)
-    for name in (kept := _names(keep) or ()):
+    targets, names = _targets(goal, table.fields, options.task, path)
+    owners = _owners(table, options.client_column, path)
+    for name in (kept := _names(options.keep) or ()):
         column(table.fields, name, path)
-    grouped = None if group is None else _group_codes(column(table.fields, group, path))
-    features, notes = used_columns(table, (target, client_column, group), kept, owners)
+    grouped = None if options.group is None else _group_codes(column(table.fields, options.group, path))
+    features, left_out = used_columns(table, (target, options.client_column, options.group), kept, owners)
     if not features:
-        told = f" ({'; '.join(notes)})" if notes else ""
-        raise DataError(f"{path} has no feature column beside {target!r} and the client column{told}.")
-    notes = [*table.notes, *gap_notes(features | {target: goal}), *notes]
-    if task is None and (doubt := task_note(goal)):
+        why = f" ({'; '.join(left_out)})" if left_out else ""
+        raise DataError(f"{path} has no feature column beside {target!r} and the client column{why}.")
+    own_scale = options.standardise == "client"
+    notes = [*table.notes, *gap_notes(features | {target: goal}), *left_out]
+    if options.task is None and (doubt := task_note(goal)):
         notes.append(doubt)
-    notes += _remarks(features, targets.numpy(), len(names) or None, how, standardise is not None)
-    if owners is not None:
-        notes += client_notes(owners)
-    encoded = EncodedTable(tuple(_feature(each, path) for each in features.values()), own_scale=standardise == "client")
+    notes += _remarks(features, targets.numpy(), len(names) or None, how, own_scale)
+    notes += client_notes(owners or ())
     meaning = f"classes of {target!r}: {', '.join(names)}" if names else f"regression of {target!r}"
-    description = f"{path.name}, {meaning}"
     return ExamplePool(
-        path.stem, encoded, targets, len(names) or None, owners, description=description,
-        class_names=names, notes=tuple(notes), groups=grouped, group_name=group or "",
-    )  # fmt: skip
+        path.stem,
+        EncodedTable(tuple(_feature(each, path) for each in features.values()), own_scale=own_scale),
+        targets,
+        len(names) or None,
+        owners,
+        description=f"{path.name}, {meaning}",
+        class_names=names,
+        notes=tuple(notes),
+        groups=grouped,
+        group_name=options.group or "",
+    )
 
 
 def _group_codes(field: Field) -> Tensor:
@@ -186,9 +208,11 @@ def _targets(goal: Field, fields: Mapping[str, Field], task: Task | None, path: 
     return torch.from_numpy(goal.codes(values)), tuple(map(label_name, values))
 
 
-def _owners(owner: Field, path: Path) -> tuple[str, ...]:
-    """The client id of each row, exactly as written."""
-    where = f"{path}: the client column {owner.name!r}"
+def _owners(table: TableFile, name: str | None, path: Path) -> tuple[str, ...] | None:
+    """The client id of each row, exactly as written; None where no column names the clients."""
+    if name is None:
+        return None
+    owner, where = column(table.fields, name, path), f"{path}: the client column {name!r}"
     if owner.problem:
         raise DataError(f"{where} {owner.problem}.")
     if owner.gaps:
@@ -215,7 +239,7 @@ def unusable(each: Field) -> str:
 
 
 def _holds_numbers(each: Field) -> bool:
-    """Whether a column of text that nobody called categories holds numbers alone, as Parquet files may have it."""
+    """Whether a column of text that is not named as categories holds numbers alone, as Parquet files may have it."""
     return (
         each.numbers is None
         and not each.categorical

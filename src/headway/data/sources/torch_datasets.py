@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from headway.data.dataset.federated import FederatedData
 from headway.data.dataset.inputs import InputKind, as_tensor, read_inputs
 from headway.data.dataset.targets import as_targets, class_count, noted
 from headway.data.shift.shifts import ShiftLike, shifted
-from headway.data.sources.example_pool import ExamplePool, PartitionLike
+from headway.data.sources.example_pool import Division, ExamplePool
 from headway.numerics.keys import Key
 
 _AGAIN = 16  # items that are read again, to see whether they come out the same
@@ -26,21 +26,17 @@ _AGAIN = 16  # items that are read again, to see whether they come out the same
 def from_torch(
     dataset: Any,
     *,
-    key: Key | int = 0,
-    partition: PartitionLike,
-    clients: int,
-    test_share: float = 0.2,
     shift: ShiftLike | Sequence[ShiftLike] | None = None,
     name: str | None = None,
     inputs: InputKind | None = None,
-    split: str | None = None,
+    **division: Unpack[Division],
 ) -> FederatedData:
-    """Read every `(x, y)` of a map-style dataset once, transforms included, and divide them among clients.
+    """The pairs `(x, y)` of a map-style dataset, read once, transforms included, and divided among clients.
 
     What a random transform draws from torch's, NumPy's and Python's generators follows from `key`, and stays the same
     in every epoch and in the test parts; a note says so where an item that is read again differs.
     inputs: how inputs are read, see `headway.data.dataset.inputs.read_inputs`.
-    split: which examples are tested, see `load`.
+    division: key, partition, clients, test_share and split, see `ExamplePool.divide` and `load`.
 
     Raises:
         ConfigError: a malformed partition, shift or `test_share`.
@@ -58,7 +54,7 @@ def from_torch(
         )
     if len(dataset) == 0:
         raise DataError(f"{type(dataset).__name__} is empty; at least one example is needed.")
-    key = Key.of(key, "data")
+    key = division["key"] = Key.of(division.get("key", 0), "data")
     notes: tuple[str, ...] = ()
     if type(dataset) is TensorDataset and len(dataset.tensors) == 2:
         x, y = dataset.tensors
@@ -75,8 +71,7 @@ def from_torch(
         classes=class_count(targets, "the dataset's targets"),
         notes=(*notes, *read, *noted(targets, "the dataset's targets")),
     )
-    divided = pool.divide(key=key, partition=partition, clients=clients, test_share=test_share, split=split)
-    return shifted(divided, shift, key=key)
+    return shifted(pool.divide(**division), shift, key=key)
 
 
 @contextmanager
