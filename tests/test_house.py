@@ -94,9 +94,7 @@ SUITES: dict[str, str] = {
         "experiment.comparison experiment.trials"
     ),
     "test_comparison_extras.py": "client.evaluation experiment.baselines experiment.grid_search",
-    "test_conformance.py": (
-        "core.stage stages.aggregators.mean stages.local_rules stages.normalisation stages.weighting"
-    ),
+    "test_conformance.py": ("core.stage stages.aggregators.mean stages.local_rules stages.normalisation"),
     "test_engines_agree.py": "engines.engine engines.group_runner engines.pooled server.collector",
     "test_partition_command.py": "reports.partition_picture",
     "test_runfile.py": (

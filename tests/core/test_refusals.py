@@ -13,7 +13,7 @@ from headway.core.flow import EngineFacts, Flow, TrainerFacts
 from headway.core.stage import Place, Stage
 from headway.protocol.quorum import Quorum
 from headway.samplers import All
-from headway.stages import ECGR, Clip, FedProx, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
+from headway.stages import ECGR, Clip, FedNova, FedProx, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
 from headway.training.local_sgd import LocalSGD
 
 
@@ -175,3 +175,11 @@ BAD_NUMBERS = [
 def test_a_number_out_of_range_is_refused_by_the_stages_name(stage, numbers) -> None:
     with pytest.raises(ConfigError, match=stage.__name__):
         stage(**numbers)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_scales_the_delta_and_what_sets_the_weight_stand_in_either_order(order) -> None:
+    pair = (FedNova(), Weigh(by="uniform"))[::order]
+    assert chain(*pair, Mean()).stages == (*pair, Mean())
+    with pytest.raises(ChainRefused, match=r"Clip \(a clip\) before FedNova \(a scaling of the delta\)"):
+        chain(Clip(), FedNova(), Mean())

@@ -329,12 +329,12 @@ def _check_order(parts: Sequence[Stage]) -> None:
         )
     _check_single(parts, "combine", "combine the client's steps")
     for first, second in itertools.pairwise(parts):
-        if first.place > second.place:
+        if first.place.rank > second.place.rank:
             one, two = type(first).__name__, type(second).__name__
             raise ChainRefused(
-                needed="the order in which an update travels: rules for local steps, combination of steps, weight, "
-                "sparsifier, clip, quantiser, noise, mask, aggregator, noise on the aggregate, server optimizer, "
-                "average of models",
+                needed="the order in which an update travels: rules for local steps, combination of steps, scaling and "
+                "weight, sparsifier, clip, quantiser, noise, mask, aggregator, noise on the aggregate, server "
+                "optimizer, average of models",
                 found=f"{one} ({first.place.summary}) before {two} ({second.place.summary})",
                 caused_by=two,
                 do_this=f"put {two} before {one}",

@@ -27,27 +27,38 @@ if TYPE_CHECKING:
 
 
 class Place(IntEnum):
-    """Where on its way a stage meets the update; a chain lists them in this order."""
+    """The place of a stage on the way of an update; a chain lists them in this order.
+
+    RESCALE is for what scales or moves the delta and keeps its weight, WEIGH for what sets the weight: as neither
+    changes what the other does, they may stand in either order.
+    """
 
     STEP = 1
     COMBINE = 2
-    WEIGH = 3
-    SPARSIFY = 4
-    CLIP = 5
-    QUANTISE = 6
-    NOISE = 7
-    MASK = 8
-    AGGREGATE = 9
-    RELEASE = 10
-    SERVER = 11
-    AVERAGE = 12
+    RESCALE = 3
+    WEIGH = 4
+    SPARSIFY = 5
+    CLIP = 6
+    QUANTISE = 7
+    NOISE = 8
+    MASK = 9
+    AGGREGATE = 10
+    RELEASE = 11
+    SERVER = 12
+    AVERAGE = 13
+
+    @property
+    def rank(self) -> int:
+        """The position in a chain: a stage may not stand before one of a lower rank."""
+        return int(Place.RESCALE if self is Place.WEIGH else self)
 
     @property
     def summary(self) -> str:
-        """The place as a reader would say it."""
+        """The place as a noun."""
         return {
             Place.STEP: "a rule for local steps",
             Place.COMBINE: "a combination of local steps",
+            Place.RESCALE: "a scaling of the delta",
             Place.WEIGH: "a weight",
             Place.SPARSIFY: "a sparsifier",
             Place.CLIP: "a clip",

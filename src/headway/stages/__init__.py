@@ -3,13 +3,14 @@
 from headway.core.stage import stages as _registry
 from headway.stages.aggregators.agnostic import AFL
 from headway.stages.aggregators.mean import Mean
+from headway.stages.clipping import Clip
 from headway.stages.local_rules import FedDyn, FedProx, Scaffold
 from headway.stages.normalisation import FedNova, QFedAvg
 from headway.stages.quality_weighting import WeighByQuality
 from headway.stages.server_optimizers import AverageModel, ServerAdagrad, ServerAdam, ServerSGD, ServerYogi
 from headway.stages.staleness import Rebase, Staleness
 from headway.stages.step_combination import ECGR
-from headway.stages.weighting import Clip, Weigh
+from headway.stages.weighting import Weigh
 
 __all__ = [
     "AFL",

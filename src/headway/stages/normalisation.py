@@ -43,7 +43,7 @@ class FedNova(Stage):
     FedNova()
     """
 
-    place: ClassVar[Place] = Place.WEIGH
+    place: ClassVar[Place] = Place.RESCALE
 
     def connect(self, flow: Flow) -> Flow:
         """Adds the scalar `normaliser`."""
@@ -93,7 +93,7 @@ class QFedAvg(Stage):
     QFedAvg(q=1.0)
     """
 
-    place: ClassVar[Place] = Place.WEIGH
+    place: ClassVar[Place] = Place.RESCALE
     q: float = at_least(0, 1.0)
 
     def connect(self, flow: Flow) -> Flow:

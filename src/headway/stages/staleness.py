@@ -41,7 +41,7 @@ class Staleness(Stage):
     Staleness(by='hinge', power=0.5, slope=10.0, grace=4)
     """
 
-    place: ClassVar[Place] = Place.WEIGH
+    place: ClassVar[Place] = Place.RESCALE
     by: Literal["constant", "polynomial", "hinge"] = "polynomial"
     power: float = at_least(0, 0.5)
     slope: float = at_least(0, 10.0)
@@ -91,7 +91,7 @@ class Rebase(Stage):
     Rebase()
     """
 
-    place: ClassVar[Place] = Place.WEIGH
+    place: ClassVar[Place] = Place.RESCALE
 
     def connect(self, flow: Flow) -> Flow:
         """Needs the update as it is, since the difference of two models is added to it."""
