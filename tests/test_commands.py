@@ -130,9 +130,17 @@ def cost(folder: Path, page: str) -> None:
     (folder / "cost.toml").write_text(shown)
 
 
+def modules(folder: Path, page: str) -> None:
+    """The blocks of Python that begin with the name of their file."""
+    for block in blocks(page, "python"):
+        if named := re.match(r"# (\w+\.py)\n", block):
+            (folder / named[1]).write_text(block)
+
+
 FILES = {
     "README.md": [patients],
     "docs/clients.md": [cost],
+    "docs/own_code.md": [modules],
     "docs/results.md": [archives],
 }
 

@@ -15,6 +15,7 @@ from headway.core.stage import stages
 from headway.experiment.key_paths import key_path, unknown_key
 from headway.experiment.overrides import set_on_stage
 from headway.experiment.runfile_schema import AlgorithmSection
+from headway.experiment.user_modules import own_trainer
 from headway.protocol.quorum import Quorum
 from headway.samplers import All
 from headway.training.local_sgd import LocalSGD
@@ -28,9 +29,7 @@ def algorithm_of(section: AlgorithmSection, of_stages: Sequence[tuple[list[str],
         ConfigError: with the path of the key at fault.
     """
     options, named = section.model_extra or {}, None
-    usual = LocalSGD.__name__
-    with key_path("algorithm.trainer", str(section.trainer.get("trainer", usual)), section.trainer):
-        trainer = trainers.build({"trainer": usual, **section.trainer})
+    trainer = _trainer(section)
     if section.recipe is not None and section.chain is not None:
         raise ConfigError("algorithm has both a recipe and a chain; keep one of them.")
     if section.chain is not None:
@@ -49,6 +48,16 @@ def algorithm_of(section: AlgorithmSection, of_stages: Sequence[tuple[list[str],
         set_on_stage(tables, keys, value)
         _check_stage(next(table for table in tables if table["stage"] == keys[1]))
     return Algorithm(Chain.from_config(tables), trainer, _sampler(section, named), _quorum(section, named))
+
+
+def _trainer(section: AlgorithmSection) -> Trainer:
+    """The trainer of a section: one by name, or a class of one's own at `module:Class`."""
+    name = section.trainer.get("trainer", LocalSGD.__name__)
+    if isinstance(name, str) and ":" in name:
+        with key_path("algorithm.trainer"):
+            name = own_trainer(name)
+    with key_path("algorithm.trainer", str(name), section.trainer):
+        return trainers.build({**section.trainer, "trainer": name})
 
 
 def _recipe(section: AlgorithmSection, trainer: Trainer) -> Algorithm:

@@ -78,6 +78,8 @@ class RunFile:
         if not tables["engine"]:
             del tables["engine"]
         tables["algorithm"] = _none_as_text(described(self.algorithm))
+        if ":" in (own := str(self.sections.algorithm.trainer.get("trainer", ""))):
+            tables["algorithm"]["trainer"]["trainer"] = own  # a class of one's own is found by its module
         return tables
 
     def to_toml(self) -> str:

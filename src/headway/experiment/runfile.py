@@ -19,7 +19,7 @@ from headway.experiment.resolved_runfile import RunFile as RunFile
 from headway.experiment.runfile_check import check_sections
 from headway.experiment.runfile_schema import AlgorithmSection, ClockSection
 from headway.experiment.runfile_text import read_runfile
-from headway.experiment.user_modules import import_modules
+from headway.experiment.user_modules import find_own_code, import_modules
 
 
 def load_runfile(
@@ -49,10 +49,12 @@ def load_runfile(
     if method is not None:
         _choose_method(tables, method)
     algorithm = _table(tables, "algorithm")
+    _name_trainer(algorithm.get("trainer"))
     with key_path("algorithm.preset"):
         preset = apply_preset(algorithm)
     sections = check_sections(tables)
     import_modules(sections.run, folder)
+    find_own_code(sections, folder)
     sections.data.source = _absolute(sections.data.source, folder)
     if sections.clock is not None:
         _place_trace(sections.clock, folder)
@@ -71,6 +73,12 @@ def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigError(f"{name} must be a table, [{name}], found {found!r}.")
     return found
+
+
+def _name_trainer(trainer: Any) -> None:
+    """Reads `kind` as the name of the trainer, where no `trainer` names it."""
+    if isinstance(trainer, dict) and "kind" in trainer and "trainer" not in trainer:
+        trainer["trainer"] = trainer.pop("kind")
 
 
 def _choose_method(tables: dict[str, Any], method: str) -> None:

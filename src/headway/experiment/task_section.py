@@ -6,8 +6,9 @@ from __future__ import annotations
 from headway.data import FederatedData
 from headway.experiment.key_paths import check_model, key_path
 from headway.experiment.runfile_schema import Sections
-from headway.experiment.user_modules import importable
+from headway.experiment.user_modules import importable, own_loss, own_metric
 from headway.model import zoo as models
+from headway.model.losses import LOSSES
 from headway.model.task import Task
 
 
@@ -22,15 +23,17 @@ def task_of(sections: Sections, data: FederatedData) -> Task:
         importable(model.path)
     several = "binary_cross_entropy" if data.multi_label else "mean_squared_error"
     loss = section.loss or (several if data.classes is None else "cross_entropy")
-    usual = ["mean_absolute_error"] if loss == "mean_squared_error" else ["accuracy"]
+    of_quantities = data.classes is None and not data.multi_label
+    usual = "mean_absolute_error" if loss == "mean_squared_error" or (is_own(loss) and of_quantities) else "accuracy"
+    metrics = [usual] if section.metrics is None else section.metrics
     with key_path("model", given=model.model_extra):
         check_model(model.name, model.model_extra or {})
         make = models.factory(model.name, data.input_shape, _outputs(data, loss), model.model_extra)
     with key_path("task", Task.__name__):
         return Task(
             model=make,
-            loss=loss,
-            metrics=tuple(usual if section.metrics is None else section.metrics),
+            loss=own_loss(loss) if ":" in loss else loss,
+            metrics=tuple(own_metric(metric) if ":" in metric else metric for metric in metrics),
             shared=None if section.shared is None else tuple(section.shared),
             buffers=section.buffers,
             dtype=section.dtype,
@@ -39,9 +42,14 @@ def task_of(sections: Sections, data: FederatedData) -> Task:
         )
 
 
+def is_own(loss: str) -> bool:
+    """Whether a loss is the user's or another package's."""
+    return ":" in loss or (loss in LOSSES and LOSSES.package(loss) is not None)
+
+
 def _outputs(data: FederatedData, loss: str) -> int:
     """How many outputs a model needs: one for each class, or one for each target of an example; one for a mask."""
-    if loss == "cross_entropy" and data.classes is not None:
+    if data.classes is not None and (loss == "cross_entropy" or is_own(loss)):
         return data.classes
     if loss == "cross_entropy" and data.multi_label and not data.store.targets.is_floating_point():
         return 2  # at each place of an example

@@ -6,7 +6,6 @@ Every factory takes the shape of one example and the number of outputs first.
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from headway.core.errors import ConfigError, nearest
+from headway.core.own_code import error_text, imported
 
 
 def logistic(shape: Sequence[int], outputs: int) -> nn.Module:
@@ -92,7 +92,7 @@ def factory(
         ConfigError: for an unknown name, module, function or option.
     """
     options = dict(options or {})
-    make = _imported(name) if ":" in name else MODELS.get(name)
+    make = imported(name, "model") if ":" in name else MODELS.get(name)
     if make is None:
         raise ConfigError(
             f"there is no model named {name!r}{nearest(name, MODELS)}; your own is named as module:function."
@@ -114,24 +114,10 @@ def _made(make: Callable[..., nn.Module], given: Mapping[str, Any], options: Map
         raise  # it names what is wrong by itself
     except Exception as error:  # whatever a function of one's own may raise
         said = ", ".join(f"{option} = {value!r}" for option, value in options.items()) or "no options"
-        raise ConfigError(f"the model {name!r} cannot be made with {said}: {_reason(error)}.") from error
+        raise ConfigError(f"the model {name!r} cannot be made with {said}: {error_text(error)}.") from error
     if not isinstance(made, nn.Module):
         raise ConfigError(f"{name} must return a torch.nn.Module, found {type(made).__name__}.")
     return made
-
-
-def _imported(name: str) -> Callable[..., nn.Module]:
-    module_name, _, function = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a module of one's own may raise
-        raise ConfigError(f"the model's module {module_name!r} cannot be imported: {_reason(error)}.") from error
-    found = getattr(module, function, None)
-    if not callable(found):
-        public = [known for known, thing in vars(module).items() if callable(thing) and not known.startswith("_")]
-        raise ConfigError(f"the module {module_name!r} has no function {function!r}{nearest(function, public)}.")
-    make: Callable[..., nn.Module] = found
-    return make
 
 
 def _parameters(make: Callable[..., nn.Module], name: str) -> Mapping[str, inspect.Parameter]:
@@ -139,12 +125,6 @@ def _parameters(make: Callable[..., nn.Module], name: str) -> Mapping[str, inspe
         return inspect.signature(make).parameters
     except ValueError as error:
         raise ConfigError(f"the model {name!r} is no function whose arguments are known: {error}.") from error
-
-
-def _reason(error: Exception) -> str:
-    """What an error says; with its kind, where that alone says little."""
-    plain = isinstance(error, (ImportError, TypeError, ValueError, RuntimeError))
-    return str(error) if plain else f"{type(error).__name__}: {error}"
 
 
 def _head(features: int, outputs: int, projection: int | None) -> list[nn.Module]:
