@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from headway import LocalSGD
+import headway as hw
+from headway.core.flow import TrainerFacts
+from headway.training.trainer import Trained
 
 
 def focal(outputs, targets, gamma=2.0):
@@ -52,14 +54,29 @@ def fails(outputs, targets):
 
 
 @dataclass(frozen=True)
-class Halved(LocalSGD):
-    """LocalSGD with half the learning rate."""
+class FullBatch(hw.Trainer):
+    """Steps of SGD on all of the client's examples."""
 
-    def rate(self, round_):
-        return super().rate(round_) / 2
+    lr: float = 0.1
+    steps: int = 3
+    facts = TrainerFacts("FullBatch", applies=frozenset({"gradient"}))
+
+    def drops(self, client_key):
+        return False
+
+    def train(self, work):
+        model, start, rules = work.flat_module, work.flat_module.shared.clone(), hw.step_rules(work)
+        optimizer = torch.optim.SGD(model.parameters, lr=self.lr)
+        for _ in range(self.steps):
+            optimizer.zero_grad()
+            loss = model.task.criterion.mean(model.module(work.examples.inputs), work.examples.targets)
+            loss.backward()
+            rules.apply()
+            optimizer.step()
+        return Trained(model.shared - start, self.steps, self.steps * self.lr, self.steps * self.lr, loss.item())
 
 
-class Loose(LocalSGD):
+class Loose(hw.Trainer):
     """No frozen dataclass."""
 
     extra: int = 1
@@ -81,8 +98,8 @@ loss = "{module}:focal"
 metrics = ["accuracy", "{module}:f1"]
 
 [algorithm.trainer]
-kind = "{module}:Halved"
-lr = 0.1
+kind = "{module}:FullBatch"
+steps = 2
 """
 
 
@@ -122,8 +139,8 @@ def test_the_functions_are_used(own):
     experiment = load_runfile("run.toml").build()
     assert experiment.task.loss.__name__ == "focal"
     assert experiment.task.metric_names == ("accuracy", "f1")
-    assert type(experiment.algorithm.trainer).__name__ == "Halved"
-    assert experiment.algorithm.trainer.rate(0) == 0.05
+    trainer = experiment.algorithm.trainer
+    assert (type(trainer).__name__, trainer.lr, trainer.steps) == ("FullBatch", 0.1, 2)
     assert experiment.task.model()[1].out_features == 2
     smooth = load_runfile("run.toml", [f"task.loss={own}:Smooth", "task.metrics=['accuracy']"]).build()
     assert type(smooth.task.loss).__name__ == "Smooth"
@@ -144,7 +161,7 @@ def test_the_functions_are_used(own):
         ("task.metrics=['{}:fails']", r"fails.*no such thing"),
         ("algorithm.trainer.trainer={}:focal", r"algorithm.trainer: .*:focal is no trainer: derive a class from"),
         ("algorithm.trainer.trainer={}:Loose", r"must be a frozen dataclass"),
-        ("algorithm.trainer.momentun=0.5", r"momentun"),
+        ("algorithm.trainer.stebs=5", r"algorithm.trainer.stebs: FullBatch has no option 'stebs'"),
     ],
 )
 def test_a_mistake_is_a_sentence_before_any_round(own, change, sentence):
