@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import headway
+from headway.experiment.registries import REGISTRIES
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"```(?:python|toml)\n# ([\w/]+\.\w+)\n(.*?)```", PAGE, re.DOTALL)
@@ -21,14 +22,18 @@ name = "extended"
 rounds = 2
 
 [data]
-source = "hospitals"
+source = "moons"
+noise = 0.2
+clients = 4
+partition = { kind = "blocks" }
 
 [model]
 name = "mlp"
 hidden = [4]
 
 [task]
-metrics = ["accuracy"]
+loss = "hinge"
+metrics = ["margin"]
 
 [[algorithm.chain]]
 stage = "Damp"
@@ -42,6 +47,25 @@ trainer = "FullBatch"
 
 [algorithm.sampler]
 sampler = "Rotating"
+"""
+RECIPE = (
+    RUN.partition("[[algorithm.chain]]")[0]
+    + """
+[algorithm]
+recipe = "damped"
+factor = 0.25
+"""
+)
+IN_PYTHON = """
+import torch
+import headway as hw
+from extras.counting import CountingEngine
+
+engine = CountingEngine()
+task = hw.Task(model=lambda: torch.nn.Linear(35, 2))
+run = hw.Run(hw.recipes.fedavg(), hw.data.load("hospitals"), task, rounds=2, engine=engine)
+list(run)
+print(engine.asked)
 """
 
 
@@ -77,19 +101,40 @@ def test_each_file_is_short():
 
 def test_each_file_has_an_entry_point():
     named = set(re.findall(r'= "extras\.(\w+):\w+"', FILES["pyproject.toml"]))
-    assert {f"extras/{name}.py" for name in named} == set(FILES) - {"pyproject.toml"}
+    assert {f"extras/{name}.py" for name in named} == set(FILES) - {"pyproject.toml", "extras/counting.py"}
+
+
+def test_every_group_of_entry_points_is_on_the_page():
+    groups = {registry.group for registry in REGISTRIES.values()}
+    assert groups == set(re.findall(r"`(headway\.[a-z]+)`", PAGE))
+
+
+def trained(installed, folder, text):
+    """The reports of a run by the command line, and the run file that it keeps."""
+    (folder / "run.toml").write_text(text)
+    lines = python(installed, folder, "-m", "headway", "run", "run.toml", "--json").splitlines()
+    (kept,) = (folder / "runs").glob("*/run.toml")
+    return [report for report in map(json.loads, lines) if report["event"] == "round"], kept.read_text()
 
 
 def test_a_run_file_uses_all_of_it(installed, tmp_path):
-    (tmp_path / "run.toml").write_text(RUN)
-    lines = python(installed, tmp_path, "-m", "headway", "run", "run.toml", "--json").splitlines()
-    rounds = [report for report in map(json.loads, lines) if report["event"] == "round"]
+    rounds, config = trained(installed, tmp_path, RUN)
     assert len(rounds) == 2
-    (config,) = (tmp_path / "runs").glob("*/run.toml")
-    config = config.read_text()
-    assert all(name in config for name in ("Damp", "FullBatch", "Rotating"))
+    assert "margin" in rounds[-1]["metrics"]
+    assert all(name in config for name in ("Damp", "FullBatch", "Rotating", "moons", "blocks", "hinge"))
+
+
+def test_the_recipe_is_found_by_its_name(installed, tmp_path):
+    rounds, config = trained(installed, tmp_path, RECIPE)
+    assert len(rounds) == 2
+    assert "0.25" in config
+
+
+def test_the_engine_carries_the_requests_of_a_run(installed, tmp_path):
+    assert int(python(installed, tmp_path, "-c", IN_PYTHON)) >= 8
 
 
 def test_the_command_line_lists_it(installed, tmp_path):
     listed = python(installed, tmp_path, "-m", "headway", "list")
-    assert "Damp" in listed
+    names = ("Damp", "Rotating", "FullBatch", "damped", "moons", "blocks", "hinge", "margin")
+    assert [name for name in names if name not in listed] == []
