@@ -58,14 +58,14 @@ SUITES: dict[str, str] = {
     "engines/test_devices_in_runs.py": "engines.autotune.gpu_memory engines.client_execution",
     "engines/test_fallbacks.py": "engines.executors.batched",
     "engines/test_fleet.py": "engines.virtual_clock.device_availability",
-    "engines/test_local.py": ("engines.executors.sequential engines.local_clients engines.planned_engine"),
-    "engines/test_planner.py": ("engines.autotune.batch_trial engines.planned_execution"),
+    "engines/test_local.py": "engines.executors.sequential engines.local_clients engines.planned_engine",
+    "engines/test_planner.py": "engines.autotune.batch_trial engines.planned_execution",
     "engines/test_preflight.py": "engines.executors.client_setup",
     "engines/test_process_engine.py": (
-        "engines.processes.arrays engines.processes.shared_arrays engines.worker_pool engines.processes.process_pool"
+        "engines.processes.arrays engines.processes.process_pool engines.processes.shared_arrays engines.worker_pool"
     ),
     "engines/test_ray_engine.py": (
-        "engines.ray.ray_worker engines.ray.cluster engines.ray.ray_pool engines.ray.worker_job"
+        "engines.ray.cluster engines.ray.ray_pool engines.ray.ray_worker engines.ray.worker_job"
     ),
     "engines/test_replicated_state.py": "engines.ray.state_replica",
     "model/test_models_not_plain.py": "model.module_checks model.personal_model",
@@ -85,28 +85,28 @@ SUITES: dict[str, str] = {
     "run/test_resume.py": "client_state.sqlite_versions experiment.checkpointer",
     "run/test_whole_runs.py": "experiment.evaluator experiment.federation experiment.round_driver experiment.run",
     "samplers/test_draws.py": "samplers.drawing samplers.poisson samplers.power_of_choice samplers.uniform",
-    "test_cli.py": "cli.header cli.main cli.explain_command cli.export_command cli.list_command cli.run_command",
+    "test_cli.py": "cli.explain_command cli.export_command cli.header cli.list_command cli.main cli.run_command",
     "test_cli_drift.py": "observe.progress",
     "test_cli_mistakes.py": "core.errors experiment.key_paths",
     "test_cli_report.py": "cli.report_command reports.assemble reports.naming",
     "test_compare.py": (
-        "cli.compare_command cli.comparison_output cli.method_files cli.trial_progress "
-        "experiment.comparison experiment.trials"
+        "cli.compare_command cli.comparison_output cli.method_files cli.trial_progress experiment.comparison "
+        "experiment.trials"
     ),
     "test_comparison_extras.py": "client.evaluation experiment.baselines experiment.grid_search",
-    "test_conformance.py": ("core.stage stages.aggregators.mean stages.local_rules stages.normalisation"),
+    "test_conformance.py": "core.stage stages.aggregators.mean stages.local_rules stages.normalisation",
     "test_engines_agree.py": "engines.engine engines.group_runner engines.pooled server.collector",
     "test_partition_command.py": "reports.partition_picture",
     "test_runfile.py": (
-        "experiment.algorithm_section experiment.overrides experiment.resolved_runfile experiment.runfile_check "
-        "experiment.runfile_schema experiment.runfile_text experiment.task_section model.zoo"
+        "experiment.algorithm_section experiment.overrides experiment.resolved_runfile "
+        "experiment.runfile_check experiment.runfile_schema experiment.runfile_text experiment.task_section "
+        "model.zoo"
     ),
     "training/test_local_sgd.py": (
-        "client.participant training.local_loop training.loop_trainer training.optimizers training.sgd_options "
-        "training.single_example training.step_rules training.update_rule"
+        "client.participant training.local_loop training.loop_trainer training.optimizers "
+        "training.sgd_options training.single_example training.step_rules training.update_rule"
     ),
     "training/test_step_storage.py": "numerics.gram",
-    "training/test_measurements.py": "vectorized.batch_measurements",
     "training/test_trainer.py": "training.call_trace",
     "vectorized/test_batched_sgd.py": "vectorized.batch_schedule vectorized.gradient_functions",
     "vectorized/test_low_rank.py": "engines.executors.low_rank_executor vectorized.low_rank_layers",
