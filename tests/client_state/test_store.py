@@ -99,3 +99,14 @@ def test_a_group_forgets_what_was_pending_of_its_clients(tmp_path):
     store.of_group(["a"], (0, 0)).close()
     store.settle((0, 0), ["a"])
     assert store.get("a") is None
+
+
+def test_pending_memory_is_that_of_the_attempt_until_its_verdict() -> None:
+    store = MemoryStore(("a", "b"))
+    store.propose("a", (1, 0), {"s": {"x": torch.ones(2)}})
+    assert store.pending("a", (1, 0))["s"]["x"].tolist() == [1.0, 1.0]
+    assert store.pending("a", (2, 0)) is None
+    assert store.pending("b", (1, 0)) is None
+    store.settle((1, 0), ["a"])
+    assert store.pending("a", (1, 0)) is None
+    assert store.get("a")["s"]["x"].tolist() == [1.0, 1.0]

@@ -44,6 +44,10 @@ class CommitFlags:
         """Forgets what is pending of some clients, because it is about to be written over."""
         self._pending[clients, 0] = 0
 
+    def is_pending(self, client: int, tag: Tag) -> bool:
+        """Whether the client's free row awaits the verdict on this attempt."""
+        return bool((self._pending[client] == (self._verdicts[0], *tag)).all())
+
     def settle(self, tag: Tag, counted: Sequence[int]) -> NDArray[np.int64]:
         """Commits what is pending of these clients for exactly this attempt, and forgets all else; who it was."""
         rows: NDArray[np.int64] = np.asarray(counted, dtype=np.int64)

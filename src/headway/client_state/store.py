@@ -217,6 +217,20 @@ class MemoryStore:
         """All memory has been written."""
         self._unsaved.fill(False)
 
+    def pending(self, client: str, tag: Tag) -> Memory | None:
+        """The memory that awaits the verdict on this attempt, `None` if there is none; rows as those of `get`."""
+        self._check_shared()
+        (place,) = self._places([client])
+        if not self._slots.is_pending(place, tag):
+            return None
+        memory: dict[str, dict[str, Tensor]] = {}
+        rows = self._slots.free([place])
+        for (label, name), table in self._tables.items():
+            (held,) = table.held(rows)
+            if held is not None:
+                memory.setdefault(label, {})[name] = held
+        return memory
+
     def settle(self, tag: Tag, counted: Iterable[str]) -> None:
         """The verdict on one attempt of a round: counted clients' pending memory is committed, all other forgotten."""
         self._check_shared()

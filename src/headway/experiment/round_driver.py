@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from headway.core.algorithm import State
 from headway.experiment.federation import Federation
+from headway.experiment.replay import RoundReplay
 from headway.observe.observer import TrainedRound
 from headway.observe.round_report import RoundReport
-from headway.protocol.effects import EffectHandler, drive
+from headway.protocol.effects import EffectHandler
 from headway.protocol.messages import Answer, Ask, Settle
 from headway.training.trainer import Trainer
 
@@ -18,7 +19,7 @@ class RoundDriver:
     """Carries out rounds of an algorithm on an engine."""
 
     def __init__(self, federation: Federation) -> None:
-        self.federation = federation
+        self.federation, self.replay = federation, RoundReplay(federation)
 
     def perform(self, ask: Ask) -> Answer:
         """Carries out one effect of a round: has the engine put it to the clients."""
@@ -33,6 +34,7 @@ class RoundDriver:
         cohort = algorithm.cohort(available, before.round, federation.key, engine.busy, federation.history)
         after, answers = self._drive(before, cohort)
         report = replace(RoundReport.of(after.round, answers, measured), lr=self._learning_rate(before.round))
+        report = replace(report, notes=(*report.notes, *self.replay.take_notices()))
         answered = report.clients
         if (short := algorithm.too_few(report.count("counted"))) is not None:
             report = replace(report, clients=answered.uncounted(short), notes=(*report.notes, short))
@@ -50,12 +52,7 @@ class RoundDriver:
 
     def _drive(self, before: State, cohort: tuple[str, ...]) -> tuple[State, list[Answer]]:
         """Drives the algorithm's round to its end: the state after it, and the clients' answers in order."""
-        federation, answers = self.federation, list[Answer]()
-
-        def send(ask: Ask) -> Answer:
-            answers.append(self.perform(ask))
-            return answers[-1]
-
+        federation = self.federation
         effects = federation.algorithm.round(
             before,
             cohort,
@@ -64,7 +61,7 @@ class RoundDriver:
             flows=federation.flows,
             population=len(federation.engine.clients()),
         )
-        return drive(effects, EffectHandler(send)), answers
+        return self.replay.drive(effects, before, EffectHandler(self.perform))
 
     def _measure(self, state: State, available: Sequence[str]) -> Answer:
         """Has the losses measured that the sampler asks for before it draws."""

@@ -23,7 +23,7 @@ from headway.experiment.run_options import RunArguments, RunOptions
 from headway.experiment.trained_model import trained_model
 from headway.model.task import Task
 from headway.observe.round_report import RoundReport
-from headway.observe.run_folder import RunFolder
+from headway.observe.run_folder import REPLAY, RunFolder
 
 
 class Run:
@@ -81,6 +81,7 @@ class Run:
             else:
                 self._checkpointer = Checkpointer.begin(path, self.federation, self.options)
             self.notices += self._checkpointer.notices
+            self._driver.replay.folder = path / REPLAY
             self._checkpointer.save_data_notes(self.facts.record())
         if self.options.resume and not self.finished:
             self.notices += self._try_once()
@@ -190,6 +191,7 @@ class Run:
     def _checkpoint(self) -> None:
         if self._checkpointer is not None:
             self._checkpointer.save(self.state, self._engine_state, self._observers.to_state())
+            self._driver.replay.forget_before(self.state.round)
 
     # its parts ------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ run.toml        the resolved configuration          run.json     identity: versi
 data.json       the names of the classes, and what reading the data took: what was dropped, filled in or rescaled
 journal.sqlite  rounds, clients, metrics            memory.sqlite  what clients keep
 checkpoints/    round-000010.safetensors, the last k   best.safetensors   the best model so far
+replay/         answers of rounds since the newest checkpoint, where clients took long
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from headway.core.errors import RunFolderError
 
 FORMAT = 1
 AGAIN = "What was saved before is whole; free some space or choose another folder, then resume."
+REPLAY = "replay"  # a folder: the completed effects of rounds since the newest checkpoint, where they took long
 IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST = (
     "run.json",
     "run.toml",
@@ -36,7 +38,7 @@ IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST = (
     "memory.sqlite",
     "best.safetensors",
 )
-OWN = {IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST, "checkpoints"}
+OWN = {IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST, REPLAY, "checkpoints"}
 SIDE_FILES = ("-wal", "-shm", "-journal")  # of SQLite, beside its own
 
 
