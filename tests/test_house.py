@@ -85,22 +85,19 @@ SUITES: dict[str, str] = {
     "run/test_resume.py": "client_state.sqlite_versions experiment.checkpointer",
     "run/test_whole_runs.py": "experiment.evaluator experiment.federation experiment.round_driver experiment.run",
     "samplers/test_draws.py": "samplers.drawing samplers.poisson samplers.power_of_choice samplers.uniform",
-    "test_cli.py": "cli.explain_command cli.export_command cli.header cli.list_command cli.main cli.run_command",
-    "test_cli_drift.py": "observe.progress",
-    "test_cli_mistakes.py": "core.errors experiment.key_paths",
-    "test_cli_report.py": "cli.report_command reports.assemble reports.naming",
-    "test_compare.py": (
-        "cli.compare_command cli.comparison_output cli.method_files cli.trial_progress experiment.comparison "
-        "experiment.trials"
-    ),
-    "test_comparison_extras.py": "client.evaluation experiment.baselines experiment.grid_search",
-    "test_conformance.py": "core.stage stages.aggregators.mean stages.local_rules stages.normalisation",
+    "cli/test_run_command.py": "cli.header cli.main cli.explain_command cli.export_command cli.list_command",
+    "cli/test_run_drift.py": "observe.progress",
+    "cli/test_mistakes.py": "core.errors experiment.key_paths",
+    "cli/test_report_command.py": "reports.assemble reports.naming",
+    "cli/test_compare_command.py": ("cli.comparison_output cli.method_files cli.trial_progress experiment.trials"),
+    "experiment/test_user_modules.py": "core.own_code",
+    "experiment/test_comparison.py": "client.evaluation experiment.baselines experiment.grid_search",
+    "test_conformance.py": ("core.stage stages.aggregators.mean stages.local_rules stages.normalisation"),
     "test_engines_agree.py": "engines.engine engines.group_runner engines.pooled server.collector",
-    "test_partition_command.py": "reports.partition_picture",
-    "test_runfile.py": (
-        "experiment.algorithm_section experiment.overrides experiment.resolved_runfile "
-        "experiment.runfile_check experiment.runfile_schema experiment.runfile_text experiment.task_section "
-        "model.zoo"
+    "cli/test_partition_command.py": "reports.partition_picture",
+    "experiment/test_runfile.py": (
+        "experiment.algorithm_section experiment.overrides experiment.resolved_runfile experiment.runfile_check "
+        "experiment.runfile_schema experiment.runfile_text experiment.task_section model.zoo"
     ),
     "training/test_local_sgd.py": (
         "client.participant training.local_loop training.loop_trainer training.optimizers "

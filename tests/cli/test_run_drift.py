@@ -4,7 +4,7 @@ import io
 import json
 
 from rich.console import Console
-from test_cli import headway  # noqa: F401
+from test_run_command import headway  # noqa: F401
 
 from headway.cli.run_command import _record, _warn
 from headway.observe.alarms import Alarm, Lines
