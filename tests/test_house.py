@@ -35,7 +35,7 @@ SAME_MODULE_NAMES: dict[str, str] = {
 SUITES: dict[str, str] = {
     "advice/test_advise.py": "advice.findings advice.plan advice.probe cli.advise_command",
     "cases/test_few_clients.py": "experiment.population",
-    "cases/test_going_on.py": "experiment.identity observe.run_folder",
+    "cases/test_going_on.py": "core.own_code experiment.identity observe.run_folder",
     "cases/test_statistics.py": "model.blame",
     "cases/test_trouble.py": "engines.processes.worker",
     "client_state/test_store_model.py": "client_state.commit_flags",
