@@ -29,9 +29,7 @@ MANY_PARAMETERS: dict[str, str] = {
     "headway.reports.comparison_picture.comparison_picture": "is being split",
     "headway.reports.page.charts.line_chart": "is being split",
 }
-SAME_MODULE_NAMES: dict[str, str] = {
-    "fields": "is being renamed",
-}
+SAME_MODULE_NAMES: dict[str, str] = {}
 SUITES: dict[str, str] = {
     "advice/test_advise.py": "advice.findings advice.plan advice.probe cli.advise_command",
     "cases/test_few_clients.py": "experiment.population",
@@ -44,7 +42,7 @@ SUITES: dict[str, str] = {
     "core/test_refusals.py": "core.chain core.context",
     "data/test_class_names.py": "data.dataset.target_summary",
     "data/test_client_index.py": "data.sources.mapped",
-    "data/test_columns.py": "data.dataset.owners data.sources.fields",
+    "data/test_columns.py": "data.dataset.owners data.sources.table_fields",
     "data/test_federated.py": "data.dataset.checks data.dataset.examples",
     "data/test_files.py": "data.sources.npz data.sources.table_pool data.sources.tables",
     "data/test_partition.py": (
@@ -52,7 +50,9 @@ SUITES: dict[str, str] = {
     ),
     "data/test_shift.py": "data.shift.image_shifts data.shift.shifting data.shift.shifts data.shift.table_shifts",
     "data/test_skew.py": "data.skew.distance",
-    "data/test_sources.py": "data.sources.loading data.sources.packaged data.sources.torch_datasets",
+    "data/test_sources.py": (
+        "data.sources.loading data.sources.packaged data.sources.source_registry data.sources.torch_datasets"
+    ),
     "data/test_split_batches.py": "data.dataset.batches",
     "data/test_synthetic.py": "data.sources.example_pool",
     "engines/test_devices_in_runs.py": "engines.autotune.gpu_memory engines.client_execution",

@@ -10,7 +10,7 @@ from headway.core.errors import DataError
 from headway.data import load
 from headway.data.dataset.owners import near_equal
 from headway.data.sources.columns import counts_rows, deciding
-from headway.data.sources.fields import Field
+from headway.data.sources.table_fields import Field
 
 
 def write(path, header, rows):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from headway.data.sources.fields import Field
+from headway.data.sources.table_fields import Field
 
 FEWEST_ROWS = 10  # in which consecutive numbers are taken for a counter
 FEWEST_OF_CLIENT = 20  # the same, for a counter that starts again at each client

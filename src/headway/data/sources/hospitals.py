@@ -16,8 +16,8 @@ import torch
 
 from headway.data.dataset.federated import FederatedData
 from headway.data.sources.example_pool import ExamplePool
-from headway.data.sources.fields import Field
 from headway.data.sources.impute import Categorical, EncodedTable, Numeric
+from headway.data.sources.table_fields import Field
 from headway.data.sources.tables import read_table
 from headway.numerics.keys import Key
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from headway.core.errors import DataError
-from headway.data.sources.fields import Field
+from headway.data.sources.table_fields import Field
 
 _CURES = (
     ("is_timestamp", "make numbers of the times, such as days since a start, or the hour"),

@@ -16,8 +16,8 @@ from headway.data.dataset.class_names import label_name
 from headway.data.dataset.owners import NUMBER, client_notes
 from headway.data.sources.columns import counts_rows, deciding, unscaled
 from headway.data.sources.example_pool import ExamplePool
-from headway.data.sources.fields import GAPS, Field
 from headway.data.sources.impute import Categorical, EncodedTable, Numeric
+from headway.data.sources.table_fields import GAPS, Field
 from headway.data.sources.tables import (
     Reading,
     TableFile,

@@ -9,9 +9,9 @@ from typing import Literal
 
 from headway.core.errors import ConfigError, DataError, nearest
 from headway.data.sources.csv_text import read_text_table
-from headway.data.sources.fields import GAPS, Decimal, Field, Kind, as_written, decimal_comma, parse_field
 from headway.data.sources.missing import no_file
 from headway.data.sources.parquet import read_parquet
+from headway.data.sources.table_fields import GAPS, Decimal, Field, Kind, as_written, decimal_comma, parse_field
 
 Task = Literal["classification", "regression"]
 
