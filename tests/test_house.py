@@ -100,8 +100,8 @@ SUITES: dict[str, str] = {
         "experiment.runfile_schema experiment.runfile_text experiment.task_section model.zoo"
     ),
     "training/test_local_sgd.py": (
-        "client.participant training.local_loop training.loop_trainer training.optimizers "
-        "training.sgd_options training.single_example training.step_rules training.update_rule"
+        "client.participant training.local_loop training.loop_trainer training.sgd_options "
+        "training.single_example training.step_rules training.update_rule"
     ),
     "training/test_step_storage.py": "numerics.gram",
     "training/test_trainer.py": "training.call_trace",

@@ -12,6 +12,9 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "AFL": "stages",
+    "Adagrad": "training",
+    "Adam": "training",
+    "AdamW": "training",
     "Aggregator": "core.stage",
     "Algorithm": "core.algorithm",
     "All": "samplers",
@@ -43,6 +46,7 @@ _WHERE = {
     "Layout": "core.layout",
     "LeastAvailable": "samplers",
     "LocalEngine": "engines",
+    "LocalOptimizer": "training",
     "LocalSGD": "training.local_sgd",
     "LossTerm": "training.loss_terms",
     "Mean": "stages",
@@ -57,11 +61,13 @@ _WHERE = {
     "QFedAvg": "stages",
     "Rebase": "stages",
     "Quorum": "protocol.quorum",
+    "RMSprop": "training",
     "RayEngine": "engines",
     "RoundRobin": "samplers",
     "RoundReport": "observe.round_report",
     "Run": "experiment.run",
     "RunFolderError": "core.errors",
+    "SGD": "training",
     "Sampler": "core.sampler",
     "Scaffold": "stages",
     "Schedule": "training.schedule",
@@ -151,7 +157,19 @@ if TYPE_CHECKING:
         Weigh,
         WeighByQuality,
     )
-    from headway.training import LocalSGD, LossTerm, Moon, Schedule, Trainer
+    from headway.training import (
+        SGD,
+        Adagrad,
+        Adam,
+        AdamW,
+        LocalOptimizer,
+        LocalSGD,
+        LossTerm,
+        Moon,
+        RMSprop,
+        Schedule,
+        Trainer,
+    )
     from headway.training.step_rules import step_rules
 
 

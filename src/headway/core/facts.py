@@ -86,6 +86,8 @@ class TrainerFacts:
     hints: what to do for a measurement that is not offered as it stands, by its name.
     applies: which rules for local steps it applies (see `headway.training.step_rules`): those on the "gradient", those
     on the direction of the "step".  A chain with a rule that the trainer does not apply is refused.
+    linear: whether its steps are linear in the gradients, so that the learning rate that these received
+    (`effective_lr`) has a meaning; optimizer: what makes them otherwise.
     """
 
     name: str
@@ -96,6 +98,8 @@ class TrainerFacts:
     paced: bool = False
     applies: frozenset[StepRule] = frozenset()
     hints: Mapping[str, str] = field(default_factory=dict)
+    linear: bool = True
+    optimizer: str = ""
 
 
 @dataclass(frozen=True)

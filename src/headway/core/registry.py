@@ -218,8 +218,8 @@ def is_plain(wanted: Any) -> bool:
 
 
 def check_types(thing: Any) -> None:
-    """Refuses a plain dataclass made in Python with a value that a run file could not hold; of a list where a tuple
-    belongs it makes one.
+    """Refuses a plain dataclass made in Python with a value that a run file could not hold; a list where a tuple
+    belongs becomes one, and a name where an object of a registered class belongs becomes that with its defaults.
 
     Fields of other types than a run file holds are left alone: a class with such cannot be registered.
 
@@ -232,9 +232,11 @@ def check_types(thing: Any) -> None:
         if wanted is None or not field.init or not is_plain(wanted):
             continue
         value = getattr(thing, field.name)
-        checked(value, wanted, field, type(thing).__name__)
+        made = checked(value, wanted, field, type(thing).__name__)
         if isinstance(value, list):
             object.__setattr__(thing, field.name, tuple(value))
+        elif isinstance(value, str) and not isinstance(made, str):
+            object.__setattr__(thing, field.name, made)
 
 
 def checked(value: Any, wanted: Any, field: dataclasses.Field[Any], owner: str) -> Any:
@@ -276,6 +278,8 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(convert(item, options[0], where) for item in value)
     own = getattr(wanted, "registry", None)
+    if isinstance(own, Registry) and isinstance(value, str):  # the name alone, for the defaults
+        value = {own.kind: value}
     if isinstance(own, Registry) and isinstance(value, Mapping):  # one of several classes, which the table names
         return own.build(value)
     if dataclasses.is_dataclass(wanted) and isinstance(value, Mapping):

@@ -48,6 +48,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         lambda flow: "one that does not",
         lambda flow: "use All, Uniform or Fixed",
     ),
+    "linear_steps": Requirement(
+        "trainer",
+        lambda flow: flow.trainer is None or flow.trainer.linear,
+        "local steps that are linear in the gradients",
+        lambda flow: f"{flow.trainer.name} with {flow.trainer.optimizer}" if flow.trainer else "",
+        lambda flow: "train with LocalSGD",
+    ),
     "real": Requirement(
         "number",
         lambda flow: flow.number == "real",

@@ -27,7 +27,7 @@ from headway.model.flat_module import FlatModule
 from headway.model.task import Task
 from headway.numerics.keys import DRAWS
 from headway.protocol.quorum import Quorum
-from headway.training.trainer import trainers
+from headway.training.registered_trainers import trainers
 
 SHOWN = 4  # differences in one sentence
 HASHES = {  # of what cannot be shown: what a difference means

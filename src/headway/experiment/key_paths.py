@@ -23,7 +23,7 @@ from headway.experiment.runfile_schema import Sections
 from headway.model import zoo as models
 from headway.observe.text import listed, to_toml
 from headway.protocol.quorum import Quorum
-from headway.training.trainer import trainers
+from headway.training.registered_trainers import trainers
 
 # what other systems call a key, beside its name here
 SYNONYMS = {
@@ -54,8 +54,8 @@ SYNONYMS = {
 OPTIMIZERS = ("optimizer", "optim", "optimiser", "local_optimizer", "client_optimizer")
 TABLES = ("algorithm.trainer", "algorithm.sampler", "algorithm.quorum", "data.partition", "compare.grid")
 ADAM = (
-    "a client's local optimizer is SGD, with momentum if algorithm.trainer.momentum says so, because the algorithms' "
-    'rules correct SGD\'s steps. Adam is there at the server: algorithm.recipe = "fedadam"'
+    "LocalSGD is SGD, with momentum in algorithm.trainer.momentum; for another at clients, algorithm.trainer = "
+    '{trainer = "LocalOptimizer", optimizer = "AdamW"}; at the server, algorithm.recipe = "fedadam"'
 )
 
 

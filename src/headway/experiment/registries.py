@@ -14,13 +14,15 @@ from headway.engines import FLEETS
 from headway.engines.virtual_clock.device_availability import availabilities
 from headway.model.losses import LOSSES
 from headway.model.metrics import METRICS
-from headway.training.trainer import trainers
+from headway.training.optimizers import Optimizer
+from headway.training.registered_trainers import trainers
 
 # what other packages may add to, by its title in the list
 REGISTRIES: dict[str, NamedRegistry[Any]] = {
     "recipes": recipes.RECIPES,
     "stages": stages.classes,
     "trainers": trainers.classes,
+    "optimizers": Optimizer.registry.classes,
     "samplers": samplers.classes,
     "clocks": FLEETS,
     "availabilities": availabilities.classes,

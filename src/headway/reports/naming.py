@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from headway import recipes
-from headway.training.trainer import trainers
+from headway.training.registered_trainers import trainers
 
 Numbers = Mapping[str, str]
 NOT_THE_METHOD = {

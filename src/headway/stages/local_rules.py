@@ -96,6 +96,9 @@ class Scaffold(Stage):
         flow.require(self, memory=True, synchronous="a stale variate breaks the correction", fix="use FedProx")
         if self.option == "I":
             flow = flow.measure(self, "initial_gradient")
+        elif not self.after_momentum:
+            reason = "its variates are average gradients, by the learning rate that these received"
+            flow.require(self, linear_steps=reason, fix='use Scaffold(correct="step")')
         return flow.carry(self, "control").keep(self, "additive", "dense")
 
     def init(self, w: Tensor) -> Tensors:

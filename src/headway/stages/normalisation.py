@@ -46,7 +46,8 @@ class FedNova(Stage):
     place: ClassVar[Place] = Place.RESCALE
 
     def connect(self, flow: Flow) -> Flow:
-        """Adds the scalar `normaliser`."""
+        """Adds the scalar `normaliser`; needs steps that are linear in the gradients."""
+        flow.require(self, linear_steps="it divides by how much each gradient counts in a client's movement")
         return flow.carry(self, "normaliser", scalar=True).keep(self, "additive", "dense")
 
     def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:

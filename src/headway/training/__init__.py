@@ -7,17 +7,25 @@ from typing import TYPE_CHECKING
 from headway.core.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from headway.training.local_optimizer import LocalOptimizer as LocalOptimizer
     from headway.training.local_sgd import LocalSGD as LocalSGD
     from headway.training.loss_terms import LossTerm as LossTerm
     from headway.training.loss_terms import Moon as Moon
+    from headway.training.optimizers import SGD as SGD
+    from headway.training.optimizers import Adagrad as Adagrad
+    from headway.training.optimizers import Adam as Adam
+    from headway.training.optimizers import AdamW as AdamW
+    from headway.training.optimizers import RMSprop as RMSprop
     from headway.training.schedule import Schedule as Schedule
     from headway.training.trainer import Trainer as Trainer
 
 __getattr__ = lazy_names(
     __name__,
     {
+        "local_optimizer": ("LocalOptimizer",),
         "local_sgd": ("LocalSGD",),
         "loss_terms": ("LossTerm", "Moon"),
+        "optimizers": ("SGD", "Adagrad", "Adam", "AdamW", "RMSprop"),
         "schedule": ("Schedule",),
         "trainer": ("Trainer",),
     },

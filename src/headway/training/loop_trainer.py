@@ -56,6 +56,8 @@ class LoopTrainer(Trainer, ABC):
             paced=True,
             applies=frozenset({"gradient", "step"}),
             hints=dict.fromkeys(missing, f"train with {name}(validation=0.1)"),
+            linear=self.plan.optimizer.momentum_rule is not None,
+            optimizer=type(self.plan.optimizer).__name__,
         )
 
     def rate(self, round_: int) -> float:

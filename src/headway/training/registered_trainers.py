@@ -1,0 +1,7 @@
+"""The registry of trainers, with Headway's own in it."""
+
+from headway.training.local_optimizer import LocalOptimizer
+from headway.training.local_sgd import LocalSGD
+from headway.training.trainer import trainers
+
+__all__ = ["LocalOptimizer", "LocalSGD", "trainers"]
