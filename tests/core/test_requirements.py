@@ -3,7 +3,7 @@
 import pytest
 
 from headway.core.errors import ChainRefused
-from headway.core.flow import EngineFacts, Flow, SamplerFacts
+from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
 from headway.core.requirements import REQUIREMENTS
 
 BROKEN = {
@@ -11,6 +11,7 @@ BROKEN = {
     "synchronous": Flow(asynchronous=True),
     "whole_population": Flow(sampler=SamplerFacts("uniform", 2.0, 8)),
     "cohort_size": Flow(engine=EngineFacts("Local"), sampler=SamplerFacts("own")),
+    "linear_steps": Flow(trainer=TrainerFacts("Adaptive", linear=False, optimizer="Adam")),
     "real": Flow(number="ring"),
     "ring": Flow(),
     "additive": Flow(additive=False),
