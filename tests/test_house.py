@@ -50,9 +50,7 @@ SUITES: dict[str, str] = {
     ),
     "data/test_shift.py": "data.shift.image_shifts data.shift.shifting data.shift.shifts data.shift.table_shifts",
     "data/test_skew.py": "data.skew.distance",
-    "data/test_sources.py": (
-        "data.sources.loading data.sources.packaged data.sources.source_registry data.sources.torch_datasets"
-    ),
+    "data/test_loading.py": "data.sources.packaged data.sources.torch_datasets",
     "data/test_split_batches.py": "data.dataset.batches",
     "data/test_synthetic.py": "data.sources.example_pool",
     "engines/test_devices_in_runs.py": "engines.autotune.gpu_memory engines.client_execution",
@@ -94,6 +92,7 @@ SUITES: dict[str, str] = {
     "experiment/test_comparison.py": "client.evaluation experiment.baselines experiment.grid_search",
     "test_conformance.py": ("core.stage stages.aggregators.mean stages.local_rules stages.normalisation"),
     "test_engines_agree.py": "engines.engine engines.group_runner engines.pooled server.collector",
+    "test_registries.py": "data.sources.source_registry",
     "cli/test_partition_command.py": "reports.partition_picture",
     "experiment/test_runfile.py": (
         "experiment.algorithm_section experiment.overrides experiment.resolved_runfile experiment.runfile_check "

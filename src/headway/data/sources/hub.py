@@ -62,7 +62,7 @@ class RowOptions:
         return (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
 
 
-class Rows(Division, total=False):
+class HubOptions(Division, total=False):
     """The further options of `from_huggingface`: those of `RowOptions`, and of the division."""
 
     client_column: str | None
@@ -73,7 +73,7 @@ class Rows(Division, total=False):
 
 
 def from_huggingface(
-    dataset: Any, *, inputs: str | Sequence[str], target: str, name: str = "dataset", **options: Unpack[Rows]
+    dataset: Any, *, inputs: str | Sequence[str], target: str, name: str = "dataset", **options: Unpack[HubOptions]
 ) -> FederatedData:
     """The rows of a `datasets.Dataset`, or of a `DatasetDict` with splits for training and perhaps test and validation.
 
