@@ -18,7 +18,7 @@ def drawn(monkeypatch, tmp_path):
     )
 
     def drawn(curves, clients, times=None, **options):
-        path, words = Path(tmp_path / "picture.png"), {"title": "t", "metric": "accuracy", "where": "here"}
+        path, words = Path(tmp_path / "picture.png"), {"title": "t", "metric": ("accuracy", "here")}
         comparison_picture(path, **words, curves=curves, clients=clients, times=times, **options)
         assert path.read_bytes().startswith(b"\x89PNG")
         return kept[-1].axes

@@ -53,8 +53,10 @@ def _write_files(folder: Path, comparison: Comparison, runfiles: Mapping[str, Ru
     comparison_picture(
         folder / "comparison.png",
         title=f"{comparison.description}, {seeds_text(comparison.seeds)}",
-        metric=comparison.metric,
-        where="on the central test set" if comparison.central else "over the clients' test parts",
+        metric=(
+            comparison.metric,
+            "on the central test set" if comparison.central else "over the clients' test parts",
+        ),
         curves={m: [(t.rounds, t.values) for t in comparison.of(m)] for m in comparison.methods},
         times={m: [t.simulated_s for t in comparison.of(m)] for m in comparison.methods}
         if comparison.clocked

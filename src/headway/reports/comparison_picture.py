@@ -39,8 +39,7 @@ def comparison_picture(
     path: Path,
     *,
     title: str,
-    metric: str,
-    where: str,
+    metric: tuple[str, str],
     curves: Mapping[str, Series],
     clients: Mapping[str, Sequence[tuple[str, float]]],
     times: Mapping[str, Times] | None = None,
@@ -49,7 +48,8 @@ def comparison_picture(
 ) -> None:
     """Draws a metric over rounds, a line per method with the band of its seeds, and each client's final value.
 
-    curves: per method, (rounds, values) of every seed.  clients: per method, (name or nothing, value) of each client.
+    metric: its name, and on which examples it was measured.  curves: per method, (rounds, values) of every seed.
+    clients: per method, (name or nothing, value) of each client.
     times: per method, the simulated seconds at the rounds of every seed, over which the metric is drawn as well.
     stopped: the methods of which a seed failed.
     """
@@ -63,8 +63,8 @@ def comparison_picture(
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
         panels = list(figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0])
         if any(clients.values()):  # else clients have no test part of their own
-            _clients(panels.pop(), clients, metric)
-        title = f"{metric.replace('_', ' ')} {where}"
+            _clients(panels.pop(), clients, metric[0])
+        title = f"{metric[0].replace('_', ' ')} {metric[1]}"
         by_round = {method: [rounds for rounds, _ in series] for method, series in curves.items()}
         _curves(panels[0], curves, by_round, title, "round", target, stopped)
         if times is not None:

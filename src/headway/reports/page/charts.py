@@ -84,7 +84,6 @@ def line_chart(
     *,
     x_name: str,
     x_text: Text = tick_text,
-    y_text: Text = number_text,
     target: float | None = None,
     log: bool = False,
     unit: str = "",
@@ -107,7 +106,7 @@ def line_chart(
         parts.append(text(LEFT + 4, y - 4, f"target {number_text(target)}", "small"))
     parts += [_curve(line, across, up) for line in kept]
     parts.append(_end_names(kept, across, up))
-    more = Markup(' data-plot="{}"').format(_plot(kept, across, x_name, unit, y_text)) if kept else NOTHING
+    more = Markup(' data-plot="{}"').format(_plot(kept, across, x_name, unit)) if kept else NOTHING
     return frame(title, join(parts), WIDTH, HEIGHT, more)
 
 
@@ -118,10 +117,10 @@ def _thinned(line: Line) -> Line:
     return Line(line.index, line.name, *columns)
 
 
-def _plot(lines: Sequence[Line], across: Axis, x_name: str, unit: str, y_text: Text) -> str:
+def _plot(lines: Sequence[Line], across: Axis, x_name: str, unit: str) -> str:
     """What the script needs to say values under the pointer."""
     series = [
-        {"i": line.index, "n": line.name, "x": [_brief(x) for x in line.x], "y": [y_text(y) for y in line.mean]}
+        {"i": line.index, "n": line.name, "x": [_brief(x) for x in line.x], "y": [number_text(y) for y in line.mean]}
         for line in lines
     ]
     span = [_brief(across.low), _brief(across.high), round(across.start, 1), round(across.end, 1), WIDTH]
