@@ -13,7 +13,7 @@ from headway.protocol.reports import ClientReport
 
 PEOPLE = ("a", "b", "c", "d")
 SIZES = torch.tensor([2, 3, 5, 7])
-EVERY = frozenset({"sizes", "turns", "losses", "times", "presence"})
+EVERY = frozenset({"sizes", "participation", "losses", "times", "availability"})
 
 
 def report(client, status="counted", loss=None, asked=None, ended=None):
@@ -49,13 +49,13 @@ def test_who_is_at_work_is_there_and_is_asked_once():
     """Asked in round 0, at work in round 1, heard of in round 2."""
     known = ClientHistory(PEOPLE, SIZES, EVERY)
     known.record_round(0, PEOPLE, ("a", "b"), [report("b")])
-    assert columns(known)["out"] == [True, False, False, False]
+    assert columns(known)["in_flight"] == [True, False, False, False]
     known.record_round(1, ("b", "c"), ("b",), [report("b")])
     known.record_round(2, ("b", "c"), ("b",), [report("a"), report("b")])
     found = columns(known)
     assert found["asked"] == [1, 3, 0, 0]
     assert found["seen"] == [3, 3, 3, 1]
-    assert found["out"] == [False] * 4
+    assert found["in_flight"] == [False] * 4
     assert found["last"][0] == 2
 
 
@@ -86,9 +86,9 @@ def test_only_what_is_read_is_kept():
     assert set(by_size.tensors()) == {"roster/rounds", "roster/totals"}
     with pytest.raises(AssertionError, match="asked is not kept"):
         by_size.column("asked", torch.arange(2))
-    turns = ClientHistory.of(SamplerFacts("robin", reads=frozenset({"turns"})), PEOPLE, SIZES)
+    turns = ClientHistory.of(SamplerFacts("robin", reads=frozenset({"participation"})), PEOPLE, SIZES)
     assert set(turns.tensors()) == {
-        f"roster/{name}" for name in ("rounds", "totals", "asked", "counted", "last", "out")
+        f"roster/{name}" for name in ("rounds", "totals", "asked", "counted", "last", "in_flight")
     }
     together = ClientHistory.of(SamplerFacts("by size", reads=frozenset({"sizes"})), ("everyone",), SIZES)
     assert together.sizes.tolist() == [17]
@@ -129,3 +129,18 @@ def test_what_was_measured_is_for_one_round():
     assert known.fresh == {"a": 1.0, "c": math.inf}
     known.record_round(0, PEOPLE, ("a",), [report("a", loss=3.0)])
     assert known.fresh == {}
+
+
+def test_a_checkpoint_of_an_earlier_version_is_taken_back():
+    """It named the column of the clients at work `out`, and samplers read `turns` and `presence`."""
+    earlier = ClientHistory(PEOPLE, SIZES, {"turns", "presence"})
+    assert earlier.reads == {"participation", "availability"}
+    earlier.record_round(0, PEOPLE, PEOPLE[:2], [])
+    tensors = earlier.tensors()
+    tensors["roster/out"] = tensors.pop("roster/in_flight")
+    later = ClientHistory(PEOPLE, SIZES, {"participation", "availability"})
+    later.restore(tensors)
+    everyone = later.places(PEOPLE)
+    for column in ("asked", "counted", "last", "in_flight", "seen"):
+        assert torch.equal(later.column(column, everyone), earlier.column(column, everyone))
+    assert later.column("in_flight", everyone).tolist() == [True, True, False, False]

@@ -9,109 +9,16 @@ from collections import Counter
 
 import pytest
 import torch
+from histories import PEOPLE, N, history
 
 import headway as hw
-from headway.core.sampler import samplers
-from headway.data import NumberedNames
 from headway.data.dataset.owners import client_ids
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
 from headway.protocol.reports import ClientReport
 from headway.samplers.drawing import by_weight, first_of
 
-N = 9
-PEOPLE = client_ids(N)
-EVERY = frozenset({"sizes", "turns", "losses", "times", "presence"})
-COUNTED = {
-    "Uniform": hw.Uniform(count=4),
-    "BySize": hw.BySize(count=4),
-    "RoundRobin": hw.RoundRobin(count=4),
-    "LeastAvailable": hw.LeastAvailable(count=4),
-    "PowerOfChoice": hw.PowerOfChoice(count=4, candidates=7),
-    "rpow-d": hw.PowerOfChoice(count=4, candidates=7, refresh=False),
-    "Oort": hw.Oort(count=4),
-}
-ALL = COUNTED | {
-    "All": hw.All(),
-    "Fixed": hw.Fixed(clients=PEOPLE[2:5]),
-    "Poisson": hw.Poisson(rate=0.4),
-    "truncated Poisson": hw.Poisson(rate=0.8, most=3),
-}
 DRAWS = 4000
-
-
-def roster(names=PEOPLE, rounds=6, seed=0):
-    """One with some history: sizes, losses, times and turns of all sorts, and clients never asked."""
-    drawn = random.Random(seed)
-    made = ClientHistory(names, torch.tensor([drawn.randint(1, 40) for _ in names]), EVERY)
-    for round_ in range(rounds):
-        there = [name for name in names if drawn.random() < 0.7]
-        cohort = there[: len(there) // 2]
-        reports = []
-        for name in cohort:
-            metrics = {"train_loss": drawn.expovariate(1.0), "asked_s": 1.0, "ended_s": 1.0 + drawn.random()}
-            kind = "counted" if drawn.random() < 0.8 else "dropped"
-            reports.append(ClientReport(name, kind, metrics=metrics))
-        made.record_round(round_, there, cohort, reports)
-    return made
-
-
-def measured(sampler, clients, round_, key, known):
-    """The draw, after the losses that it wants to know were measured."""
-    asked = sampler.measured(clients, round_, key, known)
-    known.set_fresh_losses(
-        [ClientReport(c, "counted", metrics={"train_loss": float(len(c) * 7919 % 31)}) for c in asked]
-    )
-    return sampler.draw(clients, round_, key, known)
-
-
-def test_every_sampler_is_tried_here():
-    assert {type(sampler).__name__ for sampler in ALL.values()} >= set(samplers.names()) - {"Listed", "Replayed"}
-
-
-@pytest.mark.parametrize("name", list(ALL))
-def test_a_draw_is_a_function_of_its_arguments(name):
-    """Same key, same cohort, in whatever order the clients are named, and whatever was drawn before."""
-    drawn = set()
-    for seed, rounds in itertools.product(range(10), (1, 6)):
-        key = Key.root(seed)
-        cohort = measured(ALL[name], PEOPLE, 7, key, roster(rounds=rounds))
-        drawn.add(cohort)
-        assert list(cohort) == sorted(set(cohort))
-        shuffled = random.Random(seed).sample(PEOPLE, N)
-        for clients in (shuffled, tuple(shuffled), list(PEOPLE), NumberedNames(N)):
-            assert measured(ALL[name], clients, 7, key, roster(rounds=rounds)) == cohort
-        assert measured(ALL[name], NumberedNames(N), 7, key, roster(NumberedNames(N), rounds)) == cohort
-    assert len(drawn) == 1 if name in ("All", "Fixed") else len(drawn) > 3
-
-
-@pytest.mark.parametrize("name", list(COUNTED))
-def test_only_those_who_are_there_are_drawn_and_as_many_as_are_missing(name):
-    sampler, known, there = COUNTED[name], roster(), PEOPLE[1:7]
-    for seed in range(10):
-        key = Key.root(seed)
-        asked = sampler.measured(there, 7, key, known)
-        known.set_fresh_losses([ClientReport(c, "counted", metrics={"train_loss": 1.0}) for c in asked])
-        for busy, expected in ((0, 4), (1, 3), (3, 1), (4, 0), (9, 0)):
-            cohort = sampler.draw(there, 7, key, known, busy=busy)
-            assert len(cohort) == expected
-            assert set(cohort) <= set(there)
-    assert not sampler.enough(PEOPLE[:3])
-    assert sampler.enough(PEOPLE[:4])
-    assert sampler.facts(N).expected == 4
-    few = PEOPLE[:2]
-    known.set_fresh_losses([ClientReport(c, "counted", metrics={"train_loss": 1.0}) for c in few])
-    assert sampler.draw(few, 7, Key.root(0), known, busy=1) == few
-    with pytest.raises(hw.ConfigError, match="asked to draw from 2 clients only"):
-        sampler.draw(few, 7, Key.root(0), known)
-
-
-@pytest.mark.parametrize("name", ["BySize", "RoundRobin", "LeastAvailable", "PowerOfChoice", "rpow-d", "Oort"])
-def test_who_reads_must_be_told(name):
-    with pytest.raises(hw.ConfigError, match=f"{type(COUNTED[name]).__name__} draws by what is known of the clients"):
-        COUNTED[name].draw(PEOPLE, 0, Key.root(0))
-    with pytest.raises(hw.ConfigError, match="the client 'nobody' is not in the population"):
-        COUNTED[name].draw(("nobody", *PEOPLE), 0, Key.root(0), roster())
 
 
 @pytest.mark.parametrize(
@@ -140,11 +47,6 @@ def test_who_reads_must_be_told(name):
 def test_a_value_out_of_range_is_refused(make, says):
     with pytest.raises(hw.ConfigError, match=says):
         make()
-
-
-@pytest.mark.parametrize("name", list(ALL))
-def test_a_sampler_is_its_name_and_numbers(name):
-    assert samplers.build(samplers.describe(ALL[name])) == ALL[name]
 
 
 # how often ---------------------------------------------------------------------------------------------
@@ -190,7 +92,7 @@ def test_by_size_is_successive_sampling():
 def test_least_available_is_successive_sampling_by_the_inverse_share():
     """a was there in 1 of 8 rounds, b in 3, c in all; the round at hand counts too, for those who are there."""
     people = ("a", "b", "c", "d")
-    known = ClientHistory(people, torch.ones(4, dtype=torch.int64), {"presence"})
+    known = ClientHistory(people, torch.ones(4, dtype=torch.int64), {"availability"})
     for round_ in range(8):
         known.record_round(round_, [c for c, often in (("a", 1), ("b", 3), ("c", 8)) if round_ < often], (), ())
     weights = {"a": 9 / 2, "b": 9 / 4, "c": 1.0}
@@ -200,7 +102,7 @@ def test_least_available_is_successive_sampling_by_the_inverse_share():
 
 
 def test_least_available_is_uniform_where_all_are_there():
-    known = ClientHistory(PEOPLE, torch.ones(N, dtype=torch.int64), {"presence"})
+    known = ClientHistory(PEOPLE, torch.ones(N, dtype=torch.int64), {"availability"})
     for round_ in range(5):
         known.record_round(round_, PEOPLE, (), ())
     found = frequencies(lambda key: hw.LeastAvailable(count=3).draw(PEOPLE, 5, key, known))
@@ -276,7 +178,11 @@ def test_first_of_is_sorting():
 @pytest.mark.parametrize(("population", "count"), [(9, 4), (10, 5), (7, 7), (11, 3)])
 def test_round_robin_asks_everybody_within_a_turn_and_is_even(population, count):
     people = client_ids(population)
-    known, asked, orders = ClientHistory(people, torch.ones(population, dtype=torch.int64), {"turns"}), Counter(), set()
+    known, asked, orders = (
+        ClientHistory(people, torch.ones(population, dtype=torch.int64), {"participation"}),
+        Counter(),
+        set(),
+    )
     for round_ in range(40):
         cohort = hw.RoundRobin(count=count).draw(people, round_, Key.root(3).derive(round_), known)
         asked.update(cohort)
@@ -290,7 +196,7 @@ def test_round_robin_asks_everybody_within_a_turn_and_is_even(population, count)
 
 def test_round_robin_lets_those_come_first_who_were_away():
     people = client_ids(6)
-    known = ClientHistory(people, torch.ones(6, dtype=torch.int64), {"turns"})
+    known = ClientHistory(people, torch.ones(6, dtype=torch.int64), {"participation"})
     for round_ in range(4):
         cohort = hw.RoundRobin(count=2).draw(people[:4], round_, Key.root(round_), known)
         known.record_round(round_, people[:4], cohort, [])
@@ -298,7 +204,7 @@ def test_round_robin_lets_those_come_first_who_were_away():
 
 
 def test_round_robin_breaks_ties_evenly():
-    known = ClientHistory(PEOPLE, torch.ones(N, dtype=torch.int64), {"turns"})
+    known = ClientHistory(PEOPLE, torch.ones(N, dtype=torch.int64), {"participation"})
     found = frequencies(lambda key: hw.RoundRobin(count=2).draw(PEOPLE, 0, key, known))
     assert_frequencies(found, dict.fromkeys(PEOPLE, 2 / N))
 
@@ -322,7 +228,7 @@ def slow_power(known, clients, key, count, candidates, losses):
 def test_power_of_choice_is_the_slow_reference(count, candidates):
     sampler = hw.PowerOfChoice(count=count, candidates=candidates)
     for seed in range(40):
-        drawn, key, known = random.Random(seed), Key.root(seed), roster(seed=seed)
+        drawn, key, known = random.Random(seed), Key.root(seed), history(seed=seed)
         losses = {name: float(drawn.randint(0, 3)) for name in PEOPLE if drawn.random() < 0.8}
         asked, expected = slow_power(known, PEOPLE, key, count, candidates, losses)
         assert sampler.measured(PEOPLE, 3, key, known) == asked
@@ -335,7 +241,7 @@ def test_power_of_choice_without_asking_uses_the_losses_reported_last():
     sampler = hw.PowerOfChoice(count=3, candidates=6, refresh=False)
     unknown = 0
     for seed in range(40):
-        key, known = Key.root(seed), roster(seed=seed)
+        key, known = Key.root(seed), history(seed=seed)
         last = known.column("loss", known.places(PEOPLE)).tolist()
         unknown += sum(map(math.isnan, last))
         losses = {n: math.inf if math.isnan(loss) else loss for n, loss in zip(PEOPLE, last, strict=True)}
@@ -345,7 +251,7 @@ def test_power_of_choice_without_asking_uses_the_losses_reported_last():
 
 
 def test_a_loss_that_is_no_number_is_the_worst():
-    known = roster()
+    known = history()
     known.set_fresh_losses([ClientReport(c, "counted", metrics={"train_loss": float(i)}) for i, c in enumerate(PEOPLE)])
     sampler = hw.PowerOfChoice(count=1, candidates=N)
     assert sampler.draw(PEOPLE, 0, Key.root(0), known) == (PEOPLE[-1],)

@@ -10,7 +10,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from test_draws import DRAWS, EVERY, PEOPLE, assert_frequencies, roster, successive
+from histories import EVERY, PEOPLE, history
+from test_draws import DRAWS, assert_frequencies, successive
 
 import headway as hw
 from headway.data.dataset.owners import client_ids
@@ -85,8 +86,8 @@ def slow_oort(oort, known, clients, round_, key):
     return tuple(sorted(chosen))
 
 
-def history(seed, rounds=50):
-    return roster(client_ids(30), rounds, seed)
+def of_thirty(seed, rounds=50):
+    return history(client_ids(30), rounds, seed)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def history(seed, rounds=50):
 @pytest.mark.parametrize("rounds", [0, 4, 50])
 def test_it_is_the_slow_reference(oort, rounds):
     for seed in range(25):
-        known, key = history(seed, rounds=rounds), Key.root(seed)
+        known, key = of_thirty(seed, rounds=rounds), Key.root(seed)
         there = random.Random(seed).sample(known.names, 24)
         found = oort.draw(there, rounds, key, known)
         assert found == slow_oort(oort, known, there, rounds, key)

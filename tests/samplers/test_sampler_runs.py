@@ -12,7 +12,7 @@ from toys import blobs, linear_task
 
 import headway as hw
 from headway.core.flow import Flow, PrivacyEvent
-from headway.engines.local import REPLY
+from headway.engines.local_clients import REPLY
 from headway.experiment.runfile import load_runfile
 from headway.protocol import wire as frame
 from headway.protocol.messages import Measure, Train
@@ -71,9 +71,11 @@ def same(one, other):
     assert cohorts(reports) == cohorts(others)
     assert torch.equal(a.state.params, b.state.params)
     assert [r.clock for r in reports] == [r.clock for r in others]
-    if a.known is not None:
-        for name, tensor in a.known.tensors().items():
-            assert torch.equal(tensor.nan_to_num(nan=-1.0), b.known.tensors()[name].nan_to_num(nan=-1.0)), name
+    histories = a.federation.history, b.federation.history
+    if histories[0] is not None:
+        mine, theirs = (history.tensors() for history in histories)
+        for name, tensor in mine.items():
+            assert torch.equal(tensor.nan_to_num(nan=-1.0), theirs[name].nan_to_num(nan=-1.0)), name
 
 
 # everywhere --------------------------------------------------------------------------------------------

@@ -142,21 +142,23 @@ class Algorithm:
         """Whether a round can begin with these clients there, so many others being at work on earlier asks."""
         return (busy > 0 and self.quorum.late == "keep") or self.sampler.enough(clients)
 
-    def measure(self, state: State, clients: Sequence[str], key: Key, known: ClientHistory | None = None) -> Ask | None:
+    def measure(
+        self, state: State, clients: Sequence[str], key: Key, history: ClientHistory | None = None
+    ) -> Ask | None:
         """What is asked before a cohort can be drawn from these: some clients' training loss of the model; `None` if
         the sampler wants to know nothing."""
-        asked = self.sampler.measured(clients, state.round, _cohort_key(key, state.round), known)
+        asked = self.sampler.measured(clients, state.round, _cohort_key(key, state.round), history)
         message = Message(state.params, buffers=state.buffers)
         return Ask(Measure(message, state.round), asked, self.quorum) if asked else None
 
     def cohort(
-        self, clients: Sequence[str], round: int, key: Key, busy: int = 0, known: ClientHistory | None = None
+        self, clients: Sequence[str], round: int, key: Key, busy: int = 0, history: ClientHistory | None = None
     ) -> tuple[str, ...]:
-        """Those asked in a round, sorted; a pure function of who is there, the round, the key and what is known.
+        """The cohort of a round, sorted; a pure function of the available clients, the round, the key and the history.
 
         busy: how many others are at work on earlier asks, whose late updates are kept.
         """
-        return self.sampler.draw(clients, round, _cohort_key(key, round), known, busy)
+        return self.sampler.draw(clients, round, _cohort_key(key, round), history, busy)
 
     def round(
         self,

@@ -9,7 +9,8 @@ from typing import Literal
 from headway.core.errors import ConfigError
 
 StepRule = Literal["gradient", "step"]
-Reading = Literal["sizes", "turns", "losses", "times", "presence"]
+Reading = Literal["sizes", "participation", "losses", "times", "availability"]
+EARLIER_READINGS = {"turns": "participation", "presence": "availability"}  # names of earlier versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class SamplerFacts:
     """What a sampler promises about its cohorts; `None` where the population is not known yet.
 
     kind: how it draws.  expected: the mean size of a cohort.  rate: of independent draws, the probability of each
-    client; most: the largest cohort that is then drawn.  reads: what it must know of each client (see `core.roster`).
+    client; most: the largest cohort that is then drawn.  reads: what it must know of each client (see `ClientHistory`).
     tops_up: whether it can draw as many as are missing while others are at work on earlier asks.
     """
 

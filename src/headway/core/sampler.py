@@ -1,4 +1,4 @@
-"""The abstract sampler: who is asked in a round."""
+"""The abstract sampler: the choice of the cohort of a round."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from headway.protocol.client_history import ClientHistory
 
 @dataclass(frozen=True)
 class Sampler(Plain, ABC):
-    """Picks the cohort: a pure function of who is there, the round, a key and what is known of the clients.
+    """Picks the cohort: a pure function of the available clients, the round, a key and the clients' history.
 
-    known: all that its facts say it reads.  busy: how many others are at work on earlier asks, whose late updates are
+    history: what its facts say it reads.  busy: how many others are at work on earlier asks, whose late updates are
     kept.  They are part of the number that the sampler wants, so as many are drawn as are missing.
     """
 
     @abstractmethod
     def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0
+        self, clients: Sequence[str], round: int, key: Key, history: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
         """The cohort, sorted by name."""
 
     def measured(
-        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None
+        self, clients: Sequence[str], round: int, key: Key, history: ClientHistory | None = None
     ) -> tuple[str, ...]:
         """Whose training loss of the round's model must be asked for before `draw`, sorted; nobody's, for most.
 
-        The answers are `known.fresh` then; who did not answer is not in it.
+        The answers are in `history.fresh` then, without clients that did not answer.
         """
         return ()
 
     def enough(self, clients: Sequence[str]) -> bool:
-        """Whether a cohort can be drawn from these, who are there."""
+        """Whether a cohort can be drawn from these available clients."""
         return bool(clients)
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The roster: what the server knows of each client, for samplers that read it."""
+"""The history of the clients: what the server knows of each one, for samplers that read it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError
-from headway.core.flow import Reading, SamplerFacts
+from headway.core.facts import EARLIER_READINGS, Reading, SamplerFacts
 from headway.protocol.reports import ClientReport, Reports
 
 # column: which readings need it, what it is of a client that nothing is known of
 COLUMNS: Mapping[str, tuple[frozenset[Reading], int | float | bool]] = {
-    "asked": (frozenset({"turns"}), 0),
-    "counted": (frozenset({"turns"}), 0),
-    "last": (frozenset({"turns"}), -1),
-    "out": (frozenset({"turns", "presence"}), False),
-    "seen": (frozenset({"presence"}), 0),
+    "asked": (frozenset({"participation"}), 0),
+    "counted": (frozenset({"participation"}), 0),
+    "last": (frozenset({"participation"}), -1),
+    "in_flight": (frozenset({"participation", "availability"}), False),
+    "seen": (frozenset({"availability"}), 0),
     "loss": (frozenset({"losses"}), math.nan),
     "seconds": (frozenset({"times"}), math.nan),
 }
 
 
+EARLIER_COLUMNS = {"in_flight": "out"}  # the names in checkpoints of earlier versions
 PREFIX = "roster/"  # before the names of its tensors in a checkpoint
 
 
@@ -36,23 +37,24 @@ class ClientHistory:
 
         asked     how often the client was asked to train
         counted   how often its update counted; last: the last such round, -1 if there is none
-        out       whether it was asked and has not been heard of since
-        seen      in how many rounds it was there, or at work, when the round began
+        in_flight whether it was asked and has not answered since
+        seen      in how many rounds it was available, or at work, when the round began
         loss      the mean training loss that it reported last, NaN if it never did
         seconds   how long it last took, in a clock's seconds: at least so long, if it did not answer; NaN if not known
 
     rounds: how many rounds it has seen.  totals: for each of them the sum, over the clients that counted, of their
     examples times their loss, float64 `[rounds]`.  fresh: the losses that were measured in this round.
 
-    >>> roster = ClientHistory(("a", "b"), torch.tensor([5, 3]), frozenset({"turns"}))
-    >>> roster.record_round(0, ("a", "b"), ("b",), [ClientReport("b", "counted")])
-    >>> roster.column("counted", roster.places(["b", "a"])).tolist()
+    >>> history = ClientHistory(("a", "b"), torch.tensor([5, 3]), frozenset({"participation"}))
+    >>> history.record_round(0, ("a", "b"), ("b",), [ClientReport("b", "counted")])
+    >>> history.column("counted", history.places(["b", "a"])).tolist()
     [0, 1]
     """
 
     def __init__(self, names: Sequence[str], sizes: Tensor, reads: Iterable[Reading]) -> None:
         assert len(sizes) == len(names)
-        self.names, self.sizes, self.reads = names, sizes, frozenset(reads)
+        self.names, self.sizes = names, sizes
+        self.reads = frozenset(EARLIER_READINGS.get(reading, reading) for reading in reads)
         self.rounds = 0
         self.totals = torch.zeros(0, dtype=torch.float64)
         self.fresh: dict[str, float] = {}
@@ -86,23 +88,23 @@ class ClientHistory:
 
     def set_fresh_losses(self, reports: Iterable[ClientReport]) -> None:
         """Takes the losses that were measured for this round; one that is no number is the worst there can be."""
-        told = Reports.of(reports).that("counted").telling("train_loss")
-        losses = zip(told.clients, told.metric("train_loss"), strict=True)
+        with_loss = Reports.of(reports).that("counted").telling("train_loss")
+        losses = zip(with_loss.clients, with_loss.metric("train_loss"), strict=True)
         self.fresh = {client: math.inf if math.isnan(loss) else loss for client, loss in losses if loss is not None}
 
     def record_round(
-        self, round: int, there: Sequence[str], cohort: Sequence[str], reports: Sequence[ClientReport]
+        self, round: int, available: Sequence[str], cohort: Sequence[str], reports: Sequence[ClientReport]
     ) -> None:
-        """Takes in a finished round: who was there, who was asked, and what became of those that were heard of."""
+        """Takes in a finished round: the available clients, the cohort, and the reports."""
         self.rounds, self.fresh = self.rounds + 1, {}
         kept = self._columns
         if "seen" in kept:
-            present = kept["out"].clone()
-            present[self.places(there)] = True
+            present = kept["in_flight"].clone()
+            present[self.places(available)] = True
             kept["seen"] += present
-        if "out" in kept:
+        if "in_flight" in kept:
             asked = self.places(cohort)
-            kept["out"][asked] = True
+            kept["in_flight"][asked] = True
             if "asked" in kept:
                 kept["asked"][asked] += 1
         if kept:
@@ -114,22 +116,24 @@ class ClientHistory:
         return {f"{PREFIX}{name}": tensor for name, tensor in named.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Goes on from what another roster was; other tensors may be among them."""
+        """Goes on from another history's tensors, also of an earlier version; other tensors may be among them."""
         self.rounds, self.totals = int(tensors[f"{PREFIX}rounds"]), tensors[f"{PREFIX}totals"]
-        self._columns = {name: tensors[f"{PREFIX}{name}"].clone() for name in self._columns}
+        earlier = {name: EARLIER_COLUMNS.get(name, name) for name in self._columns}
+        found = {name: name if f"{PREFIX}{name}" in tensors else earlier[name] for name in self._columns}
+        self._columns = {name: tensors[f"{PREFIX}{found[name]}"].clone() for name in self._columns}
 
     def _note(self, round: int, reports: Reports) -> None:
-        """What became of the clients that were heard of, each once."""
+        """Takes in the reports of a round, one of each client."""
         kept, place_of = self._columns, {client: self._place(client) for client in reports.clients}
 
         def rows(these: Reports) -> Tensor:
             return torch.tensor([place_of[client] for client in these.clients], dtype=torch.int64)
 
-        if "out" in kept:
+        if "in_flight" in kept:
             places = rows(reports)
             if "asked" in kept:
-                kept["asked"][places] += ~kept["out"][places]  # the others were asked instead of one of the cohort
-            kept["out"][places] = False
+                kept["asked"][places] += ~kept["in_flight"][places]  # asked instead of one of the cohort
+            kept["in_flight"][places] = False
         if "seconds" in kept:
             timed = reports.telling("asked_s")
             self._note_seconds(timed, rows(timed))
@@ -139,14 +143,14 @@ class ClientHistory:
             kept["counted"][places] += 1
             kept["last"][places] = round
         if "loss" in kept:
-            told = counted.telling("train_loss")
-            places, losses = rows(told), told.metric("train_loss")
+            with_loss = counted.telling("train_loss")
+            places, losses = rows(with_loss), with_loss.metric("train_loss")
             kept["loss"][places] = _numbers(losses)
             total = sum(map(mul, self.sizes[places].tolist(), losses))
             self.totals = torch.cat([self.totals, _numbers([total])])
 
     def _note_seconds(self, timed: Reports, places: Tensor) -> None:
-        """How long these took, which have been timed; at least so long, who did not answer."""
+        """The seconds of the timed clients; at least so many, where one did not answer."""
         took = _numbers(list(map(sub, timed.metric("ended_s"), timed.metric("asked_s"))))
         before = self._columns["seconds"][places]
         dropped = torch.tensor([status == "dropped" for status in timed.statuses], dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Samplers: who is asked in a round."""
+"""Samplers: the choice of the cohort of a round."""
 
 from headway.samplers.availability import BySize, LeastAvailable, RoundRobin
 from headway.samplers.drawing import in_order, smallest

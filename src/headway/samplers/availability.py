@@ -1,4 +1,4 @@
-"""Samplers by what a server knows of every client anyway: its size, its turns, how often it was there."""
+"""Samplers by what a server knows of every client anyway: its size, its participation, its availability."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class BySize(FixedNumber):
     Differs from the paper: scheme I draws with replacement; here nobody is asked twice in a round.
 
     Raises:
-        ConfigError: if count is below 1; when drawing, if fewer are there.
+        ConfigError: if count is below 1; when drawing, if fewer are available.
 
     Reference: Li et al., arXiv 1907.02189, schemes I and II; Efraimidis & Spirakis (2006), Algorithm A.
 
     >>> import torch
-    >>> known = ClientHistory(("a", "b", "c"), torch.tensor([1, 1, 1000]), {"sizes"})
-    >>> BySize(count=1).draw(("a", "b", "c"), 0, Key.root(0), known)
+    >>> history = ClientHistory(("a", "b", "c"), torch.tensor([1, 1, 1000]), {"sizes"})
+    >>> BySize(count=1).draw(("a", "b", "c"), 0, Key.root(0), history)
     ('c',)
     """
 
-    def choose(self, known: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+    def choose(self, history: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
         """By size, one after another."""
-        chosen: list[int] = places[by_weight(known.sizes[places], count, key)].tolist()
+        chosen: list[int] = places[by_weight(history.sizes[places], count, key)].tolist()
         return chosen
 
     def facts(self, population: int | None) -> SamplerFacts:
@@ -57,73 +57,74 @@ class BySize(FixedNumber):
 @samplers.register
 @dataclass(frozen=True)
 class RoundRobin(FixedNumber):
-    """A fixed number, those first who were asked least often; of those alike, by an order drawn for the round.
+    """A fixed number, the least often asked clients first; equal ones by an order drawn for the round.
 
         S = the `count` clients with the smallest (asked_i, u_i),    u_i uniform
 
-    While everybody is there, all N clients are asked within ceil(N / count) rounds, and how often two were asked never
+    While all are available, all N clients are asked within ceil(N / count) rounds, and how often two were asked never
     differs by more than one.  Who was away comes first when it is back.  Asked is asked, whether an update came or not.
 
     Raises:
-        ConfigError: if count is below 1; when drawing, if fewer are there.
+        ConfigError: if count is below 1; when drawing, if fewer are available.
 
     Reference: round robin among the scheduling policies of Yang et al., arXiv 1908.06287.
 
     >>> import torch
-    >>> known, people = ClientHistory(tuple("abcd"), torch.ones(4, dtype=torch.int64), {"turns"}), tuple("abcd")
-    >>> first = RoundRobin(count=2).draw(people, 0, Key.root(0), known)
-    >>> known.record_round(0, people, first, [])
-    >>> sorted((*first, *RoundRobin(count=2).draw(people, 1, Key.root(1), known)))
+    >>> people = tuple("abcd")
+    >>> history = ClientHistory(people, torch.ones(4, dtype=torch.int64), {"participation"})
+    >>> first = RoundRobin(count=2).draw(people, 0, Key.root(0), history)
+    >>> history.record_round(0, people, first, [])
+    >>> sorted((*first, *RoundRobin(count=2).draw(people, 1, Key.root(1), history)))
     ['a', 'b', 'c', 'd']
     """
 
-    def choose(self, known: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
-        """Whose turn it is."""
-        drawn = first_of(count, known.column("asked", places), key.bits(len(places)))
+    def choose(self, history: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+        """The least often asked ones."""
+        drawn = first_of(count, history.column("asked", places), key.bits(len(places)))
         chosen: list[int] = places[drawn].tolist()
         return chosen
 
     def facts(self, population: int | None) -> SamplerFacts:
         """The cohort has a fixed size; how often each was asked is read."""
-        return SamplerFacts("round robin", float(self.count), population, reads=frozenset({"turns"}))
+        return SamplerFacts("round robin", float(self.count), population, reads=frozenset({"participation"}))
 
 
 @final
 @samplers.register
 @dataclass(frozen=True)
 class LeastAvailable(FixedNumber):
-    """A fixed number without replacement, with more weight the more seldom a client has been there.
+    """A fixed number without replacement, with more weight the more seldom a client has been available.
 
-        w_i = (R + 1) / (R_i + 1),    R: rounds so far, R_i: those in which i was there when the round began
+        w_i = (R + 1) / (R_i + 1),    R: rounds so far, R_i: those in which i was available when the round began
 
-    R_i + 1 counts this round too, as the clients that are drawn from are there.  Without it, clients that are always
-    there train the model, and those that seldom come are heard less than their share.  Where all are there all the time
-    it is `Uniform`.  The weights say how to draw and do not enter the mean.
+    R_i + 1 counts this round too, as the clients that are drawn from are available.  With even draws, clients that are
+    always available train the model, and rare ones less than their share.  Where all are always available it is
+    `Uniform`.  The weights say how to draw and do not enter the mean.
 
     Differs from the papers: REFL asks each client for a prediction of its availability in the rounds to come, and takes
     the least available ones; here the share is observed, and the draw is by chance, so that nobody is left out.  F3AST
     learns the rates at which its own policy asks clients, and weights the mean by their inverse too.
 
     Raises:
-        ConfigError: if count is below 1; when drawing, if fewer are there.
+        ConfigError: if count is below 1; when drawing, if fewer are available.
 
     Reference: Abdelmoniem et al. (REFL), arXiv 2111.01108 (least-available prioritization); Ribero et al. (F3AST),
     arXiv 2205.06730.
 
     >>> import torch
-    >>> known = ClientHistory(("a", "b"), torch.tensor([4, 4]), {"presence"})
+    >>> history = ClientHistory(("a", "b"), torch.tensor([4, 4]), {"availability"})
     >>> for round in range(999):
-    ...     known.record_round(round, ("a",), (), [])
-    >>> LeastAvailable(count=1).draw(("a", "b"), 999, Key.root(0), known)
+    ...     history.record_round(round, ("a",), (), [])
+    >>> LeastAvailable(count=1).draw(("a", "b"), 999, Key.root(0), history)
     ('b',)
     """
 
-    def choose(self, known: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
-        """By how seldom they were there, one after another."""
-        weights = (known.rounds + 1) / (known.column("seen", places) + 1).double()
+    def choose(self, history: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+        """By how seldom they were available, one after another."""
+        weights = (history.rounds + 1) / (history.column("seen", places) + 1).double()
         chosen: list[int] = places[by_weight(weights, count, key)].tolist()
         return chosen
 
     def facts(self, population: int | None) -> SamplerFacts:
-        """The cohort has a fixed size; in how many rounds each was there is read."""
-        return SamplerFacts("least available", float(self.count), population, reads=frozenset({"presence"}))
+        """The cohort has a fixed size; in how many rounds each was available is read."""
+        return SamplerFacts("least available", float(self.count), population, reads=frozenset({"availability"}))

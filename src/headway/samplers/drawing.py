@@ -18,7 +18,7 @@ from headway.core.sampler import Sampler
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
 
-MANY = 16  # times the cohort: a population beyond which nobody is looked at who is not drawn
+MANY = 16  # times the cohort: a population beyond which only the drawn clients are looked at
 
 
 class _Population:
@@ -109,7 +109,7 @@ def waits(weights: Tensor, key: Key) -> Tensor:
 
 
 def by_weight(weights: Tensor, count: int, key: Key) -> list[int]:
-    """Where the `count` that are drawn stand, ascending: see `waits`.  Those who weigh nothing come last, evenly.
+    """Where the `count` that are drawn stand, ascending: see `waits`.  Weights of zero come last, evenly.
 
     >>> import torch
     >>> by_weight(torch.tensor([0.0, 3.0, 0.0, 1.0]), 2, Key.root(0))
@@ -121,60 +121,60 @@ def by_weight(weights: Tensor, count: int, key: Key) -> list[int]:
     return first_of(count, times, key.derive("nothing").bits(len(weights)))
 
 
-def wanted(sampler: Sampler, count: int, there: int, busy: int) -> int:
-    """How many to draw: `count`, or, while others are at work on earlier asks, as many as are missing and there.
+def number_to_draw(sampler: Sampler, count: int, available: int, busy: int) -> int:
+    """How many to draw: `count`, or, while others are at work on earlier asks, as many as are missing and available.
 
     Raises:
-        ConfigError: if nobody is at work, and fewer are there.
+        ConfigError: if nobody is at work, and fewer are available.
     """
     if busy:
-        return min(max(count - busy, 0), there)
-    if count > there:
-        raise ConfigError(f"{sampler!r} was asked to draw from {there} clients only.")
+        return min(max(count - busy, 0), available)
+    if count > available:
+        raise ConfigError(f"{sampler!r} was asked to draw from {available} clients only.")
     return count
 
 
-def told(sampler: Sampler, known: ClientHistory | None) -> ClientHistory:
-    """What is known of the clients.
+def required_history(sampler: Sampler, history: ClientHistory | None) -> ClientHistory:
+    """The history of the clients.
 
     Raises:
-        ConfigError: if nothing was told.
+        ConfigError: if there is none.
     """
-    if known is None:
+    if history is None:
         raise ConfigError(
-            f"{type(sampler).__name__} draws by what is known of the clients, and was told nothing: call its draw with "
-            "known=Roster(...), as a run does."
+            f"{type(sampler).__name__} draws by the clients' history, and got none: call its draw with "
+            "history=ClientHistory(...), as a run does."
         )
-    return known
+    return history
 
 
 @dataclass(frozen=True)
 class FixedNumber(Sampler):
-    """A sampler of a fixed number of clients, by what is known of them.
+    """A sampler of a fixed number of clients, by their history.
 
     Raises:
-        ConfigError: if count is below 1; when drawing, if fewer are there.
+        ConfigError: if count is below 1; when drawing, if fewer are available.
     """
 
     count: int = at_least(1)
 
     def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0
+        self, clients: Sequence[str], round: int, key: Key, history: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
         """The drawn clients, sorted."""
-        known = told(self, known)
-        places = self.among(known, clients, key)
-        chosen = self.choose(known, places, wanted(self, self.count, len(places), busy), round, key)
-        return known.named(chosen)
+        history = required_history(self, history)
+        places = self.among(history, clients, key)
+        chosen = self.choose(history, places, number_to_draw(self, self.count, len(places), busy), round, key)
+        return history.named(chosen)
 
-    def among(self, known: ClientHistory, clients: Sequence[str], key: Key) -> Tensor:
-        """The rows of those who may be drawn, ascending."""
-        return known.places(clients)
+    def among(self, history: ClientHistory, clients: Sequence[str], key: Key) -> Tensor:
+        """The rows of the clients that may be drawn, ascending."""
+        return history.places(clients)
 
     @abstractmethod
-    def choose(self, known: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
-        """The rows of the clients that are drawn: so many of those in these rows."""
+    def choose(self, history: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+        """The rows of the drawn clients, `count` of these rows."""
 
     def enough(self, clients: Sequence[str]) -> bool:
-        """Whether there are as many as are drawn."""
+        """Whether as many are available as are drawn."""
         return len(clients) >= self.count

@@ -25,9 +25,9 @@ class Poisson(Sampler):
         P(i in S) = rate,    all independent;    if |S| > most: a uniform subset of S of that size
 
     The size of a cohort is random, rate N on average, and may be 0: then nobody is asked, and only the round advances.
-    This is the sampling that the accounting of subsampled Gaussian noise assumes, and it is only that while everybody
-    is there in every round.  With `most` it is truncated Poisson sampling, which needs an accounting of its own; the
-    facts call the two "poisson" and "truncated poisson".  Late updates cannot be kept: who is at work could not be
+    This is the sampling that the accounting of subsampled Gaussian noise assumes, and it is only that while all
+    are available in every round.  With `most` it is truncated Poisson sampling, which needs an accounting of its own;
+    the facts call the two "poisson" and "truncated poisson".  Late updates cannot be kept: who is at work could not be
     drawn.
 
     Raises:
@@ -47,7 +47,7 @@ class Poisson(Sampler):
     most: int | None = at_least(1, None)
 
     def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0
+        self, clients: Sequence[str], round: int, key: Key, history: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
         """The drawn clients, sorted; perhaps nobody."""
         ordered = in_order(clients)

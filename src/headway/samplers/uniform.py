@@ -14,13 +14,13 @@ from headway.core.names import place_in
 from headway.core.sampler import Sampler, samplers
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
-from headway.samplers.drawing import evenly, in_order, wanted
+from headway.samplers.drawing import evenly, in_order, number_to_draw
 
 MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
 
 
 def _likely(name: str, known: Sequence[str]) -> str:
-    """Words that help with a name that is not among those known, sorted."""
+    """The end of a sentence on a name that is not among the known ones, which are sorted."""
     return nearest(name, known) if len(known) <= MOST_NAMES else f": {len(known)} are, {known[0]!r} to {known[-1]!r}"
 
 
@@ -35,9 +35,9 @@ class All(Sampler):
     """
 
     def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0
+        self, clients: Sequence[str], round: int, key: Key, history: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
-        """All who are there and not at work, sorted."""
+        """All clients that are available and not at work, sorted."""
         return tuple(in_order(clients))
 
     def facts(self, population: int | None) -> SamplerFacts:
@@ -71,15 +71,15 @@ class Uniform(Sampler):
             raise ConfigError(f"Uniform needs either count or share, found {self!r}.")
 
     def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0
+        self, clients: Sequence[str], round: int, key: Key, history: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
         """The drawn clients, sorted."""
         ordered = in_order(clients)
-        size = wanted(self, self._size(len(ordered) + busy), len(ordered), busy)
+        size = number_to_draw(self, self._size(len(ordered) + busy), len(ordered), busy)
         return tuple(ordered[place] for place in evenly(len(ordered), size, key))
 
     def enough(self, clients: Sequence[str]) -> bool:
-        """Whether there are as many as are drawn."""
+        """Whether as many are available as are drawn."""
         return bool(clients) and len(clients) >= self._size(len(clients))
 
     def facts(self, population: int | None) -> SamplerFacts:
@@ -114,19 +114,19 @@ class Fixed(Sampler):
             raise ConfigError(f"Fixed needs at least one client, each once, found {list(self.clients)}.")
 
     def draw(
-        self, clients: Sequence[str], round: int, key: Key, known: ClientHistory | None = None, busy: int = 0
+        self, clients: Sequence[str], round: int, key: Key, history: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
-        """The named clients, sorted; those of them who are there, while others are at work on earlier asks."""
+        """The named clients, sorted; only the available ones, while others are at work on earlier asks."""
         ordered = in_order(clients)
         if busy:
             return tuple(sorted(name for name in self.clients if place_in(ordered, name) is not None))
         for name in self.clients:
             if place_in(ordered, name) is None:
-                raise ConfigError(f"Fixed names the client {name!r}, who is not there{_likely(name, ordered)}.")
+                raise ConfigError(f"Fixed names the client {name!r}, which is not available{_likely(name, ordered)}.")
         return tuple(sorted(self.clients))
 
     def enough(self, clients: Sequence[str]) -> bool:
-        """Whether all of them are there."""
+        """Whether all of them are available."""
         return all(place_in(clients, name) is not None for name in self.clients)
 
     def facts(self, population: int | None) -> SamplerFacts:
