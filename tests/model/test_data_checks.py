@@ -91,8 +91,10 @@ def test_lanes_and_low_rank_train_on_the_same_batches(last, options):
 def test_each_example_is_dropped_in_some_epoch():
     trainer = hw.LocalSGD(batch_size=8, last_batch="drop")
     seen = set()
-    for order, cuts in trainer.plan.options.epochs_of(9, hw.numerics.keys.Key.root(0), 20, 0):
-        seen |= {int(order[i]) for begin, stop, _ in cuts for i in range(begin, stop)}
+    keys = hw.numerics.keys.Key.root(0).for_each(names=["a"])
+    (steps,) = trainer.steps_of_group(keys, [(9, 0, 20)], 0.0)
+    for order, batches in zip(steps.orders, steps.epochs, strict=True):
+        seen |= {int(order[i]) for begin, stop, _ in batches for i in range(begin, stop)}
     assert seen == set(range(9))
     assert trainer.examples_used(9, hw.numerics.keys.Key.root(0)) == 8
     assert trainer.steps_within(9, 16) == (2, 16)

@@ -100,11 +100,11 @@ def test_steps_of_one_client(chain, tape):
     }
     examples = there.store.take(there.data.train["client-1"])
     work = there.prepared("client-1", examples)
-    loop = LocalLoop(HEAVY.plan, work, tapes[tape]())
+    loop = LocalLoop(HEAVY.plan, work, work.client_steps, tapes[tape]())
     with NoReads():
-        for batch, lr in batches_of(HEAVY.plan, work, 6):
-            loop.step(batch, lr)
-    assert loop.statistics.count == 6
+        for inputs, targets, lr in batches_of(work, work.client_steps):
+            loop.step(inputs, targets, lr)
+    assert loop.count == 6
     assert all(loss.is_meta for loss in loop.losses)
     assert all(length.is_meta for length in loop.lengths)
     assert flat_module.shared.is_meta
@@ -162,8 +162,8 @@ def test_what_reads_is_found():
     there = There(hw.chain(Reads(), hw.Mean()), HEAVY, layers)
     examples = there.store.take(there.data.train["client-0"])
     work = there.prepared("client-0", examples)
-    batch, lr = next(batches_of(HEAVY.plan, work, 1))
+    batch = next(batches_of(work, work.client_steps))
     with pytest.raises(RuntimeError, match="meta"), NoReads():
-        LocalLoop(HEAVY.plan, work, None).step(batch, lr)
+        LocalLoop(HEAVY.plan, work, work.client_steps, None).step(*batch)
     with pytest.raises(Wrong, match="mixes devices"), NoReads():
         there.flat_module.shared @ torch.ones(there.flat_module.layout.size)

@@ -23,6 +23,7 @@ from headway.numerics.keys import Key, Keys
 from headway.protocol.messages import Ask, Message
 from headway.protocol.sums import not_finite
 from headway.training.call_trace import CallTrace
+from headway.training.client_steps import ClientSteps
 from headway.training.step_storage import add_steps, gram_of
 from headway.training.trainer import Trained, Trainer
 from headway.training.training_inputs import GradientFunction, TrainingInputs
@@ -45,7 +46,9 @@ class GroupFacts:
     messages, rounds: with which each was asked, and in which round.  examples: how many each has, `[]` where clients
     train.  keys, trainer_keys: of each client, and of its trainer; stage_keys: of each stage, by its label.
     seeds: for torch's generator.  dropout: the keys of dropout.  steps: how many each makes, if
-    that is not the trainer's to say.  gradients: what gives those of their steps, if not the model's own passes.
+    that is not the trainer's to say.  client_steps: the steps of each, where the trainer works them out ahead.
+    step_contexts: of each rule for local steps and shared tensor, but for the client's key and examples.
+    gradients: what gives those of their steps, if not the model's own passes.
     """
 
     messages: Sequence[Message]
@@ -57,6 +60,8 @@ class GroupFacts:
     seeds: Sequence[int]
     dropout: Sequence[int]
     steps: Sequence[int | None]
+    client_steps: Sequence[ClientSteps | None]
+    step_contexts: Sequence[Mapping[str, Sequence[StepContext]]]
     gradients: GradientFunction | None = None
 
 
@@ -125,20 +130,38 @@ class ClientAlgorithm:
     ) -> GroupFacts:
         """The facts of clients that train one after another; sizes: how many examples each has, int64 `[C]`."""
         keys, labels = self.keys_of(clients, ask), self.algorithm.chain.labels
-        trainer = keys.derive(TRAINER)
+        trainer, each = keys.derive(TRAINER), keys.each()
         by_label = zip(*(keys.derive(label).each() for label in labels), strict=True)
+        messages = [ask.broadcast_for(client) for client in clients] if ask.earlier else [ask.message] * len(clients)
+        rounds, steps = ask.rounds(clients), [ask.steps.get(client) for client in clients]
+        asked = list(zip(sizes.tolist(), rounds, steps, strict=True))
+        distinct = {id(own[0]): own for own in zip(messages, rounds, each, strict=True)}
+        contexts = {own: self._step_contexts(*facts, sizes[0]) for own, facts in distinct.items()}
         return GroupFacts(
-            messages=[ask.broadcast_for(client) for client in clients] if ask.earlier else [ask.message] * len(clients),
-            rounds=ask.rounds(clients),
+            messages=messages,
+            rounds=rounds,
             examples=self.flat_module.site.put(sizes).unbind(),
-            keys=keys.each(),
+            keys=each,
             trainer_keys=trainer.each(),
             stage_keys=[dict(zip(labels, own, strict=True)) for own in by_label],
             seeds=keys.derive("ambient").seeds().tolist(),
             dropout=trainer.derive("dropout").seeds().tolist(),
-            steps=[ask.steps.get(client) for client in clients],
+            steps=steps,
+            client_steps=self.trainer.steps_of_group(trainer, asked, self.flows[-1].proximal),
+            step_contexts=[contexts[id(message)] for message in messages],
             gradients=gradients,
         )
+
+    def _step_contexts(self, message: Message, round_: int, key: Key, examples: Tensor) -> dict[str, list[StepContext]]:
+        """The contexts of each rule for local steps, for each shared tensor, of clients with this message; key and
+        examples: any client's."""
+        chain, flow, layout = self.algorithm.chain, self.flows[-1], self.flat_module.layout
+        ctx = StepContext(round_, key, layout, flow, message.params, examples=examples)
+        contexts = {}
+        for label, _ in chain.step_rules:
+            here = at(ctx, label, message.stages, self.flows, chain.labels.index(label), key)
+            contexts[label] = here.split()
+        return contexts
 
     def train(
         self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
@@ -227,6 +250,8 @@ class ClientAlgorithm:
             facts.gradients,
             dropout=facts.dropout[place],
             stage_keys=facts.stage_keys[place],
+            step_contexts=facts.step_contexts[place],
+            client_steps=facts.client_steps[place],
         )
 
     def remembered(self, message: Message) -> Memory:
@@ -285,7 +310,7 @@ class ClientAlgorithm:
         update = Update.of(delta, ctx.examples.double())
         if buffers is not None:
             update = update.with_vectors(buffers=flat_module.statistics() - buffers)
-        trace.enter("send", **update.vectors)
+        trace.where, trace.inputs = "send", update.vectors
         update, kept = chain.send(update, memory, ctx, work.told, self.flows, work.stage_keys)
         if self.keeps_own or trained.keep:
             kept = self._next_memory(kept, trained.keep)

@@ -126,12 +126,13 @@ class Layout:
 
     def split(self, named: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         """The pieces of named vectors `[..., P]` for each tensor, by name; scalars `[..., 1]` stay whole."""
-        pieces: list[dict[str, Tensor]] = [{} for _ in self.entries]
-        for name, vector in named.items():
-            parts = self.slices(vector) if vector.shape[-1] == self.size else (vector,) * len(pieces)
-            for piece, part in zip(pieces, parts, strict=True):
-                piece[name] = part
-        return pieces
+        size, sizes = self.size, self.sizes
+        if not named or not sizes:
+            return [{}] * len(sizes)
+        pieces = [
+            vector.split(sizes, -1) if vector.shape[-1] == size else (vector,) * len(sizes) for vector in named.values()
+        ]
+        return [dict(zip(named, own, strict=True)) for own in zip(*pieces, strict=True)]
 
     def select(self, which: Iterable[str] | Callable[[str], bool]) -> Layout:
         """The layout of some of the tensors only, in the same order, packed anew.

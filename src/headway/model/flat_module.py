@@ -28,7 +28,7 @@ Room = Callable[[str, Sequence[int], torch.dtype], Tensor]  # memory to write in
 class FlatModule:
     """A module bound to flat vectors: writing a vector is loading a model, and nothing is copied per tensor.
 
-    layout, shared: the shared parameters, and their vector `[P]`.
+    layout, shared: the shared parameters, and their vector `[P]`; shared_slices: the piece of each of them.
     personal: those that stay with the client, `[Q]`.  statistics: the floating-point buffers, `[B]`.
     draws: what its dropout modules draw from.  site: where all of it lies; the initial weights do not depend on it.
     channels_last: whether it is given images `[B, C, H, W]` with their channels side by side in memory, which
@@ -63,6 +63,7 @@ class FlatModule:
             if parameter.requires_grad and name not in chosen
         }
         self.layout, self.shared = _bind(chosen, task.number)
+        self.shared_slices = self.layout.slices(self.shared)
         _, self.personal = _bind(others, task.number)
         self._registered = [(part._buffers, dict(part._buffers)) for part in self.module.modules()]
         self._buffers = floating_buffers(self.module)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,15 +18,17 @@ from headway.model.blame import layer_of
 class CallTrace:
     """The call of user code that is being made and its inputs, for the error that names them.
 
-    A loop enters each call before it makes it, or, where calls are many, the failing one when it has failed.
+    A loop enters each call before it makes it, or, where calls are many, the failing one when it has failed; a loop of
+    short turns sets `where` and `inputs` itself.
 
     client: the client at work.  who: the subject of the error, if that is not the client.
+    where, inputs: the call, and its inputs by name.
     """
 
     client: str
     who: str | None = None
     where: str = "local training"
-    inputs: dict[str, object] = field(default_factory=dict)
+    inputs: Mapping[str, object] = field(default_factory=dict)
 
     def enter(self, where: str, **inputs: object) -> None:
         """Records that `where` is called with these inputs."""
@@ -41,7 +43,7 @@ class CallTrace:
             return None
         inputs: dict[str, object] = {name: _shown(value) for name, value in self.inputs.items()}
         failure = ClientFailed(self.client, self.where + layer_of(error), inputs, error, self.who)
-        failure.inputs = self.inputs
+        failure.inputs = dict(self.inputs)
         return failure
 
     @contextmanager

@@ -4,83 +4,108 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from operator import mul
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from headway.core import stopping
+from headway.core.context import NOTHING
 from headway.core.update import Tensors
-from headway.data import Examples
+from headway.data import epoch_order
 from headway.numerics.keys import Key
+from headway.training.client_steps import ClientSteps, steps_of
 from headway.training.loop_plan import LoopPlan
 from headway.training.measurements import hold_out, measure
-from headway.training.step_storage import StepRecorder, Steps, keep_steps
+from headway.training.step_storage import StepRecorder, keep_steps
 from headway.training.trainer import Trained
 from headway.training.training_inputs import TrainingInputs
-from headway.training.update_rule import StepStatistics, UpdateRule
+from headway.training.update_rule import UpdateRule
 
 
-def train_by(plan: LoopPlan, work: TrainingInputs) -> Trained:
-    """Runs the loop of a plan; the flat module's model ends trained."""
-    examples, held_out = hold_out(work.examples, plan.options.validation)
-    work = replace(work, examples=examples)
-    measurements, key = measure(work, held_out), work.key
-    work.flat_module.attributes.restore()
+class HasPlan(Protocol):
+    """What has a plan of a local loop."""
+
+    @property
+    def plan(self) -> LoopPlan:
+        """The plan."""
+
+
+def train_by_plan(trainer: HasPlan, work: TrainingInputs) -> Trained:
+    """Runs the local loop of a trainer; the flat module's model ends trained."""
+    plan, needs, measurements = trainer.plan, work.flows[-1].needs, NOTHING
+    if plan.options.validation or needs:
+        examples, held_out = hold_out(work.examples, plan.options.validation)
+        work = replace(work, examples=examples)
+        measurements = measure(work, held_out)
+        work.flat_module.attributes.restore()
+    steps = work.client_steps or _alone(plan, work)
+    if "steps" not in needs:
+        return _run(plan, work, steps, None).result(measurements)
+    kept = plan.options.step_plan(steps.count, work.flat_module.layout)
+    single_steps, loop = keep_steps(kept, work.flat_module, partial(_run, plan, work, steps))
+    return replace(loop.result(measurements), steps=single_steps)
+
+
+def _alone(plan: LoopPlan, work: TrainingInputs) -> ClientSteps:
+    """The steps of a client for which they were not worked out with others'; work: with the examples to train on."""
+    options, examples, key = plan.options, len(work.examples), work.key
     assert isinstance(key, Key)
-    count = plan.options.step_count(key, len(examples)) if work.steps is None else work.steps
+    count = options.step_count(key, examples) if work.steps is None else work.steps
+    return steps_of(options, plan.momentum_rule, work.flows[-1].proximal, examples, count, int(work.ctx.round))
 
-    def run(recorder: StepRecorder | None) -> LocalLoop:
-        loop = LocalLoop(plan, work, recorder)
-        for batch, lr in batches_of(plan, work, count):
+
+def _run(plan: LoopPlan, work: TrainingInputs, steps: ClientSteps, recorder: StepRecorder | None) -> LocalLoop:
+    """All steps; a recorder takes in the model after each."""
+    loop = LocalLoop(plan, work, steps, recorder)
+    for inputs, targets, lr in batches_of(work, steps):
+        if stopping.flag.number is not None:
             stopping.check()
-            loop.step(batch, lr)
-        return loop
-
-    steps: Tensor | Steps | None = None
-    if "steps" in work.flows[-1].needs:
-        kept = plan.options.step_plan(count, work.flat_module.layout)
-        steps, loop = keep_steps(kept, work.flat_module, run)
-    else:
-        loop = run(None)
-    return replace(loop.result(measurements), steps=steps)
+        loop.step(inputs, targets, lr)
+    return loop
 
 
-def batches_of(plan: LoopPlan, work: TrainingInputs, count: int) -> Iterator[tuple[Examples, float]]:
-    """The batches of so many steps of this round, each with its learning rate."""
-    examples, site, key = work.examples, work.flat_module.site, work.key
-    assert isinstance(key, Key)
-    for order, cuts in plan.options.epochs_of(len(examples), key, count, int(work.ctx.round)):
-        shuffled = examples if order is None else examples.take(site.index_on_store_device(examples, order))
-        for start, stop, lr in cuts:
-            yield site.examples(shuffled.rows(start, stop)), lr
+def batches_of(work: TrainingInputs, steps: ClientSteps) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """The inputs and targets of each step, where the model is, and its learning rate."""
+    site, key, count = work.flat_module.site, work.key, len(work.examples.inputs)
+    moves = site.device.type != "cpu"
+    for epoch, batches in enumerate(steps.epochs):
+        inputs, targets = work.examples.inputs, work.examples.targets
+        if steps.mixed:
+            assert isinstance(key, Key)
+            order = (
+                steps.orders[epoch][:count] if steps.orders else epoch_order(count, key.derive("epoch", epoch), True)
+            )
+            order = site.index_on_store_device(work.examples, order) if moves else order
+            inputs, targets = inputs[order], targets[order]
+        for start, stop, lr in batches:
+            x, y = inputs[start:stop], targets[start:stop]
+            yield (site.put(x), site.put(y), lr) if moves else (x, y, lr)
 
 
 class LocalLoop:
     """The state of one client's local loop; a recorder takes in the model after each step."""
 
-    def __init__(self, plan: LoopPlan, work: TrainingInputs, recorder: StepRecorder | None) -> None:
+    def __init__(self, plan: LoopPlan, work: TrainingInputs, steps: ClientSteps, recorder: StepRecorder | None) -> None:
         self.plan, self.work, self.flat_module, self.recorder = plan, work, work.flat_module, recorder
+        self.steps, self.count = steps, 0
         if not self.flat_module.module.training:
             self.flat_module.module.train()
         self.mean_loss = self.flat_module.task.criterion.mean
-        assert isinstance(work.key, Key)
-        self.dropout = work.key.derive("dropout").seed()
         self.forward = None if plan.loss_term is None else plan.loss_term.begin(work)
         self.start = work.ctx.global_params
-        shared = self.flat_module.layout.slices(self.flat_module.shared)
-        self.update_rule = UpdateRule(plan, work, self.flat_module.parameters, shared)
-        proximal = work.flows[-1].proximal
-        self.statistics = StepStatistics(plan.momentum_rule, proximal)
-        self.free = StepStatistics(plan.momentum_rule, 0.0) if proximal else self.statistics
+        self.update_rule = UpdateRule(plan, work, self.flat_module.parameters, self.flat_module.shared_slices)
         self.losses: list[Tensor] = []
         self.measure = work.measure and recorder is None  # from a recorder, the Gram matrix has them
         self.lengths: list[Tensor] = []
         self.lrs: list[float] = []
 
-    def step(self, batch: Examples, lr: float) -> None:
+    def step(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
         """One local step."""
         parameters = self.flat_module.parameters
-        grads, loss = self._gradients(batch)
+        grads, loss = self._gradients(inputs, targets)
         with torch.no_grad():
             directions = self.update_rule.directions(grads)
             for parameter, direction in zip(parameters, directions, strict=True):
@@ -89,41 +114,45 @@ class LocalLoop:
                 self.lrs.append(lr)
                 self.lengths.append(self.update_rule.lengths(directions, self.flat_module.shared_count))
         self.losses.append(loss.detach())
-        self.statistics.step(len(batch), lr)
-        if self.free is not self.statistics:
-            self.free.step(len(batch), lr)
+        self.count += 1
         if self.recorder is not None:
             self.recorder.add(self.flat_module.shared)
 
-    def _gradients(self, batch: Examples) -> tuple[list[Tensor], Tensor]:
+    def _gradients(self, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
         """The gradients of a batch, and its loss, by the function that the work brings, where that takes the batch."""
-        inputs, trace, step = self.flat_module.to_memory_format(batch.inputs), self.work.trace, self.statistics.count
+        flat_module, trace, dropout = self.flat_module, self.work.trace, self.work.dropout
+        if flat_module.channels_last:
+            inputs = flat_module.to_memory_format(inputs)
         given = self.work.gradients
-        if given is not None and (made := given(inputs, batch.targets, self.dropout, step)) is not None:
+        if given is not None and (made := given(inputs, targets, dropout, self.count)) is not None:
             return made
-        trace.enter("the model's forward pass", inputs=inputs)
+        trace.where, trace.inputs = "the model's forward pass", {"inputs": inputs}
         term: Tensor | None = None
-        self.flat_module.draws.at(self.dropout, step)
+        if flat_module.draws.layers:
+            flat_module.draws.at(dropout, self.count)
         if self.forward is None:
-            outputs = self.flat_module.module(inputs)
+            outputs = flat_module.module(inputs)
         else:
             outputs, term = self.forward(inputs)
-        trace.enter("the loss", outputs=outputs, targets=batch.targets)
-        loss = self.mean_loss(outputs, batch.targets)
-        trace.enter("the backward pass", inputs=inputs, targets=batch.targets, loss=loss, term=term)
+        trace.where, trace.inputs = "the loss", {"outputs": outputs, "targets": targets}
+        loss = self.mean_loss(outputs, targets)
+        trace.where, trace.inputs = (
+            "the backward pass",
+            {"inputs": inputs, "targets": targets, "loss": loss, "term": term},
+        )
         whole = loss if term is None else loss + term
-        return list(torch.autograd.grad(whole, self.flat_module.parameters, materialize_grads=True)), loss
+        return list(torch.autograd.grad(whole, flat_module.parameters, materialize_grads=True)), loss
 
     def result(self, measurements: Tensors) -> Trained:
-        """The outcome of the steps so far."""
-        term = self.plan.loss_term
+        """The outcome of the steps."""
+        term, made, free = self.plan.loss_term, self.steps.statistics, self.steps.free_statistics
         return Trained(
             movement=self.flat_module.shared - self.start,
-            count=self.statistics.count,
-            effective_lr=self.statistics.effective_lr,
-            free_effective_lr=self.free.effective_lr,
-            lr_sum=self.statistics.lr_sum,
-            loss=self.statistics.mean_loss(torch.stack(self.losses).tolist()),
+            count=self.count,
+            effective_lr=made.effective_lr,
+            free_effective_lr=free.effective_lr,
+            lr_sum=made.lr_sum,
+            loss=sum(map(mul, torch.stack(self.losses).tolist(), made.sizes)) / sum(made.sizes),
             measurements=measurements,
             keep={} if term is None else term.keep(self.flat_module),
             squares=step_squares(self.lengths, self.lrs) if self.measure else None,

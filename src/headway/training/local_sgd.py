@@ -70,4 +70,4 @@ class LocalSGD(LoopTrainer):
         """The local loop with SGD as its optimizer."""
         check_nesterov(self.nesterov, self.momentum, "LocalSGD")
         sgd = SGD(self.momentum, self.nesterov, self.weight_decay)
-        return LoopPlan(SGDOptions.of(self), sgd, self.loss_term)
+        return LoopPlan(SGDOptions.of(self), sgd, self.loss_term, plain=not (self.momentum or self.weight_decay))

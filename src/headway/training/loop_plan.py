@@ -11,11 +11,15 @@ from headway.training.sgd_options import SGDOptions
 
 @dataclass(frozen=True, slots=True)
 class LoopPlan:
-    """A local loop: its numbers, the optimizer of its steps, and what it adds to the task's loss."""
+    """A local loop: its numbers, the optimizer of its steps, and what it adds to the task's loss.
+
+    plain: whether the optimizer moves along the gradient itself.
+    """
 
     options: SGDOptions
     optimizer: Optimizer
     loss_term: LossTerm | None = None
+    plain: bool = False
 
     @property
     def momentum_rule(self) -> tuple[float, bool]:

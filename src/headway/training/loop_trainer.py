@@ -11,13 +11,13 @@ from headway.core.flow import TrainerFacts
 from headway.core.layout import Layout
 from headway.core.update import Tensors
 from headway.model.flat_module import FlatModule
-from headway.numerics.keys import Key
-from headway.training.local_loop import train_by
+from headway.numerics.keys import Key, Keys
+from headway.training.client_steps import ClientSteps, steps_of_group
+from headway.training.local_loop import train_by_plan
 from headway.training.loop_plan import LoopPlan
 from headway.training.measurements import HELD_OUT, MEASUREMENTS
 from headway.training.step_storage import StepPlan
-from headway.training.trainer import Trained, Trainer
-from headway.training.training_inputs import TrainingInputs
+from headway.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,13 @@ class LoopTrainer(Trainer, ABC):
             return [False] * len(keys)
         return super().dropped(keys)
 
-    def train(self, work: TrainingInputs) -> Trained:
-        """Runs the local loop; the flat module's model ends trained."""
-        return train_by(self.plan, work)
+    def steps_of_group(
+        self, keys: Keys, asked: Sequence[tuple[int, int, int | None]], proximal: float
+    ) -> list[ClientSteps]:
+        """The local steps of clients that train one after another."""
+        return steps_of_group(self.plan.options, self.plan.momentum_rule, proximal, keys, asked)
+
+    train = train_by_plan
 
     def most_steps(self, examples: int) -> int:
         """How many local steps a client of so many examples makes if it does all of its work."""

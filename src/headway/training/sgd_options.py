@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -11,16 +11,14 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError
 from headway.core.layout import Layout
-from headway.data import batch_bounds, epoch_order
+from headway.data import batch_bounds
 from headway.data.dataset.batches import LastBatch
 from headway.numerics.keys import Key
 from headway.numerics.units import bytes_of
 from headway.training.schedule import Schedule
 from headway.training.step_storage import StepPlan, plan_steps
 
-Epoch = tuple[
-    Tensor | None, list[tuple[int, int, float]]
-]  # the order of the examples, and (start, stop, lr) of batches
+Batch = tuple[int, int, float]  # start, stop, learning rate
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,9 @@ class SGDOptions:
 
     def most_steps(self, examples: int) -> int:
         """How many local steps a client of so many examples makes if it does all of its work."""
-        return self._steps_in(self.steps or self.epochs, self.training_count(examples))
+        return self.steps_in(self.steps or self.epochs, self.training_count(examples))
 
-    def _steps_in(self, amount: int, examples: int) -> int:
+    def steps_in(self, amount: int, examples: int) -> int:
         """The local steps in so many epochs (or steps) of so many examples."""
         return amount if self.steps is not None else amount * len(self.bounds(examples))
 
@@ -105,7 +103,7 @@ class SGDOptions:
 
     def step_count(self, key: Key, examples: int) -> int:
         """How many local steps a client that trains on so many examples makes in this round."""
-        return self._steps_in(self.amount(key), examples)
+        return self.steps_in(self.amount(key), examples)
 
     def examples_used(self, examples: int, key: Key) -> int:
         """The number of examples in all steps of a client of so many examples, each time counted."""
@@ -138,21 +136,22 @@ class SGDOptions:
         """
         return min((step + 1) / (self.warmup_steps + 1), 1.0)
 
-    def epochs_of(self, count: int, key: Key, steps: int, round_: int) -> Iterator[Epoch]:
-        """For each epoch of so many steps the order of the `count` examples, `[count]` or `None` where they are one
-        batch, and each batch as (start, stop, learning rate)."""
-        bounds = self.bounds(count)
-        mixed = len(bounds) > 1 or bounds[-1][1] < count
-        step = epoch = 0
+    def mixes(self, examples: int) -> bool:
+        """Whether each epoch of so many examples has an order of its own: not where they are one batch."""
+        bounds = self.bounds(examples)
+        return len(bounds) > 1 or bounds[-1][1] < examples
+
+    def epochs_of(self, examples: int, steps: int, round_: int) -> list[list[Batch]]:
+        """The batches of each epoch of so many steps on so many examples, with their learning rates."""
+        bounds, epochs, step = self.bounds(examples), list[list[Batch]](), 0
         while step < steps:
-            order = epoch_order(count, key.derive("epoch", epoch), True) if mixed else None
-            cuts = []
+            batches = []
             for start, stop in bounds[: steps - step]:
-                t = {"rounds": round_, "epochs": epoch, "steps": step}[self.schedule.over]
-                cuts.append((start, stop, self.lr * self.schedule(t) * self.warmth(step)))
+                t = {"rounds": round_, "epochs": len(epochs), "steps": step}[self.schedule.over]
+                batches.append((start, stop, self.lr * self.schedule(t) * self.warmth(step)))
                 step += 1
-            yield order, cuts
-            epoch += 1
+            epochs.append(batches)
+        return epochs
 
     # how single steps are kept -----------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class StepRules:
     """The rules of a chain on each shared tensor: for one client, or for many side by side.
 
     flats: the shared parameters as `[..., numel]`, views of what the loop moves.
+    gradient, step: the rules for gradients, and for directions.
     """
 
     def __init__(self, work: TrainingInputs, flats: Sequence[Tensor]) -> None:
@@ -30,7 +32,8 @@ class StepRules:
     def attend(self, work: TrainingInputs) -> None:
         """Takes the rules' memory and context from this work."""
         chain = work.chain
-        self._gradient, self._step = _rules(work, chain.gradient_rules), _rules(work, chain.direction_rules)
+        self.gradient = _rules(work, chain.gradient_rules) if chain.gradient_rules else []
+        self.step = _rules(work, chain.direction_rules) if chain.direction_rules else []
         self.work.applied.update(("gradient", "step"))
 
     def keep_front(self, count: int) -> None:
@@ -40,11 +43,11 @@ class StepRules:
     def on_gradients(self, grads: Sequence[Tensor]) -> list[Tensor]:
         """The gradients after the rules for gradients; grads: in the order of the module's parameters, of which the
         shared ones come first and no rule knows the others."""
-        return self._ruled(grads, self._gradient) if self._gradient else list(grads)
+        return self._ruled(grads, self.gradient) if self.gradient else list(grads)
 
     def on_steps(self, directions: Sequence[Tensor]) -> list[Tensor]:
         """The same of the directions of a step, after the rules that are for these."""
-        return self._ruled(directions, self._step) if self._step else list(directions)
+        return self._ruled(directions, self.step) if self.step else list(directions)
 
     def apply(self) -> None:
         """Puts the rules for gradients on the `grad` of each of the model's parameters, between `loss.backward()` and
@@ -98,7 +101,13 @@ def step_rules(work: TrainingInputs) -> StepRules:
 
 def _rules(work: TrainingInputs, chosen: Sequence[tuple[str, Stage]]) -> list[Rule]:
     """These rules with memory and context of each shared tensor."""
-    layout = work.flat_module.layout
-    return [
-        (label, stage, layout.split(work.memory.get(label, {})), work.context(label).split()) for label, stage in chosen
-    ]
+    layout, examples = work.flat_module.layout, work.ctx.examples
+    rules: list[Rule] = []
+    for label, stage in chosen:
+        if work.step_contexts is None or work.stage_keys is None:
+            contexts = work.context(label).split()
+        else:  # split for a group, but for the client's own facts
+            key = work.stage_keys[label]
+            contexts = [replace(ctx, key=key, examples=examples) for ctx in work.step_contexts[label]]
+        rules.append((label, stage, layout.split(work.memory.get(label, {})), contexts))
+    return rules

@@ -13,7 +13,8 @@ from headway.core.layout import Layout
 from headway.core.registry import Plain, Registry
 from headway.core.update import Tensors
 from headway.model.flat_module import FlatModule
-from headway.numerics.keys import Key
+from headway.numerics.keys import Key, Keys
+from headway.training.client_steps import ClientSteps
 from headway.training.step_storage import StepPlan, Steps
 from headway.training.training_inputs import TrainingInputs
 
@@ -88,6 +89,16 @@ class Trainer(Plain, ABC):
     def keeps(self, flat_module: FlatModule) -> Tensors:
         """What it remembers at each client (the names and shapes count); see `Trained.keep`."""
         return {}
+
+    def steps_of_group(
+        self, keys: Keys, asked: Sequence[tuple[int, int, int | None]], proximal: float
+    ) -> Sequence[ClientSteps | None]:
+        """The local steps of clients that train one after another, where they can be worked out for all at once.
+
+        keys: the clients' own, for the trainer.  asked: of each client how many examples it has, the round in which it
+        was asked, and how many steps it makes, if that is not the trainer's to say.  proximal: the pull of the chain.
+        """
+        return [None] * len(asked)
 
     @abstractmethod
     def train(self, work: TrainingInputs) -> Trained:

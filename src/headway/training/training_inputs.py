@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from headway.data import Examples
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key, Keys
 from headway.training.call_trace import CallTrace
+from headway.training.client_steps import ClientSteps
 
 GradientFunction = Callable[[Tensor, Tensor, int, int], tuple[list[Tensor], Tensor] | None]
 """The gradients of a batch's mean loss, in the order of the module's parameters, and the loss: of inputs, targets,
@@ -31,7 +32,9 @@ class TrainingInputs:
     applied: the kinds of step rules that the trainer has made ready (see `headway.training.step_rules`).
     measure: whether the lengths of the single steps are wanted; that must not change what is trained.
     steps: how many the client makes, if that is not the trainer's to say.
-    dropout: of one client, the key of its dropout.  stage_keys: of one client, each stage's key, by its label.
+    dropout: of one client, the key of its dropout.  stage_keys: of one client, each stage's key, by its label;
+        step_contexts: the contexts of a stage for each shared tensor, but for the client's own key and examples.
+    client_steps: of one client, its local steps, where the trainer has worked them out for a group.
     gradients: what gives the gradients of its steps, if not the model's own forward and backward pass.
     """
 
@@ -50,6 +53,8 @@ class TrainingInputs:
     applied: set[str] = field(default_factory=set)
     dropout: int = 0
     stage_keys: Mapping[str, Key] | None = None
+    step_contexts: Mapping[str, Sequence[StepContext]] | None = None
+    client_steps: ClientSteps | None = None
 
     def context(self, label: str) -> StepContext:
         """The context as the stage of this label sees it."""
