@@ -115,7 +115,7 @@ class ByLabels(hw.Stage):
 
 def test_a_new_measurement_is_one_function_and_the_stage_that_asks_for_it(monkeypatch):
     monkeypatch.setattr(measurements, "MEASUREMENTS", dict(measurements.MEASUREMENTS))
-    monkeypatch.setattr("headway.training.local_sgd.MEASUREMENTS", measurements.MEASUREMENTS)
+    monkeypatch.setattr("headway.training.loop_trainer.MEASUREMENTS", measurements.MEASUREMENTS)
 
     @measurements.measurement
     def label_count(start):
