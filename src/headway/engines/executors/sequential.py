@@ -38,6 +38,8 @@ class SequentialExecutor:
         Raises:
             ClientFailed: naming the client, the stage and the inputs of the call that failed.
         """
+        if not clients:
+            return
         setup = self.setup
         participant, guard, collector, store = setup.participant, setup.guard, setup.collector, setup.job.data.store
         held = ClientIndex.of(setup.job.data.train)
