@@ -17,7 +17,10 @@ slow: .venv/dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak" --durations=20 --durations-min=1
 
 coverage: .venv/dev
-	$(BIN)/coverage run -m pytest tests/core tests/numerics tests/protocol tests/stages tests/server tests/test_conformance.py
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(foreach room,core numerics protocol stages server,tests/$(room) src/headway/$(room)) \
+		tests/test_conformance.py
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 soak: .venv/dev
@@ -56,4 +59,4 @@ bench: .venv/demo
 	@touch $@
 
 clean:
-	rm -rf .venv .coverage build dist runs comparisons partitions .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .coverage* build dist runs comparisons partitions .pytest_cache .mypy_cache .ruff_cache

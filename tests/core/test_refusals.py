@@ -1,9 +1,11 @@
 """Every refusal says what was needed, what was found, who caused it and what to do."""
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+import torch
 from conformance.teststages import FixedPoint, Median, NoisyRelease, PairwiseMasks
 
 from headway.core.algorithm import Algorithm
@@ -11,8 +13,10 @@ from headway.core.chain import Chain, chain
 from headway.core.errors import ChainRefused, ConfigError
 from headway.core.flow import EngineFacts, Flow, TrainerFacts
 from headway.core.stage import Place, Stage
+from headway.numerics.keys import Key
+from headway.protocol.messages import Exchange, Message
 from headway.protocol.quorum import Quorum
-from headway.samplers import All
+from headway.samplers import All, Fixed, Oort, Poisson
 from headway.stages import ECGR, Clip, FedNova, FedProx, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
 from headway.training.local_sgd import LocalSGD
 
@@ -183,3 +187,69 @@ def test_what_scales_the_delta_and_what_sets_the_weight_stand_in_either_order(or
     assert chain(*pair, Mean()).stages == (*pair, Mean())
     with pytest.raises(ChainRefused, match=r"Clip \(a clip\) before FedNova \(a scaling of the delta\)"):
         chain(Clip(), FedNova(), Mean())
+
+
+@dataclass(frozen=True)
+class Trimmed(Median):
+    """A rule that needs three updates."""
+
+    def connect(self, flow: Flow) -> Flow:
+        return super().connect(flow).set(self, min_updates=3)
+
+
+class Whole:
+    """A trainer that can neither stop early nor apply rules for local steps."""
+
+    facts = TrainerFacts("Whole")
+
+
+IN_FEDERATIONS = {
+    "late updates without topping up": (
+        lambda: Algorithm(chain(Mean()), LocalSGD(), Poisson(rate=0.5), Quorum(count=2, late="keep")),
+        "late",
+    ),
+    "part of the work of a trainer that does it whole": (
+        lambda: Algorithm(chain(Mean()), Whole(), All(), Quorum(deadline_s=9.0, work="partial")),
+        "partial",
+    ),
+    "a rule for steps that the trainer leaves out": (
+        lambda: Algorithm(chain(FedProx(mu=0.1), Mean()), Whole(), All()),
+        "Whole",
+    ),
+    "a median of too few": (lambda: Algorithm(chain(Trimmed()), LocalSGD(), Fixed(clients=("a", "b"))), "sampler"),
+    "losses of clients that only a sum is seen of": (
+        lambda: Algorithm(chain(Clip(), FixedPoint(), PairwiseMasks(), Mean()), LocalSGD(), Oort(count=2)),
+        "PairwiseMasks",
+    ),
+    "losses of clients that noise is promised to hide": (
+        lambda: Algorithm(chain(Clip(), Mean("expected"), NoisyRelease()), LocalSGD(), Oort(count=2)),
+        "NoisyRelease",
+    ),
+    "a quorum larger than the cohort": (
+        lambda: Algorithm(chain(Mean()), LocalSGD(), Fixed(clients=("a",)), Quorum(count=2)).flows(
+            EngineFacts("clock", clock=True)
+        ),
+        "Quorum",
+    ),
+    "a deadline without a clock": (
+        lambda: Algorithm(chain(Mean()), LocalSGD(), All(), Quorum(deadline_s=9.0)).flows(EngineFacts("plain")),
+        "Quorum",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IN_FEDERATIONS)
+def test_a_chain_is_refused_by_trainer_sampler_quorum_and_engine(case) -> None:
+    made, cause = IN_FEDERATIONS[case]
+    with pytest.raises(ChainRefused) as refused:
+        made()
+    assert re.search(cause, refused.value.caused_by), refused.value.caused_by
+    assert refused.value.needed
+    assert refused.value.found
+    assert refused.value.do_this
+
+
+def test_an_exchange_that_no_stage_answers_is_refused() -> None:
+    algorithm = Algorithm(chain(Mean()), LocalSGD(), All())
+    with pytest.raises(ConfigError, match="no stage of the chain answers the exchange 'keys'"):
+        algorithm.answer(Exchange(Message(torch.empty(0)), name="keys"), {}, "a", Key.root(0))
