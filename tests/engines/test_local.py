@@ -234,3 +234,38 @@ def test_the_aggregate_does_not_depend_on_threads():
         assert torch.equal(one, total())
     finally:
         torch.set_num_threads(threads)
+
+
+def test_torchs_threads_are_put_back_when_an_engine_closes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = torch.get_num_threads()
+    engine = hw.LocalEngine(lanes="auto")
+    engine.restore_settings({"threads": before + 1, "lanes": 2})
+    list(
+        hw.Run(
+            hw.recipes.fedavg(trainer=hw.LocalSGD(lr=0.1)),
+            blobs(),
+            linear_task(),
+            rounds=1,
+            engine=engine,
+        )
+    )
+    assert torch.get_num_threads() == before + 1
+    engine.close()
+    assert torch.get_num_threads() == before
+
+
+def test_facts_are_the_same_before_and_after_an_engine_opens():
+    engine = hw.LocalEngine(lanes=2)
+    before = engine.facts
+    list(
+        hw.Run(
+            hw.recipes.fedavg(trainer=hw.LocalSGD(lr=0.1)),
+            blobs(),
+            linear_task(),
+            rounds=1,
+            engine=engine,
+        )
+    )
+    assert engine.facts == before
+    assert engine.recorded_name == "Lanes of 2"

@@ -1,6 +1,7 @@
 """Engines: where asks are run."""
 
 from headway.engines.engine import Engine, Job
+from headway.engines.engine_registry import ENGINES, build_engine, register_engine
 from headway.engines.local import LocalEngine
 from headway.engines.pooled import PooledEngine
 from headway.engines.processes.process_engine import ProcessEngine
@@ -10,6 +11,7 @@ from headway.engines.virtual_clock.device_availability import Always, Bernoulli,
 from headway.engines.virtual_clock.fleet import FLEETS, DeviceFleet, register_fleet
 
 __all__ = [
+    "ENGINES",
     "FLEETS",
     "Always",
     "Bernoulli",
@@ -24,5 +26,7 @@ __all__ = [
     "ProcessEngine",
     "RayEngine",
     "Trace",
+    "build_engine",
+    "register_engine",
     "register_fleet",
 ]

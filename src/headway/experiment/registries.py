@@ -10,7 +10,7 @@ from headway.core.sampler import samplers
 from headway.core.stage import stages
 from headway.data import PARTITIONERS, SHIFTS
 from headway.data.sources.source_registry import SOURCES
-from headway.engines import FLEETS
+from headway.engines import ENGINES, FLEETS
 from headway.engines.virtual_clock.device_availability import availabilities
 from headway.model.losses import LOSSES
 from headway.model.metrics import METRICS
@@ -24,6 +24,7 @@ REGISTRIES: dict[str, NamedRegistry[Any]] = {
     "trainers": trainers.classes,
     "optimizers": Optimizer.registry.classes,
     "samplers": samplers.classes,
+    "engines": ENGINES,
     "clocks": FLEETS,
     "availabilities": availabilities.classes,
     "losses": LOSSES,

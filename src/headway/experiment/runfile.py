@@ -55,6 +55,7 @@ def load_runfile(
     sections = check_sections(tables)
     import_modules(sections.run, folder)
     find_own_code(sections, folder)
+    sections.engine.check_kind()
     sections.data.source = _absolute(sections.data.source, folder)
     if sections.clock is not None:
         _place_trace(sections.clock, folder)

@@ -9,8 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from headway.core.errors import ConfigError
 from headway.core.registry import build, to_numbers
-from headway.engines import FLEETS, DeviceFleet, LocalEngine, PooledEngine, ProcessEngine, RayEngine
-from headway.engines.planned_engine import PlannedEngine
+from headway.engines import ENGINES, FLEETS, DeviceFleet, Engine, PooledEngine, build_engine
 from headway.model.device import Precision
 
 
@@ -122,17 +121,18 @@ class AdviseSection(_Section):
 class EngineSection(_Section):
     """Where clients train.
 
-    kind: in this process, in several, or on a Ray cluster; if nothing is said, in several where `workers` is said and
-    in this one otherwise.  workers: in so many; one per core, if only the kind is said.  address: of the Ray cluster,
-    host:port or "auto"; a cluster of this machine alone, if nothing is said.  lanes: how many side by side, or "auto"
-    for what is measured to be fastest; 1 in this process and "auto" elsewhere, if nothing is said.  low_rank,
-    channels_last, compiled: see `LocalEngine`; measured with lanes = "auto", if nothing is said.  drift: whether to
-    measure in every round how far the clients pull apart.  device: "cpu", "cuda" or "cuda:N", in this process.
-    precision: of the products in training on a GPU.  client_timeout: seconds after which a client in a worker process
-    is taken to hang, which ends the run with its name.
+    kind: "local", in this process; "processes", in several; "ray", on a Ray cluster; or the name of another
+    package's engine. If it is left out, in several where `workers` is given and in this one otherwise. workers: in
+    so many; one per core, if only the kind is said. address: of the Ray cluster, host:port or "auto"; a cluster of
+    this machine alone, if nothing is said. lanes: how many side by side, or "auto" for what is measured to be
+    fastest; 1 in this process and "auto" elsewhere, if nothing is said. low_rank, channels_last, compiled: see
+    `LocalEngine`; measured with lanes = "auto", if nothing is said. drift: whether to measure in every round how
+    far the clients pull apart. device: "cpu", "cuda" or "cuda:N", in this process. precision: of the products in
+    training on a GPU. client_timeout: seconds after which a client in a worker process is taken to hang, which ends
+    the run with its name. options: keys of another package's own engine.
     """
 
-    kind: Literal["local", "processes", "ray"] | None = None
+    kind: str | None = None
     workers: int | None = Field(default=None, ge=1, le=1024)
     address: str | None = None
     lanes: int | Literal["auto"] | None = None
@@ -143,13 +143,32 @@ class EngineSection(_Section):
     device: str | None = None
     precision: Precision | None = None
     client_timeout: float | None = Field(default=None, gt=0)
+    options: dict[str, Any] = Field(default_factory=dict)
 
-    def engine(self) -> PlannedEngine:
+    def check_kind(self) -> None:
+        """Refuses an engine that is not known.
+
+        Raises:
+            ConfigError: naming those that are.
+        """
+        if self.kind is not None and self.kind not in ENGINES:
+            known = " or ".join(f'"{name}"' for name in ENGINES)
+            more = "".join(f"; {problem.removesuffix('.')}" for problem in ENGINES.problems)
+            raise ConfigError(f'engine.kind must be one of {known}, found "{self.kind}"{more}.')
+
+    def engine(self) -> Engine:
         """The engine.
 
         Raises:
             ConfigError: if something is said that the kind has no use for.
         """
+        if self.kind not in (None, "local", "processes", "ray"):
+            return self._registered(str(self.kind))
+        if self.options:
+            raise ConfigError(
+                f"engine.options holds {', '.join(self.options)}, which is for engines of other packages: write the "
+                "keys of this one into engine itself."
+            )
         if self.address is not None and self.kind != "ray":
             raise ConfigError(
                 f'engine.address is {self.address!r}, but only a Ray cluster has one, and engine.kind is not "ray": '
@@ -177,14 +196,25 @@ class EngineSection(_Section):
                 f"engine.client_timeout is {self.client_timeout:g}, but only a client in a worker process can be "
                 "ended: say how many (--workers N), or leave it out."
             )
-        way: dict[str, Any] = {name: getattr(self, name) for name in ("low_rank", "channels_last", "compiled")}
-        way["drift"] = self.drift is not False
+        options: dict[str, Any] = {name: getattr(self, name) for name in ("low_rank", "channels_last", "compiled")}
+        options["drift"] = self.drift is not False
         if self.kind == "ray":
-            return RayEngine(self.workers, address=self.address, lanes=self.lanes or "auto", **way)
-        if self.kind == "processes" or self.workers is not None:
-            limit = self.client_timeout
-            return ProcessEngine(self.workers, lanes=self.lanes or "auto", client_timeout=limit, **way)
-        return LocalEngine(lanes=self.lanes or 1, **way, **self._there)
+            options |= {"workers": self.workers, "address": self.address, "lanes": self.lanes or "auto"}
+        elif several:
+            options |= {"workers": self.workers, "client_timeout": self.client_timeout, "lanes": self.lanes or "auto"}
+        else:
+            options |= {"lanes": self.lanes or 1, **self._there}
+        return build_engine(self.kind or ("processes" if several else "local"), options)
+
+    def _registered(self, kind: str) -> Engine:
+        """The engine of another package, with the keys that are given.
+
+        Raises:
+            ConfigError: if there is no such engine, or it does not take one of the keys.
+        """
+        self.check_kind()
+        given = self.model_dump(exclude={"kind", "options"}, exclude_none=True)
+        return build_engine(kind, {**given, **self.options})
 
     def pooled(self) -> PooledEngine:
         """The engine for one client that holds all examples."""

@@ -23,11 +23,12 @@ from headway.engines.group_runner import GroupRunner
 from headway.observe.run_folder import write_atomically
 from headway.vectorized.compiled_gradients import NotCompiled
 
-Tried = tuple[ExecutionPlan, int]  # a way, and torch's threads
+Tried = tuple[ExecutionPlan, int]  # a plan, and torch's threads
 
 COARSE = (2, 8, 32, 128, 512)  # lanes to try
-PATIENCE_S = 4.0  # after which no other way is tried; longer by two rounds, one client at a time, up to the most
-MOST_PATIENCE_S = 20.0
+BUDGET_S = 20.0  # the most that measuring takes, but for the first plan and for what compiling saves
+LEAST_BUDGET_S = 4.0  # in which small models are measured, however short the run
+SHARE = 0.1  # of the run's expected length, one client at a time, that measuring may take
 REPEATS = 3
 LONG_S = 1.0  # after so long nothing is repeated
 QUICK_S = 0.1  # what takes less is repeated until it has taken so long
@@ -45,60 +46,75 @@ class MeasuredPlan:
     """How clients are trained: part of what fixes a run's bits.
 
     plan: how.  threads: of torch, in each process.
-    seconds: what one client took, in the way chosen, and one at a time on one thread; `None` if nothing was measured.
+    seconds: what one client took, by this plan, and one at a time on one thread; `None` if nothing was measured.
+    skipped: how many other plans were not measured, since the time budget was spent.
     """
 
     plan: ExecutionPlan
     threads: int
-    seconds: tuple[float, float] | None = None
+    seconds: tuple[float, float | None] | None = None
     remembered: bool = False
+    skipped: int = 0
 
     @property
     def summary(self) -> str:
         """The plan in a line."""
-        said = f"{self.plan.summary}, {'1 thread' if self.threads == 1 else f'{self.threads} threads'}"
+        text = f"{self.plan.summary}, {'1 thread' if self.threads == 1 else f'{self.threads} threads'}"
         if self.seconds is None:
-            return said
-        chosen, alone = (f"{1e3 * seconds:.3g} ms" for seconds in self.seconds)
+            return text
+        chosen, alone = self.seconds
         when = "as measured before" if self.remembered else "measured"
-        beside = "" if (self.plan, self.threads) == (ExecutionPlan(), 1) else f", one at a time on one thread {alone}"
-        return f"{said}: {chosen} a client{beside} ({when})"
+        reference = ""
+        if alone is not None and (self.plan, self.threads) != (ExecutionPlan(), 1):
+            reference = f", one at a time on one thread {1e3 * alone:.3g} ms"
+        skipped = f"; {self.skipped} other plans would have taken too long to measure" if self.skipped else ""
+        return f"{text}: {1e3 * chosen:.3g} ms a client{reference} ({when}{skipped})"
 
 
 def make_plan(
-    groups: GroupRunner, cohort: int, most_threads: int, wish: PlanConstraints, store: Path | None, clients: int = 0
+    groups: GroupRunner,
+    cohort: int,
+    most_threads: int,
+    constraints: PlanConstraints,
+    store: Path | None,
+    clients: int = 0,
+    budget_s: float = BUDGET_S,
 ) -> MeasuredPlan:
     """The fastest plan for the runner's job, measured on its own model and clients, or remembered.
 
     cohort: how many clients a process trains in a round, which limits the lanes.  most_threads: that torch may use.
     store: a file in which plans are remembered, by model, shapes, machine and versions; `None` remembers nothing.
-    clients: how many the process trains in the whole run, which tells whether compiling pays.
+    clients: how many the process trains in the whole run, which decides whether compiling pays.  budget_s: the most
+        seconds that measuring takes, whatever the machine, beyond the first plan; less in a short run.
 
     Nothing that is measured changes a model, a memory or a random number of the run.
     """
-    name = _fingerprint(groups.execution.setup, cohort, most_threads, wish, clients)
+    name = _fingerprint(groups.execution.setup, cohort, most_threads, constraints, clients)
     if (known := _recall(store, name)) is not None:
         return known
     try:
-        chosen = _measure(_Trial(groups, cohort), cohort, most_threads, wish, clients)
+        trial = _Trial(groups, cohort, budget_s)
+        chosen = _measure(trial, cohort, most_threads, constraints, clients)
     except (Exception, SystemExit):  # whatever a model may raise: the run will raise it, with client and stage
-        return MeasuredPlan(ExecutionPlan(channels_last=bool(wish.channels_last)), most_threads)
+        return MeasuredPlan(ExecutionPlan(channels_last=bool(constraints.channels_last)), most_threads)
     _remember(store, name, chosen)
     return chosen
 
 
-def _measure(trial: _Trial, cohort: int, most_threads: int, wish: PlanConstraints, clients: int) -> MeasuredPlan:
+def _measure(trial: _Trial, cohort: int, most_threads: int, constraints: PlanConstraints, clients: int) -> MeasuredPlan:
     """One at a time first, on one thread and on all, and channels last; then crews, coarsely, and around the best; of
     these the best compiled."""
-    execution, alone = trial.execution, ExecutionPlan(channels_last=bool(wish.channels_last))
-    for threads in sorted({1, most_threads}):
-        trial.measure(alone, threads)
-    trial.deadline += min(2 * cohort * min(trial.found.values()), MOST_PATIENCE_S - PATIENCE_S)
-    if wish.channels_last is None and execution.has_conv2d:
+    execution, alone = trial.execution, ExecutionPlan(channels_last=bool(constraints.channels_last))
+    trial.measure(alone, most_threads)
+    trial.allow(SHARE * clients * trial.found[alone, most_threads])
+    trial.attempt(alone, 1)
+    if constraints.channels_last is None and execution.has_conv2d:
         trial.attempt(replace(alone, channels_last=True), trial.best()[1])
     if execution.batched.reason is None:
         kinds = (
-            (True, False) if execution.low_rank.has_non_linear_params and wish.low_rank is None else (wish.low_rank,)
+            (True, False)
+            if execution.low_rank.has_non_linear_params and constraints.low_rank is None
+            else (constraints.low_rank,)
         )
         last = trial.best()[0].channels_last
         for kind in kinds:
@@ -109,11 +125,12 @@ def _measure(trial: _Trial, cohort: int, most_threads: int, wish: PlanConstraint
         ]:
             trial.attempt(min(crews, key=lambda key: trial.found[key])[0], most_threads)
     best = trial.best()
-    chosen = _compiled(trial, best, clients) if wish.compiled is None else best
-    if wish.compiled:  # where that cannot be, the engine says why
+    chosen = _compiled(trial, best, clients) if constraints.compiled is None else best
+    if constraints.compiled:  # where that cannot be, the engine says why
         trial.compile(best, math.inf)
         chosen = replace(best[0], compiled=True), best[1]
-    return MeasuredPlan(*chosen, (trial.found.get(chosen, trial.found[best]), trial.found[alone, 1]))
+    seconds = trial.found.get(chosen, trial.found[best]), trial.found.get((alone, 1))
+    return MeasuredPlan(*chosen, seconds, skipped=trial.skipped)
 
 
 def _try_crews(trial: _Trial, widest: int, way: ExecutionPlan) -> None:
@@ -155,15 +172,20 @@ def _compiled(trial: _Trial, best: Tried, clients: int) -> Tried:
 class _Trial:
     """Trains clients of the run from its first model in several ways, and forgets what they did.
 
-    found: the seconds of one client, by way and threads.
+    found: the seconds of one client, by plan and threads.  skipped: how many plans there was no time for.
     """
 
-    def __init__(self, groups: GroupRunner, cohort: int) -> None:
+    def __init__(self, groups: GroupRunner, cohort: int, budget_s: float = BUDGET_S) -> None:
         self.groups, self.execution = groups, groups.execution
         names = groups.setup.job.data.clients[:MOST]
         self.ask = groups.setup.first_ask(names[: max(cohort, 1)])
         self.found: dict[Tried, float] = {}
-        self.deadline = time.perf_counter() + PATIENCE_S
+        self.begun, self.budget_s, self.skipped = time.perf_counter(), budget_s, 0
+        self.deadline = self.begun + min(budget_s, LEAST_BUDGET_S)
+
+    def allow(self, seconds: float) -> None:
+        """Allows so many seconds in all, within the budget."""
+        self.deadline = self.begun + min(self.budget_s, max(LEAST_BUDGET_S, seconds))
 
     def best(self) -> Tried:
         """The fastest so far; of those that are nearly as fast, the simplest."""
@@ -175,7 +197,11 @@ class _Trial:
         """Measures, if there is time; a way in which the model fails is none."""
         once = way.lanes * min(self.found.values())
         expected = once if once > LONG_S else once * (REPEATS + 1)
-        if (way, threads) not in self.found and time.perf_counter() + expected < self.deadline:
+        if (way, threads) in self.found:
+            return
+        if time.perf_counter() + expected >= self.deadline:
+            self.skipped += 1
+        else:
             with suppress(Exception):  # such as a model that counts on how its tensors lie in memory
                 self.measure(way, threads)
 
@@ -236,7 +262,7 @@ def threads_at(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fingerprint(setup: ClientSetup, cohort: int, most_threads: int, wish: PlanConstraints, clients: int) -> str:
+def _fingerprint(setup: ClientSetup, cohort: int, most_threads: int, constraints: PlanConstraints, clients: int) -> str:
     """What a plan is good for: the model, the algorithm, the examples' shape, the machine and the versions; and, where
     that may decide, the length of the run, as a power of two."""
     job = setup.job
@@ -248,7 +274,7 @@ def _fingerprint(setup: ClientSetup, cohort: int, most_threads: int, wish: PlanC
         setup.device.name,
         most_threads,
         cohort,
-        wish,
+        constraints,
         setup.flat_module.layout.fingerprint,
         str(setup.flat_module.module),
         repr(job.algorithm.chain),
@@ -256,7 +282,7 @@ def _fingerprint(setup: ClientSetup, cohort: int, most_threads: int, wish: PlanC
         job.data.input_shape,
         float(job.data.train_sizes.median()),
         setup.measure,
-        clients.bit_length() if wish.compiled is None else 0,
+        clients.bit_length() if constraints.compiled is None else 0,
     ]
     return hashlib.blake2b(repr(says).encode(), digest_size=16).hexdigest()
 
@@ -291,7 +317,11 @@ def _recall(store: Path | None, name: str) -> MeasuredPlan | None:
     try:
         chosen, alone = found["seconds"]
         return MeasuredPlan(
-            ExecutionPlan.of(found["way"]), int(found["threads"]), (float(chosen), float(alone)), remembered=True
+            ExecutionPlan.of(found["way"]),
+            int(found["threads"]),
+            (float(chosen), None if alone is None else float(alone)),
+            remembered=True,
+            skipped=int(found.get("skipped", 0)),
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
@@ -301,7 +331,9 @@ def _remember(store: Path | None, name: str, chosen: MeasuredPlan) -> None:
     """Writes the plan beside the others; a folder that cannot be written is no reason to stop a run."""
     if store is None:
         return
-    kept = {"way": chosen.plan.pinned_settings, "threads": chosen.threads, "seconds": chosen.seconds}
+    kept: dict[str, object] = {"way": chosen.plan.pinned_settings, "threads": chosen.threads, "seconds": chosen.seconds}
+    if chosen.skipped:
+        kept["skipped"] = chosen.skipped
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(store, json.dumps({**_read(store), name: kept}, indent=1).encode())

@@ -51,8 +51,14 @@ class ClockEngine(Engine):
         ConfigError: when opened, for a chain whose protocol exchanges secrets; in a run, if nobody is ever there.
     """
 
-    def __init__(self, inner: PlannedEngine | None = None, fleet: DeviceFleet | None = None) -> None:
-        self.inner: PlannedEngine = inner or LocalEngine()
+    def __init__(self, inner: Engine | None = None, fleet: DeviceFleet | None = None) -> None:
+        inner = inner or LocalEngine()
+        if not isinstance(inner, PlannedEngine):
+            raise ConfigError(
+                f"a virtual clock needs an engine that trains by an execution plan, found {type(inner).__name__}: use "
+                "LocalEngine, ProcessEngine or RayEngine inside, or leave the clock out."
+            )
+        self.inner: PlannedEngine = inner
         self.fleet = fleet or DeviceFleet()
         self.site = self.inner.site
         self.now = 0.0
