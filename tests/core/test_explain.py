@@ -6,28 +6,28 @@ from conformance.tiny import engine
 from headway.stages import ECGR, Clip, FedProx, Mean, Scaffold, ServerAdam, ServerSGD, Weigh
 
 PLAIN = """\
-stage                                                                                                       runs at                       server sees    bound  privacy event
-----------------------------------------------------------------------------------------------------------  ----------------------------  -------------  -----  -------------
-FedProx(mu=0.01)                                                                                            client, each step             -              none   -
-Scaffold(option='II', correct='gradient')                                                                   client, each step and server  -              none   -
-ECGR(select=0.5, beta=0.2, rule='greedy')                                                                   client                        -              none   -
-Mean(over='clients')                                                                                        server                        each update    none   -
-ServerAdam(lr=0.1, beta1=0.9, beta2=0.99, tau=0.001, bias_correction=False, start=None, epsilon='outside')  server                        the aggregate  -      -
+stage                 runs at                       server sees
+--------------------  ----------------------------  -------------
+FedProx()             client, each step             -
+Scaffold()            client, each step and server  -
+ECGR()                client                        -
+Mean(over='clients')  server                        each update
+ServerAdam(lr=0.1)    server                        the aggregate
 travels: delta, control, weight
 the server sees each client's update, and in the clear: number of examples, training loss.
 asked of the trainer: steps
-warning: Scaffold with ServerAdam runs, but no theory covers the pair: compare it with ServerSGD."""  # noqa: E501
+warning: Scaffold with ServerAdam runs, but no theory covers the pair: compare it with ServerSGD."""
 
 SECURE = """\
-stage                            runs at            server sees                bound  privacy event
--------------------------------  -----------------  -------------------------  -----  ---------------------
-Weigh(by='capped', cap=10)       client             -                          none   -
-Clip(norm=0.5)                   client             -                          0.5    -
-FixedPoint(bits=20)              client and server  -                          0.5    -
-PairwiseMasks()                  client and server  -                          0.5    -
-Mean(over='expected')            server             only the sum               0.25   -
-NoisyRelease(multiplier=1.1)     server             the aggregate, with noise  -      gaussian (noise x1.1)
-ServerSGD(lr=1.0, momentum=0.0)  server             the aggregate, with noise  -      -
+stage                         runs at            server sees                bound  privacy event
+----------------------------  -----------------  -------------------------  -----  ---------------------
+Weigh(by='capped', cap=10)    client             -                          none   -
+Clip(norm=0.5)                client             -                          0.5    -
+FixedPoint(bits=20)           client and server  -                          0.5    -
+PairwiseMasks()               client and server  -                          0.5    -
+Mean(over='expected')         server             only the sum               0.25   -
+NoisyRelease(multiplier=1.1)  server             the aggregate, with noise  -      gaussian (noise x1.1)
+ServerSGD()                   server             the aggregate, with noise  -      -
 travels: delta, weight"""
 
 

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 
 import pytest
 
+import headway as hw
 from headway.core import plugins
 from headway.core.errors import ConfigError
-from headway.core.registry import Registry
+from headway.core.registry import Registry, brief
 
 
 @dataclass(frozen=True)
@@ -129,3 +130,11 @@ def test_an_entry_point_may_be_a_module_that_registers_when_imported(monkeypatch
     point = _point(lambda: made.register(Shape) and plugins)
     monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [point])
     assert made.names() == ["Shape"]
+
+
+def test_brief_shows_what_differs_from_the_defaults() -> None:
+    assert brief(hw.Scaffold()) == "Scaffold()"
+    assert brief(hw.ECGR(beta=0.3)) == "ECGR(beta=0.3)"
+    local = hw.LocalSGD(lr=0.2, schedule=hw.Schedule(kind="cosine"))
+    assert brief(local) == "LocalSGD(lr=0.2, schedule=Schedule(kind='cosine'))"
+    assert brief(hw.Poisson(rate=0.5)) == "Poisson(rate=0.5)"

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from headway.advice.settings import setting_warnings
-from headway.core.explain import COLUMNS
+from headway.core.registry import brief
 from headway.experiment.presets import Applied
 from headway.experiment.runfile import load_runfile
 from headway.observe.text import console, plain_table, show_table, to_toml
@@ -19,9 +19,9 @@ def explain_file(name: str, sets: Sequence[str]) -> None:
     runfile = load_runfile(name, sets)
     explanation = runfile.algorithm.explain()
     screen = console()
-    screen.print(f"[bold]{runfile.name}[/bold]: {runfile.algorithm.trainer!r}", markup=True, soft_wrap=True)
-    screen.print(f"cohort: {runfile.algorithm.sampler!r}\n", soft_wrap=True)
-    show_table(screen, plain_table(COLUMNS, explanation.rows, numbers=False))
+    screen.print(f"[bold]{runfile.name}[/bold]: {brief(runfile.algorithm.trainer)}", markup=True, soft_wrap=True)
+    screen.print(f"cohort: {brief(runfile.algorithm.sampler)}\n", soft_wrap=True)
+    show_table(screen, plain_table(explanation.columns, explanation.rows, numbers=False))
     for note in explanation.notes:
         screen.print(note)
     for warning in [*explanation.warnings, *setting_warnings(runfile.algorithm, runfile.sections.run.rounds)]:

@@ -131,7 +131,8 @@ class Algorithm:
         return self.flows()[-1]
 
     def explain(self) -> Explanation:
-        """A table of the chain: stage, where it runs, what the server sees, bound, privacy event."""
+        """A table of the chain: stage, where it runs, what the server sees, bound, privacy event.  Only what differs
+        from the defaults is in it: print the chain for all numbers of its stages."""
         return explain(self.chain, self.flows())
 
     def initial_state(self, w: Tensor, buffers: Tensor | None = None) -> State:

@@ -1,4 +1,4 @@
-"""What a chain does, stage by stage, as a table for people."""
+"""A chain stage by stage, as a table that shows only what differs from the defaults."""
 
 from __future__ import annotations
 
@@ -7,27 +7,33 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headway.core.flow import Flow
+from headway.core.registry import brief
 from headway.core.stage import Aggregator, Place, Protocol, Stage
 
 if TYPE_CHECKING:
     from headway.core.chain import Chain
 
 COLUMNS = ("stage", "runs at", "server sees", "bound", "privacy event")
+NOTHING_SPECIAL = {"bound": {"none", "-"}, "privacy event": {"-"}}  # a column that holds nothing else is left out
 _CLIENT_HOOKS = ("step", "combine", "send", "remember")
 _SERVER_HOOKS = ("decode", "release", "receive", "init")
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The table, and the warnings of the whole chain.  Printing it shows both."""
+    """The table, and the notes and warnings of the whole chain.  Printing it shows all.
 
+    columns: the heads of the table; a bound or privacy events have a column only where a stage sets some.
+    """
+
+    columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
     def __str__(self) -> str:
-        table = [COLUMNS, *self.rows]
-        widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
+        table = [self.columns, *self.rows]
+        widths = [max(len(row[i]) for row in table) for i in range(len(self.columns))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
         lines.insert(1, "  ".join("-" * w for w in widths))
         lines += self.notes
@@ -36,13 +42,14 @@ class Explanation:
 
 
 def explain(chain: Chain, flows: Sequence[Flow]) -> Explanation:
-    """The explanation of a chain whose facts after each stage are `flows`."""
+    """The explanation of a chain whose facts after each stage are `flows`; of a stage, the numbers that differ from its
+    defaults are shown."""
     rows = []
     for index, (stage, flow) in enumerate(zip(chain.stages, flows, strict=True)):
         before = flows[index - 1].events if index else ()
         events = flow.events[len(before) :]
         noise = ", ".join(f"{e.mechanism} (noise x{e.noise_multiplier:g})" for e in events)
-        rows.append((repr(stage), _where(stage), _seen(stage, flow, flows[-1]), _bound(stage, flow), noise or "-"))
+        rows.append((brief(stage), _where(stage), _seen(stage, flow, flows[-1]), _bound(stage, flow), noise or "-"))
     last = flows[-1]
     travels = [*last.vectors, *(["weight"] if "weight" not in last.vectors else [])]
     notes = [f"travels: {', '.join(travels)}"]
@@ -54,7 +61,13 @@ def explain(chain: Chain, flows: Sequence[Flow]) -> Explanation:
         notes.append(f"added to the task's loss in each local step: {last.trainer.adds}")
     if "steps" in last.needs and last.trainer is not None and last.trainer.steps:
         notes.append(f"the steps are {last.trainer.steps}")
-    return Explanation(tuple(rows), tuple(notes), last.warnings)
+    shown = [i for i, name in enumerate(COLUMNS) if any(row[i] not in NOTHING_SPECIAL.get(name, ()) for row in rows)]
+    return Explanation(
+        tuple(COLUMNS[i] for i in shown),
+        tuple(tuple(row[i] for i in shown) for row in rows),
+        tuple(notes),
+        last.warnings,
+    )
 
 
 def _where(stage: Stage) -> str:

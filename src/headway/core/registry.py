@@ -131,6 +131,20 @@ def to_numbers(thing: Any) -> dict[str, Any]:
     return numbers
 
 
+def brief(thing: Any) -> str:
+    """A plain dataclass as `repr` shows it, with only the fields that differ from their defaults."""
+    if not dataclasses.is_dataclass(thing):
+        return repr(thing)
+    fields = [field for field in dataclasses.fields(thing) if field.init and field.repr]
+    values = {field.name: getattr(thing, field.name) for field in fields}
+    changed = [f"{field.name}={brief(values[field.name])}" for field in fields if values[field.name] != _default(field)]
+    return f"{type(thing).__name__}({', '.join(changed)})"
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def build(cls: type[T], numbers: Mapping[str, Any]) -> T:
     """A plain dataclass from its fields' values, checked against the declared types.
 
