@@ -149,13 +149,13 @@ def test_as_many_are_at_work_as_the_sampler_wants_by_its_own_rule():
     fleet = hw.DeviceFleet(examples_per_s=20.0, speed_spread=1.2)
     engine = hw.ClockEngine(fleet=fleet)
     run = made(hw.RoundRobin(count=4), engine, hw.Quorum(count=2, late="keep"), rounds=6)
-    asked, original = [], engine.pool.open
+    asked, original = [], engine.coordinator.pool.open
 
     def noted(round_, cohort, *rest):
         asked.append(cohort)
         return original(round_, cohort, *rest)
 
-    engine.pool.open = noted
+    engine.coordinator.pool.open = noted
     for _ in run:
         assert engine.busy == 2
     run.close()

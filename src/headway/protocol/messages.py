@@ -31,9 +31,9 @@ class Message:
         return flat_names(self.params, self.buffers, self.stages, "")
 
     @classmethod
-    def from_tensors(cls, named: Tensors) -> Message:
-        """The message of these tensors, under the names that `tensors` gives them."""
-        params, buffers, stages = unflat_names(named)
+    def from_tensors(cls, named: Tensors, prefix: str = "") -> Message:
+        """The message of these tensors, under the names that `tensors` gives them; prefix: before those of stages."""
+        params, buffers, stages = unflat_names(named, prefix)
         return cls(params, stages, buffers)
 
     @classmethod
