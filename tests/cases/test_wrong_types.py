@@ -14,11 +14,12 @@ from headway.core.sampler import samplers
 from headway.core.stage import Stage, stages
 from headway.engines.virtual_clock.device_availability import availabilities
 from headway.training.loss_terms import LossTerm
-from headway.training.trainer import trainers
+from headway.training.optimizers import Optimizer
+from headway.training.registered_trainers import trainers
 
 REQUIRED = {"count": 2, "candidates": 4, "rate": 0.5, "clients": ("a",), "file": "there.csv"}
 WRONG = {"bool": True, "none": None, "text": "no such text", "nan": math.nan, "inf": math.inf, "list": [[1]]}
-KINDS = (stages, trainers, samplers, availabilities, LossTerm.registry)
+KINDS = (stages, trainers, samplers, availabilities, LossTerm.registry, Optimizer.registry)
 
 
 def accepts(field: dataclasses.Field, hint: object) -> set[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from toys import blobs, linear_task
 
 import headway as hw
@@ -109,6 +110,45 @@ def test_a_folder_of_before_an_option_was_added(whole, tmp_path):
         path.write_text(json.dumps(identity))
         with pytest.raises(hw.RunFolderError, match="another algorithm"):
             make("scaffold+ecgr", tmp_path / "run", resume=True)
+
+
+def partly_frozen(value):
+    def build():
+        model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+        nn.init.constant_(model[0].weight, value)
+        model[:2].requires_grad_(False)
+        return model
+
+    return build
+
+
+def test_frozen_weights_are_part_of_a_run(tmp_path):
+    def frozen_run(value, rounds=1, **options):
+        algorithm = hw.recipes.recipe("fedavg", trainer=hw.LocalSGD(lr=0.1))
+        return hw.Run(
+            algorithm, blobs(), hw.Task(partly_frozen(value)), rounds=rounds, folder=tmp_path / "run", **options
+        )
+
+    made = frozen_run(0.5)
+    assert set(made.flat_module.frozen) == {
+        "0.weight",
+        "0.bias",
+        "1.weight",
+        "1.bias",
+        "1.running_mean",
+        "1.running_var",
+    }
+    finish(made)
+    with pytest.raises(hw.RunFolderError, match="another model: the model: other frozen weights"):
+        frozen_run(0.25, rounds=2, resume=True)
+    frozen_run(0.5, rounds=2, resume=True).close()
+    path = tmp_path / "run" / "run.json"
+    path.write_text(
+        path.read_text().replace('"frozen weights":', '"not frozen weights":')
+    )  # as an earlier version left it
+    resumed = frozen_run(0.25, rounds=2, resume=True)
+    assert any("did not write down its frozen weights" in notice for notice in resumed.notices)
+    resumed.close()
 
 
 def crash(folder, recipe, at_line):

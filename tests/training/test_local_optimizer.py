@@ -125,5 +125,7 @@ def test_a_stage_that_does_not_is_accepted(stage):
 def test_a_name_stands_for_the_defaults():
     assert hw.LocalOptimizer("Adagrad") == hw.LocalOptimizer(hw.Adagrad())
     assert trainers.build({"trainer": "LocalOptimizer", "optimizer": "Adam"}) == hw.LocalOptimizer(hw.Adam())
-    with pytest.raises(hw.ConfigError, match=r"no optimizer named 'Adamw' \(did you mean 'AdamW'"):
+    with pytest.raises(
+        hw.ConfigError, match=r"LocalOptimizer.optimizer: there is no optimizer named 'Adamw' \(did you mean 'AdamW'"
+    ):
         hw.LocalOptimizer("Adamw")

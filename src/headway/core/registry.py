@@ -293,7 +293,10 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
         return tuple(convert(item, options[0], where) for item in value)
     own = getattr(wanted, "registry", None)
     if isinstance(own, Registry) and isinstance(value, str):  # the name alone, for the defaults
-        value = {own.kind: value}
+        try:
+            return own.build({own.kind: value})
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
     if isinstance(own, Registry) and isinstance(value, Mapping):  # one of several classes, which the table names
         return own.build(value)
     if dataclasses.is_dataclass(wanted) and isinstance(value, Mapping):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headway.core.algorithm import Algorithm
 from headway.core.chain import Chain
@@ -34,6 +34,7 @@ HASHES = {  # of what cannot be shown: what a difference means
     "data": "the data: other examples, targets, clients or division among them",
     "model.layout": "the model: other names or shapes of its parameters",
     "model.start": "the model's initial weights",
+    "frozen weights": "the model: other frozen weights",
 }
 
 
@@ -58,10 +59,20 @@ def identity_of(
         "task": _task(task),
         "clock": json.loads(json.dumps(engine.timed)),
         "model": {"layout": flat_module.layout.fingerprint, "start": start},
+        **({"frozen weights": _digest(flat_module.frozen)} if flat_module.frozen else {}),
         "data": data.fingerprint(),
         "plan": {"engine": engine.recorded_name, **engine.pinned_settings, "threads": torch.get_num_threads()},
         "code": code_of(task, flat_module.module, algorithm),
     }
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """A digest of named tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 def compare(made: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> list[str]:

@@ -18,7 +18,7 @@ from headway.model.device import Device
 from headway.model.dropout import Draws
 from headway.model.outputs import Selection
 from headway.model.random_state import outside, rewind_outside, seed_outside
-from headway.model.task import Task, floating_buffers, shared_parameters, still_norms, without_graph
+from headway.model.task import Task, floating_buffers, frozen_tensors, shared_parameters, still_norms, without_graph
 from headway.numerics.keys import Key
 
 Drawn = tuple[tuple[Tensor, ...], Any]
@@ -30,6 +30,7 @@ class FlatModule:
 
     layout, shared: the shared parameters, and their vector `[P]`; shared_slices: the piece of each of them.
     personal: those that stay with the client, `[Q]`.  statistics: the floating-point buffers, `[B]`.
+    frozen: the parameters that no client trains, and the statistics of frozen normalising layers, by name.
     draws: what its dropout modules draw from.  site: where all of it lies; the initial weights do not depend on it.
     channels_last: whether it is given images `[B, C, H, W]` with their channels side by side in memory, which
     convolutions may like better; the numbers agree to rounding.
@@ -62,6 +63,7 @@ class FlatModule:
             for name, parameter in self.module.named_parameters()
             if parameter.requires_grad and name not in chosen
         }
+        self.frozen = frozen_tensors(self.module)
         self.layout, self.shared = _bind(chosen, task.number)
         self.shared_slices = self.layout.slices(self.shared)
         _, self.personal = _bind(others, task.number)

@@ -188,6 +188,13 @@ def floating_buffers(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def frozen_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters that are not trained, and the floating-point buffers of frozen normalising layers."""
+    still = {id(buffer) for part in still_norms(module) for buffer in part.buffers() if buffer.is_floating_point()}
+    buffers = {name: buffer for name, buffer in module.named_buffers() if id(buffer) in still}
+    return {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad} | buffers
+
+
 def still_norms(module: nn.Module) -> list[nn.Module]:
     """The normalising layers with statistics all of whose parameters are frozen: their statistics stay as they are."""
     norms = [part for part in module.modules() if isinstance(part, _NormBase) and part.track_running_stats]
