@@ -135,11 +135,11 @@ def test_files_that_differ_in_their_data_are_refused(headway, tmp_path):
 
 def test_trials_of_one_seed_share_their_data(tmp_path, monkeypatch):
     """Loaded once a seed and not once a run; the numbers are those of runs that load their own."""
-    from headway.experiment import runfile
+    from headway.experiment import resolved_runfile, runfile
     from headway.experiment.trials import run_trials
 
-    loads, load = [], runfile.load
-    monkeypatch.setattr(runfile, "load", lambda *a, **k: loads.append(k["key"]) or load(*a, **k))
+    loads, load = [], resolved_runfile.load
+    monkeypatch.setattr(resolved_runfile, "load", lambda *a, **k: loads.append(k["key"]) or load(*a, **k))
     files = {
         name: runfile.load_runfile("hospitals", method=name, rounds=2) for name in ("fedavg", "fedprox", "scaffold")
     }

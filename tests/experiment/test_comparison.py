@@ -11,7 +11,7 @@ from headway.client.evaluation import evaluate_clients, mean_metrics
 from headway.client_state.store import MemoryStore
 from headway.data import load
 from headway.data.dataset.dataset_view import EVERYONE, View, pooled
-from headway.experiment.baselines import bound_jobs, gather_alone, weights_alone
+from headway.experiment.baselines import baseline_jobs, gather_alone, weights_alone
 from headway.experiment.comparison import gather
 from headway.experiment.grid_search import candidates, choose
 from headway.experiment.run import Run
@@ -145,7 +145,7 @@ def test_bounds_are_plain_training(tmp_path):
     """Alone is a federation of one; pooled training is too, and is measured on each client's test part."""
     file = load_runfile("hospitals", SMALL, method="scaffold+ecgr")
     experiment = file.build()
-    jobs = bound_jobs(file, experiment.data.clients, 0, tmp_path)
+    jobs = baseline_jobs(file, experiment.data.clients, 0, tmp_path)
     assert [job.method for job in jobs][:2] == ["pooled", "alone, cleveland"]
     trials = {t.method: t for t in finished(in_processes(jobs, 1))}
     assert set(trials["pooled"].clients) == set(load("hospitals", key=0).clients)

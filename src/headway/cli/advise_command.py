@@ -93,7 +93,7 @@ def advise_file(
 
 
 def _told(options: tuple[bool | None, bool | None, float | None, str | None], section: AdviseSection) -> UserFacts:
-    """What the options say, or the file where they are silent."""
+    """The constraints: from the options, or from the file where these leave them open."""
     server, clients, unreliable, uplink = options
     uplink = section.uplink if uplink is None else uplink
     return UserFacts(

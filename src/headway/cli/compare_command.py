@@ -23,10 +23,10 @@ from headway.cli.run_command import free_path
 from headway.cli.trial_progress import TrialProgress
 from headway.core.errors import ConfigError
 from headway.data import FederatedData
-from headway.experiment.baselines import ALONE, POOLED, bound_jobs, gather_alone, weights_alone
+from headway.experiment.baselines import ALONE, POOLED, baseline_jobs, gather_alone, weights_alone
 from headway.experiment.comparison import Tuned, gather
 from headway.experiment.deciding_metric import deciding_metric
-from headway.experiment.grid_search import HELD_OUT, Candidate, choose, tuning_trials
+from headway.experiment.grid_search import HELD_OUT, Candidate, choose, grid_trials
 from headway.experiment.runfile import RunFile
 from headway.experiment.trials import RUNS, Trial, TrialJob, failed_trial, in_processes, run_trials
 from headway.numerics.units import bytes_of, seconds_of, time_text
@@ -35,7 +35,7 @@ from headway.observe.text import listed
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line says of a comparison; None where the run file decides."""
+    """The options of the command line; None where the run file decides."""
 
     seeds: int | None = None
     target: float | None = None
@@ -84,11 +84,11 @@ def compare_files(
         runfiles, tuned, failed = _tune(work, grids, runfiles, section.tuning_seeds, metric)
         refused |= failed
     count = len(runfiles) * seeds
-    found = work.trials(lambda: run_trials(runfiles, range(seeds), work.workers, folder, metric), count, first)
-    found += [failed_trial(name, seed, why) for name, why in refused.items() for seed in range(seeds)]
+    finished = work.trials(lambda: run_trials(runfiles, range(seeds), work.workers, folder, metric), count, first)
+    finished += [failed_trial(name, seed, why) for name, why in refused.items() for seed in range(seeds)]
     order = [*runfiles, *refused]
-    trials = sorted(found, key=lambda t: (order.index(t.method), t.seed))
-    bounds = _bounds(work, first, seeds, metric) if wanted else {}
+    trials = sorted(finished, key=lambda t: (order.index(t.method), t.seed))
+    bounds = _train_baselines(work, first, seeds, metric) if wanted else {}
     comparison = gather(
         first.name,
         runfiles,
@@ -109,18 +109,18 @@ def compare_files(
 
 def _setting_warnings(runfiles: Mapping[str, RunFile], data: FederatedData) -> list[str]:
     """A sentence for each setting that undoes itself, with the methods that have it."""
-    found: dict[str, list[str]] = {}
+    methods_of: dict[str, list[str]] = {}
     for method, runfile in runfiles.items():
         sections = runfile.sections
         averaged = sections.task.buffers == "average"
         for line in setting_warnings(runfile.algorithm, sections.run.rounds, data.train_sizes.tolist(), averaged):
-            found.setdefault(line, []).append(method)
-    return [f"{listed(methods)}: {line}" for line, methods in found.items()]
+            methods_of.setdefault(line, []).append(method)
+    return [f"{listed(methods)}: {line}" for line, methods in methods_of.items()]
 
 
-def _seconds(said: str, runfiles: Mapping[str, RunFile]) -> float:
+def _seconds(text: str, runfiles: Mapping[str, RunFile]) -> float:
     """The simulated time at which methods are compared."""
-    seconds = seconds_of(said, "--budget-time")
+    seconds = seconds_of(text, "--budget-time")
     if without := [method for method, runfile in runfiles.items() if runfile.sections.clock is None]:
         raise ConfigError(
             f"--budget-time compares methods at equal simulated time, but {listed(without)} would run without a clock: "
@@ -130,7 +130,7 @@ def _seconds(said: str, runfiles: Mapping[str, RunFile]) -> float:
 
 
 def _folder(out: Path | None, name: str) -> Path:
-    """Where the comparison is kept: a new place, or one that holds some of its runs already."""
+    """The folder of the comparison: a new one, or one that holds some of its runs already."""
     if out is None:
         return free_path(Path("comparisons") / name)
     if out.exists() and out.resolve() == Path.cwd():
@@ -153,7 +153,7 @@ def _tune(
     work.say(f"tuning: {len(grids)} settings, each client testing on {HELD_OUT:.0%} of its training examples")
     first = grids[0].runfile
     trials = work.trials(
-        lambda: tuning_trials(grids, seeds, work.workers, work.folder, metric), len(grids) * seeds, first, shown=False
+        lambda: grid_trials(grids, seeds, work.workers, work.folder, metric), len(grids) * seeds, first, shown=False
     )
     chosen, failed = choose(grids, trials, metric)
     tuned = {method: how for method, (_, how) in chosen.items()}
@@ -168,11 +168,13 @@ def _tune(
     return left, tuned, failed
 
 
-def _bounds(work: TrialProgress, runfile: RunFile, seeds: int, metric: str) -> dict[str, tuple[Trial, ...]]:
+def _train_baselines(work: TrialProgress, runfile: RunFile, seeds: int, metric: str) -> dict[str, tuple[Trial, ...]]:
     """Each client alone and pooled training, at every seed."""
     weights = [weights_alone(runfile.with_seed(seed).load_data()) for seed in range(seeds)]
     jobs: list[TrialJob] = [
-        job for seed, each in enumerate(weights) for job in bound_jobs(runfile, tuple(each), seed, work.folder, metric)
+        job
+        for seed, each in enumerate(weights)
+        for job in baseline_jobs(runfile, tuple(each), seed, work.folder, metric)
     ]
     work.say("bounds: each client alone, and pooled training")
     trials = work.trials(lambda: in_processes(jobs, work.workers), len(jobs), runfile, shown=False)

@@ -47,9 +47,9 @@ def _write_files(folder: Path, comparison: Comparison, runfiles: Mapping[str, Ru
     write_atomically(folder / "results.json", json.dumps(strict(results), indent=1, allow_nan=False).encode())
     columns, rows = columns_of(comparison), rows_of(comparison)
     text = "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *rows])
-    said = "\n\n".join(sentences_of(comparison))
+    sentences = "\n\n".join(sentences_of(comparison))
     notes = f"{caption_of(comparison)}\n{tuning_text(comparison)}"
-    write_atomically(folder / "table.md", f"{notes}\n\n{text}\n\n{said}\n".encode())
+    write_atomically(folder / "table.md", f"{notes}\n\n{text}\n\n{sentences}\n".encode())
     comparison_picture(
         folder / "comparison.png",
         title=f"{comparison.description}, {seeds_text(comparison.seeds)}",
@@ -69,14 +69,14 @@ def _write_files(folder: Path, comparison: Comparison, runfiles: Mapping[str, Ru
 
 def sentences_of(comparison: Comparison) -> list[str]:
     """The verdict; at equal bytes and equal time, where those are other questions; and the gap to the bounds."""
-    said = [comparison.sentence()]
+    sentences = [comparison.sentence()]
     if (equal := comparison.budget_sentence()) is not None:
-        said.append(f"At equal bytes, {bytes_text(comparison.budget)} each: {equal}")
+        sentences.append(f"At equal bytes, {bytes_text(comparison.budget)} each: {equal}")
     if (equal := comparison.time_sentence()) is not None:
-        said.append(f"At equal simulated time, {time_text(comparison.time_budget)} each: {equal}")
+        sentences.append(f"At equal simulated time, {time_text(comparison.time_budget)} each: {equal}")
     if (gap := comparison.gap_sentence()) is not None:
-        said.append(gap)
-    return said + comparison.failure_sentences()
+        sentences.append(gap)
+    return sentences + comparison.failure_sentences()
 
 
 def columns_of(comparison: Comparison) -> list[str]:
@@ -122,13 +122,13 @@ def caption_of(comparison: Comparison) -> str:
 
 
 def tuning_text(comparison: Comparison) -> str:
-    """Where the methods' numbers come from."""
+    """The origin of the methods' numbers, in a sentence."""
     if not comparison.tuned:
         return "All methods are untuned: the numbers are those of the run file."
-    told = [f"{method}: {setting_text(how)}, best of {how.tried}" for method, how in comparison.tuned.items()]
+    tuned = [f"{method}: {setting_text(how)}, best of {how.tried}" for method, how in comparison.tuned.items()]
     plain = [method for method in comparison.methods if method not in comparison.tuned]
     untuned = f"; untuned: {', '.join(plain)}" if plain else ""
-    return f"Tuned on held-out training examples: {'; '.join(told)}{untuned}."
+    return f"Tuned on held-out training examples: {'; '.join(tuned)}{untuned}."
 
 
 def setting_text(how: Tuned) -> str:
@@ -157,12 +157,12 @@ def show_comparison(work: TrialProgress, comparison: Comparison, folder: Path) -
     if work.as_json:
         for summary in comparison.summaries():
             emit({"event": "method", **dataclasses.asdict(summary)})
-        said = sentences_of(comparison)
+        sentences = sentences_of(comparison)
         emit(
             {
                 "event": "done",
-                "sentence": said[0],
-                "sentences": said,
+                "sentence": sentences[0],
+                "sentences": sentences,
                 "target": comparison.target,
                 "folder": str(folder),
                 **work.known,

@@ -30,7 +30,7 @@ def explain_file(name: str, sets: Sequence[str]) -> None:
 
 
 def _show_preset(screen: Console, applied: Applied | None) -> None:
-    """What a preset set and why, and what the file says instead."""
+    """Prints the numbers of a preset with their reasons, and those that the file has instead."""
     if applied is None:
         return
     rows = [[f"{choice.path} = {to_toml(choice.value)}", choice.why] for choice in applied.used]
@@ -39,5 +39,5 @@ def _show_preset(screen: Console, applied: Applied | None) -> None:
         screen, plain_table([f"set by the preset {applied.preset.name}", "because"], rows, numbers=False, indent=True)
     )
     if applied.overruled:
-        said = ", ".join(choice.path for choice in applied.overruled)
-        screen.print(f"left to the file, which says otherwise: {said}", soft_wrap=True)
+        paths = ", ".join(choice.path for choice in applied.overruled)
+        screen.print(f"left to the file, which says otherwise: {paths}", soft_wrap=True)

@@ -52,7 +52,7 @@ def export_model(folder: Path, out: Path | None, best: bool, client: str | None 
     experiment = runfile.build()
     flat_module = FlatModule(experiment.task, Key.root(runfile.sections.run.seed))
     kept = State.from_tensors(int(notes["round"]), tensors)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if client is None:
             flat_module.load(kept.model, None, kept.buffers)
@@ -75,7 +75,7 @@ def export_model(folder: Path, out: Path | None, best: bool, client: str | None 
             markup=False,
             soft_wrap=True,
         )
-    for warning in said:
+    for warning in caught:
         screen.print(str(warning.message), markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""What is known of a run before its first round: lines for a reader, and the same as one record for a program."""
+"""The facts about a run before its first round: lines for a reader, and one record for a program."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _undefined(run: Run) -> list[str]:
 
 
 def _steps_kept(run: Run) -> str:
-    """How the clients' single steps are kept, where a stage combines them and the trainer has a budget."""
+    """The storage of the clients' single steps, where a stage combines them and the trainer has a budget."""
     trainer = run.algorithm.trainer
     if "steps" not in run.federation.flows[-1].needs or not isinstance(trainer, Trainer):
         return ""

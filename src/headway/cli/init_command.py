@@ -34,7 +34,7 @@ CLIENTS_LOOKED_AT = 1000
 
 @dataclass(frozen=True)
 class InitOptions:
-    """What the command line says about the data; what is None or empty is guessed, and the guess is printed."""
+    """The options about the data; one that is None or empty is guessed, and the guess is printed."""
 
     client_column: str | None = None
     target: str | None = None
@@ -47,7 +47,7 @@ class InitOptions:
     encoding: str | None = None
 
     def reading(self) -> Reading:
-        """How the table is read."""
+        """The options with which the table is read."""
         text = () if self.client_column is None else (self.client_column,)
         return Reading(self.separator, self.decimal, self.encoding, self.gaps, self.categories, text, self.drop)
 

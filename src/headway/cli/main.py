@@ -67,10 +67,10 @@ def _options(
         typer.echo(context.get_help())
 
 
-def _engine(workers: int | None, address: str | None, **said: str | None) -> list[str]:
-    """What is said about the engine, as changes of the run file."""
-    said |= {"workers": None if workers is None else str(workers), "address": address}
-    return [f"engine.{name}={value}" for name, value in said.items() if value is not None]
+def _engine(workers: int | None, address: str | None, **options: str | None) -> list[str]:
+    """The options about the engine, as changes of the run file."""
+    options |= {"workers": None if workers is None else str(workers), "address": address}
+    return [f"engine.{name}={value}" for name, value in options.items() if value is not None]
 
 
 @app.command()
@@ -170,11 +170,11 @@ def advise(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say what constrains a federation most, and what to try and compare."""
+    """Show what constrains a federation most, and what to try and compare."""
     from headway.cli.advise_command import advise_file
 
-    told = (untrusted_server, untrusted_clients, unreliable, uplink)
-    advise_file(file, set_ or [], seed, quick, told, out, json)
+    constraints = (untrusted_server, untrusted_clients, unreliable, uplink)
+    advise_file(file, set_ or [], seed, quick, constraints, out, json)
 
 
 @app.command()
@@ -302,7 +302,7 @@ def export(
 
 @app.command("list")
 def list_() -> None:
-    """Say what there is: examples, recipes, stages, models, data, partitions, shifts."""
+    """List what can be named: examples, recipes, stages, models, data, partitions, shifts."""
     from headway.cli.list_command import list_names
 
     list_names()

@@ -131,7 +131,7 @@ def _spread(spread: Spread) -> list[str]:
 
 
 def _notes(found: Skew) -> list[str]:
-    """What the columns mean, as far as they are there."""
+    """The meaning of the columns that are shown."""
     notes = []
     if found.labels is not None:
         notes.append("Label distance: total variation between a client's label mix and everybody's; entropy in nats.")

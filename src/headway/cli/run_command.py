@@ -33,7 +33,7 @@ EVALUATION_S, EVALUATION_SHARE = 30.0, 0.4  # evaluation that takes longer, and 
 def run_file(
     name: str, sets: Sequence[str], seed: int | None, rounds: int | None, out: Path | None, as_json: bool
 ) -> None:
-    """Trains what a run file says."""
+    """Trains the run of a run file."""
     runfile = load_runfile(name, sets, seed=seed, rounds=rounds)
     _set_threads(runfile)
     place = nullcontext(out) if out else free_folder(Path("runs") / f"{runfile.name}-s{runfile.sections.run.seed}")
@@ -153,7 +153,7 @@ def _train(run: Run, runfile: RunFile, folder: Path, as_json: bool) -> None:
 
 
 class Spent:
-    """How the seconds of a run divide into training and evaluation."""
+    """The seconds of a run, in training and in evaluation."""
 
     def __init__(self) -> None:
         self.training = self.evaluation = 0.0
@@ -176,7 +176,7 @@ class Spent:
 
 @contextmanager
 def _interruptible(screen: Console, folder: Path, as_json: bool) -> Iterator[None]:
-    """A signal says how to go on."""
+    """Prints the command that goes on, if a signal ends the run."""
     try:
         yield
     except (KeyboardInterrupt, stopping.Stopped) as stopped:
@@ -277,7 +277,7 @@ def _final_rows(run: Run, report: RoundReport, names: Sequence[str]) -> list[lis
 
 
 def _empty_rounds(screen: Console, folder: Path) -> None:
-    """How many rounds counted nobody, where some did."""
+    """Prints the number of rounds in which no client counted, where there are some."""
     journal = Journal(folder / JOURNAL)
     try:
         total, empty = journal.empty_rounds()
@@ -311,7 +311,7 @@ def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> Non
 
 
 def _clocked(screen: Console, folder: Path) -> None:
-    """What the run cost by its simulated clock, and whom it counted."""
+    """Prints the costs of the run by its simulated clock, and which clients counted."""
     journal = Journal(folder / JOURNAL)
     try:
         work = journal.work()

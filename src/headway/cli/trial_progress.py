@@ -41,7 +41,7 @@ class TrialProgress:
             self.screen.print(line)
 
     def begin(self, name: str, methods: list[str], length: str, data: FederatedData, warnings: list[str]) -> None:
-        """What is known before the first trial: the methods, how the data were read, and what to be warned of."""
+        """Prints what is known before the first trial: methods, how the data were read, warnings."""
         self.known = {"data": data.name, "reading": reading_facts(data), "warnings": warnings}
         if self.as_json:
             return

@@ -1,4 +1,4 @@
-"""What a federation is measured against: each client alone, and all examples in one place."""
+"""The baselines of a federation: each client alone, and all examples in one place."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from headway.experiment.trials import Trial, TrialJob, trial_folder
 ALONE, POOLED = "alone", "pooled"
 
 
-def bound_jobs(
+def baseline_jobs(
     runfile: RunFile, clients: Sequence[str], seed: int, folder: Path, metric: str | None = None
 ) -> list[TrialJob]:
-    """The runs that bound a federation of these clients at a seed: plain training with the file's trainer.
+    """The runs to which a federation of these clients is compared at a seed: plain training with the file's trainer.
 
     Each client alone makes as many rounds of local training as in the federation, and so does the one that holds
     all; both take the metrics that the federation takes.
@@ -43,7 +43,7 @@ def bound_jobs(
 
 
 def weights_alone(data: FederatedData) -> dict[str, int]:
-    """How much each client counts in the mean of those alone: by test examples where each has its own test part."""
+    """The weight of each client in the mean of the clients alone: by test examples where each has its own test part."""
     return {client: 1 if data.central is not None else len(index) for client, index in data.test.items()}
 
 

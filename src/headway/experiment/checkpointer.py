@@ -160,6 +160,6 @@ class Checkpointer:
 
 
 def _identity(federation: Federation, options: RunOptions) -> dict[str, Any]:
-    """What must be the same for a run to be the same run, and the versions that made it."""
+    """The facts that must be the same for a run to be the same run, and the versions that made it."""
     parts = (federation.algorithm, federation.data, federation.task, federation.engine, federation.flat_module)
     return identity_of(*parts, seed=options.seed, evaluation={"evaluate_every": options.evaluate_every})

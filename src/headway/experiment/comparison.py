@@ -19,7 +19,7 @@ from headway.observe.text import listed
 
 @dataclass(frozen=True)
 class Tuned:
-    """How a method's numbers were chosen: of `tried` settings `chosen` did best, by `score` on held-out examples."""
+    """The choice of a method's numbers: of `tried` settings `chosen` did best, by `score` on held-out examples."""
 
     tried: int
     chosen: Mapping[str, object]
@@ -28,7 +28,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the trials of one method say together.
+    """The figures of one method over its trials.
 
     at_budget, at_time: the mean value at equal bytes, and at equal simulated time; seconds are those of a simulated
     clock, and none where a run has none.  difference, difference_half: to the first method, paired by seed, with
@@ -116,7 +116,7 @@ class Comparison:
         return self._sorted(lambda summary: summary.mean)
 
     def sentence(self) -> str:
-        """What the reader is looking at, in one sentence that says no more than the numbers do."""
+        """The result in one sentence that claims no more than the numbers show."""
         ranked = self.ranked()
         if not ranked:
             return "Every method failed at some seed, so none can be called better."
@@ -160,7 +160,7 @@ class Comparison:
         return math.isfinite(half) and abs(mean) > half > 1e-9 * abs(mean)
 
     def gap_sentence(self) -> str | None:
-        """How much of the way from each client alone to pooled training the best method goes."""
+        """The share of the gap between each client alone and pooled training that the best method closes."""
         ranked = self.ranked()
         if not self.bounds or not ranked:
             return None
@@ -182,7 +182,7 @@ class Comparison:
     def _at_equal(
         self, means: Mapping[str, float], budget: float, spent: Callable[[Trial], Sequence[float]], what: str
     ) -> str:
-        """Who is best within a budget, who cannot do `what` within it, and who does not use it up."""
+        """The best method within a budget, those that cannot do `what` within it, and those that do not use it up."""
         known = {method: mean for method, mean in means.items() if not math.isnan(mean)}
         if not known:
             return f"no method can {what}."
@@ -196,7 +196,7 @@ class Comparison:
         )
 
     def _verdict(self, ranked: Sequence[tuple[str, float]], value: Callable[[Trial], float]) -> str:
-        """Who is best by a value of trials, by how sure a margin."""
+        """The best method by a value of trials, and how certain its margin is."""
         word = "lowest" if self.lower_is_better else "highest"
         (best, mean), others = ranked[0], [method for method, _ in ranked[1:]]
         head = f"{best} is {word} with {mean:.4f}"
@@ -345,7 +345,7 @@ def gather(
 
 
 def least_spent(totals: Iterable[Sequence[float]]) -> float:
-    """What the run that spent least has spent at its end; infinite if nobody counted."""
+    """The smallest amount that a run has spent at its end; infinite if no client counted."""
     return min((total[-1] for total in totals if total), default=math.inf)
 
 

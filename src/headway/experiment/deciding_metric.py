@@ -28,10 +28,10 @@ def deciding_metric(runfile: RunFile, seeds: int, tuned: bool) -> tuple[str, lis
     checked = range(seeds) if drawn else range(1)
     for view in views:
         for seed in checked:
-            found = undefined_metrics(task, view.with_seed(seed).load_data())
-            if "loss" in found:
-                raise ConfigError(f"methods are compared by what is evaluated, but {found['loss']}.")
-            undefined = {name: f"{why}, at seed {seed}" for name, why in found.items()} | undefined
+            reasons = undefined_metrics(task, view.with_seed(seed).load_data())
+            if "loss" in reasons:
+                raise ConfigError(f"methods are compared by what is evaluated, but {reasons['loss']}.")
+            undefined = {name: f"{why}, at seed {seed}" for name, why in reasons.items()} | undefined
     metric = deciding(task, undefined)
     notes = [f"{name} is not defined: {why}; {metric} decides instead." for name, why in undefined.items()]
     return metric, notes, built.data

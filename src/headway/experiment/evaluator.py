@@ -24,7 +24,7 @@ CENTRAL = "the central test set"
 
 @dataclass(frozen=True)
 class MetricFacts:
-    """What is known of a run's metrics before it trains.
+    """The facts about a run's metrics that are known before it trains.
 
     headline: the metric that decides which model is best.  undefined: the metrics that are not defined on the data,
     and why.  constant: the metrics of the best constant answer.

@@ -30,7 +30,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """How it is named among the trials, and in folders."""
+        """Its name among the trials, and in folders."""
         shown = ",".join(f"{path.rpartition('.')[2]}={value}" for path, value in self.setting.items())
         return f"{self.method} {shown}"
 
@@ -48,16 +48,16 @@ def candidates(method: str, grid: Mapping[str, Sequence[Any]], load: Callable[[l
     return [Candidate(method, s, load([f"{path}={_toml(value)}" for path, value in s.items()])) for s in settings]
 
 
-def tuning_trials(
-    found: Sequence[Candidate], seeds: int, workers: int, folder: Path, metric: str | None = None
+def grid_trials(
+    tried: Sequence[Candidate], seeds: int, workers: int, folder: Path, metric: str | None = None
 ) -> Iterator[Trial | tuple[str, int]]:
     """The trials of all candidates, each client testing on a fifth of its own training examples."""
-    seen = {c.name: replace(c.runfile, view=View(held_out=HELD_OUT)) for c in found}
-    return run_trials(seen, range(seeds), workers, folder / "tuning", metric)
+    runfiles = {c.name: replace(c.runfile, view=View(held_out=HELD_OUT)) for c in tried}
+    return run_trials(runfiles, range(seeds), workers, folder / "tuning", metric)
 
 
 def choose(
-    found: Sequence[Candidate], trials: Sequence[Trial], metric: str
+    tried: Sequence[Candidate], trials: Sequence[Trial], metric: str
 ) -> tuple[dict[str, tuple[Candidate, Tuned]], dict[str, str]]:
     """For each method the candidate of best mean value, one of which a seed failed being out.
 
@@ -65,8 +65,8 @@ def choose(
     """
     chosen: dict[str, tuple[Candidate, Tuned]] = {}
     failed: dict[str, str] = {}
-    for method in dict.fromkeys(candidate.method for candidate in found):
-        own = [candidate for candidate in found if candidate.method == method]
+    for method in dict.fromkeys(candidate.method for candidate in tried):
+        own = [candidate for candidate in tried if candidate.method == method]
         scores = [statistics.fmean(t.final for t in trials if t.method == candidate.name) for candidate in own]
         if all(math.isnan(score) for score in scores):
             why = next(t.failure for t in trials if t.method == own[0].name and t.failure)

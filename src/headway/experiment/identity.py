@@ -1,4 +1,4 @@
-"""What makes a run the run that it is: what must be the same to go on with it, and how it differs."""
+"""The identity of a run: the facts that must be the same to go on with it, and the differences in a sentence."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ HASHES = {  # of what cannot be shown: what a difference means
 def identity_of(
     algorithm: Algorithm, data: FederatedData, task: Task, engine: Engine, flat_module: FlatModule, **options: Any
 ) -> dict[str, Any]:
-    """What must be the same for a run to be the same run, with the versions that made it and the code of the user.
+    """The facts that must be the same for a run to be the same run, and the versions and code that made it.
 
     options: further plain values, under their names.
     """
@@ -76,7 +76,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def compare(made: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> list[str]:
-    """What is to be said of going on, now, with a run that was made so; empty where all is known to be the same.
+    """Notices about going on, now, with a run that was made so; none where all is known to be the same.
 
     made: as a run folder holds it, perhaps by an earlier version, which did not write down all of this.
 
@@ -84,21 +84,21 @@ def compare(made: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> lis
         RunFolderError: naming what differs, key by key.
     """
     free = ("versions", "code", "evaluation")  # checked apart, or only mentioned
-    found = [
+    differing = [
         line for name in now if name in made and name not in free for line in differences(made[name], now[name], name)
     ]
-    if found:
-        more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    if differing:
+        more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
         raise RunFolderError(
-            f"the run in {where} was made with another {_parts(found)}: {'; '.join(found[:SHOWN])}{more}. Resume it as "
-            "it was, or start a new run."
+            f"the run in {where} was made with another {_parts(differing)}: {'; '.join(differing[:SHOWN])}{more}. "
+            "Resume it as it was, or start a new run."
         )
-    said = [
+    notices = [
         f"{line}. No weight depends on it, but the best model and the curves do."
         for line in differences(made.get("evaluation", now.get("evaluation")), now.get("evaluation"), "evaluation")
     ]
     if unknown := [name for name in now if name not in made and name not in free]:
-        said.append(
+        notices.append(
             f"the run was begun by an earlier version, which did not write down its {', '.join(unknown)}: whether "
             "these are the same is not known."
         )
@@ -106,11 +106,11 @@ def compare(made: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> lis
         before, code = made["code"], now["code"]
         changed = sorted(name for name in before.keys() | code.keys() if before.get(name) != code.get(name))
         if changed:
-            said.append(
+            notices.append(
                 f"the source of {', '.join(changed)} has changed since the run was begun: from here on the run may "
                 "learn otherwise than it would have."
             )
-    return said
+    return notices
 
 
 def differences(made: Any, now: Any, path: str) -> Iterator[str]:
@@ -169,12 +169,12 @@ def code_of(task: Task, module: nn.Module, algorithm: Algorithm) -> dict[str, st
     things = [task.model, *task.own_functions, algorithm.trainer, algorithm.sampler, *algorithm.chain.stages]
     names = {getattr(inspect.unwrap(each), "__module__", None) for each in things if callable(each)}
     names |= {type(each).__module__ for each in [*things, *module.modules()]}
-    found = {}
+    digests = {}
     for name in sorted(name for name in names if isinstance(name, str) and name != "__main__"):
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is not None and not _installed(Path(file)):
-            found[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:32] if Path(file).is_file() else ""
-    return found
+            digests[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:32] if Path(file).is_file() else ""
+    return digests
 
 
 def _installed(file: Path) -> bool:
@@ -200,7 +200,7 @@ def _task(task: Task) -> dict[str, Any]:
 
 
 def _parts(found: list[str]) -> str:
-    """Of what the differences are, in words.
+    """The parts of a run that the differences are in, in words.
 
     >>> _parts(["algorithm.trainer.lr: 0.1 there, 0.2 now", "seed: 0 there, 1 now"])
     'algorithm and seed'

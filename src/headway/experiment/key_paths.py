@@ -72,7 +72,7 @@ def shown(value: Any) -> str:
 
 
 def hint(value: Any, needed: str, path: str = "") -> str:
-    """How a value was probably meant, as the end of a sentence; nothing where that is not plain.
+    """The value that was probably meant, as the end of a sentence; empty where that is not plain.
 
     >>> hint("1e-3", "a number"), hint("0,1", "a number"), hint(32.0, "a whole number"), hint(16, "a list")
     (': write it without quotes, 1e-3', ': write a decimal point, 0.1', ': write 32', ': write [16]')
@@ -141,7 +141,7 @@ def _fields(cls: Any) -> list[str]:
 
 
 def elsewhere(key: str, at: str = "") -> str:
-    """Where a key belongs that does not stand there, as the end of a sentence; nothing where it is not known.
+    """The place where a misplaced key belongs, as the end of a sentence; empty where it is not known.
 
     at: the table in which it was found.
 
@@ -186,7 +186,7 @@ def unknown_key(path: str, known: Iterable[str]) -> str:
 
 
 def needed_by(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """What a field of a section takes, in words.
+    """The values that a field of a section takes, in words.
 
     >>> needed_by(int | None, [Ge(1)]), needed_by(int | Literal["auto"]), needed_by(list[str])
     ('a whole number from 1', 'a whole number or "auto"', 'a list of texts')

@@ -9,7 +9,7 @@ from typing import Any
 from headway.core.errors import ConfigError, nearest
 
 
-def parse_sets(
+def parse_overrides(
     sets: Sequence[str], own: Container[str]
 ) -> tuple[list[tuple[list[str], Any]], list[tuple[list[str], Any]]]:
     """The changes to the file's own keys, and those addressed to stages of the chain.
@@ -55,8 +55,8 @@ def set_on_stage(tables: list[dict[str, Any]], keys: Sequence[str], value: Any) 
         ConfigError: if the chain has no such stage.
     """
     _, stage, field = keys
-    found = [table for table in tables if table["stage"] == stage]
-    if not found:
+    matching = [table for table in tables if table["stage"] == stage]
+    if not matching:
         names = [table["stage"] for table in tables]
         raise ConfigError(f"--set {'.'.join(keys)}: the chain has no stage {stage!r}{nearest(stage, names)}.")
-    found[0][field] = value
+    matching[0][field] = value

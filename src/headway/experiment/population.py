@@ -52,7 +52,7 @@ def _check_wait(available: Bernoulli, algorithm: Algorithm, clients: Sequence[st
 
 
 def _fewest(algorithm: Algorithm, clients: Sequence[str]) -> tuple[int, int]:
-    """How many clients a round needs at once, and of how many."""
+    """The number of clients that a round needs at once, and of how many they are."""
     if isinstance(algorithm.sampler, Fixed):
         return len(algorithm.sampler.clients), len(algorithm.sampler.clients)
     low, high = 0, len(clients)

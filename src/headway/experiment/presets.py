@@ -41,7 +41,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class Applied:
-    """What a preset put into a run file, and what the file said itself instead."""
+    """The numbers that a preset put into a run file, and those that the file has itself instead."""
 
     preset: Preset
     used: tuple[Choice, ...]
@@ -110,16 +110,16 @@ def apply_preset(algorithm: dict[str, Any]) -> Applied | None:
     if not isinstance(name, str):
         return None
     chosen = preset(name)
-    said = {path: value for path, value in _paths(algorithm).items() if path != "preset"}
+    given = {path: value for path, value in _paths(algorithm).items() if path != "preset"}
     foreign = tuple(
-        f"{part}." for part, usual in _classes(chosen).items() if said.get(f"{part}.{part}", usual) != usual
+        f"{part}." for part, usual in _classes(chosen).items() if given.get(f"{part}.{part}", usual) != usual
     )
-    if said.get("recipe") == "fedsgd":
+    if given.get("recipe") == "fedsgd":
         foreign += ("trainer.",)
     used: list[Choice] = []
     overruled: list[Choice] = []
     for choice in chosen.choices:
-        taken = choice.path in said or any(path in said for path in INSTEAD.get(choice.path, ()))
+        taken = choice.path in given or any(path in given for path in INSTEAD.get(choice.path, ()))
         (overruled if taken or choice.path.startswith(foreign) else used).append(choice)
     for choice in used:
         table, _, key = choice.path.rpartition(".")

@@ -123,7 +123,7 @@ class RunFile:
         )
 
     def _engine(self) -> Engine:
-        """Where clients train, and by which clock."""
+        """The engine of the sections, with its simulated clock."""
         if self.view.pooled:
             return self.sections.engine.pooled()
         engine = self.sections.engine.engine()

@@ -202,8 +202,8 @@ class Run:
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """What a checkpoint keeps of the observers: "best" (round, metric and value of the best model so far),
-        "first_loss" (before training), and "observers" (the values of the user's)."""
+        """The values of the observers that a checkpoint keeps: "best" (round, metric and value of the best model so
+        far), "first_loss" (before training), and "observers" (the values of the user's)."""
         return self._observers.to_state()
 
     @property

@@ -73,14 +73,14 @@ class RunObservers:
         return [reason for each in self._all if (reason := each.on_round(report)) is not None]
 
     def to_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the observers: those of the run by its own names, the user's by their classes."""
+        """The values that a checkpoint keeps: the run's by their names, those of others by their classes."""
         kept: dict[str, Any] = {**self.best.to_state(), **self.divergence.to_state()}
         others = {name: dict(each.to_state()) for name, each in self._named().items()}
         others = {name: values for name, values in others.items() if values}
         return {**kept, "observers": others} if others else kept
 
     def from_state(self, kept: Mapping[str, Any]) -> None:
-        """Goes on from what a checkpoint kept."""
+        """Goes on from the values of a checkpoint."""
         self.best.from_state(kept)
         self.divergence.from_state(kept)
         for name, each in self._named().items():

@@ -30,7 +30,7 @@ class RunArguments(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run goes.
+    """The options of a run, checked.
 
     rounds: how many rounds of training the run has.  seed: of everything that is drawn.
     engine: where clients train; `None` for `LocalEngine()`.

@@ -11,7 +11,7 @@ from headway.core.errors import ConfigError, nearest
 from headway.engines import DeviceFleet
 from headway.experiment.algorithm_section import algorithm_of
 from headway.experiment.key_paths import key_path
-from headway.experiment.overrides import parse_sets, put
+from headway.experiment.overrides import parse_overrides, put
 from headway.experiment.presets import apply_preset
 from headway.experiment.resolved_runfile import Experiment as Experiment
 from headway.experiment.resolved_runfile import LastData as LastData
@@ -38,7 +38,7 @@ def load_runfile(
         ConfigError: in one sentence, with the path of the value at fault.
     """
     tables, folder, title = read_runfile(name)
-    simple, of_stages = parse_sets(sets, AlgorithmSection.model_fields)
+    simple, of_stages = parse_overrides(sets, AlgorithmSection.model_fields)
     for path, value in simple:
         put(tables, path, value)
     run = _table(tables, "run")
@@ -70,10 +70,10 @@ def load_runfile(
 
 
 def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
-    found = tables.setdefault(name, {})
-    if not isinstance(found, dict):
-        raise ConfigError(f"{name} must be a table, [{name}], found {found!r}.")
-    return found
+    table = tables.setdefault(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{name} must be a table, [{name}], found {table!r}.")
+    return table
 
 
 def _name_trainer(trainer: Any) -> None:
@@ -107,9 +107,9 @@ def _choose_method(tables: dict[str, Any], method: str) -> None:
 
 def _place_trace(section: ClockSection, folder: Path) -> None:
     """A trace's path as an absolute one."""
-    found = (section.model_extra or {}).get("availability")
-    if isinstance(found, dict) and isinstance(found.get("file"), str):
-        found["file"] = str((folder / found["file"]).resolve())
+    availability = (section.model_extra or {}).get("availability")
+    if isinstance(availability, dict) and isinstance(availability.get("file"), str):
+        availability["file"] = str((folder / availability["file"]).resolve())
 
 
 def _absolute(source: str, folder: Path) -> str:

@@ -35,7 +35,7 @@ def check_sections(tables: Mapping[str, Any]) -> Sections:
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:
-    """What is wrong with a value: its full path, what is needed and what was found."""
+    """The sentence about a wrong value: its full path, the values that are possible, and the one in the file."""
     keys = [str(key) for key in problem["loc"]]
     model: Any = Sections
     for depth, key in enumerate(keys):

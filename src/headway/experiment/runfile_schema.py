@@ -18,7 +18,7 @@ class _Section(BaseModel):
 
 
 class RunSection(_Section):
-    """How long, how often, from which seed.
+    """The table [run]: rounds, seed, evaluation, checkpoints.
 
     imports: modules of one's own that register stages, trainers or samplers.  imports_from: the folder that they are
     found in, that of the run file if nothing is said.
@@ -99,7 +99,7 @@ class AlgorithmSection(_Section):
 
 
 class CompareSection(_Section):
-    """What `headway compare` compares."""
+    """The table [compare]: methods, seeds, and their options."""
 
     methods: list[str] = Field(default_factory=list)
     seeds: int = Field(default=3, ge=1)
@@ -110,7 +110,7 @@ class CompareSection(_Section):
 
 
 class AdviseSection(_Section):
-    """What `headway advise` cannot measure: see its options."""
+    """The table [advise]: facts that `headway advise` cannot measure; see its options."""
 
     untrusted_server: bool | None = None
     untrusted_clients: bool | None = None
@@ -119,7 +119,7 @@ class AdviseSection(_Section):
 
 
 class EngineSection(_Section):
-    """Where clients train.
+    """The table [engine]: where clients train.
 
     kind: "local", in this process; "processes", in several; "ray", on a Ray cluster; or the name of another
     package's engine. If it is left out, in several where `workers` is given and in this one otherwise. workers: in

@@ -26,11 +26,11 @@ MARKS = {
 def examples() -> dict[str, str]:
     """The packaged examples, each with the first line of its comment."""
     folder = resources.files("headway") / "examples"
-    found = {}
+    summaries = {}
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
         if file.name.endswith(".toml"):
-            found[file.name.removesuffix(".toml")] = file.read_text().splitlines()[0].lstrip("# ")
-    return found
+            summaries[file.name.removesuffix(".toml")] = file.read_text().splitlines()[0].lstrip("# ")
+    return summaries
 
 
 def read_runfile(name: str) -> tuple[dict[str, Any], Path, str]:
@@ -101,8 +101,8 @@ def _folder_sentence(path: Path) -> str:
     if (path / IDENTITY).is_file():
         again = f", and `headway run {path / CONFIG}` starts it anew" if (path / CONFIG).is_file() else ""
         return f"{path} is the folder of a run and no run file: `headway resume {path}` goes on with it{again}."
-    found = sorted(each.name for each in path.glob("*.toml"))
-    there = f"; it holds {', '.join(found[:3])}" if found else ""
+    runfiles = sorted(each.name for each in path.glob("*.toml"))
+    there = f"; it holds {', '.join(runfiles[:3])}" if runfiles else ""
     return f"{path} is a folder, but a run file (.toml) is needed{there}."
 
 

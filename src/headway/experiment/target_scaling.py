@@ -19,7 +19,7 @@ def scaled_task(task: Task, section: TaskSection, data: FederatedData) -> Task:
 
 
 def scale_notes(task: Task, section: TaskSection, data: FederatedData) -> list[str]:
-    """What the header says of the scale; nothing where none is asked for.
+    """The lines of the header about the scale; none where no scale is asked for.
 
     task: as it is before it is scaled.
     """
@@ -36,11 +36,11 @@ def scale_notes(task: Task, section: TaskSection, data: FederatedData) -> list[s
 
 
 def _scale(task: Task, section: TaskSection, data: FederatedData) -> TargetScale | None:
-    """How targets are scaled: as the file says, or by all training targets."""
-    told = section.target_scale
-    if told is None or data.classes is not None or task.loss != "mean_squared_error":
+    """The scale of the targets: that of the file, or the one of all training targets."""
+    option = section.target_scale
+    if option is None or data.classes is not None or task.loss != "mean_squared_error":
         return None
-    if isinstance(told, TargetScaleSection):
-        centre, scale = (tuple(each) if isinstance(each, list) else (each,) for each in (told.centre, told.scale))
+    if isinstance(option, TargetScaleSection):
+        centre, scale = (tuple(each) if isinstance(each, list) else (each,) for each in (option.centre, option.scale))
         return TargetScale(centre, scale)
     return TargetScale.of(data)

@@ -48,7 +48,7 @@ def is_own(loss: str) -> bool:
 
 
 def _outputs(data: FederatedData, loss: str) -> int:
-    """How many outputs a model needs: one for each class, or one for each target of an example; one for a mask."""
+    """The number of outputs of a model: one for each class, or one for each target of an example; one for a mask."""
     if data.classes is not None and (loss == "cross_entropy" or is_own(loss)):
         return data.classes
     if loss == "cross_entropy" and data.multi_label and not data.store.targets.is_floating_point():

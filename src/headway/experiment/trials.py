@@ -59,7 +59,7 @@ class Trial:
         return statistics.stdev(tail) if known else math.nan
 
     def within(self, budget: float, spent: Sequence[float]) -> float:
-        """What `final` is if the run had ended with its last evaluation at which no more than a budget was spent.
+        """The value of `final` if the run had ended with its last evaluation at which no more than a budget was spent.
 
         spent: `bytes_total` or `simulated_s`.  NaN if the first evaluation comes too late.
         """
@@ -67,7 +67,7 @@ class Trial:
         return statistics.fmean(known[-TAIL:]) if known and not self.failure else math.nan
 
     def reached(self, target: float, lower: bool, spent: Sequence[float]) -> float:
-        """What was spent when the target was first met: of `rounds`, `bytes_total` or `simulated_s`; else infinite."""
+        """The amount of `rounds`, `bytes_total` or `simulated_s` spent when the target was first met; else infinite."""
         for value, total in zip(self.values, spent, strict=True):
             if (value <= target) if lower else (value >= target):
                 return total
@@ -102,7 +102,7 @@ class TrialJob:
 
 
 def trial_folder(folder: Path, method: str, seed: int) -> Path:
-    """Where a comparison keeps a trial.
+    """The folder in which a comparison keeps a trial.
 
     >>> trial_folder(Path("c"), "fedavg+ecgr", 0).as_posix()
     'c/runs/fedavg+ecgr-s0'

@@ -1,4 +1,4 @@
-"""How data were read: the lines of a header, and what a run folder keeps for a report or a person to read."""
+"""Notes on how data were read: lines of a header, and a file in the run folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def save_data_notes(folder: Path, data: FederatedData, measured: dict[str, Any])
 
 
 def reading_facts(data: FederatedData) -> list[tuple[str, str]]:
-    """How the data were read: classes, labels or targets, the split, and each note, under a name each.
+    """The notes on how the data were read: classes, labels or targets, the split, and each note, under a name each.
 
     >>> reading_facts(FederatedData.from_clients({"a": ([[0.0], [1.0]], [0, 1])}))
     [('classes', '2: 0 (1), 1 (1)')]

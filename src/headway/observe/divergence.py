@@ -1,4 +1,4 @@
-"""When a run no longer learns, and why: it is stopped before the bad state replaces the good one."""
+"""Divergence: a run is stopped before a bad state replaces the good one, with the likely reason."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Divergence(Observer):
             raise Diverged(self._exploded(round_, what, counted))
 
     def _statistics_trouble(self, buffers: Tensor) -> str | None:
-        """What is wrong with averaged statistics, as a phrase."""
+        """The fault of averaged statistics, as a phrase; `None` if there is none."""
         named = {} if self.statistics is None else self.statistics.views(buffers)
         for name, values in named.items():
             if not bool(torch.isfinite(values).all()):
@@ -144,7 +144,7 @@ def loss_before_training(flat_module: FlatModule, data: FederatedData, state: St
 
 
 def odd_outputs(flat_module: FlatModule, data: FederatedData) -> list[str]:
-    """What is odd about the features of some examples, and the initial model's outputs for them, in sentences."""
+    """Sentences about odd features of some examples, and odd outputs of the initial model for them."""
     some = _some(data)
     if not some:
         return []

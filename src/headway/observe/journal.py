@@ -158,13 +158,13 @@ class Journal(Observer):
         return [Figures(round_, clients[round_], cohort.get(round_, {})) for round_ in sorted(clients)]
 
     def empty_rounds(self) -> tuple[int, int]:
-        """How many rounds there are, and how many of them counted no client."""
+        """The number of rounds, and of those in which no client counted."""
         query = "SELECT count(*), sum(round NOT IN (SELECT round FROM clients WHERE status = 'counted')) FROM rounds"
         total, empty = self._connection.execute(query).fetchone()
         return int(total), int(empty or 0)
 
     def work(self) -> Workload | None:
-        """What clients did by a simulated clock, if the run has one."""
+        """The work of the clients by a simulated clock, if the run has one."""
         return read_work(self._connection)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Whether the model learns at all: sentences about a run that goes on and gets nowhere."""
+"""Remarks on a run that goes on without learning."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Learning(Observer):
 
 
 def outputs_note(loss: object, outputs: Tensor) -> str | None:
-    """What is odd about a model's outputs `[B, ...]` under a loss that takes logits, as a sentence."""
+    """A sentence about odd outputs `[B, ...]` of a model under a loss that takes logits, as a sentence."""
     if loss not in ("cross_entropy", "binary_cross_entropy") or not outputs.numel() or bool((outputs < 0).any()):
         return None
     takes = f"{loss} takes logits, of either sign: leave that layer out, or little is learned"
@@ -118,7 +118,7 @@ def outputs_note(loss: object, outputs: Tensor) -> str | None:
 
 
 def scale_note(inputs: Tensor, names: Sequence[str] = ()) -> str | None:
-    """Which features `[B, d]` are far larger than the others, as a sentence; names: theirs, where they have some."""
+    """A sentence about features `[B, d]` that are far larger than the others; names: theirs, where they have some."""
     if inputs.ndim != 2 or not inputs.is_floating_point() or not inputs.numel():
         return None
     largest = inputs.double().abs().amax(0)

@@ -73,7 +73,7 @@ class Observer:
         return None
 
     def to_state(self) -> Mapping[str, Any]:
-        """What a resumed run needs of the observer, as values that JSON can hold; kept in each checkpoint."""
+        """The values that a resumed run needs of the observer, such as JSON can hold; kept in each checkpoint."""
         return {}
 
     def from_state(self, kept: Mapping[str, Any]) -> None:

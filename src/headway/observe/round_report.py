@@ -89,7 +89,7 @@ class RoundReport:
         )
 
     def count(self, status: str) -> int:
-        """How many of the clients asked ended as "counted", "rejected" or "dropped"."""
+        """The number of clients asked that ended as "counted", "rejected" or "dropped"."""
         return self.clients.statuses.count(status)
 
     def headline(self, name: str) -> float | None:

@@ -153,7 +153,7 @@ class RunFolder:
 
 
 def read_identity(path: Path) -> dict[str, Any]:
-    """What a run folder says it is.
+    """The identity of the run in a folder.
 
     Raises:
         RunFolderError: if it is no run folder, or of another format.
