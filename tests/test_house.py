@@ -18,7 +18,7 @@ MOST_IMPORTS, MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS, FEWEST_LINE
 
 CIRCLES: dict[str, str] = {}
 FAN_OUT: dict[str, str] = {
-    "headway.client.participant": "is being split",
+    "headway.client.client_algorithm": "is being split",
     "headway.engines.virtual_clock.clock_engine": "is being split",
     "headway.experiment.algorithm_section": "is being split",
 }
@@ -99,7 +99,7 @@ SUITES: dict[str, str] = {
     "test_engines_agree.py": "engines.engine engines.group_runner engines.pooled server.collector",
     "test_registries.py": "data.sources.source_registry",
     "training/test_local_sgd.py": (
-        "client.participant training.local_loop training.loop_trainer training.sgd_options "
+        "client.client_algorithm training.local_loop training.loop_trainer training.sgd_options "
         "training.single_example training.step_rules training.update_rule"
     ),
     "training/test_step_storage.py": "numerics.gram",

@@ -103,7 +103,7 @@ def test_examples_are_those_that_training_uses(trainer):
         next(iter_ := iter(counting))
         iter_.close()
         client = counting.data.clients[0]
-        key = counting.engine.execution.setup.participant.client_key(client, round_).derive("trainer")
+        key = counting.engine.execution.setup.client_algorithm.client_key(client, round_).derive("trainer")
         assert trainer.examples_used(len(counting.data.train[client]), key) == sum(seen)
     counting.close()
 
@@ -252,7 +252,7 @@ def test_kept_updates_start_from_the_model_they_were_asked_with():
     one = made(hw.ClockEngine(fleet=fleet), quorum=quorum, rounds=12)
     versions, ages = [one.state.params.clone()], []
     reference = made(hw.LocalEngine(), rounds=12)
-    runner, data = reference.engine.execution.setup.participant, reference.data
+    runner, data = reference.engine.execution.setup.client_algorithm, reference.data
     for report in one:
         assert report.count("counted") == 2
         total, weight = torch.zeros_like(versions[0], dtype=torch.float64), 0.0
@@ -306,7 +306,7 @@ def test_a_quorum_without_a_clock_is_refused():
 
 
 def test_asynchrony_and_control_variates_are_refused():
-    with pytest.raises(hw.ChainRefused, match="a stale control variate breaks the correction"):
+    with pytest.raises(hw.ChainRefused, match="a stale variate breaks the correction"):
         made(hw.ClockEngine(), "scaffold", quorum=hw.Quorum(count=2, late="keep"))
 
 

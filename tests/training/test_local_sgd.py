@@ -9,7 +9,7 @@ from torch import nn
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.client.participant import ClientAlgorithm
+from headway.client.client_algorithm import ClientAlgorithm
 from headway.data import batch_bounds, epoch_order
 from headway.model.flat_module import FlatModule
 from headway.numerics.gram import gram_matrix

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from toys import blobs
 
 import headway as hw
-from headway.client.participant import ClientAlgorithm
+from headway.client.client_algorithm import ClientAlgorithm
 from headway.data.dataset.client_index import ClientIndex
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key

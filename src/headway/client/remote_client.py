@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from headway.client.client_object import Participant
-from headway.client.participant import ClientAlgorithm
+from headway.client.client_algorithm import ClientAlgorithm
+from headway.client.participant import Participant
 from headway.client_state.store import Memory, MemoryStore
 from headway.data import FederatedData
 from headway.protocol.wire_messages import decode_request, encode_reply

@@ -39,7 +39,7 @@ class ClientExecution:
         self.setup = setup = ClientSetup.of(job, flows, measure, device or Device(), plan.channels_last)
         job = setup.job
         self.fallbacks, self.unwritten = Fallbacks(), Unwritten(job.data.store)
-        trainer, most = setup.participant.trainer, expected_cohort(job.algorithm, len(job.data.clients))
+        trainer, most = setup.client_algorithm.trainer, expected_cohort(job.algorithm, len(job.data.clients))
         self.compiler = Compiler(trainer, setup.flat_module, job.data, most)
         self.sequential = SequentialExecutor(setup, self.compiler)
         self.batched = BatchedExecutor(setup, self.compiler, wanted=plan.lanes > 1)
@@ -93,5 +93,5 @@ class ClientExecution:
         examples = setup.job.data.train_of(client).rows(0, 4)
         ask = ask.map_broadcasts(setup.device.message)
         with untouched(setup.flat_module), setup.device.training():
-            outcome = setup.participant.train(client, ask, examples, setup.job.memory.get(client))
+            outcome = setup.client_algorithm.train(client, ask, examples, setup.job.memory.get(client))
         return frame.size(frame.of_update(outcome.update, setup.guard.bits))

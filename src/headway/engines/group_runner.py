@@ -37,7 +37,7 @@ class GroupRunner:
         """Trains the clients of a group and sums their updates, in this order."""
         execution, ask = self.execution, ask.map_broadcasts(self.setup.device.message)
         result, down = GroupResult(meter=meter), frame.size(ask.message.tensors())
-        dropped = dict.fromkeys(self.setup.participant.dropped(members, ask))
+        dropped = dict.fromkeys(self.setup.client_algorithm.dropped(members, ask))
         for part in self._by_version(ask, members):
             start = 0
             while start < len(part):

@@ -101,7 +101,7 @@ class LocalClients:
         """A request of the protocol's own: each client answers and keeps its secret until the round is over."""
         algorithm, replies = self.setup.job.algorithm, dict[str, Tensors]()
         for client in sorted(ask.cohort):
-            key = self.setup.participant.client_key(client, ask.round)
+            key = self.setup.client_algorithm.client_key(client, ask.round)
             secret = self.secrets.get(client, {})
             replies[client], self.secrets[client] = algorithm.answer(request, secret, client, key)
         return Answer(replies=replies)

@@ -83,7 +83,7 @@ class PlannedEngine(Engine):
     @property
     def keeps_memory(self) -> bool:
         """Whether clients keep something between rounds."""
-        return bool(self.execution.setup.participant.first_memory())
+        return bool(self.execution.setup.client_algorithm.first_memory())
 
     @property
     def sequential_reason(self) -> str | None:

@@ -137,7 +137,7 @@ class PlannedExecution:
         self.execution = ClientExecution(job, flows, measure_drift, plan, options.device)
         self.groups, setup = GroupRunner(self.execution), self.execution.setup
         sampled = getattr(job.algorithm.sampler, "clients", None)
-        check_single(setup.participant.trainer, setup.flat_module, setup.job.data, sampled)
+        check_single(setup.client_algorithm.trainer, setup.flat_module, setup.job.data, sampled)
         with untouched(setup.flat_module), options.device.training():
             width = min(cohort, self.groups.width)
             fitting = max_batch_clients(self.groups, width) if self.measured is None else cohort

@@ -76,7 +76,7 @@ def _first_drawn(setup: ClientSetup) -> str:
 
 def _train(setup: ClientSetup, state: State, client: str) -> None:
     """One client's step, and the server's part of a round with its update."""
-    job, trainer = setup.job, setup.participant.trainer
+    job, trainer = setup.job, setup.client_algorithm.trainer
     algorithm, examples = job.algorithm, job.data.train_of(client)
     batch = getattr(trainer, "batch_size", None) or TRAINED
     examples = examples.rows(0, min(len(examples), TRAINED, max(batch, LEAST)))
@@ -86,11 +86,11 @@ def _train(setup: ClientSetup, state: State, client: str) -> None:
 
     def send(ask: Ask) -> Answer:
         if isinstance(ask.request, Exchange):
-            key = setup.participant.client_key(client, state.round)
+            key = setup.client_algorithm.client_key(client, state.round)
             reply, secrets[client] = algorithm.answer(ask.request, secrets.get(client, {}), client, key)
             return Answer(replies={client: reply})
         here = replace(ask, steps=steps).map_broadcasts(setup.device.message)
-        outcome = setup.participant.train(client, here, examples, job.memory.get(client), secrets.get(client))
+        outcome = setup.client_algorithm.train(client, here, examples, job.memory.get(client), secrets.get(client))
         setup.guard.check(outcome.update, client, len(examples))
         done, total = GroupResult(), ExactTotal()
         for name in _senders(setup, client):

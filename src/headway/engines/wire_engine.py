@@ -54,7 +54,7 @@ class WireEngine(Engine):
     @property
     def keeps_memory(self) -> bool:
         """Whether clients keep something between rounds."""
-        return bool(self.setup.participant.first_memory())
+        return bool(self.setup.client_algorithm.first_memory())
 
     def open(self, job: Job) -> None:
         """Makes ready; clients are made when they are first asked."""
@@ -98,7 +98,7 @@ class WireEngine(Engine):
         """The other side, with the memory that the client has in the run's store."""
         if client not in self.remote:
             kept = self.job.memory.get(client)
-            self.remote[client] = RemoteClient.of(client, self.setup.participant, self.setup.job.data, kept, MOST)
+            self.remote[client] = RemoteClient.of(client, self.setup.client_algorithm, self.setup.job.data, kept, MOST)
         return self.remote[client]
 
     def _train(self, ask: Ask) -> Answer:

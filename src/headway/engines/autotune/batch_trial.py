@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from headway.client.participant import ClientAlgorithm, Outcome
+from headway.client.client_algorithm import ClientAlgorithm, Outcome
 from headway.engines.engine import Job
 from headway.engines.fallbacks import failure
 from headway.model.module_checks import untouched

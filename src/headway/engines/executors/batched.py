@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from headway.client.participant import Outcome
+from headway.client.client_algorithm import Outcome
 from headway.data.dataset.client_index import ClientIndex
 from headway.engines.autotune.batch_trial import crew_trouble
 from headway.engines.executors.batch_result import BatchResult, CannotTrain, OutOfDeviceMemory
@@ -47,7 +47,7 @@ class BatchedExecutor:
         self.loop: BatchedSGD | None = None
         self.reason: str | None = "one at a time was asked for"
         if wanted:
-            trainer, module, chain = setup.participant.trainer, setup.flat_module, setup.job.algorithm.chain
+            trainer, module, chain = setup.client_algorithm.trainer, setup.flat_module, setup.job.algorithm.chain
             self.reason = why_not(trainer, module, chain) or sequential_reason(module)
             if self.reason is None:
                 with untouched(module):
@@ -56,10 +56,14 @@ class BatchedExecutor:
     def _trouble(self) -> str | None:
         """The reason why model and chain cannot be batched, found on a few examples; `None` if they can."""
         setup, store = self.setup, self.setup.job.data.store
-        assert isinstance(setup.participant.trainer, LoopTrainer)
-        loop = BatchedSGD(setup.participant.trainer.plan, setup.flat_module)
+        assert isinstance(setup.client_algorithm.trainer, LoopTrainer)
+        loop = BatchedSGD(setup.client_algorithm.trainer.plan, setup.flat_module)
         reason = loop.probe(store.take(torch.arange(PROBED) % len(store))) or crew_trouble(
-            setup.job, setup.participant, loop, setup.collector, setup.first_ask(setup.job.data.clients[:2], steps=1)
+            setup.job,
+            setup.client_algorithm,
+            loop,
+            setup.collector,
+            setup.first_ask(setup.job.data.clients[:2], steps=1),
         )
         self.loop = loop if reason is None else None
         return reason
@@ -79,7 +83,7 @@ class BatchedExecutor:
     def batch_of(self, ask: Ask, clients: Sequence[str]) -> ClientBatch:
         """The clients with their keys and examples."""
         rows, sizes = ClientIndex.of(self.setup.job.data.train).rows(clients)
-        keys = self.setup.participant.keys_of(clients, ask)
+        keys = self.setup.client_algorithm.keys_of(clients, ask)
         return ClientBatch(tuple(clients), keys, self.setup.job.data.store, rows, sizes)
 
     def train(self, batch: PlannedBatch, result: GroupResult) -> BatchResult:
@@ -117,12 +121,12 @@ class BatchedExecutor:
         try:
             if not loop.fits(batch.plan, "steps" in setup.flows[-1].needs):
                 raise CannotTrain("the steps of some batches do not fit in trainer.steps_memory")
-            first = setup.participant.remembered(ask.broadcast_for(clients.clients[0]))
-            work = setup.participant.prepare_crew(clients, ask, setup.job.memory.gather(clients.clients, first))
+            first = setup.client_algorithm.remembered(ask.broadcast_for(clients.clients[0]))
+            work = setup.client_algorithm.prepare_crew(clients, ask, setup.job.memory.gather(clients.clients, first))
             trained = loop.train(work, batch.plan, self.compiler.batched)
             if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
                 raise CannotTrain("an update of a batch is not finite", blames_client=True)
-            return setup.participant.send(work, trained)
+            return setup.client_algorithm.send(work, trained)
         except CannotTrain:
             raise
         except torch.OutOfMemoryError as error:

@@ -1,11 +1,11 @@
-"""What all executors work with: the job in this process, with its model, its participant and the server's checks."""
+"""What all executors work with: the job in this process, its model, the clients' algorithm and the server's checks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from headway.client.participant import ClientAlgorithm
+from headway.client.client_algorithm import ClientAlgorithm
 from headway.core.flow import Flow
 from headway.engines.engine import Job
 from headway.model.device import Device
@@ -31,7 +31,7 @@ class ClientSetup:
     measure: bool
     device: Device
     flat_module: FlatModule
-    participant: ClientAlgorithm
+    client_algorithm: ClientAlgorithm
     guard: Promise
     collector: UpdateCollector
     summed: dict[str, int]
@@ -51,8 +51,8 @@ class ClientSetup:
         examine(flat_module, job.data.store.rows(0, EXAMINED))
         with untouched(flat_module):
             check_shapes(flat_module, [job.data.store, *([] if job.data.central is None else [job.data.central])])
-        participant = ClientAlgorithm(job.algorithm, flat_module, flows, job.key, measure)
-        participant.check(job.data.train_sizes.tolist())
+        clients = ClientAlgorithm(job.algorithm, flat_module, flows, job.key, measure)
+        clients.check(job.data.train_sizes.tolist())
         size, statistics = flat_module.layout.size, 0
         if job.task.buffers == "average" and flat_module.has_statistics:
             statistics = flat_module.statistics_layout.size
@@ -60,7 +60,7 @@ class ClientSetup:
         population = len(job.data.clients)
         collector = UpdateCollector(job.algorithm, job.key, flows, flat_module.layout, device, guard, population)
         summed = job.algorithm.chain.summed_lengths(flows, size) | ({"buffers": statistics} if statistics else {})
-        return cls(job, flows, measure, device, flat_module, participant, guard, collector, summed)
+        return cls(job, flows, measure, device, flat_module, clients, guard, collector, summed)
 
     @property
     def has_client_state(self) -> bool:

@@ -29,7 +29,7 @@ class LowRankExecutor:
         self.reason = batched.reason or self._trouble()
 
     def _trouble(self) -> str | None:
-        setup, trainer = self.setup, self.setup.participant.trainer
+        setup, trainer = self.setup, self.setup.client_algorithm.trainer
         assert isinstance(trainer, LoopTrainer)
         chain, flow = setup.job.algorithm.chain, setup.flows[-1]
         if setup.device.precision == "bfloat16":
@@ -79,12 +79,12 @@ class LowRankExecutor:
         """What the batch does, its steps combined as the chain says."""
         assert self.loop is not None
         setup = self.setup
-        work = setup.participant.prepare_crew(batch.clients, batch.ask, {})
+        work = setup.client_algorithm.prepare_crew(batch.clients, batch.ask, {})
         summed = self.loop.train(work, batch.plan)
         if setup.job.algorithm.chain.combiner is None:
             return summed
         gram, steps = setup.device.put(summed.gram()), setup.device.put(summed.count)
-        return summed.combined(setup.participant.coefficients(gram, work.ctx, steps).cpu())
+        return summed.combined(setup.client_algorithm.coefficients(gram, work.ctx, steps).cpu())
 
     def rehearse(self, batch: PlannedBatch, result: GroupResult) -> None:
         """The work of a batch; no memory is proposed.

@@ -41,11 +41,11 @@ class SequentialExecutor:
         if not clients:
             return
         setup = self.setup
-        participant, guard, collector, store = setup.participant, setup.guard, setup.collector, setup.job.data.store
+        algorithm, guard, collector, store = setup.client_algorithm, setup.guard, setup.collector, setup.job.data.store
         held = ClientIndex.of(setup.job.data.train)
         sizes, selections = held.sizes_of(clients), held.selections(clients)
         facts, memory = (
-            participant.facts_of(ask, clients, sizes, self.compiler.single),
+            algorithm.facts_of(ask, clients, sizes, self.compiler.single),
             setup.job.memory.of_group(clients, (ask.round, ask.attempt)),
         )
         counted, rejected = list[str](), list[str]()
@@ -56,7 +56,7 @@ class SequentialExecutor:
                 stopping.check()
             begun, examples = time.perf_counter(), store.take(selections[place])
             try:
-                outcome = participant.train_member(
+                outcome = algorithm.train_member(
                     facts, place, client, examples, memory.committed[place], secrets.get(client)
                 )
                 norm = guard.check(outcome.update, client, count)
@@ -81,10 +81,10 @@ class SequentialExecutor:
 
     def rehearse(self, ask: Ask, clients: Sequence[str], result: GroupResult) -> None:
         """The work of the clients without its checks; no memory is proposed."""
-        job, participant = self.setup.job, self.setup.participant
+        job, algorithm = self.setup.job, self.setup.client_algorithm
         sizes = ClientIndex.of(job.data.train).sizes_of(clients)
-        facts = participant.facts_of(ask, clients, sizes, self.compiler.single)
+        facts = algorithm.facts_of(ask, clients, sizes, self.compiler.single)
         for place, client in enumerate(clients):
             examples, memory = job.data.train_of(client), job.memory.get(client)
-            outcome = participant.train_member(facts, place, client, examples, memory)
+            outcome = algorithm.train_member(facts, place, client, examples, memory)
             self.setup.collector.count(ask, client, outcome, result)

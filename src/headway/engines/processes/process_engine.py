@@ -67,7 +67,7 @@ class ProcessEngine(PlannedEngine):
         super().open(job)
         self.pool = ProcessPool(self.workers, self.groups, self.client_timeout)
         self.worker_clients = WorkerClients(self.local, self.pool)
-        job.memory.declare(self.execution.setup.participant.first_memory())
+        job.memory.declare(self.execution.setup.client_algorithm.first_memory())
 
     def ask(self, ask: Ask) -> Answer:
         """Runs one ask on its cohort, in workers where they can."""

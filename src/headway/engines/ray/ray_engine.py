@@ -78,7 +78,7 @@ class RayEngine(PlannedEngine):
             super().open(job)
             self.pool = RayPool(workers, self.execution, self.remote, self.replicas)
             self.worker_clients = WorkerClients(self.local, self.pool)
-            if self.execution.setup.participant.first_memory():
+            if self.execution.setup.client_algorithm.first_memory():
                 self.replicas.open(len(living_nodes()), self._keeper, living_nodes)
         except BaseException:
             self.close()

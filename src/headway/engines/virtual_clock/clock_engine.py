@@ -230,7 +230,7 @@ class ClockEngine(Engine):
 
     def _duration(self, ticket: Ticket, begin: float) -> float:
         """The seconds that a client works on an ask; its number of steps is limited where the deadline decides it."""
-        client, clients = ticket.client, self.inner.execution.setup.participant
+        client, clients = ticket.client, self.inner.execution.setup.client_algorithm
         device, size = self.simulated.device(client), self.simulated.sizes[client]
         key, down, up = (
             clients.client_key(client, ticket.round).derive(TRAINER),

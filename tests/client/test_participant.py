@@ -7,8 +7,8 @@ import torch
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.client.client_object import Participant
-from headway.client.participant import ClientAlgorithm
+from headway.client.client_algorithm import ClientAlgorithm
+from headway.client.participant import Participant
 from headway.client_state.store import MemoryStore
 from headway.core.errors import ConfigError
 from headway.model.flat_module import FlatModule
