@@ -55,6 +55,18 @@ class Common(TypedDict, total=False):
     ecgr: ECGR | bool
 
 
+class AdaptiveServer(Common, total=False):
+    """The options of FedAdam and FedYogi: the fields of `ServerAdam`, which has the defaults, and the common ones."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    tau: float
+    bias_correction: bool
+    start: float | None
+    epsilon: Literal["outside", "keras", "inside"]
+
+
 def _as_recipe(name: str | None, make: Any) -> tuple[str, Callable[..., Algorithm]]:
     if not callable(make):
         raise ConfigError(
@@ -81,6 +93,12 @@ def _algorithm(
         at = next(i for i, part in enumerate(parts) if part.place > ECGR.place)
         parts = [*parts[:at], ECGR() if ecgr is True else ecgr, *parts[at:]]
     return Algorithm(chain(*parts), trainer or LocalSGD(), sampler or All(), quorum or Quorum())
+
+
+def _with_adaptive_server(server: type[ServerAdam] | type[ServerYogi], options: Mapping[str, Any]) -> Algorithm:
+    numbers = {name: value for name, value in options.items() if name not in Common.__annotations__}
+    common = {name: value for name, value in options.items() if name in Common.__annotations__}
+    return _algorithm([Mean(), server(**numbers)], **common)
 
 
 @register
@@ -123,20 +141,9 @@ def scaffold(
 
 
 @register
-def fedadam(
-    *,
-    lr: float = 0.01,
-    beta1: float = 0.9,
-    beta2: float = 0.99,
-    tau: float = 1e-3,
-    bias_correction: bool = False,
-    start: float | None = None,
-    epsilon: Literal["outside", "keras", "inside"] = "outside",
-    **common: Unpack[Common],
-) -> Algorithm:
+def fedadam(**options: Unpack[AdaptiveServer]) -> Algorithm:
     """FedAdam: Adam at the server.  Reddi et al., arXiv 2003.00295, Algorithm 2."""
-    server = ServerAdam(lr, beta1, beta2, tau, bias_correction, start, epsilon)
-    return _algorithm([Mean(), server], **common)
+    return _with_adaptive_server(ServerAdam, options)
 
 
 @register
@@ -164,20 +171,9 @@ def fedadagrad(
 
 
 @register
-def fedyogi(
-    *,
-    lr: float = 0.01,
-    beta1: float = 0.9,
-    beta2: float = 0.99,
-    tau: float = 1e-3,
-    bias_correction: bool = False,
-    start: float | None = None,
-    epsilon: Literal["outside", "keras", "inside"] = "outside",
-    **common: Unpack[Common],
-) -> Algorithm:
+def fedyogi(**options: Unpack[AdaptiveServer]) -> Algorithm:
     """FedYogi: Yogi at the server.  Reddi et al., arXiv 2003.00295, Algorithm 2."""
-    server = ServerYogi(lr, beta1, beta2, tau, bias_correction, start, epsilon)
-    return _algorithm([Mean(), server], **common)
+    return _with_adaptive_server(ServerYogi, options)
 
 
 @register
@@ -336,7 +332,7 @@ def recipe(name: str, **options: Any) -> Algorithm:
     """
     base, plus, _ = name.partition("+")
     if not is_recipe(name):
-        raise ConfigError(f"there is no recipe named {name!r}{RECIPES.near(base, names())}.")
+        raise ConfigError(f"there is no recipe named {name!r}{RECIPES.near(name, names())}.")
     make = RECIPES[base]
     known = options_of(make)
     for option, value in options.items():

@@ -66,6 +66,13 @@ def check_min_examples(kind: str, min_examples: int) -> None:
         raise DataError(f"min_examples of {kind!r} is {min_examples}, but at least 1 is needed.")
 
 
+def check_repeated(partition: Repeated) -> None:
+    """Refuses numbers out of range of a partition whose draw is repeated."""
+    check_alpha(partition.kind, partition.alpha)
+    check_bins(partition.kind, partition.bins)
+    check_min_examples(partition.kind, partition.min_examples)
+
+
 def check_counts(examples: int, clients: int) -> None:
     """Refuses to divide examples among no client, or among more clients than there are examples."""
     if clients < 1:
@@ -124,7 +131,7 @@ def cut(shares: NDArray[np.float64], sizes: Counts) -> Counts:
     return np.diff(cuts, axis=1, prepend=0, append=sizes[:, None])
 
 
-def deal_until_enough(partition: Repeated, draw: Draw, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
+def allocate_until_enough(partition: Repeated, draw: Draw, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
     """Repeat `draw(sizes, clients, rng) -> counts` until every client has enough, then deal the examples.
 
     It ends early where every draw leaves many clients with too few, as more draws would too.
@@ -137,7 +144,7 @@ def deal_until_enough(partition: Repeated, draw: Draw, labels: Tensor, clients: 
         counts = draw(sizes, clients, generator(key.derive("shares", attempt - 1)))
         held = counts.sum(axis=0)
         if held.min() >= partition.min_examples:
-            return deal(group, counts, key)
+            return allocate(group, counts, key)
         fewest, best = min(fewest, int((held < partition.min_examples).sum())), max(best, int(held.min()))
         if fewest >= HOPELESS.get(attempt, clients + 1):
             break
@@ -149,7 +156,7 @@ def deal_until_enough(partition: Repeated, draw: Draw, labels: Tensor, clients: 
     )
 
 
-def deal(group: Tensor, counts: Counts, key: Key) -> list[Tensor]:
+def allocate(group: Tensor, counts: Counts, key: Key) -> list[Tensor]:
     """Hand out random examples of each class by `counts` `[classes, clients]`."""
     order = key.derive("deal").permutation(len(group))
     by_class = order[group[order].argsort(stable=True)]

@@ -18,13 +18,13 @@ from headway.data.partition.allocation import (
     LARGEST,
     Counts,
     Partitioner,
+    allocate,
+    allocate_until_enough,
     check_alpha,
     check_bins,
     check_counts,
-    check_min_examples,
+    check_repeated,
     cut,
-    deal,
-    deal_until_enough,
     generator,
     groups,
 )
@@ -52,13 +52,11 @@ class DirichletNiid(Partitioner):
     bins: int | None = None
 
     def __post_init__(self) -> None:
-        check_alpha(self.kind, self.alpha)
-        check_bins(self.kind, self.bins)
-        check_min_examples(self.kind, self.min_examples)
+        check_repeated(self)
 
     def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
         """Indices of each client, dealt class by class."""
-        return deal_until_enough(self, self._counts, labels, clients, key)
+        return allocate_until_enough(self, self._counts, labels, clients, key)
 
     def _counts(self, sizes: Counts, clients: int, rng: np.random.Generator) -> Counts:
         alpha, held = min(self.alpha, LARGEST), np.zeros(clients, dtype=np.int64)
@@ -93,13 +91,11 @@ class DirichletClass(Partitioner):
     bins: int | None = None
 
     def __post_init__(self) -> None:
-        check_alpha(self.kind, self.alpha)
-        check_bins(self.kind, self.bins)
-        check_min_examples(self.kind, self.min_examples)
+        check_repeated(self)
 
     def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
         """Indices of each client, dealt class by class."""
-        return deal_until_enough(self, self._counts, labels, clients, key)
+        return allocate_until_enough(self, self._counts, labels, clients, key)
 
     def _counts(self, sizes: Counts, clients: int, rng: np.random.Generator) -> Counts:
         return cut(rng.dirichlet(np.full(clients, min(self.alpha, LARGEST)), size=len(sizes)), sizes)
@@ -144,7 +140,7 @@ class DirichletClient(Partitioner):
                 taken = np.minimum(rng.multinomial(need, shares / shares.sum()), left)
                 counts[:, client] += taken
                 left -= taken
-        return deal(group, counts, key)
+        return allocate(group, counts, key)
 
 
 @dataclass(frozen=True)
@@ -194,7 +190,7 @@ class Classes(Partitioner):
         for row, (owners, size) in enumerate(zip(held, sizes, strict=True)):
             share, rest = divmod(int(size), int(owners.sum()))
             counts[row, owners] = share + (np.arange(owners.sum()) < rest)
-        return deal(group, counts, key)
+        return allocate(group, counts, key)
 
 
 @dataclass(frozen=True)

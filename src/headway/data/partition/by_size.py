@@ -14,14 +14,14 @@ from headway.data.partition.allocation import (
     LARGEST,
     Counts,
     Partitioner,
+    allocate,
+    allocate_until_enough,
     by_group,
-    check_alpha,
     check_counts,
     check_enough,
     check_min_examples,
+    check_repeated,
     cut,
-    deal,
-    deal_until_enough,
 )
 from headway.numerics.keys import Key
 
@@ -57,13 +57,12 @@ class Quantity(Partitioner):
     min_examples: int = 10
 
     def __post_init__(self) -> None:
-        check_alpha(self.kind, self.alpha)
-        check_min_examples(self.kind, self.min_examples)
+        check_repeated(self)
 
     def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
         """Indices of each client; `labels` only says how many examples there are."""
         alike = torch.zeros(len(labels), dtype=torch.int64)
-        return deal_until_enough(self, self._counts, alike, clients, key)
+        return allocate_until_enough(self, self._counts, alike, clients, key)
 
     def _counts(self, sizes: Counts, clients: int, rng: np.random.Generator) -> Counts:
         return cut(rng.dirichlet([min(self.alpha, LARGEST)] * clients, size=1), sizes)
@@ -103,7 +102,7 @@ class PowerLaw(Partitioner):
         beyond = np.array([len(labels) - clients * self.min_examples])
         counts = self.min_examples + cut(shares[None] / shares.sum(), beyond)
         ranks = key.derive("ranks").permutation(clients).numpy()
-        return deal(torch.zeros(len(labels), dtype=torch.int64), counts[:, ranks], key)
+        return allocate(torch.zeros(len(labels), dtype=torch.int64), counts[:, ranks], key)
 
 
 @dataclass(frozen=True)

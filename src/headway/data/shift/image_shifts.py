@@ -15,7 +15,7 @@ from torch import Tensor
 from headway.core.errors import DataError
 from headway.data.dataset.federated import FederatedData
 from headway.data.partition.allocation import generator
-from headway.data.shift.shifting import Move, Shift, need_images, need_range
+from headway.data.shift.shifting import Move, Shift, need_half_widths, need_images, need_range
 from headway.numerics.keys import Key
 
 # Rows: optical density of haematoxylin, eosin and DAB in red, green and blue (Ruifrok & Johnston 2001).
@@ -147,8 +147,7 @@ class Colour(Shift):
 
     def check(self) -> None:
         """Half-widths of the two draws."""
-        need_range(self.kind, "gain", self.gain, 0, 1)
-        need_range(self.kind, "bias", self.bias, 0, inf)
+        need_half_widths(self.kind, gain=self.gain, bias=self.bias)
 
     def moves(self, data: FederatedData, key: Key) -> Mapping[str, Move]:
         """Every client, unless both are 0."""
@@ -198,8 +197,7 @@ class Stain(Shift):
 
     def check(self) -> None:
         """Half-widths of the two draws."""
-        need_range(self.kind, "scale", self.scale, 0, 1)
-        need_range(self.kind, "offset", self.offset, 0, inf)
+        need_half_widths(self.kind, scale=self.scale, offset=self.offset)
 
     def moves(self, data: FederatedData, key: Key) -> Mapping[str, Move]:
         """Every client, unless both are 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -58,6 +59,12 @@ def need_range(kind: str, name: str, value: float, low: float, high: float) -> N
     if not low <= value <= high or value in (float("inf"), float("-inf")):
         span = f"of at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
         raise ConfigError(f"{name} of the shift {kind!r} is {value}, but a number {span} is needed.")
+
+
+def need_half_widths(kind: str, **widths: float) -> None:
+    """Refuses half-widths of draws about a factor of 1 (the first, from 0 to 1) and about 0 (the second, from 0)."""
+    for (name, value), high in zip(widths.items(), (1.0, inf), strict=True):
+        need_range(kind, name, value, 0, high)
 
 
 def need_images(kind: str, data: FederatedData, channels: tuple[int, ...] = ()) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from headway.core.errors import ConfigError, DataError
 from headway.data.dataset.federated import FederatedData
 from headway.data.shift.image_shifts import affine_draws
-from headway.data.shift.shifting import Move, Shift, need_range, need_table
+from headway.data.shift.shifting import Move, Shift, need_half_widths, need_range, need_table
 from headway.numerics.keys import Key
 
 
@@ -42,8 +42,7 @@ class Affine(Shift):
 
     def check(self) -> None:
         """Half-widths of the two draws."""
-        need_range(self.kind, "gain", self.gain, 0, 1)
-        need_range(self.kind, "bias", self.bias, 0, inf)
+        need_half_widths(self.kind, gain=self.gain, bias=self.bias)
 
     def moves(self, data: FederatedData, key: Key) -> Mapping[str, Move]:
         """Every client, unless both are 0 or no feature is measured."""
