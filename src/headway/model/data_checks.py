@@ -1,4 +1,4 @@
-"""Whether data fit a task, looked at once before anything is trained: targets and the loss, inputs and the model."""
+"""Checks of data against a task, made once before training: targets and loss, inputs and model."""
 
 from __future__ import annotations
 

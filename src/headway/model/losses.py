@@ -103,7 +103,7 @@ def shape_text(tensor: Tensor) -> str:
 
 
 def _one_output_each(outputs: Tensor, targets: Tensor) -> str | None:
-    """Why outputs and targets do not pair up one to one, as a sentence."""
+    """The reason why outputs and targets do not pair up one to one, as a sentence."""
     if outputs.ndim and same_but_ones(outputs.shape, targets.shape):
         return None
     wanted = targets.shape[1:].numel()
@@ -115,7 +115,7 @@ def _one_output_each(outputs: Tensor, targets: Tensor) -> str | None:
 
 
 def _class_outputs(outputs: Tensor, targets: Tensor) -> str | None:
-    """Why these are no classes on axis 1 and the labels to them, as a sentence."""
+    """The reason why these are no classes on axis 1 with their labels, as a sentence."""
     found = f"found outputs {shape_text(outputs)} and targets {shape_text(targets)}"
     if targets.is_floating_point():
         if outputs.ndim > 1 and outputs.shape == targets.shape:
@@ -147,7 +147,7 @@ def _squared(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """As torch has it, which costs more for many clients side by side: the same bits, but for tall narrow matrices."""
+    """Cross-entropy, cheaper than torch's for many clients in one batch: the same bits but for tall matrices."""
     if targets.is_floating_point():
         return of_examples(F.cross_entropy(outputs, targets, reduction="none"))
     if outputs.ndim == 2 and outputs.is_cpu and len(outputs) >= TALL and outputs.shape[1] <= NARROW:

@@ -1,6 +1,6 @@
 """Metrics of predictions: one client's, or of all clients' examples pooled.
 
-Three kinds of answers are told apart by the shapes of outputs and targets:
+Three kinds of answers are distinguished by the shapes of outputs and targets:
 
     classes    outputs `[N, C, ...]`, targets `[N, ...]`: the predicted class is the largest on axis 1, or on the last
                axis where only that fits.  Pixels and positions count as examples.
@@ -33,7 +33,7 @@ NAN = float("nan")
 
 
 def kind_of(outputs: Tensor, targets: Tensor) -> Literal["classes", "binary", "labels"]:
-    """What outputs and targets of these shapes mean: see the module.
+    """The meaning of outputs and targets of these shapes: see the module.
 
     Raises:
         ConfigError: if they cannot be paired.
@@ -51,7 +51,7 @@ def kind_of(outputs: Tensor, targets: Tensor) -> Literal["classes", "binary", "l
 
 
 def class_axes(outputs: Tensor, targets: Tensor) -> list[int]:
-    """Which axes of the outputs may be the classes, the one that is taken first: axis 1, then the last.
+    """The axes of the outputs that may be the classes, in order of preference: axis 1, then the last.
 
     >>> class_axes(torch.zeros(5, 3, 8, 8), torch.zeros(5, 8, 8)), class_axes(torch.zeros(5, 8, 3), torch.zeros(5, 8))
     ([1], [2])
@@ -72,7 +72,7 @@ def balanced_accuracy(outputs: Tensor, targets: Tensor) -> float:
 
 
 def intersection_over_union(outputs: Tensor, targets: Tensor) -> float:
-    """Of where a class is and where it is predicted, the places in both over those in either (Jaccard index).
+    """The Jaccard index of a class: places where it is and is predicted, over places with either.
 
     Of classes: the mean over those that occur in the targets or the predictions, class 0 included.  Of a binary answer:
     of the positive class, NaN where there is none and none is predicted.
@@ -87,7 +87,7 @@ def auroc(outputs: Tensor, targets: Tensor) -> float:
     NaN where the targets hold only one class: the area is then not defined.
 
     Raises:
-        ConfigError: if the model tells more than two classes apart.
+        ConfigError: if the model has more than two classes.
     """
     return _mean_over_labels(outputs, targets, _area)
 
@@ -130,7 +130,7 @@ def is_pooled(metric: str | Metric) -> TypeGuard[str]:
 
 
 def measured_on(metric: str, central: bool) -> str:
-    """On which examples a metric's figure is, as a phrase; central: where there is a central test set.
+    """The examples that a metric is measured on, as a phrase; central: where there is a central test set.
 
     >>> measured_on("auroc", central=False), measured_on("pooled_auroc", central=False)
     ("over the clients' own test parts", "over all clients' test examples together")

@@ -1,4 +1,4 @@
-"""Which of the things that a model returns are the outputs that the loss and the metrics take."""
+"""The selection of one tensor, the outputs, from what a model returns."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Selection:
 
 
 def check_is_tensor(returned: Any) -> Tensor:
-    """What a model returned, if that is a tensor.
+    """The returned value, if it is a tensor.
 
     Raises:
         ConfigError: naming the option that selects one.
@@ -72,7 +72,7 @@ def _kind(part: Any) -> str:
 
 
 def _remedy(returned: Any) -> str:
-    """What to write in the run file."""
+    """The remedy, as a line of the run file."""
     if isinstance(returned, Mapping) and returned:
         key = next((key for key, part in returned.items() if isinstance(part, Tensor)), next(iter(returned)))
         return f"name the one that is meant, such as task.output = {_toml(str(key))}"

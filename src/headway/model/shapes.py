@@ -1,4 +1,4 @@
-"""What a model gives, what its loss and metrics take, and what the targets are: looked at once, before training."""
+"""Checks of the shapes of outputs and targets against the loss and the metrics, made once, before training."""
 
 from __future__ import annotations
 

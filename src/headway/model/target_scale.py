@@ -23,7 +23,7 @@ class TargetScale:
     centre, scale: one number for each target; a single one is for all.
 
     Raises:
-        ConfigError: unlike many of them, or a scale that is not above 0.
+        ConfigError: different numbers of them, or a scale that is not above 0.
 
     >>> scale = TargetScale((100.0,), (20.0,))
     >>> task = scale.apply(Task(lambda: nn.Linear(2, 1), "mean_squared_error", ("mean_absolute_error",)))
@@ -70,8 +70,8 @@ class TargetScale:
     @property
     def summary(self) -> str:
         """The two numbers in words."""
-        told = [f"(y - {centre:.6g}) / {scale:.6g}" for centre, scale in zip(self.centre, self.scale, strict=True)]
-        return f"the target y is learned as {', '.join(told[:4])}{', ...' if len(told) > 4 else ''}"
+        formulas = [f"(y - {centre:.6g}) / {scale:.6g}" for centre, scale in zip(self.centre, self.scale, strict=True)]
+        return f"the target y is learned as {', '.join(formulas[:4])}{', ...' if len(formulas) > 4 else ''}"
 
     def apply(self, task: Task) -> Task:
         """The task with a model that predicts in the units of the targets, and the loss of the scaled ones.

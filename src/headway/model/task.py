@@ -1,4 +1,4 @@
-"""A task: which model, which loss, what is measured, what is shared."""
+"""The task: model, loss, metrics, and the parameters that are shared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from headway.numerics.keys import Key
 
 @dataclass(frozen=True)
 class Task:
-    """What every client trains.
+    """The task that every client trains.
 
     model: a factory of the module, with the initial weights drawn from the run's key.  What it makes is
         copied, so that it may give one (pretrained) module again and again.

@@ -1,4 +1,4 @@
-"""Which metrics the split leaves without a value, known before anything is trained; and which one decides."""
+"""Metrics that the split leaves without a value, known before training; and the metric that decides."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ def undefined_metrics(task: Task, data: FederatedData) -> dict[str, str]:
     """
     if data.central is None and not bool(data.test_sizes.any()):
         return dict.fromkeys((*task.metric_names, "loss"), NOTHING)
-    found: dict[str, str] = {}
+    undefined: dict[str, str] = {}
     parts = [data.store.targets[index] for index in data.test.values() if len(index)] if data.central is None else []
     if POOLED_AREA in task.metrics and data.central is None and not _two_classes(torch.cat(parts)):
-        found[POOLED_AREA] = ONE_CLASS.format("the test part of all clients together")
+        undefined[POOLED_AREA] = ONE_CLASS.format("the test part of all clients together")
     if AREA in task.metrics and data.central is None and not any(map(_two_classes, parts)):
-        instead = "" if POOLED_AREA in (*task.metrics, *found) else f", {POOLED_AREA} takes all clients' together"
-        found[AREA] = ONE_CLASS.format("each client's test part") + instead
+        instead = "" if POOLED_AREA in (*task.metrics, *undefined) else f", {POOLED_AREA} takes all clients' together"
+        undefined[AREA] = ONE_CLASS.format("each client's test part") + instead
     if data.central is not None and not _two_classes(data.central.targets):
-        found |= {
+        undefined |= {
             name: ONE_CLASS.format("the central test set") for name in (AREA, POOLED_AREA) if name in task.metrics
         }
-    return found
+    return undefined
 
 
 def undefined_at(task: Task, data: FederatedData) -> str | None:
-    """At which clients the area under the curve has no value, in a sentence, where it has one at others."""
+    """The clients at which the area under the curve has no value, in a sentence, where it has one at others."""
     tested = {client: data.store.targets[index] for client, index in data.test.items() if len(index)}
     without = [client for client, targets in tested.items() if not _two_classes(targets)]
     if AREA not in task.metrics or not 0 < len(without) < len(tested):
         return None
-    who = ", ".join(without[:NAMED]) + (f" and {len(without) - NAMED} more" if len(without) > NAMED else "")
+    names = ", ".join(without[:NAMED]) + (f" and {len(without) - NAMED} more" if len(without) > NAMED else "")
     return (
-        f"{AREA} is not defined at {len(without)} of {len(tested)} clients, whose test parts have one class ({who}): "
+        f"{AREA} is not defined at {len(without)} of {len(tested)} clients, whose test parts have one class ({names}): "
         f"the mean is over the others; {POOLED_AREA} takes all clients' examples together"
     )
 

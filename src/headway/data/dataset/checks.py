@@ -1,4 +1,4 @@
-"""What data must fulfil before anything is trained on them, looked at block by block."""
+"""Checks of data before anything is trained on them, block by block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headway.data.dataset.examples import Examples, HeldExamples
 
 
 def check_alike(part: Examples, first: Examples, who: str) -> None:
-    """Refuses a part that cannot be stored beside the first one.
+    """Refuses a part that cannot be stored with the first one.
 
     Raises:
         DataError: its shapes or number types are others.
@@ -111,10 +111,10 @@ def _not_finite(tensor: Tensor) -> tuple[int, int]:
         return count, first
     for start, block in blocks_of(tensor):
         bad = ~torch.isfinite(block)
-        found = int(bad.sum())
-        if found and not count:
+        wrong = int(bad.sum())
+        if wrong and not count:
             first = start + int(_rows_with(bad).int().argmax())
-        count += found
+        count += wrong
     return count, first
 
 

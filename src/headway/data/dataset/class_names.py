@@ -19,7 +19,7 @@ MOST_NAMED = 12  # classes that one line names
 class MappedLabels:
     """Class numbers `0..C-1`, one tensor int64 for each array of labels, the name of each class, and a note.
 
-    `note` says how labels were renumbered; it is empty where label k is class k.
+    `note` describes how labels were renumbered; it is empty where label k is class k.
     """
 
     codes: tuple[Tensor, ...]
@@ -33,7 +33,7 @@ def map_labels(arrays: Sequence[Any], what: str) -> MappedLabels:
     The labels are numbers, booleans or texts, of one kind in all arrays, in any shape.
 
     Raises:
-        DataError: a label that is no number (NaN), an infinite one, or numbers beside text.
+        DataError: a label that is no number (NaN), an infinite one, or numbers together with text.
 
     >>> mapped = map_labels([np.array([7, 3, 50_000])], "y")
     >>> mapped.codes[0].tolist(), mapped.names

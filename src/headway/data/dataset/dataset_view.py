@@ -1,4 +1,4 @@
-"""Other ways to look at the data of a federation: for tuning, and for what it could gain at most or at least."""
+"""Views of the data of a federation: for tuning, and for the baselines of one client and of pooled data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ EVERYONE = "everyone"
 
 @dataclass(frozen=True)
 class View:
-    """Which part of the data a run sees.
+    """The part of the data that a run uses.
 
-    held_out: each client tests on this share of its training examples, and nobody sees a test example: so that
+    held_out: each client tests on this share of its training examples, and no test example is used: so that
         numbers are tuned on what is not measured later.  only: the one client that takes part.  pooled: one client
-        holds everyone's training examples, and all clients' test parts are still told apart.
+        holds everyone's training examples, and all clients' test parts stay apart.
     """
 
     held_out: float = 0.0

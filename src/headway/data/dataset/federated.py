@@ -1,4 +1,4 @@
-"""Data held by clients: one store of examples, and who holds which of them."""
+"""Data held by clients: one store of examples, and the indices that each client holds."""
 
 from __future__ import annotations
 
@@ -45,11 +45,12 @@ class FederatedData:
 
     `store` has shape `[N, ...]`; `train` and `test` map a client id to indices into it (a client may have
     no test part), and are kept as `ClientIndex`, which hold no object per client; `central` is a test set that no
-    client owns; `classes` is None for regression; `features` names the columns of tabular inputs, and `shifts` says in
-    words what was done to a client's examples.  `class_names` holds the name of each class in the source (empty where
+    client owns; `classes` is None for regression; `features` names the columns of tabular inputs, and `shifts`
+    describes in words what was done to a client's examples.  `class_names` holds the name of each class in the source
+    (empty where
     the labels are their own names), and `notes` one line for each decision and conversion that reading the data took:
-    what was left out, filled in, merged, renumbered or rescaled; `split` says which examples are tested.  None is part
-    of the fingerprint.  No example is in two places, so that nothing tested was trained on.
+    what was left out, filled in, merged, renumbered or rescaled; `split` describes which examples are tested.  None is
+    part of the fingerprint.  No example is in two places, so that nothing tested was trained on.
 
     Raises:
         DataError: a client without a training example or whose id is not a text, an index out of range or held
@@ -235,8 +236,8 @@ class FederatedData:
         """A client's part: a view of the store where its examples lie there one after another."""
         if client not in held:
             known = f" (it has {len(held)}, {self.clients[0]!r} to {self.clients[-1]!r})"
-            told = nearest(client, self.clients) if len(held) <= MOST_NAMES else known
-            raise DataError(f"{self.name!r} has no client {client!r}{told}.")
+            known_names = nearest(client, self.clients) if len(held) <= MOST_NAMES else known
+            raise DataError(f"{self.name!r} has no client {client!r}{known_names}.")
         (selection,) = ClientIndex.of(held).selections([client])
         return self.store.take(selection)
 

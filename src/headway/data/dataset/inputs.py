@@ -1,4 +1,4 @@
-"""What a user's arrays become: the number types and axes of inputs, and the ids of clients, in one place."""
+"""Arrays as users give them, read as inputs: their number types and axes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def check_input_kind(kind: str | None, option: str = "inputs") -> None:
 
 
 def input_kind(values: Any) -> InputKind:
-    """How inputs `[N, ...]` are read where no option says it: by their number type and their axes.
+    """How inputs `[N, ...]` are read by default: by their number type and their axes.
 
     uint8 and uint16 with two axes or more per example are pictures; a table `[N, D]` of uint8, floats and booleans
     are numbers; other whole numbers are tokens.

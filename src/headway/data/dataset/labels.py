@@ -1,4 +1,4 @@
-"""How often each class occurs at a client, counted when it is asked for."""
+"""The number of training examples of each class at each client, counted on demand."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from headway.data.dataset.examples import HeldExamples
 
 @final
 class LabelCounts(Mapping[str, tuple[int, ...]]):
-    """For each client how many of its training examples have each class; without a client where there are no classes.
+    """The number of training examples of each class, by client; empty where there are no classes.
 
-    Nothing is counted before it is asked for, so that it costs nothing to have this of a million clients.
+    Counts are made on demand, so that a million clients cost nothing until they are used.
 
     >>> from headway.data import FederatedData
     >>> data = FederatedData.from_clients({"a": ([[0.0], [1.0]], [0, 1]), "b": ([[2.0]], [1])})

@@ -53,12 +53,12 @@ def class_line(data: FederatedData) -> str:
 def _tested(data: FederatedData) -> list[int]:
     """How many test examples each class has, at clients and in the central test set."""
     assert data.classes is not None
-    found = torch.zeros(data.classes, dtype=torch.int64)
+    counted = torch.zeros(data.classes, dtype=torch.int64)
     for index in ClientIndex.of(data.test).blocks():
-        found += torch.bincount(data.store.targets[index].flatten(), minlength=data.classes)
+        counted += torch.bincount(data.store.targets[index].flatten(), minlength=data.classes)
     if data.central is not None:
-        found += torch.bincount(data.central.targets.flatten(), minlength=data.classes)
-    counts: list[int] = found.tolist()
+        counted += torch.bincount(data.central.targets.flatten(), minlength=data.classes)
+    counts: list[int] = counted.tolist()
     return counts
 
 

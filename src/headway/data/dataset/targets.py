@@ -1,4 +1,4 @@
-"""What a user's targets become: class numbers with their names, labels of several per example, or values."""
+"""Targets as users give them, read as class numbers with their names, several labels per example, or values."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def read_targets(
 
     Raises:
         ConfigError: an unknown task.
-        DataError: targets that cannot be used like this, or parts of unlike kinds or shapes.
+        DataError: targets that cannot be used like this, or parts of different kinds or shapes.
 
     >>> parts, found = read_targets({"y_train": np.array(["dog", "cat"]), "y_test": np.array(["dog"])})
     >>> parts[0].tolist(), parts[1].tolist(), found.names

@@ -1,4 +1,4 @@
-"""Partitions: how examples are divided among clients."""
+"""Partitions: rules that divide examples among clients."""
 
 from headway.data.partition.allocation import Partitioner
 from headway.data.partition.partitioners import PARTITIONERS, partitioner, register_partition

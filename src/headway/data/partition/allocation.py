@@ -1,4 +1,4 @@
-"""How a partition deals examples: shares become whole counts, and counts become examples."""
+"""The allocation of examples to clients: shares become whole counts, and counts become examples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Draw = Callable[[Counts, int, np.random.Generator], Counts]
 
 
 class Partitioner(ABC):
-    """Who holds which example.  A partitioner is plain numbers, rebuilt by `partitioner(kind, **numbers)`."""
+    """A rule that gives each example to one client: plain numbers, rebuilt by `partitioner(kind, **numbers)`."""
 
     kind: ClassVar[str]
 
@@ -43,15 +43,15 @@ class Repeated(Protocol):
 
     @property
     def alpha(self) -> float:
-        """What it draws by."""
+        """The parameter of the Dirichlet distribution."""
 
     @property
     def min_examples(self) -> int:
-        """How many examples are enough."""
+        """The number of examples that each client needs."""
 
     @property
     def bins(self) -> int | None:
-        """Into how many classes a target of numbers is cut, if it may be one."""
+        """The number of classes that a target of numbers is cut into, if it may be one."""
 
 
 def check_alpha(kind: str, alpha: float) -> None:
@@ -132,7 +132,7 @@ def cut(shares: NDArray[np.float64], sizes: Counts) -> Counts:
 
 
 def allocate_until_enough(partition: Repeated, draw: Draw, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
-    """Repeat `draw(sizes, clients, rng) -> counts` until every client has enough, then deal the examples.
+    """The examples of each client, after as many draws `draw(sizes, clients, rng) -> counts` as give all enough.
 
     It ends early where every draw leaves many clients with too few, as more draws would too.
     """
@@ -157,7 +157,7 @@ def allocate_until_enough(partition: Repeated, draw: Draw, labels: Tensor, clien
 
 
 def allocate(group: Tensor, counts: Counts, key: Key) -> list[Tensor]:
-    """Hand out random examples of each class by `counts` `[classes, clients]`."""
+    """Random examples of each class for each client, by `counts` `[classes, clients]`."""
     order = key.derive("deal").permutation(len(group))
     by_class = order[group[order].argsort(stable=True)]
     owners = torch.arange(counts.shape[1]).repeat(counts.shape[0])

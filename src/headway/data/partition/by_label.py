@@ -1,7 +1,7 @@
-"""Label skew: partitions that give clients unlike mixes of classes.
+"""Label skew: partitions that give clients different mixes of classes.
 
 Three Dirichlet label-skew partitions are in use under one name.  Accuracy at the same alpha differs between
-them, so each has its own name here; quote the name beside every number.
+them, so each has its own name here; quote the name with every number.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class DirichletNiid(Partitioner):
         check_repeated(self)
 
     def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
-        """Indices of each client, dealt class by class."""
+        """Indices of each client, allocated class by class."""
         return allocate_until_enough(self, self._counts, labels, clients, key)
 
     def _counts(self, sizes: Counts, clients: int, rng: np.random.Generator) -> Counts:
@@ -80,7 +80,7 @@ class DirichletClass(Partitioner):
 
     Differs from the paper: its code rounds every share down and drops what remains, then refills clients
     below 256 examples from others; here shares are cut cumulatively, so that no example is dropped, and
-    nobody is refilled.
+    no client is refilled.
 
     Reference: ECGR, arXiv 2601.03584, and its code; the idea is from Yurochkin et al., arXiv 1905.12022.
     """
@@ -94,7 +94,7 @@ class DirichletClass(Partitioner):
         check_repeated(self)
 
     def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
-        """Indices of each client, dealt class by class."""
+        """Indices of each client, allocated class by class."""
         return allocate_until_enough(self, self._counts, labels, clients, key)
 
     def _counts(self, sizes: Counts, clients: int, rng: np.random.Generator) -> Counts:
@@ -150,7 +150,7 @@ class Classes(Partitioner):
     Client j holds class j mod K, and further classes drawn evenly; the examples of a class are divided evenly
     among those that hold it.  bins: as in `dirichlet-niid`.
 
-    Differs from the paper: with fewer clients than classes, classes that nobody holds yet are drawn first,
+    Differs from the paper: with fewer clients than classes, classes that no client holds yet are drawn first,
     where the code of NIID-Bench would leave their examples out.
 
     Reference: NIID-Bench, arXiv 2102.02079, section 4.1.
@@ -164,7 +164,7 @@ class Classes(Partitioner):
         _check_per_client(self)
 
     def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
-        """Indices of each client, dealt class by class."""
+        """Indices of each client, allocated class by class."""
         check_counts(len(labels), clients)
         group, sizes = groups(labels, self.kind, self.bins)
         if not self.per_client <= len(sizes) <= self.per_client * clients:
@@ -220,8 +220,8 @@ class Shards(Partitioner):
         group, _ = groups(labels, self.kind, self.bins)
         order = key.derive("order").permutation(len(labels))
         shards = torch.tensor_split(order[group[order].argsort(stable=True)], clients * self.per_client)
-        dealt = key.derive("shards").permutation(len(shards)).reshape(clients, self.per_client)
-        return [torch.cat([shards[i] for i in mine]).sort().values for mine in dealt.tolist()]
+        drawn = key.derive("shards").permutation(len(shards)).reshape(clients, self.per_client)
+        return [torch.cat([shards[i] for i in mine]).sort().values for mine in drawn.tolist()]
 
 
 def _check_per_client(partition: Classes | Shards) -> None:

@@ -1,4 +1,4 @@
-"""Partitions that do not look at the labels: in equal parts, in unlike amounts, or by owner."""
+"""Partitions that do not look at the labels: in equal parts, in different amounts, or by owner."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Iid(Partitioner):
     kind: ClassVar[str] = "iid"
 
     def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
-        """Indices of each client; `labels` only says how many examples there are."""
+        """Indices of each client; only the number of `labels` is used."""
         check_counts(len(labels), clients)
         return [part.sort().values for part in torch.tensor_split(key.permutation(len(labels)), clients)]
 
 
 @dataclass(frozen=True)
 class Quantity(Partitioner):
-    """`quantity`: clients hold the same mix in unlike amounts, drawn as q ~ Dir(alpha) over the clients.
+    """`quantity`: clients hold the same mix in different amounts, drawn as q ~ Dir(alpha) over the clients.
 
     The draw is repeated until every client has `min_examples` examples.
 
@@ -60,7 +60,7 @@ class Quantity(Partitioner):
         check_repeated(self)
 
     def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
-        """Indices of each client; `labels` only says how many examples there are."""
+        """Indices of each client; only the number of `labels` is used."""
         alike = torch.zeros(len(labels), dtype=torch.int64)
         return allocate_until_enough(self, self._counts, alike, clients, key)
 
@@ -76,7 +76,7 @@ class PowerLaw(Partitioner):
     `min_examples` and a the `exponent`; the n_r are cut cumulatively to whole numbers, so that they sum to N.
     Ranks go to clients in random order.  Exponent 0 gives sizes that differ by at most one.
 
-    Differs from the papers: they say "power law" and give no formula; FedProx's code deals log-normal amounts
+    Differs from the papers: they say "power law" and give no formula; FedProx's code allocates log-normal amounts
     on top of a fixed minimum, and drops what does not fit.
 
     Reference: Li et al., arXiv 1812.06127, section 5.1; LEAF, arXiv 1812.01097 (whose users are like this).
@@ -95,7 +95,7 @@ class PowerLaw(Partitioner):
         check_min_examples(self.kind, self.min_examples)
 
     def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
-        """Indices of each client; `labels` only says how many examples there are."""
+        """Indices of each client; only the number of `labels` is used."""
         check_counts(len(labels), clients)
         check_enough(len(labels), clients, self.min_examples)
         shares = np.arange(1, clients + 1, dtype=np.float64) ** -self.exponent
@@ -107,7 +107,7 @@ class PowerLaw(Partitioner):
 
 @dataclass(frozen=True)
 class Column(Partitioner):
-    """`column`: the natural partition, by a column that says who each example came from.
+    """`column`: the natural partition, by a column that names the client of each example.
 
     >>> [part.tolist() for part in Column().assign(torch.tensor([1, 0, 1]), 2, Key.root(0))]
     [[1], [0, 2]]

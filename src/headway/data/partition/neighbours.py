@@ -41,10 +41,10 @@ def neighbours(
             break
     if not near:
         return ()
-    beside, apart = (_distances(inputs, targets, torch.cat(pairs, dim=1)) for pairs in (near, far))
-    if len(beside) < _FEWEST or len(apart) < _FEWEST or float(apart.median()) == 0:
+    close, distant = (_distances(inputs, targets, torch.cat(pairs, dim=1)) for pairs in (near, far))
+    if len(close) < _FEWEST or len(distant) < _FEWEST or float(distant.median()) == 0:
         return ()
-    share = float(beside.median() / apart.median())
+    share = float(close.median() / distant.median())
     if share >= _ALIKE:
         return ()
     return (

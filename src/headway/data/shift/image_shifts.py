@@ -135,7 +135,7 @@ class Colour(Shift):
     Raises:
         ConfigError: a gain outside 0..1, or a negative bias.
 
-    Reference: images from unlike cameras and scanners, as in FedBN, arXiv 2102.07623, section 1.
+    Reference: images from different cameras and scanners, as in FedBN, arXiv 2102.07623, section 1.
 
     >>> Colour(gain=0.2)
     Colour(gain=0.2, bias=0.0)
@@ -154,12 +154,12 @@ class Colour(Shift):
         need_images(self.kind, data)
         if self.gain == self.bias == 0:
             return {}
-        found = {}
+        moves = {}
         for client in data.clients:
             gains, biases = affine_draws(key.derive(client), data.input_shape[0], self.gain, self.bias)
-            says = f"channels times {_listed(gains)} plus {_listed(biases)}"
-            found[client] = Move(says, partial(_affine, gains[:, None, None], biases[:, None, None]))
-        return found
+            summary = f"channels times {_listed(gains)} plus {_listed(biases)}"
+            moves[client] = Move(summary, partial(_affine, gains[:, None, None], biases[:, None, None]))
+        return moves
 
 
 def affine_draws(key: Key, count: int, gain: float, bias: float) -> tuple[Tensor, Tensor]:
@@ -210,12 +210,12 @@ class Stain(Shift):
             )
         if self.scale == self.offset == 0:
             return {}
-        found = {}
+        moves = {}
         for client in data.clients:
             scales, offsets = affine_draws(key.derive(client), 2, self.scale, self.offset)
-            says = f"haematoxylin and eosin times {_listed(scales)} plus {_listed(offsets)}"
-            found[client] = Move(says, partial(restain, scales, offsets))
-        return found
+            summary = f"haematoxylin and eosin times {_listed(scales)} plus {_listed(offsets)}"
+            moves[client] = Move(summary, partial(restain, scales, offsets))
+        return moves
 
 
 def restain(scales: Tensor, offsets: Tensor, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a shift is: something that happens to the examples of some clients and not to those of others."""
+"""The contract of a shift: a change of the examples of some clients, and the checks that shifts share."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from headway.numerics.keys import Key
 
 @dataclass(frozen=True)
 class Move:
-    """What happens to one client: `apply` maps its inputs or its targets `[n, ...]` to others alike in shape.
+    """The change of one client: `apply` maps its inputs or its targets `[n, ...]` to others of the same shape.
 
-    `says` puts it into words, for reports.
+    summary: the change in words, for reports.
     """
 
-    says: str
+    summary: str
     apply: Callable[[Tensor], Tensor]
     on: Literal["inputs", "targets"] = "inputs"
 
 
 class Shift(ABC):
-    """How clients differ beyond who holds what.  A shift is plain numbers, rebuilt by `shift(kind, **numbers)`."""
+    """A difference between clients beyond the partition: plain numbers, rebuilt by `shift(kind, **numbers)`."""
 
     kind: ClassVar[str]
 
@@ -47,7 +47,7 @@ class Shift(ABC):
 
     @abstractmethod
     def moves(self, data: FederatedData, key: Key) -> Mapping[str, Move]:
-        """What happens to each client that changes; a client that stays as it is, is not there.
+        """The change of each client that has one, by client.
 
         Raises:
             DataError: the data cannot be shifted like this.
@@ -72,8 +72,8 @@ def need_images(kind: str, data: FederatedData, channels: tuple[int, ...] = ()) 
     shape = data.input_shape
     wanted = f"images of {' or '.join(map(str, channels))} channels" if channels else "images [C, H, W]"
     if len(shape) != 3 or (channels and shape[0] not in channels):
-        found = f"grey images {list(shape)}" if len(shape) == 3 and shape[0] == 1 else f"inputs of shape {list(shape)}"
-        raise DataError(f"the shift {kind!r} needs {wanted}, but {data.name!r} has {found}; leave the shift out.")
+        given = f"grey images {list(shape)}" if len(shape) == 3 and shape[0] == 1 else f"inputs of shape {list(shape)}"
+        raise DataError(f"the shift {kind!r} needs {wanted}, but {data.name!r} has {given}; leave the shift out.")
     _need_values(kind, data)
 
 

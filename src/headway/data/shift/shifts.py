@@ -1,4 +1,4 @@
-"""Clients that differ beyond who holds what: their features or their labels are shifted, client by client.
+"""Shifts: differences between clients beyond the partition, of features or of labels.
 
 A shift happens after the partition, to a client's training and test examples alike.  The central test set, which
 no client owns, is never changed: it stays what the data were before.
@@ -82,8 +82,8 @@ def _one(given: Any) -> Shift:
 def shifted(data: FederatedData, given: ShiftLike | Sequence[ShiftLike] | None, *, key: Key | int = 0) -> FederatedData:
     """The same clients with shifted examples; several shifts happen one after another, in the order given.
 
-    The data that were given stay as they are, and so does the central test set.  `shifts` of the result says in
-    words what happened to which client.
+    The data that were given stay as they are, and so does the central test set.  `shifts` of the result describes
+    the change of each client in words.
 
     Raises:
         ConfigError: a malformed shift.
@@ -107,12 +107,12 @@ def _moved(data: FederatedData, moves: Mapping[str, Move]) -> FederatedData:
     parts = {"inputs": data.store.inputs, "targets": data.store.targets}
     for name in {move.on for move in moves.values()}:
         parts[name] = parts[name].clone()
-    said = dict(data.shifts)
+    summaries = dict(data.shifts)
     for client, move in moves.items():
         rows = torch.cat([data.train[client], data.test[client]])
         parts[move.on][rows] = _as_stored(move, parts[move.on][rows])
-        said[client] = (*said.get(client, ()), move.says)
-    return replace(data, store=Examples(parts["inputs"], parts["targets"]), shifts=said)
+        summaries[client] = (*summaries.get(client, ()), move.summary)
+    return replace(data, store=Examples(parts["inputs"], parts["targets"]), shifts=summaries)
 
 
 def _as_stored(move: Move, values: Tensor) -> Tensor:

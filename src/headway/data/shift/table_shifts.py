@@ -51,12 +51,12 @@ class Affine(Shift):
         count = int(measured.sum())
         if self.gain == self.bias == 0 or count == 0:
             return {}
-        found = {}
+        moves = {}
         for client in data.clients:
             gains, biases = affine_draws(key.derive(client), len(measured), self.gain, self.bias)
-            says = f"{count} features, times {_span(gains[measured])}, plus {_span(biases[measured])}"
-            found[client] = Move(says, partial(_affine, measured, gains, biases))
-        return found
+            summary = f"{count} features, times {_span(gains[measured])}, plus {_span(biases[measured])}"
+            moves[client] = Move(summary, partial(_affine, measured, gains, biases))
+        return moves
 
 
 def _affine(measured: Tensor, gains: Tensor, biases: Tensor, rows: Tensor) -> Tensor:
@@ -117,13 +117,13 @@ class Labels(Shift):
                 f"share {self.share} of {len(data.clients)} clients is less than half a client, so the shift "
                 f"{self.kind!r} would change nobody; give a larger share."
             )
-        found = {}
+        moves = {}
         for place, number in enumerate(key.derive("clients").permutation(len(data.clients))[:count].tolist()):
             client = data.clients[number]
             purpose = key.derive("cluster", place % self.clusters) if self.clusters else key.derive(client)
             names = _cycle(chosen, data.classes, purpose)
-            found[client] = Move(_words(chosen, names), partial(_renamed, names), on="targets")
-        return found
+            moves[client] = Move(_words(chosen, names), partial(_renamed, names), on="targets")
+        return moves
 
 
 def _cycle(chosen: tuple[int, ...], classes: int, key: Key) -> Tensor:

@@ -1,4 +1,4 @@
-"""Measures of how unlike the data of clients are."""
+"""Measures of skew: the distance between the data of clients."""
 
 from headway.data.skew.skew import ClientSkew, LabelSkew, Skew, Spread, label_skew, skew_of
 

@@ -41,7 +41,7 @@ def feature_numbers(data: FederatedData) -> FeatureNumbers | None:
     spread_i^2 = sum_f var_i(r_f) / sum_f s_f^2.  By chance, if the n_ik examples of class k were drawn from its N_k:
     chance_i^2 = sum_k n_ik (N_k - n_ik) / (N_k - 1) / n_i^2.  None where inputs are tokens.
 
-    A client that alone holds its classes has distance 0, since its features cannot be told from its labels.
+    A client that alone holds its classes has distance 0, since its features cannot be distinguished from its labels.
 
     >>> data = FederatedData.from_clients({"a": ([[0.0], [2.0]], [0.5, 0.5]), "b": ([[4.0], [6.0]], [0.5, 0.5])})
     >>> feature_numbers(data).distance  # means 1 and 5 about 3, s^2 = 5
@@ -108,7 +108,7 @@ def mean_distance(data: FederatedData) -> TargetNumbers:
 
 
 def _chunks(data: FederatedData) -> Iterator[tuple[int, Tensor]]:
-    """The number of each client beside some of its training examples at a time."""
+    """The number of each client with some of its training examples at a time."""
     for number, index in enumerate(data.train.values()):
         for rows in index.split(_CHUNK):
             yield number, rows

@@ -1,4 +1,4 @@
-"""How unlike the clients are, in numbers: their sizes, labels, targets and features, and what chance would give."""
+"""The skew of clients in numbers: sizes, labels, targets and features, and the values that chance would give."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ClientSkew:
     `label_distance` is the total variation to the pooled mix.  For regression, `target_distance` is
     |mean_i - mean| / std.  `feature_distance` is a standardised mean difference within classes and
     `feature_spread` the client's standard deviation over the pooled one; see `headway.data.skew.distance`.
-    Each `..._chance` is about what dealing examples at random would give a client of this size.
+    Each `..._chance` is about the value that a random allocation would give a client of this size.
     What does not apply is None.
     """
 
@@ -85,7 +85,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Skew:
-    """All clients, and how unlike they are together.
+    """All clients, and their skew together.
 
     `size_variation` is the standard deviation of the training sizes over their mean, `size_gini` is
     sum_ij |n_i - n_j| / (2 n sum_i n_i).  The spread of features is that of root mean squares.  With several labels per
@@ -113,19 +113,19 @@ class Skew:
         if len(sizes) == 1:
             return f"1 client with {sizes[0]} training examples, so there is nobody to be unlike."
         even = max(sizes) - min(sizes) <= max(1, 0.05 * max(sizes))
-        said = [f"{min(sizes)} to {max(sizes)} training examples each" if not even else "about equally large"]
+        phrases = [f"{min(sizes)} to {max(sizes)} training examples each" if not even else "about equally large"]
         features = "features" if self.classes is None else "features within a class"
         targets = "frequencies of labels" if self.multi_label else "targets"
         for what, found in (("label mixes", self.labels), (targets, self.targets), (features, self.features)):
             if found is not None:
-                said.append(_alike(what, found))
+                phrases.append(_alike(what, found))
         spreads = [each.feature_spread for each in self.clients if each.feature_spread is not None]
         if spreads and max(spreads) > 1.4 * min(spreads):
-            said.append(f"they vary {min(spreads):.2g} to {max(spreads):.2g} times as much as all clients' do")
+            phrases.append(f"they vary {min(spreads):.2g} to {max(spreads):.2g} times as much as all clients' do")
         if self.shifted:
             count = "all" if len(self.shifted) == len(sizes) else str(len(self.shifted))
-            said.append(f"{count} of them shifted")
-        return f"{len(sizes)} clients, {'; '.join(said)}."
+            phrases.append(f"{count} of them shifted")
+        return f"{len(sizes)} clients, {'; '.join(phrases)}."
 
 
 def _alike(what: str, found: Spread) -> str:
@@ -143,7 +143,7 @@ def _alike(what: str, found: Spread) -> str:
 
 
 def skew_of(data: FederatedData) -> Skew:
-    """How unlike the clients' training parts are.
+    """The skew of the clients' training parts.
 
     TV_i = 1/2 sum_k |p_ik - p_k|, H_i = -sum_k p_ik log p_ik, and by chance
     E TV_i = 1/2 sum_k sqrt(2/pi p_k (1 - p_k) (N - n_i) / (n_i (N - 1))), from the normal approximation.

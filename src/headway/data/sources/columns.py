@@ -26,7 +26,7 @@ def counts_rows(each: Field, owners: Owners = None) -> bool:
 
     That is: whole numbers without a gap, no two alike, perhaps behind a text that is always the same, that follow one
     another without a hole (in 10 rows or more), fill half of their range or grow by equal steps from row to row (in 50
-    or more), or have a name that says so; or that do so within each client, of 20 rows or more, from one start.
+    or more), or have such a name; or that do so within each client, of 20 rows or more, from one start.
 
     >>> counts_rows(Field("", np.arange(12.0)[::-1])), counts_rows(Field("age", np.arange(12.0) % 7))
     (True, False)

@@ -67,21 +67,22 @@ def class_folders(
     side: the pictures are resized to this many pixels a side (bilinear); needed unless all are of one size.
     layout: whether the folders directly below `path` are classes or clients; needed where both could be meant.
     damaged: whether files that cannot be read are refused, all at once, or left out.
-    validation: beside a test folder, whether the validation folder is left out or joins training.
+    validation: with a test folder, whether the validation folder is left out or joins training.
 
     Raises:
         ConfigError: an unknown colour, layout or choice, a side below 1, or a share outside [0, 1).
-        DataError: no picture, some that cannot be read, pictures of unlike size, or folders of which it is not known
+        DataError: no picture, some that cannot be read, pictures of different sizes, or folders of which it is not
+        known
             whether they are clients or classes.
     """
     _check_options(side, colour=colour, layout=layout, damaged=damaged, validation=validation)
     files, notes = _files(path)
-    files, places, tested, said = _used(files, path, layout, validation)
+    files, places, tested, part_notes = _used(files, path, layout, validation)
     found = read_pictures(files, path, side=side, colour=colour, damaged=damaged)
     places = [places[number] for number in found.kept]
     names, targets = _classes(places, path)
     same = _groups(found.digests)
-    notes += (*said, *found.notes, *_twice(same, targets, [files[kept] for kept in found.kept], path))
+    notes += (*part_notes, *found.notes, *_twice(same, targets, [files[kept] for kept in found.kept], path))
     in_test = torch.tensor([place.part == tested for place in places])
     pool = ExamplePool(
         path.name,

@@ -22,7 +22,7 @@ from headway.data.sources.tables import read_table
 from headway.numerics.keys import Key
 
 _SITES = {"Cleveland": "cleveland", "Hungary": "hungary", "Switzerland": "switzerland", "VA Long Beach": "va"}
-_HUNGARIAN_ROW = 304  # the file says Cleveland, but UCI's Cleveland data end at 303 and Hungary's start here
+_HUNGARIAN_ROW = 304  # the file has Cleveland, but UCI's Cleveland data end at 303 and Hungary's start here
 
 # Name, centre, scale, can it be missing.  Round clinical figures, not statistics of these patients: pooling
 # them is what federated learning must not do.  Units: years, mmHg, mg/dl, beats/min, mm of ST, vessels.
@@ -34,7 +34,7 @@ _NUMERIC = (
     ("oldpeak", 1.0, 1.0, True),
     ("ca", 1.0, 1.0, True),
 )
-_ZERO_MEANS_MISSING = ("trestbps", "chol")  # nobody lives with either at 0
+_ZERO_MEANS_MISSING = ("trestbps", "chol")  # no living patient has either at 0
 _CATEGORICAL = (
     ("sex", ("Female", "Male"), False),
     ("cp", ("typical angina", "atypical angina", "non-anginal", "asymptomatic"), False),

@@ -36,7 +36,7 @@ class RowOptions:
         values to regress.  client_column: the client of each row.
     input_kind, task: how inputs and targets are read, see `headway.data.dataset.inputs.read_inputs` and
         `headway.data.dataset.targets.understood`.  group: a column whose equal rows belong together in the split.
-    validation: beside a test split, whether the validation split is left out or joins training.
+    validation: with a test split, whether the validation split is left out or joins training.
 
     Raises:
         ConfigError: another value of validation, or no column of inputs.
@@ -80,7 +80,7 @@ def from_huggingface(
     inputs, target, client_column, input_kind, task, group, validation: see `RowOptions`.  Without a client column, a
     partition and a number of clients are needed.  key, partition, clients, test_share, split: see `load`.
     A split "test" is a central test set; with a client column, each client's own test part.  So is a split "validation"
-    where there is no "test"; beside one it is left out, or trained on.
+    where there is no "test"; with one it is left out, or trained on.
 
     Raises:
         ConfigError: a column that is not there, or a partition where the clients are given.

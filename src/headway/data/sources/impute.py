@@ -92,7 +92,7 @@ class EncodedTable:
         return tuple(name for column in self.columns for name in column.feature_names())
 
     def encode(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> Tensor:
-        """Features float32 `[N, F]`, given each client's training and test rows; rows held by nobody are 0.
+        """Features float32 `[N, F]`, given each client's training and test rows; rows that no client holds are 0.
 
         >>> gap = Numeric("age", torch.tensor([1.0, 3.0, float("nan")], dtype=torch.float64), flagged=True)
         >>> rows = torch.arange(3)

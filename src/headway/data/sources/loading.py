@@ -41,14 +41,14 @@ def load(
 
     `key` decides every draw; a seed stands for the key that a run of that seed draws its data by.
     `partition` and `clients` divide a source that has no clients of its own.  Every client keeps
-    `test_share` of its examples for testing, chosen as `split` says: "random", "stratified" (by class), "last" or
-    "group" (whole groups, by the array or column that the option `group` names); where nothing says it, by group if
+    `test_share` of its examples for testing, chosen by `split`: "random", "stratified" (by class), "last" or
+    "group" (whole groups, by the array or column that the option `group` names); by default, by group if
     there is one, else by class, else at random.  `shift`, or each of a list, then changes the clients' examples; see
     `shifted`.  Options: `central_share` for `mnist5k` and `digits`; those of `npz_pool` for arrays; `target`,
     `client_column`, `task`, `standardise`, `drop` and those that say how the file is written for tables (see
     `headway.data.sources.table_pool`); those of `synthetic_pool` for `synthetic`, and of
     `headway.data.sources.folders.class_folders` for folders of pictures.  A folder of `x.npy` and `y.npy` is mapped
-    into memory; `split` is then "last" where nothing says it (see `mapped`), unless a partition deals the examples.
+    into memory; `split` is then "last" by default (see `mapped`), unless a partition allocates the examples.
 
     Raises:
         ConfigError: an unknown source, option or shift, one of the wrong type, a partition where the source

@@ -44,7 +44,7 @@ def mapped(
 
     `client.npy` holds the number of the client that has each example, whole numbers from 0, and every client below
     the largest has one or more; without it, the examples lie client after client, as many for each of `clients`.  Of n
-    examples of a client the last `round(n test_share)` are its test part, unless `split` says something else (see
+    examples of a client the last `round(n test_share)` are its test part, unless `split` is another rule (see
     `Splitter`; `group` is the name of a further file, `group.npy`, and `key` decides what is drawn).  Inputs are
     float32 or float64, or int64 for tokens; targets are int64 classes, or floats for regression: others would have to
     be converted, and so copied.  task: how targets are read, see `understood`; only those that change are copied.
@@ -108,7 +108,7 @@ def mapped_pool(path: Path, *, group: str | None = None, task: TargetKind | None
     """The same arrays, which stay mapped, for a partition to deal to clients.
 
     Raises:
-        ConfigError: the folder says who holds what.
+        ConfigError: the folder names the clients itself.
         DataError: what `mapped` raises.
     """
     store, found = _read(path, task)

@@ -20,6 +20,6 @@ def no_file(path: Path, kind: str = "") -> str:
             f"{path} is a folder, but one file is needed here{such}; a folder of pictures or of .npy files is named "
             'as it is, in a run file: source = "FOLDER".'
         )
-    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = nearest(path.name, beside)
+    neighbours = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = nearest(path.name, neighbours)
     return f"there is no file {path}{kind}{near if 'did you mean' in near else ''}; check the path."

@@ -36,7 +36,7 @@ def npz_pool(
     With `client_train` the test arrays are a central test set; with `client_test` as well, they are the
     clients' own test parts.
     client_column: another array in the place of `client`, such as `writer` (`writer_train`, ...).
-    group: an array that says which examples belong together in the split, such as `patient` (`patient_train`).
+    group: an array whose equal values belong together in the split, such as `patient` (`patient_train`).
     inputs, task: how `x` and `y` are read, see `headway.data.dataset.inputs.read_inputs` and
         `headway.data.dataset.targets.understood`; by their number types and axes where nothing is given.
 

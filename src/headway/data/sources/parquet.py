@@ -32,7 +32,7 @@ def read_parquet(
     """Every column; those in `skip` are named but not read.
 
     Dictionary columns are categories, whatever their values; so are those in `categories`.  Those in `text` are text,
-    whole numbers in decimal.  A column of a type that cannot be used says so in its `problem`.
+    whole numbers in decimal.  A column of a type that cannot be used has a `problem`.
 
     Raises:
         DataError: pyarrow is not installed, or the file is not readable.

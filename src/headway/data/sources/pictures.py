@@ -56,7 +56,7 @@ def read_pictures(
     damaged: whether files that cannot be read are refused, all at once, or left out.
 
     Raises:
-        DataError: damaged files, none that can be read, or pictures of unlike size.
+        DataError: damaged files, none that can be read, or pictures of different sizes.
     """
     seen, kept, digests = _Seen(), list[int](), list[bytes]()
     store: NDArray[Any] | None = None

@@ -21,7 +21,7 @@ def part_named(name: str) -> str | None:
     """
     words = re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
     words = [word for word in words if word not in _FILLERS]
-    found = {_WORDS[word] for word in words if word in _WORDS}
-    if not found and len(words) == 1:
-        found = {part for word, part in _WORDS.items() for end in _FILLERS - {""} if words[0] == word + end}
-    return found.pop() if len(found) == 1 and len(words) <= 2 else None
+    parts = {_WORDS[word] for word in words if word in _WORDS}
+    if not parts and len(words) == 1:
+        parts = {part for word, part in _WORDS.items() for end in _FILLERS - {""} if words[0] == word + end}
+    return parts.pop() if len(parts) == 1 and len(words) <= 2 else None

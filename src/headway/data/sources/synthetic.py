@@ -26,7 +26,7 @@ class SyntheticOptions:
     """The numbers of synthetic(alpha, beta), as in `synthetic_pool`.
 
     Raises:
-        ConfigError: a number out of range, or alpha or beta beside `iid`.
+        ConfigError: a number out of range, or alpha or beta together with `iid`.
     """
 
     clients: int = 30

@@ -82,16 +82,16 @@ class TableOptions:
 
 
 def table_pool(path: Path, *, options: TableOptions) -> ExamplePool:
-    """A CSV or Parquet table: every column beside `target`, `client_column` and `drop` is a feature.
+    """A CSV or Parquet table: every column except `target`, `client_column` and `drop` is a feature.
 
     Text columns and those in `categories` become one column per category, categories in sorted order.  Numbers stay as
     they are, since pooled statistics would leak between clients; `standardise="client"` gives each client the mean
     and standard deviation of its own training rows.  Gaps are filled from the client's own training rows,
-    with a column beside each feature that has gaps.  Classes are the sorted distinct values of the target.  Clients are
-    named exactly as the file writes them.  Columns that count rows, or hold nothing, are left out unless `keep` names
-    them.  The column `group`, such as the patient, is no feature: its rows stay together in the split.  `gaps`,
-    `separator`, `decimal` and `encoding` describe how the file is written (see `Reading`).  What was guessed or left
-    out is in the notes.
+    with a further column for each feature that has gaps.  Classes are the sorted distinct values of the target.
+    Clients are named exactly as the file writes them.  Columns that count rows, or hold nothing, are left out unless
+    `keep` names them.  The column `group`, such as the patient, is no feature: its rows stay together in the split.
+    `gaps`, `separator`, `decimal` and `encoding` describe how the file is written (see `Reading`).  What was guessed or
+    left out is in the notes.
 
     Raises:
         DataError: the file cannot be read, a column is missing or cannot be used, or a target is missing.
@@ -138,13 +138,13 @@ def _group_codes(field: Field) -> Tensor:
 
 
 def used_columns(
-    table: TableFile, beside: Sequence[str | None], keep: Sequence[str], owners: Sequence[str] | None
+    table: TableFile, others: Sequence[str | None], keep: Sequence[str], owners: Sequence[str] | None
 ) -> tuple[dict[str, Field], list[str]]:
     """The columns that are features, and notes on those that are left out."""
     features: dict[str, Field] = {}
     counters, nothing = [], []
     for name, each in table.fields.items():
-        if name in beside:
+        if name in others:
             continue
         if name not in keep and (name.startswith(PANDAS_INDEX) or counts_rows(each, owners)):
             counters.append(name)
@@ -177,8 +177,8 @@ def _remarks(
         notes.append(f"read as values, and not as gaps: {', '.join(words)} (data.gaps names what is a gap)")
     if dates := [name for name, each in features.items() if each.dates]:
         notes.append(f"dates read as categories: {_quoted(dates)}; make numbers of them, such as days, or drop them")
-    if found := deciding(list(features.values()), targets, classes):
-        notes.append(f"alone nearly decides the target: {_quoted(found)}; is it known before the target is?")
+    if giveaways := deciding(list(features.values()), targets, classes):
+        notes.append(f"alone nearly decides the target: {_quoted(giveaways)}; is it known before the target is?")
     if not scaled and (large := unscaled(features)):
         notes.append(f"values of 1000 and more, not scaled: {_quoted(large)} (standardise = 'client' scales them)")
     return notes

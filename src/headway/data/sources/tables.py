@@ -1,4 +1,4 @@
-"""Tables read from CSV and Parquet files, and what can be told from their columns."""
+"""Tables read from CSV and Parquet files, and what follows from their columns."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _dotted(cells: Sequence[str], words: Collection[str]) -> str:
 
 def gap_notes(fields: Mapping[str, Field]) -> list[str]:
     """What was read as gaps, column by column, and which words of columns of text may be values."""
-    told: list[str] = []
+    phrases: list[str] = []
     doubtful: list[tuple[str, str]] = []
     words: set[str] = set()
     for name, each in fields.items():
@@ -163,7 +163,7 @@ def gap_notes(fields: Mapping[str, Field]) -> list[str]:
             found = ", ".join(
                 f"{count} {word!r}" if word else f"{count} empty" for word, count in each.gap_words.items()
             )
-            told.append(f"{name!r} {found}")
+            phrases.append(f"{name!r} {found}")
         told_apart = {
             word: count
             for word, count in each.gap_words.items()
@@ -172,7 +172,7 @@ def gap_notes(fields: Mapping[str, Field]) -> list[str]:
         doubtful += [
             (word, f"{word!r} in {name!r} ({count} of {each.rows} rows)") for word, count in told_apart.items()
         ]
-    notes = [f"read as gaps, and filled in by each client: {_listed(told)}"] if told else []
+    notes = [f"read as gaps, and filled in by each client: {_listed(phrases)}"] if phrases else []
     if doubtful:
         suspects = {word for word, _ in doubtful}
         notes.append(f"{_listed([text for _, text in doubtful])}: if that is a value, {instead(words, suspects)}")

@@ -34,7 +34,7 @@ def from_torch(
     """The pairs `(x, y)` of a map-style dataset, read once, transforms included, and divided among clients.
 
     What a random transform draws from torch's, NumPy's and Python's generators follows from `key`, and stays the same
-    in every epoch and in the test parts; a note says so where an item that is read again differs.
+    in every epoch and in the test parts; a note is made where an item that is read again differs.
     inputs: how inputs are read, see `headway.data.dataset.inputs.read_inputs`.
     division: key, partition, clients, test_share and split, see `ExamplePool.divide` and `load`.
 
