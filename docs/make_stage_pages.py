@@ -182,7 +182,7 @@ def _facts(kind: type[Stage]) -> str:
         "hooks": ", ".join(f"`{hook}`" for hook in hooks) or "none",
         "needs": _needs(stage),
         "sends beside the delta": _vectors(stage),
-        "clients are told": _tensors(stage.broadcast(stage.init(torch.zeros(3)))),
+        "clients receive": _tensors(stage.broadcast(stage.init(torch.zeros(3)))),
         "a client remembers": _tensors(stage.remember(torch.zeros(3))),
         "the server remembers": _tensors(stage.init(torch.zeros(3))),
         "sets these facts": _sets(stage),

@@ -29,7 +29,7 @@ RELEASE = "release"  # the name under which a noisy release is kept
 
 
 class TrainerLike(Structural):
-    """What the core knows of a local trainer; `headway.client` has the trainers themselves."""
+    """The facts of a local trainer, which is all that the core reads of it; `headway.training` has the trainers."""
 
     @property
     def facts(self) -> TrainerFacts:
@@ -110,7 +110,7 @@ class Algorithm:
                 needed="a sampler that draws as many clients as are missing while others are still at work",
                 found=f"{self.sampler!r}, which asks everybody anew in each round",
                 caused_by='Quorum(late="keep")',
-                do_this='draw with Uniform or another sampler of a fixed number, or say late="drop"',
+                do_this='draw with Uniform or another sampler of a fixed number, or set late="drop"',
             )
         if engine is not None:
             _check_quorum(self.quorum, engine, start.sampler)
@@ -147,7 +147,7 @@ class Algorithm:
         self, state: State, clients: Sequence[str], key: Key, history: ClientHistory | None = None
     ) -> Ask | None:
         """What is asked before a cohort can be drawn from these: some clients' training loss of the model; `None` if
-        the sampler wants to know nothing."""
+        the sampler measures nothing."""
         asked = self.sampler.measured(clients, state.round, _cohort_key(key, state.round), history)
         message = Message(state.params, buffers=state.buffers)
         return Ask(Measure(message, state.round), asked, self.quorum) if asked else None
@@ -268,8 +268,8 @@ def _check_readings(name: str, sampler: SamplerFacts, flows: tuple[Flow, ...]) -
             do_this=f"draw with Uniform, Poisson or RoundRobin, or leave {last.set_by.get(fact, 'the protection')} out",
         )
     if "sizes" in sampler.reads:
-        said = f"{name} draws by each client's number of training examples, which the server must know unprotected."
-        return (*flows[:-1], last.warn(said))
+        warning = f"{name} draws by each client's number of training examples, which the server must know unprotected."
+        return (*flows[:-1], last.warn(warning))
     return flows
 
 
@@ -315,7 +315,7 @@ def _check_pace(quorum: Quorum, trainer: TrainerFacts) -> None:
             needed="a trainer that can stop after any local step, since the deadline decides how many there are",
             found=f"{trainer.name}, which cannot",
             caused_by=f'Quorum(work="{quorum.work}")',
-            do_this='train with LocalSGD, or say work = "whole"',
+            do_this='train with LocalSGD, or set work = "whole"',
         )
 
 

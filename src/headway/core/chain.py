@@ -150,7 +150,7 @@ class Chain:
         return _kept((label, stage.remember(w)) for label, stage in self.labelled)
 
     def broadcast(self, state: Labelled) -> dict[str, Tensors]:
-        """What clients are told by every stage that tells something."""
+        """The broadcast of every stage that has one."""
         return _kept((label, stage.broadcast(state.get(label, {}))) for label, stage in self.labelled)
 
     def send(
@@ -158,7 +158,7 @@ class Chain:
         update: Update,
         memory: Labelled,
         ctx: ClientContext,
-        told: Labelled,
+        broadcasts: Labelled,
         flows: Sequence[Flow],
         keys: Mapping[str, Key] | None = None,
     ) -> tuple[Update, dict[str, Tensors]]:
@@ -175,7 +175,7 @@ class Chain:
             if index not in self._senders:
                 after |= {label: memory[label]} if label in memory else {}
                 continue
-            here = at(ctx, label, told, flows, index, None if keys is None else keys[label])
+            here = at(ctx, label, broadcasts, flows, index, None if keys is None else keys[label])
             if isinstance(stage, Protocol):
                 here = replace(here, secret=ctx.secret)
             update, kept = stage.send(update, memory.get(label, {}), here)
@@ -184,9 +184,9 @@ class Chain:
         return update, after
 
     def decode(self, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
-        """Undoes the codecs, right to left; then shortens and moves late updates, as the stages for these say.
+        """Undoes the codecs, right to left; then shortens and moves late updates, by the stages for these.
 
-        Statistics count from those of now in any case: what is averaged in is then what a client has, and not a
+        Statistics count from the present ones in any case: what is averaged in is then what a client has, and not a
         change of what it had been asked with.
         """
         rebased = False
@@ -284,7 +284,7 @@ class Chain:
 
 
 def at(
-    ctx: Known, label: str, told: Labelled, flows: Sequence[Flow], index: int, key: Key | Keys | None = None
+    ctx: Known, label: str, broadcasts: Labelled, flows: Sequence[Flow], index: int, key: Key | Keys | None = None
 ) -> Known:
     """The context as one stage sees it: its own key, its own broadcast, the facts that reach it, and no secret.
 
@@ -293,7 +293,7 @@ def at(
     changes: dict[str, Any] = {"secret": NOTHING} if isinstance(ctx, ClientContext) else {}
     flow = flows[index - 1] if index else flows[0]
     key = ctx.key.derive(label) if key is None else key
-    return replace(ctx, key=key, received=told.get(label, {}), flow=flow, **changes)
+    return replace(ctx, key=key, received=broadcasts.get(label, {}), flow=flow, **changes)
 
 
 def _statistics_from_now(update: Update, ctx: ServerContext) -> Update:

@@ -117,8 +117,8 @@ class ServerContext(Context):
     population: how many clients there are.  counted: how many updates the aggregate is of.
     age, asked_params: how many rounds the model has moved on since the client was asked, `[...]`, and the model that
         it was asked with, `[..., P]`; 0 and the present model where no single update is meant.
-    buffers, asked_buffers: the averaged statistics of the model, if it has any, and those with which the client was
-        asked.
+    buffers, asked_buffers: the averaged statistics of the model, if it has any, and the ones with which the client
+        was asked.
     """
 
     population: int

@@ -26,7 +26,7 @@ class ChainRefused(HeadwayError):
 
 
 class ConfigError(HeadwayError):
-    """A run file, an option or an argument says something that cannot be carried out."""
+    """A value of a run file, an option or an argument that cannot be carried out."""
 
 
 class DataError(HeadwayError):

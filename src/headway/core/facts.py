@@ -1,4 +1,4 @@
-"""The static facts of a chain: those of its surroundings (sampler, engine, trainer), and of what travels in it."""
+"""The static facts of a chain: of its surroundings (sampler, engine, trainer), and of what travels in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class VectorSpec:
 
     length: `None` for a number of each parameter; a whole number; or the share of the P parameters, of which there are
     then `max(1, int(share * P))`.  number: "real", or "integer" for indices and codes.
-    bits: of integers in `[0, 2^bits)`, how many each takes on its way; `None` for those of its tensor's number type.
+    bits: how many bits each integer in `[0, 2^bits)` takes on its way; `None` for the size of its tensor's number type.
 
     Raises:
         ConfigError: for bits of real numbers, or not from 1 to 63.
@@ -41,7 +41,7 @@ class VectorSpec:
 
     def __post_init__(self) -> None:
         if self.bits is not None and not (self.number == "integer" and 1 <= self.bits <= 63):
-            raise ConfigError(f"VectorSpec.bits are those of integers, from 1 to 63, found {self!r}.")
+            raise ConfigError(f"VectorSpec.bits are for integers, from 1 to 63, found {self!r}.")
 
     def count(self, size: int) -> int:
         """How many numbers it has, P being `size`."""
@@ -85,8 +85,8 @@ class TrainerFacts:
 
     offers: "steps", and the names of the measurements that a stage may ask for.
     hints: what to do for a measurement that is not offered as it stands, by its name.
-    applies: which rules for local steps it applies (see `headway.training.step_rules`): those on the "gradient", those
-    on the direction of the "step".  A chain with a rule that the trainer does not apply is refused.
+    applies: which rules for local steps it applies (see `headway.training.step_rules`): rules on the "gradient",
+    rules on the direction of the "step".  A chain with a rule that the trainer does not apply is refused.
     linear: whether its steps are linear in the gradients, so that the learning rate that these received
     (`effective_lr`) has a meaning; optimizer: what makes them otherwise.
     """
@@ -115,17 +115,17 @@ class FlowFacts:
     bound: L2 bound of one client's contribution, all vectors taken together; after the aggregator, of
         its effect on the aggregate.
     weight_bound: the largest weight that a client can have.
-    weight_leaks: what a weight tells of one client's data, beyond how many examples there are.
+    weight_leaks: what a weight reveals of one client's data, beyond how many examples there are.
     exposed: what else leaves the client unprotected.
     by_examples: whether a client's weight is at most its number of examples.
-    vectors: the names of the vectors that travel; scalars: those of them that have one number and not P; specs: of
-        those that have another length or number type than the parameters.
-    mixing: the share by which averaged statistics move to those of the updates, where models are mixed.
+    vectors: the names of the vectors that travel; scalars: the ones of one number, not P; specs: of the ones
+        with another length or number type than the parameters.
+    mixing: the share by which averaged statistics move towards the updates' own, where models are mixed.
     proximal: strength of the pull towards w_t that step rules add, which shortens what a gradient moves.
     equal: whether every client must count the same.
     min_updates: the fewest updates that can be aggregated: a round with fewer is skipped, an algorithm that never has
         so many is refused.
-    asynchronous: whether late updates are kept; buffer: how many updates end a round then, if a number is said.
+    asynchronous: whether late updates are kept; buffer: how many updates end a round then, if a number is set.
     rebased: whether updates lead away from the server's model of now, not from that which their client was asked with.
     """
 

@@ -3,7 +3,7 @@
 A stage's `connect` reads the facts it needs, refuses what cannot mean anything, and returns the facts
 that hold after it.  Every fact remembers which stage set it, so that a refusal can name the cause.
 **Guarantees are lost unless a stage restates them**: `bound`, `additive` and `dense` fall back after every
-stage that changes the update, except where that stage says `set` or `keep`.
+stage that changes the update, except where that stage calls `set` or `keep`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Flow(FlowFacts):
 
     def set(self, stage: object, **facts: Any) -> Flow:
         """The flow with these facts, remembered as this stage's."""
-        if "weight_bound" in facts:  # weights of a stage are not the numbers of examples, unless it says so
+        if "weight_bound" in facts:  # weights of a stage are not the numbers of examples, unless it sets that as well
             facts = {"by_examples": False, **facts}
         return replace(
             self,
@@ -91,7 +91,7 @@ class Flow(FlowFacts):
         """Refuses a rule for local steps that the trainer would leave out.
 
         Raises:
-            ChainRefused: if it does not say that it applies rules of this kind.
+            ChainRefused: if its facts do not list rules of this kind.
         """
         trainer = self.trainer
         if trainer is None or rule in trainer.applies:
@@ -107,7 +107,7 @@ class Flow(FlowFacts):
         )
 
     def carry(self, stage: object, *names: str, scalar: bool = False, spec: VectorSpec | None = None) -> Flow:
-        """Adds named vectors, `[..., P]`, `[..., 1]` or as their spec says, to those that travel beside the delta."""
+        """Adds named vectors, `[..., P]`, `[..., 1]` or as their spec says, to the ones that travel with the delta."""
         flow = self.set(stage, vectors=self.vectors + names)
         flow = flow.set(stage, scalars=self.scalars + names) if scalar else flow
         return flow if spec is None else flow.recode(stage, **dict.fromkeys(names, spec))
@@ -141,7 +141,7 @@ class Flow(FlowFacts):
         return replace(self, warnings=(*self.warnings, sentence))
 
     def require(self, stage: object, *, fix: str = "", **requirements: bool | str) -> Flow:
-        """Refuses the chain unless the named requirements hold; `REQUIREMENTS` lists them, with what is said of each.
+        """Refuses the chain unless the named requirements hold; `REQUIREMENTS` lists them, with the sentences of each.
 
         A requirement is given as True, or as the reason for it.  fix: what to do instead of leaving the stage out.
 

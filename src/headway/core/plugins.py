@@ -135,7 +135,7 @@ class NamedRegistry(Mapping[str, T], Generic[T]):
         """The thing of a name.
 
         Raises:
-            ConfigError: if nothing has that name; says the nearest one.
+            ConfigError: if nothing has that name, with the nearest one.
         """
         if name not in self:
             raise ConfigError(f"there is no {self.kind} named {name!r}{self.near(name)}.")

@@ -28,7 +28,7 @@ class Plain:
     """Base of the frozen dataclasses of plain values: stages, trainers, samplers and what is part of them.
 
     The type and the range of each field (`headway.core.fields`) are checked when an object is made, before its class
-    checks what depends on several of them.  A float must be finite, unless its field says otherwise.
+    checks what depends on several of them.  A float must be finite, unless its field allows infinity.
 
     Raises:
         ConfigError: when made, naming the field, what was needed and what was found.
@@ -90,7 +90,7 @@ class Registry(Generic[T]):
         """The class of a name.
 
         Raises:
-            ConfigError: if nothing has that name; says the nearest one.
+            ConfigError: if nothing has that name, with the nearest one.
         """
         return self.classes.find(name)
 
@@ -206,7 +206,7 @@ def check_rebuildable(cls: type, what: str) -> None:
 
 
 def _all_fields(cls: type) -> dict[str, str]:
-    """Each field of a dataclass with its kind, those that are only handed to `__post_init__` included."""
+    """Each field of a dataclass with its kind, also the ones that are only handed to `__post_init__`."""
     held = getattr(cls, "__dataclass_fields__", {})
     return {name: "InitVar" if "INITVAR" in repr(field._field_type) else "field" for name, field in held.items()}
 

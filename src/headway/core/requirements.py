@@ -102,7 +102,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         lambda flow: not flow.asynchronous or flow.buffer is not None,
         "a number of updates that it chooses among, also where late ones are kept",
         lambda flow: "as many as there happen to be",
-        lambda flow: "say how large the buffer is (quorum.count)",
+        lambda flow: "set the size of the buffer (quorum.count)",
     ),
     "sum_of_one_round": Requirement(
         "asynchronous",
@@ -114,7 +114,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "private_weights": Requirement(
         "weight_leaks",
         lambda flow: flow.weight_leaks is None or flow.server_sees == "each",
-        "weights that tell the server nothing of one client's data, since it may see only sums",
+        "weights that reveal nothing of one client's data, since it may see only sums",
         lambda flow: f"weights by the {flow.weight_leaks}",
         lambda flow: 'weigh by="alignment", which the server\'s own last aggregate decides',
     ),

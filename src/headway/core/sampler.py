@@ -17,7 +17,7 @@ class Sampler(Plain, ABC):
     """Picks the cohort: a pure function of the available clients, the round, a key and the clients' history.
 
     history: what its facts say it reads.  busy: how many others are at work on earlier asks, whose late updates are
-    kept.  They are part of the number that the sampler wants, so as many are drawn as are missing.
+    kept.  They are part of the sampler's number, so as many are drawn as are missing.
     """
 
     @abstractmethod
@@ -29,7 +29,7 @@ class Sampler(Plain, ABC):
     def measured(
         self, clients: Sequence[str], round: int, key: Key, history: ClientHistory | None = None
     ) -> tuple[str, ...]:
-        """Whose training loss of the round's model must be asked for before `draw`, sorted; nobody's, for most.
+        """The clients whose training loss of the round's model must be measured before `draw`, sorted; none, for most.
 
         The answers are in `history.fresh` then, without clients that did not answer.
         """

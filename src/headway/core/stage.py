@@ -1,7 +1,7 @@
 """A stage: one idea, as a frozen dataclass of plain values with a few optional pure hooks.
 
 Leading axes are clients: a vector is `[..., P]`, and the same hook serves one client (`[P]`) and many
-lanes (`[C, P]`).  What a client keeps (memory), what the server keeps (state) and what it tells (broadcast)
+lanes (`[C, P]`).  What a client keeps (memory), what the server keeps (state) and what it sends to clients (broadcast)
 are named tensors whose last axis is P, or 1 for a scalar.
 """
 
@@ -91,7 +91,7 @@ class Stage(Plain):
         return NOTHING
 
     def broadcast(self, state: Tensors) -> Tensors:
-        """What clients are told of the server's state when a round starts."""
+        """What clients receive of the server's state when a round starts."""
         return NOTHING
 
     def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: StepContext) -> Tensor:
@@ -152,8 +152,8 @@ class Aggregator(Stage):
     whole_cohort: ClassVar[bool] = False
 
     def connect(self, flow: Flow) -> Flow:
-        """A whole-cohort rule must see each update, of a known number; behind a sum, no weight may tell of one client's
-        data, and nobody may be late."""
+        """A whole-cohort rule must see each update, of a known number; behind a sum, no weight may reveal one client's
+        data, and no update may be late."""
         if self.whole_cohort:
             flow.require(self, known_count=True, fix="use Mean()").require(self, each_update=True, fix="use Mean()")
         flow.require(self, sum_of_one_round=True, fix="leave the secure sum out")
@@ -173,7 +173,7 @@ class Aggregator(Stage):
 
     def aggregate(self, total: ExactTotal, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The aggregate of a round, by `finish` or by `reduce`, and the next state.  A whole-cohort rule's weight and
-        sums are those of all updates, with the sum `clients`, the number of clients that the aggregate is of."""
+        sums are taken over all updates, with the sum `clients`, the number of clients that the aggregate is of."""
         if not self.whole_cohort:
             return self.finish(total, ctx), state
         update, state = self.reduce(Rows.of(total.rows), state, ctx)

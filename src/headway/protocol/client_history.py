@@ -1,4 +1,4 @@
-"""The history of the clients: what the server knows of each one, for samplers that read it."""
+"""The history of the clients at the server, for samplers that read it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ PREFIX = "roster/"  # before the names of its tensors in a checkpoint
 
 
 class ClientHistory:
-    """What the server knows of each client, a column for each thing and a row for each client.
+    """The server's record of each client, a column for each fact and a row for each client.
 
     names: the population, sorted.  sizes: how many training examples each has, int64 `[N]`.  reads: what is kept; a
-    column that nobody reads takes no memory.  The columns `[N]`:
+    column that is not read takes no memory.  The columns `[N]`:
 
         asked     how often the client was asked to train
         counted   how often its update counted; last: the last such round, -1 if there is none

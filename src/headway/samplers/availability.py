@@ -30,7 +30,7 @@ class BySize(FixedNumber):
     the mean over all examples, which is scheme I of the paper.  `Uniform` with `Mean(over="examples")` is scheme II,
     but for the denominator, which there is fixed.
 
-    Differs from the paper: scheme I draws with replacement; here nobody is asked twice in a round.
+    Differs from the paper: scheme I draws with replacement; here no client is asked twice in a round.
 
     Raises:
         ConfigError: if count is below 1; when drawing, if fewer are available.
@@ -95,15 +95,15 @@ class RoundRobin(FixedNumber):
 class LeastAvailable(FixedNumber):
     """A fixed number without replacement, with more weight the more seldom a client has been available.
 
-        w_i = (R + 1) / (R_i + 1),    R: rounds so far, R_i: those in which i was available when the round began
+        w_i = (R + 1) / (R_i + 1),    R: rounds so far, R_i: the ones in which i was available when the round began
 
     R_i + 1 counts this round too, as the clients that are drawn from are available.  With even draws, clients that are
     always available train the model, and rare ones less than their share.  Where all are always available it is
-    `Uniform`.  The weights say how to draw and do not enter the mean.
+    `Uniform`.  The weights are for drawing and do not enter the mean.
 
     Differs from the papers: REFL asks each client for a prediction of its availability in the rounds to come, and takes
-    the least available ones; here the share is observed, and the draw is by chance, so that nobody is left out.  F3AST
-    learns the rates at which its own policy asks clients, and weights the mean by their inverse too.
+    the least available ones; here the share is observed, and the draw is by chance, so that no client is left out.
+    F3AST learns the rates at which its own policy asks clients, and weights the mean by their inverse too.
 
     Raises:
         ConfigError: if count is below 1; when drawing, if fewer are available.

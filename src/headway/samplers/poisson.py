@@ -27,7 +27,7 @@ class Poisson(Sampler):
     The size of a cohort is random, rate N on average, and may be 0: then nobody is asked, and only the round advances.
     This is the sampling that the accounting of subsampled Gaussian noise assumes, and it is only that while all
     are available in every round.  With `most` it is truncated Poisson sampling, which needs an accounting of its own;
-    the facts call the two "poisson" and "truncated poisson".  Late updates cannot be kept: who is at work could not be
+    the facts call the two "poisson" and "truncated poisson".  Late updates cannot be kept: clients at work could not be
     drawn.
 
     Raises:
@@ -49,7 +49,7 @@ class Poisson(Sampler):
     def draw(
         self, clients: Sequence[str], round: int, key: Key, history: ClientHistory | None = None, busy: int = 0
     ) -> tuple[str, ...]:
-        """The drawn clients, sorted; perhaps nobody."""
+        """The drawn clients, sorted; perhaps none."""
         ordered = in_order(clients)
         drawn = (key.uniform(len(ordered)) < self.rate).nonzero().flatten()
         if self.most is not None and len(drawn) > self.most:

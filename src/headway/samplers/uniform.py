@@ -1,4 +1,4 @@
-"""Samplers that need to know nothing: everybody, an even draw, the same ones."""
+"""Samplers that need no history: all clients, an even draw, named ones."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Scaffold(Stage):
         return {"control": torch.zeros_like(w)}
 
     def broadcast(self, state: Tensors) -> Tensors:
-        """Clients are told c."""
+        """Clients receive c."""
         return {"control": state["control"]}
 
     def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: StepContext) -> Tensor:

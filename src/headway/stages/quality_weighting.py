@@ -15,7 +15,7 @@ from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
 
 By = Literal["alignment", "validation", "entropy"]
-TELLS: dict[By, str | None] = {"alignment": None, "validation": "validation loss", "entropy": "label entropy"}
+REVEALED: dict[By, str | None] = {"alignment": None, "validation": "validation loss", "entropy": "label entropy"}
 
 
 @final
@@ -46,7 +46,7 @@ class WeighByQuality(Stage):
     Raises:
         ConfigError: unless power >= 0, 0 < floor <= 1, temperature > 0 and cap > 0.
         ChainRefused: after another stage that sets weights; by validation or entropy with a trainer that does
-            not offer it, or behind a secure sum; under a mean that wants clients to count the same.
+            not offer it, or behind a secure sum; under a mean that needs clients to count the same.
 
     Reference: there is no one paper.  By size alone it is McMahan et al., arXiv 1602.05629.
 
@@ -62,18 +62,18 @@ class WeighByQuality(Stage):
     cap: float | None = positive(None)
 
     def connect(self, flow: Flow) -> Flow:
-        """Sets the largest weight, and says what the weight tells; the vectors are left alone."""
+        """Sets the largest weight, and what the weight reveals; the vectors are left alone."""
         flow.require(self, own_weights=True)
         if self.by == "validation":
             flow = flow.measure(self, "validation_loss")
         elif self.by == "entropy":
             flow = flow.measure(self, "label_entropy")
-        tells = TELLS[self.by]
-        if tells is not None:
-            flow = flow.set(self, exposed=(*flow.exposed, tells))
+        revealed = REVEALED[self.by]
+        if revealed is not None:
+            flow = flow.set(self, exposed=(*flow.exposed, revealed))
         largest = self.cap if self.power else min(1.0, self.cap or 1.0)
         within = self.power <= 1  # n^power q is at most n then
-        return flow.set(self, weight_bound=largest, by_examples=within, weight_leaks=tells).keep(
+        return flow.set(self, weight_bound=largest, by_examples=within, weight_leaks=revealed).keep(
             self, "bound", "additive", "dense"
         )
 
@@ -82,7 +82,7 @@ class WeighByQuality(Stage):
         return {"aggregate": torch.zeros_like(w)} if self.by == "alignment" else {}
 
     def broadcast(self, state: Tensors) -> Tensors:
-        """Clients are told the last aggregate."""
+        """Clients receive the last aggregate."""
         return state
 
     def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:

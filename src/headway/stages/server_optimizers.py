@@ -165,7 +165,7 @@ class ServerAdagrad(Stage):
     Formula: `v <- v + Delta^2`; `x <- x + lr m / (sqrt(v) + tau)`, with `m <- beta1 m + (1 - beta1) Delta`
     (beta1 = 0 by default, as published) from v = tau^2.  Units: tau is that of Delta.
 
-    start: v before the first round, tau^2 if nothing is said.  epsilon: "outside" the root as above, or "inside",
+    start: v before the first round, tau^2 by default.  epsilon: "outside" the root as above, or "inside",
         `lr m / sqrt(v + tau)`.
 
     Raises:
@@ -207,7 +207,7 @@ class AverageModel(Stage):
     """Evaluates and keeps the average of the models of all rounds; training goes on from the last one.
 
     Formula: `m <- m + (x_t - m) / t`, so that m = (x_1 + ... + x_t) / t.  What clients are sent is x_t.
-    The statistics of a model that has some are those of the last round.
+    The statistics of a model that has some are of the last round.
 
     Reference: Polyak and Juditsky, SIAM J. Control Optim. 30 (1992); it is what AFL returns.
 
@@ -254,7 +254,7 @@ def _corrects(stage: _Adaptive) -> TypeGuard[ServerAdam | ServerYogi]:
 
 
 def _moments(stage: _Adaptive, w: Tensor) -> dict[str, Tensor]:
-    """m = 0, t = 0, and v where it is said to start: at 0 where it is corrected, else at tau^2."""
+    """m = 0, t = 0, and v at `start`, by default at 0 where it is corrected, else at tau^2."""
     start = (0.0 if _corrects(stage) else stage.tau**2) if stage.start is None else stage.start
     return {
         "m": torch.zeros_like(w),

@@ -34,7 +34,7 @@ class ECGR(Stage):
     The delta keeps the movement's norm; beta = 1 or tau = 1 is FedAvg exactly.  A client that ends where it
     began sends zero; where c is zero but the movement is not, the movement itself is sent.
 
-    rule: which steps are selected: "greedy" (the paper's); "smallest", those of least norm; "random";
+    rule: which steps are selected: "greedy" (the paper's); "smallest", the steps of least norm; "random";
         "centred", greedy on the steps minus their mean.
 
     Raises:

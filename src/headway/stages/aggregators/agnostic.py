@@ -29,7 +29,7 @@ class AFL(Aggregator):
     ours.  lambda starts at 1 / N.  The projection onto {lambda >= 0, sum lambda = 1} is the exact one by
     sorting: lambda_k = max(v_k - theta, 0) for one threshold theta that all clients share.
 
-    So each client keeps its own v_k, and the server keeps theta and tells it: a client sends lambda_k as its
+    So each client keeps its own v_k, and the server keeps theta and broadcasts it: a client sends lambda_k as its
     weight and v_k = lambda_k + lr F_k as an additive number, and the next theta needs every v_k at once.  A
     projection does not see what all coordinates have in common, so v_k = 1 stands for 1 / N at the start.
     The sum of the deltas is divided by the sum of the lambda_k that answered, which is 1 if all did.  Where a
@@ -43,7 +43,7 @@ class AFL(Aggregator):
         ConfigError: if lr is negative.
         ChainRefused: unless every client takes part in every round and is seen by itself: with a sampler of
             some, a secure sum, buffered asynchrony, an engine without client memory; with another stage that
-            sets weights or wants clients to count the same; if the trainer offers no initial loss.
+            sets weights or needs clients to count the same; if the trainer offers no initial loss.
 
     Reference: Mohri, Sivek, Suresh, arXiv 1902.00146, Algorithm 1 (Stochastic-AFL); the projection: Duchi et al.,
     "Efficient projections onto the l1-ball", ICML 2008, figure 1.
@@ -64,8 +64,8 @@ class AFL(Aggregator):
         flow.require(self, synchronous="the losses that are compared must be of one model", memory=True)
         flow = super().connect(flow).require(self, own_weights=True, any_weights="the mixture lambda")
         flow = flow.measure(self, "initial_loss")
-        told = "loss of the global model"
-        return flow.set(self, weight_bound=1.0, weight_leaks=told, exposed=(*flow.exposed, told))
+        revealed = "loss of the global model"
+        return flow.set(self, weight_bound=1.0, weight_leaks=revealed, exposed=(*flow.exposed, revealed))
 
     def init(self, w: Tensor) -> Tensors:
         """theta = 0."""
@@ -76,7 +76,7 @@ class AFL(Aggregator):
         return {"ascended": torch.ones_like(w[..., :1], dtype=torch.float64)}
 
     def broadcast(self, state: Tensors) -> Tensors:
-        """Clients are told theta."""
+        """Clients receive theta."""
         return state
 
     def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:

@@ -22,9 +22,9 @@ BY_SIZE = ("by size", "power of choice")  # the kinds of samplers that prefer la
 class Mean(Aggregator):
     """The mean of the updates, over a choice of denominators.
 
-        examples:  sum w_i delta_i / sum w_i            w_i = n_i, or what Weigh says
+        examples:  sum w_i delta_i / sum w_i            w_i = n_i, or the weight of Weigh
         clients:   sum delta_i / |S|                    S: the clients that answered
-        expected:  sum w_i delta_i / (E|S| w_max)       w_i = 1 and w_max = 1, or what Weigh says
+        expected:  sum w_i delta_i / (E|S| w_max)       w_i = 1 and w_max = 1, or the limits of Weigh
 
     `expected` divides by the cohort that the sampler announces, whoever answers: one client's effect is
     then at most its bound over E|S|, which privacy accounting needs.  The same mean is taken of every
@@ -78,7 +78,7 @@ class Mean(Aggregator):
         return update.with_weight(torch.ones_like(update.weight)).scaled_exactly(torch.ones_like(update.weight))
 
     def finish(self, total: ExactTotal, ctx: ServerContext) -> Update:
-        """The sums over the denominator; the sum `clients` says over how many clients the mean is."""
+        """The sums over the denominator; the sum `clients` is the number of clients that the mean is over."""
         summed = total.value()
         clients = torch.tensor(float(total.count), dtype=torch.float64)
         if self.over == "expected":
