@@ -25,7 +25,6 @@ FAN_OUT: dict[str, str] = {
 LONG_FILES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {}
 MANY_PARAMETERS: dict[str, str] = {
-    "headway.experiment.comparison.gather": "is being split",
     "headway.protocol.reports.Reports.__init__": "is being split",
 }
 SAME_MODULE_NAMES: dict[str, str] = {}

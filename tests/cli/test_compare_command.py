@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from headway.experiment.comparison import gather, interval
+from headway.experiment.comparison import Limits, gather, interval
 from headway.experiment.runfile import load_runfile
 from headway.experiment.trials import Trial, run_trials
 
@@ -23,7 +23,7 @@ def compare(finals, target=None):
     """A comparison in which a method's value at a seed is the same in all rounds."""
     runfiles = {method: load_runfile("hospitals", SMALL) for method in finals}
     trials = [trial(method, seed, [v] * 12) for method, values in finals.items() for seed, v in enumerate(values)]
-    return gather("name", runfiles, trials, target)
+    return gather("name", runfiles, trials, Limits(target))
 
 
 def test_the_interval_is_students():

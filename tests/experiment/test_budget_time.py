@@ -6,7 +6,7 @@ import re
 import pytest
 
 from headway.core.errors import ConfigError
-from headway.experiment.comparison import gather
+from headway.experiment.comparison import Limits, gather
 from headway.experiment.runfile import load_runfile
 from headway.experiment.trials import Trial
 from headway.numerics.units import seconds_of
@@ -40,7 +40,7 @@ def trial(method, seed, values, seconds, failure=None):
 
 
 def compare(trials, **more):
-    return gather("name", {t.method: load_runfile("hospitals") for t in trials}, trials, None, **more)
+    return gather("name", {t.method: load_runfile("hospitals") for t in trials}, trials, Limits(**more))
 
 
 def swift_and_sure(seeds=3):

@@ -12,7 +12,7 @@ from headway.client_state.store import MemoryStore
 from headway.data import load
 from headway.data.dataset.dataset_view import EVERYONE, View, pooled
 from headway.experiment.baselines import baseline_jobs, gather_alone, weights_alone
-from headway.experiment.comparison import gather
+from headway.experiment.comparison import Limits, gather
 from headway.experiment.grid_search import candidates, choose
 from headway.experiment.run import Run
 from headway.experiment.runfile import load_runfile
@@ -87,7 +87,7 @@ def test_equal_bytes_ask_another_question():
     runfiles = {method: load_runfile("hospitals", SMALL) for method in ("lean", "lavish")}
     trials = [trial("lean", s, [0.5] * 2 + [0.6 + s / 1e3] * 10, 1) for s in range(3)]
     trials += [trial("lavish", s, [0.1] * 4 + [0.9 + s / 1e3] * 8, 3) for s in range(3)]
-    found = gather("name", runfiles, trials, None)
+    found = gather("name", runfiles, trials)
     lean, lavish = found.summaries()
     assert found.budget == 12
     assert lean.at_budget == pytest.approx(0.601)
@@ -95,10 +95,10 @@ def test_equal_bytes_ask_another_question():
     assert "lavish is highest" in found.sentence()
     assert found.budget_sentence().startswith("lean is highest with 0.6010")
     assert "ahead of every other" in found.budget_sentence()
-    tight = gather("name", runfiles, trials, None, budget=2)
+    tight = gather("name", runfiles, trials, Limits(budget=2))
     assert next(s.at_budget for s in tight.summaries()) == pytest.approx(0.5)
     assert "lean" in tight.budget_sentence()  # the other has sent nothing that fits
-    assert gather("name", runfiles, [replace(t, bytes_total=t.rounds) for t in trials], None).budget_sentence() is None
+    assert gather("name", runfiles, [replace(t, bytes_total=t.rounds) for t in trials]).budget_sentence() is None
 
 
 @pytest.mark.parametrize("wrong", ["0", "-3MB", "much", "nan"])
@@ -233,4 +233,4 @@ def test_the_gap_in_words(alone, pooled, said):
     runfiles = {method: load_runfile("hospitals", SMALL) for method in ("a", "b")}
     trials = [trial(method, seed, [0.7] * 3, 1) for method in runfiles for seed in range(2)]
     bounds = {"alone": (trial("alone", 0, [alone], 1),), "pooled": (trial("pooled", 0, [pooled], 1),)}
-    assert said in gather("name", runfiles, trials, None, bounds=bounds).gap_sentence()
+    assert said in gather("name", runfiles, trials, bounds=bounds).gap_sentence()

@@ -43,7 +43,7 @@ def make_comparison(folder: Path, methods=("fedavg", "scaffold+ecgr"), seeds=2, 
         for seed in range(seeds):
             reports = make_run(folder / "runs" / f"{method}-s{seed}", method, sets, seed)
             trials.append(trial_of(method, seed, reports))
-    comparison = gather("hospitals", runfiles, trials, None)
+    comparison = gather("hospitals", runfiles, trials)
     results = {
         "comparison": dataclasses.asdict(comparison),
         "sentence": comparison.sentence(),

@@ -24,7 +24,7 @@ from headway.cli.trial_progress import TrialProgress
 from headway.core.errors import ConfigError
 from headway.data import FederatedData
 from headway.experiment.baselines import ALONE, POOLED, baseline_jobs, gather_alone, weights_alone
-from headway.experiment.comparison import Tuned, gather
+from headway.experiment.comparison import Limits, Tuned, gather
 from headway.experiment.deciding_metric import deciding_metric
 from headway.experiment.grid_search import HELD_OUT, Candidate, choose, grid_trials
 from headway.experiment.runfile import RunFile
@@ -93,9 +93,7 @@ def compare_files(
         first.name,
         runfiles,
         trials,
-        target,
-        budget,
-        time_budget=time_budget,
+        Limits(target, budget, time_budget),
         bounds=bounds,
         tuned=tuned,
         metric=metric,

@@ -285,14 +285,26 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     return statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The points at which methods are compared, `None` for those that follow from the trials.
+
+    target: a value whose rounds and bytes are counted; else 95 % of the best method's mean final value.
+    budget: bytes; else what the method that sends least has sent at the end.
+    time_budget: simulated seconds; else the time at which the first run ends.
+    """
+
+    target: float | None = None
+    budget: float | None = None
+    time_budget: float | None = None
+
+
 def gather(
     name: str,
     runfiles: Mapping[str, RunFile],
     trials: Sequence[Trial],
-    target: float | None,
-    budget: float | None = None,
+    limits: Limits = Limits(),
     *,
-    time_budget: float | None = None,
     bounds: Mapping[str, tuple[Trial, ...]] | None = None,
     tuned: Mapping[str, Tuned] | None = None,
     metric: str | None = None,
@@ -300,14 +312,13 @@ def gather(
 ) -> Comparison:
     """The comparison of finished trials.
 
-    Without a target, it is 95 % of the best method's mean final value; without a budget, it is what the method
-    that sends least has sent at the end, and the simulated time at which the first run ends.  metric: what the values
-    are; the task's first, if nothing is said.  refused: methods that have trials and no run file.
+    metric: the metric of the values; `None` for the task's first.  refused: methods that have trials and no run file.
 
     Raises:
         HeadwayError: if no trial finished.
         ConfigError: if a time budget is stated in which some run cannot finish a round.
     """
+    target, budget, time_budget = limits.target, limits.budget, limits.time_budget
     if time_budget is not None:
         _check_time(trials, time_budget)
     first = next(iter(runfiles.values()))

@@ -67,9 +67,13 @@ class Federation:
         flows = algorithm.flows(engine.facts, population=len(data.clients))
         check_population(algorithm, engine, data.clients)
         engine.open(Job(algorithm, task, data, key, memory, options.rounds))
-        history = ClientHistory.of(algorithm.sampler.facts(None), engine.clients(), data.train_sizes)
-        flat_module = FlatModule(task, key, engine.site)
-        central = None if data.central is None else CentralTest(flat_module, data.central, algorithm, key)
+        try:
+            history = ClientHistory.of(algorithm.sampler.facts(None), engine.clients(), data.train_sizes)
+            flat_module = FlatModule(task, key, engine.site)
+            central = None if data.central is None else CentralTest(flat_module, data.central, algorithm, key)
+        except BaseException:
+            engine.close()
+            raise
         return cls(algorithm, data, task, engine, key, memory, flows, history, flat_module, central)
 
     @property
