@@ -55,9 +55,9 @@ def test_columns_say_what_rows_say(seed):
         assert list(getattr(reports, column)) == [getattr(row, field) for row in rows]
     for name in ("train_loss", "weight", "age", "unknown"):
         assert list(reports.metric(name)) == [row.metrics.get(name) for row in rows]
-        assert reports.telling(name) == [row for row in rows if name in row.metrics]
+        assert reports.with_metric(name) == [row for row in rows if name in row.metrics]
     for status in ("counted", "rejected", "dropped"):
-        assert reports.that(status) == [row for row in rows if row.status == status]
+        assert reports.with_status(status) == [row for row in rows if row.status == status]
     assert reports.by_client() == sorted(rows, key=lambda row: row.client)
     assert total(reports.bytes_up) == sum(row.bytes_up for row in rows)
 
@@ -98,9 +98,9 @@ def test_what_all_have_in_common_is_held_once():
     assert both.examples == (3, 4, 3)
     assert total(both.bytes_up) == 21
     assert (both.statuses.count("counted"), both.statuses.count("dropped")) == (3, 0)
-    assert both.that("counted") is both
+    assert both.with_status("counted") is both
     assert both.by_client() is both
-    assert both.that("dropped") == ()
+    assert both.with_status("dropped") == ()
     other = Reports.joined([both, Reports(("d",), "dropped", [0], bytes_up=8)])
     assert list(other.bytes_up) == [7, 7, 7, 8]
     assert list(other.metric("age")) == [0.0, 0.0, 0.0, None]
@@ -161,7 +161,7 @@ def test_equal_are_those_with_equal_rows():
     assert reports != rows[:1]
     assert reports != rows[::-1]
     assert reports != "ab"
-    assert reports.that("counted") == Reports(("a",), metrics={"train_loss": 0.5})
+    assert reports.with_status("counted") == Reports(("a",), metrics={"train_loss": 0.5})
     assert Reports() == ()
     assert eval(repr(reports), {"Reports": Reports, "ClientReport": ClientReport}) == reports
 

@@ -169,7 +169,7 @@ LIES = {
 def test_a_client_that_breaks_a_promise_is_refused_by_name(name, lanes) -> None:
     before, lie, says = LIES[name]
     _, reports = trained(*before, lie, engine=hw.LocalEngine(lanes=lanes), rounds=1)
-    (refused,) = reports[0].clients.that("rejected")
+    (refused,) = reports[0].clients.with_status("rejected")
     assert refused.client == "client-3"
     assert re.search(says, refused.reason), refused.reason
     assert reports[0].count("counted") == len(SIZES) - 1

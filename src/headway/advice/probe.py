@@ -78,7 +78,7 @@ def probe(data: FederatedData, task: Task, trainer: Any, seed: int) -> Iterator[
         finally:
             run.close()
     own_end, dealt_end = last[ROUNDS - 1], last[-1]
-    counted = own_end.clients.that("counted")
+    counted = own_end.clients.with_status("counted")
     yield Probe(
         len(chosen),
         ROUNDS,

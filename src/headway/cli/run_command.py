@@ -193,7 +193,7 @@ def _how(folder: Path) -> str:
 
 
 def _warn(meter: Meter, report: RoundReport, lines: Lines) -> None:
-    for client in report.clients.that("rejected"):
+    for client in report.clients.with_status("rejected"):
         who, why = escape(name_text(client.client)), escape(client.reason)
         meter.say(f"[yellow]round {report.round}: the update of {who} was rejected:[/] {why}")
     for note in report.notes:
@@ -232,8 +232,8 @@ def _record(report: RoundReport) -> dict[str, Any]:
         ],
         "notes": list(report.notes),
         "counted": report.count("counted"),
-        "rejected": {c.client: c.reason for c in report.clients.that("rejected")},
-        "dropped": list(report.clients.that("dropped").clients),
+        "rejected": {c.client: c.reason for c in report.clients.with_status("rejected")},
+        "dropped": list(report.clients.with_status("dropped").clients),
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,
         "seconds": report.seconds,

@@ -1,4 +1,4 @@
-"""The commit rule as flags: which of a client's two slots is its memory, and whose verdict the other awaits."""
+"""The commit rule as flags: which of a client's two slots is its memory, and which verdict the other awaits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CommitFlags:
         return rows
 
     def propose(self, clients: int | Sequence[int], tag: Tag) -> None:
-        """What was written to the clients' free rows awaits the verdict on this attempt."""
+        """Marks what was written to the clients' free rows as pending, until the verdict on this attempt."""
         self._pending[clients] = (self._verdicts[0], *tag)
 
     def withdraw(self, clients: int | Sequence[int]) -> None:
@@ -49,7 +49,7 @@ class CommitFlags:
         return bool((self._pending[client] == (self._verdicts[0], *tag)).all())
 
     def settle(self, tag: Tag, counted: Sequence[int]) -> NDArray[np.int64]:
-        """Commits what is pending of these clients for exactly this attempt, and forgets all else; who it was."""
+        """Commits what is pending of these clients for exactly this attempt, and forgets all else; returns them."""
         rows: NDArray[np.int64] = np.asarray(counted, dtype=np.int64)
         rows = rows[(self._pending[rows] == (self._verdicts[0], *tag)).all(axis=1)]
         self._committed[rows] = np.where(self._committed[rows] == 1, 2, 1)
@@ -57,7 +57,7 @@ class CommitFlags:
         return rows
 
     def commit(self, client: int) -> None:
-        """What was written to the client's free row is its memory, without any verdict."""
+        """Makes what was written to the client's free row its memory, without any verdict."""
         self._committed[client] = 2 if self._committed[client] == 1 else 1
 
     def clear(self) -> None:

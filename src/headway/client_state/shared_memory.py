@@ -29,7 +29,7 @@ Bytes = NDArray[np.uint8]
 
 
 def shared_array(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros in anonymous shared memory: what one process writes, those forked from it see."""
+    """Zeros in anonymous shared memory: what one process writes, its forks see."""
     count = int(np.prod(shape, dtype=np.int64))
     memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
     return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
@@ -42,7 +42,7 @@ class SharedBytes:
     above it that exists yet; with no folder, where temporary files lie.  `memory` maps all of it; `write` and `read`
     go past the mapping, which spares a fault for every page.
 
-    what: whose bytes they are, for errors.
+    what: the name of the bytes, for errors.
 
     Raises:
         RunFolderError: if the file cannot be made.

@@ -1,4 +1,4 @@
-"""What clients keep, on disk: one row for each client and round in which its memory changed."""
+"""The memory of clients on disk: one row for each client and round in which its memory changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients keep between rounds, beside their data and never at the server.
+"""The memory of clients between rounds, which lies beside their data and never at the server.
 
 The commit rule: training writes *pending* memory; it becomes the client's memory only when its update was
 counted, and is forgotten otherwise.
@@ -25,7 +25,7 @@ from headway.core.names import NumberedNames, place_in, places_in
 __all__ = ["TRAINER", "Memories", "Memory", "MemoryStore", "Tag", "flat"]
 
 Memory = Labelled
-TRAINER = "trainer"  # the label of what the trainer keeps
+TRAINER = "trainer"  # the label of the trainer's own memory
 
 
 class GroupMemory(Protocol):
@@ -39,11 +39,11 @@ class GroupMemory(Protocol):
         """The next memory of the client at this place in the group."""
 
     def close(self) -> None:
-        """What was proposed is pending from now on."""
+        """Marks all that was proposed as pending."""
 
 
 class Memories(Protocol):
-    """What an engine needs of the clients' memory, wherever it lies; each method is as in `MemoryStore`."""
+    """The clients' memory as an engine uses it, wherever it lies; each method is as in `MemoryStore`."""
 
     def enrol(self, clients: Sequence[str]) -> None:
         """Adds clients to the population."""
@@ -175,7 +175,7 @@ class MemoryStore:
         return stacked
 
     def propose(self, client: str, tag: Tag, memory: Memory) -> None:
-        """Keeps memory as pending until the verdict on its update is known; empty memory says nothing.
+        """Keeps memory as pending until the verdict on its update is known; empty memory changes nothing.
 
         Raises:
             ConfigError: if a tensor has another shape or dtype than other clients'.
@@ -257,7 +257,7 @@ class MemoryStore:
     def load(self, path: Path, round_: int) -> None:
         """The memory as it was after a round; what was written later is deleted.
 
-        A store without clients takes those of the file.
+        A store without clients takes the clients of the file.
 
         Raises:
             RunFolderError: if the file is damaged, or of other clients.
@@ -351,7 +351,7 @@ class StoredGroup:
             self._written.append(self._places[place])
 
     def close(self) -> None:
-        """What was proposed awaits the verdict from now on."""
+        """Marks all that was proposed as pending, until the verdict."""
         self._flags.propose(self._written, self._tag)
 
 

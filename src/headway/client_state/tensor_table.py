@@ -1,4 +1,4 @@
-"""What all clients keep under one name, as one table in shared memory."""
+"""The memory of all clients under one name, as one table in shared memory."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class TensorTable:
         self._rows = whole.view(self.dtype).view(2 * clients, *self.shape)
 
     def check(self, shape: Sequence[int], dtype: torch.dtype) -> None:
-        """Refuses a tensor that is unlike those of the other clients.
+        """Refuses a tensor that is unlike the other clients' tensors.
 
         Raises:
-            ConfigError: saying what it is and what the others are.
+            ConfigError: naming its shape and type, and theirs.
         """
         if tuple(shape) != self.shape or dtype != self.dtype:
             label = self.name.split("/", 1)[0]
@@ -61,7 +61,7 @@ class TensorTable:
         """Writes one row.
 
         Raises:
-            ConfigError: if the tensor is unlike those of the other clients.
+            ConfigError: if the tensor is unlike the other clients' tensors.
             RunFolderError: if the disk refuses.
         """
         if tensor.shape != self.shape or tensor.dtype != self.dtype:

@@ -42,7 +42,7 @@ class RoundDriver:
 
     def settle(self, trained: TrainedRound) -> Sequence[str]:
         """Gives the clients the verdict on the round, by which those that were counted keep their memory; notes."""
-        counted = trained.report.clients.that("counted").clients
+        counted = trained.report.clients.with_status("counted").clients
         return self.federation.engine.ask(Ask(Settle(round=trained.before.round), counted)).notes
 
     def record(self, trained: TrainedRound) -> None:

@@ -1,4 +1,4 @@
-"""Where clients train: this computer's processor or a GPU, and in which precision.
+"""The device on which clients train, this computer's processor or a GPU, and its precision.
 
 On a GPU lies all that a client works with: the model, the round's message, the examples, what stages see of the
 client.  Between the steps of a client, or of a crew, nothing is read back, so that the processor runs ahead and the
@@ -36,9 +36,9 @@ AMPERE = (8, 0)  # the first GPUs that multiply in TF32 and bfloat16
 class Device:
     """A device and the precision of the products in training.
 
-    float32: as it says; torch's own default for convolutions on a GPU is TF32.  tf32: products of float32 numbers that
-    are rounded to 10 bits of mantissa, sums in float32.  bfloat16: the model's forward pass by torch's autocast, and
-    so its gradients; the loss, the parameters, the steps and all updates stay float32.
+    float32: no number is rounded; torch's own default for convolutions on a GPU is TF32.  tf32: products of float32
+    numbers that are rounded to 10 bits of mantissa, sums in float32.  bfloat16: the model's forward pass by torch's
+    autocast, and so its gradients; the loss, the parameters, the steps and all updates stay float32.
     """
 
     device: torch.device = torch.device("cpu")
@@ -46,7 +46,7 @@ class Device:
 
     @classmethod
     def named(cls, device: str, precision: str) -> Device:
-        """The site that is asked for.
+        """The device of this name.
 
         Raises:
             ConfigError: if there is no such device here, or no such precision there.
@@ -107,17 +107,17 @@ class Device:
     # tensors --------------------------------------------------------------------------------------------
 
     def holds(self, tensor: Tensor) -> bool:
-        """Whether the tensor is here already."""
+        """Whether the tensor lies on this device."""
         return tensor.device == self.device
 
     def put(self, tensor: Tensor) -> Tensor:
-        """The tensor, here.  A copy to a GPU goes through pinned memory, and nobody waits for it."""
+        """The tensor on this device.  A copy to a GPU goes through pinned memory, and nobody waits for it."""
         if self.holds(tensor):
             return tensor
         return (tensor.contiguous().pin_memory() if self.on_gpu else tensor).to(self.device, non_blocking=True)
 
     def examples(self, examples: Examples) -> Examples:
-        """The examples, here."""
+        """The examples on this device."""
         if self.holds(examples.inputs):
             return examples
         return Examples(self.put(examples.inputs), self.put(examples.targets))
@@ -127,19 +127,19 @@ class Device:
         return self.put(index) if self.holds(examples.inputs) else index
 
     def take(self, examples: Examples, index: Tensor) -> Examples:
-        """These of the examples, here."""
+        """The examples at these places, on this device."""
         return self.examples(examples.take(self.index_on_store_device(examples, index)))
 
     def tensors(self, named: Tensors) -> dict[str, Tensor]:
-        """All of them, here."""
+        """All tensors on this device."""
         return {name: self.put(tensor) for name, tensor in named.items()}
 
     def labelled(self, kept: Labelled) -> dict[str, Tensors]:
-        """What belongs to stages, here."""
+        """Named tensors of each stage, on this device."""
         return {label: self.tensors(named) for label, named in kept.items()}
 
     def message(self, message: Message) -> Message:
-        """The message, here."""
+        """The message on this device."""
         if self.holds(message.params):
             return message
         buffers = None if message.buffers is None else self.put(message.buffers)
@@ -155,7 +155,7 @@ class Device:
     # memory and time ------------------------------------------------------------------------------------
 
     def room(self) -> int | None:
-        """How many bytes a GPU has left, those that torch keeps for itself counted in; `None` of main memory."""
+        """How many bytes a GPU has left, including what torch keeps for itself; `None` of main memory."""
         if not self.on_gpu:
             return None
         kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
@@ -261,7 +261,7 @@ def _gpu(device: str) -> torch.device:
     Raises:
         ConfigError: saying what torch has instead.
     """
-    with warnings.catch_warnings():  # torch warns of a missing driver, which is said below
+    with warnings.catch_warnings():  # torch warns of a missing driver, which the error below names
         warnings.simplefilter("ignore")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:

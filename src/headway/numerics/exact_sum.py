@@ -1,6 +1,6 @@
 """Sums that do not depend on the order of their terms.
 
-Floating-point addition rounds, so a sum depends on who arrived first and on how workers merged.  Here a
+Floating-point addition rounds, so a sum depends on the order of arrival and on how workers merged.  Here a
 float64 term is split, without loss, onto fixed bins of 32 bits:
 
     x = sum_k q_k 2^(32 k),   q_k an integer,   |q_k| <= 2^32

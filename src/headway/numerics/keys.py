@@ -33,7 +33,7 @@ def _encode(part: Part) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A 256-bit key, from which other keys and repeatable draws are derived; one client's, if it says whose.
+    """A 256-bit key, from which other keys and repeatable draws are derived; one client's, if it has an owner.
 
     Formula: `child = BLAKE2b-256(parent, parts)`, its owner's if the parent has one.  Draws read the stream
     `SHAKE-128(key)`; of a key with an owner, whose name has the number n, SplitMix64's stream from
@@ -117,7 +117,7 @@ class Key:
 
 
 class _Owners:
-    """Whose each of many keys is: the numbers of their names, found when somebody draws."""
+    """The owners of many keys: the numbers of their names, found at the first draw."""
 
     def __init__(self, names: Sequence[Part] = (), numbers: Tensor | None = None) -> None:
         self.names = names
@@ -221,6 +221,6 @@ def _unit(bits: Tensor) -> Tensor:
 
 @lru_cache(maxsize=CACHED, typed=True)
 def _child(secret: bytes, *parts: Part) -> bytes:
-    """What a key's child hides; that of a round and a purpose is the same for all clients."""
+    """The secret of a key's child; that of a round and a purpose is the same for all clients."""
     data = b"".join(map(_encode, parts))
     return hashlib.blake2b(data, digest_size=32, key=secret, person=b"headway-derive").digest()

@@ -42,7 +42,7 @@ class Figures:
     @classmethod
     def of(cls, report: RoundReport) -> Figures:
         """The drift in a report; of the clients, only those that were counted and measured."""
-        measured = report.clients.that("counted").telling("agreement")
+        measured = report.clients.with_status("counted").with_metric("agreement")
         clients = {each.client: {**each.metrics, "norm": each.norm} for each in measured if each.norm is not None}
         return cls(report.round, clients, report.drift)
 

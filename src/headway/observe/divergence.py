@@ -79,7 +79,7 @@ class Divergence(Observer):
     def _check(self, round_: int, after: State, reports: Reports, loss: float | None) -> None:
         """Raises `Diverged` for a state that is not finite, a loss that has exploded, or no update fit to count."""
         start = self.start_loss
-        rejected, counted = reports.that("rejected"), reports.that("counted")
+        rejected, counted = reports.with_status("rejected"), reports.with_status("counted")
         if rejected and not counted:
             raise Diverged(self._refused(round_, rejected))
         if not bool(torch.isfinite(after.params).all()):

@@ -99,6 +99,6 @@ class RoundReport:
 
 def _mean_loss(reports: Reports) -> float | None:
     """The counted clients' mean training loss, by examples; `None` where it is protected."""
-    known = reports.that("counted").telling("train_loss")
+    known = reports.with_status("counted").with_metric("train_loss")
     weight = total(known.examples)
     return sum(map(mul, known.examples, known.metric("train_loss"))) / weight if weight else None

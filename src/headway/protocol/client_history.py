@@ -88,7 +88,7 @@ class ClientHistory:
 
     def set_fresh_losses(self, reports: Iterable[ClientReport]) -> None:
         """Takes the losses that were measured for this round; one that is no number is the worst there can be."""
-        with_loss = Reports.of(reports).that("counted").telling("train_loss")
+        with_loss = Reports.of(reports).with_status("counted").with_metric("train_loss")
         losses = zip(with_loss.clients, with_loss.metric("train_loss"), strict=True)
         self.fresh = {client: math.inf if math.isnan(loss) else loss for client, loss in losses if loss is not None}
 
@@ -135,15 +135,15 @@ class ClientHistory:
                 kept["asked"][places] += ~kept["in_flight"][places]  # asked instead of one of the cohort
             kept["in_flight"][places] = False
         if "seconds" in kept:
-            timed = reports.telling("asked_s")
+            timed = reports.with_metric("asked_s")
             self._note_seconds(timed, rows(timed))
-        counted = reports.that("counted")
+        counted = reports.with_status("counted")
         if "counted" in kept:
             places = rows(counted)
             kept["counted"][places] += 1
             kept["last"][places] = round
         if "loss" in kept:
-            with_loss = counted.telling("train_loss")
+            with_loss = counted.with_metric("train_loss")
             places, losses = rows(with_loss), with_loss.metric("train_loss")
             kept["loss"][places] = _numbers(losses)
             total = sum(map(mul, self.sizes[places].tolist(), losses))

@@ -277,7 +277,7 @@ class Answer:
     @property
     def counted(self) -> tuple[str, ...]:
         """The clients whose update is in the total."""
-        return self.reports.that("counted").clients
+        return self.reports.with_status("counted").clients
 
 
 def _stacked(vectors: Iterable[Tensor | None]) -> Tensor:

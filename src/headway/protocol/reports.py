@@ -1,4 +1,4 @@
-"""What became of the clients of a round: a column for each thing that is known, and a row for who looks at one."""
+"""Reports on the clients of a round: a column for each figure, and a row, made on demand, for each client."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, final, over
 T = TypeVar("T")
 
 Status = Literal["counted", "rejected", "dropped"]
-OneOrEach: TypeAlias = T | Sequence[T]  # what all clients have in common, or a column
+OneOrEach: TypeAlias = T | Sequence[T]  # one value that all clients share, or a column
 
 
 @dataclass(slots=True)  # not frozen, which would take four times as long, and there may be thousands in a round
 class ClientReport:
-    """What became of one client in a round.
+    """The report on one client in a round.
 
     status: "counted"; "rejected" by the guard; "dropped" (a straggler, or lost).
     norm: L2 norm of the delta.  metrics: named numbers, absent where the chain protects the update.
@@ -137,7 +137,7 @@ class Reports(Sequence[ClientReport]):
 
     @classmethod
     def joined(cls, parts: Iterable[Reports]) -> Reports:
-        """All of these, one part after another."""
+        """The reports of all parts, one part after another."""
         parts = [part for part in parts if len(part)]
         if len(parts) == 1:
             return parts[0]
@@ -146,12 +146,12 @@ class Reports(Sequence[ClientReport]):
         return cls(**plain, metrics={name: _joined([part.metric(name) for part in parts]) for name in names})
 
     def to_state(self) -> dict[str, Any]:
-        """The columns as JSON holds them; `Reports(**told)` makes the reports again."""
-        metrics = {name: _told(column) for name, column in self.metrics.items()}
-        return {**{name: _told(getattr(self, name)) for name in self.PLAIN}, "metrics": metrics}
+        """The columns as JSON holds them; `Reports(**state)` makes the reports again."""
+        metrics = {name: _to_state(column) for name, column in self.metrics.items()}
+        return {**{name: _to_state(getattr(self, name)) for name in self.PLAIN}, "metrics": metrics}
 
     def adding(self, metrics: Mapping[str, Sequence[float | None]]) -> Reports:
-        """The same with columns of metrics more; a None in one leaves what was told before."""
+        """The same with columns of metrics more; a None in one leaves the earlier value."""
         added = {name: _over(column, self.metrics.get(name)) for name, column in metrics.items()}
         plain: dict[str, Any] = {name: getattr(self, name) for name in self.PLAIN}
         return Reports(**plain, metrics={**self.metrics, **added})
@@ -161,7 +161,7 @@ class Reports(Sequence[ClientReport]):
         plain: dict[str, Any] = {name: getattr(self, name) for name in self.PLAIN}
         pairs = list(zip(self.statuses, self.reasons, strict=True))
         plain["statuses"] = ["dropped" if status == "counted" else status for status, _ in pairs]
-        plain["reasons"] = [reason if status == "counted" else said for status, said in pairs]
+        plain["reasons"] = [reason if status == "counted" else before for status, before in pairs]
         return Reports(**plain, metrics=self.metrics)
 
     # looked at ------------------------------------------------------------------------------------------
@@ -176,15 +176,15 @@ class Reports(Sequence[ClientReport]):
             return self
         return self._at(sorted(range(len(self)), key=self.clients.__getitem__))
 
-    def that(self, status: Status) -> Reports:
-        """Those on clients that ended like this."""
+    def with_status(self, status: Status) -> Reports:
+        """The reports on clients of this status."""
         found = self.statuses.count(status)
         if found in (0, len(self)):  # as in nearly every round
             return self if found else Reports()
         return self._at([place for place, each in enumerate(self.statuses) if each == status])
 
-    def telling(self, metric: str) -> Reports:
-        """Those on clients that have this metric."""
+    def with_metric(self, metric: str) -> Reports:
+        """The reports on clients that have this metric."""
         column = self.metric(metric)
         missing = column.count(None)
         if missing in (0, len(self)):
@@ -232,11 +232,11 @@ class Reports(Sequence[ClientReport]):
         return f"Reports.of({list(self)})"
 
     def _metrics(self, place: int) -> dict[str, float]:
-        """Those of a row."""
+        """The metrics of a row."""
         return {name: own for name, column in self.metrics.items() if (own := column[place]) is not None}
 
     def _at(self, places: Sequence[int]) -> Reports:
-        """These rows."""
+        """The reports at these places."""
         plain: dict[str, Any] = {name: _picked(getattr(self, name), places) for name in self.PLAIN}
         metrics = {name: _picked(column, places) for name, column in self.metrics.items()}
         return Reports(**plain, metrics=metrics)
@@ -268,8 +268,8 @@ def _column(given: Any, count: int) -> Any:
     return given if isinstance(given, Same) else tuple(given)
 
 
-def _told(column: Sequence[T]) -> OneOrEach[T]:
-    """What a column is made of again."""
+def _to_state(column: Sequence[T]) -> OneOrEach[T]:
+    """A column as JSON holds it."""
     return column.value if isinstance(column, Same) else column
 
 
@@ -277,7 +277,7 @@ def _joined(columns: Sequence[Sequence[T]]) -> Sequence[T]:
     """One column after another."""
     first = columns[0] if columns else ()
     if isinstance(first, Same):
-        shown = repr(first.value)  # which tells 0.0 from -0.0
+        shown = repr(first.value)  # 0.0 and -0.0 differ
         if all(isinstance(each, Same) and repr(each.value) == shown for each in columns):
             return Same(first.value, sum(map(len, columns)))
     return tuple(chain.from_iterable(columns))

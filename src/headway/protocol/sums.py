@@ -14,7 +14,7 @@ from headway.core.update import Update
 from headway.numerics.exact_sum import ExactScalar, ExactSum
 
 COLUMNS = 1 << 17  # numbers of all lanes that are lifted at a time, in float64 of about a megabyte
-ON_DEVICE = 1 << 23  # the same on a GPU, which has no cache to stay in and is told each operation
+ON_DEVICE = 1 << 23  # the same on a GPU, which has no cache to stay in and a fixed cost for each operation
 LEAST = 256
 
 
@@ -27,7 +27,7 @@ def not_finite(vector: Tensor) -> str | None:
 
 
 class GroupSum:
-    """The clients that were trained together, summed in float64 in the fixed order in which they are added.
+    """The updates of clients that were trained together, summed in float64 in the fixed order in which they are added.
 
     Which clients form a group is a pure function of the sorted cohort, so this order is too.
     """
@@ -61,7 +61,7 @@ class GroupSum:
             self._sums.setdefault(name, []).append(float(number))
 
     def add_lanes(self, update: Update, lift: Callable[[Update, slice], Update]) -> Tensor:
-        """Adds many updates `[C, P]`, each lifted, a few coordinates at a time, which `lift` is told; returns their
+        """Adds many updates `[C, P]`, each lifted, a few coordinates at a time, which `lift` gets; returns their
         lifted weights `[C]`."""
         numbers = COLUMNS if update.delta.is_cpu else ON_DEVICE
         width = max(numbers // max(len(update.weight), 1), LEAST)
@@ -138,11 +138,11 @@ class ExactTotal:
         return {"weight": self.weight.units, "sums": sums, "count": self.count}
 
     @classmethod
-    def from_state(cls, told: Mapping[str, Any], vectors: dict[str, ExactSum]) -> ExactTotal:
-        """The total of these vectors and of numbers that `told` has told."""
+    def from_state(cls, state: Mapping[str, Any], vectors: dict[str, ExactSum]) -> ExactTotal:
+        """The total of these vectors and of the numbers that `to_state` gave."""
         total = cls()
-        total.vectors, total.weight, total.count = vectors, ExactScalar(told["weight"]), told["count"]
-        total.sums = {name: ExactScalar(units) for name, units in told["sums"].items()}
+        total.vectors, total.weight, total.count = vectors, ExactScalar(state["weight"]), state["count"]
+        total.sums = {name: ExactScalar(units) for name, units in state["sums"].items()}
         return total
 
     def merge(self, other: ExactTotal) -> None:
