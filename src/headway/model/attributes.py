@@ -1,4 +1,4 @@
-"""What a model keeps in Python attributes, put back as it was made before another client uses the model.
+"""The Python attributes of a model, put back as it was made before another client uses the model.
 
 A recurrent state, a counter or a cache that a module keeps in an attribute of itself or of its class is not part of its
 parameters and buffers.  Left alone it would pass from client to client, so that a client's model depends on the data of
@@ -126,7 +126,7 @@ def _same(one: object, other: object) -> bool:
 
 
 def _hold(value: Any, seen: set[int], seeders: list[Callable[[int], object]]) -> Held | None:
-    """How to see whether what is inside a value has changed, and to put that back; `None` if nothing can change."""
+    """A check of whether the inside of a value has changed, which puts it back; `None` if nothing can change."""
     if isinstance(value, (*PLAIN, nn.Module, type)) or inspect.isroutine(value) or id(value) in seen:
         return None
     seen.add(id(value))

@@ -1,4 +1,4 @@
-"""Which layer or stage an exception came from, and what that needs."""
+"""The layer or stage that an exception came from, and what it needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headway.core.stage import Stage
 
 
 def layer_of(error: BaseException) -> str:
-    """Where in a model an exception came from, as a phrase that follows on another; empty if it came from no layer.
+    """The layer that an exception came from, as a phrase that follows on another; empty if it came from no layer.
 
     >>> model = nn.Sequential(nn.Linear(4, 2))
     >>> try:
@@ -53,7 +53,7 @@ def _is_call(frame: FrameType) -> bool:
 
 
 def _needs(layer: nn.Module, given: object) -> str:
-    """What a layer of torch's takes that it was not given, as a phrase; empty if that is not known."""
+    """The inputs that a layer of torch's takes and was not given, as a phrase; empty if that is not known."""
     if not isinstance(given, Tensor):
         return ""
     shape = list(given.shape)

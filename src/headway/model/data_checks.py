@@ -102,7 +102,7 @@ def _check_tokens(module: nn.Module, data: FederatedData) -> None:
 
 
 def _outputs(module: nn.Module, data: FederatedData, whole: bool) -> Tensor | None:
-    """What the model gives for a few examples; None where that is no tensor, or where it fails for another reason."""
+    """The outputs of the model for a few examples; None where it returns no tensor, or fails for another reason."""
     try:
         outputs = _forward(module, _tried(data))
     except HeadwayError:

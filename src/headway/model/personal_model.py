@@ -15,7 +15,7 @@ MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
 
 
 def staying(flat_module: FlatModule) -> str:
-    """What of a model stays with each client, as a phrase; empty if nothing does."""
+    """The parts of a model that stay with each client, as a phrase; empty if there are none."""
     parts = ["personal parameters"] if flat_module.personal.numel() else []
     if flat_module.has_statistics and flat_module.task.buffers == "local":
         parts.append("statistics")
@@ -59,7 +59,7 @@ def load_model(
 
 
 def initial_note(flat_module: FlatModule, evaluated: Sequence[str], memory: Memories) -> str:
-    """Which of the clients that are evaluated have never been counted, so that what stays with them is initial; empty
+    """The evaluated clients that have never been counted, so that what stays with them is initial; empty
     if there are none."""
     if not evaluated or not (stays := staying(flat_module)):
         return ""

@@ -16,7 +16,7 @@ Drawn = tuple[Any, Any]
 
 
 def outside() -> Drawn:
-    """How far NumPy's and Python's own generators are."""
+    """The states of NumPy's and Python's own generators."""
     return np.random.get_state(), random.getstate()
 
 
@@ -52,7 +52,7 @@ def outside_seeded(seed: int) -> Iterator[None]:
 
 @torch.no_grad()
 def draws_ambient(model: nn.Module, inputs: Tensor) -> str | None:
-    """Which part of a model in training draws from torch's own generator, as a phrase; `None` if none does.
+    """The part of a model in training that draws from torch's own generator, as a phrase; `None` if none does.
 
     Calls the model once, in training mode, on a few examples `[B, ...]`, and compares the generator's state before
     and after each module.  Parameters, buffers, modes and the generator are left as they were.  A model that fails

@@ -50,7 +50,7 @@ def check_shapes(flat_module: FlatModule, parts: Sequence[Examples]) -> None:
 
 
 def metric_line(flat_module: FlatModule, store: Examples) -> str:
-    """What the metrics by name are means over, where an example has several answers, as a phrase; empty elsewhere."""
+    """The answers that metrics by name are means over, where an example has several, as a phrase; empty elsewhere."""
     batch = tried_batch(flat_module, store)
     targets, outputs = batch.targets, tried_outputs(flat_module, batch.inputs, training=False)
     if outputs is None or not any(_of_classes(metric, "auroc") for metric in flat_module.task.metrics):
@@ -70,7 +70,7 @@ def tried_batch(flat_module: FlatModule, store: Examples) -> Examples:
 
 
 def tried_outputs(flat_module: FlatModule, inputs: Tensor, training: bool) -> Tensor | None:
-    """What the model in the flat module gives for a few examples, in training or evaluation mode; `None` if it fails.
+    """The outputs of the model for a few examples, in training or evaluation mode; `None` if it fails.
 
     Its statistics, torch's generator and the inputs are left as they are.
 

@@ -127,7 +127,7 @@ class Task:
 
     @property
     def headline(self) -> str:
-        """What decides which model is best: the first metric, or the loss where there is none."""
+        """The metric that decides which model is best: the first one, or the loss where there is none."""
         return (*self.metric_names, "loss")[0]
 
     @property

@@ -26,7 +26,7 @@ LastBatch = Literal["keep", "merge", "drop"]
 
 
 def batch_bounds(count: int, batch_size: int | None, last: LastBatch = "keep") -> list[tuple[int, int]]:
-    """Where each batch starts and stops; None means one batch of everything.
+    """The start and stop of each batch; None means one batch of everything.
 
     last: of a last batch that is smaller than the others: it is kept, merged with the batch before it, or dropped.  The
     only batch is always kept.
@@ -51,7 +51,7 @@ def batch_bounds(count: int, batch_size: int | None, last: LastBatch = "keep") -
 
 
 def starts_of(widths: Sequence[int]) -> list[int]:
-    """Where each of some batches starts, one after another.
+    """The start of each of some batches, one after another.
 
     >>> starts_of([2, 2, 1])
     [0, 2, 4]

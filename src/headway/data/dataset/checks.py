@@ -105,7 +105,7 @@ def check_values(data: HeldExamples) -> None:
 
 
 def _not_finite(tensor: Tensor) -> tuple[int, int]:
-    """How many values are not finite, and the first row with one."""
+    """The number of values that are not finite, and the first row with one."""
     count, first = 0, -1
     if not tensor.is_floating_point():
         return count, first
@@ -119,7 +119,7 @@ def _not_finite(tensor: Tensor) -> tuple[int, int]:
 
 
 def _rows_with(marks: Tensor) -> Tensor:
-    """Which rows of marks `[N, ...]` have one, bool `[N]`."""
+    """The rows of marks `[N, ...]` that have one, bool `[N]`."""
     return marks.unsqueeze(-1).flatten(1).any(1)
 
 

@@ -79,4 +79,4 @@ class HeldExamples(Protocol):
 
     @property
     def classes(self) -> int | None:
-        """How many classes there are; None for regression."""
+        """The number of classes; None for regression."""

@@ -197,12 +197,12 @@ class FederatedData:
 
     @property
     def train_sizes(self) -> Tensor:
-        """How many training examples each client has, int64 `[C]`, in the order of `clients`."""
+        """The number of training examples of each client, int64 `[C]`, in the order of `clients`."""
         return ClientIndex.of(self.train).sizes
 
     @property
     def test_sizes(self) -> Tensor:
-        """How many test examples each client has, int64 `[C]`, in the order of `clients`."""
+        """The number of test examples of each client, int64 `[C]`, in the order of `clients`."""
         return ClientIndex.of(self.test).sizes
 
     @property
@@ -306,7 +306,7 @@ def _examples(x: Any, y: Any, where: str, kind: InputKind | None = None) -> Exam
 
 
 def _feed(digest: hashlib.blake2b, tensor: Tensor) -> None:
-    """Add a tensor's dtype, shape and bytes to a hash."""
+    """Adds a tensor's dtype, shape and bytes to a hash."""
     digest.update(_head(tensor.dtype, list(tensor.shape)))
     for _, block in blocks_of(tensor):
         digest.update(block.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -317,7 +317,7 @@ def _head(number: torch.dtype, shape: list[int]) -> bytes:
 
 
 def _holdings(train: ClientIndex, test: ClientIndex) -> Iterator[bytes]:
-    """What is hashed of who holds what: for each client its name, and dtype, shape and bytes of either part."""
+    """The hashed form of the holdings: for each client its name, and dtype, shape and bytes of either part."""
     for first in range(0, len(train), CLIENTS_AT_ONCE):
         last = min(first + CLIENTS_AT_ONCE, len(train))
         columns: list[list[bytes]] = [[repr(client).encode() for client in train.names[first:last]]]

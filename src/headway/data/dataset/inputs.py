@@ -90,7 +90,7 @@ def check_input_kind(kind: str | None, option: str = "inputs") -> None:
 
 
 def input_kind(values: Any) -> InputKind:
-    """How inputs `[N, ...]` are read by default: by their number type and their axes.
+    """The default reading of inputs `[N, ...]`, by their number type and their axes.
 
     uint8 and uint16 with two axes or more per example are pictures; a table `[N, D]` of uint8, floats and booleans
     are numbers; other whole numbers are tokens.
@@ -206,7 +206,7 @@ def _channels_last(inputs: Tensor) -> bool:
 
 
 def flat_pictures(pictures: Tensor) -> int:
-    """How many pictures `[N, ...]` have one value in at least 99 of 100 places: their lowest or their highest.
+    """The number of pictures `[N, ...]` with one value in at least 99 of 100 places: their lowest or their highest.
 
     >>> flat_pictures(torch.stack([torch.zeros(8, 8), torch.rand(8, 8)]))
     1

@@ -49,7 +49,7 @@ def split(index: Tensor, test_share: float, key: Key, labels: Tensor | None = No
 
 @dataclass(frozen=True, eq=False)
 class Splitter:
-    """How each client's examples are parted into training and test: the same rule for every source.
+    """The rule that parts each client's examples into training and test: the same for every source.
 
     random: `round(n test_share)` of them, drawn.  stratified: as many, drawn by class (see `split`).  last: as many,
     the last in the order of the source, such as the latest of a time series.  group: whole groups, such as all

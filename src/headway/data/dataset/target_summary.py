@@ -13,7 +13,7 @@ _ROWS = 1 << 16  # targets that are read together
 
 
 def target_line(data: FederatedData) -> tuple[str, str]:
-    """What is predicted: a heading, and a line with the classes, the labels of an example, or the range of values.
+    """A summary of the targets: a heading, and a line with the classes, labels of an example, or range of values.
 
     >>> target_line(FederatedData.from_clients({"a": ([[0.0], [1.0]], [0.5, 2.5])}))
     ('targets', 'values from 0.5 to 2.5, mean 1.5')
@@ -51,7 +51,7 @@ def class_line(data: FederatedData) -> str:
 
 
 def _tested(data: FederatedData) -> list[int]:
-    """How many test examples each class has, at clients and in the central test set."""
+    """The number of test examples of each class, at clients and in the central test set."""
     assert data.classes is not None
     counted = torch.zeros(data.classes, dtype=torch.int64)
     for index in ClientIndex.of(data.test).blocks():

@@ -149,7 +149,7 @@ def understood(
 
 
 def class_count(targets: Tensor, what: str) -> int | None:
-    """How many classes whole-number targets name (largest + 1); None for floats, and for several labels per example.
+    """The number of classes of whole-number targets (largest + 1); None for floats, and for several labels per example.
 
     Raises:
         DataError: a negative label.

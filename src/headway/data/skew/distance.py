@@ -1,4 +1,4 @@
-"""How far the clients' means lie apart: of features within classes, and of regression targets."""
+"""The distances between the clients' means: of features within classes, and of regression targets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TargetNumbers:
 
 
 def feature_numbers(data: FederatedData) -> FeatureNumbers | None:
-    """How far each client's features lie from everybody's, apart from what its label mix explains.
+    """The distance of each client's features from all clients', apart from what its label mix explains.
 
     With r = x - (the mean of x over all training examples of its class), or of all where there are no classes,
     and s_f^2 = mean of r_f^2:  distance_i^2 = mean over f of (mean_i r_f)^2 / s_f^2, over the features with s_f > 0;

@@ -45,7 +45,7 @@ def label_skew(data: FederatedData) -> LabelSkew:
 
 @dataclass(frozen=True)
 class ClientSkew:
-    """How one client's training part differs from all training parts together.
+    """The difference of one client's training part from all training parts together.
 
     `labels` counts its classes; `entropy` is that of their mix, in nats, and `effective_classes` its exponential;
     `label_distance` is the total variation to the pooled mix.  For regression, `target_distance` is
@@ -108,7 +108,7 @@ class Skew:
         return tuple(each.client for each in self.clients if each.shifts)
 
     def sentence(self) -> str:
-        """How alike the clients are, in plain words."""
+        """The skew in plain words."""
         sizes = [each.train for each in self.clients]
         if len(sizes) == 1:
             return f"1 client with {sizes[0]} training examples, so there is nobody to be unlike."

@@ -147,7 +147,7 @@ def _records(text: str, separator: str, path: Path) -> tuple[list[list[str]], li
 
 
 def _header_row(rows: Sequence[Sequence[str]]) -> int:
-    """Which row is the header: the first one, after titles of a single cell."""
+    """The number of the header row: the first one, after titles of a single cell."""
     width = Counter(map(len, rows[:_LOOKED_AT])).most_common(1)[0][0]
     for number, row in enumerate(rows):
         filled = sum(bool(cell.strip()) for cell in row)

@@ -25,7 +25,7 @@ PartitionLike = Partitioner | Mapping[str, Any]
 
 
 class Division(TypedDict, total=False):
-    """How examples are divided among clients: the arguments of `ExamplePool.divide`."""
+    """The division of examples among clients: the arguments of `ExamplePool.divide`."""
 
     key: Key | int
     partition: PartitionLike | None
@@ -109,7 +109,7 @@ class ExamplePool:
     def _split_notes(
         self, rule: Splitter, train: Mapping[str, Tensor], test: Mapping[str, Tensor], inputs: Tensor
     ) -> tuple[str, ...]:
-        """What is noticeable about the parts, and what they have in common."""
+        """Notes on the training and test parts, and on what they have in common."""
         lines: tuple[str, ...] = ()
         if self.tested is None:
             lines += rule.notes(train, test)

@@ -35,7 +35,7 @@ _NAMED = 4  # names that a note or an error lists
 
 @dataclass(frozen=True)
 class _FolderLevel:
-    """Where a picture lies: the part of the data that its folder names, its client and its class."""
+    """The place of a picture: the part of the data that its folder names, its client and its class."""
 
     part: str
     client: str
@@ -253,7 +253,7 @@ def _check_layout(folders: Sequence[tuple[str, ...]], path: Path) -> None:
 
 
 def _said(counts: Counter[str], tested: str, left: int, layout: Layout | None) -> tuple[str, ...]:
-    """What becomes of the folders for training, test and validation."""
+    """Notes on the use of the folders for training, test and validation."""
     if set(counts) <= {""}:
         return ()
     held = ", ".join(f"{counts[part]} {part}" for part in ("train", "validation", "test") if counts[part])

@@ -29,7 +29,7 @@ _STATE_FILES = ("dataset_dict.json", "state.json")
 
 @dataclass(frozen=True, kw_only=True)
 class RowOptions:
-    """Which columns of the rows are inputs, target, clients and groups, and how they are read.
+    """The columns of the rows that are inputs, target, clients and groups, and how they are read.
 
     inputs: the column of images, of number lists (such as token ids of one length), or the columns of numbers
         that together are the features.  target: a column of labels (`ClassLabel`, whole numbers or text) or of

@@ -90,7 +90,7 @@ def _read(path: Path, task: TargetKind | None) -> tuple[Examples, Targets]:
 
 
 def _parted(parts: ClientIndex, rule: Splitter, key: Key) -> tuple[ClientIndex, ClientIndex]:
-    """What each client holds as training and test part."""
+    """The training and test part of each client."""
     if rule.kind == "last":
         return last_tested(parts, rule.test_share)
     both = {client: rule.part(index, key.derive("split", client)) for client, index in parts.items()}
@@ -158,7 +158,7 @@ def _open(path: Path, numbers: tuple[str, ...]) -> Tensor:
 
 
 def _owned(owners: Tensor, path: Path) -> ClientIndex:
-    """Who holds what, from the client's number of each example, int64 `[N]`."""
+    """The index of each client's examples, from the client's number of each example, int64 `[N]`."""
     if int(owners.min()) < 0:
         raise DataError(f"{path} holds {int(owners.min())}, but client numbers start at 0.")
     if int(owners.max()) >= len(owners):

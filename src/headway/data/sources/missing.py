@@ -8,7 +8,7 @@ from headway.core.errors import nearest
 
 
 def no_file(path: Path, kind: str = "") -> str:
-    """Why there is no file at a path: a folder lies there, or nothing; with a file that may be meant.
+    """The reason why a path is no file: it is a folder, or nothing is there; with a file that may be meant.
 
     >>> no_file(Path("nowhere/table.csv"))
     'there is no file nowhere/table.csv; check the path.'

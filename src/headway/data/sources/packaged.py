@@ -35,7 +35,7 @@ class Packaged:
     description: str = ""
 
     def path(self) -> Path:
-        """Where the installed file is.
+        """The path of the installed file.
 
         Raises:
             DataError: the package is not installed, or has no such file.

@@ -38,7 +38,7 @@ class Pictures:
 
 @dataclass(eq=False)
 class _Seen:
-    """What was noticed while files were decoded."""
+    """Observations made while files were decoded."""
 
     damaged: dict[Path, str] = field(default_factory=dict)
     wide: int = 0

@@ -79,7 +79,7 @@ def _options_class(read: Callable[..., ExamplePool]) -> type[Any] | None:
 
 
 def parameters_of(read: Callable[..., ExamplePool]) -> Mapping[str, inspect.Parameter]:
-    """What a source takes: the parameters of its function, and the fields of its dataclass of options."""
+    """The parameters of a source: its function's, and the fields of its dataclass of options."""
     own, options = inspect.signature(read).parameters, _options_class(read)
     if options is None:
         return own
@@ -113,7 +113,7 @@ def source_names() -> list[str]:
 
 
 def sources() -> dict[str, str]:
-    """What `load` accepts, each with a line that describes it.
+    """The sources that `load` accepts, each with a line that describes it.
 
     >>> sorted(name for name in sources() if "path" not in name)
     ['digits', 'fashion-mnist', 'hospitals', 'mnist5k', 'synthetic']

@@ -1,4 +1,4 @@
-"""What the parts of a data set are called: training, test and validation, however they are commonly spelled."""
+"""The names of the parts of a data set: training, test and validation, however they are commonly spelled."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def synthetic_pool(*, key: Key, options: SyntheticOptions) -> ExamplePool:
 
 
 def _sizes(options: SyntheticOptions, key: Key) -> list[int]:
-    """How many examples each client holds."""
+    """The number of examples of each client."""
     drawn = np.exp(generator(key.derive("sizes")).normal(options.size_mean, options.size_spread, options.clients))
     most = inf if options.largest is None else options.largest
     sizes: list[int] = np.minimum(np.floor(drawn) + options.smallest, most).astype(np.int64).tolist()

@@ -55,12 +55,12 @@ class Field:
 
     @property
     def rows(self) -> int:
-        """How many values, gaps included."""
+        """The number of values, gaps included."""
         return len(self.texts) if self.numbers is None else len(self.numbers)
 
     @property
     def gaps(self) -> int:
-        """How many values are missing."""
+        """The number of missing values."""
         return self.texts.count(None) if self.numbers is None else int(np.isnan(self.numbers).sum())
 
     @property

@@ -36,7 +36,7 @@ PANDAS_INDEX = "__index_level_"
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    """How a table is read: its columns' parts, and how the file is written.
+    """The options of a table: the parts of its columns, and the form of the file.
 
     target, client_column, group: columns.  drop, keep, categories: column names.  gaps: the texts that mark a gap.
 
@@ -69,7 +69,7 @@ class TableOptions:
 
     @property
     def reading(self) -> Reading:
-        """How the file is written."""
+        """The form of the file."""
         return Reading(
             separator=self.separator,
             decimal=self.decimal,
@@ -163,7 +163,7 @@ def used_columns(
 def _remarks(
     features: Mapping[str, Field], targets: NDArray[np.generic], classes: int | None, how: Reading, scaled: bool
 ) -> list[str]:
-    """What is noticeable about features that are used."""
+    """Notes on features that are used."""
     notes = []
     mixed = [f"{name!r} ({each.not_number} no number)" for name, each in features.items() if each.not_number]
     if mixed:
@@ -221,7 +221,7 @@ def _owners(table: TableFile, name: str | None, path: Path) -> tuple[str, ...] |
 
 
 def unusable(each: Field) -> str:
-    """Why a column cannot be a feature, in words that follow its name; empty where it can."""
+    """The reason why a column cannot be a feature, in words that follow its name; empty where it can."""
     if each.problem:
         return f"{each.problem}; {_cure(each)}"
     if each.numbers is not None and not each.categorical:

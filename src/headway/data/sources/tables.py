@@ -25,7 +25,7 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Reading:
-    """How a table is read; what is None is guessed, and the guess is a note.
+    """The form of a table file; what is None is guessed, and the guess is a note.
 
     gaps: the texts that are gaps (without regard to case), instead of an empty cell, NA, N/A, NaN, null, None and `?`;
         in Parquet files nulls are gaps, and these texts as well where they are given.
@@ -153,7 +153,7 @@ def _dotted(cells: Sequence[str], words: Collection[str]) -> str:
 
 
 def gap_notes(fields: Mapping[str, Field]) -> list[str]:
-    """What was read as gaps, column by column, and which words of columns of text may be values."""
+    """Notes on what was read as gaps, by column, and on words that may be values."""
     phrases: list[str] = []
     doubtful: list[tuple[str, str]] = []
     words: set[str] = set()
@@ -195,7 +195,7 @@ def _listed(texts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What a table file holds: the kind and number of gaps of each column, clients, and the likely target.
+    """The contents of a table file: the kind and number of gaps of each column, clients, and the likely target.
 
     `clients` is None without a client column, and `classes` is None for regression.  `notes` are the guesses.
     """
@@ -261,7 +261,7 @@ def likely_task(target: Field) -> Task:
 
 
 def task_note(target: Field) -> str:
-    """What else whole numbers of a target may be, where both are likely; empty where the task is plain.
+    """A note on what else whole numbers of a target may be, where both are likely; empty where the task is plain.
 
     Up to 20 distinct ones are taken for classes, more for quantities; ten and more of the first, and up to 200 of the
     second that come back three times on average, are said to.
