@@ -6,6 +6,7 @@ them, so each has its own name here; quote the name with every number.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,8 +32,27 @@ from headway.data.partition.allocation import (
 from headway.numerics.keys import Key
 
 
+class _DirichletByClass(Partitioner):
+    """A partition that draws the shares of each class, again until every client has `min_examples`."""
+
+    alpha: float
+    min_examples: int
+    bins: int | None
+
+    def __post_init__(self) -> None:
+        check_repeated(self)
+
+    def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
+        """Indices of each client, allocated class by class."""
+        return allocate_until_enough(self, self._counts, labels, clients, key)
+
+    @abstractmethod
+    def _counts(self, sizes: Counts, clients: int, rng: np.random.Generator) -> Counts:
+        """The number of examples of each class for each client, `[classes, clients]`."""
+
+
 @dataclass(frozen=True)
-class DirichletNiid(Partitioner):
+class DirichletNiid(_DirichletByClass):
     """`dirichlet-niid`: each class is spread over clients by p ~ Dir(alpha), with balancing.
 
     For class k, p_j is set to 0 for a client that already holds N/n examples, and p is renormalised; classes
@@ -51,13 +71,6 @@ class DirichletNiid(Partitioner):
     min_examples: int = 10
     bins: int | None = None
 
-    def __post_init__(self) -> None:
-        check_repeated(self)
-
-    def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
-        """Indices of each client, allocated class by class."""
-        return allocate_until_enough(self, self._counts, labels, clients, key)
-
     def _counts(self, sizes: Counts, clients: int, rng: np.random.Generator) -> Counts:
         alpha, held = min(self.alpha, LARGEST), np.zeros(clients, dtype=np.int64)
         counts = np.zeros((len(sizes), clients), dtype=np.int64)
@@ -72,7 +85,7 @@ class DirichletNiid(Partitioner):
 
 
 @dataclass(frozen=True)
-class DirichletClass(Partitioner):
+class DirichletClass(_DirichletByClass):
     """`dirichlet-class`: each class is spread over clients by p ~ Dir(alpha), without balancing.
 
     Client sizes differ as the draws fall.  The draw is repeated until every client has `min_examples`.  bins: as in
@@ -89,13 +102,6 @@ class DirichletClass(Partitioner):
     alpha: float
     min_examples: int = 1
     bins: int | None = None
-
-    def __post_init__(self) -> None:
-        check_repeated(self)
-
-    def assign(self, labels: Tensor, clients: int, key: Key) -> list[Tensor]:
-        """Indices of each client, allocated class by class."""
-        return allocate_until_enough(self, self._counts, labels, clients, key)
 
     def _counts(self, sizes: Counts, clients: int, rng: np.random.Generator) -> Counts:
         return cut(rng.dirichlet(np.full(clients, min(self.alpha, LARGEST)), size=len(sizes)), sizes)
