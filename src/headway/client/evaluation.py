@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -20,6 +21,37 @@ from headway.training.call_trace import CallTrace
 
 BATCH = 1024
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of a cohort that is evaluated in one place, so that its numbers are those of the cohort evaluated whole.
+
+    first, stop: the places of the clients with a result among the given ones; the others' examples complete batches.
+    offset: the number of the cohort's examples before the given clients, modulo `BATCH`.
+    """
+
+    first: int = 0
+    stop: int | None = None
+    offset: int = 0
+
+    def batches(self, rows: Tensor, sizes: Tensor) -> tuple[Iterator[Tensor], slice]:
+        """The cohort's batches with examples of the clients that have a result, and the place of these in them.
+
+        rows: the examples of all given clients, of which each has as many as sizes `[C]` has it.
+        """
+        start = int(sizes[: self.first].sum())
+        stop = start + int(sizes[self.first : self.stop].sum())
+        cut = -self.offset % BATCH
+        each = [block for block in (rows[:cut], *rows[cut:].split(BATCH)) if len(block)]
+        ends = torch.tensor([len(block) for block in each]).cumsum(0).tolist()
+        begins = [end - len(block) for end, block in zip(ends, each, strict=True)]
+        wanted = [place for place in range(len(each)) if begins[place] < stop and ends[place] > start]
+        skipped = begins[wanted[0]] if wanted else start
+        return (each[place] for place in wanted), slice(start - skipped, stop - skipped)
+
+
+WHOLE = Window()
 
 
 def check_central(flat_module: FlatModule) -> None:
@@ -84,12 +116,18 @@ def training_loss(
 
 
 def evaluate_clients(
-    flat_module: FlatModule, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
+    flat_module: FlatModule,
+    message: Message,
+    data: FederatedData,
+    clients: Sequence[str],
+    memory: Memories,
+    window: Window = WHOLE,
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """The metrics of every client that has a test part, each with what it keeps for itself; and those of all their
     examples together.
 
-    Clients that share all of the model are evaluated in common batches, and apart otherwise.
+    Clients that share all of the model are evaluated in common batches, and apart otherwise.  window: the clients that
+    have a result, and the batches that they share with the others, where a cohort is evaluated in several places.
 
     Raises:
         ClientFailed: naming the client and what failed, with its inputs.
@@ -103,7 +141,7 @@ def evaluate_clients(
         loss = {"loss": _loss(flat_module, outputs, targets, trace)}
         return _measured(flat_module, flat_module.task.scorers, outputs, targets, trace) | loss
 
-    each = _of_each(flat_module, message, data, parts, clients, memory, scores)
+    each = _of_each(flat_module, message, data, parts, clients, memory, scores, window)
     if not pool:
         return each, {}
     outputs, targets = (torch.cat(side) for side in zip(*pool, strict=True))
@@ -112,11 +150,16 @@ def evaluate_clients(
 
 
 def training_losses(
-    flat_module: FlatModule, message: Message, data: FederatedData, clients: Sequence[str], memory: Memories
+    flat_module: FlatModule,
+    message: Message,
+    data: FederatedData,
+    clients: Sequence[str],
+    memory: Memories,
+    window: Window = WHOLE,
 ) -> dict[str, float]:
     """The mean loss over each client's training examples, as `evaluate_clients` would take it over its test part."""
     parts = (ClientIndex.of(data.train), data.train_of)
-    return _of_each(flat_module, message, data, parts, clients, memory, _loss)
+    return _of_each(flat_module, message, data, parts, clients, memory, _loss, window)
 
 
 @torch.no_grad()
@@ -128,13 +171,15 @@ def _of_each(
     clients: Sequence[str],
     memory: Memories,
     figure: Callable[[FlatModule, Tensor, Tensor, CallTrace], T],
+    window: Window,
 ) -> dict[str, T]:
-    """A figure of the model's outputs and the targets of every client that has examples in this part."""
+    """A figure of the model's outputs and the targets of every client in the window that has examples in this part."""
     held, examples_of = parts
     if not bool(held.sizes.any()):
         return {}
     rows, sizes = held.rows(clients)
-    told = [client for client, size in zip(clients, sizes.tolist(), strict=True) if size]
+    own = slice(window.first, window.stop)
+    told = [client for client, size in zip(clients[own], sizes[own].tolist(), strict=True) if size]
     if not told:
         return {}
     alike = not flat_module.personal.numel() and not flat_module.keeps
@@ -146,8 +191,9 @@ def _of_each(
     site, store = flat_module.site, data.store
     try:
         with site.evaluating():
-            blocks = (flat_module.to_memory_format(site.take(store, block).inputs) for block in rows.split(BATCH))
-            outputs = torch.cat([_output(flat_module, block) for block in blocks])
+            batches, place = window.batches(rows, sizes)
+            blocks = (flat_module.to_memory_format(site.take(store, block).inputs) for block in batches)
+            outputs = torch.cat([_output(flat_module, block) for block in blocks])[place]
     except Exception:  # whatever a user's model may raise
         for client in told:  # one after another, so that the one is named on whose examples it fails
             _apart(flat_module, message, examples_of(client), memory, client, figure)
@@ -155,7 +201,8 @@ def _of_each(
     if changed := flat_module.attributes.changed():  # which the trial before the first round did not show
         flat_module.keeps = tuple(changed)
         return {client: _apart(flat_module, message, examples_of(client), memory, client, figure) for client in told}
-    cuts, targets = sizes[sizes > 0].tolist(), store.targets[site.index_on_store_device(store, rows)].cpu()
+    rows = rows[int(sizes[: window.first].sum()) :][: len(outputs)]
+    cuts, targets = sizes[own][sizes[own] > 0].tolist(), store.targets[site.index_on_store_device(store, rows)].cpu()
     scored = zip(told, outputs.split(cuts), targets.split(cuts), strict=True)
     return {client: figure(flat_module, o, t, CallTrace(client)) for client, o, t in scored}
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from headway.client.evaluation import evaluate_clients, training_losses
+from headway.client.evaluation import WHOLE, Window, evaluate_clients, training_losses
 from headway.core.errors import ConfigError
 from headway.core.update import Tensors
 from headway.engines.group_runner import GroupRunner
@@ -30,9 +30,10 @@ class LocalClients:
         self.groups, self.execution, self.setup = groups, groups.execution, groups.setup
         self.secrets: dict[str, Tensors] = {}
 
-    def answer(self, ask: Ask) -> Answer:
+    def answer(self, ask: Ask, window: Window = WHOLE) -> Answer:
         """The answer to an ask; its cohort trains in an order that the names and sizes of its clients decide.
 
+        window: the part of the cohort whose results are asked for here, of a request to evaluate or to measure.
         The generators and settings of torch, NumPy and Python are left as they were found.
         """
         with self.untouched():
@@ -41,9 +42,9 @@ class LocalClients:
                     with self.setup.device.training():
                         return self._train(ask)
                 case Evaluate():
-                    return self._evaluate(ask)
+                    return self._evaluate(ask, window)
                 case Measure():
-                    return self._measure(ask)
+                    return self._measure(ask, window)
                 case Settle():
                     return self._settle(ask)
                 case Exchange() as request:
@@ -72,20 +73,21 @@ class LocalClients:
             parts += result.parts
         return replace(answered(total, parts, meter), notes=self.execution.fallbacks.take())
 
-    def _evaluate(self, ask: Ask) -> Answer:
+    def _evaluate(self, ask: Ask, window: Window) -> Answer:
         setup = self.setup
         setup.flat_module.seed(setup.job.key.derive("evaluation", ask.round).seed())
         data, memory = setup.job.data, setup.job.memory
-        scores, pooled = evaluate_clients(setup.flat_module, ask.message, data, ask.cohort, memory)
+        scores, pooled = evaluate_clients(setup.flat_module, ask.message, data, ask.cohort, memory, window)
         self.execution.unwritten.check()
         sizes = [len(data.test[client]) for client in scores]
         reports = Reports(scores, "counted", sizes, metrics=columns_of(list(scores.values())))
         return Answer(reports=reports, figures=pooled)
 
-    def _measure(self, ask: Ask) -> Answer:
+    def _measure(self, ask: Ask, window: Window) -> Answer:
         """The loss of the model on each client's training examples."""
         setup = self.setup
-        losses = training_losses(setup.flat_module, ask.message, setup.job.data, ask.cohort, setup.job.memory)
+        data, memory = setup.job.data, setup.job.memory
+        losses = training_losses(setup.flat_module, ask.message, data, ask.cohort, memory, window)
         self.execution.unwritten.check()
         up, down = frame.size(REPLY), frame.size(ask.message.tensors())
         metrics = {"train_loss": list(losses.values())}

@@ -5,20 +5,23 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from headway.client.evaluation import Window
 from headway.core import stopping
 from headway.core.errors import ConfigError, HeadwayError
+from headway.data.dataset.client_index import ClientIndex
+from headway.engines.evaluation_shares import shares_of
 from headway.engines.group_runner import GroupRunner
 from headway.engines.grouping import GROUP, groups_of
 from headway.engines.local_clients import LocalClients
 from headway.observe.drift import DriftMeter
-from headway.protocol.messages import Answer, Ask, Train
+from headway.protocol.messages import Answer, Ask, Evaluate, Measure, Train
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
 from headway.server.collector import GroupResult, answered
@@ -38,10 +41,14 @@ class MachineLost(Lost):
 
 @dataclass(frozen=True)
 class Unit:
-    """Clients that are summed together, and the place of the first of them in the cohort."""
+    """Clients that are summed together, and the place of the first of them in the cohort.
+
+    window: of clients that are evaluated, those with a result.
+    """
 
     clients: list[str]
     first: int
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ class WorkerTotals:
     """The worker's own side: runs units, and keeps what they add up to."""
 
     def __init__(self, groups: GroupRunner) -> None:
-        self.groups, self.total = groups, ExactTotal()
+        self.groups, self.local, self.total = groups, LocalClients(groups), ExactTotal()
         self.meter: tuple[int, DriftMeter | None] = (-1, None)
 
     def run(self, ask: Ask, cohort: int) -> GroupResult:
@@ -115,6 +122,10 @@ class WorkerTotals:
         done = self.groups.run(ask, ask.cohort, {}, self.meter[1])
         torch.set_rng_state(before)
         return done
+
+    def evaluate(self, ask: Ask, window: Window) -> Reports:
+        """The reports of a request to evaluate or to measure."""
+        return self.local.answer(ask, window).reports
 
     def take(self) -> ExactTotal:
         """The sum until now; the next one starts from nothing."""
@@ -137,6 +148,10 @@ class WorkerPool(ABC):
     @abstractmethod
     def prepare(self, ask: Ask) -> None:
         """Makes ready for a round."""
+
+    @abstractmethod
+    def prepare_evaluation(self, ask: Ask) -> bool:
+        """Makes ready to evaluate or to measure; False if workers cannot."""
 
     @abstractmethod
     def hire(self, number: int, instead: bool = False) -> WorkerHandle:
@@ -163,7 +178,7 @@ def checked_workers(workers: int | None) -> int | None:
 
 
 class WorkerClients:
-    """Clients in workers: a request to train is answered there, the others in this process.
+    """Clients in workers: requests to train, evaluate and measure are answered there, the others in this process.
 
     local: the clients in this process, for what workers cannot do.
     """
@@ -188,16 +203,27 @@ class WorkerClients:
 
     def answer(self, ask: Ask) -> Answer:
         """The answer to an ask."""
-        if self.local_reason is not None or not ask.cohort or not isinstance(ask.request, Train):
+        if self.local_reason is not None or not ask.cohort or not self._prepared(ask):
             return self.local.answer(ask)
         with self.local.untouched():
-            self.pool.prepare(ask)
             try:
                 with self.local.setup.device.training():
                     return RoundDispatcher(self.pool, self.local, ask).run()
             except BaseException:
                 self.pool.kill()  # what they were at belongs to no round any more
                 raise
+
+    def _prepared(self, ask: Ask) -> bool:
+        """Makes the workers ready for an ask; False if it is answered in this process."""
+        match ask.request:
+            case Train():
+                self.pool.prepare(ask)
+                return True
+            case Evaluate():  # metrics over all clients' examples together need all outputs in one place
+                return not self.local.setup.job.task.pooled_scorers and self.pool.prepare_evaluation(ask)
+            case Measure():
+                return self.pool.prepare_evaluation(ask)
+        return False
 
 
 class RoundDispatcher:
@@ -206,19 +232,32 @@ class RoundDispatcher:
     def __init__(self, pool: WorkerPool, local: LocalClients, ask: Ask) -> None:
         self.pool, self.local, self.asked = pool, local, ask
         self.waiting: deque[Unit] = deque()
-        place = 0
-        for clients in groups_of(ask.cohort, local.setup.job.data.train, local.groups.width, spread(len(ask.cohort))):
-            self.waiting.append(Unit(clients, place))
-            place += len(clients)
+        self.trains = isinstance(ask.request, Train)
+        self.waiting.extend(self._training_units() if self.trains else self._evaluation_units())
         self.whole = local.setup.job.algorithm.chain.aggregator.whole_cohort
         self.deaths: dict[tuple[int, bool], int] = {}  # by unit, and whether with the machine
-        self.total, self.meter = ExactTotal(), local.setup.meter(ask)
+        self.total, self.meter = ExactTotal(), local.setup.meter(ask) if self.trains else None
         self.reports: dict[int, Reports] = {}
         self.notes: list[str] = []
         self.replaced: list[str] = []  # sentences about workers that were lost
 
+    def _training_units(self) -> Iterator[Unit]:
+        """The groups of the cohort, each summed by one worker."""
+        cohort, place = self.asked.cohort, 0
+        train, width = self.local.setup.job.data.train, self.local.groups.width
+        for clients in groups_of(cohort, train, width, spread(len(cohort))):
+            yield Unit(clients, place)
+            place += len(clients)
+
+    def _evaluation_units(self) -> Iterator[Unit]:
+        """The shares of the cohort, each evaluated by one worker."""
+        data, cohort = self.local.setup.job.data, self.asked.cohort
+        held = ClientIndex.of(data.test if isinstance(self.asked.request, Evaluate) else data.train)
+        for clients, first, window in shares_of(cohort, held.sizes_of(cohort)):
+            yield Unit(clients, first, window)
+
     def run(self) -> Answer:
-        """Trains everybody; the answer."""
+        """The answer of the whole cohort."""
         pool, fallbacks = self.pool, self.local.execution.fallbacks
         while len(pool.handles) < min(pool.workers, len(self.waiting)):
             pool.handles.append(pool.hire(len(pool.handles)))
@@ -231,6 +270,8 @@ class RoundDispatcher:
         for note in self.notes:
             fallbacks.add(note)  # which keeps what several workers have in common once
         notes = [*fallbacks.take(), *self.replaced]
+        if not self.trains:  # in the order of the cohort, in which means are taken
+            return Answer(reports=Reports.joined([self.reports[first] for first in sorted(self.reports)]), notes=notes)
         return replace(answered(self.total, self.reports.values(), self.meter), notes=notes)
 
     def _give(self, handle: WorkerHandle) -> None:
@@ -262,8 +303,10 @@ class RoundDispatcher:
         if work is None:
             self._here(unit)
             return
+        self.reports[self._place(unit)] = work.reports
+        if not self.trains:
+            return
         handle.summed.append(unit)
-        self.reports[unit.first] = work.reports
         self.notes += work.notes
         if work.rows is not None:
             self.total.merge(work.rows)
@@ -275,9 +318,17 @@ class RoundDispatcher:
     def _here(self, unit: Unit) -> None:
         """Runs a unit in this process, where what fails can be looked at."""
         stopping.check()
+        if unit.window is not None:
+            ask = self.asked.of(unit.clients)
+            self.reports[self._place(unit)] = self.local.answer(ask, unit.window).reports
+            return
         done = self.local.groups.run(self.asked, unit.clients, {}, self.meter)
         self.total.add_group(done.group)
         self.reports[unit.first] = Reports.joined(done.parts)
+
+    def _place(self, unit: Unit) -> int:
+        """The place in the cohort of the first client with a report."""
+        return unit.first + (0 if unit.window is None else unit.window.first)
 
     def _collect(self, handle: WorkerHandle) -> bool:
         """Adds what a worker has summed; False if it is lost and its units wait again."""

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from headway.core.errors import HeadwayError
 from headway.engines.group_runner import GroupRunner
 from headway.engines.processes.worker import Areas, read_total, read_work, start
 from headway.engines.worker_pool import Lost, Unit, WorkerHandle, WorkerPool, WorkerTask, some_of
-from headway.protocol.messages import Ask
+from headway.protocol.messages import Ask, Evaluate
 from headway.protocol.sums import ExactTotal
 
 CLOSING_S = 2.0  # for workers that have been told to end
@@ -36,6 +37,11 @@ class ProcessHandle(WorkerHandle):
 
     def give(self, ask: Ask, unit: Unit) -> None:
         """Asks it by the pipe."""
+        if unit.window is not None:
+            kind = "evaluate" if isinstance(ask.request, Evaluate) else "measure"
+            window = [unit.window.first, unit.window.stop, unit.window.offset]
+            self._ask({kind: unit.clients, "window": window, "round": ask.round, "attempt": ask.attempt})
+            return
         own = ask.of(unit.clients)
         request = {"unit": unit.clients, "first": unit.first, "cohort": len(ask.cohort), "attempt": ask.attempt}
         earlier = {client: version.round for client, version in own.earlier.items()}
@@ -107,6 +113,14 @@ class ProcessPool(WorkerPool):
             self.close()
             self.areas = Areas.of(ask, self.groups.setup, self.workers)
         self.areas.write(ask)
+
+    def prepare_evaluation(self, ask: Ask) -> bool:
+        """Writes the model where workers read it; False before the first round, when there is no such place."""
+        message = replace(ask.message, stages={})
+        if self.areas is None or not self.areas.evaluated.fits(message):
+            return False
+        self.areas.evaluated.write(message)
+        return True
 
     def hire(self, number: int, instead: bool = False) -> ProcessHandle:
         """Forks a worker."""

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from headway.client.evaluation import Window
 from headway.core import stopping
 from headway.core.update import Update
 from headway.engines.executors.client_setup import ClientSetup
 from headway.engines.group_runner import GroupRunner
 from headway.engines.processes.shared_arrays import Broadcast, Sums, shared
 from headway.engines.worker_pool import WorkerTask, WorkerTotals
-from headway.protocol.messages import Ask, Train, Version
+from headway.protocol.messages import Ask, Evaluate, Measure, Train, Version
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
 
@@ -27,12 +28,13 @@ from headway.protocol.sums import ExactTotal
 class Areas:
     """The shared memory of all workers and their parent.
 
-    broadcasts: the messages that are answered in the round.  sums: what each worker has summed.  drift: a row for each
-    client of the cohort, if drift is measured.  rows: each client's own vectors, for an aggregator that needs the whole
-    cohort.
+    broadcasts: the messages that are answered in the round.  evaluated: the model that is evaluated.  sums: of each
+    worker.  drift: a row for each client of the cohort, if drift is measured.  rows: each client's own vectors, for an
+    aggregator that needs the whole cohort.
     """
 
     broadcasts: list[Broadcast]
+    evaluated: Broadcast
     sums: list[Sums]
     drift: Tensor | None
     rows: dict[str, Tensor]
@@ -46,6 +48,7 @@ class Areas:
         lengths, number = setup.summed, setup.flat_module.shared.dtype
         return cls(
             [Broadcast(ask.message) for _ in range(_room(1 + len(ask.versions)))],
+            Broadcast(replace(ask.message, stages={})),
             [] if whole else [Sums(lengths) for _ in range(workers)],
             None if meter is None else shared((cohort, meter.width), meter.number),
             {name: shared((cohort, length), number) for name, length in lengths.items()} if whole else {},
@@ -89,7 +92,8 @@ class Worker:
     """The child's side: answers requests until there are no more.
 
     A request is a JSON object: `{"unit": [clients], "first": place of the first in the cohort, ...}` is answered with
-    what became of each client; `{"sum": true}` with what the units since the last such request add up to.
+    what became of each client; `{"evaluate": [clients], "window": [...], ...}` and `{"measure": ...}` with a report on
+    each client of the window; `{"sum": true}` with what the units since the last such request add up to.
     """
 
     def __init__(self, number: int, pipe: Connection, groups: GroupRunner, areas: Areas) -> None:
@@ -105,10 +109,20 @@ class Worker:
             except (EOFError, OSError):
                 return
             try:
-                reply = self._sum() if "sum" in request else self._unit(request)
+                reply = self._reply(request)
             except BaseException as error:  # also an exit: the parent runs the clients, and fails where one can look
                 reply = {"failed": f"{type(error).__name__}: {error}"}
             self.pipe.send_bytes(json.dumps(reply).encode())
+
+    def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
+        if "sum" in request:
+            return self._sum()
+        if "unit" in request:
+            return self._unit(request)
+        kind = Evaluate if "evaluate" in request else Measure
+        message, clients = self.areas.evaluated.message(), request.get("evaluate") or request["measure"]
+        ask = Ask(kind(message, request["round"], request["attempt"]), tuple(clients))
+        return {"reports": self.tally.evaluate(ask, Window(*request["window"])).to_state(), "notes": []}
 
     def _unit(self, request: dict[str, Any]) -> dict[str, Any]:
         ask = self.areas.ask(request)
@@ -166,7 +180,7 @@ def read_work(reply: dict[str, Any], unit: Sequence[str], first: int, areas: Are
     weights, paths = reply.get("weights", {}), reply.get("paths", {})
     if areas.drift is not None:
         drift = {client: areas.drift[place] for place, client in enumerate(unit, first) if client in weights}
-    rows = _read_rows(reply, unit, first, areas.rows) if areas.rows else None
+    rows = _read_rows(reply, unit, first, areas.rows) if "rows" in reply else None
     return WorkerTask(Reports(**reply["reports"]), rows, drift, weights, paths, reply["notes"])
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
+from headway.client.evaluation import Window
 from headway.core import stopping
 from headway.core.errors import HeadwayError
 from headway.engines.client_execution import ClientExecution
@@ -17,7 +19,7 @@ from headway.engines.ray.ray_worker import RayWorker
 from headway.engines.ray.replicated_state import RemoteMemory
 from headway.engines.ray.worker_job import WorkerJob, data_arrays
 from headway.engines.worker_pool import Lost, MachineLost, Unit, WorkerHandle, WorkerPool, WorkerTask
-from headway.protocol.messages import Ask, Message
+from headway.protocol.messages import Ask, Evaluate, Message
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
 
@@ -41,6 +43,9 @@ class RayHandle(WorkerHandle):
     def give(self, ask: Ask, unit: Unit) -> None:
         """Asks it; messages go by reference."""
         pool, own = self.pool, ask.of(unit.clients)
+        if unit.window is not None:
+            self._give_evaluation(ask, unit, unit.window)
+            return
         rounds = [ask.round, *(version.round for version in own.versions)]
         self.calls += 1
         request = {
@@ -55,6 +60,20 @@ class RayHandle(WorkerHandle):
         }
         messages = [pool.broadcasts[round_] for round_ in rounds]
         self.asked = pool.remote.call(self.actor, "unit", request, pool.memory.ranges, *messages)
+
+    def _give_evaluation(self, ask: Ask, unit: Unit, window: Window) -> None:
+        self.calls += 1
+        request = {
+            "number": self.calls,
+            "evaluates": isinstance(ask.request, Evaluate),
+            "clients": unit.clients,
+            "window": [window.first, window.stop, window.offset],
+            "round": ask.round,
+            "attempt": ask.attempt,
+            "missed": dict(self.pool.memory.missed),
+        }
+        ranges, message = self.pool.memory.ranges, self.pool.evaluated
+        self.asked = self.pool.remote.call(self.actor, "evaluate", request, ranges, message)
 
     def work(self, unit: Unit) -> WorkerTask | None:
         """Waits for its answer."""
@@ -123,6 +142,7 @@ class RayPool(WorkerPool):
         self.longest_s = 0.0
         self.shipped: tuple[Reference, Reference] | None = None
         self.broadcasts: dict[int, Reference] = {}  # by round
+        self.evaluated: Reference | None = None  # the model that is evaluated
 
     def kill(self) -> None:
         """Ends the workers at once, whatever they are at."""
@@ -139,6 +159,13 @@ class RayPool(WorkerPool):
             version.round: self.broadcasts.get(version.round) or self._sent(version.message) for version in ask.versions
         }
         self.broadcasts = {**earlier, ask.round: self._sent(ask.message)}
+
+    def prepare_evaluation(self, ask: Ask) -> bool:
+        """Puts the model where the workers read it; False before the first round, when they have no data."""
+        if self.shipped is None:
+            return False
+        self.evaluated = self._sent(replace(ask.message, stages={}))
+        return True
 
     def _sent(self, message: Message) -> Reference:
         return self.remote.put(arrays_of(message.tensors()))

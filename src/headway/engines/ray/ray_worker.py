@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from headway.client.evaluation import Window
 from headway.core.errors import HeadwayError
 from headway.core.update import unflat_names
 from headway.engines.client_execution import ClientExecution
@@ -17,7 +18,7 @@ from headway.engines.ray.replicated_state import ClientRange, RemoteMemory
 from headway.engines.ray.state_replica import node_here
 from headway.engines.ray.worker_job import WorkerJob
 from headway.engines.worker_pool import Lost, WorkerTotals
-from headway.protocol.messages import Ask, Message, Train, Version
+from headway.protocol.messages import Ask, Evaluate, Measure, Message, Train, Version
 from headway.protocol.reports import Reports
 
 
@@ -61,6 +62,27 @@ class RayWorker:
         """
         if self.last[0] != request["number"]:
             reply = self._trained(self._started(), request, ranges, messages)
+            self.last = request["number"], reply | {"missed": self.memory.missed, "repeated": self.remote.repeated}
+            self.remote.repeated = (0, "")
+        return self.last[1]
+
+    def evaluate(self, request: dict[str, Any], ranges: Sequence[ClientRange], message: Arrays) -> dict[str, Any]:
+        """Evaluates clients, or measures their losses; a report on each client of the window.
+
+        request: as of `unit`, with the window and whether clients are evaluated.  message: the model.
+
+        Raises:
+            Lost: if the worker was not started.
+        """
+        if self.last[0] != request["number"]:
+            tally, kind = self._started(), Evaluate if request["evaluates"] else Measure
+            self.memory.begin(ranges, request["missed"])
+            ask = Ask(kind(_message(message), request["round"], request["attempt"]), tuple(request["clients"]))
+            try:
+                reports = tally.evaluate(ask, Window(*request["window"]))
+                reply: dict[str, Any] = {"reports": reports.to_state(), "notes": []}
+            except Exception as error:  # the driver evaluates the clients itself, and fails where it can be looked at
+                reply = {"failed": f"{type(error).__name__}: {error}"}
             self.last = request["number"], reply | {"missed": self.memory.missed, "repeated": self.remote.repeated}
             self.remote.repeated = (0, "")
         return self.last[1]

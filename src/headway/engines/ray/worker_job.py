@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from headway.core.algorithm import Algorithm
 from headway.core.flow import Flow
@@ -53,20 +53,22 @@ class WorkerJob:
     def job(self, arrays: Arrays) -> Job:
         """The job again; the data were checked where they came from, and are not looked through again."""
         held, data = tensors_of(arrays), copy.copy(self.hollow)
-        none = torch.zeros(len(self.names), dtype=torch.int64)
         object.__setattr__(data, "store", Examples(held["inputs"], held["targets"]))
-        object.__setattr__(data, "train", ClientIndex(self.names, held["starts"], held["sizes"], held.get("index")))
-        object.__setattr__(data, "test", ClientIndex(self.names, none, none))
+        object.__setattr__(data, "train", _index(self.names, held, "train"))
+        object.__setattr__(data, "test", _index(self.names, held, "test"))
         return Job(self.algorithm, self.task, data, self.key, RemoteMemory(self.names, self.remote))
 
 
 def data_arrays(data: FederatedData) -> dict[str, Array]:
-    """The examples and who trains on which, as arrays."""
-    train = ClientIndex.of(data.train)
-    arrays = {
-        "inputs": array_of(data.store.inputs),
-        "targets": array_of(data.store.targets),
-        "starts": array_of(train.starts),
-        "sizes": array_of(train.sizes),
-    }
-    return arrays if train.index is None else {**arrays, "index": array_of(train.index)}
+    """The examples, and each client's training and test examples, as arrays."""
+    arrays = {"inputs": array_of(data.store.inputs), "targets": array_of(data.store.targets)}
+    for part, held in (("train", ClientIndex.of(data.train)), ("test", ClientIndex.of(data.test))):
+        arrays |= {f"{part}_starts": array_of(held.starts), f"{part}_sizes": array_of(held.sizes)}
+        if held.index is not None:
+            arrays[f"{part}_index"] = array_of(held.index)
+    return arrays
+
+
+def _index(names: Sequence[str], held: Mapping[str, Tensor], part: str) -> ClientIndex:
+    """The examples of each client in one part of the data, from arrays."""
+    return ClientIndex(names, held[f"{part}_starts"], held[f"{part}_sizes"], held.get(f"{part}_index"))
