@@ -20,7 +20,6 @@ CIRCLES: dict[str, str] = {}
 FAN_OUT: dict[str, str] = {
     "headway.client.client_algorithm": "is being split",
     "headway.engines.virtual_clock.clock_engine": "is being split",
-    "headway.experiment.algorithm_section": "is being split",
 }
 LONG_FILES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {}

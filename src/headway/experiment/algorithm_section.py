@@ -18,9 +18,8 @@ from headway.experiment.runfile_schema import AlgorithmSection
 from headway.experiment.user_modules import own_trainer
 from headway.protocol.quorum import Quorum
 from headway.samplers import All
-from headway.training.local_sgd import LocalSGD
+from headway.training import LocalSGD, Trainer
 from headway.training.registered_trainers import trainers
-from headway.training.trainer import Trainer
 
 
 def algorithm_of(section: AlgorithmSection, of_stages: Sequence[tuple[list[str], Any]]) -> Algorithm:
