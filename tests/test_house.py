@@ -100,7 +100,6 @@ SUITES: dict[str, str] = {
         "client.client_algorithm training.local_loop training.loop_trainer training.sgd_options "
         "training.single_example training.step_rules training.update_rule"
     ),
-    "training/test_step_storage.py": "numerics.gram",
     "training/test_trainer.py": "training.call_trace",
     "vectorized/test_batched_sgd.py": "vectorized.batch_schedule vectorized.gradient_functions",
     "vectorized/test_low_rank.py": "engines.executors.low_rank_executor vectorized.low_rank_layers",
