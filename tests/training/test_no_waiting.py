@@ -77,7 +77,7 @@ class There:
             label: {name: tensor.expand(len(crew), -1).clone() for name, tensor in kept.items()}
             for label, kept in self.runner.remembered(self.ask.message).items()
         }
-        return self.runner.prepare_crew(crew, self.ask, memory)
+        return self.runner.prepare_batch(crew, self.ask, memory)
 
     def prepared(self, client, examples):
         facts = self.runner.facts_of(self.ask, [client], torch.tensor([len(examples)]))

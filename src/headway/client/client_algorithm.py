@@ -32,7 +32,7 @@ from headway.vectorized.client_batch import ClientBatch
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A client's update and next memory, and what training said of itself."""
+    """A client's update and next memory, and the record of its training."""
 
     update: Update
     memory: Memory
@@ -43,12 +43,12 @@ class Outcome:
 class GroupFacts:
     """The facts of clients that train one after another in one ask, derived for all of them at once.
 
-    messages, rounds: with which each was asked, and in which round.  examples: how many each has, `[]` where clients
-    train.  keys, trainer_keys: of each client, and of its trainer; stage_keys: of each stage, by its label.
-    seeds: for torch's generator.  dropout: the keys of dropout.  steps: how many each makes, if
-    that is not the trainer's to say.  client_steps: the steps of each, where the trainer works them out ahead.
+    messages, rounds: the message with which each client was asked, and its round.  examples: the number of examples of
+    each, `[]` on the device.  keys, trainer_keys: of each client, and of its trainer; stage_keys: of each stage, by its
+    label.  seeds: for torch's generator.  dropout: the keys of dropout.  steps: the number of local steps of each,
+    where it is not the trainer's.  client_steps: the steps of each, where the trainer plans them ahead.
     step_contexts: of each rule for local steps and shared tensor, but for the client's key and examples.
-    gradients: what gives those of their steps, if not the model's own passes.
+    gradients: the function that gives the gradients of their steps, if not the model's own passes.
     """
 
     messages: Sequence[Message]
@@ -204,7 +204,7 @@ class ClientAlgorithm:
             raise failure from error
 
     def _refuse_unapplied(self, work: TrainingInputs) -> None:
-        """Refuses what was learned by a trainer that did not apply the rules that it says it applies."""
+        """Refuses the model of a trainer that did not apply the rules of its facts."""
         left = [label for label, stage in work.chain.step_rules if stage.step_rule not in work.applied]
         name = self.trainer.facts.name
         raise ConfigError(
@@ -226,7 +226,7 @@ class ClientAlgorithm:
         flat_module.load(message.params, own.get("personal"), statistics)
         flat_module.seed(facts.seeds[place])  # for what draws from torch's own generator
         if flat_module.draws.layers:
-            flat_module.draws.at(facts.dropout[place], 0)  # for a trainer that does not say its steps
+            flat_module.draws.at(facts.dropout[place], 0)  # for a trainer that does not number its steps
         ctx = StepContext(
             round=facts.rounds[place],
             key=facts.keys[place],
@@ -255,34 +255,34 @@ class ClientAlgorithm:
         )
 
     def remembered(self, message: Message) -> Memory:
-        """The memory of a client that has none yet, and is told this."""
+        """The memory of a client that has none yet and receives this message."""
         return self.algorithm.chain.remember(message.params)
 
-    def prepare_crew(self, crew: ClientBatch, ask: Ask, memory: Memory) -> TrainingInputs:
-        """What clients that train side by side are given: context and memory with a leading axis `[C, ...]`."""
-        message, chain, site = ask.stacked_broadcast(crew.clients), self.algorithm.chain, self.flat_module.site
+    def prepare_batch(self, batch: ClientBatch, ask: Ask, memory: Memory) -> TrainingInputs:
+        """The trainer's inputs of a batch of clients: context and memory have a leading axis `[C, ...]`."""
+        message, chain, site = ask.stacked_broadcast(batch.clients), self.algorithm.chain, self.flat_module.site
         self.flat_module.attributes.restore()
         if self.flat_module.seeds_outside:
-            seed_outside(int(crew.keys.derive("ambient").seeds()[0]))
-        rounds = ask.rounds(crew.clients)
+            seed_outside(int(batch.keys.derive("ambient").seeds()[0]))
+        rounds = ask.rounds(batch.clients)
         ctx = StepContext(
             round=rounds[0] if len(set(rounds)) == 1 else self._number_each(rounds),
-            key=crew.keys,
+            key=batch.keys,
             layout=self.flat_module.layout,
             flow=self.flows[-1],
             global_params=message.params,
-            examples=site.put(crew.sizes),
+            examples=site.put(batch.sizes),
         )
-        trace, key = CallTrace(", ".join(crew.clients[:3])), crew.keys.derive(TRAINER)
+        trace, key = CallTrace(", ".join(batch.clients[:3])), batch.keys.derive(TRAINER)
         memory = site.labelled(memory)
         return TrainingInputs(
-            self.flat_module, crew.store, chain, ctx, memory, message.stages, self.flows, key, trace, self.measure
+            self.flat_module, batch.store, chain, ctx, memory, message.stages, self.flows, key, trace, self.measure
         )
 
     def send(
         self, work: TrainingInputs, trained: Trained, buffers: Tensor | None = None, secret: Tensors | None = None
     ) -> Outcome:
-        """What leaves one client, or each of many `[C, ...]`, and what it keeps; buffers: averaged ones, as told."""
+        """The update and the next memory of one client, or of many `[C, ...]`; buffers: the message's averaged ones."""
         flat_module, chain, memory, trace = self.flat_module, self.algorithm.chain, work.memory, work.trace
         free = trained.effective_lr if trained.free_effective_lr is None else trained.free_effective_lr
         steps, effective_lr, free_effective_lr, lr_sum = self._numbers(
@@ -319,9 +319,9 @@ class ClientAlgorithm:
     def coefficients(
         self, gram: Tensor, ctx: StepContext | ClientContext, steps: Tensor, movement: Tensor | None = None
     ) -> Tensor:
-        """What the chain's combining stage makes of steps with this Gram matrix `[..., K, K]`: `[..., K]`.
+        """The coefficients `[..., K]` that the chain's combining stage gives steps with this Gram matrix `[..., K, K]`.
 
-        steps: how many were made.  movement: their sum, whose length suffers no cancellation, where it is at hand.
+        steps: their number.  movement: their sum, whose length suffers no cancellation, where it is at hand.
         """
         assert self.algorithm.chain.combiner is not None
         label, stage = self.algorithm.chain.combiner

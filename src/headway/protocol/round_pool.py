@@ -1,4 +1,4 @@
-"""The pool: who was asked, who answered in time, who is late or lost, decided from events and times; no clock in here.
+"""The pool: which clients answered in time and which are late or lost, decided from events and times, without a clock.
 
 A simulator feeds it a virtual clock and a server the real one, so that a deadline, an over-selection or a buffer that
 was tuned in the one behaves the same in the other.
@@ -49,7 +49,7 @@ class LostClient:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """What became of a round: in order of arrival those who count, and the asks that came to nothing since the last."""
+    """The end of a round: clients that count, in order of arrival, and asks without an answer since the last round."""
 
     round: int
     at: float
@@ -60,8 +60,8 @@ class Closed:
 class RoundPool:
     """Asks, arrivals and losses of one server, round after round.
 
-    `open` begins a round and says whom to ask; then arrivals and failures are told in the order of their times, those
-    of the same time by client, and `pass_time` when `due` has come; `done` says when to `close`, which says who counts.
+    `open` begins a round and returns the asks to send.  Arrivals and failures follow in the order of their times, those
+    of one time by client, and `pass_time` when `due` has come.  Once `done`, `close` returns the clients that count.
 
     A client has at most one ask in flight.  Under `late="drop"` closing a round cancels what is still in flight, and an
     answer to that is late.  Under `late="keep"` it stays in flight, and counts in the round in which it comes, with its
@@ -100,7 +100,7 @@ class RoundPool:
     def open(self, round: int, cohort: Sequence[str], now: float, reserve: Iterable[str] = ()) -> tuple[Ticket, ...]:
         """Begins a round: the asks to send.
 
-        reserve: who is asked, in this order, instead of a client that fails, if the quorum replaces.
+        reserve: the clients that are asked, in this order, instead of one that fails, if the quorum replaces.
         """
         self._pass(now)
         self.round, self._reserve = round, list(reserve)
@@ -114,7 +114,7 @@ class RoundPool:
         return tickets
 
     def arrived(self, ticket: Ticket, now: float) -> Verdict:
-        """An update has come; whether it may count, which `close` will say."""
+        """The verdict on an update that has come: whether it may count; `close` decides."""
         self._pass(now)
         if self._flying.get(ticket.client) != ticket:
             return "late"
@@ -124,16 +124,16 @@ class RoundPool:
         return self._accept(ticket, now)
 
     def failed(self, ticket: Ticket, now: float, reason: str) -> tuple[Ticket, ...]:
-        """A client has failed: the asks to send, to itself again or to another one."""
+        """The asks to send after a client has failed: to itself again, or to another one."""
         self._pass(now)
         return self._lose(ticket, reason) if self._flying.get(ticket.client) == ticket else ()
 
     def pass_time(self, now: float) -> tuple[Ticket, ...]:
-        """Time has passed: who has not answered for too long is lost; the asks to send."""
+        """The asks to send after time has passed; a client that has not answered for too long is lost."""
         self._pass(now)
         lost = list(takewhile(lambda ticket: self._lost_at(ticket) <= now, self._flying.values()))
-        said = f"it has not answered for {self.quorum.lost_after_s:g} s"
-        return tuple(fresh for ticket in sorted(lost, key=_name) for fresh in self._lose(ticket, said))
+        reason = f"it has not answered for {self.quorum.lost_after_s:g} s"
+        return tuple(fresh for ticket in sorted(lost, key=_name) for fresh in self._lose(ticket, reason))
 
     def due(self) -> float:
         """When `pass_time` must be called at the latest, if nothing happens before; infinite if it need not be."""
@@ -146,7 +146,7 @@ class RoundPool:
         return self._enough or self.now >= self.deadline or not self._flying
 
     def close(self) -> Closed:
-        """Ends the round: who counts.  What has come beyond the count waits for the next, if late ones are kept."""
+        """Ends the round.  Updates beyond the count wait for the next, if late ones are kept."""
         assert self.done
         counting, self._accepted = self._accepted[: self._wanted], self._accepted[self._wanted :]
         self._wanted = 0  # until the next round begins nobody is asked
@@ -175,7 +175,7 @@ class RoundPool:
         return {t.number for t in self._flying.values()} | {a.ticket.number for a in self._accepted}
 
     def to_state(self) -> dict[str, Any]:
-        """What goes on after a round, in plain values, from which `recall` goes on."""
+        """The state after a round in plain values; `from_state` restores it."""
         return {
             "now": self.now,
             "number": self._number,
@@ -184,12 +184,12 @@ class RoundPool:
             "accepted": [[astuple(arrival.ticket), arrival.at] for arrival in self._accepted],
         }
 
-    def from_state(self, told: Mapping[str, Any]) -> None:
-        """Goes on from what another pool has told after a round."""
-        self.now, self._number = told["now"], told["number"]
-        self.served = Counter(told["served"])
-        self._flying = {ticket.client: ticket for ticket in (Ticket(*each) for each in told["flying"])}
-        self._accepted = [Arrival(Ticket(*each), at) for each, at in told["accepted"]]
+    def from_state(self, state: Mapping[str, Any]) -> None:
+        """Restores the state of another pool after a round."""
+        self.now, self._number = state["now"], state["number"]
+        self.served = Counter(state["served"])
+        self._flying = {ticket.client: ticket for ticket in (Ticket(*each) for each in state["flying"])}
+        self._accepted = [Arrival(Ticket(*each), at) for each, at in state["accepted"]]
 
     @property
     def _enough(self) -> bool:
@@ -211,7 +211,7 @@ class RoundPool:
         return ticket
 
     def _lose(self, ticket: Ticket, reason: str) -> tuple[Ticket, ...]:
-        """Takes an ask for lost; asks again, or somebody else, while the round needs it."""
+        """Counts an ask as lost; the asks to send to that client again, or to another, while the round needs them."""
         del self._flying[ticket.client]
         self._losses.append(LostClient(ticket, self.now, reason))
         if self._enough or self.now >= self.deadline:

@@ -1,4 +1,4 @@
-"""The server's side of a unit: updates of clients that have trained enter its sum, and what became of each is told."""
+"""The server's side of a group: updates of its clients are decoded, lifted and summed, and each gets a report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AT_A_TIME = 1 << 23  # numbers of all lanes that are decoded at a time
 
 @dataclass(slots=True)
 class GroupResult:
-    """What came of a unit: the sum of its counted updates, reports in parts; the meter has been told the drift."""
+    """The result of a group: the sum of its counted updates, reports in parts, and the meter with its drift."""
 
     group: GroupSum = field(default_factory=GroupSum)
     parts: list[Reports] = field(default_factory=list)
@@ -37,7 +37,7 @@ class GroupResult:
 
 
 class UpdateCollector:
-    """Lifts updates, and adds them to what a unit has done.
+    """Lifts updates, and adds them to the result of a group.
 
     key: of the run.  layout: of the model's vector.  device: where the clients train.  guard: what updates must be.
     """
@@ -93,15 +93,15 @@ class UpdateCollector:
         """
         self.count(ask, client, Outcome(update, {}, Trained(update.delta, 0, 0.0, 0.0, 0.0)), done)
 
-    def count_crew(self, ask: Ask, crew: ClientBatch, outcome: Outcome, done: GroupResult) -> bool:
-        """Adds all updates of a crew; False, and nothing is added, if one is longer than was promised."""
-        update, trained, ctx = outcome.update, outcome.trained, self._at_server(ask, crew.clients)
-        decoded = self._decoded_crew(update, ctx)
+    def count_batch(self, ask: Ask, batch: ClientBatch, outcome: Outcome, done: GroupResult) -> bool:
+        """Adds all updates of a batch; False, and nothing is added, if one is longer than its promised bound."""
+        update, trained, ctx = outcome.update, outcome.trained, self._at_server(ask, batch.clients)
+        decoded = self._decoded_batch(update, ctx)
         if self.guard.decoded and not self.guard.holds(decoded):
             return False
         if self.chain.aggregator.whole_cohort:
             term = self.chain.lift_decoded(decoded, ctx, self.flows).cpu()
-            for index, client in enumerate(crew.clients):
+            for index, client in enumerate(batch.clients):
                 done.group.total.add_row(client, term.lane(index))
             weights = term.weight
         else:
@@ -112,19 +112,18 @@ class UpdateCollector:
             weights = done.group.add_lanes(decoded, lift)
         if done.meter is not None:
             measured = decoded if self.guard.decoded else update
-            done.meter.add_lanes(crew.clients, measured.delta, weights)
+            done.meter.add_lanes(batch.clients, measured.delta, weights)
             if trained.squares is not None:
                 counts = torch.as_tensor(trained.count)
-                done.meter.add_paths(crew.clients, trained.squares, counts, trained.movement)
+                done.meter.add_paths(batch.clients, trained.squares, counts, trained.movement)
         return True
 
     def _decoded(self, update: Update, ctx: ServerContext) -> Update:
         """One update, or many `[C, ...]`, decoded where updates are seen."""
         return update if self.flows[-1].server_sees == "sum" else self.chain.decode(update, ctx, self.flows)
 
-    def _decoded_crew(self, update: Update, ctx: ServerContext) -> Update:
-        """All of a crew's updates decoded, whole vectors of a few clients at a time, so that what decoding takes beside
-        its result is bounded."""
+    def _decoded_batch(self, update: Update, ctx: ServerContext) -> Update:
+        """The decoded updates of a batch, whole vectors of a few clients at a time, which bounds the memory."""
         lanes = len(update.weight)
         width = max(1, AT_A_TIME // max(self.layout.size, 1))
         if width >= lanes or not any(stage.has("decode") for stage in self.chain):
@@ -160,10 +159,10 @@ class UpdateCollector:
     def _at_server(self, ask: Ask, clients: str | tuple[str, ...]) -> ServerContext:
         """What the server knows when it takes the update of a client, or of many `[C, ...]`."""
         if isinstance(clients, str):
-            age, told = torch.tensor(ask.ages([clients])[0]), ask.broadcast_for(clients)
+            age, received = torch.tensor(ask.ages([clients])[0]), ask.broadcast_for(clients)
         else:
             age = torch.tensor(ask.ages(clients)) if ask.earlier else torch.zeros(len(clients), dtype=torch.int64)
-            told = ask.stacked_broadcast(clients)
+            received = ask.stacked_broadcast(clients)
         return ServerContext(
             round=ask.round,
             key=self.key.derive("server", ask.round),
@@ -172,9 +171,9 @@ class UpdateCollector:
             global_params=ask.message.params,
             population=self.population,
             age=self.device.put(age),
-            asked_params=told.params,
+            asked_params=received.params,
             buffers=ask.message.buffers,
-            asked_buffers=told.buffers,
+            asked_buffers=received.buffers,
         )
 
 
@@ -190,7 +189,7 @@ class _Contexts:
 
 
 def stragglers(clients: Sequence[str], down: int) -> Reports:
-    """Reports on clients whose work is dropped, who were told so many bytes."""
+    """Reports on clients whose work is dropped, and that received so many bytes."""
     return Reports(clients, "dropped", bytes_down=down, reasons="a straggler, and the policy drops those")
 
 

@@ -60,9 +60,9 @@ def _beside(
         label: {name: kept.expand(len(crew), *kept.shape).clone() for name, kept in named.items()}
         for label, named in runner.remembered(ask.message).items()
     }
-    work, done = runner.prepare_crew(crew, ask, memory), GroupResult()
+    work, done = runner.prepare_batch(crew, ask, memory), GroupResult()
     outcome = runner.send(work, lanes.train(work, plan))
-    intake.count_crew(ask, crew, outcome, done)
+    intake.count_batch(ask, crew, outcome, done)
     return crew, outcome, _total(done)
 
 

@@ -95,7 +95,7 @@ class BatchedExecutor:
         setup, ask, clients = self.setup, batch.ask, batch.clients
         outcome = self._outcome(batch)
         norms = setup.guard.check_lanes(outcome.update, clients.sizes)
-        if norms is None or not setup.collector.count_crew(ask, clients, outcome, result):
+        if norms is None or not setup.collector.count_batch(ask, clients, outcome, result):
             raise CannotTrain("an update of a batch is not fit to count", blames_client=True)
         setup.job.memory.propose_stacked(clients.clients, (ask.round, ask.attempt), outcome.memory)
         trained, up = outcome.trained, frame.size(frame.of_update(outcome.update.lane(0), setup.guard.bits))
@@ -108,7 +108,7 @@ class BatchedExecutor:
         Raises:
             CannotTrain, OutOfDeviceMemory: as in `train`.
         """
-        self.setup.collector.count_crew(batch.ask, batch.clients, self._outcome(batch), result)
+        self.setup.collector.count_batch(batch.ask, batch.clients, self._outcome(batch), result)
 
     def _outcome(self, batch: PlannedBatch) -> Outcome:
         """What the clients send.
@@ -122,7 +122,7 @@ class BatchedExecutor:
             if not loop.fits(batch.plan, "steps" in setup.flows[-1].needs):
                 raise CannotTrain("the steps of some batches do not fit in trainer.steps_memory")
             first = setup.client_algorithm.remembered(ask.broadcast_for(clients.clients[0]))
-            work = setup.client_algorithm.prepare_crew(clients, ask, setup.job.memory.gather(clients.clients, first))
+            work = setup.client_algorithm.prepare_batch(clients, ask, setup.job.memory.gather(clients.clients, first))
             trained = loop.train(work, batch.plan, self.compiler.batched)
             if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
                 raise CannotTrain("an update of a batch is not finite", blames_client=True)

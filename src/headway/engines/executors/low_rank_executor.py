@@ -79,7 +79,7 @@ class LowRankExecutor:
         """What the batch does, its steps combined as the chain says."""
         assert self.loop is not None
         setup = self.setup
-        work = setup.client_algorithm.prepare_crew(batch.clients, batch.ask, {})
+        work = setup.client_algorithm.prepare_batch(batch.clients, batch.ask, {})
         summed = self.loop.train(work, batch.plan)
         if setup.job.algorithm.chain.combiner is None:
             return summed
