@@ -8,7 +8,7 @@ from reporting import Page, make_comparison, make_run
 
 from headway.numerics.units import time_text
 from headway.observe.text import bytes_text, number_text
-from headway.observe.workload import COUNTED, FLYING, VAIN, Span
+from headway.observe.workload import COUNTED, IN_FLIGHT, VAIN, Span
 from headway.reports import evidence
 from headway.reports.page import read_record, render
 from headway.reports.page.bars import histogram_chart, timeline_chart
@@ -123,15 +123,15 @@ def test_ages_are_shown_where_late_updates_are_kept(page, kept):
 
 
 def test_a_timeline_shows_each_kind_of_work_once():
-    pieces = ((0.0, 10.0, COUNTED), (10.0, 20.0, VAIN), (20.0, 30.0, COUNTED), (30.0, 40.0, FLYING))
+    pieces = ((0.0, 10.0, COUNTED), (10.0, 20.0, VAIN), (20.0, 30.0, COUNTED), (30.0, 40.0, IN_FLIGHT))
     rows = [Span("<a>", 4, 2, 40.0, pieces), Span("b", 1, 1, 40.0, ((0.0, 40.0, COUNTED),))]
     chart = timeline_chart("t", 0, rows, [10.0, 40.0], ("seconds", 1.0), lambda span: f"about {span.client}")
     assert "about &lt;a&gt;" in chart
-    bars = {kind: re.findall(rf'<path class="{kind}" d="([^"]*)"', chart) for kind in (COUNTED, VAIN, FLYING)}
+    bars = {kind: re.findall(rf'<path class="{kind}" d="([^"]*)"', chart) for kind in (COUNTED, VAIN, IN_FLIGHT)}
     assert {kind: sum(path.count("M") for path in paths) for kind, paths in bars.items()} == {
         COUNTED: 3,
         VAIN: 1,
-        FLYING: 1,
+        IN_FLIGHT: 1,
     }
     widths = [float(width) for width in re.findall(r"h([\d.]+)v13", " ".join(bars[COUNTED]))]
     assert widths[2] == pytest.approx(4 * widths[0], rel=0.01)

@@ -1,6 +1,6 @@
-"""What was measured or told, beside the figures from which on it matters.
+"""Findings: measurements and facts from the user, with the thresholds from which on they matter.
 
-The thresholds are rules of thumb: they say where to look first, and a comparison with several seeds decides.
+The thresholds are rules of thumb: they show where to look first, and a comparison with several seeds decides.
 `docs/choosing.md` argues each of them.
 """
 
@@ -49,7 +49,7 @@ THRESHOLDS = {
 
 @dataclass(frozen=True)
 class UserFacts:
-    """What no data can say; `None` where nobody said it.
+    """Facts that no data can show; `None` where the user gave none.
 
     unreliable: the share of clients that are late or lost in a round.  uplink: bytes a second.
     """
@@ -101,16 +101,16 @@ def rate(text: str) -> float:
     raise ConfigError(f"the uplink must be a speed such as 500kB/s, 1MB/s or 20Mbit/s, found {text!r}.")
 
 
-def findings(found: Likeness, probe: Probe | None, told: UserFacts, upload: int, apart: bool = False) -> list[Finding]:
+def findings(found: Likeness, probe: Probe | None, facts: UserFacts, upload: int, apart: bool = False) -> list[Finding]:
     """Every figure, constraint by constraint.
 
     upload: the bytes that a client of FedAvg sends in a round.  apart: whether each client's features were
     standardised by its own means, so that these no longer show.
     """
     return [
-        *_trust(told),
-        _reliability(told),
-        _bytes(told, probe, upload),
+        *_trust(facts),
+        _reliability(facts),
+        _bytes(facts, probe, upload),
         *_labels(found),
         *_shifts(found, apart),
         _drift(probe),
@@ -141,36 +141,42 @@ def _judged(constraint: str, name: str, value: float, words: str) -> Finding:
     return Finding(constraint, name, value, words, rank)
 
 
-def _trust(told: UserFacts) -> list[Finding]:
+def _trust(facts: UserFacts) -> list[Finding]:
     rows = []
     for name, flag, option in (
-        ("server", told.untrusted_server, "--untrusted-server"),
-        ("clients", told.untrusted_clients, "--untrusted-clients"),
+        ("server", facts.untrusted_server, "--untrusted-server"),
+        ("clients", facts.untrusted_clients, "--untrusted-clients"),
     ):
         if flag is None:
-            rows.append(Finding("trust", name, None, f"cannot be measured; say {option} if so", "unknown"))
+            rows.append(Finding("trust", name, None, f"cannot be measured; give {option} if so", "unknown"))
         else:
-            words = f"the {name} {'are' if name == 'clients' else 'is'} {'not ' if flag else ''}trusted, as you say"
+            words = f"the {name} {'are' if name == 'clients' else 'is'} {'not ' if flag else ''}trusted, as given"
             rows.append(Finding("trust", name, float(flag), words, "strong" if flag else "none"))
     return rows
 
 
-def _reliability(told: UserFacts) -> Finding:
-    if told.unreliable is not None and not 0 <= told.unreliable <= 1:
-        raise ConfigError(f"the share of unreliable clients must be from 0 to 1, found {told.unreliable}.")
-    if told.unreliable is None:
-        return Finding("reliability", "dropouts", None, "cannot be measured; say --unreliable SHARE", "unknown")
-    words = f"{told.unreliable:.0%} of the clients are late or lost in a round, as you say"
-    return _judged("reliability", "dropouts", told.unreliable, words)
+def _reliability(facts: UserFacts) -> Finding:
+    if facts.unreliable is not None and not 0 <= facts.unreliable <= 1:
+        raise ConfigError(f"the share of unreliable clients must be from 0 to 1, found {facts.unreliable}.")
+    if facts.unreliable is None:
+        return Finding("reliability", "dropouts", None, "cannot be measured; give --unreliable SHARE", "unknown")
+    words = f"{facts.unreliable:.0%} of the clients are late or lost in a round, as given"
+    return _judged("reliability", "dropouts", facts.unreliable, words)
 
 
-def _bytes(told: UserFacts, probe: Probe | None, upload: int) -> Finding:
+def _bytes(facts: UserFacts, probe: Probe | None, upload: int) -> Finding:
     sent = f"{bytes_text(upload)} up from a client and round"
-    if told.uplink is None:
-        return Finding("bytes", "upload", None, f"{sent}; how long that takes, --uplink 1MB/s would say", "unknown")
-    seconds = upload / told.uplink
+    if facts.uplink is None:
+        return Finding("bytes", "upload", None, f"{sent}; how long that takes, --uplink 1MB/s would show", "unknown")
+    seconds = upload / facts.uplink
     if probe is None:
-        return Finding("bytes", "upload", None, f"{sent}, {seconds:.2g} s; beside what, a probe would say", "unknown")
+        return Finding(
+            "bytes",
+            "upload",
+            None,
+            f"{sent}, {seconds:.2g} s; a probe would show the time of computing to compare it with",
+            "unknown",
+        )
     words = f"{sent}, {seconds:.2g} s at that speed, beside {probe.seconds:.2g} s of computing on this machine"
     return _judged("bytes", "upload", seconds / max(probe.seconds, 1e-9), words)
 

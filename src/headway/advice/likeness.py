@@ -61,7 +61,7 @@ class ShiftEffect:
 
 @dataclass(frozen=True)
 class Likeness:
-    """All that the data say of how alike clients are."""
+    """The figures of how alike clients' data are."""
 
     sizes: tuple[int, ...]
     tests: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""From what was found to what to try: a preset, a recipe, and a comparison that says whether it helps."""
+"""From findings to a plan: a preset, a recipe, and a comparison that shows whether it helps."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class AdvicePlan:
 
 def make_plan(
     found: Sequence[Finding],
-    told: UserFacts,
+    facts: UserFacts,
     runfile: RunFile,
     population: int,
     load: Callable[[str, Sequence[str]], Algorithm],
@@ -58,7 +58,7 @@ def make_plan(
     """
     preset, why = _kind(runfile, population)
     recipe, because = _recipe(found, preset)
-    sets, notes = _sets(found, told, runfile, preset)
+    sets, notes = _sets(found, facts, runfile, preset)
     candidates = _candidates(found, preset, recipe)
     methods, refused = [], []
     for method in candidates:
@@ -75,7 +75,7 @@ def make_plan(
     missing = tuple(
         f"{need}; this version has none."
         for names, (when, need) in NOT_YET.items()
-        if not set(names) & set(stages.names()) and _matters(when, found, told)
+        if not set(names) & set(stages.names()) and _matters(when, found, facts)
     )
     return AdvicePlan(dominant(found), preset, recipe, tuple(sets), tuple(methods), reasons, missing)
 
@@ -103,7 +103,7 @@ def _recipe(found: Sequence[Finding], preset: str) -> tuple[str, str]:
     if alike and level(found, "sizes") == "strong":
         return "fednova", "Clients are alike but make unlike numbers of steps, which FedNova evens out."
     if level(found, "likeness") == "unknown":
-        return "fedavg", "Nothing that was measured says that clients differ; plain averaging is where to start."
+        return "fedavg", "No measurement shows that clients differ; plain averaging is where to start."
     if alike:
         return "fedavg", "Clients are alike, and plain averaging is hard to beat then."
     if preset == "cross-device":
@@ -113,7 +113,7 @@ def _recipe(found: Sequence[Finding], preset: str) -> tuple[str, str]:
     return "scaffold", "Clients differ, and silos answer every round and may remember: SCAFFOLD corrects their drift."
 
 
-def _sets(found: Sequence[Finding], told: UserFacts, runfile: RunFile, preset: str) -> tuple[list[str], list[str]]:
+def _sets(found: Sequence[Finding], facts: UserFacts, runfile: RunFile, preset: str) -> tuple[list[str], list[str]]:
     """The changes to the run file, and a sentence for each that is not plain."""
     sets: list[str] = [] if runfile.preset is not None else [f"algorithm.preset={preset}"]
     notes: list[str] = []
@@ -134,7 +134,7 @@ def _sets(found: Sequence[Finding], told: UserFacts, runfile: RunFile, preset: s
     if level(found, "reliability") in ("mild", "strong") and sgd and "stragglers" not in trainer:
         if (work or usual) < 2:  # type: ignore[operator]
             sets.append("algorithm.trainer.epochs=2")
-        sets.append(f"algorithm.trainer.stragglers={told.unreliable:g}")
+        sets.append(f"algorithm.trainer.stragglers={facts.unreliable:g}")
         notes.append("The comparison lets that share of clients do only part of their work, as they would.")
     if any(f.name == "own tests" and f.value is None and f.level == "strong" for f in found):
         sets.append("data.test_share=0.2")
@@ -158,8 +158,8 @@ def _candidates(found: Sequence[Finding], preset: str, recipe: str) -> list[str]
     return names[:MOST_METHODS]
 
 
-def _matters(when: str, found: Sequence[Finding], told: UserFacts) -> bool:
-    return level(found, "bytes") == "strong" if when == "bytes" else bool(getattr(told, when))
+def _matters(when: str, found: Sequence[Finding], facts: UserFacts) -> bool:
+    return level(found, "bytes") == "strong" if when == "bytes" else bool(getattr(facts, when))
 
 
 def own_tables(runfile: RunFile) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def own_tables(runfile: RunFile) -> dict[str, Any]:
 
 
 def fragment(plan: AdvicePlan, runfile: RunFile) -> dict[str, Any]:
-    """The tables `[algorithm]` and `[compare]` that say what the plan says, with what is the file's own kept."""
+    """The tables `[algorithm]` and `[compare]` of the plan; other settings of the file stay."""
     algorithm: dict[str, Any] = {"preset": plan.preset, "recipe": plan.recipe, **own_tables(runfile)}
     for change in plan.sets:
         if found := re.fullmatch(r"algorithm\.trainer\.(\w+)=(.+)", change):

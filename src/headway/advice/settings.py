@@ -1,4 +1,4 @@
-"""Settings that undo themselves, or each other: what is said of an algorithm before it trains."""
+"""Settings that undo themselves, or each other: remarks on an algorithm before it trains."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def setting_warnings(
     sizes: the clients' training examples, where they are known.  averaged: whether the task averages statistics.
     """
     trainer = algorithm.trainer
-    said = list(_of_chain(algorithm, averaged))
+    remarks = list(_of_chain(algorithm, averaged))
     if isinstance(trainer, LocalSGD):
         counts = [trainer.most_steps(size) for size in set(sizes)]
         schedule = _of_schedule(trainer, rounds, max(counts, default=0))
-        said = [*schedule, *_of_trainer(trainer, algorithm), *_of_steps(trainer, algorithm, counts), *said]
-    return tuple(said)
+        remarks = [*schedule, *_of_trainer(trainer, algorithm), *_of_steps(trainer, algorithm, counts), *remarks]
+    return tuple(remarks)
 
 
 def _of_schedule(trainer: LocalSGD, rounds: int, steps: int) -> Iterator[str]:
@@ -59,7 +59,7 @@ def _of_trainer(trainer: LocalSGD, algorithm: Algorithm) -> Iterator[str]:
     if trainer.steps is not None and trainer.epochs != 1:
         yield (
             f"algorithm.trainer.epochs = {trainer.epochs} has no effect, since algorithm.trainer.steps = "
-            f"{trainer.steps} says how long clients train: leave one of them out."
+            f"{trainer.steps} sets how long clients train: leave one of them out."
         )
     needs = algorithm.flows()[-1].needs
     if trainer.validation and "validation_loss" not in needs:
@@ -98,7 +98,7 @@ def _of_steps(trainer: LocalSGD, algorithm: Algorithm, counts: Sequence[int]) ->
 
 
 def _of_chain(algorithm: Algorithm, averaged: bool) -> Iterator[str]:
-    """What a stage does that its name does not say."""
+    """Effects of a stage that its name does not show."""
     if averaged and any(isinstance(stage, Clip) for stage in algorithm.chain):
         yield (
             "Clip takes the averaged statistics of the model (BatchNorm) into the norm, since they leave the client "

@@ -1,1 +1,1 @@
-"""What a run leaves behind, and what people look at."""
+"""Records of a run, and figures and texts for readers."""

@@ -109,7 +109,7 @@ class Divergence(Observer):
             return self._exploded(round_, "no update was fit to count", rejected)
         return (
             f"the run stopped in round {round_}: no update was fit to count. {_leading(rejected)}. The updates are not "
-            "what the chain promises: a stage that changes a vector's length, number type, norm or weight says so in "
+            "what the chain promises: a stage that changes a vector's length, number type, norm or weight states it in "
             f"its `connect` (flow.carry, flow.recode, flow.set). The model of round {round_ - 1} is kept."
         )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fairness:
-    """What one model's values at n clients x_1 .. x_n say together; every client counts once, whatever its size.
+    """Statistics of one model's values at n clients x_1 .. x_n; every client counts once, whatever its size.
 
     mean:         m = sum x_i / n
     variance:     sum (x_i - m)^2 / n, of the population and not of a sample

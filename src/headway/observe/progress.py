@@ -20,7 +20,7 @@ class Meter:
     def __init__(self, console: Console, what: str, total: int, first: int = 0) -> None:
         self.console, self.what, self.total, self.done, self.first = console, what, total, first, first
         self.begun = time.perf_counter()
-        self._said = first * 10 // max(total, 1)
+        self._last_tenth = first * 10 // max(total, 1)
         self._bar: Progress | None = None
         if console.is_terminal:
             columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
@@ -62,8 +62,8 @@ class Meter:
         line = f"{self.what} {self.done}/{self.total}  {news}  {pace}  ETA {time_text(round(left))}"
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, description=line, refresh=True)
-        elif self.done * 10 // self.total > self._said or self.done == self.total:
-            self._said = self.done * 10 // self.total
+        elif self.done * 10 // self.total > self._last_tenth or self.done == self.total:
+            self._last_tenth = self.done * 10 // self.total
             self.console.print(line)
 
     def say(self, sentence: str) -> None:

@@ -135,7 +135,7 @@ class RunFolder:
         """The tensors and notes of the newest checkpoint that can be read.
 
         Raises:
-            RunFolderError: if there is none, saying what is wrong with each.
+            RunFolderError: if there is none, naming the fault of each.
         """
         self.passed = []
         for path in reversed(self.checkpoints()):
@@ -224,7 +224,7 @@ def writing(path: Path, do_this: str = AGAIN) -> Iterator[None]:
     """Turns what the disk refuses into a sentence; do_this: how it ends.
 
     Raises:
-        RunFolderError: saying which file, why, and that what was there before is whole.
+        RunFolderError: naming the file and the cause, and that the earlier content is whole.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Numbers for people, and the console."""
+"""Numbers as text, and the console."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _swap(out: TextIO, err: TextIO) -> TextIO | None:
 
 
 def emit(record: dict[str, Any]) -> None:
-    """One JSON object on a line of its own; what is not a number is null."""
+    """One JSON object on a line of its own; a value that is no finite number is null."""
     print(json.dumps(strict(record), allow_nan=False), flush=True, file=_json_to[-1] if _json_to else None)
 
 
@@ -77,7 +77,7 @@ def bytes_text(count: float) -> str:
 
 
 def time_unit(longest: float) -> tuple[str, float]:
-    """The unit in which times up to so many seconds are told on an axis: its name, and its seconds.
+    """The unit of an axis for times up to so many seconds: its name, and its length in seconds.
 
     >>> time_unit(90.0), time_unit(7300.0), time_unit(300_000.0)
     (('seconds', 1.0), ('hours', 3600.0), ('days', 86400.0))
@@ -143,7 +143,7 @@ def name_text(name: str, longest: int = 48) -> str:
 def plain_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True, indent: bool = False
 ) -> Table:
-    """A table without heavy lines; all columns but the first, of names, hold numbers, unless said otherwise.
+    """A table without heavy lines; all columns but the first, of names, hold numbers, unless `numbers` is False.
 
     indent: whether the names are set in by two blanks.
     """
@@ -179,7 +179,7 @@ def to_toml(value: Any) -> str:
 
 
 def strict(value: Any) -> Any:
-    """The value as strict JSON can hold it: what is not a finite number is null."""
+    """The value as strict JSON can hold it: a value that is no finite number is null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

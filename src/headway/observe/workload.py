@@ -16,7 +16,11 @@ STRETCHES = 200  # of a run, at whose ends it is known how long clients have wor
 MOST_SPANS = 24  # clients of whom it is kept when they worked: half of them the busiest, half the idlest
 FINEST = 1 / 600  # of a run; shorter pauses between pieces of work of a kind are not kept
 
-COUNTED, VAIN, FLYING = "counted", "vain", "flying"  # what became of work: an update that counted, none, or it goes on
+COUNTED, VAIN, IN_FLIGHT = (
+    "counted",
+    "vain",
+    "flying",
+)  # the outcome of work: a counted update, none, or still in flight
 Ask = tuple[str, float, float, str, int, int]  # client, asked, ended, status, age, bytes
 Piece = tuple[float, float, str]  # begun, ended, and what became of it
 
@@ -38,7 +42,7 @@ class Workload:
 
     ends: of the rounds.  until: client-seconds of work up to `STRETCHES + 1` times, evenly spread over the run.
     spans: of chosen clients.  counts: how often each client that was asked counted; population: how many there are, or
-    `None` where the journal does not say.  ages: how many counted updates were so many rounds old.
+    `None` where the journal lacks it.  ages: how many counted updates were so many rounds old.
     counted_s, vain_s, counted_bytes, vain_bytes: what went into updates that counted, and into those that did not.
     What was in flight when the run ended is in `until` and `spans`, and in nothing else.
     """
@@ -56,7 +60,7 @@ class Workload:
 
     @property
     def clients(self) -> int:
-        """How many clients there are, as far as the journal says."""
+        """The number of clients, as far as the journal has it."""
         return max(self.population or 0, len(self.counts))
 
     @property
@@ -66,7 +70,7 @@ class Workload:
 
     @property
     def jain(self) -> float:
-        """Jain's index of how often each client counted, those never asked among them; NaN if nobody ever did."""
+        """Jain's index of how often each client counted, clients never asked included; NaN if none ever did."""
         if not any(self.counts.values()):
             return math.nan
         return fairness(self.counts.values()).jain * len(self.counts) / self.clients
@@ -88,7 +92,7 @@ class Workload:
 
 
 def read_work(database: sqlite3.Connection) -> Workload | None:
-    """What the journal says; nothing for a run that has no clock, or in which nobody was asked."""
+    """The work in a journal; `None` for a run without a clock or without a request."""
     clock = "SELECT value FROM metrics WHERE scope = 'clock' AND name = ? ORDER BY round"
     figures = {
         name: [float(value) for (value,) in database.execute(clock, (name,))]
@@ -102,7 +106,7 @@ def read_work(database: sqlite3.Connection) -> Workload | None:
         asked[client] += 1
         seconds[client] += ended - begun
         counts[client] += status == COUNTED
-        if status == FLYING:
+        if status == IN_FLIGHT:
             continue
         spent_s[status] += ended - begun
         spent_bytes[status] += size
@@ -142,7 +146,7 @@ def _asks(database: sqlite3.Connection) -> Iterator[Ask]:
     if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'earlier'").fetchone():  # older journals have none
         query += " UNION ALL SELECT client, asked_s, ended_s, 'dropped', 0, bytes_down FROM earlier"
         now = "(SELECT max(value) FROM metrics WHERE scope = 'clock' AND name = 'ended_s')"
-        query += f" UNION ALL SELECT client, asked_s, {now}, '{FLYING}', 0, 0 FROM flying"
+        query += f" UNION ALL SELECT client, asked_s, {now}, '{IN_FLIGHT}', 0, 0 FROM flying"
     for client, begun, ended, status, age, size in database.execute(query):
         yield str(client), float(begun), float(ended), str(status), int(age), int(size)
 
@@ -169,7 +173,7 @@ def _pieces(asks: Iterable[Ask], chosen: set[str], span: float) -> dict[str, tup
     own: dict[str, list[Piece]] = {client: [] for client in chosen}
     for client, begun, ended, status, *_ in asks:
         if client in chosen:
-            own[client].append((begun, ended, status if status in (COUNTED, FLYING) else VAIN))
+            own[client].append((begun, ended, status if status in (COUNTED, IN_FLIGHT) else VAIN))
     joined = {}
     for client, found in own.items():
         pieces: list[Piece] = []

@@ -18,20 +18,20 @@ from headway.model.metrics import measured_on
 from headway.observe.text import number_text
 from headway.reports.naming import chain_text, differing, label, tell_apart
 from headway.reports.page import Evidence, Method, Partition, SeedRun, partition_of
-from headway.reports.run_reader import ComparisonNotes, Found, find, holds_runs
+from headway.reports.run_reader import ComparisonNotes, ReadRun, find, holds_runs
 
-Groups = dict[str, list[Found]]
+Groups = dict[str, list[ReadRun]]
 
 
 def evidence(paths: Sequence[Path]) -> Evidence:
-    """What the runs and comparisons in these folders say together; one that cannot be read is listed with the reason.
+    """The evidence of the runs and comparisons in these folders; one that cannot be read is listed with the reason.
 
     Raises:
         RunFolderError: if a folder is no run and no comparison, or none of them can be read.
         ConfigError: if the runs measure different things, or a method is there twice at one seed.
     """
-    found: list[Found] = []
-    told: list[ComparisonNotes] = []
+    found: list[ReadRun] = []
+    comparison_notes: list[ComparisonNotes] = []
     dead: list[RunFolderError] = []
     for path in {path.resolve(): path for path in paths}.values():
         try:
@@ -42,13 +42,13 @@ def evidence(paths: Sequence[Path]) -> Evidence:
             dead.append(error)
             continue
         found += runs
-        told += [one] if one is not None else []
+        comparison_notes += [one] if one is not None else []
     if not found:
         raise dead[0]
     _check_metrics(found)
     found, unfinished = _finished(found)
     groups = _groups(found)
-    only = told[0] if len(told) == 1 and all(each.given for each in found) else None
+    only = comparison_notes[0] if len(comparison_notes) == 1 and all(each.given for each in found) else None
     comparison = only.comparison if only is not None else _compared(groups, found)
     left_out = [f"Left out: {words}" for words in (*map(str, dead), *(each.trouble for each in found if each.trouble))]
     notices = [*left_out, *unfinished, *_unlike(groups)]
@@ -76,7 +76,7 @@ def evidence(paths: Sequence[Path]) -> Evidence:
     )
 
 
-def _check_metrics(found: Sequence[Found]) -> None:
+def _check_metrics(found: Sequence[ReadRun]) -> None:
     first = found[0]
     for each in found[1:]:
         if (each.metric, each.central) != (first.metric, first.central):
@@ -89,7 +89,7 @@ def _check_metrics(found: Sequence[Found]) -> None:
             )
 
 
-def _finished(found: list[Found]) -> tuple[list[Found], list[str]]:
+def _finished(found: list[ReadRun]) -> tuple[list[ReadRun], list[str]]:
     """The runs, of which those that stopped early count for nothing; unless all have come equally far."""
     late = [each for each in found if each.planned is not None and _last(each) < each.planned]
     if not late:
@@ -112,17 +112,17 @@ def _finished(found: list[Found]) -> tuple[list[Found], list[str]]:
     )
 
 
-def _last(found: Found) -> int:
+def _last(found: ReadRun) -> int:
     return found.run.record.rounds[-1] if found.run.record is not None else max(found.run.rounds, default=0)
 
 
-def _groups(found: Sequence[Found]) -> Groups:
+def _groups(found: Sequence[ReadRun]) -> Groups:
     """The runs by method: alike in all numbers, and in the name that a comparison gave.
 
     Raises:
         ConfigError: if a method is there twice at one seed.
     """
-    groups: list[tuple[str | None, list[Found]]] = []
+    groups: list[tuple[str | None, list[ReadRun]]] = []
     for each in sorted(found, key=lambda f: f.given is None):  # names that were given first
         for given, members in groups:
             if each.numbers == members[0].numbers and each.given in (None, given):
@@ -134,18 +134,18 @@ def _groups(found: Sequence[Found]) -> Groups:
         [given or label(members[0].tables) for given, members in groups], [members[0].numbers for _, members in groups]
     )
     for name, (_, members) in zip(names, groups, strict=True):
-        by_seed: dict[int, Found] = {}
+        by_seed: dict[int, ReadRun] = {}
         for each in members:
             other = by_seed.setdefault(each.run.seed, each)
             if other is not each:
                 raise ConfigError(
                     f"{other.run.source} and {each.run.source} are the same method ({name}) at the same seed, "
-                    f"{each.run.seed}: a run that is counted twice says no more than once; leave one of them out."
+                    f"{each.run.seed}: a run that is counted twice adds nothing; leave one of them out."
                 )
     return {name: sorted(members, key=lambda f: f.run.seed) for name, (_, members) in zip(names, groups, strict=True)}
 
 
-def _compared(groups: Groups, found: Sequence[Found]) -> Comparison:
+def _compared(groups: Groups, found: Sequence[ReadRun]) -> Comparison:
     """The comparison of runs that were made apart; its target is 95 % of the best method's mean."""
     first = found[0]
     trials = tuple(_trial(name, each.run) for name, members in groups.items() for each in members)
@@ -177,7 +177,7 @@ def _compared(groups: Groups, found: Sequence[Found]) -> Comparison:
     )
 
 
-def _title(found: Sequence[Found]) -> str:
+def _title(found: Sequence[ReadRun]) -> str:
     """What the runs' files are named; else the folders."""
     names = dict.fromkeys(str(each.tables.get("run", {}).get("name", each.path.name)) for each in found)
     shown = list(names)[:4]
@@ -223,14 +223,14 @@ def _unlike(groups: Groups) -> list[str]:
     return notices
 
 
-def _by_clock(found: Sequence[Found]) -> bool:
+def _by_clock(found: Sequence[ReadRun]) -> bool:
     """Whether all runs ended at the same simulated time, and not after so many rounds."""
     ends = {each.tables.get("run", {}).get("until_s") for each in found}
     return len(ends) == 1 and None not in ends and all(each.planned is None for each in found)
 
 
 def _sentence(comparison: Comparison, methods: Sequence[Method], notices: Sequence[str]) -> str:
-    """The headline, which says no more than the seeds do."""
+    """The headline, which claims no more than the seeds show."""
     if len(methods) > 1 and not any("ranked" in notice for notice in notices):
         return comparison.sentence()
     where = measured_on(comparison.metric, comparison.central)
@@ -268,17 +268,17 @@ def _caption(groups: Groups, comparison: Comparison) -> str:
 
 def _tuned(comparison: Comparison) -> str:
     """Where the methods' numbers come from, where some were chosen by trying."""
-    told = [
+    choices = [
         f"{method}: {', '.join(f'{path} {value}' for path, value in how.chosen.items())}, best of {how.tried}"
         for method, how in comparison.tuned.items()
     ]
     plain = [method for method in comparison.methods if method not in comparison.tuned]
     untuned = f"; untuned: {', '.join(plain)}" if plain else ""
-    return f" Tuned on held-out training examples: {'; '.join(told)}{untuned}." if told else ""
+    return f" Tuned on held-out training examples: {'; '.join(choices)}{untuned}." if choices else ""
 
 
-def _partition(found: Sequence[Found]) -> tuple[Partition | str, int]:
-    """Who holds what in the first run whose data can be read, or why that is not known; and the seed."""
+def _partition(found: Sequence[ReadRun]) -> tuple[Partition | str, int]:
+    """The examples of each client in the first run whose data can be read, or the reason why not; and the seed."""
     first = min(found, key=lambda each: each.run.seed)
     seed = first.run.seed
     if first.runfile is None:

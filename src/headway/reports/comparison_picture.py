@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart with any kind of colour vision, and in grey by their order
+# Okabe and Ito's palette: distinct with any kind of colour vision, and in grey by their order
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8C8C00")
 DASHES = ("-", "--", ":")  # when the colours have been used up
 FEW = 6  # clients whose names there is room for
@@ -103,8 +103,8 @@ def _curves(
         axes.plot(places, mean, color=colour, linewidth=2, linestyle=dashes, solid_capstyle="round")
         if method in stopped:
             axes.plot(places[-1], mean[-1], marker="x", color=colour, markersize=8, markeredgewidth=2)
-        said = f"{method} (dashed)" if dashes == "--" else f"{method} (dotted)" if dashes == ":" else method
-        ends.append((mean[-1], f"{said}, a seed stopped" if method in stopped else said, colour, places[-1]))
+        label = f"{method} (dashed)" if dashes == "--" else f"{method} (dotted)" if dashes == ":" else method
+        ends.append((mean[-1], f"{label}, a seed stopped" if method in stopped else label, colour, places[-1]))
     if target is not None:
         axes.axhline(target, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
         axes.text(0.005, target, " target", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8)

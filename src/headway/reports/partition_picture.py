@@ -1,4 +1,4 @@
-"""A picture of who holds what: clients beside classes, sizes, and what the images of each client look like."""
+"""A picture of a partition: clients beside classes, sizes, and what the images of each client look like."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _means(axes: Axes, found: Skew) -> None:
     pooled = sum(m * n for m, n in zip(means, sizes, strict=True)) / sum(sizes)
     axes.axvline(pooled, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
     axes.errorbar(means, range(len(means)), xerr=spreads, fmt="o", color=BLUE, ecolor=GREY, elinewidth=1.5)
-    _dress(axes, "target: mean and standard deviation (dotted: everybody's mean)")
+    _dress(axes, "target: mean and standard deviation (dotted: the mean of all)")
 
 
 def _distances(axes: Axes, clients: Sequence[ClientSkew], upright: bool = False) -> None:
@@ -192,8 +192,8 @@ def _samples(figure: Any, data: FederatedData, clients: Sequence[str]) -> None:
         low, high = 0.0, 1.0
     grid = figure.subplots(SAMPLES, len(clients), squeeze=False)
     named = data.classes is not None and data.store.targets.ndim == 1
-    said = "training images of clients as they hold them" + ", with their labels" * named
-    figure.suptitle(said, x=0.01, ha="left", fontsize=9.5)
+    title = "training images of clients as they hold them" + ", with their labels" * named
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
     for column, (client, images, index) in enumerate(zip(clients, shown, chosen, strict=True)):
         for row in range(SAMPLES):
             axes = grid[row][column]

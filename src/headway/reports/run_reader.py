@@ -23,7 +23,7 @@ RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
-class Found:
+class ReadRun:
     """One run, and what is needed to put it beside others.
 
     given: the method's name, where a comparison gave one.  tables: what was set; without a run file only the
@@ -54,14 +54,14 @@ class Found:
 
 @dataclass(frozen=True)
 class ComparisonNotes:
-    """A comparison as it was written down: what it said, and each client's value alone, federated and pooled."""
+    """A comparison as it was written: its verdicts, and each client's value alone, federated and pooled."""
 
     comparison: Comparison
     sentences: tuple[str, ...] = ()
     gaps: tuple[tuple[str, float, float, float], ...] = ()
 
 
-def find(path: Path) -> tuple[list[Found], ComparisonNotes | None]:
+def find(path: Path) -> tuple[list[ReadRun], ComparisonNotes | None]:
     """The runs of a folder, and the comparison that they belong to, if it is one.
 
     Raises:
@@ -84,7 +84,7 @@ def holds_runs(path: Path) -> bool:
     return (path / RESULTS).is_file() or (path / IDENTITY).is_file()
 
 
-def _of_run(path: Path) -> Found:
+def _of_run(path: Path) -> ReadRun:
     identity = read_identity(path)
     text, tables = _runfile(path / CONFIG)
     record = read_record(path / JOURNAL, TAIL)
@@ -122,7 +122,7 @@ def _of_run(path: Path) -> Found:
         simulated_s=tuple(times[r] for r in rounds) if all(r in times for r in rounds) else (),
         data=kept,
     )
-    return Found(run, metric, metric in record.central, plain, path, None, planned, text)
+    return ReadRun(run, metric, metric in record.central, plain, path, None, planned, text)
 
 
 def _never(metric: str, kept: DataNotes) -> str:
@@ -176,7 +176,7 @@ def _texts(table: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): str(value) for name, value in table.items()}
 
 
-def _of_comparison(path: Path) -> tuple[list[Found], ComparisonNotes]:
+def _of_comparison(path: Path) -> tuple[list[ReadRun], ComparisonNotes]:
     file = path / RESULTS
     try:
         results = json.loads(file.read_text("utf-8"))
@@ -189,15 +189,15 @@ def _of_comparison(path: Path) -> tuple[list[Found], ComparisonNotes]:
             (str(gap["client"]), _number(gap["alone"]), _number(gap["federated"]), _number(gap["pooled"]))
             for gap in results.get("gaps", [])
         )
-        told = ComparisonNotes(comparison, tuple(map(str, results.get("sentences", []))), gaps)
+        notes = ComparisonNotes(comparison, tuple(map(str, results.get("sentences", []))), gaps)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{file} is damaged ({_why(error)}); restore it from a copy, or compare anew.") from error
     if not comparison.trials:
         raise RunFolderError(f"{file} holds no trial, so there is nothing to report; compare anew.")
-    return [_of_trial(path, comparison, trial, methods[trial.method]) for trial in comparison.trials], told
+    return [_of_trial(path, comparison, trial, methods[trial.method]) for trial in comparison.trials], notes
 
 
-def _of_trial(path: Path, comparison: Comparison, trial: Trial, tables: Mapping[str, Any]) -> Found:
+def _of_trial(path: Path, comparison: Comparison, trial: Trial, tables: Mapping[str, Any]) -> ReadRun:
     """A trial with its journal, where the comparison kept one that can be read."""
     folder = trial_folder(path, trial.method, trial.seed)
     record: Record | None = None
@@ -226,7 +226,7 @@ def _of_trial(path: Path, comparison: Comparison, trial: Trial, tables: Mapping[
         trial.simulated_s,
         read_data_notes(folder, comparison.central),
     )
-    return Found(run, comparison.metric, comparison.central, tables, path, trial.method, None, text, trouble)
+    return ReadRun(run, comparison.metric, comparison.central, tables, path, trial.method, None, text, trouble)
 
 
 def read_comparison(table: Mapping[str, Any]) -> Comparison:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
-MOST_POINTS = 400  # of one line; more cannot be told apart on a screen
+MOST_POINTS = 400  # of one line; more cannot be distinguished on a screen
 
 
 @dataclass(frozen=True)

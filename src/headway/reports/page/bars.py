@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from headway.observe.workload import COUNTED, FLYING, VAIN, Span
+from headway.observe.workload import COUNTED, IN_FLIGHT, VAIN, Span
 from headway.reports.page.axes import Axis, axis, nice_step, thinned
 from headway.reports.page.charts import (
     BOTTOM,
@@ -27,7 +27,7 @@ from headway.reports.page.charts import (
 BROAD, ROW, HEAD = 760, 18, 22
 MOST_MARKS, MOST_NUMBERS = 60, 10  # of the ends of rounds
 MOST_BINS = 16
-HEIGHTS = {COUNTED: 13, VAIN: 5, FLYING: 13}  # of the bars, so that they differ in more than colour
+HEIGHTS = {COUNTED: 13, VAIN: 5, IN_FLIGHT: 13}  # of the bars, so that they differ in more than colour
 
 
 def timeline_chart(
@@ -36,11 +36,11 @@ def timeline_chart(
     rows: Sequence[Span],
     ends: Sequence[float],
     scale: tuple[str, float],
-    told: Callable[[Span], str],
+    describe: Callable[[Span], str],
 ) -> Markup:
     """A row per client: full bars for work that counted, thin ones for work in vain, hollow ones for what goes on.
 
-    ends: of the rounds.  scale: the unit of the axis, and its seconds.  told: what is said of a row.
+    ends: of the rounds.  scale: the unit of the axis, and its seconds.  describe: the description of a row.
     """
     unit, seconds = scale
     left = 14 + LETTER * max(len(short(row.client)) for row in rows)
@@ -63,7 +63,7 @@ def timeline_chart(
         y = HEAD + ROW * place
         bars = join(_bars(row, across, seconds, y, kind) for kind in HEIGHTS)
         words = text(left - 8, y + 13, short(row.client), "small", "end")
-        parts.append(Markup("<g><title>{}</title>{}{}</g>").format(told(row), words, bars))
+        parts.append(Markup("<g><title>{}</title>{}{}</g>").format(describe(row), words, bars))
     body = of_method(index, join(parts))
     size = Markup(' width="{}" height="{}"').format(BROAD, bottom + BOTTOM)
     return frame(title, body, BROAD, bottom + BOTTOM, size, "natural")

@@ -67,7 +67,7 @@ def join(parts: Iterable[Markup]) -> Markup:
 
 
 def frame(title: str, body: Markup, width: float, height: float, more: Markup = NOTHING, kind: str = "") -> Markup:
-    """A picture with a name that a screen reader says."""
+    """A picture with a name for screen readers."""
     return Markup(
         '<svg class="chart {}" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}"{}><title>{}</title>{}</svg>'
     ).format(kind, width, height, title, more, title, body)
@@ -118,7 +118,7 @@ def _thinned(line: Line) -> Line:
 
 
 def _plot(lines: Sequence[Line], across: Axis, x_name: str, unit: str) -> str:
-    """What the script needs to say values under the pointer."""
+    """The data with which the script shows values under the pointer."""
     series = [
         {"i": line.index, "n": line.name, "x": [_brief(x) for x in line.x], "y": [number_text(y) for y in line.mean]}
         for line in lines

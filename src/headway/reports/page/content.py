@@ -103,12 +103,12 @@ class Partition:
 class Evidence:
     """All that a page is made from.
 
-    more: what else a comparison said, at equal bytes or of the way to pooled training.
+    more: further verdicts of a comparison, at equal bytes or on the way to pooled training.
     budget, time_budget: the bytes, and the simulated seconds, at which methods are compared at equal cost, where that
     is another question.  clocked: whether all runs have simulated time.
     gaps: each client's value alone, in the federation and with pooled data, where that was run.
     drawn: whether each seed draws the clients' data anew, so that a client's name means another one at each seed.
-    partition: who holds what at the seed `partition_seed`, or a sentence that says why it is not shown.
+    partition: the examples of each client at the seed `partition_seed`, or the reason why they are not shown.
     notices: sentences that a reader must know before believing a number.
     """
 

@@ -42,7 +42,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Alarmed:
-    """One kind of alarm about the same clients: in how many rounds, the first and the last, and what was said last."""
+    """One kind of alarm about the same clients: the number of rounds, the first and the last, and the latest text."""
 
     kind: str
     text: str
@@ -53,7 +53,7 @@ class Alarmed:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a journal says of one run.
+    """The contents of one run's journal.
 
     rounds: all that were finished.  loss, bytes_up, bytes_down, seconds, evaluation_seconds: by round; a loss
     that is protected has no entry.  central, clients, drift, clock: metrics by name, then by round.
@@ -110,7 +110,7 @@ def read_record(path: Path, tail: int) -> Record:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Opened for reading; a journal that nobody is writing is not touched, not even by a lock beside it."""
+    """Opened for reading; a journal without a writer is not touched, not even by a lock file."""
     how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
     return sqlite3.connect(f"file:{quote(str(path.resolve()))}?{how}", uri=True)
 

@@ -37,7 +37,7 @@ def shown(partition: Partition) -> Shown:
 
 
 def bubble_chart(title: str, partition: Partition) -> Markup:
-    """A bubble per client and class; the area says how many training examples there are."""
+    """A bubble per client and class; the area shows the number of training examples."""
     rows = shown(partition)
     classes = min(partition.classes, MOST_CLASSES)
     more = partition.classes > classes

@@ -9,12 +9,12 @@ from importlib import resources
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from headway.reports.page import per_client as people
+from headway.reports.page import per_client
 from headway.reports.page import provenance as ran
 from headway.reports.page import round_sections as sections
 from headway.reports.page.charts import look
 from headway.reports.page.content import Evidence
-from headway.reports.page.timeline import clockwork
+from headway.reports.page.timeline import clock_section
 
 GENERATOR = "headway report"
 
@@ -26,10 +26,10 @@ def render(evidence: Evidence) -> str:
         sections.summary(evidence),
         sections.learning(evidence),
         sections.drift(evidence),
-        people.pulls(evidence),
-        people.distribution(evidence),
-        people.holdings(evidence),
-        *([] if (timed := clockwork(evidence)) is None else [timed]),
+        per_client.pulls(evidence),
+        per_client.distribution(evidence),
+        per_client.holdings(evidence),
+        *([] if (timed := clock_section(evidence)) is None else [timed]),
         sections.costs(evidence),
         ran.troubles(evidence),
         ran.made_of(evidence),

@@ -1,4 +1,4 @@
-"""The sections about clients: who pulls where, how well each is served, who holds which labels."""
+"""The sections about clients: where each pulls, how well each is served, and the labels that each holds."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pulls(evidence: Evidence) -> Section:
         "A dot is a client: to the right it moves the model along the common direction, higher up it pulls across it; "
         "left of zero it pulls back. "
         + ("No client pulls against the others on average." if not against else "")
-        + (" A client is told apart by seed, as each seed draws other clients." if _by_seed(evidence) else "")
+        + (" Clients are listed by seed, as each seed draws other clients." if _by_seed(evidence) else "")
     )
     columns = ["method", "client", "headway", "leeway", "cosine", "rounds", "why it is named"]
     tables = [PageTable(columns, rows, "", methods, words=True)]

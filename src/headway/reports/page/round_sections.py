@@ -137,8 +137,8 @@ def measured(evidence: Evidence) -> list[PageTable]:
     columns = ["metric", *(method.name for method in evidence.methods), *(["constant answer"] if answers else [])]
     note = f"All metrics {evidence.where}, over the last evaluations and the seeds."
     if answers:
-        said = answers[0] if len(answers) == 1 else "at each seed the best one"
-        note += f" Constant answer: what the same answer for every example would reach ({said})."
+        label = answers[0] if len(answers) == 1 else "at each seed the best one"
+        note += f" Constant answer: what the same answer for every example would reach ({label})."
     note += "".join(f" {name.replace('_', ' ').capitalize()} is not defined: {why}." for name, why in undefined.items())
     return [PageTable(columns, rows, note)]
 
@@ -150,12 +150,12 @@ def _last_mean(curves: Sequence[Mapping[int, float]]) -> float:
 
 def _budgets(evidence: Evidence) -> list[tuple[str, Callable[[Summary], float]]]:
     """What methods are compared at, in words, and the value there."""
-    found: list[tuple[str, Callable[[Summary], float]]] = []
+    present: list[tuple[str, Callable[[Summary], float]]] = []
     if evidence.budget is not None:
-        found.append((bytes_text(evidence.budget), lambda summary: summary.at_budget))
+        present.append((bytes_text(evidence.budget), lambda summary: summary.at_budget))
     if evidence.time_budget is not None:
-        found.append((time_text(evidence.time_budget), lambda summary: summary.at_time))
-    return found
+        present.append((time_text(evidence.time_budget), lambda summary: summary.at_time))
+    return present
 
 
 def learning(evidence: Evidence) -> Section:
@@ -246,7 +246,9 @@ def drift(evidence: Evidence) -> Section:
     names = {name for method in evidence.methods for record in method.records() for name in record.drift}
     if not names:
         kept = any(method.records() for method in evidence.methods)
-        why = "The journals hold no drift: the chain protects the updates, late ones were kept, or nobody was counted."
+        why = (
+            "The journals hold no drift: the chain protects the updates, late ones were kept, or no client was counted."
+        )
         return Section("drift", "Drift", why if kept else f"{UNRECORDED}: how far clients pulled apart is not known.")
     pictures = []
     ordered = [name for name in DRIFT if name in names or (name == "share" and {"headway", "leeway"} <= names)]

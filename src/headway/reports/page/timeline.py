@@ -1,4 +1,4 @@
-"""The section about a simulated clock: who worked when, how often clients counted, how stale, and what was in vain."""
+"""The section about a simulated clock: when clients worked, how often they counted, how stale, and work in vain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from headway.numerics.units import time_text
 from headway.observe.text import bytes_text, listed, number_text, time_unit
-from headway.observe.workload import FLYING, Span, Workload, at_work
+from headway.observe.workload import IN_FLIGHT, Span, Workload, at_work
 from headway.reports.page.axes import MOST_POINTS, thinned, tick_text
 from headway.reports.page.bars import histogram_chart, timeline_chart
 from headway.reports.page.charts import bar_chart, line_chart
@@ -16,38 +16,38 @@ from headway.reports.page.content import Evidence, Method
 
 STRETCHES = 120  # of the curve of clients at work
 
-Found = Sequence[tuple[int, Method, list[Workload]]]
+MethodWork = Sequence[tuple[int, Method, list[Workload]]]
 
 
-def clockwork(evidence: Evidence) -> Section | None:
-    """What clients did by the clock; nothing where no run has one."""
-    found = [
+def clock_section(evidence: Evidence) -> Section | None:
+    """The section about the simulated clock; `None` where no run has one."""
+    clocked = [
         (index, method, works)
         for index, method in enumerate(evidence.methods)
         if (works := [record.work for record in method.records() if record.work is not None])
     ]
-    if not found:
+    if not clocked:
         return None
-    figures = [_busy(found), _participation(found), *_wasted(found)]
-    if late := [each for each in found if any(age for work in each[2] for age in work.ages)]:
+    figures = [_busy(clocked), _participation(clocked), *_wasted(clocked)]
+    if late := [each for each in clocked if any(age for work in each[2] for age in work.ages)]:
         figures.append(_ages(late))
-    figures += [_timeline(index, method) for index, method, _ in found]
+    figures += [_timeline(index, method) for index, method, _ in clocked]
     missing = [
-        method.name for index, method in enumerate(evidence.methods) if index not in {place for place, *_ in found}
+        method.name for index, method in enumerate(evidence.methods) if index not in {place for place, *_ in clocked}
     ]
     lead = (
         "Work is in vain where no update of it counted: the client was late, failed or left, or was rejected. What was "
         "in flight when a run ended is neither."
     )
     lead += f" Not known of {listed(missing)}." if missing else ""
-    return Section("clock", "Time, waste and participation", lead, figures, [_table(found)])
+    return Section("clock", "Time, waste and participation", lead, figures, [_table(clocked)])
 
 
-def _busy(found: Found) -> Figure:
+def _busy(clocked: MethodWork) -> Figure:
     """How many clients are at work, over simulated time."""
-    unit, seconds = time_unit(max(work.ends[-1] for _, _, works in found for work in works))
+    unit, seconds = time_unit(max(work.ends[-1] for _, _, works in clocked for work in works))
     lines = []
-    for index, method, works in found:
+    for index, method, works in clocked:
         curves = at_work(works, STRETCHES)
         until = min(work.ends[-1] for work in works)
         middles = {place: until * (place + 0.5) / STRETCHES / seconds for place in range(STRETCHES)}
@@ -63,10 +63,10 @@ def _busy(found: Found) -> Figure:
     )
 
 
-def _participation(found: Found) -> Figure:
+def _participation(clocked: MethodWork) -> Figure:
     """How often each client counted, from the most often counted client to those that never did."""
     lines = []
-    for index, method, works in found:
+    for index, method, works in clocked:
         curves = [_ranked(work) for work in works]
         lines.append(band(index, method.name, curves, [{rank: rank for rank in curve} for curve in curves]))
     return Figure(
@@ -87,9 +87,9 @@ def _ranked(work: Workload) -> Mapping[int, float]:
     }
 
 
-def _ages(found: Found) -> Figure:
+def _ages(clocked: MethodWork) -> Figure:
     """How many rounds old counted updates were."""
-    rows = [(index, method.name, _shares(works)) for index, method, works in found]
+    rows = [(index, method.name, _shares(works)) for index, method, works in clocked]
     most = max(age for _, _, shares in rows for age in shares)
     table = [
         [f"{age}", *(f"{shares.get(age, 0.0) * 100:.3g} %" for _, _, shares in rows)]
@@ -109,13 +109,13 @@ def _shares(works: Sequence[Workload]) -> dict[int, float]:
     return {age: sum(work.ages.get(age, 0) for work in works) / total for age in ages}
 
 
-def _wasted(found: Found) -> list[Figure]:
+def _wasted(clocked: MethodWork) -> list[Figure]:
     """Client-seconds and bytes, spent for updates that counted and in vain."""
 
     def picture(title: str, words: str, counted: str, vain: str, value_text: Callable[[float], str]) -> Figure:
         rows = [
             (index, method.name, mean(getattr(w, counted) for w in works), mean(getattr(w, vain) for w in works))
-            for index, method, works in found
+            for index, method, works in clocked
         ]
         return Figure(title, words, bar_chart(title.lower(), rows, ("counted", "in vain"), value_text))
 
@@ -127,8 +127,8 @@ def _wasted(found: Found) -> list[Figure]:
 
 def _timeline(index: int, method: Method) -> Figure:
     """When the clients of one run worked."""
-    found = ((run, run.record.work) for run in method.runs if run.record is not None)
-    run, work = next((run, work) for run, work in found if work is not None)
+    clocked = ((run, run.record.work) for run in method.runs if run.record is not None)
+    run, work = next((run, work) for run, work in clocked if work is not None)
     seed = f", seed {run.seed}" if len(method.runs) > 1 else ""
     many = len(work.counts) > len(work.spans)
     whose = f"The {len(work.spans) // 2} busiest and the {len(work.spans) // 2} idlest of" if many else "All"
@@ -136,24 +136,28 @@ def _timeline(index: int, method: Method) -> Figure:
     caption = (
         f"{whose} {len(work.counts)} clients that were asked{seed}, the busiest first. Full bar: at work on an update "
         "that counted. Thin: in vain. Upright lines: ends of rounds."
-        + (" Hollow: still at work at the end." if any(k == FLYING for s in work.spans for *_, k in s.pieces) else "")
+        + (
+            " Hollow: still at work at the end."
+            if any(k == IN_FLIGHT for s in work.spans for *_, k in s.pieces)
+            else ""
+        )
         + (f" {never} of {work.clients} clients were never asked." if never else "")
     )
     title = f"Who worked when, {method.name}"
-    picture = timeline_chart(title.lower(), index, work.spans, work.ends, time_unit(work.ends[-1]), _told)
+    picture = timeline_chart(title.lower(), index, work.spans, work.ends, time_unit(work.ends[-1]), _description)
     rows = [[s.client, f"{s.asked}", f"{s.counted}", time_text(s.seconds)] for s in work.spans]
     table = PageTable(["client", "asked", "counted", "at work"], rows)
     return Figure(title, caption, picture, table, wide=True)
 
 
-def _told(span: Span) -> str:
+def _description(span: Span) -> str:
     return f"{span.client}: asked {span.asked} times, counted {span.counted}, at work for {time_text(span.seconds)}"
 
 
-def _table(found: Found) -> PageTable:
+def _table(clocked: MethodWork) -> PageTable:
     """Time, waste and participation of each method in numbers."""
     rows = []
-    for _, method, works in found:
+    for _, method, works in clocked:
         rows.append(
             [
                 method.name,
@@ -184,9 +188,9 @@ def _table(found: Found) -> PageTable:
         "Of a run, means over seeds. Client time: added up over clients. Jain's index is that of how often each client "
         "counted, those never asked among them: 1 where all counted alike, 1/n where only one of n did."
     )
-    if any(work.population is None for _, _, works in found for work in works):
-        note += " An older journal does not say how many clients there are: those that were never asked are left out."
-    return PageTable(columns, rows, note, [index for index, *_ in found])
+    if any(work.population is None for _, _, works in clocked for work in works):
+        note += " An older journal lacks the number of clients: those that were never asked are left out."
+    return PageTable(columns, rows, note, [index for index, *_ in clocked])
 
 
 def _percent(shares: Iterable[float]) -> str:
