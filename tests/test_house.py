@@ -63,8 +63,7 @@ SUITES: dict[str, str] = {
     "engines/test_planner.py": "engines.autotune.batch_trial engines.planned_execution",
     "engines/test_preflight.py": "engines.executors.client_setup",
     "engines/test_process_engine.py": (
-        "engines.processes.arrays engines.processes.process_pool engines.processes.shared_arrays "
-        "engines.worker_pool"
+        "engines.processes.arrays engines.processes.process_pool engines.processes.shared_arrays engines.worker_pool"
     ),
     "engines/test_ray_engine.py": (
         "engines.ray.cluster engines.ray.ray_pool engines.ray.ray_worker engines.ray.worker_job"
