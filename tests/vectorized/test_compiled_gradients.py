@@ -187,7 +187,7 @@ def test_sizes_that_differ_too_much_are_not_compiled():
 def test_crews_in_low_rank_form_are_not_compiled():
     engine = hw.LocalEngine(lanes=3, drift=False, compiled=True)
     run("fedavg", engine, rounds=1)
-    assert engine.summary == "3 clients side by side; not compiled, since crews in low-rank form gain nothing by it"
+    assert engine.summary == "3 clients side by side; not compiled, since batches in low-rank form gain nothing by it"
     assert engine.pinned_settings == {"lanes": 3}
 
 
@@ -206,7 +206,7 @@ def test_torch_may_be_told_not_to_compile(monkeypatch):
     monkeypatch.setattr("torch.compile", lambda function, **options: function)
     engine = hw.LocalEngine(compiled=True)
     run("fedavg", engine, rounds=1)
-    assert engine.planned.not_compiled == "torch is told not to compile here"
+    assert engine.planned.not_compiled == "torch is set not to compile here"
 
 
 def test_a_program_that_fails_later_is_left_with_a_note(monkeypatch):

@@ -311,7 +311,7 @@ class ClientAlgorithm:
         if buffers is not None:
             update = update.with_vectors(buffers=flat_module.statistics() - buffers)
         trace.where, trace.inputs = "send", update.vectors
-        update, kept = chain.send(update, memory, ctx, work.told, self.flows, work.stage_keys)
+        update, kept = chain.send(update, memory, ctx, work.broadcast, self.flows, work.stage_keys)
         if self.keeps_own or trained.keep:
             kept = self._next_memory(kept, trained.keep)
         return Outcome(update, kept, trained)

@@ -67,7 +67,7 @@ class Draws:
             part.forward = _Keyed(part, self, number)
 
     def at(self, key: int | Tensor, step: int | Tensor) -> None:
-        """Before a forward pass in training: whose it is, and the number of the step, int64 `[]` each.
+        """Before a forward pass in training: the client's key, and the number of the step, int64 `[]` each.
 
         Without it the modules go on counting their calls.
         """

@@ -32,12 +32,12 @@ class FlatModule:
     personal: those that stay with the client, `[Q]`.  statistics: the floating-point buffers, `[B]`.
     frozen: the parameters that no client trains, and the statistics of frozen normalising layers, by name.
     draws: what its dropout modules draw from.  site: where all of it lies; the initial weights do not depend on it.
-    channels_last: whether it is given images `[B, C, H, W]` with their channels side by side in memory, which
-    convolutions may like better; the numbers agree to rounding.
-    attributes: what its modules keep in Python attributes, which starts anew with each model that is loaded.
+    channels_last: whether it is given images `[B, C, H, W]` with the channels of a pixel next to each other in memory,
+    which convolutions may like better; the numbers agree to rounding.
+    attributes: Python attributes of its modules, which start anew with each model that is loaded.
     still: the normalising layers whose statistics do not move, since they are frozen.
-    keeps: the names of those that change when it is called.  outside: whether it draws from NumPy's or Python's own
-    generator.  `habits.examine` finds both out.  own_code: whether a trainer, stage, loss or metric
+    keeps: the names of attributes that change when it is called.  outside: whether it draws from NumPy's or Python's
+    own generator.  `module_checks.examine` determines both.  own_code: whether a trainer, stage, loss or metric
     may, which is not Headway's.
     """
 
@@ -114,7 +114,7 @@ class FlatModule:
         return self._copying is not None
 
     def seed(self, seed: int) -> None:
-        """Seeds what a model may draw from beside its dropout modules."""
+        """Seeds what a model may draw from, apart from its dropout modules."""
         for generator in self._generators:
             generator.manual_seed(seed)
         if self.attributes.seeders:
@@ -155,8 +155,8 @@ class FlatModule:
         return self._buffer_layout.flatten(self._buffers).clone()
 
     def scratch(self, purpose: str, shape: Sequence[int], number: torch.dtype) -> Tensor:
-        """A tensor of this shape to write into, whose memory is used again for the next client or crew: what the system
-        gives anew it gives page by page, which takes longer than to write it."""
+        """A tensor of this shape to write into, whose memory is used again for the next client or batch: what the
+        system gives anew it gives page by page, which takes longer than to write it."""
         wanted = math.prod(shape) * number.itemsize
         if purpose not in self._scratch or self._scratch[purpose].numel() < wanted:
             self._scratch.pop(purpose, None)  # lets go of the old memory before taking the new

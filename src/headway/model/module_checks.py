@@ -1,4 +1,4 @@
-"""What a model does beside mapping inputs to outputs, found out on a few examples before it is used."""
+"""Effects of a model other than mapping inputs to outputs, determined on a few examples before it is used."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def untouched(flat_module: FlatModule) -> Iterator[None]:
 
 
 def has_own_code(algorithm: Algorithm, task: Task) -> bool:
-    """Whether a trainer, stage, loss or metric that is not Headway's own runs beside the model: it may draw from
+    """Whether a trainer, stage, loss or metric that is not Headway's own runs with the model: it may draw from
     NumPy's or Python's generator."""
     parts = (algorithm.trainer, *algorithm.chain)
     return bool(task.own_functions) or any(not type(part).__module__.startswith("headway.") for part in parts)

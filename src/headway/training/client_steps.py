@@ -85,7 +85,7 @@ def steps_of_group(
     their examples drawn at once where they are not too many.
 
     keys: the clients' own, for the trainer.  asked: of each client how many examples it has, the round in which it was
-    asked, and how many steps it makes, if that is not the trainer's to say.
+    asked, and how many steps it makes, where the trainer does not set it.
     """
     amounts: list[int] = options.amounts(keys).tolist()
     training = {size: options.training_count(size) for size in {size for size, _, _ in asked}}

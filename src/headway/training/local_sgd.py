@@ -15,7 +15,7 @@ from headway.training.schedule import Schedule
 from headway.training.sgd_options import SGDOptions
 from headway.training.trainer import trainers
 
-PART = "For part of an epoch say how many local steps: `steps`, in a run file algorithm.trainer.steps."
+PART = "For part of an epoch set the number of local steps: `steps`, in a run file algorithm.trainer.steps."
 
 
 @final

@@ -22,7 +22,9 @@ from headway.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class LoopTrainer(Trainer, ABC):
-    """A trainer that says how its local loop goes; clients run it one at a time, or many at once.
+    """A trainer that is the plan of a local loop, which clients run one at a time, or many at once.
+
+    A subclass is a frozen dataclass with the fields of `SGDOptions`, or some of them, and `make_plan`.
 
     Raises:
         ConfigError: for a number out of range.
@@ -78,7 +80,7 @@ class LoopTrainer(Trainer, ABC):
         return self.plan.options.drops(client_key)
 
     def dropped(self, keys: Sequence[Key]) -> list[bool]:
-        """`drops` of each of many clients; no key is read where nobody is dropped."""
+        """`drops` of each of many clients; no key is read where no client is dropped."""
         options = self.plan.options
         if options.straggler_policy != "drop" or not options.stragglers:
             return [False] * len(keys)

@@ -27,7 +27,7 @@ HELD_OUT = frozenset({"validation_loss"})  # measurements over held-out examples
 class RoundStart:
     """One client before it trains, with the broadcast model in the flat module; each part is computed when first read.
 
-    work: its inputs, with the examples that it trains on.  held_out: those that it never trains on; the training
+    work: its inputs, with the examples that it trains on.  held_out: examples that it never trains on; the training
     examples, where its only example cannot be held out.
     """
 

@@ -30,7 +30,7 @@ class Optimizer(Plain, ABC):
     @property
     def momentum_rule(self) -> tuple[float, bool] | None:
         """The momentum and whether it is Nesterov's, where steps are linear in the gradients; `None` where they are
-        not, so that no learning rate says how much of a gradient a step received."""
+        not, so that no learning rate is the share of a gradient that a step received."""
         return None
 
     @abstractmethod
@@ -139,7 +139,7 @@ class AdamW(Optimizer):
         return _moments(w, self.amsgrad)
 
     def direction(self, grad: Tensor, w: Tensor, kept: dict[str, Tensor], t: int) -> Tensor:
-        """Adam's direction, and the decay beside it."""
+        """Adam's direction, plus the decay."""
         return _decayed(_adam(grad, kept, t, self.betas, self.eps), w, self.weight_decay)
 
 

@@ -32,11 +32,11 @@ def check_single(trainer: Trainer, flat_module: FlatModule, data: FederatedData,
     train = ClientIndex.of(data.train)
     names = None if drawn is None else [name for name in drawn if name in train]
     sizes = train.sizes if names is None else train.sizes_of(names)
-    found = {size for size in sizes.unique().tolist() if _has_single(options, size)}
-    if not found or (failure := _failure(flat_module, data)) is None:
+    singles = {size for size in sizes.unique().tolist() if _has_single(options, size)}
+    if not singles or (failure := _failure(flat_module, data)) is None:
         return
     each = zip(train.names if names is None else names, sizes.tolist(), strict=True)
-    clients = [(name, size) for name, size in each if size in found]
+    clients = [(name, size) for name, size in each if size in singles]
     listed = ", ".join(f"{name} ({size} example{'s' * (size > 1)})" for name, size in clients[:NAMED])
     more = f" and {len(clients) - NAMED} more" if len(clients) > NAMED else ""
     raise ConfigError(
@@ -71,14 +71,14 @@ def _failure(flat_module: FlatModule, data: FederatedData) -> str | None:
 def _remedy(options: SGDOptions, sizes: list[int]) -> str:
     """What to do, and what that cannot help."""
     training = [options.training_count(size) for size in sizes]
-    alone = [size for size, rest in zip(sizes, training, strict=True) if rest == 1]
-    others_fail = any(_has_single(options, size) for size in set(sizes) - set(alone))
+    only = [size for size, rest in zip(sizes, training, strict=True) if rest == 1]
+    others_fail = any(_has_single(options, size) for size in set(sizes) - set(only))
     ways = ["use GroupNorm or LayerNorm in the place of BatchNorm"]
     if (size := _batch_size(options, [rest for rest in training if rest > 1])) is not None:
         ways.insert(0, f"set algorithm.trainer.batch_size = {size}")
     if options.last_batch == "keep" and options.batch_size != 1:
         ways.insert(0, 'set algorithm.trainer.last_batch = "merge" (or "drop")')
-    if not alone:
+    if not only:
         return f"Either {', or '.join(ways)}."
     held = f" with algorithm.trainer.validation = {options.validation:g}" if options.validation else ""
     others = f" For the others, {', or '.join(ways[:-1])}." if ways[:-1] and others_fail else ""

@@ -19,7 +19,7 @@ Rule = tuple[str, Stage, Sequence[Tensors], Sequence[StepContext]]
 
 
 class StepRules:
-    """The rules of a chain on each shared tensor: for one client, or for many side by side.
+    """The rules of a chain on each shared tensor: for one client, or for many at once.
 
     flats: the shared parameters as `[..., numel]`, views of what the loop moves.
     gradient, step: the rules for gradients, and for directions.
@@ -37,7 +37,7 @@ class StepRules:
         self.work.applied.update(("gradient", "step"))
 
     def keep_front(self, count: int) -> None:
-        """Goes on with the first lanes alone."""
+        """Goes on with the first lanes only."""
         self.flats = [flat[:count] for flat in self.flats]
 
     def on_gradients(self, grads: Sequence[Tensor]) -> list[Tensor]:

@@ -74,7 +74,7 @@ def plan_steps(
 
     >>> [plan_steps(100, 1000, 4, budget).kept for budget in (400_000, 399_999, 199_999)]
     ['full', 'half', 'replay']
-    >>> plan_steps(100, 1000, 4, 40_000).spoken
+    >>> plan_steps(100, 1000, 4, 40_000).summary
     'by repeated training, in 10 blocks of coordinates: 11 trainings instead of one'
     """
     needed = {"full": count * size * itemsize, "half": count * size * HALF_BYTES}
@@ -84,7 +84,7 @@ def plan_steps(
             if needed[kept] > budget:
                 raise ConfigError(
                     f"steps_kept = {kept!r} needs {needed[kept]:,} bytes for {count} steps of {size:,} numbers, but "
-                    f'steps_memory is {budget:,}: raise it, or say steps_kept = "auto".'
+                    f'steps_memory is {budget:,}: raise it, or set steps_kept = "auto".'
                 )
             return StepPlan(kept, count, size, size, needed[kept])
     width = min(budget // (count * itemsize), size)
@@ -99,7 +99,7 @@ def plan_steps(
 
 
 class StepRecorder(ABC):
-    """Told the model after each local step."""
+    """Takes in the model after each local step."""
 
     @abstractmethod
     def add(self, model: Tensor) -> None:
@@ -121,7 +121,7 @@ class Steps(ABC):
 def keep_steps(plan: StepPlan, flat_module: FlatModule, train: Callable[[StepRecorder], T]) -> tuple[Tensor | Steps, T]:
     """Trains, keeping the steps as planned; what `train` returned comes with them.
 
-    train: runs the local loop from the model in the flat module and tells the tape of each step.  Under a plan of
+    train: runs the local loop from the model in the flat module and gives the recorder each model.  Under a plan of
         replay it is called several times, each from the same model, buffers and random numbers, and must do
         the same each time: see `Replayed`.
     """
@@ -134,7 +134,7 @@ def keep_steps(plan: StepPlan, flat_module: FlatModule, train: Callable[[StepRec
         done = train(half)
         return half, done
     results: list[T] = []
-    replayed = Replayed(plan, flat_module, lambda tape: results.append(train(tape)))
+    replayed = Replayed(plan, flat_module, lambda recorder: results.append(train(recorder)))
     replayed.begin()
     return replayed, results[0]
 
@@ -267,17 +267,17 @@ class Replayed(Steps):
         add_gram(self._gram, rows.matrix)
         self._summed = part.stop
 
-    def _again(self, tape: StepRecorder) -> None:
+    def _again(self, recorder: StepRecorder) -> None:
         self.flat_module.restore(self.start)
         self.flat_module.set_rng_state(self.random)
-        self.train(tape)
+        self.train(recorder)
         same = torch.equal(self.flat_module.shared, self.end["shared"])
         self.flat_module.restore(self.end)
         if not same:
             raise ConfigError(
                 'the steps are kept by repeated training (steps_kept = "replay"), but the same training ended with '
                 "another model: something in the model or the loss draws from a generator other than torch's, or "
-                "remembers earlier calls. Raise steps_memory so that the steps fit, or leave ECGR out."
+                "keeps something between calls. Raise steps_memory so that the steps fit, or leave ECGR out."
             )
 
 

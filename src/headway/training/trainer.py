@@ -30,7 +30,7 @@ class Trained:
     of proximal rules, if there are any; lr_sum: summed as it was.
     loss: the task's, mean over the examples used.
     measurements: what the stages asked for of the client at the start of the round, by name, numbers in float64.
-    keep: what the trainer remembers at the client, under its own label, if the update is counted.
+    keep: the trainer's memory at the client, under its own label, if the update is counted.
     """
 
     movement: Tensor
@@ -75,7 +75,7 @@ class Trainer(Plain, ABC):
 
     def steps_within(self, examples: int, most: int) -> tuple[int, int]:
         """How many local steps a client of so many examples can make on at most `most`, each time counted, and on how
-        many that is; of a trainer whose facts say that it is paced."""
+        many that is; of a trainer that is paced by its facts."""
         raise NotImplementedError
 
     def step_plan(self, examples: int, layout: Layout) -> StepPlan | None:
@@ -87,7 +87,7 @@ class Trainer(Plain, ABC):
         return None
 
     def keeps(self, flat_module: FlatModule) -> Tensors:
-        """What it remembers at each client (the names and shapes count); see `Trained.keep`."""
+        """Its memory at each client (the names and shapes count); see `Trained.keep`."""
         return {}
 
     def steps_of_group(
@@ -96,7 +96,7 @@ class Trainer(Plain, ABC):
         """The local steps of clients that train one after another, where they can be worked out for all at once.
 
         keys: the clients' own, for the trainer.  asked: of each client how many examples it has, the round in which it
-        was asked, and how many steps it makes, if that is not the trainer's to say.  proximal: the pull of the chain.
+        was asked, and how many steps it makes, where the trainer does not set it.  proximal: the pull of the chain.
         """
         return [None] * len(asked)
 

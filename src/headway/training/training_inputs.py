@@ -23,15 +23,15 @@ dropout's key and the number of the step; `None` for a batch that it does not ta
 
 @dataclass(frozen=True, slots=True)
 class TrainingInputs:
-    """What a trainer is given: the loaded flat module, the client's examples, and the chain's step rules.
+    """The inputs of a trainer: the loaded flat module, the client's examples, and the chain's step rules.
 
-    ctx: the client's context of this round; memory and told: each stage's memory and broadcast.  In lanes context,
-        memory and key are those of many clients, `[C, ...]`, and the examples everybody's.
-    flows: the facts after each stage; the last one says what the stages need of the trainer.
+    ctx: the client's context of this round; memory and broadcast: of each stage.  In lanes context,
+        memory and key are of many clients, `[C, ...]`, and the examples those of all clients.
+    flows: the facts after each stage; the last one has what the stages need of the trainer.
     key: the client's own in this round.  trace: the record of what is called next.
     applied: the kinds of step rules that the trainer has made ready (see `headway.training.step_rules`).
     measure: whether the lengths of the single steps are wanted; that must not change what is trained.
-    steps: how many the client makes, if that is not the trainer's to say.
+    steps: how many the client makes, where the trainer does not set it.
     dropout: of one client, the key of its dropout.  stage_keys: of one client, each stage's key, by its label;
         step_contexts: the contexts of a stage for each shared tensor, but for the client's own key and examples.
     client_steps: of one client, its local steps, where the trainer has worked them out for a group.
@@ -43,7 +43,7 @@ class TrainingInputs:
     chain: Chain
     ctx: StepContext
     memory: Labelled
-    told: Labelled
+    broadcast: Labelled
     flows: tuple[Flow, ...]
     key: Key | Keys
     trace: CallTrace
@@ -59,4 +59,4 @@ class TrainingInputs:
     def context(self, label: str) -> StepContext:
         """The context as the stage of this label sees it."""
         key = None if self.stage_keys is None else self.stage_keys[label]
-        return at(self.ctx, label, self.told, self.flows, self.chain.labels.index(label), key)
+        return at(self.ctx, label, self.broadcast, self.flows, self.chain.labels.index(label), key)

@@ -40,7 +40,7 @@ class UpdateRule:
         self.rules.attend(work)
 
     def keep_front(self, count: int) -> None:
-        """Goes on with the first lanes alone."""
+        """Goes on with the first lanes only."""
         self.parameters = [p[:count] for p in self.parameters]
         self.rules.keep_front(count)
         self.kept = [{name: tensor[:count] for name, tensor in each.items()} for each in self.kept]

@@ -13,7 +13,7 @@ RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 def why_not(trainer: Trainer, flat_module: FlatModule, chain: Chain) -> str | None:
-    """Why clients cannot train side by side, as a phrase; `None` if they can."""
+    """The reason why clients cannot train as one program, as a phrase; `None` if they can."""
     if chain.protocol is not None:
         return f"{chain.protocol[0]} exchanges secrets with each client"
     if not isinstance(trainer, LoopTrainer):

@@ -86,7 +86,7 @@ class DeviceSchedule:
         return self.site.examples(Examples(inputs, targets))
 
     def fetched(self, widths: list[int], room: Room) -> PrefetchedBatches:
-        """The batches of all steps, of these widths, brought at once, into memory that is used again."""
+        """The batches of all steps, of these widths, copied at once, into memory that is used again."""
         index = torch.cat([self.index[:, number, :width] for number, width in enumerate(widths)], dim=1)
         store, places = self.store.inputs, index.reshape(-1)
         near = self.site.holds(store)  # where the room is, too
@@ -117,7 +117,7 @@ class PrefetchedBatches:
 def batch_schedule_of(
     options: SGDOptions, keys: Keys, training: ClientBatch, rounds: Sequence[int], steps: Mapping[int, int]
 ) -> BatchSchedule:
-    """The batches that each client would see if it trained alone.
+    """The batches that each client would see if clients trained one at a time.
 
     keys: the clients' own, for the trainer.  training: their training examples.  rounds: in which each was asked.
     steps: the number of steps, by place, of clients for which the options do not set it.
@@ -151,7 +151,7 @@ def batch_schedule_of(
 def _orders(keys: Keys, rows: Tensor, sizes: Tensor, mixed: Tensor, epochs: int) -> Tensor:
     """The places in the store of each client's examples in the order of each epoch, int64 `[C, epochs, n]`.
 
-    mixed: whose examples are in a new order in each epoch; those in a single batch are seen as they are stored.
+    mixed: the clients with a new order in each epoch; examples in a single batch are seen as they are stored.
     """
     longest = int(sizes.max())
     starts = (sizes.cumsum(0) - sizes).unsqueeze(1)

@@ -1,8 +1,8 @@
 """Local training of many clients as one batched program: a lane per client, parameters stacked `[C, P]`.
 
 Gradients come from `torch.func`: `vmap` over the gradient of one client's loss.  Clients need not be alike: batches
-are padded to the longest, padding has weight zero, and lanes are sorted by their number of steps, so that those
-that are done are left behind and never trained on.
+are padded to the longest, padding has weight zero, and lanes are sorted by their number of steps, so that
+finished ones are left behind and never trained on.
 """
 
 from __future__ import annotations
@@ -38,18 +38,19 @@ class BatchedSGD:
         self.loop, self.flat_module = loop, flat_module
         self.gradients = batch_gradients(flat_module)
 
-    def plan(self, crew: ClientBatch, ask: Ask) -> tuple[ClientBatch, BatchPlan]:
-        """The crew in the order of its lanes, and what each lane will do."""
-        options, keys = self.loop.options, crew.keys.derive(TRAINER)
-        training, held_out = held_out_rows(crew, options.validation)
-        rounds = ask.rounds(crew.clients)
-        places = enumerate(crew.clients if ask.steps else ())
+    def plan(self, batch: ClientBatch, ask: Ask) -> tuple[ClientBatch, BatchPlan]:
+        """The batch in the order of its lanes, and the work of each lane."""
+        options, keys = self.loop.options, batch.keys.derive(TRAINER)
+        training, held_out = held_out_rows(batch, options.validation)
+        rounds = ask.rounds(batch.clients)
+        places = enumerate(batch.clients if ask.steps else ())
         steps = {place: ask.steps[client] for place, client in places if client in ask.steps}
         table = batch_schedule_of(options, keys, training, rounds, steps)
-        return crew.chosen(table.lanes), BatchPlan(table, training.chosen(table.lanes), held_out.chosen(table.lanes))
+        return batch.chosen(table.lanes), BatchPlan(table, training.chosen(table.lanes), held_out.chosen(table.lanes))
 
     def probe(self, examples: Examples) -> str | None:
-        """Why the model cannot be a batched program, as a phrase, found out on these examples; `None` if it can."""
+        """The reason why the model cannot be a batched program, as a phrase, from a trial on these examples; `None` if
+        it can."""
         views = self.flat_module.layout.views(self.flat_module.shared.expand(2, -1).clone())
         examples = self.flat_module.site.examples(examples)
         inputs, targets = (t.unsqueeze(0).expand(2, *t.shape) for t in (examples.inputs, examples.targets))
@@ -58,13 +59,13 @@ class BatchedSGD:
         self.flat_module.module.train()
         try:
             self.gradients(views, inputs, targets, weights, keys, keys[0])
-        except Exception as error:  # whatever the model may raise; alone, it is raised with client and stage
+        except Exception as error:  # whatever the model may raise; one at a time, it is raised with client and stage
             return f"{type(error).__name__} in a batched program"
         return self._mixes(examples)
 
     def _mixes(self, examples: Examples) -> str | None:
-        """What comes out otherwise for an example beside others, such as those that a batch is padded with, as a
-        phrase: of the model, or of the loss; `None` if nothing does."""
+        """The result for an example that depends on the others in a batch, such as padding, as a phrase: of the model,
+        or of the loss; `None` if neither does."""
         flat_module, first = self.flat_module, [0] * len(examples)
         made = []
         for batch in (examples, Examples(examples.inputs[first], examples.targets[first])):
@@ -91,15 +92,15 @@ class BatchedSGD:
         """The outcome of the clients' training, `[C, ...]`; compiled: what gives the gradients of full batches of
         clients, where these are compiled."""
         measurements = measure_each(work, plan.training, plan.held_out)
-        program = BatchedLoop(self, work, plan.table, compiled)
-        program.run()
-        return replace(program.result(), measurements=measurements)
+        loop = BatchedLoop(self, work, plan.table, compiled)
+        loop.run()
+        return replace(loop.result(), measurements=measurements)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """What the lanes of a crew will do: their batches; the crew with the examples that it trains on, and with those
-    that it holds out."""
+    """The work of the lanes of a batch of clients: their schedule; the clients with the examples that they train on,
+    and with held-out ones."""
 
     table: BatchSchedule
     training: ClientBatch
@@ -178,17 +179,17 @@ class BatchedLoop:
         self.losses[front, number] = losses.detach().double()
 
     def _gradients(self, number: int, width: int) -> tuple[list[Tensor], Tensor]:
-        """Those of the active lanes in a step, `[C, *shape]` each, and their losses; compiled where nearly all places
-        of a full crew are taken."""
-        found, compiled = None, self.compiled
+        """The gradients of the active lanes in a step, `[C, *shape]` each, and their losses; compiled where nearly all
+        places of a full batch are taken."""
+        made, compiled = None, self.compiled
         if compiled is not None and compiled.takes(self.active, width):
-            found = compiled.run(self.everywhere, *self._arguments(compiled.lanes, number, compiled.width))
-        if found is None:
-            found = self.gradients(self.views, *self._arguments(self.active, number, width))
-        return [found[0][name][: self.active] for name in self.views], found[1][: self.active]
+            made = compiled.run(self.everywhere, *self._arguments(compiled.lanes, number, compiled.width))
+        if made is None:
+            made = self.gradients(self.views, *self._arguments(self.active, number, width))
+        return [made[0][name][: self.active] for name in self.views], made[1][: self.active]
 
     def _arguments(self, lanes: int, number: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """What the gradients of the first lanes are taken of, but for their parameters."""
+        """The arguments of the gradients of the first lanes, but for their parameters."""
         front = slice(lanes)
         batch = self.served.batch(front, number, width)
         inputs, targets = (t.unflatten(0, (lanes, width)) for t in (batch.inputs, batch.targets))
@@ -196,7 +197,7 @@ class BatchedLoop:
         return inputs, targets, weights, self.dropout[front], torch.tensor(number)
 
     def result(self) -> Trained:
-        """What was done, `[C, ...]`."""
+        """The outcome, `[C, ...]`."""
         rule, table, proximal = self.loop.momentum_rule, self.table, self.work.flows[-1].proximal
         made = table.sizes > 0
         return Trained(
@@ -212,14 +213,16 @@ class BatchedLoop:
 
 
 def _front(work: TrainingInputs, count: int) -> TrainingInputs:
-    """What the step rules of the first lanes see."""
+    """The inputs of the step rules of the first lanes."""
     memory = {label: {name: tensor[:count] for name, tensor in kept.items()} for label, kept in work.memory.items()}
     assert isinstance(work.ctx.key, Keys)
-    ctx, told = replace(work.ctx, key=work.ctx.key[:count], examples=work.ctx.examples[:count]), work.told
+    ctx, broadcast = replace(work.ctx, key=work.ctx.key[:count], examples=work.ctx.examples[:count]), work.broadcast
     if ctx.global_params.ndim > 1:  # each was asked with a model of its own
         ctx = replace(ctx, global_params=ctx.global_params[:count])
-        told = {label: {name: tensor[:count] for name, tensor in each.items()} for label, each in told.items()}
-    return replace(work, ctx=ctx, memory=memory, told=told)
+        broadcast = {
+            label: {name: tensor[:count] for name, tensor in each.items()} for label, each in broadcast.items()
+        }
+    return replace(work, ctx=ctx, memory=memory, broadcast=broadcast)
 
 
 def _padded(served: DeviceSchedule, lanes: int, width: int) -> DeviceSchedule:
@@ -233,7 +236,8 @@ def _padded(served: DeviceSchedule, lanes: int, width: int) -> DeviceSchedule:
 
 
 def _descend(view: Tensor, direction: Tensor, rates: Tensor, here: Tensor) -> None:
-    """`w <- w - lr direction`, each lane by its own learning rate `[C]`, which is read; here: the same, beside w."""
+    """`w <- w - lr direction`, each lane by its own learning rate `[C]`, which is read; here: the same, where w
+    lies."""
     first = float(rates[0])
     if bool((rates == first).all()):
         view.add_(direction, alpha=-first)

@@ -1,4 +1,4 @@
-"""Clients that train side by side, as one: what they are given."""
+"""Clients that train at once, with their keys and examples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headway.numerics.keys import Keys
 class ClientBatch:
     """Some clients of a round, in a fixed order.
 
-    keys: their own in this round.  store: everybody's examples.  rows: the places in it of each client's training
+    keys: of each in this round.  store: the examples of all clients.  rows: the places in it of each client's training
     examples, one client after another, int64 `[sum n]`; sizes: how many each has, int64 `[C]`.
     """
 

@@ -1,8 +1,8 @@
 """Gradients of local steps through `torch.compile`: of few shapes, and only if they agree with what torch does itself.
 
-A step's forward pass, loss and gradients become one program without guards on sizes: batches of another size, and crews
-with too many empty lanes, go the usual way.  Which of them a step takes is a matter of its shape alone, so that runs
-repeat to the bit in any number of processes.
+A step's forward pass, loss and gradients become one program without guards on sizes: batches of another size, and
+client batches with too many empty lanes, go the usual way.  Which of them a step takes is a matter of its shape alone,
+so that runs repeat to the bit in any number of processes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from headway.vectorized.gradient_functions import Function, Gradients, batch_gra
 
 MOST_WIDTHS = 3  # sizes of batches that are compiled, one client at a time
 LEAST_SHARE = 0.1  # of the local steps: rarer sizes are not worth the seconds
-FILLED = 0.7  # of the places of a full crew: with fewer taken, as they are is faster than compiled and padded
+FILLED = 0.7  # of the places of a full client batch: with fewer taken, as they are is faster than compiled and padded
 AGAIN = 2  # times that torch may compile a program once more, such as after a change of its settings
 LOOKED_AT = {"CONSTANT_MATCH", "EQUALS_MATCH", "ID_MATCH", "GLOBAL_STATE", "GRAD_MODE", "DETERMINISTIC_ALGORITHMS"}
-SAID = 120  # letters of an error
+MOST_LETTERS = 120  # of an error
 AGREE = {torch.float64: 1e-8, torch.float32: 1e-3}
 COARSE = {"tf32": 1e-2, "bfloat16": 5e-2}  # where products are rounded
 
@@ -68,7 +68,7 @@ class Compiled:
         except Exception as error:  # whatever torch or the model may raise
             raise NotCompiled(_phrase(error)) from error
         if program.made != 1:
-            why = "is told not to compile here" if not program.made else "would compile it again and again"
+            why = "is set not to compile here" if not program.made else "would compile it again and again"
             raise NotCompiled(f"torch {why}")
         self.programs[width] = program
 
@@ -87,15 +87,15 @@ class Compiled:
     def _check(self, program: CompiledProgram, arguments: tuple[Any, ...]) -> None:
         """Compares a program with its function, and what each makes of the model's statistics; these are put back."""
         flat_module, site = self.flat_module, self.flat_module.site
-        before, drawn, found = flat_module.snapshot(), site.rng_state(), []
+        before, drawn, results = flat_module.snapshot(), site.rng_state(), []
         for act in (self.function, program):
             grads, loss = act(*arguments)
-            found.append([*grads.values(), loss, flat_module.statistics()])
+            results.append([*grads.values(), loss, flat_module.statistics()])
             flat_module.restore(before)
             site.set_rng_state(drawn)
         close = COARSE.get(site.precision, AGREE[flat_module.shared.dtype])
-        scale = max((float(tensor.abs().max()) for tensor in found[0] if tensor.numel()), default=0.0)
-        for wanted, made in zip(*found, strict=True):
+        scale = max((float(tensor.abs().max()) for tensor in results[0] if tensor.numel()), default=0.0)
+        for wanted, made in zip(*results, strict=True):
             if not torch.allclose(made, wanted, rtol=close, atol=close * scale):
                 raise NotCompiled("it comes to another result when compiled")
 
@@ -114,8 +114,8 @@ class SingleGradients(Compiled):
 
         key, step: of dropout.
         """
-        found = self.call(len(inputs), *self.arguments(inputs, targets, key, step))
-        return None if found is None else ([found[0][name] for name in self.parameters], found[1])
+        made = self.call(len(inputs), *self.arguments(inputs, targets, key, step))
+        return None if made is None else ([made[0][name] for name in self.parameters], made[1])
 
     def arguments(self, inputs: Tensor, targets: Tensor, key: int, step: int) -> tuple[Any, ...]:
         """What the function is given."""
@@ -123,7 +123,7 @@ class SingleGradients(Compiled):
 
 
 class BatchedGradients(Compiled):
-    """The gradients of a step of full crews, and of crews that are nearly full; the places that nobody has are padded.
+    """The gradients of a step of client batches that are full, or nearly full; empty places are padded.
 
     lanes, width: of the program.
     """
@@ -153,7 +153,7 @@ class BatchedGradients(Compiled):
 class Compiler:
     """Compiles a trainer's steps on a flat_module, each kind once.
 
-    most: how many clients a crew can have, whatever is asked for.  until: when to have ended, by `time.perf_counter`.
+    most: how many clients a batch can have.  until: when to have ended, by `time.perf_counter`.
     used: what gives the gradients of steps now.
     """
 
@@ -173,12 +173,12 @@ class Compiler:
     def use(self, lanes: int | None, lowered: bool = False) -> str | None:
         """Compiles the steps of so many lanes, or of none; why it cannot, as a phrase.
 
-        lowered: whether crews train in low-rank form.
+        lowered: whether batches train in low-rank form.
         """
         self.used, why = None, None
         try:
             if lanes is not None and lowered:
-                raise NotCompiled("crews in low-rank form gain nothing by it")
+                raise NotCompiled("batches in low-rank form gain nothing by it")
             self.used = None if lanes is None else self._steps(lanes)
         except NotCompiled as error:
             why = str(error)
@@ -205,7 +205,7 @@ class Compiler:
         )
 
     def _steps(self, lanes: int) -> SingleGradients | BatchedGradients:
-        """Those of so many lanes, for torch's threads of now; of one client, for images as the module has them.
+        """The gradients of so many lanes, for torch's threads of now; of one client, for images as the module has them.
 
         Raises:
             NotCompiled: saying why not.
@@ -217,9 +217,9 @@ class Compiler:
                 self.made[name] = self._make_single() if lanes == 1 else self._make_batched(lanes)
             except NotCompiled as why:
                 self.made[name] = why
-        if isinstance(found := self.made[name], NotCompiled):
-            raise found
-        return found
+        if isinstance(made := self.made[name], NotCompiled):
+            raise made
+        return made
 
     @property
     def widths(self) -> list[int]:
@@ -289,8 +289,8 @@ class CompiledProgram:
 
     def __call__(self, *arguments: Any) -> Gradients:
         """The gradients, compiled at the first call."""
-        found: Gradients = self.function(*arguments)
-        return found
+        made: Gradients = self.function(*arguments)
+        return made
 
     def _backend(self, graph: torch.fx.GraphModule, inputs: list[Tensor], **_: object) -> Any:
         """Inductor; what draws from torch's generator draws as it does otherwise."""
@@ -330,15 +330,17 @@ def _quietly() -> Iterator[None]:
 def _phrase(error: BaseException) -> str:
     """What kept torch from compiling."""
     causes: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and found not in causes:
-        causes.append(found)
-        found = getattr(found, "inner_exception", None) or found.__cause__ or found.__context__
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = getattr(cause, "inner_exception", None) or cause.__cause__ or cause.__context__
     for cause in causes:
         if isinstance(cause, NotCompiled):
             return str(cause)
         if type(cause).__name__ == "InvalidCxxCompiler":
             return "torch finds no C++ compiler here"
     first = next(iter(str(error).strip().splitlines()), "")
-    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    return f"torch cannot compile it ({said if len(said) <= SAID else said[: SAID - 3] + '...'})"
+    summary = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return (
+        f"torch cannot compile it ({summary if len(summary) <= MOST_LETTERS else summary[: MOST_LETTERS - 3] + '...'})"
+    )

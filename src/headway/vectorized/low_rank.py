@@ -23,7 +23,7 @@ Where steps are plain, a layer whose matrix takes no more room than the rows of 
 Clients of a model that has other parameters too, such as convolutions, have weights of their own for those, and train
 one after another by plain SGD; their large layers are still never written.
 
-It is exact, up to the order of its sums; clients trained alone are its reference.
+It is exact, up to the order of its sums; clients trained one at a time are its reference.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ MOST_BYTES = 256 * 2**20  # of what came into the layers and of the errors
 
 
 def not_suited(loop: LoopPlan, flat_module: FlatModule, chain: Chain, flow: Flow) -> str | None:
-    """Why crews cannot train in low-rank form, as a phrase; `None` if they can: steps are linear in gradients of a
-    model with linear layers, and no stage looks at a client's vector."""
+    """The reason why clients cannot train in low-rank form, as a phrase; `None` if they can: steps are linear in
+    gradients of a model with linear layers, and no stage looks at a client's vector."""
     if not isinstance(loop.optimizer, SGD):
         return f"steps of {type(loop.optimizer).__name__} are not linear in the gradients"
     if loop.optimizer.weight_decay or loop.options.clip_gradient is not None:
@@ -75,7 +75,7 @@ def not_suited(loop: LoopPlan, flat_module: FlatModule, chain: Chain, flow: Flow
     if not held or not held <= everything:
         return "the model has no linear layer that is trained whole"
     if held == everything:
-        # in one batch, each lane's draws would be those of all
+        # in one batch, each lane would have the draws of all
         return "dropout draws for each client apart" if flat_module.draws.layers else None
     return None if plain_steps(loop, chain, flow) else "clients with other parameters too train by plain SGD only"
 
@@ -141,7 +141,7 @@ class LowRank:
     """Trains groups of clients in a flat module whose linear layers are never moved.
 
     plain: whether a client's steps are plain SGD, and no stage looks at them.
-    own: the parameters that are in no linear layer, by name.  Without any, the clients train side by side.
+    own: the parameters that are in no linear layer, by name.  Without any, the clients train at once.
     """
 
     def __init__(self, loop: LoopPlan, flat_module: FlatModule, plain: bool = False) -> None:
@@ -201,7 +201,7 @@ class LowRank:
         ]
 
     def room(self, purpose: str, shape: Sequence[int], number: torch.dtype) -> Tensor:
-        """Memory that the next crew writes over; torch itself does not give back that of a GPU."""
+        """Memory that the next batch writes over; torch itself does not give back that of a GPU."""
         if self.flat_module.site.on_gpu:
             return torch.empty(tuple(shape), dtype=number, device=self.flat_module.site.device)
         return self.flat_module.scratch(purpose, shape, number)
@@ -231,10 +231,10 @@ class LowRank:
         """
         self.flat_module.load(work.ctx.global_params, None, None)
         self.flat_module.module.train()
-        program = LowRankLoop(self, work, plan)
-        program.look_ahead()
-        with in_place(program.layers):
-            return program.run()
+        loop = LowRankLoop(self, work, plan)
+        loop.look_ahead()
+        with in_place(loop.layers):
+            return loop.run()
 
 
 class LowRankLoop:
@@ -326,7 +326,7 @@ class LowRankLoop:
 
 
 def _expect(layers: list[Layer], lanes: slice, number: int, width: int, moved: Tensor) -> None:
-    """Tells every layer of the next batch; moved: what the gradients of the clients' steps count by now, `[C, K]`."""
+    """Prepares every layer for the next batch; moved: the weight of each step's gradient by now, `[C, K]`."""
     for layer in layers:
         layer.expect(lanes, number, width)
         if isinstance(layer, OuterProductDelta):

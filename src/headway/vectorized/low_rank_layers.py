@@ -76,11 +76,11 @@ class Layer(ABC):
     @abstractmethod
     def _learned(self, errors: Tensor, rates: Tensor) -> Tensor | None:
         """Takes u `[C, B, out]`; the inner products of this step's gradient with those so far, float64 `[C, K']`, if
-        they are needed to tell how far clients have moved."""
+        they are needed for how far clients have moved."""
 
     @abstractmethod
     def squares(self) -> Tensor | None:
-        """The squared length of each client's change, float64 `[C]`, where inner products do not tell it."""
+        """The squared length of each client's change, float64 `[C]`, where inner products do not give it."""
 
     @abstractmethod
     def summed(self, moved: Tensor, factors: Tensor) -> dict[str, Tensor]:
@@ -151,7 +151,7 @@ class OuterProductDelta(Layer):
         return rows.new_zeros(len(rows), self.number + 1).index_add_(1, self.steps[:stop], rows)
 
     def squares(self) -> None:
-        """The inner products tell."""
+        """`None`: the inner products give it."""
 
     def summed(self, moved: Tensor, factors: Tensor) -> dict[str, Tensor]:
         """One product of all clients' rows."""
