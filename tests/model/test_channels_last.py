@@ -126,6 +126,6 @@ def test_a_way_is_written_down_and_read_back():
     assert ExecutionPlan().pinned_settings == {}
     assert (
         ExecutionPlan(25, True, True).summary
-        == "crews of 25 clients, their linear layers in low-rank form, channels last"
+        == "batches of 25 clients, their linear layers in low-rank form, channels last"
     )
     assert ExecutionPlan(channels_last=True, compiled=True).summary == "clients one at a time, channels last, compiled"

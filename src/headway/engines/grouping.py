@@ -1,4 +1,4 @@
-"""Units: the clients of a cohort that are summed together, as they are trained by one worker."""
+"""Groups: the clients of a cohort that are summed together, as they are trained by one worker."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ GROUP = 64  # clients summed in float64 before the exact accumulator is paid; pa
 def groups_of(
     cohort: Sequence[str], train: Mapping[str, Tensor], lanes: int = 1, group: int = GROUP
 ) -> Iterator[list[str]]:
-    """The cohort in units: a pure function of its sorted names, the clients' sizes and the plan.
+    """The cohort in groups: a pure function of its sorted names, the clients' sizes and the plan.
 
-    train: who holds what.  lanes: clients side by side; if there are several, a unit has a whole number of crews, each
-        of clients of like size, so that little is padded.  group: the least number of clients in a unit, as far as
-        they go.
+    train: each client's examples.  lanes: clients in a batch; if there are several, a group has a whole number of
+        batches, each of clients of like size, so that little is padded.  group: the least number of clients in a group,
+        as far as they go.
 
     >>> train = {"a": torch.arange(5), "b": torch.arange(9), "c": torch.arange(5)}
     >>> list(groups_of(["c", "a", "b"], train, lanes=2, group=2))

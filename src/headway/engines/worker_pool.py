@@ -27,8 +27,8 @@ from headway.protocol.sums import ExactTotal
 from headway.server.collector import GroupResult, answered
 
 SHARES = 16  # units that a cohort is divided into, as long as none has more than `GROUP` clients
-LIVES = 3  # a unit whose workers die so often is not tried again
-LOSSES = 12  # nor is one whose workers are lost so often with their machines
+MOST_FAILURES = 3  # a unit whose workers die so often is not tried again
+MOST_MACHINE_LOSSES = 12  # nor is one whose workers are lost so often with their machines
 
 
 class Lost(Exception):
@@ -103,7 +103,7 @@ class WorkerHandle(ABC):
         """
 
     @abstractmethod
-    def bury(self) -> str:
+    def dispose(self) -> str:
         """Lets go of one that is lost; how it ended, as a phrase."""
 
 
@@ -235,7 +235,7 @@ class RoundDispatcher:
         self.trains = isinstance(ask.request, Train)
         self.waiting.extend(self._training_units() if self.trains else self._evaluation_units())
         self.whole = local.setup.job.algorithm.chain.aggregator.whole_cohort
-        self.deaths: dict[tuple[int, bool], int] = {}  # by unit, and whether with the machine
+        self.failures: dict[tuple[int, bool], int] = {}  # by unit, and whether with the machine
         self.total, self.meter = ExactTotal(), local.setup.meter(ask) if self.trains else None
         self.reports: dict[int, Reports] = {}
         self.notes: list[str] = []
@@ -349,14 +349,14 @@ class RoundDispatcher:
 
     def _replace(self, handle: WorkerHandle, why: Lost) -> None:
         """A worker has died: another takes its place, and what it had summed waits again."""
-        how = handle.bury()
+        how = handle.dispose()
         self.pool.handles.remove(handle)
         lost = [*(() if handle.busy is None else (handle.busy,)), *([] if self.whole else handle.summed)]
         if handle.busy is not None:
             key = handle.busy.first, isinstance(why, MachineLost)
-            deaths = self.deaths[key] = self.deaths.get(key, 0) + 1
-            if deaths >= (LOSSES if key[1] else LIVES):
-                raise HeadwayError(_gave_up(handle.named, deaths, handle.busy.clients, how))
+            failures = self.failures[key] = self.failures.get(key, 0) + 1
+            if failures >= (MOST_MACHINE_LOSSES if key[1] else MOST_FAILURES):
+                raise HeadwayError(_gave_up(handle.named, failures, handle.busy.clients, how))
         again = [client for unit in lost for client in unit.clients]
         self.replaced.append(
             f"{handle.named} ended {how}; another took its place"
@@ -377,11 +377,11 @@ def spread(cohort: int) -> int:
     return min(-(-cohort // SHARES), GROUP)
 
 
-def _gave_up(named: str, deaths: int, clients: Sequence[str], how: str) -> str:
+def _gave_up(named: str, failures: int, clients: Sequence[str], how: str) -> str:
     caused = "SIGKILL often means that memory has run out: use fewer workers or lanes, or none, to see what fails."
     if "exit code" in how:
         caused = "Something in the model, the loss or the data ends the process, such as os._exit: see what is called."
-    return f"{named} ended {deaths} times while it trained {some_of(clients)}, the last time {how}. {caused}"
+    return f"{named} ended {failures} times while it trained {some_of(clients)}, the last time {how}. {caused}"
 
 
 def some_of(clients: Sequence[str]) -> str:

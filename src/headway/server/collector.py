@@ -62,7 +62,7 @@ class UpdateCollector:
         """What many updates `[C, ...]` add to the sum."""
         return self.chain.lift(update, self._at_server(ask, clients), self.flows)
 
-    def count(self, ask: Ask, client: str, outcome: Outcome, done: GroupResult) -> None:
+    def count(self, ask: Ask, client: str, outcome: Outcome, result: GroupResult) -> None:
         """Adds a client's update.
 
         Raises:
@@ -76,24 +76,24 @@ class UpdateCollector:
             self.guard.check_bound(decoded, client)
         term = self.chain.aggregator.lift(decoded, here.aggregator) if self.lifts else decoded
         if self.chain.aggregator.whole_cohort:
-            done.group.total.add_row(client, term)
+            result.group.total.add_row(client, term)
         else:
-            done.group.add(term)
-        if done.meter is not None:
+            result.group.add(term)
+        if result.meter is not None:
             measured = decoded if self.guard.decoded else update
-            done.meter.add(client, measured.delta, float(term.weight))
+            result.meter.add(client, measured.delta, float(term.weight))
             if trained.squares is not None:
-                done.meter.add_path(client, trained.squares, trained.movement)
+                result.meter.add_path(client, trained.squares, trained.movement)
 
-    def count_received(self, ask: Ask, client: str, update: Update, done: GroupResult) -> None:
+    def count_received(self, ask: Ask, client: str, update: Update, result: GroupResult) -> None:
         """Adds an update that came over a wire, without what training measured at the client.
 
         Raises:
             UpdateRejected: as `count`.
         """
-        self.count(ask, client, Outcome(update, {}, Trained(update.delta, 0, 0.0, 0.0, 0.0)), done)
+        self.count(ask, client, Outcome(update, {}, Trained(update.delta, 0, 0.0, 0.0, 0.0)), result)
 
-    def count_batch(self, ask: Ask, batch: ClientBatch, outcome: Outcome, done: GroupResult) -> bool:
+    def count_batch(self, ask: Ask, batch: ClientBatch, outcome: Outcome, result: GroupResult) -> bool:
         """Adds all updates of a batch; False, and nothing is added, if one is longer than its promised bound."""
         update, trained, ctx = outcome.update, outcome.trained, self._at_server(ask, batch.clients)
         decoded = self._decoded_batch(update, ctx)
@@ -102,20 +102,20 @@ class UpdateCollector:
         if self.chain.aggregator.whole_cohort:
             term = self.chain.lift_decoded(decoded, ctx, self.flows).cpu()
             for index, client in enumerate(batch.clients):
-                done.group.total.add_row(client, term.lane(index))
+                result.group.total.add_row(client, term.lane(index))
             weights = term.weight
         else:
 
             def lift(part: Update, columns: slice) -> Update:
                 return self.chain.lift_decoded(part, ctx.sliced(columns.start, columns.stop), self.flows)
 
-            weights = done.group.add_lanes(decoded, lift)
-        if done.meter is not None:
+            weights = result.group.add_lanes(decoded, lift)
+        if result.meter is not None:
             measured = decoded if self.guard.decoded else update
-            done.meter.add_lanes(batch.clients, measured.delta, weights)
+            result.meter.add_lanes(batch.clients, measured.delta, weights)
             if trained.squares is not None:
                 counts = torch.as_tensor(trained.count)
-                done.meter.add_paths(batch.clients, trained.squares, counts, trained.movement)
+                result.meter.add_paths(batch.clients, trained.squares, counts, trained.movement)
         return True
 
     def _decoded(self, update: Update, ctx: ServerContext) -> Update:

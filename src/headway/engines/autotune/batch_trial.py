@@ -22,64 +22,66 @@ APART = 0.05  # of the length of what one client sends: beyond it is no rounding
 ROUNDING = 1e-6  # of a single number
 
 
-def crew_trouble(job: Job, runner: ClientAlgorithm, lanes: BatchedSGD, intake: UpdateCollector, ask: Ask) -> str | None:
+def batch_refusal(
+    job: Job, algorithm: ClientAlgorithm, lanes: BatchedSGD, collector: UpdateCollector, ask: Ask
+) -> str | None:
     """Why the clients of an ask cannot train side by side, as a phrase; `None` if they can.
 
     They make the steps of the ask on few examples, side by side and one at a time, and send, and are counted; all is
     forgotten.  What fails one at a time as well is left to the round, which names the client.
     """
-    flat_module, ask = runner.flat_module, ask.map_broadcasts(runner.flat_module.site.message)
+    flat_module, ask = algorithm.flat_module, ask.map_broadcasts(algorithm.flat_module.site.message)
     rows = [job.data.train[client][:FEW] for client in ask.cohort]
     sizes = torch.tensor([len(each) for each in rows])
-    crew = ClientBatch(ask.cohort, runner.keys_of(ask.cohort, ask), job.data.store, torch.cat(rows), sizes)
+    batch = ClientBatch(ask.cohort, algorithm.keys_of(ask.cohort, ask), job.data.store, torch.cat(rows), sizes)
     with untouched(flat_module), flat_module.site.training():
         try:
-            crew, outcome, total = _beside(runner, lanes, intake, crew, ask)
+            batch, outcome, total = _batched(algorithm, lanes, collector, batch, ask)
         except torch.OutOfMemoryError:
             return None
         except Exception as error:  # whatever a stage may raise
             return failure(error)
         if flat_module.site.precision == "bfloat16":  # whose rounding is as large as what is looked for
             return None
-        each, done = [], GroupResult()
+        each, result = [], GroupResult()
         try:
-            for client, examples in zip(crew.clients, crew.examples(), strict=True):
-                each.append(runner.train(client, ask, examples, None))
-                intake.count(ask, client, each[-1], done)
+            for client, examples in zip(batch.clients, batch.examples(), strict=True):
+                each.append(algorithm.train(client, ask, examples, None))
+                collector.count(ask, client, each[-1], result)
         except Exception:  # will show again, by the client's name
             return None
-    return _differing(outcome, each) or _differing_sums(total, _total(done))
+    return _differing(outcome, each) or _differing_sums(total, _total(result))
 
 
-def _beside(
-    runner: ClientAlgorithm, lanes: BatchedSGD, intake: UpdateCollector, crew: ClientBatch, ask: Ask
+def _batched(
+    algorithm: ClientAlgorithm, lanes: BatchedSGD, collector: UpdateCollector, batch: ClientBatch, ask: Ask
 ) -> tuple[ClientBatch, Outcome, Mapping[str, Tensor]]:
-    """The crew in the order of its lanes, what it sends, and what that adds up to."""
-    crew, plan = lanes.plan(crew, ask)
+    """The batch in the order of its lanes, what it sends, and what that adds up to."""
+    batch, plan = lanes.plan(batch, ask)
     memory = {
-        label: {name: kept.expand(len(crew), *kept.shape).clone() for name, kept in named.items()}
-        for label, named in runner.remembered(ask.message).items()
+        label: {name: kept.expand(len(batch), *kept.shape).clone() for name, kept in named.items()}
+        for label, named in algorithm.remembered(ask.message).items()
     }
-    work, done = runner.prepare_batch(crew, ask, memory), GroupResult()
-    outcome = runner.send(work, lanes.train(work, plan))
-    intake.count_batch(ask, crew, outcome, done)
-    return crew, outcome, _total(done)
+    work, result = algorithm.prepare_batch(batch, ask, memory), GroupResult()
+    outcome = algorithm.send(work, lanes.train(work, plan))
+    collector.count_batch(ask, batch, outcome, result)
+    return batch, outcome, _total(result)
 
 
-def _total(done: GroupResult) -> Mapping[str, Tensor]:
+def _total(result: GroupResult) -> Mapping[str, Tensor]:
     """What the counted updates add up to; nothing, where a rule looks at the whole cohort."""
     total = ExactTotal()
-    total.add_group(done.group)
+    total.add_group(result.group)
     return {} if total.rows else total.value().vectors
 
 
 def _differing(outcome: Outcome, each: list[Outcome]) -> str | None:
-    """Which part of what clients send or keep is another beside others, as a phrase."""
+    """The part of what clients send or keep that differs in a batch, as a phrase."""
     for lane, one in enumerate(each):
-        beside, alone = outcome.update.lane(lane), one.update
-        pairs = {f"the update ({name})": (beside.vectors.get(name), v) for name, v in alone.vectors.items()}
-        pairs["the weight of an update"] = beside.weight, alone.weight
-        pairs |= {f"the number {name!r}": (beside.sums.get(name), number) for name, number in alone.sums.items()}
+        batched, alone = outcome.update.lane(lane), one.update
+        pairs = {f"the update ({name})": (batched.vectors.get(name), v) for name, v in alone.vectors.items()}
+        pairs["the weight of an update"] = batched.weight, alone.weight
+        pairs |= {f"the number {name!r}": (batched.sums.get(name), number) for name, number in alone.sums.items()}
         for label, kept in one.memory.items():
             for name, tensor in kept.items():
                 held = outcome.memory.get(label, {}).get(name)
@@ -90,8 +92,8 @@ def _differing(outcome: Outcome, each: list[Outcome]) -> str | None:
     return None
 
 
-def _differing_sums(beside: Mapping[str, Tensor], alone: Mapping[str, Tensor]) -> str | None:
-    if all(_close(beside[name], alone[name]) for name in alone):
+def _differing_sums(batched: Mapping[str, Tensor], alone: Mapping[str, Tensor]) -> str | None:
+    if all(_close(batched[name], alone[name]) for name in alone):
         return None
     return "updates that are decoded and lifted together add up to another sum than one by one"
 

@@ -11,10 +11,10 @@ from typing import Any
 class ExecutionPlan:
     """How clients are trained; the numbers of any two ways agree to rounding.
 
-    lanes: how many clients make a crew.  low_rank: whether a crew's large linear layers are never written, where
+    lanes: how many clients make a batch.  low_rank: whether a batch's large linear layers are never written, where
         training and the chain allow it; `None`: where the model has no other layers.  channels_last: whether images
         lie in memory with their channels side by side.  compiled: whether gradients come through `torch.compile`;
-        of crews in low-rank form they do not.
+        of batches in low-rank form they do not.
     """
 
     lanes: int = 1
@@ -47,7 +47,7 @@ class ExecutionPlan:
         if self.lanes == 1:
             said = "clients one at a time"
         elif self.low_rank:
-            said = f"crews of {self.lanes} clients, their linear layers in low-rank form"
+            said = f"batches of {self.lanes} clients, their linear layers in low-rank form"
         else:
             said = f"{self.lanes} clients side by side"
         return said + ", channels last" * self.channels_last + ", compiled" * self.compiled

@@ -15,7 +15,7 @@ SHARE = 0.8  # of what is free: the rest is for what torch cannot use in pieces,
 
 
 def max_batch_clients(groups: GroupRunner, wanted: int) -> int:
-    """At most as many lanes as are wanted, by what two small crews of the largest clients need.
+    """At most as many lanes as are wanted, by what two small batches of the largest clients need.
 
     All that a lane takes (parameters, gradients, velocity, activations, examples) is its own, so with n(w) the bytes
     that w lanes need at most, and m those that are free,

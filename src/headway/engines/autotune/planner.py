@@ -102,7 +102,7 @@ def make_plan(
 
 
 def _measure(trial: _Trial, cohort: int, most_threads: int, constraints: PlanConstraints, clients: int) -> MeasuredPlan:
-    """One at a time first, on one thread and on all, and channels last; then crews, coarsely, and around the best; of
+    """One at a time first, on one thread and on all, and channels last; then batches, coarsely, and around the best; of
     these the best compiled."""
     execution, alone = trial.execution, ExecutionPlan(channels_last=bool(constraints.channels_last))
     trial.measure(alone, most_threads)
@@ -118,12 +118,12 @@ def _measure(trial: _Trial, cohort: int, most_threads: int, constraints: PlanCon
         )
         last = trial.best()[0].channels_last
         for kind in kinds:
-            _try_crews(trial, min(cohort, MOST), replace(alone, low_rank=kind, channels_last=last and bool(kind)))
-    for lowered in (True, False):  # the best crews of each kind, whose large products may be faster on all threads
-        if crews := [
+            _try_batches(trial, min(cohort, MOST), replace(alone, low_rank=kind, channels_last=last and bool(kind)))
+    for lowered in (True, False):  # the best batches of each kind, whose large products may be faster on all threads
+        if batches := [
             key for key in trial.found if key[0].lanes > 1 and execution.plan_uses_low_rank(key[0]) == lowered
         ]:
-            trial.attempt(min(crews, key=lambda key: trial.found[key])[0], most_threads)
+            trial.attempt(min(batches, key=lambda key: trial.found[key])[0], most_threads)
     best = trial.best()
     chosen = _compiled(trial, best, clients) if constraints.compiled is None else best
     if constraints.compiled:  # where that cannot be, the engine says why
@@ -133,8 +133,8 @@ def _measure(trial: _Trial, cohort: int, most_threads: int, constraints: PlanCon
     return MeasuredPlan(*chosen, seconds, skipped=trial.skipped)
 
 
-def _try_crews(trial: _Trial, widest: int, way: ExecutionPlan) -> None:
-    """Crews of this kind on one thread; how many are best depends little on the threads."""
+def _try_batches(trial: _Trial, widest: int, way: ExecutionPlan) -> None:
+    """Batches of this kind on one thread; how many are best depends little on the threads."""
     for width in sorted({widest, *(width for width in COARSE if width < widest)}):
         trial.attempt(replace(way, lanes=width), 1)
     best = trial.best()[0].lanes
@@ -146,8 +146,9 @@ def _try_crews(trial: _Trial, widest: int, way: ExecutionPlan) -> None:
 def _compiled(trial: _Trial, best: Tried, clients: int) -> Tried:
     """The best way so far; or, compiled, one with which the whole run ends sooner, compiling included.
 
-    Tried are one client at a time and the best crews that have weights of their own, if what compiling may take is less
-    than T (s - t / HOPED), for T clients in the run, s seconds a client in the best way and t in the one to compile.
+    Tried are one client at a time and the best batches that have weights of their own, if the time of compiling may be
+    less than T (s - t / HOPED), for T clients in the run, s seconds a client in the best plan and t in the one to
+    compile.
     """
     execution, left = trial.execution, clients * trial.found[best]
     if left < LONG_RUN_S:
@@ -226,7 +227,7 @@ class _Trial:
             self.found[way, threads] = self.seconds(way)
 
     def seconds(self, way: ExecutionPlan) -> float:
-        """What one client takes in this way, infinite where a crew has no room; the first time does not count, unless
+        """What one client takes in this way, infinite where a batch has no room; the first time does not count, unless
         it is long or hopeless."""
         self.execution.use(way)
         clients, site = self.ask.cohort[: way.lanes], self.groups.setup.device

@@ -9,7 +9,7 @@ import torch
 
 from headway.client.client_algorithm import Outcome
 from headway.data.dataset.client_index import ClientIndex
-from headway.engines.autotune.batch_trial import crew_trouble
+from headway.engines.autotune.batch_trial import batch_refusal
 from headway.engines.executors.batch_result import BatchResult, CannotTrain, OutOfDeviceMemory
 from headway.engines.executors.client_setup import ClientSetup
 from headway.engines.fallbacks import failure
@@ -58,7 +58,7 @@ class BatchedExecutor:
         setup, store = self.setup, self.setup.job.data.store
         assert isinstance(setup.client_algorithm.trainer, LoopTrainer)
         loop = BatchedSGD(setup.client_algorithm.trainer.plan, setup.flat_module)
-        reason = loop.probe(store.take(torch.arange(PROBED) % len(store))) or crew_trouble(
+        reason = loop.probe(store.take(torch.arange(PROBED) % len(store))) or batch_refusal(
             setup.job,
             setup.client_algorithm,
             loop,

@@ -58,7 +58,7 @@ class ProcessHandle(WorkerHandle):
         reply = self._answer()
         return None if "failed" in reply else read_total(reply, self.areas.sums[self.number])
 
-    def bury(self) -> str:
+    def dispose(self) -> str:
         """Waits for its end."""
         how = _reap(self.pid)
         self.pipe.close()

@@ -98,7 +98,7 @@ class Worker:
 
     def __init__(self, number: int, pipe: Connection, groups: GroupRunner, areas: Areas) -> None:
         self.number, self.pipe, self.areas = number, pipe, areas
-        self.tally = WorkerTotals(groups)
+        self.totals = WorkerTotals(groups)
 
     def serve(self) -> None:
         """Answers until the parent hangs up."""
@@ -122,14 +122,14 @@ class Worker:
         kind = Evaluate if "evaluate" in request else Measure
         message, clients = self.areas.evaluated.message(), request.get("evaluate") or request["measure"]
         ask = Ask(kind(message, request["round"], request["attempt"]), tuple(clients))
-        return {"reports": self.tally.evaluate(ask, Window(*request["window"])).to_state(), "notes": []}
+        return {"reports": self.totals.evaluate(ask, Window(*request["window"])).to_state(), "notes": []}
 
     def _unit(self, request: dict[str, Any]) -> dict[str, Any]:
         ask = self.areas.ask(request)
-        done = self.tally.run(ask, request["cohort"])
+        done = self.totals.run(ask, request["cohort"])
         meter = done.meter
         reply: dict[str, Any] = {"reports": Reports.joined(done.parts).to_state()}
-        reply["notes"] = self.tally.groups.execution.fallbacks.take()
+        reply["notes"] = self.totals.groups.execution.fallbacks.take()
         places = {client: request["first"] + place for place, client in enumerate(ask.cohort)}
         if meter is not None and self.areas.drift is not None:
             for client, row in meter.rows.items():
@@ -139,7 +139,7 @@ class Worker:
         if self.areas.rows:
             reply["rows"] = self._rows(done.group.total, places)
         else:
-            self.tally.total.add_group(done.group)
+            self.totals.total.add_group(done.group)
         return reply
 
     def _rows(self, total: ExactTotal, places: dict[str, int]) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Worker:
         }
 
     def _sum(self) -> dict[str, Any]:
-        total = self.tally.take()
+        total = self.totals.take()
         written = self.areas.sums[self.number].write(total.vectors) if self.areas.sums else {}
         if written is None:
             return {"failed": "the sum has more bins than there is room for"}

@@ -95,7 +95,7 @@ class RayHandle(WorkerHandle):
         self.calls += 1
         return read_total(self._get(self.pool.remote.call(self.actor, "sum", self.calls)))
 
-    def bury(self) -> str:
+    def dispose(self) -> str:
         """Ends it, if it could only not be reached."""
         self.pool.remote.kill(self.actor)
         return self.how
@@ -147,7 +147,7 @@ class RayPool(WorkerPool):
     def kill(self) -> None:
         """Ends the workers at once, whatever they are at."""
         for handle in self.handles:
-            handle.bury()
+            handle.dispose()
         self.handles, self.broadcasts = [], {}
 
     def prepare(self, ask: Ask) -> None:

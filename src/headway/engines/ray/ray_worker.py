@@ -32,12 +32,12 @@ class RayWorker:
 
     def __init__(self, paths: Sequence[str]) -> None:
         sys.path += [path for path in paths if path not in sys.path]
-        self.tally: WorkerTotals | None = None
+        self.totals: WorkerTotals | None = None
         self.last: tuple[int, dict[str, Any]] = (-1, {})  # the number of the last call, and its result
 
     def start(self, shipped: WorkerJob, arrays: Arrays) -> str:
         """Makes ready; the node that it is on."""
-        if self.tally is not None:
+        if self.totals is not None:
             return node_here()
         torch.set_num_threads(1)
         job = shipped.job(arrays)
@@ -47,7 +47,7 @@ class RayWorker:
         if execution.not_compiled is not None:
             raise HeadwayError(f"the others compile their steps, but {execution.not_compiled}")
         self.whole = job.algorithm.chain.aggregator.whole_cohort
-        self.tally = WorkerTotals(GroupRunner(execution))
+        self.totals = WorkerTotals(GroupRunner(execution))
         return node_here()
 
     def unit(self, request: dict[str, Any], ranges: Sequence[ClientRange], *messages: Arrays) -> dict[str, Any]:
@@ -75,11 +75,11 @@ class RayWorker:
             Lost: if the worker was not started.
         """
         if self.last[0] != request["number"]:
-            tally, kind = self._started(), Evaluate if request["evaluates"] else Measure
+            totals, kind = self._started(), Evaluate if request["evaluates"] else Measure
             self.memory.begin(ranges, request["missed"])
             ask = Ask(kind(_message(message), request["round"], request["attempt"]), tuple(request["clients"]))
             try:
-                reports = tally.evaluate(ask, Window(*request["window"]))
+                reports = totals.evaluate(ask, Window(*request["window"]))
                 reply: dict[str, Any] = {"reports": reports.to_state(), "notes": []}
             except Exception as error:  # the driver evaluates the clients itself, and fails where it can be looked at
                 reply = {"failed": f"{type(error).__name__}: {error}"}
@@ -94,34 +94,34 @@ class RayWorker:
         return self.last[1]
 
     def _started(self) -> WorkerTotals:
-        if self.tally is None:
+        if self.totals is None:
             raise Lost("its start never reached it")
-        return self.tally
+        return self.totals
 
     def _trained(
-        self, tally: WorkerTotals, request: dict[str, Any], ranges: Sequence[ClientRange], messages: Sequence[Arrays]
+        self, totals: WorkerTotals, request: dict[str, Any], ranges: Sequence[ClientRange], messages: Sequence[Arrays]
     ) -> dict[str, Any]:
         self.memory.begin(ranges, request["missed"])
         ask = _ask(request, [_message(arrays) for arrays in messages])
         try:
-            done = tally.run(ask, request["cohort"])
+            done = totals.run(ask, request["cohort"])
             self.memory.flush()
         except Exception as error:  # the driver runs the clients itself, and fails where it can be looked at
-            if done_meter := tally.meter[1]:
+            if done_meter := totals.meter[1]:
                 done_meter.clear()
             return {"failed": f"{type(error).__name__}: {error}"}
         reply: dict[str, Any] = {
             "reports": Reports.joined(done.parts).to_state(),
-            "notes": tally.groups.execution.fallbacks.take(),
+            "notes": totals.groups.execution.fallbacks.take(),
         }
         if (meter := done.meter) is not None:
             drift = {client: array_of(row) for client, row in meter.rows.items()}
             reply |= {"drift": drift, "weights": meter.weights, "paths": meter.paths}
             meter.clear()
         if self.whole:
-            reply["rows"] = told_rows(done.group.total, tally.groups.setup.flat_module.shared.dtype)
+            reply["rows"] = told_rows(done.group.total, totals.groups.setup.flat_module.shared.dtype)
         else:
-            tally.total.add_group(done.group)
+            totals.total.add_group(done.group)
         return reply
 
 
