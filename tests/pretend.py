@@ -62,6 +62,10 @@ class Pretend(Device):
         object.__setattr__(self, "now", {"step": False, "read": 0})
         object.__setattr__(self, "resident", resident)
 
+    @property
+    def moves(self):
+        return True
+
     def holds(self, tensor):
         return _address(tensor) in self.far
 

@@ -82,7 +82,7 @@ class ClientAlgorithm:
             key,
             measure,
         )
-        self.moves = flat_module.site.device.type != "cpu"
+        self.moves = flat_module.site.moves
         self.keeps_own = bool(flat_module.personal.numel()) or (
             flat_module.has_statistics and flat_module.task.buffers == "local"
         )

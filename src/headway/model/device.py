@@ -79,6 +79,11 @@ class Device:
         return self.device.type == "cuda"
 
     @property
+    def moves(self) -> bool:
+        """Whether clients train elsewhere than where messages and memory lie, so that these are brought there."""
+        return self.device.type != "cpu"
+
+    @property
     def name(self) -> str:
         """The device by its type and model, and the precision where there is a choice."""
         if not self.on_gpu:
