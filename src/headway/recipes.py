@@ -1,4 +1,4 @@
-"""Known algorithms by name: each is a chain, and says so when printed.
+"""Known algorithms by name: each is a chain, and is printed as one.
 
 >>> from headway import recipes
 >>> recipes.fedprox(mu=0.1).chain
@@ -221,7 +221,7 @@ def quality(
     cap: float | None = None,
     **common: Unpack[Common],
 ) -> Algorithm:
-    """FedAvg in which clients with better data count more; what is better, `by` says (see WeighByQuality)."""
+    """FedAvg in which clients with better data count more; `by` names the measure (see WeighByQuality)."""
     if by == "validation" and common.get("trainer") is None:
         common["trainer"] = LocalSGD(validation=0.1)
     weigh = WeighByQuality(by=by, power=power, floor=floor, temperature=temperature, cap=cap)
@@ -262,7 +262,7 @@ def fedbuff(
 ) -> Algorithm:
     """FedBuff: the server moves on with every `buffer` updates, the late ones shortened by their age; it needs a clock.
 
-    concurrency: how many clients are at work at once, if no sampler says so.  Nguyen et al., arXiv 2106.06639.
+    concurrency: the number of clients at work at once, if no sampler sets it.  Nguyen et al., arXiv 2106.06639.
     """
     parts = [Staleness(by="polynomial", power=power), Mean(over="clients"), ServerSGD(lr=server_lr)]
     quorum = Quorum(count=buffer, late="keep", max_age=max_age)
@@ -286,7 +286,7 @@ def fedasync(
     """FedAsync: each client's model is mixed into the server's as it comes, the less the older; it needs a clock.
 
     alpha: the share of a fresh model in the mixture.  mu: of the client's proximal term.  by, power, slope, grace: how
-    age counts (see Staleness).  concurrency: how many clients are at work at once, if no sampler says so.  Xie et al.,
+    age counts (see Staleness).  concurrency: the number of clients at work at once, if no sampler sets it.  Xie et al.,
     arXiv 1903.03934, Algorithm 1.
     """
     aged = Staleness(by=by, power=power, slope=slope, grace=grace)

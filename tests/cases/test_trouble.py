@@ -114,7 +114,7 @@ def test_a_clients_code_hangs_beyond_the_limit(trouble):
 def test_a_limit_needs_workers(trouble):
     code, _, err = trouble("none", "--set", "engine.client_timeout=5")
     assert code == 1
-    assert "say how many (--workers N)" in err
+    assert "give their number (--workers N)" in err
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "2", "--lanes", "1")], ids=["here", "workers"])

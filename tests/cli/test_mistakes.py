@@ -142,7 +142,7 @@ def test_a_comparison_of_what_is_never_evaluated_is_refused(headway):
     sets = ("--set", "run.evaluate_every='never'", "--methods", "fedavg,fedprox")
     code, _, said = headway("compare", "mine.toml", *sets)
     assert code == 1
-    assert 'run.evaluate_every is "never", so none are measured: say every how many rounds' in said
+    assert 'run.evaluate_every is "never", so none are measured: give the number of rounds between evaluations' in said
 
 
 def test_a_round_in_which_nobody_counts_is_said(headway):

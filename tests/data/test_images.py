@@ -195,7 +195,7 @@ class TestHuggingFace:
     def test_missing_and_ragged_values(self):
         from datasets import Dataset
 
-        for values, sentence in (([1.0, None], "missing in 1 rows"), ([[1.0], [1.0, 2.0]], "unlike shape")):
+        for values, sentence in (([1.0, None], "missing in 1 rows"), ([[1.0], [1.0, 2.0]], "different shapes")):
             with pytest.raises(DataError, match=sentence):
                 from_huggingface(Dataset.from_dict({"x": values, "y": [0, 1]}), inputs="x", target="y", **IID)
         with pytest.raises(DataError, match="one split 'train' is needed"):

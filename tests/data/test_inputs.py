@@ -77,7 +77,7 @@ def test_empty_pictures_are_mentioned(tmp_path):
 @pytest.mark.parametrize(
     ("x", "model", "data", "sentence"),
     [
-        (R.integers(0, 9, (24, 5)), 'name = "mlp"', "", 'Say data.inputs = "numbers" to make them floats'),
+        (R.integers(0, 9, (24, 5)), 'name = "mlp"', "", 'Set data.inputs = "numbers" to make them floats'),
         (PIXELS / 255.0, 'name = "lenet"', "", 'data.inputs = "pictures" adds or moves the axis of channels'),
         (PIXELS / 255.0, 'name = "mlp"', 'inputs = "tokens"', "not whole, but tokens are; leave data.inputs out"),
         (PIXELS / 255.0, 'name = "mlp"', 'inputs = "picture"', "did you mean 'pictures'"),
@@ -116,7 +116,7 @@ def test_a_token_beyond_the_table_names_its_holder():
         hw.Run(hw.recipes.fedavg(), data, words(10), rounds=1)
     hw.Run(hw.recipes.fedavg(), data, words(31), rounds=1).close()
     floats = FederatedData.from_clients({"a": (x[:3] * 1.0, Y[:3])})
-    with pytest.raises(hw.ConfigError, match=r'say data.inputs = "tokens"'):
+    with pytest.raises(hw.ConfigError, match=r'set data.inputs = "tokens"'):
         hw.Run(hw.recipes.fedavg(), floats, words(31), rounds=1)
 
 

@@ -16,7 +16,7 @@ IID = {"kind": "iid"}
 
 
 def dealt(x: np.ndarray, y: np.ndarray, clients: int, seed: int = 0) -> FederatedData:
-    """Examples dealt at random to equally many at each client."""
+    """Examples divided at random to equally many at each client."""
     order = np.random.default_rng(seed).permutation(len(x))
     parts = enumerate(np.array_split(order, clients))
     return FederatedData.from_clients({f"c{i:02}": (x[part], y[part]) for i, part in parts})
@@ -171,7 +171,7 @@ def test_bytes_count_like_the_numbers_they_are() -> None:
 def test_one_client_is_as_alike_as_can_be() -> None:
     found = skew_of(FederatedData.from_clients({"a": ([[0.0], [1.0]], [0, 1])}))
     assert found.labels == Spread(0.0, 0.0, 0.0, 0.0)
-    assert found.sentence() == "1 client with 2 training examples, so there is nobody to be unlike."
+    assert found.sentence() == "1 client with 2 training examples, so there is no other client to compare with."
 
 
 def test_sentences_say_how_unlike() -> None:

@@ -108,13 +108,13 @@ def test_a_rule_where_the_source_has_its_own_test_part_is_refused(tmp_path):
     parts = {"x_train": X, "y_train": Y, "client_train": CLIENT, "x_test": X, "y_test": Y, "client_test": CLIENT}
     np.savez(tmp_path / "own.npz", **parts)
     assert load(tmp_path / "own.npz").split == "the source says which examples of each client are tested"
-    with pytest.raises(ConfigError, match="says which examples are tested, so split cannot apply"):
+    with pytest.raises(ConfigError, match="fixes which examples are tested, so split cannot apply"):
         load(tmp_path / "own.npz", split="last")
 
 
 def test_values_cannot_be_stratified(tmp_path):
     np.savez(tmp_path / "r.npz", x=X, y=X[:, 0], client=CLIENT)
-    with pytest.raises(ConfigError, match='needs one class per example; say "random"'):
+    with pytest.raises(ConfigError, match='needs one class per example; choose "random"'):
         load(tmp_path / "r.npz", split="stratified")
 
 

@@ -58,7 +58,7 @@ def test_training_and_test_arrays_share_their_classes(tmp_path):
     ("y", "sentence"),
     [
         (Y - 1, "label -1, but classes are numbered from 0. Where it marks examples without a label"),
-        (np.arange(len(Y)) * 3, 'too many to be classes: say data.task = "regression"'),
+        (np.arange(len(Y)) * 3, 'too many to be classes: set data.task = "regression"'),
         (np.zeros(len(Y), int), "is 0 in every example; 2 classes are needed"),
         (np.array(["", "a", "b", "c"])[Y], "has empty texts"),
     ],

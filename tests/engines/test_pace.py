@@ -151,7 +151,7 @@ def test_a_resumed_run_goes_on(tmp_path, work, late):
 
 @pytest.mark.parametrize("work", ["partial", "window"])
 def test_it_needs_a_deadline(work):
-    with pytest.raises(hw.ConfigError, match=r"no deadline says when.*give Quorum\.deadline_s"):
+    with pytest.raises(hw.ConfigError, match=r"no deadline limits the answer.*give Quorum\.deadline_s"):
         hw.Quorum(work=work)
 
 

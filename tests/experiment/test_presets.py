@@ -104,7 +104,7 @@ def test_explain_shows_what_was_set_and_what_the_file_says(headway):
     _, out, _ = headway("explain", "hospitals", "--set", "algorithm.preset=cross-device")
     assert "set by the preset cross-device" in out
     assert "sampler.share = 0.1  " in out
-    assert "left to the file, which says otherwise: recipe, trainer.epochs, trainer.batch_size" in out
+    assert "left to the file, which sets them otherwise: recipe, trainer.epochs, trainer.batch_size" in out
     assert "preset" not in headway("explain", "hospitals")[1]
 
 

@@ -46,7 +46,7 @@ class TestRefusals:
         monkeypatch.setattr(torch.version, "hip", None)
         assert refused() == (
             f'device = "cuda" needs a GPU, found none: torch {torch.__version__} is built without CUDA. It is caused '
-            'by this installation: install a torch that is built with CUDA, or say device = "cpu".'
+            'by this installation: install a torch that is built with CUDA, or set device = "cpu".'
         )
 
     def test_no_driver(self, monkeypatch, gpus):
@@ -57,7 +57,7 @@ class TestRefusals:
     def test_a_number_that_is_not_there(self, gpus):
         gpus(1)
         assert refused("cuda:1") == (
-            'device = "cuda:1" needs a GPU of that number, found one GPU, cuda:0: say one that is there.'
+            'device = "cuda:1" needs a GPU of that number, found one GPU, cuda:0: choose one that is there.'
         )
         gpus(4)
         assert "found 4 GPUs, cuda:0 to cuda:3" in refused("cuda:7")

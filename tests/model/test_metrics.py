@@ -49,7 +49,7 @@ def test_a_loss_of_ones_own_does_not_tell_the_axis_where_both_fit():
         lambda: nn.Sequential(nn.Linear(3, 9), nn.Unflatten(1, (3, 3))),
         loss=lambda o, t: nn.functional.cross_entropy(o.movedim(2, 1), t, reduction="none"),
     )
-    with pytest.raises(hw.ConfigError, match="do not tell on which axis the classes are"):
+    with pytest.raises(hw.ConfigError, match="do not determine on which axis the classes are"):
         hw.Run(hw.recipes.fedavg(), data, task, rounds=1)
 
 

@@ -14,7 +14,7 @@ from headway.protocol.quorum import Quorum
         ({"cap": 0}, "Quorum.cap must be at least 1, found 0"),
         ({"deadline_s": 0.0}, "Quorum.deadline_s must be above 0 seconds, found 0.0"),
         ({"lost_after_s": -1.0}, "Quorum.lost_after_s must be above 0 seconds"),
-        ({"work": "window"}, "no deadline says when a client must have answered"),
+        ({"work": "window"}, "no deadline limits the answer of a client"),
         ({"max_age": 3}, "late updates are dropped"),
         ({"late": "sometimes"}, "late"),
         ({"count": True}, "count"),

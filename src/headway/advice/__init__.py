@@ -1,1 +1,1 @@
-"""What constrains a federation, measured from its data and a few rounds, and what follows from it."""
+"""The constraints of a federation, measured from its data and a few rounds, and what follows from it."""

@@ -39,7 +39,7 @@ THRESHOLDS = {
     "missing classes": Threshold(0.10, 0.50, "ours: two classes per client of ten, as in arXiv 1602.05629, is 0.80"),
     "features": Threshold(0.10, 0.40, "Cohen (1988): f = 0.10 is small, 0.40 large"),
     "target": Threshold(0.10, 0.40, "Cohen (1988): f = 0.10 is small, 0.40 large"),
-    "drift": Threshold(0.10, 0.30, "ours: digits dealt by Dirichlet(1) come to 0.3 to 0.4, dealt at random to 0.01"),
+    "drift": Threshold(0.10, 0.30, "ours: digits divided by Dirichlet(1): 0.3 to 0.4, divided at random: 0.01"),
     "sizes": Threshold(0.50, 1.00, "ours: standard deviation of local steps over their mean"),
     "dropouts": Threshold(0.10, 0.50, "ours; arXiv 1812.06127 studies shares of 0.5 and 0.9"),
     "upload": Threshold(1.00, 10.0, "ours: at 1, sending takes as long as computing"),
@@ -233,11 +233,12 @@ def _f(value: float) -> str:
 def _drift(probe: Probe | None) -> Finding:
     if probe is None or (lost := probe.lost) is None:
         return Finding("likeness", "drift", None, "not probed", "unknown")
-    own, dealt = probe.own, probe.dealt
+    own, shuffled = probe.own, probe.shuffled
     words = (
-        f"averaging cancels {lost[0]:.0%} of what clients send, and {lost[1]:.0%} with the same data dealt at random "
-        f"(B = {own['dissimilarity']:.2f} and {dealt['dissimilarity']:.2f}); leeway over headway {_ratio(own):.2f} and "
-        f"{_ratio(dealt):.2f}; mean cosine of two clients {own['alignment']:.2f} and {dealt['alignment']:.2f}"
+        f"averaging cancels {lost[0]:.0%} of what clients send, and {lost[1]:.0%} with the same data divided at random "
+        f"(B = {own['dissimilarity']:.2f} and {shuffled['dissimilarity']:.2f}); leeway over headway "
+        f"{_ratio(own):.2f} and {_ratio(shuffled):.2f}; mean cosine of two clients {own['alignment']:.2f} and "
+        f"{shuffled['alignment']:.2f}"
     )
     if len(probe.cosines) > 1:
         client = min(probe.cosines, key=lambda name: (probe.cosines[name], name))

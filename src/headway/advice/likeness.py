@@ -1,6 +1,6 @@
-"""How alike clients' data are, each figure beside what chance alone would show.
+"""The likeness of clients' data, each figure with the one that chance alone would give.
 
-Small clients differ by chance.  So label figures are compared with those of the same labels dealt at random to
+Small clients differ by chance.  So label figures are compared with those of the same labels divided at random to
 clients of the same sizes, and the shift of features is an estimate from which the part of chance is taken out.
 """
 
@@ -23,10 +23,10 @@ MOST_COLUMNS = 1_000  # features that are compared
 
 @dataclass(frozen=True)
 class LabelMix:
-    """How labels differ between clients.
+    """The difference of labels between clients.
 
     distance: total variation between a client's label mix and the pooled one, the mean over clients.
-    by_chance: the same of labels dealt at random.  most: the distance where each client holds one class.
+    by_chance: the same of labels divided at random.  most: the distance where each client holds one class.
     missing, missing_by_chance: the share of pairs of client and class without an example.
     entropy: of a client's label mix, the mean in nats.
     """
@@ -114,23 +114,23 @@ def _label_mix(labels: Tensor, owners: Tensor, data: FederatedData, key: Key) ->
     counts = _counts(labels, owners, len(data.train), data.classes)
     pooled = counts.sum(0) / counts.sum()
     distance, missing = _distance(counts, pooled)
-    dealt = [
+    by_chance = [
         _distance(_counts(labels[order], owners, len(data.train), data.classes), pooled)
         for order in (key.derive("deal", i).permutation(len(labels)) for i in range(DEALS))
     ]
     shares = counts / counts.sum(1, keepdim=True)
     return LabelMix(
         distance,
-        statistics.fmean(distance for distance, _ in dealt),
+        statistics.fmean(distance for distance, _ in by_chance),
         float((pooled * (1 - pooled)).sum()),
         missing,
-        statistics.fmean(missing for _, missing in dealt),
+        statistics.fmean(missing for _, missing in by_chance),
         float(torch.special.entr(shares).sum(1).mean()),
     )
 
 
 def _counts(labels: Tensor, owners: Tensor, clients: int, classes: int) -> Tensor:
-    """How often each client holds each class, float64 `[clients, classes]`."""
+    """The count of each class at each client, float64 `[clients, classes]`."""
     return torch.bincount(owners * classes + labels, minlength=clients * classes).view(clients, classes).double()
 
 

@@ -30,7 +30,7 @@ NOT_YET = {
 
 @dataclass(frozen=True)
 class AdvicePlan:
-    """What to try.
+    """The methods and settings to try.
 
     sets: the changes to the run file, `path=value` each.  methods: what to compare, the baseline first.
     reasons: why.  missing: what would be needed and this version has not got.

@@ -1,4 +1,4 @@
-"""A few rounds of FedAvg, to see whether what clients send pulls apart: and the same on data dealt at random."""
+"""A few rounds of FedAvg, to see whether what clients send pulls apart: and the same on data divided at random."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_NEWS = "a round"
 class Probe:
     """The last of the probe's rounds.
 
-    own, dealt: the drift figures of the clients' own data, and of the same examples dealt at random.
+    own, shuffled: the drift figures of the clients' own data, and of the same examples divided at random.
     cosines: each client's delta against the common direction.
     steps: local steps of each client.  seconds: of one client's round on this machine, the mean.
     """
@@ -40,17 +40,17 @@ class Probe:
     clients: int
     rounds: int
     own: Mapping[str, float]
-    dealt: Mapping[str, float]
+    shuffled: Mapping[str, float]
     cosines: Mapping[str, float]
     steps: tuple[int, ...]
     seconds: float
 
     @property
     def lost(self) -> tuple[float, float] | None:
-        """1 - 1/B^2, own and dealt: how much of the updates' squared length the mean no longer has."""
-        if not self.own or not self.dealt:
+        """1 - 1/B^2, own and shuffled: how much of the updates' squared length the mean no longer has."""
+        if not self.own or not self.shuffled:
             return None
-        return 1 - self.own["dissimilarity"] ** -2, 1 - self.dealt["dissimilarity"] ** -2
+        return 1 - self.own["dissimilarity"] ** -2, 1 - self.shuffled["dissimilarity"] ** -2
 
 
 def probe(data: FederatedData, task: Task, trainer: Any, seed: int) -> Iterator[str | Probe]:
@@ -66,10 +66,10 @@ def probe(data: FederatedData, task: Task, trainer: Any, seed: int) -> Iterator[
     own = replace(data, train=train, test={}, central=None)
     rows = torch.cat(list(train.values()))
     parts = rows[key.derive("deal").permutation(len(rows))].split([len(index) for index in train.values()])
-    dealt = replace(own, train=dict(zip(train, parts, strict=True)))
+    shuffled = replace(own, train=dict(zip(train, parts, strict=True)))
     algorithm = Algorithm(chain(Mean(), ServerSGD()), trainer, All())
     last: list[RoundReport] = []
-    for part in (own, dealt):
+    for part in (own, shuffled):
         run = Run(algorithm, part, task, rounds=ROUNDS, seed=seed, engine=LocalEngine(drift=True))
         try:
             for report in run:

@@ -10,7 +10,7 @@ from headway.training.local_sgd import LocalSGD
 
 NOTHING = 1e-6  # of the learning rate: below it nothing is learned
 HEAVY = 0.5  # momentum from which a control variate of few steps is large
-UNLIKE = 10.0  # times as many local steps at one client as at another
+UNEQUAL = 10.0  # times as many local steps at one client as at another
 
 
 def setting_warnings(
@@ -77,7 +77,7 @@ def _of_trainer(trainer: LocalSGD, algorithm: Algorithm) -> Iterator[str]:
 
 
 def _of_steps(trainer: LocalSGD, algorithm: Algorithm, counts: Sequence[int]) -> Iterator[str]:
-    """What depends on how many local steps clients make."""
+    """The settings that depend on the number of local steps."""
     if not counts:
         return
     kinds = {type(stage): stage for stage in algorithm.chain}
@@ -86,9 +86,9 @@ def _of_steps(trainer: LocalSGD, algorithm: Algorithm, counts: Sequence[int]) ->
         for kind in reasons.keys() & kinds.keys():
             yield f"{kind.__name__} has no effect where every client makes one local step: {reasons[kind]}."
     scaffold = kinds.get(Scaffold)
-    unlike = max(counts) / min(counts)
+    ratio = max(counts) / min(counts)
     corrects = isinstance(scaffold, Scaffold) and scaffold.correct == "gradient"
-    if corrects and trainer.momentum >= HEAVY and unlike >= UNLIKE:
+    if corrects and trainer.momentum >= HEAVY and ratio >= UNEQUAL:
         yield (
             f"SCAFFOLD with momentum {trainer.momentum:g} and clients that make from {min(counts)} to {max(counts)} "
             "local steps may blow up: a client of few steps has gradients that momentum has hardly moved yet, and its "

@@ -48,7 +48,7 @@ def advise_file(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Measures, judges, and says what to try.
+    """Measures, judges, and suggests what to try.
 
     Raises:
         ConfigError: if the file or an option is wrong, or the place to write to is taken.
@@ -56,7 +56,7 @@ def advise_file(
     if out is not None and out.exists():
         raise ConfigError(f"{out} exists already: choose another place with --out.")
     runfile = load_runfile(name, sets, seed=seed)
-    told = _told(options, runfile.sections.advise)
+    given = _user_facts(options, runfile.sections.advise)
     experiment = runfile.build()
     screen = console()
     data, task = experiment.data, experiment.task
@@ -65,14 +65,14 @@ def advise_file(
     seen, trouble = (None, None) if quick else _probe(Console(quiet=True) if as_json else screen, experiment, runfile)
     upload, _ = traffic(recipe("fedavg"), task, clients)
     apart = (runfile.sections.data.model_extra or {}).get("standardise") == "client"
-    judged = findings(found, seen, told, upload, apart)
+    judged = findings(found, seen, given, upload, apart)
 
     def load(method: str, changes: Sequence[str]) -> Algorithm:
         algorithm = load_runfile(name, [*_of_file(sets), *changes], seed=seed, method=method).algorithm
         algorithm.flows(LocalEngine().facts, clients)
         return algorithm
 
-    plan = make_plan(judged, told, runfile, clients, load)
+    plan = make_plan(judged, given, runfile, clients, load)
     costs = {method: traffic(load(method, plan.sets), task, clients) for method in plan.methods}
     if out is not None:
         with writing(out):
@@ -92,7 +92,9 @@ def advise_file(
     screen.print(f"  [bold]{escape(command)}[/bold]", soft_wrap=True)
 
 
-def _told(options: tuple[bool | None, bool | None, float | None, str | None], section: AdviseSection) -> UserFacts:
+def _user_facts(
+    options: tuple[bool | None, bool | None, float | None, str | None], section: AdviseSection
+) -> UserFacts:
     """The constraints: from the options, or from the file where these leave them open."""
     server, clients, unreliable, uplink = options
     uplink = section.uplink if uplink is None else uplink
@@ -160,7 +162,7 @@ def _heading(screen: Console, runfile: RunFile, found: Likeness, seen: Probe | N
     if seen is not None:
         probed = (
             f"probed by {seen.rounds} rounds of FedAvg on {seen.clients} clients, and by as many on their data "
-            "dealt at random"
+            "divided at random"
         )
     screen.print(f"{probed}\n", soft_wrap=True)
 
@@ -197,7 +199,7 @@ def _blocks(rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _show_plan(screen: Console, plan: AdvicePlan, text: str, costs: dict[str, tuple[int, int]]) -> None:
-    first = "Nothing measured or told dominates" if plan.dominant is None else f"First: {NAMES[plan.dominant]}"
+    first = "Nothing measured or given dominates" if plan.dominant is None else f"First: {NAMES[plan.dominant]}"
     screen.print(f"[bold]{first}.[/bold]  Preset {plan.preset}, recipe {plan.recipe}.")
     for reason in (*plan.reasons, *plan.missing):
         screen.print(f"  {escape(reason)}", soft_wrap=True)

@@ -61,7 +61,7 @@ def compare_files(
     if any(runfile.sections.run.evaluate_every == "never" for runfile in runfiles.values()):
         raise ConfigError(
             'a comparison needs the values of models, but run.evaluate_every is "never", so none are measured: '
-            "say every how many rounds."
+            "give the number of rounds between evaluations."
         )
     budget = None if options.budget is None else bytes_of(options.budget, "--budget-bytes")
     time_budget = None if options.time_budget is None else _seconds(options.time_budget, runfiles)
@@ -122,7 +122,7 @@ def _seconds(text: str, runfiles: Mapping[str, RunFile]) -> float:
     if without := [method for method, runfile in runfiles.items() if runfile.sections.clock is None]:
         raise ConfigError(
             f"--budget-time compares methods at equal simulated time, but {listed(without)} would run without a clock: "
-            "give the run file a [clock] section, or say for example --set clock.preset=phones."
+            "give the run file a [clock] section, or give for example --set clock.preset=phones."
         )
     return seconds
 

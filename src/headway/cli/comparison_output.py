@@ -176,7 +176,7 @@ def show_comparison(work: TrialProgress, comparison: Comparison, folder: Path) -
     screen.print(caption_of(comparison), soft_wrap=True)
     screen.print(
         f"Vs {comparison.methods[0]}: paired by seed, +- half the width of the 95 % interval of each difference alone; "
-        "what is said below is corrected for their number. "
+        "the statements below are corrected for their number. "
         f"Spread: standard deviation over the last rounds. {tuning_text(comparison)}"
     )
     screen.print(f"\nPicture: {folder / 'comparison.png'} (beside it: table.md, results.json, {RUNS}/)", soft_wrap=True)

@@ -40,4 +40,4 @@ def _show_preset(screen: Console, applied: Applied | None) -> None:
     )
     if applied.overruled:
         paths = ", ".join(choice.path for choice in applied.overruled)
-        screen.print(f"left to the file, which says otherwise: {paths}", soft_wrap=True)
+        screen.print(f"left to the file, which sets them otherwise: {paths}", soft_wrap=True)

@@ -53,14 +53,14 @@ class InitOptions:
 
     def of_table(self) -> dict[str, Any]:
         """The options of a table that were given, as `[data]` has them."""
-        told = {
+        given = {
             "gaps": None if self.gaps is None else list(self.gaps),
             "categories": list(self.categories) or None,
             "separator": self.separator,
             "decimal": self.decimal,
             "encoding": self.encoding,
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def init_file(source: Path, given: InitOptions, out: Path, force: bool, preset_name: str | None = None) -> None:
@@ -111,8 +111,8 @@ def _npz(path: Path, given: InitOptions) -> tuple[dict[str, Any], list[str]]:
         )
     if pool.owners is not None:
         return options, notes
-    dealt, more = _dealt(len(pool.targets), "an array named client")
-    return options | dealt, notes + more
+    divided, more = _divided(len(pool.targets), "an array named client")
+    return options | divided, notes + more
 
 
 def _table(path: Path, given: InitOptions) -> tuple[dict[str, Any], list[str]]:
@@ -123,7 +123,7 @@ def _table(path: Path, given: InitOptions) -> tuple[dict[str, Any], list[str]]:
     options: dict[str, Any] = {"target": facts.target, "task": task, "standardise": "client"}
     notes = []
     if given.target is None:
-        notes.append(f"The target is taken to be {facts.target!r}; say another with --target.")
+        notes.append(f"The target is taken to be {facts.target!r}; choose another with --target.")
     if given.task is None and (doubt := task_note(table.fields[facts.target])):
         notes.append(f"Note: {doubt} (--task).")
     left_out = _useless(path, table, (facts.target, given.client_column))
@@ -134,22 +134,22 @@ def _table(path: Path, given: InitOptions) -> tuple[dict[str, Any], list[str]]:
     options |= given.of_table()
     if given.client_column is not None:
         return options | {"client_column": given.client_column}, notes
-    dealt, more = _dealt(facts.rows, "--client-column")
-    return options | dealt, notes + more
+    divided, more = _divided(facts.rows, "--client-column")
+    return options | divided, notes + more
 
 
-def _useless(path: Path, table: TableFile, beside: tuple[str, str | None]) -> dict[str, str]:
+def _useless(path: Path, table: TableFile, named: tuple[str, str | None]) -> dict[str, str]:
     """Columns that no model can learn from, and why: counters, names of rows, dates, free text, nothing, one value.
 
     Raises:
         DataError: columns of numbers in which some cells are none; all are named.
     """
-    _, client_column = beside
+    _, client_column = named
     owners = None if client_column is None else [str(text) for text in table.fields[client_column].texts]
-    features, _ = used_columns(table, beside, (), owners)
+    features, _ = used_columns(table, named, (), owners)
     found, faults = {}, []
     for name, each in table.fields.items():
-        if name in beside:
+        if name in named:
             continue
         distinct, seen = len(each.distinct()), each.rows - each.gaps
         if each.faulty:
@@ -199,12 +199,12 @@ def _try(text: str, data: FederatedData, source: Path) -> None:
     try:
         run = Run(recipes.fedavg(trainer=LocalSGD(lr=1e-3, batch_size=8)), few, task, rounds=1)
         next(iter(run))
-    except Exception as error:  # whatever torch has to say about a model on these shapes
+    except Exception as error:  # any error of torch for a model on these shapes
         shapes = f"inputs {_shape(data.store.inputs)} and targets {_shape(data.store.targets)}"
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"{source}: no model that comes with Headway trains on {shapes} as they are: write a run file with a "
-            f"model of your own (model.name = 'module:function') and a loss that fits. What failed: {said}"
+            f"model of your own (model.name = 'module:function') and a loss that fits. What failed: {cause}"
         ) from error
     finally:
         if run is not None:
@@ -215,10 +215,13 @@ def _shape(values: Tensor) -> str:
     return f"{list(values.shape)} ({str(values.dtype).removeprefix('torch.')})"
 
 
-def _dealt(rows: int, instead: str) -> tuple[dict[str, Any], list[str]]:
-    """Clients at random, for data in which nobody says whose row it is."""
+def _divided(rows: int, instead: str) -> tuple[dict[str, Any], list[str]]:
+    """Clients at random, for data without a column of clients."""
     clients = max(2, min(10, rows // ROWS_PER_CLIENT))
-    note = f"Nothing says whose row it is, so rows are dealt to {clients} clients at random; {instead} would say it."
+    note = (
+        f"Nothing names the client of a row, so rows are divided among {clients} clients at random; {instead} would "
+        "name it."
+    )
     return {"clients": clients, "partition": {"kind": "iid"}}, [note]
 
 

@@ -93,7 +93,7 @@ def run(
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Train what a run file says, and keep the run in a folder."""
+    """Train by a run file, and keep the run in a folder."""
     from headway.cli.run_command import run_file
 
     run_file(
@@ -246,7 +246,7 @@ def init(
     data: Annotated[Path, typer.Option(help="A .csv, .tsv, .parquet or .npz file.")],
     client_column: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="The column that says whose row it is."),
+        typer.Option(help="The column with the client of each row."),
     ] = None,
     target: Annotated[Optional[str], typer.Option(help="The column to predict.")] = None,  # noqa: UP045
     task: Annotated[

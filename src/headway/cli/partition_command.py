@@ -81,8 +81,8 @@ def _show(runfile: RunFile, data: FederatedData, found: Skew, path: Path) -> Non
     for what, spread in (("labels", found.labels), ("targets", found.targets), ("features", found.features)):
         if spread is not None:
             lines.append([what, *_spread(spread)])
-    for what, *said in lines:
-        screen.print(f"{what}: {', '.join(said)}", soft_wrap=True)
+    for what, *texts in lines:
+        screen.print(f"{what}: {', '.join(texts)}", soft_wrap=True)
     screen.print()
     for line in _notes(found):
         screen.print(line, soft_wrap=True)

@@ -56,7 +56,7 @@ class TrialProgress:
         steps, found = start(), []
         quiet = Console(quiet=True) if self.as_json else self.screen
         try:
-            by_clock = runfile.sections.run.until_s is not None  # nobody knows how many rounds that will be
+            by_clock = runfile.sections.run.until_s is not None  # the number of rounds is not known then
             what, total = ("run", count) if by_clock else ("round", count * runfile.sections.run.rounds)
             with stopping.deferred(self._how), Meter(quiet, what, total) as meter:
                 for step in steps:

@@ -1,1 +1,1 @@
-"""What runs at a data owner: a participant, and the evaluation of models on its data."""
+"""The part that runs at a data owner: a participant, and the evaluation of models on its data."""

@@ -1,4 +1,4 @@
-"""What a model that always gives the same answer would reach: the figure beside which a metric is read."""
+"""The metrics of a model that always gives the same answer, to which a model's metrics are compared."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Constant:
 
 
 def constant_metrics(task: Task, data: FederatedData) -> Constant:
-    """What always answering the commonest class, or the mean of the target, would give.
+    """The metrics of always answering the commonest class, or the mean of the target.
 
     The answer is that of all training examples together: log p for cross-entropy, log p / (1 - p) of each label for
     binary cross-entropy, the mean for the squared error.  Metrics and losses of one's own are left out, since what a

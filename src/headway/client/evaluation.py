@@ -1,4 +1,4 @@
-"""How good a model is on each client's own test part, and on a test set of nobody's."""
+"""The metrics of a model on each client's own test part, and on a central test set."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check_central(flat_module: FlatModule) -> None:
     """Refuses to evaluate a model centrally if its statistics stay with the clients.
 
     Raises:
-        ConfigError: the statistics that the server has are the initial ones, and nobody's.
+        ConfigError: the statistics that the server has are the initial ones, which no client computed.
     """
     if flat_module.has_statistics and flat_module.task.buffers == "local":
         raise ConfigError(
@@ -179,13 +179,13 @@ def _of_each(
         return {}
     rows, sizes = held.rows(clients)
     own = slice(window.first, window.stop)
-    told = [client for client, size in zip(clients[own], sizes[own].tolist(), strict=True) if size]
-    if not told:
+    tested = [client for client, size in zip(clients[own], sizes[own].tolist(), strict=True) if size]
+    if not tested:
         return {}
     alike = not flat_module.personal.numel() and not flat_module.keeps
     alike = alike and not (flat_module.has_statistics and flat_module.task.buffers == "local")
     if not alike:
-        return {client: _apart(flat_module, message, examples_of(client), memory, client, figure) for client in told}
+        return {client: _apart(flat_module, message, examples_of(client), memory, client, figure) for client in tested}
     flat_module.load(message.params, None, message.buffers)
     flat_module.module.eval()
     site, store = flat_module.site, data.store
@@ -195,15 +195,15 @@ def _of_each(
             blocks = (flat_module.to_memory_format(site.take(store, block).inputs) for block in batches)
             outputs = torch.cat([_output(flat_module, block) for block in blocks])[place]
     except Exception:  # whatever a user's model may raise
-        for client in told:  # one after another, so that the one is named on whose examples it fails
+        for client in tested:  # one after another, so that the one is named on whose examples it fails
             _apart(flat_module, message, examples_of(client), memory, client, figure)
         raise
     if changed := flat_module.attributes.changed():  # which the trial before the first round did not show
         flat_module.keeps = tuple(changed)
-        return {client: _apart(flat_module, message, examples_of(client), memory, client, figure) for client in told}
+        return {client: _apart(flat_module, message, examples_of(client), memory, client, figure) for client in tested}
     rows = rows[int(sizes[: window.first].sum()) :][: len(outputs)]
     cuts, targets = sizes[own][sizes[own] > 0].tolist(), store.targets[site.index_on_store_device(store, rows)].cpu()
-    scored = zip(told, outputs.split(cuts), targets.split(cuts), strict=True)
+    scored = zip(tested, outputs.split(cuts), targets.split(cuts), strict=True)
     return {client: figure(flat_module, o, t, CallTrace(client)) for client, o, t in scored}
 
 
@@ -234,7 +234,7 @@ def _apart(
 
 @torch.no_grad()
 def _outputs(flat_module: FlatModule, examples: Examples, trace: CallTrace) -> Tensor:
-    """What the model makes of the examples, in main memory, where a user's metric finds it."""
+    """The model's outputs of the examples, in main memory, where a user's metric finds them."""
     flat_module.module.eval()
     made = []
     with flat_module.site.evaluating(), trace.naming():

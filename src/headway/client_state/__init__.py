@@ -1,1 +1,1 @@
-"""What clients keep between rounds, and when it is committed."""
+"""The memory of clients between rounds, and its commits."""

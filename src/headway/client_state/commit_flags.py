@@ -61,7 +61,7 @@ class CommitFlags:
         self._committed[client] = 2 if self._committed[client] == 1 else 1
 
     def clear(self) -> None:
-        """Nobody has memory, and nothing is pending."""
+        """Removes all memory, committed and pending."""
         self._committed.fill(0)
         self._verdicts[0] += 1
 

@@ -128,7 +128,7 @@ def _sparse_file(size: int, folder: Path) -> tuple[int, mmap.mmap]:
         os.close(file)
         raise
     if hasattr(mmap, "MADV_RANDOM"):
-        memory.madvise(mmap.MADV_RANDOM)  # else every fault reads 128 KiB ahead, of rows that nobody asked for
+        memory.madvise(mmap.MADV_RANDOM)  # else every fault reads 128 KiB ahead, of rows that are not needed
     return file, memory
 
 

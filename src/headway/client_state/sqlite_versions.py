@@ -47,7 +47,8 @@ def write_versions(path: Path, round_: int, kept: Iterable[tuple[str, Labelled]]
 def check_saved(path: Path, round_: int, digest: str | None) -> None:
     """Refuses to go on without what clients kept when a checkpoint was written.
 
-    digest: as `write_versions` gave it then; `None` if nobody kept anything, "unknown" where it was not written down.
+    digest: as `write_versions` gave it then; `None` if no client kept anything, "unknown" where it was not written
+    down.
 
     Raises:
         RunFolderError: if the file is gone, damaged, or not the one that belongs to the checkpoint.
@@ -130,7 +131,7 @@ def _from_bytes(raw: bytes) -> Labelled:
 
 
 def _digest_at(connection: sqlite3.Connection, round_: int) -> str:
-    """That of the last save up to a round."""
+    """The digest of the last save up to a round."""
     found = connection.execute("SELECT digest FROM saved WHERE round <= ? ORDER BY round DESC", (round_,)).fetchone()
     return "" if found is None else str(found[0])
 

@@ -1,4 +1,4 @@
-"""The memory of clients between rounds, which lies beside their data and never at the server.
+"""The memory of clients between rounds, which lies with their data and never at the server.
 
 The commit rule: training writes *pending* memory; it becomes the client's memory only when its update was
 counted, and is forgotten otherwise.
@@ -205,7 +205,7 @@ class MemoryStore:
         self._unsaved[place] = changed
 
     def forget(self) -> None:
-        """Nobody has memory, and nothing is pending."""
+        """Removes all memory, committed and pending."""
         self._slots.clear()
         self._unsaved.fill(False)
 
@@ -234,7 +234,7 @@ class MemoryStore:
     def settle(self, tag: Tag, counted: Iterable[str]) -> None:
         """The verdict on one attempt of a round: counted clients' pending memory is committed, all other forgotten."""
         self._check_shared()
-        if not self._tables:  # nobody keeps anything
+        if not self._tables:  # no client keeps anything
             return
         self._unsaved[self._slots.settle(tag, self._places(list(counted)))] = True
 
@@ -244,7 +244,7 @@ class MemoryStore:
         oldest_kept: the earliest round that a resume may still start from.
 
         Returns:
-            A digest of what the file then holds, for `check_saved`; `None` if there is none, since nobody keeps
+            A digest of what the file then holds, for `check_saved`; `None` if there is none, since no client keeps
             anything.
         """
         changed = self.changed()
@@ -356,7 +356,7 @@ class StoredGroup:
 
 
 def not_alike(label: str, name: str, client: str) -> ConfigError:
-    """That a client's memory cannot be stacked with others'."""
+    """The error that a client's memory cannot be stacked with others'."""
     return ConfigError(
         f"memory can be stacked if all clients keep the same names: needed {label}/{name} of every client that keeps "
         f"anything; found none at client {client!r}. It is caused by {label}: let it return all that it remembers, or "
@@ -365,7 +365,7 @@ def not_alike(label: str, name: str, client: str) -> ConfigError:
 
 
 def of_others(path: Path, client: str, count: int) -> RunFolderError:
-    """That a file holds the memory of a client that is none of these."""
+    """The error that a file holds the memory of a client that is none of these."""
     return RunFolderError(
         f"the clients' memory in {path} is of other clients: needed one of the {count} of these data, found "
         f"{client!r}. Restore the file from a copy, or start the run anew."

@@ -33,7 +33,7 @@ class TrainerLike(Structural):
 
     @property
     def facts(self) -> TrainerFacts:
-        """What it offers to the stages."""
+        """The facts that it offers to the stages."""
         ...
 
 
@@ -146,7 +146,7 @@ class Algorithm:
     def measure(
         self, state: State, clients: Sequence[str], key: Key, history: ClientHistory | None = None
     ) -> Ask | None:
-        """What is asked before a cohort can be drawn from these: some clients' training loss of the model; `None` if
+        """The request before a cohort can be drawn from these: some clients' training loss of the model; `None` if
         the sampler measures nothing."""
         asked = self.sampler.measured(clients, state.round, _cohort_key(key, state.round), history)
         message = Message(state.params, buffers=state.buffers)

@@ -74,7 +74,7 @@ class Chain:
 
     @cached_property
     def aggregator(self) -> Aggregator:
-        """The one aggregator."""
+        """The aggregator."""
         return next(stage for stage in self.stages if isinstance(stage, Aggregator))
 
     @cached_property
@@ -84,7 +84,7 @@ class Chain:
 
     @cached_property
     def combiner(self) -> tuple[str, Stage] | None:
-        """The one stage that combines steps, and its label."""
+        """The stage that combines steps, and its label."""
         return next(((label, stage) for label, stage in self.labelled if stage.has("combine")), None)
 
     @cached_property
@@ -243,7 +243,7 @@ class Chain:
     def receive(
         self, update: Update, state: Labelled, ctx: ServerContext, flows: Sequence[Flow]
     ) -> tuple[Update, dict[str, Tensors]]:
-        """What the server makes of the aggregate, and its next state."""
+        """The server's release from the aggregate, and its next state."""
         after = dict(state)
         for index, (label, stage) in enumerate(self.labelled):
             if stage.has("receive"):

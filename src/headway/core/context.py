@@ -1,4 +1,4 @@
-"""What a hook may read beside its arguments: one class for each point of a round, with the facts that exist there.
+"""The facts that a hook may read besides its arguments: a class for each point of a round.
 
 Leading axes are clients: a vector is `[..., P]`, a number of each client `[...]`.  Contexts are read-only.
 """
@@ -22,7 +22,7 @@ NOTHING: Tensors = {}
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every hook may read; the subclasses add what is known at their point of the round.
+    """The facts that every hook may read; the subclasses add what is known at their point of the round.
 
     round: in which the client was asked, `[C, 1]` in the model's number type if lanes were asked in different ones; at
         the server, the present one.
@@ -61,7 +61,7 @@ class Context:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepContext(Context):
-    """What `step` may read, while the client trains.
+    """The facts that `step` may read, while the client trains.
 
     examples: how many training examples the client has, `[...]`.
     """
@@ -72,7 +72,7 @@ class StepContext(Context):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CombineContext(Context):
-    """What `combine` may read, when the client's steps are made.
+    """The facts that `combine` may read, when the client's steps are made.
 
     steps: how many of the K steps of the Gram matrix were made, `[...]`; the others are padding.
     squared_movement: the squared length of w_K - w_t, in the number type of the Gram matrix, `[...]`.
@@ -86,7 +86,7 @@ class CombineContext(Context):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientContext(Context):
-    """What `send` may read, and `lift` where it runs at the client, when the client has trained.
+    """The facts that `send` may read, and `lift` where it runs at the client, when the client has trained.
 
     movement: sum of the client's steps before `combine`, w_K - w_t, `[..., P]`.
     steps: how many local steps the client made.
@@ -112,7 +112,7 @@ class ClientContext(Context):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext(Context):
-    """What the server's hooks may read.
+    """The facts that the server's hooks may read.
 
     population: how many clients there are.  counted: how many updates the aggregate is of.
     age, asked_params: how many rounds the model has moved on since the client was asked, `[...]`, and the model that

@@ -1,4 +1,4 @@
-"""What can go wrong, as a small taxonomy.
+"""The errors, as a small taxonomy.
 
 Every error is a sentence for the person at the keyboard: what was needed, what was found, who caused
 it, what to do.  Nothing here is raised for a programmer's mistake; those are plain assertions.

@@ -25,7 +25,7 @@ class PrivacyEvent:
 
 @dataclass(frozen=True, slots=True)
 class VectorSpec:
-    """What a travelling vector holds.
+    """The specification of a travelling vector.
 
     length: `None` for a number of each parameter; a whole number; or the share of the P parameters, of which there are
     then `max(1, int(share * P))`.  number: "real", or "integer" for indices and codes.
@@ -52,7 +52,7 @@ class VectorSpec:
 
 @dataclass(frozen=True, slots=True)
 class SamplerFacts:
-    """What a sampler promises about its cohorts; `None` where the population is not known yet.
+    """A sampler's promises about its cohorts; `None` where the population is not known yet.
 
     kind: how it draws.  expected: the mean size of a cohort.  rate: of independent draws, the probability of each
     client; most: the largest cohort that is then drawn.  reads: what it must know of each client (see `ClientHistory`).
@@ -70,7 +70,7 @@ class SamplerFacts:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What an engine can do."""
+    """An engine's abilities."""
 
     name: str
     memory: bool = True
@@ -80,7 +80,7 @@ class EngineFacts:
 
 @dataclass(frozen=True, slots=True)
 class TrainerFacts:
-    """What a trainer offers to the stages; whether it keeps memory at the client; what it adds to the loss, and how
+    """A trainer's offers to the stages; whether it keeps memory at the client; what it adds to the loss, and how
     it keeps the client's steps, in words; whether it is paced, so that it can make as many steps as time allows.
 
     offers: "steps", and the names of the measurements that a stage may ask for.

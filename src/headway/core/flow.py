@@ -1,4 +1,4 @@
-"""What is statically known about the travelling value between two stages.
+"""The static facts about the travelling value between two stages.
 
 A stage's `connect` reads the facts it needs, refuses what cannot mean anything, and returns the facts
 that hold after it.  Every fact remembers which stage set it, so that a refusal can name the cause.
@@ -107,21 +107,21 @@ class Flow(FlowFacts):
         )
 
     def carry(self, stage: object, *names: str, scalar: bool = False, spec: VectorSpec | None = None) -> Flow:
-        """Adds named vectors, `[..., P]`, `[..., 1]` or as their spec says, to the ones that travel with the delta."""
+        """Adds named vectors, `[..., P]`, `[..., 1]` or as in their spec, to the ones that travel with the delta."""
         flow = self.set(stage, vectors=self.vectors + names)
         flow = flow.set(stage, scalars=self.scalars + names) if scalar else flow
         return flow if spec is None else flow.recode(stage, **dict.fromkeys(names, spec))
 
     def recode(self, stage: object, **specs: VectorSpec) -> Flow:
-        """Says what these travelling vectors hold from here on; a stage that recodes has `send` and `decode`."""
+        """Sets the specification of travelling vectors from here on; a stage that recodes has `send` and `decode`."""
         return self.set(stage, specs={**self.specs, **specs})
 
     def spec(self, name: str) -> VectorSpec:
-        """What this travelling vector holds."""
+        """The specification of this travelling vector."""
         return self.specs.get(name, VectorSpec(1 if name in self.scalars else None))
 
     def lengths(self, size: int) -> dict[str, int]:
-        """How many numbers each travelling vector has, P being `size`."""
+        """The length of each travelling vector, P being `size`."""
         return {name: self.spec(name).count(size) for name in dict.fromkeys((*self.vectors, *self.specs))}
 
     @property

@@ -29,7 +29,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each shared parameter lies in the flat vector `[..., P]`.
+    """The place of each shared parameter in the flat vector `[..., P]`.
 
     Flat vectors are for exchange; the model keeps its own parameters.  Leading axes are clients.
 

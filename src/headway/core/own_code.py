@@ -29,7 +29,7 @@ def imported(path: str, what: str) -> Any:
 
 
 def error_text(error: Exception) -> str:
-    """The text of an error; with its kind, where the text alone says little.
+    """The text of an error; with its kind, where the text alone is too short.
 
     >>> error_text(ValueError("too few")), error_text(KeyError("x"))
     ('too few', "KeyError: 'x'")

@@ -189,7 +189,7 @@ class NamedRegistry(Mapping[str, T], Generic[T]):
 
 
 def _identity(thing: Any) -> object:
-    """What two registrations of one thing have in common; a module that is imported again makes its things anew."""
+    """The identity of a registered object; a module that is imported again makes equal ones."""
     place = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     return thing if None in place or "<lambda>" in str(place[1]) else place
 

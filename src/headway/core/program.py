@@ -20,7 +20,7 @@ S = TypeVar("S")
 
 
 class Program(Protocol[S]):
-    """What a federation computes: rounds at the server, and a participant half.
+    """The computation of a federation: rounds at the server, and a participant half.
 
     `Algorithm` (chain, trainer, sampler, quorum) is one program, of which `client.Participant` answers Train, Evaluate
     and Measure.  Statistics, vertical, split or tree learning are others, whose participants answer exchanges alone.

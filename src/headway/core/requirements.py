@@ -1,4 +1,4 @@
-"""What a stage may require of the flow by name, with the sentences of the refusal; see `Flow.require`."""
+"""The requirements of stages on the flow by name, with the sentences of the refusal; see `Flow.require`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headway.core.facts import FlowFacts
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What a stage may require of the flow: the fact that decides it, whether it holds, and the parts of a refusal."""
+    """A requirement of a stage on the flow: the fact that decides it, whether it holds, and the parts of a refusal."""
 
     fact: str
     holds: Callable[[FlowFacts], bool]

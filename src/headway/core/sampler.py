@@ -16,7 +16,7 @@ from headway.protocol.client_history import ClientHistory
 class Sampler(Plain, ABC):
     """Picks the cohort: a pure function of the available clients, the round, a key and the clients' history.
 
-    history: what its facts say it reads.  busy: how many others are at work on earlier asks, whose late updates are
+    history: the columns that its facts list.  busy: how many others are at work on earlier asks, whose late updates are
     kept.  They are part of the sampler's number, so as many are drawn as are missing.
     """
 
@@ -41,7 +41,7 @@ class Sampler(Plain, ABC):
 
     @abstractmethod
     def facts(self, population: int | None) -> SamplerFacts:
-        """What the sampler promises, for stages that account for it."""
+        """The sampler's promises, for stages that account for it."""
 
 
 samplers: Registry[Sampler] = Registry("sampler", "headway.samplers")

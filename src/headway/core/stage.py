@@ -91,7 +91,7 @@ class Stage(Plain):
         return NOTHING
 
     def broadcast(self, state: Tensors) -> Tensors:
-        """What clients receive of the server's state when a round starts."""
+        """The part of the server's state that clients receive when a round starts."""
         return NOTHING
 
     def step(self, grad: Tensor, w: Tensor, memory: Tensors, ctx: StepContext) -> Tensor:
@@ -105,7 +105,7 @@ class Stage(Plain):
 
     @property
     def step_rule(self) -> StepRule:
-        """What `step` is a rule for, in the words of the trainer's facts."""
+        """The kind of step that `step` is a rule for, in the words of the trainer's facts."""
         return "step" if self.after_momentum else "gradient"
 
     @property
@@ -130,7 +130,7 @@ class Stage(Plain):
         return update
 
     def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
-        """What the server makes of the one aggregated update, and its next state."""
+        """The server's release from the aggregated update, and its next state."""
         return update, state
 
     @classmethod

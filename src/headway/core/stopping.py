@@ -44,7 +44,7 @@ class Stopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """What the shell expects: 130 after SIGINT, 143 after SIGTERM."""
+        """The exit code that the shell expects: 130 after SIGINT, 143 after SIGTERM."""
         return 128 + self.number
 
 

@@ -1,4 +1,4 @@
-"""What one client sends: named vectors, a weight, additive sums."""
+"""A client's update: named vectors, a weight, additive sums."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def flat_names(params: Tensor, buffers: Tensor | None, stages: Mapping[str, Tens
 
 
 def unflat_names(named: Tensors, prefix: str = "") -> tuple[Tensor, Tensor | None, dict[str, dict[str, Tensor]]]:
-    """What `flat_names` has named: the model, its averaged buffers, what belongs to stages."""
+    """The parts that `flat_names` has named: the model, its averaged buffers, what belongs to stages."""
     stages: dict[str, dict[str, Tensor]] = {}
     for path, tensor in named.items():
         if path in ("params", "buffers") or not path.startswith(prefix):
@@ -91,7 +91,7 @@ class Update:
         return Update(vectors, self.weight.cpu(), {k: v.cpu() for k, v in self.sums.items()})
 
     def lanes(self, rows: slice) -> Update:
-        """Those of some clients out of a batch."""
+        """The updates of some clients out of a batch."""
         vectors = {name: vector[rows] for name, vector in self.vectors.items()}
         return Update(vectors, self.weight[rows], {name: number[rows] for name, number in self.sums.items()})
 

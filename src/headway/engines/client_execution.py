@@ -25,7 +25,7 @@ from headway.vectorized.compiled_gradients import Compiler
 class ClientExecution:
     """Executors that share one model, and the plan in use.
 
-    plan: how clients train; where they cannot be batched, `batched.reason` says why, and they train one at a time.
+    plan: how clients train; where they cannot be batched, `batched.reason` is the reason, and they train one at a time.
     fallbacks: sentences about clients that could not train as planned.
     not_compiled: why their gradients are not compiled, in a plan that has them compiled, as a phrase.
 

@@ -22,9 +22,9 @@ from headway.protocol.messages import Answer, Ask
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an engine is opened with: the algorithm, the task, the data, the run's key, the clients' memory.
+    """A run's parts for an engine: the algorithm, the task, the data, the run's key, the clients' memory.
 
-    rounds: how many the run has, at most, which tells what is worth making ready.
+    rounds: how many the run has, at most, on which the worth of preparation depends.
     """
 
     algorithm: Algorithm
@@ -47,7 +47,7 @@ class Engine(ABC):
     @property
     @abstractmethod
     def facts(self) -> EngineFacts:
-        """What it can do."""
+        """The engine's abilities."""
 
     @property
     def recorded_name(self) -> str:
@@ -61,7 +61,7 @@ class Engine(ABC):
 
     @property
     def pinned_settings(self) -> dict[str, Any]:
-        """What it was told, or has decided by measuring, that fixes a run's bits."""
+        """The settings that fix a run's bits: given, or decided by measuring."""
         return {}
 
     @property
@@ -81,14 +81,14 @@ class Engine(ABC):
         return False
 
     def restore_settings(self, decided: Mapping[str, Any]) -> None:  # noqa: B027 (most engines decide nothing)
-        """Decides the same as a run that is resumed; said before `open`.
+        """Takes over the settings of a run that is resumed; called before `open`.
 
         Raises:
             RunFolderError: if it cannot.
         """
 
     def memory(self, clients: Sequence[str], folder: Path | None) -> Memories:
-        """Where the clients' memory will lie; folder: of the run, for what is too large for main memory."""
+        """The store of the clients' memory; folder: of the run, for what is too large for main memory."""
         return MemoryStore(clients, folder)
 
     @abstractmethod
@@ -112,15 +112,15 @@ class Engine(ABC):
 
     @property
     def busy(self) -> int:
-        """How many clients are at work on an earlier ask."""
+        """The number of clients that are at work on an earlier ask."""
         return 0
 
     def candidates(self, enough: Callable[[Sequence[str]], bool]) -> Sequence[str]:
-        """Who may be asked; waits until they are enough for a round."""
+        """The clients that may be asked; waits until they are enough for a round."""
         return self.clients()
 
     def saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What a resumed run needs of the engine: plain values, and tensors by name."""
+        """The state of the engine that a resumed run needs: plain values, and tensors by name."""
         return {}, {}
 
     def restore(self, notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:  # noqa: B027 (most keep nothing)

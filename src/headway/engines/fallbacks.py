@@ -41,14 +41,14 @@ class Fallbacks:
 
 
 def failure(error: Exception) -> str:
-    """What fails for several clients at once, and with which error, as a phrase.
+    """The part that fails for several clients at once, and its error, as a phrase.
 
     The name is that of the outermost stage, trainer or loss term in whose method the error was raised.
     """
     text = next(iter(str(error).strip().splitlines()), "")
     text = text if len(text) <= LETTERS else f"{text[: LETTERS - 3]}..."
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"{_culprit(error)} fails for several clients at once ({said})"
+    cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{_culprit(error)} fails for several clients at once ({cause})"
 
 
 def _culprit(error: Exception) -> str:

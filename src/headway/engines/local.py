@@ -17,7 +17,8 @@ class LocalEngine(PlannedEngine):
 
     drift: whether to measure how far the clients, and the steps within each, pull apart in every round (never of
         a protected chain).
-    lanes: how many clients train side by side as one batched program; where they cannot, `sequential_reason` says why,
+    lanes: how many clients train side by side as one batched program; where they cannot, `sequential_reason` is the
+    reason,
         and they train one at a time.  The numbers agree to rounding.  "auto" measures, when the engine opens, how many
         lanes and threads are fastest here, and what is left open below; `measured_plan` holds the result.
     low_rank: whether batches of clients never write their large linear layers (`headway.vectorized.low_rank`), without
@@ -25,8 +26,8 @@ class LocalEngine(PlannedEngine):
         client after another, by plain SGD only.  `None`: where the model has no other layers.
     channels_last: whether images lie in memory with their channels side by side; `None`: as they are.
     compiled: whether the gradients of full batches come through `torch.compile`, which takes seconds to
-        minutes when the engine opens; where that fails or comes to another result, `summary` says why, and they do
-        not.  `None`: they do not; with lanes="auto" they do if the whole run ends sooner.
+        minutes when the engine opens; where that fails or comes to another result, `summary` has the reason, and they
+        do not.  `None`: they do not; with lanes="auto" they do if the whole run ends sooner.
     device: "cpu", "cuda" or "cuda:N".  On a GPU all that clients work with lies there, the examples too if they fit in
         half of what is free; there are at most as many lanes as fit.
     precision: of the products in training on a GPU, "float32", "tf32" or "bfloat16" (see `Device`).

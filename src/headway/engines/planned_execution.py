@@ -25,7 +25,7 @@ from headway.training.single_example import check_single
 
 @dataclass(frozen=True, slots=True)
 class ExecutionOptions:
-    """How clients are to be trained.
+    """The options of how clients are trained.
 
     lanes: how many clients make a batch; "auto" measures that and what `constraints` leaves open.
     drift: whether drift is measured, of chains that are not protected.
@@ -67,7 +67,7 @@ class PlannedExecution:
 
     @property
     def plan(self) -> ExecutionPlan:
-        """How clients train, as far as it is known."""
+        """The plan of how clients train, as far as it is known."""
         if self.measured is not None:
             return self.measured.plan
         wanted, lanes = self.constraints, self.options.lanes

@@ -31,30 +31,30 @@ class PooledEngine(Engine):
 
     @property
     def facts(self) -> EngineFacts:
-        """Those of the Local engine."""
+        """The facts of the Local engine."""
         return self.learner.facts
 
     @property
     def recorded_name(self) -> str:
-        """As of the Local engine."""
+        """The name of the Local engine."""
         return self.learner.recorded_name
 
     @property
     def summary(self) -> str:
-        """Where the one trains."""
+        """The summary of the engine that trains the one client."""
         return self.learner.summary
 
     @property
     def pinned_settings(self) -> dict[str, Any]:
-        """As of the one who trains."""
+        """The settings of the engine that trains."""
         return self.learner.pinned_settings
 
     def restore_settings(self, decided: Mapping[str, Any]) -> None:
-        """As the one who trains does."""
+        """Takes over the settings of the engine that trains."""
         self.learner.restore_settings(decided)
 
     def open(self, job: Job) -> None:
-        """Brings the examples together."""
+        """Pools the examples of all clients as one client's."""
         if job.task.shared is not None:
             raise ConfigError("pooled training needs a model that is shared whole: leave task.shared out.")
         together = pooled(job.data)
@@ -63,16 +63,16 @@ class PooledEngine(Engine):
         self.testers.open(job)
 
     def try_once(self, state: State, evaluated: bool) -> Sequence[str]:
-        """Tries the one that trains, and one that tests."""
+        """Tries the client that trains, and one that tests."""
         self.learner.try_once(state, False)
         return self.testers.try_once(state, evaluated)
 
     def clients(self) -> Sequence[str]:
-        """The one client."""
+        """The pooled client."""
         return self.learner.clients()
 
     def ask(self, ask: Ask) -> Answer:
-        """Trains the one, evaluates the many."""
+        """Trains the pooled client, and evaluates every client."""
         if isinstance(ask.request, Evaluate):
             return self.testers.ask(replace(ask, cohort=tuple(self.testers.clients())))
         return self.learner.ask(ask)

@@ -1,4 +1,4 @@
-"""A round in workers, wherever these are: units go to whoever is free, the lost are replaced, sums are collected."""
+"""A round in workers: groups of clients go to free workers, lost workers are replaced, sums are collected."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What a worker says of a unit.
+    """A worker's result for a group of clients.
 
     rows: each client's own update, for an aggregator that needs the whole cohort; the worker keeps the sum otherwise.
-    drift, weights, paths: what the meter was told of each client.  notes: what happened that was not asked for.
+    drift, weights, paths: what the meter holds of each client.  notes: sentences about fallbacks.
     """
 
     reports: Reports
@@ -96,7 +96,7 @@ class WorkerHandle(ABC):
 
     @abstractmethod
     def total(self) -> ExactTotal | None:
-        """What its units since the last such question add up to; `None` if it cannot say.
+        """The sum of its groups since the last such call; `None` if that failed there.
 
         Raises:
             Lost: if it has ended.
@@ -227,7 +227,7 @@ class WorkerClients:
 
 
 class RoundDispatcher:
-    """One round: units go to whoever is free, the largest clients first."""
+    """One round: groups go to free workers, the largest clients first."""
 
     def __init__(self, pool: WorkerPool, local: LocalClients, ask: Ask) -> None:
         self.pool, self.local, self.asked = pool, local, ask
@@ -285,7 +285,7 @@ class RoundDispatcher:
             self._replace(handle, lost)
 
     def _work(self) -> None:
-        """Until no worker is at anything."""
+        """Works until no worker is busy."""
         while busy := [handle for handle in self.pool.handles if handle.busy is not None]:
             for handle in self.pool.ready(busy):
                 assert handle.busy is not None
@@ -299,7 +299,7 @@ class RoundDispatcher:
                 self._give(handle)
 
     def _take(self, handle: WorkerHandle, unit: Unit, work: WorkerTask | None) -> None:
-        """What a worker says of a unit."""
+        """Adds a worker's result for a group to the round."""
         if work is None:
             self._here(unit)
             return
@@ -316,7 +316,7 @@ class RoundDispatcher:
             self.meter.paths |= work.paths
 
     def _here(self, unit: Unit) -> None:
-        """Runs a unit in this process, where what fails can be looked at."""
+        """Runs a group in this process, where an error can be reported with its cause."""
         stopping.check()
         if unit.window is not None:
             ask = self.asked.of(unit.clients)

@@ -126,14 +126,14 @@ class Comparison:
         return head + self._verdict([(s.method, s.mean) for s in ranked], lambda trial: trial.final)
 
     def failure_sentences(self) -> list[str]:
-        """Which methods did not finish at every seed, and why the first of their seeds did not."""
-        told = []
+        """The methods that did not finish at every seed, and why the first of their seeds did not."""
+        sentences = []
         for method in self.methods:
             failed = [trial for trial in self.of(method) if trial.failure]
             if failed:
                 count = f" at {len(failed)} of {len(self.of(method))} seeds" if len(self.of(method)) > 1 else ""
-                told.append(f"{method} failed{count}, and is not ranked: {failed[0].failure}")
-        return told
+                sentences.append(f"{method} failed{count}, and is not ranked: {failed[0].failure}")
+        return sentences
 
     def budget_sentence(self) -> str | None:
         """The same at equal bytes; None where that is the same question."""
@@ -211,8 +211,8 @@ class Comparison:
             sure = f"95 % for all {len(others)} together" if len(others) > 1 else "95 %"
             return f"{head}, ahead of every other method (paired by seed, at {sure})."
         ahead = [method for method in others if method not in alike]
-        told = f"; paired by seed it is ahead of {listed(ahead)}, but" if ahead else ", but"
-        return f"{head}{told} {self.seeds} seeds do not tell it apart from {listed(alike)}."
+        lead = f"; paired by seed it is ahead of {listed(ahead)}, but" if ahead else ", but"
+        return f"{head}{lead} {self.seeds} seeds do not tell it apart from {listed(alike)}."
 
     def _sorted(self, value: Callable[[Summary], float]) -> list[Summary]:
         whole = [s for s in self.summaries() if not s.failures]
@@ -259,7 +259,7 @@ class Comparison:
 
 
 def _unequal(a_round: Sequence[float], budget: float, ends: Sequence[float]) -> bool:
-    """Whether methods spend unlike in a round, or a budget cuts a run short."""
+    """Whether methods spend differently in a round, or a budget cuts a run short."""
     spent = [each for each in a_round if not math.isnan(each)]
     return bool(spent) and (max(spent) > 1.01 * min(spent) or budget < max(ends, default=0.0))
 

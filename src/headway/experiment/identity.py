@@ -146,7 +146,7 @@ def described(algorithm: Algorithm) -> dict[str, Any]:
 def migrate_config(tables: Any) -> Any:
     """An algorithm as it was described when a folder was made, with the options that have been added since.
 
-    What they are when nothing is said is what was done before they were there.
+    Their defaults are what was done before they existed.
     """
     try:
         return _json_ready(
@@ -158,7 +158,7 @@ def migrate_config(tables: Any) -> Any:
             )
         )
     except (HeadwayError, KeyError, TypeError):
-        return tables  # of a stage that is not known here: the comparison will say what differs
+        return tables  # of a stage that is not known here: the comparison names what differs
 
 
 def code_of(task: Task, module: nn.Module, algorithm: Algorithm) -> dict[str, str]:

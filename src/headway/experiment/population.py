@@ -46,7 +46,7 @@ def _check_wait(available: Bernoulli, algorithm: Algorithm, clients: Sequence[st
         often = f"every {seconds / (365 * 86_400):.2g} years" if math.isfinite(seconds) else "never"
         raise ConfigError(
             f"a round needs {needed} of {of} clients at once, but with clock.availability.share = {available.share:g} "
-            f"so many are there {often} of simulated time on average, and nobody is waited for longer than "
+            f"so many are there {often} of simulated time on average, and no client is waited for longer than "
             f"{time_text(HORIZON_S)}: raise the share, or lower algorithm.sampler.count."
         )
 

@@ -1,6 +1,6 @@
 """Presets: what suits a kind of federation, each number with its reason.
 
-A preset fills in what `[algorithm]` of a run file leaves open.  What the file says itself wins, and the client's
+A preset fills in what `[algorithm]` of a run file leaves open.  What the file itself contains wins, and the client's
 learning rate is never set: it follows from the model and the data, and no preset can know it.
 
 >>> table = {"preset": "cross-silo", "trainer": {"epochs": 2}}
@@ -57,7 +57,7 @@ CROSS_DEVICE = Preset(
             "fedadam",
             "keeps all its memory at the server, and its step does not grow with the clients' (arXiv 2003.00295)",
         ),
-        Choice("sampler.sampler", "Uniform", "nobody can wait for all; every client is as likely to be asked"),
+        Choice("sampler.sampler", "Uniform", "waiting for all is impossible; every client is as likely to be asked"),
         Choice("sampler.share", 0.1, "the balance of work and rounds that arXiv 1602.05629 settled on, as its C"),
         Choice("trainer.epochs", 1, "the less a client does alone, the less it drifts; the least of arXiv 1602.05629"),
         Choice("trainer.batch_size", 10, "several steps even from few examples; the smallest B of arXiv 1602.05629"),

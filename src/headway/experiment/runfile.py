@@ -83,7 +83,7 @@ def _name_trainer(trainer: Any) -> None:
 
 
 def _choose_method(tables: dict[str, Any], method: str) -> None:
-    """Puts a named method in the place of the file's recipe or chain; the trainer stays unless it says more."""
+    """Puts a named method in the place of the file's recipe or chain; the trainer stays unless it has its own."""
     algorithm = _table(tables, "algorithm")
     own = _table(tables, "methods").get(method)
     if own is None:

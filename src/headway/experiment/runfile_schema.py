@@ -21,7 +21,7 @@ class RunSection(_Section):
     """The table [run]: rounds, seed, evaluation, checkpoints.
 
     imports: modules of one's own that register stages, trainers or samplers.  imports_from: the folder that they are
-    found in, that of the run file if nothing is said.
+    found in, by default that of the run file.
     """
 
     name: str | None = Field(default=None, pattern=r"^\w[\w.+-]*$")
@@ -70,10 +70,10 @@ class TargetScaleSection(_Section):
 
 
 class TaskSection(_Section):
-    """Loss, metrics, what is shared; what is not said follows from the data.
+    """Loss, metrics, what is shared; the defaults follow from the data.
 
     target_scale: of a regression, centre and scale of the targets, or "training" for the mean and standard deviation of
-    all clients' training targets; targets stay as they are if nothing is said.  It changes nothing where there are
+    all clients' training targets; by default targets stay as they are.  It changes nothing where there are
     classes.
     """
 
@@ -87,7 +87,7 @@ class TaskSection(_Section):
 
 
 class AlgorithmSection(_Section):
-    """A preset, a recipe with its options or a chain; trainer, sampler and quorum.  What is said here wins."""
+    """A preset, a recipe with its options or a chain; trainer, sampler and quorum.  The settings here win."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     preset: str | None = None
@@ -123,10 +123,10 @@ class EngineSection(_Section):
 
     kind: "local", in this process; "processes", in several; "ray", on a Ray cluster; or the name of another
     package's engine. If it is left out, in several where `workers` is given and in this one otherwise. workers: in
-    so many; one per core, if only the kind is said. address: of the Ray cluster, host:port or "auto"; a cluster of
-    this machine alone, if nothing is said. lanes: how many side by side, or "auto" for what is measured to be
-    fastest; 1 in this process and "auto" elsewhere, if nothing is said. low_rank, channels_last, compiled: see
-    `LocalEngine`; measured with lanes = "auto", if nothing is said. drift: whether to measure in every round how
+    so many; one per core, if only the kind is given. address: of the Ray cluster, host:port or "auto"; by default a
+    cluster of this machine alone. lanes: how many side by side, or "auto" for what is measured to be
+    fastest; by default 1 in this process and "auto" elsewhere. low_rank, channels_last, compiled: see
+    `LocalEngine`; by default measured with lanes = "auto". drift: whether to measure in every round how
     far the clients pull apart. device: "cpu", "cuda" or "cuda:N", in this process. precision: of the products in
     training on a GPU. client_timeout: seconds after which a client in a worker process is taken to hang, which ends
     the run with its name. options: keys of another package's own engine.
@@ -160,7 +160,7 @@ class EngineSection(_Section):
         """The engine.
 
         Raises:
-            ConfigError: if something is said that the kind has no use for.
+            ConfigError: if an option is given that the kind has no use for.
         """
         if self.kind not in (None, "local", "processes", "ray"):
             return self._registered(str(self.kind))
@@ -172,12 +172,12 @@ class EngineSection(_Section):
         if self.address is not None and self.kind != "ray":
             raise ConfigError(
                 f'engine.address is {self.address!r}, but only a Ray cluster has one, and engine.kind is not "ray": '
-                'leave the address out, or say engine.kind = "ray" (--engine ray).'
+                'leave the address out, or set engine.kind = "ray" (--engine ray).'
             )
         if self.kind == "local" and self.workers is not None:
             raise ConfigError(
                 f'engine.workers is {self.workers}, but engine.kind is "local", which is this process alone: leave '
-                'one of them out, or say engine.kind = "processes" (--engine processes).'
+                'one of them out, or set engine.kind = "processes" (--engine processes).'
             )
         several = self.kind in ("ray", "processes") or self.workers is not None
         if several and (self.device or "cpu") != "cpu":
@@ -194,7 +194,7 @@ class EngineSection(_Section):
         if self.client_timeout is not None and (self.kind == "ray" or not several):
             raise ConfigError(
                 f"engine.client_timeout is {self.client_timeout:g}, but only a client in a worker process can be "
-                "ended: say how many (--workers N), or leave it out."
+                "ended: give their number (--workers N), or leave it out."
             )
         options: dict[str, Any] = {name: getattr(self, name) for name in ("low_rank", "channels_last", "compiled")}
         options["drift"] = self.drift is not False
@@ -229,7 +229,7 @@ class EngineSection(_Section):
 class ClockSection(_Section):
     """A virtual clock, and what the clients are like: further keys are fields of `DeviceFleet`.
 
-    preset: a fleet that the fields change; one whose clients are always there and answer at once, if nothing is said.
+    preset: a fleet that the fields change; by default one whose clients are always there and answer at once.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""`task.target_scale` of a run file: by which numbers a regression scales its targets, and what the header says."""
+"""`task.target_scale` of a run file: by which numbers a regression scales its targets, and the line in the header."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from headway.model.task import Task
 
 
 def scaled_task(task: Task, section: TaskSection, data: FederatedData) -> Task:
-    """The task with its targets scaled as the section says, where it is a regression by the squared error.
+    """The task with its targets scaled by the section, where it is a regression by the squared error.
 
     Raises:
         ConfigError: a scale that is not above 0, or as many numbers as do not fit.

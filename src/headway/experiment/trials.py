@@ -91,7 +91,7 @@ def tail_of(runs: Iterable[tuple[int, ...]]) -> str:
 class TrialJob:
     """A trial that is to be run in a folder, or gone on with where the folder has part of it.
 
-    metric: what its values are; the one that decides in the run, if nothing is said.
+    metric: what its values are; by default the one that decides in the run.
     """
 
     method: str
@@ -169,7 +169,7 @@ def in_processes(jobs: Sequence[TrialJob], workers: int) -> Iterator[Trial | tup
 _LAST = LastData()  # of a worker process, which ends with the comparison
 
 
-_ticks: list[Ticks] = []  # of a worker process: where it says that a round is done
+_ticks: list[Ticks] = []  # of a worker process: where it reports that a round is done
 
 
 def _begin(ticks: Ticks, parent: int) -> None:
@@ -228,7 +228,7 @@ def failed_trial(method: str, seed: int, failure: str) -> Trial:
 
 
 def read_trial(job: TrialJob, run: Run, failure: str | None) -> Trial:
-    """The trial that a run's journal tells of."""
+    """The trial that a run's journal records."""
     name = job.metric or run.facts.headline
     journal = Journal(job.folder / JOURNAL)
     try:

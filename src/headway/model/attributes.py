@@ -213,13 +213,13 @@ def _generator(value: Any) -> tuple[Check, Back, Callable[[int], object]] | None
     else:
         return None
     begun: Any = state()
-    return lambda: bool(_told(state()) == _told(begun)), lambda: put(begun), seed
+    return lambda: bool(_comparable(state()) == _comparable(begun)), lambda: put(begun), seed
 
 
-def _told(state: Any) -> Any:
+def _comparable(state: Any) -> Any:
     """A generator's state as plain values, which compare."""
     if isinstance(state, dict):
-        return {name: _told(value) for name, value in state.items()}
+        return {name: _comparable(value) for name, value in state.items()}
     if isinstance(state, tuple):
-        return tuple(_told(value) for value in state)
+        return tuple(_comparable(value) for value in state)
     return state.tobytes() if isinstance(state, np.ndarray) else state.tolist() if isinstance(state, Tensor) else state

@@ -111,14 +111,14 @@ def _outputs(module: nn.Module, data: FederatedData, whole: bool) -> Tensor | No
         if whole:
             raise ConfigError(
                 f"the inputs are whole numbers ({data.store.inputs.dtype}), which {type(module).__name__} cannot take: "
-                f'{str(error).splitlines()[0] if str(error) else type(error).__name__}. Say data.inputs = "numbers" '
+                f'{str(error).splitlines()[0] if str(error) else type(error).__name__}. Set data.inputs = "numbers" '
                 'to make them floats ("pictures" if they are pixels), or begin the model with an embedding.'
             ) from error
         tried = _tried(data)
         if any(isinstance(each, nn.Embedding) for each in module.modules()) and bool((tried == tried.round()).all()):
             raise ConfigError(
                 f"the inputs are floats ({tried.dtype}), but {type(module).__name__} looks them up in a table, which "
-                'needs whole numbers: say data.inputs = "tokens" if they are tokens.'
+                'needs whole numbers: set data.inputs = "tokens" if they are tokens.'
             ) from error
         return None  # the trial of the whole task names what else is wrong
     return outputs if isinstance(outputs, Tensor) else None

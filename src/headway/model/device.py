@@ -1,10 +1,10 @@
 """The device on which clients train, this computer's processor or a GPU, and its precision.
 
 On a GPU lies all that a client works with: the model, the round's message, the examples, what stages see of the
-client.  Between the steps of a client, or of a crew, nothing is read back, so that the processor runs ahead and the
-GPU never waits.  Numbers that are known beforehand (learning rates, sizes, counts) stay with the processor.  What the
-clients' updates add up to leaves the GPU once for each group of clients: the exact sum reads its bins again and again,
-and belongs to the server, whose state and message stay in main memory.
+client.  Between the steps of a client, or of a batch of clients, nothing is read back, so that the processor runs ahead
+and the GPU never waits.  Numbers that are known beforehand (learning rates, sizes, counts) stay with the processor.
+What the clients' updates add up to leaves the GPU once for each group of clients: the exact sum reads its bins again
+and again, and belongs to the server, whose state and message stay in main memory.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Device:
             if precision != "float32":
                 raise ConfigError(
                     f'precision = "{precision}" needs a GPU, found device = "cpu", which has no use for it: leave it '
-                    'out, or say device = "cuda".'
+                    'out, or set device = "cuda".'
                 )
             return cls()
         found = _gpu(device)
@@ -80,7 +80,7 @@ class Device:
 
     @property
     def moves(self) -> bool:
-        """Whether clients train elsewhere than where messages and memory lie, so that these are brought there."""
+        """Whether clients train elsewhere than where messages and memory lie, so that these are copied."""
         return self.device.type != "cpu"
 
     @property
@@ -92,7 +92,7 @@ class Device:
 
     @property
     def versions(self) -> dict[str, str]:
-        """What else made a run's numbers."""
+        """The other settings that fix a run's numbers."""
         if not self.on_gpu:
             return {}
         return {"cuda": str(torch.version.cuda or torch.version.hip), "gpu": torch.cuda.get_device_name(self.device)}
@@ -116,7 +116,7 @@ class Device:
         return tensor.device == self.device
 
     def put(self, tensor: Tensor) -> Tensor:
-        """The tensor on this device.  A copy to a GPU goes through pinned memory, and nobody waits for it."""
+        """The tensor on this device.  A copy to a GPU goes through pinned memory, without waiting."""
         if self.holds(tensor):
             return tensor
         return (tensor.contiguous().pin_memory() if self.on_gpu else tensor).to(self.device, non_blocking=True)
@@ -197,7 +197,7 @@ class Device:
         return [torch.default_generator, *here]
 
     def rng_state(self) -> tuple[Tensor, ...]:
-        """How far these generators are."""
+        """The state of these generators."""
         here = (torch.cuda.get_rng_state(self.device),) if self.on_gpu else ()
         return (torch.get_rng_state(), *here)
 
@@ -250,7 +250,7 @@ def _set(settings: list[Setting]) -> Iterator[None]:
 
 
 def _settings(precision: Precision) -> list[Setting]:
-    """What torch calls its settings: holder, name, value."""
+    """Torch's settings: holder, name, value."""
     cuda, cudnn = torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn)
     tf32 = precision == "tf32"
     repeat = [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
@@ -277,10 +277,10 @@ def _gpu(device: str) -> torch.device:
         do = "look whether nvidia-smi shows a GPU here" if version else "install a torch that is built with CUDA"
         raise ConfigError(
             f'device = "{device}" needs a GPU, found none: torch {torch.__version__} {built}. It is caused by this '
-            f'installation: {do}, or say device = "cpu".'
+            f'installation: {do}, or set device = "cpu".'
         )
     index = int(device.partition(":")[2] or torch.cuda.current_device())
     if index >= count:
         has = "one GPU, cuda:0" if count == 1 else f"{count} GPUs, cuda:0 to cuda:{count - 1}"
-        raise ConfigError(f'device = "{device}" needs a GPU of that number, found {has}: say one that is there.')
+        raise ConfigError(f'device = "{device}" needs a GPU of that number, found {has}: choose one that is there.')
     return torch.device("cuda", index)

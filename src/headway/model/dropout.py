@@ -24,7 +24,7 @@ SELU = 1.7580993408473766  # minus the limit of SELU at minus infinity, to the d
 
 
 class Draws:
-    """What the dropout modules of one model draw from: a client's key and the number of its step.
+    """The source of the draws of one model's dropout modules: a client's key and the number of its step.
 
     Formula, for element (i_1, ..., i_n) of the c-th mask (from 0) that module l makes in step t, mod 2^64:
 
@@ -131,7 +131,7 @@ class Draws:
 class _Keyed:
     """Stands in for the forward method of one dropout module, and reads p, inplace and the mode from it.
 
-    The Alpha variants work on a copy whatever inplace says, as torch's do.
+    The Alpha variants work on a copy whatever inplace is, as torch's do.
 
     Formula, m being the mask and, for the Alpha variants, A = 1.7580993408473766:
 

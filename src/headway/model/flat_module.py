@@ -73,7 +73,7 @@ class FlatModule:
         self.parameters: list[nn.Parameter] = [*chosen.values(), *others.values()]
         self.shared_count = len(chosen)
         self._scratch: dict[str, Tensor] = {}
-        self._twin: nn.Module | None = None
+        self._copy: nn.Module | None = None
         self._counters = {n: b for n, b in self.module.named_buffers() if n not in self._buffers}
         self._initial_counters = {name: buffer.clone() for name, buffer in self._counters.items()}
         self.initial_personal = self.personal.clone()
@@ -169,7 +169,7 @@ class FlatModule:
         return sum(held.numel() for held in self._scratch.values())
 
     def rng_state(self) -> Drawn:
-        """How far the generators are that the model may draw from."""
+        """The state of the generators that the model may draw from."""
         return self.site.rng_state(), outside() if self.seeds_outside else None
 
     def set_rng_state(self, drawn: Drawn) -> None:
@@ -198,12 +198,12 @@ class FlatModule:
 
         There is one: the next call writes over it.
         """
-        if self._twin is None:
-            self._twin = copy.deepcopy(without_graph(self.module)).eval().requires_grad_(False)
-            self._twin_attributes = Attributes(self._twin)
-        self._twin_attributes.restore()
-        self._twin.load_state_dict(self.module.state_dict())
-        return self._twin
+        if self._copy is None:
+            self._copy = copy.deepcopy(without_graph(self.module)).eval().requires_grad_(False)
+            self._copy_attributes = Attributes(self._copy)
+        self._copy_attributes.restore()
+        self._copy.load_state_dict(self.module.state_dict())
+        return self._copy
 
     def release(self) -> nn.Module:
         """The module with the model that is in it, for use without it: its dropout is torch's own again, and it
@@ -237,7 +237,7 @@ class FlatModule:
 
     @property
     def statistics_layout(self) -> Layout:
-        """Where each buffer lies in `statistics`."""
+        """The place of each buffer in `statistics`."""
         return self._buffer_layout
 
 
@@ -251,7 +251,7 @@ def _bind(parameters: dict[str, nn.Parameter], number: torch.dtype) -> tuple[Lay
 
 
 def _copied(_: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
-    """What a model that writes into its inputs is called with."""
+    """Copies of inputs, for a model that writes into them."""
     return tuple(given.clone() if isinstance(given, Tensor) else given for given in inputs)
 
 

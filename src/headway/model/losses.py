@@ -128,7 +128,7 @@ def _class_outputs(outputs: Tensor, targets: Tensor) -> str | None:
         return None
     if outputs.ndim > 1 and outputs.shape == targets.shape:
         return (
-            f"each example has one class, as outputs [N, classes] and targets [N] say, {found}: for several labels "
+            f"each example has one class, by outputs [N, classes] and targets [N], {found}: for several labels "
             'of an example, each 0 or 1, choose loss = "binary_cross_entropy".'
         )
     spots = ", ".join(["N", *map(str, targets.shape[1:])])

@@ -89,7 +89,7 @@ def has_own_code(algorithm: Algorithm, task: Task) -> bool:
 
 
 def habit_notes(flat_module: FlatModule) -> list[str]:
-    """What a user should know of how the model is used here, in sentences."""
+    """Notes for the user on how the model is used here, in sentences."""
     notes = []
     if flat_module.keeps:
         more = f" and {len(flat_module.keeps) - NAMED} more" if len(flat_module.keeps) > NAMED else ""

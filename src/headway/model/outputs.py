@@ -78,7 +78,7 @@ def _remedy(returned: Any) -> str:
         return f"name the one that is meant, such as task.output = {_toml(str(key))}"
     if isinstance(returned, (tuple, list)) and returned:
         place = next((place for place, part in enumerate(returned) if isinstance(part, Tensor)), 0)
-        return f"say the place of the one that is meant, such as task.output = {place}"
+        return f"set the place of the one that is meant, such as task.output = {place}"
     return "have the model return the tensor, or name a field of it as task.output"
 
 

@@ -1,4 +1,4 @@
-"""Generators of random numbers that belong to nobody: torch's own, NumPy's and Python's."""
+"""Process-wide generators of random numbers: torch's own, NumPy's and Python's."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def draws_ambient(model: nn.Module, inputs: Tensor) -> str | None:
 
     Calls the model once, in training mode, on a few examples `[B, ...]`, and compares the generator's state before
     and after each module.  Parameters, buffers, modes and the generator are left as they were.  A model that fails
-    is said to draw nothing, since its training will fail in a place where the client is named; so is a scripted one,
+    counts as drawing nothing, since its training will fail in a place where the client is named; so is a scripted one,
     which no batched program can hold.  Draws that depend on the values seen, and those from other generators
     (Python's, NumPy's), are not found.
 

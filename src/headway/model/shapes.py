@@ -136,9 +136,9 @@ def _check_metrics(flat_module: FlatModule, outputs: Tensor, targets: Tensor) ->
         and any(map(_of_classes, task.metrics))
     ):
         raise ConfigError(
-            f"outputs {shape_text(outputs)} and targets {shape_text(targets)} do not tell on which axis the classes "
-            "are, as both would fit, and a loss of one's own does not either: have the model give them on axis 1 and "
-            'say loss = "cross_entropy", or measure with a function of your own.'
+            f"outputs {shape_text(outputs)} and targets {shape_text(targets)} do not determine on which axis the "
+            "classes are, as both would fit, and a loss of one's own does not either: have the model give them on axis "
+            '1 and set loss = "cross_entropy", or measure with a function of your own.'
         )
 
 

@@ -35,7 +35,7 @@ def mlp(shape: Sequence[int], outputs: int, hidden: Sequence[int] = (200,), proj
 def lenet(shape: Sequence[int], outputs: int, padding: int | None = None, projection: int | None = None) -> nn.Module:
     """LeNet-5 with ReLU and max-pooling: conv 6, conv 16, 120, 84.  LeCun et al., Proc. IEEE 86 (1998).
 
-    padding: of the first convolution; 2 for images below 32 pixels unless said, as in the paper.  With 0 it is
+    padding: of the first convolution; 2 for images below 32 pixels by default, as in the paper.  With 0 it is
     the CNN of NIID-Bench, arXiv 2102.02079.
     projection: the width of a projection head before the output layer, for MOON; 256 in arXiv 2103.16257.
     """
@@ -113,8 +113,8 @@ def _made(make: Callable[..., nn.Module], given: Mapping[str, Any], options: Map
     except ConfigError:
         raise  # it names what is wrong by itself
     except Exception as error:  # whatever a function of one's own may raise
-        said = ", ".join(f"{option} = {value!r}" for option, value in options.items()) or "no options"
-        raise ConfigError(f"the model {name!r} cannot be made with {said}: {error_text(error)}.") from error
+        text = ", ".join(f"{option} = {value!r}" for option, value in options.items()) or "no options"
+        raise ConfigError(f"the model {name!r} cannot be made with {text}: {error_text(error)}.") from error
     if not isinstance(made, nn.Module):
         raise ConfigError(f"{name} must return a torch.nn.Module, found {type(made).__name__}.")
     return made

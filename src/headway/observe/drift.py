@@ -1,4 +1,4 @@
-"""How far clients pull apart: the measures that Headway is named after.
+"""The drift of clients' updates: the measures that Headway is named after.
 
 With d_i the clients' deltas, p_i their share of the weight and u = sum p_i d_i their common direction:
 

@@ -1,4 +1,4 @@
-"""How evenly a model serves its clients, in five numbers."""
+"""The evenness of a model's metric over clients, in five numbers."""
 
 from __future__ import annotations
 

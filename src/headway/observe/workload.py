@@ -1,4 +1,4 @@
-"""What clients did by a simulated clock, out of a journal: when they worked, for what, how often, and how stale."""
+"""The clients' work by a simulated clock, from a journal: times, purposes, counts and staleness."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Piece = tuple[float, float, str]  # begun, ended, and what became of it
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """When one client worked.  pieces: in the order of time, short pauses left out."""
+    """The times at which one client worked.  pieces: in the order of time, short pauses left out."""
 
     client: str
     asked: int
@@ -38,7 +38,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What the clients of one run did, in seconds of its simulated clock.
+    """The work of one run's clients, in seconds of its simulated clock.
 
     ends: of the rounds.  until: client-seconds of work up to `STRETCHES + 1` times, evenly spread over the run.
     spans: of chosen clients.  counts: how often each client that was asked counted; population: how many there are, or
@@ -169,7 +169,7 @@ def _until(asks: Iterable[Ask], span: float) -> tuple[float, ...]:
 
 
 def _pieces(asks: Iterable[Ask], chosen: set[str], span: float) -> dict[str, tuple[Piece, ...]]:
-    """When chosen clients worked; work of a kind with hardly a pause between is one piece."""
+    """The times at which chosen clients worked; work of a kind with hardly a pause between is one piece."""
     own: dict[str, list[Piece]] = {client: [] for client in chosen}
     for client, begun, ended, status, *_ in asks:
         if client in chosen:

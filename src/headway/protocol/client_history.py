@@ -79,7 +79,7 @@ class ClientHistory:
 
     def column(self, name: str, places: Tensor) -> Tensor:
         """One thing that is known, of the clients in these rows."""
-        assert name in self._columns, f"{name} is not kept: the sampler's facts must say that it is read"
+        assert name in self._columns, f"{name} is not kept: the sampler's facts must list it"
         return self._columns[name][places]
 
     def named(self, places: Iterable[int]) -> tuple[str, ...]:

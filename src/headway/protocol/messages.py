@@ -163,7 +163,7 @@ class Declined(Reply):
 class Ask:
     """An effect: one request to a cohort, whose quorum the engine waits for.
 
-    number: its place among the round's asks.  private: named tensors for single clients, beside the common message.
+    number: its place among the round's asks.  private: named tensors for single clients, besides the common message.
     earlier: the message, and its round, of clients that were asked before this round.  steps: the number of local steps
     of clients that do not make the trainer's own.
     """

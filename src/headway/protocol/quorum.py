@@ -67,10 +67,10 @@ class Quorum:
                 raise ConfigError(f"Quorum.{name} must be above 0 seconds, found {seconds}.")
         if self.work != "whole" and self.deadline_s is None:
             raise ConfigError(
-                f'Quorum.work is "{self.work}", and no deadline says when a client must have answered: give '
+                f'Quorum.work is "{self.work}", and no deadline limits the answer of a client: give '
                 "Quorum.deadline_s, or leave it out."
             )
         if self.max_age is not None and self.late != "keep":
             raise ConfigError(
-                f'Quorum.max_age is {self.max_age}, but late updates are dropped: say late = "keep", or leave it out.'
+                f'Quorum.max_age is {self.max_age}, but late updates are dropped: set late = "keep", or leave it out.'
             )

@@ -167,7 +167,7 @@ class Reports(Sequence[ClientReport]):
     # looked at ------------------------------------------------------------------------------------------
 
     def metric(self, name: str) -> Sequence[float | None]:
-        """A metric's column; None for all, if nobody has it."""
+        """A metric's column; None for all, if no client has it."""
         return self.metrics.get(name, Same(None, len(self)))
 
     def by_client(self) -> Reports:

@@ -136,20 +136,20 @@ class RoundPool:
         return tuple(fresh for ticket in sorted(lost, key=_name) for fresh in self._lose(ticket, reason))
 
     def due(self) -> float:
-        """When `pass_time` must be called at the latest, if nothing happens before; infinite if it need not be."""
+        """The latest time for a call of `pass_time`, if nothing happens before; infinite if none is needed."""
         oldest = next(iter(self._flying.values()), None)  # asks are held in the order in which they were made
         return self.deadline if oldest is None else min(self.deadline, self._lost_at(oldest))
 
     @property
     def done(self) -> bool:
-        """Whether the round is over: enough have answered, the deadline has passed, or nobody is left to wait for."""
+        """Whether the round is over: enough have answered, the deadline has passed, or no client is left."""
         return self._enough or self.now >= self.deadline or not self._flying
 
     def close(self) -> Closed:
         """Ends the round.  Updates beyond the count wait for the next, if late ones are kept."""
         assert self.done
         counting, self._accepted = self._accepted[: self._wanted], self._accepted[self._wanted :]
-        self._wanted = 0  # until the next round begins nobody is asked
+        self._wanted = 0  # until the next round begins no client is asked
         counted = tuple(replace(a, age=self.round - a.ticket.round) for a in counting)
         self.served.update(arrival.ticket.client for arrival in counted)
         if self.quorum.late == "drop":

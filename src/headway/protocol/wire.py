@@ -71,7 +71,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a receiver is prepared to read: each tensor's dtype and shape, and what the message belongs to."""
+    """The message that a receiver can read: each tensor's dtype and shape, and what the message belongs to."""
 
     kind: str
     tensors: Mapping[str, Spec]

@@ -178,7 +178,7 @@ def _compared(groups: Groups, found: Sequence[ReadRun]) -> Comparison:
 
 
 def _title(found: Sequence[ReadRun]) -> str:
-    """What the runs' files are named; else the folders."""
+    """The names of the runs' files; else of the folders."""
     names = dict.fromkeys(str(each.tables.get("run", {}).get("name", each.path.name)) for each in found)
     shown = list(names)[:4]
     return ", ".join(shown) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
@@ -267,7 +267,7 @@ def _caption(groups: Groups, comparison: Comparison) -> str:
 
 
 def _tuned(comparison: Comparison) -> str:
-    """Where the methods' numbers come from, where some were chosen by trying."""
+    """The origin of the methods' numbers, where some were chosen by trying."""
     choices = [
         f"{method}: {', '.join(f'{path} {value}' for path, value in how.chosen.items())}, best of {how.tried}"
         for method, how in comparison.tuned.items()

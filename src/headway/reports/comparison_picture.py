@@ -146,7 +146,7 @@ def _apart(values: Sequence[float], gap: float) -> list[float]:
 
 
 def _low(group: Sequence[float], gap: float) -> float:
-    """Where the lowest of a group stands when the group is centred on its mean."""
+    """The place of the lowest of a group that is centred on its mean."""
     return statistics.fmean(group) - gap * (len(group) - 1) / 2
 
 

@@ -1,4 +1,4 @@
-"""What to call a method, and which of its numbers set it apart."""
+"""The names of methods, and the numbers that distinguish them."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def label(tables: Mapping[str, Any]) -> str:
 
 
 def _term(trainer: Mapping[str, Any]) -> str | None:
-    """What a trainer adds to the loss, by name."""
+    """The terms that a trainer adds to the loss, by name."""
     term = trainer.get("loss_term")
     return str(term["term"]) if isinstance(term, Mapping) else None
 

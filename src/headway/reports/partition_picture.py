@@ -1,4 +1,4 @@
-"""A picture of a partition: clients beside classes, sizes, and what the images of each client look like."""
+"""A picture of a partition: clients by classes, sizes, and examples of each client's images."""
 
 from __future__ import annotations
 

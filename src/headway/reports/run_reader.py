@@ -1,4 +1,4 @@
-"""What is found in a folder: one run, or all trials of a comparison."""
+"""The contents of a folder: one run, or all trials of a comparison."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESULTS = "results.json"
 
 @dataclass(frozen=True)
 class ReadRun:
-    """One run, and what is needed to put it beside others.
+    """One run, and what is needed to compare it with others.
 
     given: the method's name, where a comparison gave one.  tables: what was set; without a run file only the
     algorithm.  planned: the rounds that it was to have, where known.  trouble: why its journal is not shown.
@@ -131,7 +131,7 @@ def _never(metric: str, kept: DataNotes) -> str:
 
 
 def read_data_notes(path: Path, central: bool) -> DataNotes:
-    """What a run folder keeps of its data; nothing of one that was made before it was kept, or that is damaged.
+    """The facts of its data that a run folder keeps; none of one that was made before it was kept, or that is damaged.
 
     central: whether the run's metrics are those on the central test set.
     """

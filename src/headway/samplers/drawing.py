@@ -1,4 +1,4 @@
-"""How clients are drawn: with like probabilities, or with probabilities by weight; what samplers have in common."""
+"""The drawing of clients that samplers share: with equal probabilities, or with probabilities by weight."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def in_order(clients: Sequence[str]) -> Sequence[str]:
 
 
 def smallest(values: Tensor, count: int) -> list[int]:
-    """Where the `count` smallest of the values `[N]` stand, ascending; of equal ones the first, as in a stable sort.
+    """The places of the `count` smallest of the values `[N]`, ascending; of equal ones the first, as in a stable sort.
 
     >>> import torch
     >>> smallest(torch.tensor([3, 1, 3, 0]), 3)
@@ -84,7 +84,7 @@ def evenly(population: int, count: int, key: Key) -> list[int]:
 
 
 def first_of(count: int, *orders: Tensor) -> list[int]:
-    """Where the first `count` stand, ascending, when sorted by the first of the orders `[N]`, then by the next.
+    """The places of the first `count`, ascending, when sorted by the first of the orders `[N]`, then by the next.
 
     >>> import torch
     >>> first_of(2, torch.tensor([1, 0, 1]), torch.tensor([5, 9, 3]))
@@ -95,7 +95,7 @@ def first_of(count: int, *orders: Tensor) -> list[int]:
 
 
 def waits(weights: Tensor, key: Key) -> Tensor:
-    """How long each of N clients waits for its turn: an exponential number of the rate w_i, float64 `[N]`.
+    """The waiting time of each of N clients: an exponential number of the rate w_i, float64 `[N]`.
 
         E_i = -ln(1 - u_i) / w_i,    u_i uniform
 
@@ -109,7 +109,7 @@ def waits(weights: Tensor, key: Key) -> Tensor:
 
 
 def by_weight(weights: Tensor, count: int, key: Key) -> list[int]:
-    """Where the `count` that are drawn stand, ascending: see `waits`.  Weights of zero come last, evenly.
+    """The places of the `count` that are drawn, ascending: see `waits`.  Weights of zero come last, evenly.
 
     >>> import torch
     >>> by_weight(torch.tensor([0.0, 3.0, 0.0, 1.0]), 2, Key.root(0))
@@ -125,7 +125,7 @@ def number_to_draw(sampler: Sampler, count: int, available: int, busy: int) -> i
     """How many to draw: `count`, or, while others are at work on earlier asks, as many as are missing and available.
 
     Raises:
-        ConfigError: if nobody is at work, and fewer are available.
+        ConfigError: if no client is at work, and fewer are available.
     """
     if busy:
         return min(max(count - busy, 0), available)

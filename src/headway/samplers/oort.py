@@ -32,7 +32,7 @@ class Oort(FixedNumber):
     R: the round, from 1; L_i: the last round in which i counted; t_i: the seconds that it took by the run's clock.  K:
     `count`.  explore, explore_decay, explore_least: first, decay and least of the share e_R.  alpha: `penalty`.
     pace_s: the pacer's step in seconds, and the T of the beginning.  exclude_after: a client that has counted so often
-    is not asked again, as long as enough others are available.  normalised: whether U is brought to 0 .. 1 by least and
+    is not asked again, as long as enough others are available.  normalised: whether U is scaled to 0 .. 1 by least and
     largest before the staleness is added, as the authors' code does; as the paper writes it, staleness only parts
     clients of like utility, as U is in examples times loss.
 

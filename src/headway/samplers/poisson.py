@@ -24,11 +24,11 @@ class Poisson(Sampler):
 
         P(i in S) = rate,    all independent;    if |S| > most: a uniform subset of S of that size
 
-    The size of a cohort is random, rate N on average, and may be 0: then nobody is asked, and only the round advances.
-    This is the sampling that the accounting of subsampled Gaussian noise assumes, and it is only that while all
-    are available in every round.  With `most` it is truncated Poisson sampling, which needs an accounting of its own;
-    the facts call the two "poisson" and "truncated poisson".  Late updates cannot be kept: clients at work could not be
-    drawn.
+    The size of a cohort is random, rate N on average, and may be 0: then no client is asked, and only the round
+    advances.  This is the sampling that the accounting of subsampled Gaussian noise assumes, and it is only that while
+    all are available in every round.  With `most` it is truncated Poisson sampling, which needs an accounting of its
+    own; the facts call the two "poisson" and "truncated poisson".  Late updates cannot be kept: clients at work could
+    not be drawn.
 
     Raises:
         ConfigError: unless 0 < rate <= 1 and most is at least 1.

@@ -1,1 +1,1 @@
-"""What runs at the server: the guard, the collector and the coordinator."""
+"""The parts that run at the server: the guard, the collector and the coordinator."""

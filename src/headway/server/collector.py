@@ -59,7 +59,7 @@ class UpdateCollector:
         self._contexts: _Contexts | None = None  # of the clients that were asked last
 
     def lifted(self, update: Update, ask: Ask, clients: tuple[str, ...]) -> Update:
-        """What many updates `[C, ...]` add to the sum."""
+        """The contribution of many updates `[C, ...]` to the sum."""
         return self.chain.lift(update, self._at_server(ask, clients), self.flows)
 
     def count(self, ask: Ask, client: str, outcome: Outcome, result: GroupResult) -> None:
@@ -157,7 +157,7 @@ class UpdateCollector:
         return _Contexts(ask, ctx, self.chain.at_aggregator(ctx, self.flows), decodes)
 
     def _at_server(self, ask: Ask, clients: str | tuple[str, ...]) -> ServerContext:
-        """What the server knows when it takes the update of a client, or of many `[C, ...]`."""
+        """The server's context when it takes the update of a client, or of many `[C, ...]`."""
         if isinstance(clients, str):
             age, received = torch.tensor(ask.ages([clients])[0]), ask.broadcast_for(clients)
         else:

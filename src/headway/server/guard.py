@@ -1,4 +1,4 @@
-"""What the flow promises of each update, as the server holds it against those that arrive."""
+"""The flow's promises on each update, against which the server checks arriving updates."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Promise:
 
     @classmethod
     def of(cls, chain: Chain, flows: Sequence[Flow], size: int, statistics: int = 0) -> Promise:
-        """That of a chain whose facts after each stage are `flows`, for P = size and so many averaged statistics."""
+        """The promise of a chain whose facts after each stage are `flows`; P = size, statistics: the averaged ones."""
         last, border = flows[-1], chain.stages.index(chain.aggregator)
         before = flows[border - 1] if border else Flow()
         lengths = {**last.lengths(size), **({"buffers": statistics} if statistics else {})}

@@ -21,7 +21,7 @@ from headway.core.update import Tensors, Update
 class Clip(Stage):
     """Shortens an update that is longer than a norm: all vectors that travel are taken as one.
 
-    Formula: `v <- v * min(1, norm / ||v||_2)`, v being the delta with every vector beside it.
+    Formula: `v <- v * min(1, norm / ||v||_2)`, v being the delta with every travelling vector.
     Units: norm is that of the parameters.  An update that is not finite becomes zero, so the bound
     holds for every input.  A huge norm is FedAvg exactly.  A model's averaged statistics (BatchNorm) are among the
     vectors, since they leave the client too and a bound must hold for all that does.

@@ -37,7 +37,7 @@ class FedProx(Stage):
     mu: float = at_least(0, 0.01)
 
     def connect(self, flow: Flow) -> Flow:
-        """Says how strongly steps are pulled back."""
+        """Records how strongly steps are pulled back."""
         return flow.set(self, proximal=flow.proximal + self.mu)
 
     @property

@@ -1,4 +1,4 @@
-"""How much each client's update counts, by how good its data seem."""
+"""The weight of each client's update by the quality of its data."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class ServerSGD(Stage):
     momentum: float = between(0, 1, 0.0, without=1)
 
     def connect(self, flow: Flow) -> Flow:
-        """Says at which rate models are mixed, if they are."""
+        """Records at which rate models are mixed, if they are."""
         return flow.set(self, mixing=min(self.lr, 1.0)) if flow.rebased else flow
 
     def init(self, w: Tensor) -> Tensors:

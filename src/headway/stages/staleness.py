@@ -98,7 +98,7 @@ class Rebase(Stage):
         if not flow.asynchronous:
             flow = flow.warn(
                 "Rebase has nothing to do: late updates are not kept, so every client was asked with the model of now. "
-                'Say Quorum(late="keep"), or leave it out.'
+                'Use Quorum(late="keep"), or leave it out.'
             )
         return flow.set(self, additive=False, rebased=True).keep(self, "dense")
 

@@ -18,7 +18,7 @@ from headway.core.update import Tensors, Update
 @stages.register
 @dataclass(frozen=True)
 class Weigh(Stage):
-    """How much each client's update counts.
+    """The weight of each client's update.
 
     Formula: `examples`: w_i = n_i; `uniform`: w_i = 1; `capped`: w_i = min(n_i, cap).
     Without this stage an update's weight is its number of examples.

@@ -26,7 +26,7 @@ from headway.training.update_rule import UpdateRule
 
 
 class HasPlan(Protocol):
-    """What has a plan of a local loop."""
+    """A trainer with a plan of a local loop."""
 
     @property
     def plan(self) -> LoopPlan:

@@ -99,7 +99,7 @@ class LoopTrainer(Trainer, ABC):
         return self.plan.options.most_steps(examples)
 
     def step_plan(self, examples: int, layout: Layout) -> StepPlan:
-        """How the steps of a client of so many examples are kept, if it does all of its work.
+        """The storage of the steps of a client of so many examples, if it does all of its work.
 
         Raises:
             ConfigError: if they cannot be kept within `steps_memory`.

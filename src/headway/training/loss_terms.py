@@ -1,4 +1,4 @@
-"""What a method adds to the task's loss by looking inside the model."""
+"""Terms that a method adds to the task's loss from the model's representations."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Moon(LossTerm):
         return kept
 
     def _reader(self, module: nn.Module) -> Callable[[Callable[[], Tensor]], tuple[Tensor, Tensor]]:
-        """What calls the module and returns its outputs and the representation `[B, d]`."""
+        """The function that calls the module and returns its outputs and the representation `[B, d]`."""
         name, part, entering = self._part(module)
 
         def read(call: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:

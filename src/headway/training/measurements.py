@@ -135,7 +135,7 @@ def entropy_of(targets: Tensor, outputs: Tensor, few: Tensor) -> float:
 
 
 def normalised_entropy(targets: Tensor, outputs: int) -> float:
-    """`-sum_k p_k log p_k / log K`, p being the shares of the K labels; one output tells two classes apart.
+    """`-sum_k p_k log p_k / log K`, p being the shares of the K labels; one output distinguishes two classes.
 
     Raises:
         ConfigError: if the targets are no classes.

@@ -35,7 +35,7 @@ class Optimizer(Plain, ABC):
 
     @abstractmethod
     def begin(self, w: Tensor) -> dict[str, Tensor]:
-        """What is kept of one parameter before the first step, by name, each in the shape of the parameter."""
+        """The state of one parameter before the first step, by name, each in the shape of the parameter."""
 
     @abstractmethod
     def direction(self, grad: Tensor, w: Tensor, kept: dict[str, Tensor], t: int) -> Tensor:

@@ -67,7 +67,7 @@ class SGDOptions:
     # how long ----------------------------------------------------------------------------------------------
 
     def bounds(self, examples: int) -> list[tuple[int, int]]:
-        """Where each batch of an epoch of so many examples starts and stops."""
+        """The start and stop of each batch of an epoch of so many examples."""
         return batch_bounds(examples, self.batch_size, self.last_batch)
 
     def training_count(self, examples: int) -> int:
@@ -96,7 +96,7 @@ class SGDOptions:
         return int(key.derive("amount").integers(1, whole - 1, 1)) if self.straggles(key) else whole
 
     def amounts(self, keys: Sequence[Key]) -> Tensor:
-        """`amount` of each of these clients, int64 `[C]`; no key is read where nobody straggles."""
+        """`amount` of each of these clients, int64 `[C]`; no key is read where no client straggles."""
         if not self.stragglers:
             return torch.full((len(keys),), self.steps or self.epochs)
         return torch.tensor([self.amount(key) for key in keys])
@@ -161,7 +161,7 @@ class SGDOptions:
         return bytes_of(self.steps_memory, f"{self.owner}.steps_memory")
 
     def step_plan(self, count: int, layout: Layout) -> StepPlan:
-        """How so many steps of one client are kept.
+        """The storage of so many steps of one client.
 
         Raises:
             ConfigError: if they cannot be kept within `steps_memory`.

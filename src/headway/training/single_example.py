@@ -69,7 +69,7 @@ def _failure(flat_module: FlatModule, data: FederatedData) -> str | None:
 
 
 def _remedy(options: SGDOptions, sizes: list[int]) -> str:
-    """What to do, and what that cannot help."""
+    """The remedy, and its limits."""
     training = [options.training_count(size) for size in sizes]
     only = [size for size, rest in zip(sizes, training, strict=True) if rest == 1]
     others_fail = any(_has_single(options, size) for size in set(sizes) - set(only))

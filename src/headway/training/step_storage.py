@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """How the steps of one client are kept.
+    """The storage of one client's steps.
 
     count, size: tau and P.  width: how many coordinates are held at a time.  bytes: what that takes.
     """
@@ -55,7 +55,7 @@ class StepPlan:
 
     @property
     def summary(self) -> str:
-        """How they are kept, in words."""
+        """The storage, in words."""
         if self.kept == "replay":
             blocks = "in 1 block" if self.blocks == 1 else f"in {self.blocks} blocks"
             return f"by repeated training, {blocks} of coordinates: {self.trainings} trainings instead of one"
@@ -205,7 +205,7 @@ class Float16Steps(StepRecorder, Steps):
 
     @property
     def unit(self) -> Tensor:
-        """What 1 stands for in each row, float64 `[K]`."""
+        """The value of 1 in each row, float64 `[K]`."""
         return _power_of_two((self.exponents - 15).clamp_min(-1022))
 
     def gram(self) -> Tensor:

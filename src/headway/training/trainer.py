@@ -21,7 +21,7 @@ from headway.training.training_inputs import TrainingInputs
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What local training did: of one client, or of many in lanes, which have a leading axis `[C, ...]`.
+    """The result of local training: of one client, or of many in lanes, which have a leading axis `[C, ...]`.
 
     movement: w_K - w_t, `[P]`.  count: local steps.
     steps: displacements `[K, P]` where asked for, or `Steps` that keep them in less memory.
@@ -52,7 +52,7 @@ class Trainer(Plain, ABC):
     @property
     @abstractmethod
     def facts(self) -> TrainerFacts:
-        """What it offers to the stages."""
+        """The facts that it offers to the stages."""
 
     @abstractmethod
     def drops(self, client_key: Key) -> bool:
@@ -79,7 +79,7 @@ class Trainer(Plain, ABC):
         raise NotImplementedError
 
     def step_plan(self, examples: int, layout: Layout) -> StepPlan | None:
-        """How the steps of a client of so many examples would be kept; `None` for a trainer without a budget.
+        """The storage of the steps of a client of so many examples; `None` for a trainer without a budget.
 
         Raises:
             ConfigError: if they cannot be kept.

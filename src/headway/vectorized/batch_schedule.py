@@ -41,12 +41,12 @@ class BatchSchedule:
         return self.sizes[lanes].amax(0).tolist()
 
     def weights(self, number: torch.dtype) -> Tensor:
-        """What each example counts in the mean of its batch, `[C, K, B]`; padding counts nothing."""
+        """The weight of each example in the mean of its batch, `[C, K, B]`; padding counts nothing."""
         real = torch.arange(self.index.shape[2]) < self.sizes.unsqueeze(2)
         return real.to(number) / self.sizes.clamp_min(1).unsqueeze(2)
 
     def served(self, store: Examples, site: Device, number: torch.dtype) -> DeviceSchedule:
-        """What its steps read of it and of the store, where the clients train."""
+        """The parts of it and of the store that steps read, on the device of training."""
         weights, rates = site.put(self.weights(number)), site.put(self.rates)
         return DeviceSchedule(store, site, site.index_on_store_device(store, self.index), weights, rates)
 
@@ -56,7 +56,7 @@ class BatchSchedule:
         return (losses * self.sizes).sum(1) / self.sizes.sum(1)
 
     def effective_lrs(self, momentum_rule: tuple[float, bool], proximal: float) -> Tensor:
-        """What each client's loop makes of a gradient that is always 1, float64 `[C]`: see `StepStatistics`."""
+        """The result of each client's loop for a gradient that is always 1, float64 `[C]`: see `StepStatistics`."""
         momentum, nesterov = momentum_rule
         effective_lr = torch.zeros(len(self.counts), dtype=torch.float64)
         velocity = torch.zeros_like(effective_lr)
@@ -80,7 +80,7 @@ class DeviceSchedule:
     rates: Tensor
 
     def batch(self, lanes: slice, number: int, width: int) -> Examples:
-        """What these lanes see in a step, one lane after another, `[lanes * width, ...]`."""
+        """The examples of these lanes in a step, one lane after another, `[lanes * width, ...]`."""
         index = self.index[lanes, number, :width].reshape(-1)
         inputs, targets = (t.index_select(0, index) for t in (self.store.inputs, self.store.targets))
         return self.site.examples(Examples(inputs, targets))

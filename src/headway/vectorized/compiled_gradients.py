@@ -42,7 +42,7 @@ class NotCompiled(Exception):
 
 
 class Compiled:
-    """What gives a step's gradients, compiled for some sizes of batches.
+    """The function that gives a step's gradients, compiled for some sizes of batches.
 
     failed: why a program that had been checked has failed since, as a phrase; the steps go the usual way from then on.
     """
@@ -118,7 +118,7 @@ class SingleGradients(Compiled):
         return None if made is None else ([made[0][name] for name in self.parameters], made[1])
 
     def arguments(self, inputs: Tensor, targets: Tensor, key: int, step: int) -> tuple[Any, ...]:
-        """What the function is given."""
+        """The arguments of the function."""
         return self.parameters, self.buffers, inputs, targets, torch.tensor(key), torch.tensor(step)
 
 
@@ -196,7 +196,7 @@ class Compiler:
 
     @property
     def trouble(self) -> str | None:
-        """What has happened to the steps that are used, in a sentence, if they fail."""
+        """The failure of the compiled steps, in a sentence, if there is one."""
         if self.used is None or self.used.failed is None:
             return None
         return (
@@ -328,7 +328,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _phrase(error: BaseException) -> str:
-    """What kept torch from compiling."""
+    """The reason why torch did not compile."""
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in causes:

@@ -15,7 +15,7 @@ weighted sum of all clients' deltas is one more product, and inner products of a
 
     <g_s, g_t> = sum_{r in s} sum_{q in t} (x_r . x_q + 1) (u_r . u_q)
 
-which tell the length of a delta, and the Gram matrix of the steps to a stage that combines them.
+which give the length of a delta, and the Gram matrix of the steps to a stage that combines them.
 
 Where steps are plain, a layer whose matrix takes no more room than the rows of a batch is held as a matrix
 (`layers.py`), and so is every layer of clients that see more examples than outer products are good for.
@@ -93,7 +93,7 @@ def _linear(flat_module: FlatModule) -> dict[str, nn.Linear]:
 
 @dataclass(frozen=True, slots=True)
 class Summed:
-    """What the training of many clients did, without a vector for each.
+    """The result of the training of many clients, without a vector for each.
 
     own: how the parameters moved that are in no linear layer, `[C, *shape]` by name.
     moved: what each step's gradient counts in the delta, `[C, K]`; changes: what each step added to that, `[C, K, K]`.
@@ -224,7 +224,7 @@ class LowRank:
         return int(plan.table.sizes.sum(1).max()) > max(FEW * self.widest, LEAST)
 
     def train(self, work: TrainingInputs, plan: BatchPlan) -> Summed:
-        """What the clients' training did; all start from the model in the context.
+        """The result of the clients' training; all start from the model in the context.
 
         Raises:
             Exception: whatever a model raises that calls a layer on no batch of rows, or more than once.

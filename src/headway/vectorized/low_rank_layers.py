@@ -40,7 +40,7 @@ class Layer(ABC):
         self._out = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """What comes out for `[C * B, in]`, each client's rows by its own weights."""
+        """The outputs for `[C * B, in]`, each client's rows by its own weights."""
         if x.ndim != 2 or len(x) != self.active * self.width or self._out is not None:
             raise RuntimeError(f"the layer {self.name} is not called once, on a row for each example")
         out = self._given(x.view(self.active, self.width, -1)).view(len(x), -1)
@@ -48,7 +48,7 @@ class Layer(ABC):
         return self._out
 
     def out(self) -> Tensor:
-        """What came out of the last call."""
+        """The outputs of the last call."""
         if self._out is None:
             raise RuntimeError(f"the layer {self.name} is not called")
         return self._out
@@ -59,7 +59,7 @@ class Layer(ABC):
         return self._learned(errors.view(self.active, self.width, -1), rates)
 
     def _base(self, x: Tensor) -> Tensor:
-        """What the broadcast weights give for rows `[C, B, in]`."""
+        """The outputs of the broadcast weights for rows `[C, B, in]`."""
         weight, rows = self.part.weight.detach(), x.flatten(0, 1)
         bias = None if self.part.bias is None else self.part.bias.detach()
         if x.requires_grad:
@@ -71,7 +71,7 @@ class Layer(ABC):
 
     @abstractmethod
     def _given(self, x: Tensor) -> Tensor:
-        """What comes out for rows `[C, B, in]`."""
+        """The outputs for rows `[C, B, in]`."""
 
     @abstractmethod
     def _learned(self, errors: Tensor, rates: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""What each local gradient counts in how far clients have moved, where their steps are linear in the gradients."""
+"""The factor of each local gradient in the clients' deltas, where steps are linear in the gradients."""
 
 from __future__ import annotations
 

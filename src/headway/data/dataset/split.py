@@ -91,7 +91,7 @@ class Splitter:
         if chosen != "group" and groups is not None:
             raise ConfigError(f'group names {group_name!r}, which split = "{chosen}" has no use for; leave one out.')
         if chosen == "stratified" and labels is None:
-            raise ConfigError('split is "stratified", which needs one class per example; say "random" instead.')
+            raise ConfigError('split is "stratified", which needs one class per example; choose "random" instead.')
         return cls(next(each for each in SPLITS if each == chosen), test_share, labels, groups, group_name)
 
     def part(self, index: Tensor, key: Key) -> tuple[Tensor, Tensor]:

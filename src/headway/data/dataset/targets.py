@@ -75,7 +75,7 @@ def read_targets(
     arrays: dict[str, Any] = {w: v if isinstance(v, Tensor) else as_text(v) for w, v in parts.items()}
     kinds = {what: _kind(values) for what, values in arrays.items()}
     if len(set(kinds.values())) > 1 and {"text", "truth"} & set(kinds.values()):
-        raise DataError(f"the targets are of unlike kinds: {', '.join(f'{w} is {k}' for w, k in kinds.items())}.")
+        raise DataError(f"the targets are of different kinds: {', '.join(f'{w} is {k}' for w, k in kinds.items())}.")
     names: tuple[str, ...] = ()
     if "text" in kinds.values():
         if task not in (None, "classification"):
@@ -115,7 +115,7 @@ def understood(
 
     Raises:
         ConfigError: an unknown task.
-        DataError: targets that cannot be what the task says, or too many distinct whole numbers to be classes.
+        DataError: targets that do not fit the task, or too many distinct whole numbers to be classes.
 
     >>> found = understood(torch.tensor([7, 3, 50_000]), "y")
     >>> found.values.tolist(), found.classes, found.names
@@ -205,7 +205,7 @@ def _classes(targets: Tensor, what: str, task: TargetKind | None, option: str, n
     if task is None and len(present) > max(_FEW, len(targets) // 2):
         raise DataError(
             f"{what} holds {len(present):,} distinct whole numbers for {len(targets):,} examples, too many to be "
-            f'classes: say {option} = "regression", or "classification" if they are.'
+            f'classes: set {option} = "regression", or "classification" if they are.'
         )
     if count <= _SPARSE * len(present):
         return Targets(targets, count)

@@ -115,7 +115,7 @@ class Labels(Shift):
         if self.share > 0 and count == 0:
             raise DataError(
                 f"share {self.share} of {len(data.clients)} clients is less than half a client, so the shift "
-                f"{self.kind!r} would change nobody; give a larger share."
+                f"{self.kind!r} would change no client; give a larger share."
             )
         moves = {}
         for place, number in enumerate(key.derive("clients").permutation(len(data.clients))[:count].tolist()):

@@ -111,7 +111,7 @@ class Skew:
         """The skew in plain words."""
         sizes = [each.train for each in self.clients]
         if len(sizes) == 1:
-            return f"1 client with {sizes[0]} training examples, so there is nobody to be unlike."
+            return f"1 client with {sizes[0]} training examples, so there is no other client to compare with."
         even = max(sizes) - min(sizes) <= max(1, 0.05 * max(sizes))
         phrases = [f"{min(sizes)} to {max(sizes)} training examples each" if not even else "about equally large"]
         features = "features" if self.classes is None else "features within a class"

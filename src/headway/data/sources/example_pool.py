@@ -81,7 +81,7 @@ class ExamplePool:
         strata = self.targets if self.classes is not None and self.targets.ndim == 1 else None
         rule = Splitter.of(split, test_share, labels=strata, groups=self.groups, group_name=self.group_name)
         if self.tested is not None and split is not None:
-            raise ConfigError(f"{self.name!r} says which examples are tested, so split cannot apply; leave it out.")
+            raise ConfigError(f"{self.name!r} fixes which examples are tested, so split cannot apply; leave it out.")
         held = self._held(key, partition, clients)
         train: dict[str, Tensor] = {}
         test: dict[str, Tensor] = {}

@@ -137,7 +137,7 @@ def _used(
     if counts[""] == 0 and not counts["train"]:
         raise DataError(f"{path} has folders for {' and '.join(sorted(counts))}, but none for training.")
     left = counts["validation"] if tested == "test" and validation == "skip" else 0
-    note = _said(counts, tested, left, layout)
+    note = _notes(counts, tested, left, layout)
     if left:
         chosen = [number for number, place in enumerate(places) if place.part != "validation"]
         files, places = [files[number] for number in chosen], [places[number] for number in chosen]
@@ -247,12 +247,12 @@ def _check_layout(folders: Sequence[tuple[str, ...]], path: Path) -> None:
     if len(tops) > 1 and 2 * several >= len(holders):
         raise DataError(
             f"the {len(tops)} folders of {path} ({_few(sorted(tops))}) hold folders of the same names "
-            f'({_few(sorted(holders))}): say data.layout = "client/class" if they are clients that hold classes, or '
+            f'({_few(sorted(holders))}): set data.layout = "client/class" if they are clients that hold classes, or '
             f'data.layout = "class" if each of the {len(pairs)} inner folders is a class of its own.'
         )
 
 
-def _said(counts: Counter[str], tested: str, left: int, layout: Layout | None) -> tuple[str, ...]:
+def _notes(counts: Counter[str], tested: str, left: int, layout: Layout | None) -> tuple[str, ...]:
     """Notes on the use of the folders for training, test and validation."""
     if set(counts) <= {""}:
         return ()

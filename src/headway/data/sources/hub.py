@@ -194,7 +194,7 @@ def _joined(first: Any, second: Any) -> Any:
     try:
         return concatenate_datasets([first, second])
     except ValueError as error:
-        raise DataError(f"the splits for training and validation have unlike columns: {error}.") from error
+        raise DataError(f"the splits for training and validation have different columns: {error}.") from error
 
 
 def _column(rows: Any, name: str, where: str) -> list[Any]:
@@ -262,7 +262,7 @@ def _numbers(values: Sequence[Any], where: str, *, text: bool = False) -> NDArra
         array = np.stack([_value(value, where) for value in values]) if values else np.empty(0)
     except ValueError as error:
         shapes = "; pictures need one size and one colour" if hasattr(values[0], "mode") else ""
-        raise DataError(f"{where} holds values of unlike shape; resize or pad them{shapes}.") from error
+        raise DataError(f"{where} holds values of different shapes; resize or pad them{shapes}.") from error
     if array.dtype.kind in "biuf" or (text and array.dtype.kind == "U"):
         return array
     if array.dtype.kind == "U":

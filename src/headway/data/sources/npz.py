@@ -119,7 +119,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
             raise DataError(
                 f"{path} holds Python objects in {name!r}, which are never loaded; save plain numbers. Where these are "
-                "examples of unlike length, pad the shorter ones to the longest, with 0 for example (numpy.pad)."
+                "examples of different lengths, pad the shorter ones to the longest, with 0 for example (numpy.pad)."
             ) from error
         raise DataError(f"{path} is not a readable .npz file; write it with numpy.savez.") from error
 

@@ -134,7 +134,7 @@ def _damage(damaged: dict[Path, str], root: Path) -> str:
     more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return (
         f"{len(names)} picture{'s' * (len(names) != 1)} of {root} cannot be read: {', '.join(names[:_LISTED])}{more}; "
-        'repair or remove them, or say data.damaged = "skip" to leave them out.'
+        'repair or remove them, or set data.damaged = "skip" to leave them out.'
     )
 
 

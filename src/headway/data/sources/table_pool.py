@@ -258,7 +258,7 @@ def _cure(each: Field) -> str:
     if not each.faulty:
         return f"or drop = [{each.name!r}]"
     return (
-        f"correct it, name the text as a gap in data.gaps, or say what the column is: data.categories = "
+        f"correct it, name the text as a gap in data.gaps, or set what the column is: data.categories = "
         f"[{each.name!r}] or data.drop = [{each.name!r}]"
     )
 

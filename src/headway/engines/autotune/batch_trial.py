@@ -69,7 +69,7 @@ def _batched(
 
 
 def _total(result: GroupResult) -> Mapping[str, Tensor]:
-    """What the counted updates add up to; nothing, where a rule looks at the whole cohort."""
+    """The sum of the counted updates; empty, where a rule looks at the whole cohort."""
     total = ExactTotal()
     total.add_group(result.group)
     return {} if total.rows else total.value().vectors
@@ -88,7 +88,7 @@ def _differing(outcome: Outcome, each: list[Outcome]) -> str | None:
                 pairs[f"what {label} remembers"] = None if held is None else held[lane], tensor
         for what, (mine, theirs) in pairs.items():
             if mine is None or not _close(mine, theirs):
-                return f"{what} of a client is another beside others than alone"
+                return f"{what} of a client differs between a batch and training alone"
     return None
 
 
@@ -99,7 +99,7 @@ def _differing_sums(batched: Mapping[str, Tensor], alone: Mapping[str, Tensor]) 
 
 
 def _close(mine: Tensor, theirs: Tensor) -> bool:
-    """Whether two vectors are one, to rounding; numbers that are not finite are none's fault here."""
+    """Whether two vectors agree to rounding; differences of numbers that are not finite do not count."""
     if mine.shape != theirs.shape:
         return False
     difference, length = (torch.linalg.vector_norm(v.double()) for v in (mine.double() - theirs.double(), theirs))

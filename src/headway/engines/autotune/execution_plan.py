@@ -1,4 +1,4 @@
-"""In which way clients are trained: what a plan decides beside the threads, and what fixes a run's bits."""
+"""The plan of how clients are trained, which is part of what fixes a run's bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ExecutionPlan:
-    """How clients are trained; the numbers of any two ways agree to rounding.
+    """The way in which clients are trained; the numbers of any two plans agree to rounding.
 
     lanes: how many clients make a batch.  low_rank: whether a batch's large linear layers are never written, where
         training and the chain allow it; `None`: where the model has no other layers.  channels_last: whether images
@@ -24,7 +24,7 @@ class ExecutionPlan:
 
     @property
     def pinned_settings(self) -> dict[str, Any]:
-        """What differs from one client at a time, as it is recorded."""
+        """The settings that differ from one client at a time, as they are recorded."""
         known: dict[str, Any] = {} if self.lanes == 1 else {"lanes": self.lanes}
         if self.low_rank is not None and self.lanes > 1:
             known["low_rank"] = self.low_rank
@@ -32,7 +32,7 @@ class ExecutionPlan:
 
     @classmethod
     def of(cls, decided: Mapping[str, Any]) -> ExecutionPlan:
-        """The way that was recorded."""
+        """The plan that was recorded."""
         low_rank = decided.get("low_rank")
         return cls(
             int(decided.get("lanes", 1)),
@@ -43,19 +43,19 @@ class ExecutionPlan:
 
     @property
     def summary(self) -> str:
-        """In a phrase."""
+        """The plan in a phrase."""
         if self.lanes == 1:
-            said = "clients one at a time"
+            text = "clients one at a time"
         elif self.low_rank:
-            said = f"batches of {self.lanes} clients, their linear layers in low-rank form"
+            text = f"batches of {self.lanes} clients, their linear layers in low-rank form"
         else:
-            said = f"{self.lanes} clients side by side"
-        return said + ", channels last" * self.channels_last + ", compiled" * self.compiled
+            text = f"{self.lanes} clients side by side"
+        return text + ", channels last" * self.channels_last + ", compiled" * self.compiled
 
 
 @dataclass(frozen=True, slots=True)
 class PlanConstraints:
-    """What is said of the way, where the lanes are measured; `None` is measured too."""
+    """The given parts of a plan whose lanes are measured; a part that is `None` is measured too."""
 
     low_rank: bool | None = None
     channels_last: bool | None = None

@@ -1,4 +1,4 @@
-"""How many clients side by side fit in a GPU's memory."""
+"""The number of clients side by side that fit in a GPU's memory."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def max_batch_clients(groups: GroupRunner, wanted: int) -> int:
     What is rehearsed is forgotten, and changes no random number.
     """
     setup = groups.setup
-    site = setup.device
-    room, more = site.room(), min(MORE, wanted)
+    device = setup.device
+    room, more = device.room(), min(MORE, wanted)
     if room is None or groups.execution.batched.reason is not None or more <= FEW:
         return wanted
     train = ClientIndex.of(setup.job.data.train)
@@ -34,14 +34,14 @@ def max_batch_clients(groups: GroupRunner, wanted: int) -> int:
     clients = [train.names[place] for place in largest]
     if len(clients) <= FEW:
         return wanted
-    ask, before = setup.first_ask(clients), site.rng_state()
+    ask, before = setup.first_ask(clients), device.rng_state()
     try:
         groups.rehearse(ask, clients[:FEW])  # what libraries take once, they take now
-        few = site.peak(partial(groups.rehearse, ask, clients[:FEW]))
-        most = site.peak(partial(groups.rehearse, ask, clients))
+        few = device.peak(partial(groups.rehearse, ask, clients[:FEW]))
+        most = device.peak(partial(groups.rehearse, ask, clients))
     except OutOfDeviceMemory:
         return FEW
     finally:
-        site.set_rng_state(before)
+        device.set_rng_state(before)
     each = max((most - few) / (len(clients) - FEW), 1.0)
     return max(1, min(wanted, int(FEW + (SHARE * room - few) / each)))

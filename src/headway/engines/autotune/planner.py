@@ -33,9 +33,9 @@ REPEATS = 3
 LONG_S = 1.0  # after so long nothing is repeated
 QUICK_S = 0.1  # what takes less is repeated until it has taken so long
 MOST = 1024
-CLOSE = 1.05  # times the best: the simpler way is preferred
+CLOSE = 1.05  # times the best: the simpler plan is preferred
 HOPELESS = 3.0  # times the best, in a first attempt: no other follows
-LONG_RUN_S = 60.0  # of training that is left, in the best way so far: below it nothing is compiled
+LONG_RUN_S = 60.0  # of training that is left, by the best plan so far: below it nothing is compiled
 HOPED = 2.0  # times as fast as before is what compiling makes a client at most
 FIRST_S = 15.0  # what compiling takes on a machine that has not yet compiled
 PART_S = 1.0  # more for each layer and size of batches
@@ -43,9 +43,9 @@ PART_S = 1.0  # more for each layer and size of batches
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPlan:
-    """How clients are trained: part of what fixes a run's bits.
+    """A plan with its threads: part of what fixes a run's bits.
 
-    plan: how.  threads: of torch, in each process.
+    plan: how clients are trained.  threads: of torch, in each process.
     seconds: what one client took, by this plan, and one at a time on one thread; `None` if nothing was measured.
     skipped: how many other plans were not measured, since the time budget was spent.
     """
@@ -90,14 +90,14 @@ def make_plan(
     Nothing that is measured changes a model, a memory or a random number of the run.
     """
     name = _fingerprint(groups.execution.setup, cohort, most_threads, constraints, clients)
-    if (known := _recall(store, name)) is not None:
+    if (known := _stored_plan(store, name)) is not None:
         return known
     try:
         trial = _Trial(groups, cohort, budget_s)
         chosen = _measure(trial, cohort, most_threads, constraints, clients)
     except (Exception, SystemExit):  # whatever a model may raise: the run will raise it, with client and stage
         return MeasuredPlan(ExecutionPlan(channels_last=bool(constraints.channels_last)), most_threads)
-    _remember(store, name, chosen)
+    _store_plan(store, name, chosen)
     return chosen
 
 
@@ -126,25 +126,25 @@ def _measure(trial: _Trial, cohort: int, most_threads: int, constraints: PlanCon
             trial.attempt(min(batches, key=lambda key: trial.found[key])[0], most_threads)
     best = trial.best()
     chosen = _compiled(trial, best, clients) if constraints.compiled is None else best
-    if constraints.compiled:  # where that cannot be, the engine says why
+    if constraints.compiled:  # where that is impossible, the engine's summary names the reason
         trial.compile(best, math.inf)
         chosen = replace(best[0], compiled=True), best[1]
     seconds = trial.found.get(chosen, trial.found[best]), trial.found.get((alone, 1))
     return MeasuredPlan(*chosen, seconds, skipped=trial.skipped)
 
 
-def _try_batches(trial: _Trial, widest: int, way: ExecutionPlan) -> None:
+def _try_batches(trial: _Trial, widest: int, plan: ExecutionPlan) -> None:
     """Batches of this kind on one thread; how many are best depends little on the threads."""
     for width in sorted({widest, *(width for width in COARSE if width < widest)}):
-        trial.attempt(replace(way, lanes=width), 1)
+        trial.attempt(replace(plan, lanes=width), 1)
     best = trial.best()[0].lanes
     for width in (best // 2, 2 * best):
         if 1 < width <= widest and best > 1:
-            trial.attempt(replace(way, lanes=width), 1)
+            trial.attempt(replace(plan, lanes=width), 1)
 
 
 def _compiled(trial: _Trial, best: Tried, clients: int) -> Tried:
-    """The best way so far; or, compiled, one with which the whole run ends sooner, compiling included.
+    """The best plan so far; or, compiled, one with which the whole run ends sooner, compiling included.
 
     Tried are one client at a time and the best batches that have weights of their own, if the time of compiling may be
     less than T (s - t / HOPED), for T clients in the run, s seconds a client in the best plan and t in the one to
@@ -171,7 +171,7 @@ def _compiled(trial: _Trial, best: Tried, clients: int) -> Tried:
 
 
 class _Trial:
-    """Trains clients of the run from its first model in several ways, and forgets what they did.
+    """Trains clients of the run from its first model by several plans, and discards the results.
 
     found: the seconds of one client, by plan and threads.  skipped: how many plans there was no time for.
     """
@@ -194,57 +194,59 @@ class _Trial:
         fast = (key for key, seconds in self.found.items() if seconds <= close)
         return min(fast, key=lambda key: (key[0].lanes, key[0].channels_last, key[1]))
 
-    def attempt(self, way: ExecutionPlan, threads: int) -> None:
-        """Measures, if there is time; a way in which the model fails is none."""
-        once = way.lanes * min(self.found.values())
+    def attempt(self, plan: ExecutionPlan, threads: int) -> None:
+        """Measures a plan, if there is time; a plan by which the model fails is left out."""
+        once = plan.lanes * min(self.found.values())
         expected = once if once > LONG_S else once * (REPEATS + 1)
-        if (way, threads) in self.found:
+        if (plan, threads) in self.found:
             return
         if time.perf_counter() + expected >= self.deadline:
             self.skipped += 1
         else:
             with suppress(Exception):  # such as a model that counts on how its tensors lie in memory
-                self.measure(way, threads)
+                self.measure(plan, threads)
 
     def compile(self, eager: Tried, most: float) -> float | None:
-        """Finds the seconds of one client in a way that was found before, compiled; the seconds of compiling, or `None`
+        """Finds the seconds of one client by an earlier plan, compiled; the seconds of compiling, or `None`
         if it cannot be or takes longer than the most."""
-        way, threads = replace(eager[0], compiled=True), eager[1]
+        plan, threads = replace(eager[0], compiled=True), eager[1]
         begun = time.perf_counter()
         compiler = self.execution.compiler
         with suppress(Exception), threads_at(threads):
             compiler.until = begun + most
-            self.execution.use(way)
+            self.execution.use(plan)
             compiler.until, took = math.inf, time.perf_counter() - begun
             if self.execution.plan.compiled:
-                self.measure(way, threads)
+                self.measure(plan, threads)
                 return took if compiler.trouble is None else None
         return None
 
-    def measure(self, way: ExecutionPlan, threads: int) -> None:
+    def measure(self, plan: ExecutionPlan, threads: int) -> None:
         """Finds the seconds of one client."""
         with threads_at(threads):
-            self.found[way, threads] = self.seconds(way)
+            self.found[plan, threads] = self.seconds(plan)
 
-    def seconds(self, way: ExecutionPlan) -> float:
-        """What one client takes in this way, infinite where a batch has no room; the first time does not count, unless
-        it is long or hopeless."""
-        self.execution.use(way)
-        clients, site = self.ask.cohort[: way.lanes], self.groups.setup.device
+    def seconds(self, plan: ExecutionPlan) -> float:
+        """The seconds of one client by this plan, infinite where a batch has no room.
+
+        The first time does not count, unless it is long or hopeless.
+        """
+        self.execution.use(plan)
+        clients, device = self.ask.cohort[: plan.lanes], self.groups.setup.device
         spent: list[float] = []
-        before = site.rng_state()
+        before = device.rng_state()
         hopeless = HOPELESS * min(self.found.values(), default=math.inf)
         try:
             while not spent or (spent[0] <= hopeless and self._unsure(len(spent), sum(spent) * len(clients))):
-                site.wait()
+                device.wait()
                 begun = time.perf_counter()
                 self.groups.rehearse(self.ask, clients)
-                site.wait()
+                device.wait()
                 spent.append((time.perf_counter() - begun) / len(clients))
         except OutOfDeviceMemory:
             return math.inf
         finally:
-            site.set_rng_state(before)
+            device.set_rng_state(before)
         return statistics.median(spent[1:] or spent)
 
     def _unsure(self, times: int, seconds: float) -> bool:
@@ -264,10 +266,13 @@ def threads_at(count: int) -> Iterator[None]:
 
 
 def _fingerprint(setup: ClientSetup, cohort: int, most_threads: int, constraints: PlanConstraints, clients: int) -> str:
-    """What a plan is good for: the model, the algorithm, the examples' shape, the machine and the versions; and, where
-    that may decide, the length of the run, as a power of two."""
+    """A digest of what a plan depends on.
+
+    That is the model, the algorithm, the examples' shape, the machine and the versions; and, where that may decide, the
+    length of the run, as a power of two.
+    """
     job = setup.job
-    says = [
+    parts = [
         torch.__version__,
         platform.machine(),
         _processor(),
@@ -285,7 +290,7 @@ def _fingerprint(setup: ClientSetup, cohort: int, most_threads: int, constraints
         setup.measure,
         clients.bit_length() if constraints.compiled is None else 0,
     ]
-    return hashlib.blake2b(repr(says).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def _processor() -> str:
@@ -297,13 +302,13 @@ def _processor() -> str:
 
 
 def default_store() -> Path:
-    """Where plans are remembered: `$XDG_CACHE_HOME/headway/plans.json`, or the same under `~/.cache`."""
+    """The file of stored plans: `$XDG_CACHE_HOME/headway/plans.json`, or the same under `~/.cache`."""
     home = os.environ.get("XDG_CACHE_HOME")
     return Path(home or Path.home() / ".cache") / "headway" / "plans.json"
 
 
 def _read(store: Path) -> dict[str, object]:
-    """What is remembered; nothing, if the file is absent or damaged."""
+    """The stored plans; none, if the file is absent or damaged."""
     try:
         known = json.loads(store.read_text())
     except (OSError, ValueError):
@@ -311,7 +316,7 @@ def _read(store: Path) -> dict[str, object]:
     return known if isinstance(known, dict) else {}
 
 
-def _recall(store: Path | None, name: str) -> MeasuredPlan | None:
+def _stored_plan(store: Path | None, name: str) -> MeasuredPlan | None:
     found = None if store is None else _read(store).get(name)
     if not isinstance(found, dict):
         return None
@@ -328,8 +333,8 @@ def _recall(store: Path | None, name: str) -> MeasuredPlan | None:
         return None
 
 
-def _remember(store: Path | None, name: str, chosen: MeasuredPlan) -> None:
-    """Writes the plan beside the others; a folder that cannot be written is no reason to stop a run."""
+def _store_plan(store: Path | None, name: str, chosen: MeasuredPlan) -> None:
+    """Adds the plan to the stored ones; a folder that cannot be written is no reason to stop a run."""
     if store is None:
         return
     kept: dict[str, object] = {"way": chosen.plan.pinned_settings, "threads": chosen.threads, "seconds": chosen.seconds}

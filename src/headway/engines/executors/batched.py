@@ -111,7 +111,7 @@ class BatchedExecutor:
         self.setup.collector.count_batch(batch.ask, batch.clients, self._outcome(batch), result)
 
     def _outcome(self, batch: PlannedBatch) -> Outcome:
-        """What the clients send.
+        """The clients' outcome, before the server's checks.
 
         Raises:
             CannotTrain, OutOfDeviceMemory: if they must train otherwise.

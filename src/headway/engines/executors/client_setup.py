@@ -1,4 +1,4 @@
-"""What all executors work with: the job in this process, its model, the clients' algorithm and the server's checks."""
+"""The common parts of all executors: the job here, its model, the clients' algorithm and the server's checks."""
 
 from __future__ import annotations
 

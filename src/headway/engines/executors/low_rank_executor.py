@@ -76,7 +76,7 @@ class LowRankExecutor:
         return BatchResult(summed.count, summed.loss, update.weight, norms, up)
 
     def _summed(self, batch: PlannedBatch) -> Summed:
-        """What the batch does, its steps combined as the chain says."""
+        """The batch's training, its steps combined by the chain's rule."""
         assert self.loop is not None
         setup = self.setup
         work = setup.client_algorithm.prepare_batch(batch.clients, batch.ask, {})

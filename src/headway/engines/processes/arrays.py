@@ -26,7 +26,7 @@ def array_of(tensor: Tensor) -> Array:
 
 
 def arrays_of(tensors: Mapping[str, Tensor]) -> Arrays:
-    """All of them, by name."""
+    """The tensors' own memory as arrays, by name."""
     return {name: array_of(tensor) for name, tensor in tensors.items()}
 
 
@@ -38,11 +38,11 @@ def tensor_of(array: Array) -> Tensor:
 
 
 def tensors_of(arrays: Arrays) -> dict[str, Tensor]:
-    """All of them, by name."""
+    """The arrays' own memory as tensors, by name."""
     return {name: tensor_of(array) for name, array in arrays.items()}
 
 
-def told_total(total: ExactTotal) -> dict[str, Any]:
+def total_to_arrays(total: ExactTotal) -> dict[str, Any]:
     """An exact sum as numbers and arrays."""
     return {
         "bins": {
@@ -53,16 +53,16 @@ def told_total(total: ExactTotal) -> dict[str, Any]:
     }
 
 
-def read_total(told: Mapping[str, Any]) -> ExactTotal:
-    """The exact sum."""
+def total_from_arrays(state: Mapping[str, Any]) -> ExactTotal:
+    """The exact sum of what `total_to_arrays` gave."""
     vectors = {
         name: ExactSum({k: tensor_of(part) for k, part in bins.items()}, terms)
-        for name, (terms, bins) in told["bins"].items()
+        for name, (terms, bins) in state["bins"].items()
     }
-    return ExactTotal.from_state(told, vectors)
+    return ExactTotal.from_state(state, vectors)
 
 
-def told_rows(total: ExactTotal, number: torch.dtype) -> dict[str, Any]:
+def rows_to_arrays(total: ExactTotal, number: torch.dtype) -> dict[str, Any]:
     """Each client's own update as numbers and arrays."""
     return {
         client: (
@@ -74,10 +74,10 @@ def told_rows(total: ExactTotal, number: torch.dtype) -> dict[str, Any]:
     }
 
 
-def read_rows(told: Mapping[str, Any]) -> ExactTotal:
-    """The updates."""
+def rows_from_arrays(state: Mapping[str, Any]) -> ExactTotal:
+    """The updates of what `rows_to_arrays` gave."""
     total = ExactTotal()
-    for client, (weight, sums, vectors) in told.items():
+    for client, (weight, sums, vectors) in state.items():
         numbers = {name: torch.tensor(n, dtype=torch.float64) for name, n in sums.items()}
         total.add_row(client, Update(tensors_of(vectors), torch.tensor(weight, dtype=torch.float64), numbers))
     return total

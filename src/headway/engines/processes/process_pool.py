@@ -23,7 +23,7 @@ from headway.engines.worker_pool import Lost, Unit, WorkerHandle, WorkerPool, Wo
 from headway.protocol.messages import Ask, Evaluate
 from headway.protocol.sums import ExactTotal
 
-CLOSING_S = 2.0  # for workers that have been told to end
+CLOSING_S = 2.0  # for workers that were asked to end
 
 
 class ProcessHandle(WorkerHandle):

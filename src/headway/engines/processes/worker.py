@@ -143,7 +143,7 @@ class Worker:
         return reply
 
     def _rows(self, total: ExactTotal, places: dict[str, int]) -> dict[str, Any]:
-        """Writes each client's vectors; its weight and sums are told."""
+        """Writes each client's vectors to shared memory; returns its weight and sums."""
         for client, update in total.rows.items():
             for name, vector in update.vectors.items():
                 self.areas.rows[name][places[client]] = vector
@@ -170,12 +170,12 @@ def _room(messages: int) -> int:
 
 
 def read_total(reply: dict[str, Any], sums: Sums) -> ExactTotal:
-    """What a worker has summed, from its reply."""
+    """The sum of a worker's groups, from its reply."""
     return ExactTotal.from_state(reply, sums.read(reply["bins"]))
 
 
 def read_work(reply: dict[str, Any], unit: Sequence[str], first: int, areas: Areas) -> WorkerTask:
-    """What became of a unit, from a worker's reply."""
+    """The result of a group, from a worker's reply."""
     drift: dict[str, Tensor] = {}
     weights, paths = reply.get("weights", {}), reply.get("paths", {})
     if areas.drift is not None:

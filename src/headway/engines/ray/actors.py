@@ -1,4 +1,4 @@
-"""Calls of Ray actors: an error that passes is told from an actor's end, and every wait has a limit."""
+"""Calls of Ray actors: a passing error is distinguished from an actor's end, and every wait has a limit."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ class Call:
 
     @property
     def seconds(self) -> float:
-        """How long ago it was made."""
+        """The seconds since the call was made."""
         return time.monotonic() - self.begun
 
     def fail(self, error: Exception) -> None:
-        """It ends with an error."""
+        """Ends the call with an error."""
         self.done, self.error = True, error
 
     def result(self) -> Any:
-        """What the method returned.
+        """The method's result.
 
         Raises:
             Lost: if the actor has ended.
@@ -74,7 +74,7 @@ class Call:
 
 
 class RayActors:
-    """How actors are called, from the driver and from each other.
+    """The calls of actors, from the driver and from each other.
 
     repeated: how many calls were made again since `report` was called last, and why the last of them was.
     """
@@ -191,7 +191,7 @@ def import_ray() -> ModuleType:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line, without colours."""
+    """The first line of an error's text, without colours."""
     text = re.sub(r"\x1b\[\d*m", "", str(error))
     return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__).rstrip(".")
 
@@ -202,7 +202,7 @@ def _send(actor: Actor, method: str, arguments: tuple[object, ...]) -> Reference
 
 
 def _cause(error: Any) -> Exception:
-    """What a method raised; `Lost` where its arguments never reached it."""
+    """The error that a method raised; `Lost` where its arguments never reached it."""
     ray, cause = import_ray(), error.cause
     if isinstance(cause, ray.exceptions.RaySystemError):
         return Unread(first_line(cause))

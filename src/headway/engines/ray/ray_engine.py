@@ -22,7 +22,7 @@ from headway.protocol.messages import Answer, Ask, Settle, Train
 
 @final
 class RayEngine(PlannedEngine):
-    """Clients in workers on a Ray cluster, each with one thread; the clients' memory lies beside them, twice over.
+    """Clients in workers on a Ray cluster, each with one thread; the clients' memory lies with its own actors, twice.
 
     Data, the model and the broadcast go through Ray's object store, once for each node.  A worker returns one exact
     sum a round, so the result has the same bits for any number of workers, and those of `ProcessEngine` with as many
@@ -30,9 +30,9 @@ class RayEngine(PlannedEngine):
     changes.  Each part of the clients' memory has two keepers; one that is lost is replaced after the round.
 
     workers: how many; `None` for one per core of the cluster.  address: of a cluster that runs, `host:port`, or "auto"
-    for the one on this machine; with `None` what RAY_ADDRESS says, and otherwise a cluster of this machine alone, which
-    ends with the run.  A program that has called `ray.init` keeps its cluster, which is used.  The others are
-    as in `LocalEngine`.
+    for the one on this machine; with `None` the address in RAY_ADDRESS, and otherwise a cluster of this machine alone,
+    which ends with the run.  A program that has called `ray.init` keeps its cluster, which is used.  The others are as
+    in `LocalEngine`.
 
     Raises:
         ConfigError: for a number below 1; when opened, if Ray is not installed, no cluster answers, or it is too small.

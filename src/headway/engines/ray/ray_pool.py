@@ -12,7 +12,7 @@ from headway.client.evaluation import Window
 from headway.core import stopping
 from headway.core.errors import HeadwayError
 from headway.engines.client_execution import ClientExecution
-from headway.engines.processes.arrays import arrays_of, read_rows, read_total, tensors_of
+from headway.engines.processes.arrays import arrays_of, rows_from_arrays, tensors_of, total_from_arrays
 from headway.engines.ray.actors import TICK_S, Actor, Call, RayActors, Reference, Unread, import_ray
 from headway.engines.ray.cluster import living_nodes
 from headway.engines.ray.ray_worker import RayWorker
@@ -86,14 +86,14 @@ class RayHandle(WorkerHandle):
         self.pool.remote.add(reply["repeated"])
         if "failed" in reply:
             return None
-        rows = read_rows(reply["rows"]) if "rows" in reply else None
+        rows = rows_from_arrays(reply["rows"]) if "rows" in reply else None
         drift, paths = tensors_of(reply.get("drift", {})), reply.get("paths", {})
         return WorkerTask(Reports(**reply["reports"]), rows, drift, reply.get("weights", {}), paths, reply["notes"])
 
     def total(self) -> ExactTotal | None:
         """Its sum."""
         self.calls += 1
-        return read_total(self._get(self.pool.remote.call(self.actor, "sum", self.calls)))
+        return total_from_arrays(self._get(self.pool.remote.call(self.actor, "sum", self.calls)))
 
     def dispose(self) -> str:
         """Ends it, if it could only not be reached."""

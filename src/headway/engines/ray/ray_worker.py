@@ -13,7 +13,7 @@ from headway.core.errors import HeadwayError
 from headway.core.update import unflat_names
 from headway.engines.client_execution import ClientExecution
 from headway.engines.group_runner import GroupRunner
-from headway.engines.processes.arrays import Arrays, array_of, tensors_of, told_rows, told_total
+from headway.engines.processes.arrays import Arrays, array_of, rows_to_arrays, tensors_of, total_to_arrays
 from headway.engines.ray.replicated_state import ClientRange, RemoteMemory
 from headway.engines.ray.state_replica import node_here
 from headway.engines.ray.worker_job import WorkerJob
@@ -88,9 +88,9 @@ class RayWorker:
         return self.last[1]
 
     def sum(self, number: int) -> dict[str, Any]:
-        """What the units since the last such call add up to; number: of the call."""
+        """The sum of the groups since the last such call; number: of the call."""
         if self.last[0] != number:
-            self.last = number, told_total(self._started().take())
+            self.last = number, total_to_arrays(self._started().take())
         return self.last[1]
 
     def _started(self) -> WorkerTotals:
@@ -119,7 +119,7 @@ class RayWorker:
             reply |= {"drift": drift, "weights": meter.weights, "paths": meter.paths}
             meter.clear()
         if self.whole:
-            reply["rows"] = told_rows(done.group.total, totals.groups.setup.flat_module.shared.dtype)
+            reply["rows"] = rows_to_arrays(done.group.total, totals.groups.setup.flat_module.shared.dtype)
         else:
             totals.total.add_group(done.group)
         return reply

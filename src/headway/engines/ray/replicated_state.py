@@ -1,4 +1,4 @@
-"""The clients' memory beside the workers: each range of the population with keepers of its own, twice over."""
+"""The clients' memory at Ray actors: each range of the population has keepers of its own, two of each."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ Nodes = Callable[[], Sequence[str]]  # the living nodes of the cluster
 
 
 class Remote(Protocol):
-    """How actors are called; each method is as in `actors.RayActors`."""
+    """The calls of actors; each method is as in `actors.RayActors`."""
 
     def put(self, value: object) -> Reference:
-        """Brings a value to where every actor can read it."""
+        """Puts a value where every actor can read it."""
 
     def call(self, actor: Actor, method: str, *arguments: object) -> Call:
         """Calls a method, and does not wait."""
@@ -48,7 +48,7 @@ class Remote(Protocol):
 
 @dataclass
 class ClientRange:
-    """Some clients that lie together in the sorted population, and their keepers; the first is asked first."""
+    """A range of the sorted population, and its keepers; the first keeper is asked first."""
 
     first: str
     last: str
@@ -60,10 +60,10 @@ class RemoteMemory:
 
     Every range has two keepers with the same content, on two nodes where there are as many.  What is proposed counts if
     one of them has it; at the verdict, a keeper that is lost, or that missed something, is replaced by a copy of the
-    other.  Until `open` nobody has memory.
+    other.  Until `open` no client has memory.
 
-    missed: the keepers, as (range, number), that did not answer in this round, and why.  notes: sentences about those
-    that were replaced.
+    missed: the keepers, as (range, number), that did not answer in this round, and why.  notes: sentences about the
+    keepers that were replaced.
 
     Raises:
         HeadwayError: if both keepers of a range are lost between two verdicts: their clients' memory is gone.
@@ -92,8 +92,7 @@ class RemoteMemory:
         self._restore()
 
     def begin(self, ranges: Sequence[ClientRange], missed: Mapping[tuple[int, int], str]) -> None:
-        """At a worker: who keeps what from now on, but for what has missed something; earlier proposals are not waited
-        for any more."""
+        """Takes over the keepers at a worker, without the ones that missed something; earlier proposals are dropped."""
         self.ranges, self._proposed = list(ranges), []
         self.missed = dict(missed)
 
@@ -117,7 +116,7 @@ class RemoteMemory:
         kept = self._fetch([client], None)[0]
         if kept is None:
             return None
-        return _each(tensors_in(kept), torch.clone)  # whoever holds it after the store has gone
+        return _each(tensors_in(kept), torch.clone)  # which may be held after the store has gone
 
     def gather(self, clients: Sequence[str], first: Memory) -> Memory:
         """The memory of several clients, each tensor `[C, ...]`."""
@@ -149,19 +148,19 @@ class RemoteMemory:
         """Pending memory of several clients, which is sent on its way: `flush` waits for it."""
         if not memory:
             return
-        assert self.ranges, "memory was proposed where none was said to be kept"
+        assert self.ranges, "memory was proposed, but no client keeps memory"
         for part, places in self._by_range(clients).items():
-            told = self._remote.put(arrays_in(_each(memory, itemgetter(places))))
+            stored = self._remote.put(arrays_in(_each(memory, itemgetter(places))))
             own = [clients[place] for place in places]
-            self._proposed.append((part, self._tell(part, "propose", own, tag, told)))
+            self._proposed.append((part, self._call_keepers(part, "propose", own, tag, stored)))
 
     def flush(self) -> None:
         """Waits until a keeper has what was proposed."""
         proposed, self._proposed = self._proposed, []
         for part, calls in proposed:
-            self._heard(part, calls)
+            self._wait_for_keepers(part, calls)
 
-    # what the server says -------------------------------------------------------------------------------
+    # what the server does -------------------------------------------------------------------------------
 
     def settle(self, tag: Tag, counted: Iterable[str]) -> None:
         """The verdict on a round; then lost keepers are replaced."""
@@ -170,9 +169,10 @@ class RemoteMemory:
         if self.ranges:
             by_range = {part: [names[place] for place in places] for part, places in self._by_range(names).items()}
         self._drop_missed()
-        told = {part: self._tell(part, "settle", tag, by_range.get(part, [])) for part in range(len(self.ranges))}
-        for part, calls in told.items():
-            self._heard(part, calls)
+        parts = range(len(self.ranges))
+        ends = {part: self._call_keepers(part, "settle", tag, by_range.get(part, [])) for part in parts}
+        for part, calls in ends.items():
+            self._wait_for_keepers(part, calls)
         self._restore()
 
     def save(self, path: Path, round_: int, oldest_kept: int) -> str | None:
@@ -183,13 +183,13 @@ class RemoteMemory:
             return None
         digest = write_versions(path, round_, self._blockwise(changed), oldest_kept)
         for part in range(len(self.ranges)):
-            self._heard(part, self._tell(part, "saved"))
+            self._wait_for_keepers(part, self._call_keepers(part, "saved"))
         return digest
 
     def load(self, path: Path, round_: int) -> None:
         """The memory as it was after a round."""
         for part in range(len(self.ranges)):
-            self._heard(part, self._tell(part, "forget"))
+            self._wait_for_keepers(part, self._call_keepers(part, "forget"))
         versions = read_versions(path, round_) if path.exists() else iter(())
         while block := list(islice(versions, BLOCK)):
             for client, _ in block:
@@ -197,8 +197,8 @@ class RemoteMemory:
                     raise of_others(path, client, len(self._clients))
             for part, places in self._by_range([client for client, _ in block]).items():
                 names = [block[place][0] for place in places]
-                told = self._remote.put((names, [arrays_in(block[p][1]) for p in places], [False] * len(places)))
-                self._heard(part, self._tell(part, "adopt", told))
+                stored = self._remote.put((names, [arrays_in(block[p][1]) for p in places], [False] * len(places)))
+                self._wait_for_keepers(part, self._call_keepers(part, "adopt", stored))
 
     def clients(self) -> list[str]:
         """The clients that have memory, sorted."""
@@ -237,7 +237,7 @@ class RemoteMemory:
                 yield client, tensors_in(kept or {})
 
     def _read(self, asked: Mapping[int, tuple[Any, ...]], method: str) -> dict[int, Any]:
-        """What one keeper of each range says: all first ones are asked at once, the others where those are lost."""
+        """The result of one keeper of each range: of the first, or of another where that is lost."""
         answers: dict[int, Any] = {}
         while waiting := [part for part in asked if part not in answers]:
             sent = {}
@@ -259,13 +259,13 @@ class RemoteMemory:
             raise self._gone(part)
         return living
 
-    def _tell(self, part: int, method: str, *arguments: object) -> dict[int, Call]:
+    def _call_keepers(self, part: int, method: str, *arguments: object) -> dict[int, Call]:
         """Calls all keepers of a range, by their number."""
         keepers = self.ranges[part].keepers
         return {number: self._remote.call(keepers[number], method, *arguments) for number in self._living(part)}
 
-    def _heard(self, part: int, calls: Mapping[int, Call]) -> None:
-        """Waits until all have done it; a keeper that has not misses something from now on."""
+    def _wait_for_keepers(self, part: int, calls: Mapping[int, Call]) -> None:
+        """Waits for the calls of a range's keepers; a keeper that is lost is noted in `missed`."""
         for number, call in calls.items():
             try:
                 self._remote.get(call)
@@ -273,12 +273,12 @@ class RemoteMemory:
                 self.missed[part, number] = str(lost)
         self._living(part)
 
-    # keepers that are lost ------------------------------------------------------------------------------
+    # lost keepers ---------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
         """Ends the keepers that missed something; each range has two again, on two nodes where there are as many.
 
-        What cannot be copied now is tried again at the next verdict.
+        A copy that fails now is tried again at the next verdict.
         """
         self._drop_missed()
         for _ in range(TRIES):
@@ -323,13 +323,13 @@ class RemoteMemory:
         return self._make(self._some(start, stop + 1), node)
 
     def _add(self, own: ClientRange, fresh: Actor) -> None:
-        """Copies to it what the first keeper has; it takes its place beside that one, unless one of the two is lost."""
+        """Copies the first keeper's memory to a new keeper, which becomes the second, unless one of the two is lost."""
         remote = self._remote
         try:
             known = remote.get(remote.call(own.keepers[0], "clients"))
             for begin in range(0, len(known), BLOCK):
-                told = remote.call(own.keepers[0], "export", known[begin : begin + BLOCK])
-                remote.get(remote.call(fresh, "adopt", told))
+                exported = remote.call(own.keepers[0], "export", known[begin : begin + BLOCK])
+                remote.get(remote.call(fresh, "adopt", exported))
             self._home(fresh)
         except Lost:
             self._end(fresh)
@@ -384,7 +384,7 @@ class RemoteGroup:
         self._memory.propose(self._clients[place], self._tag, memory)
 
     def close(self) -> None:
-        """All was proposed when it was given."""
+        """Nothing is left to propose."""
 
 
 class _Committed(Sequence[Memory | None]):

@@ -34,35 +34,35 @@ class StateReplica:
             self.store.propose_stacked(clients, tag, tensors_in(kept))
 
     def settle(self, tag: Tag, counted: Sequence[str]) -> None:
-        """The verdict; a second time it is no matter."""
+        """The verdict on a round; repeated, it changes nothing."""
         if tag > self.settled:
             self.store.settle(tag, counted)
             self.settled = tag
 
-    def adopt(self, told: tuple[Sequence[str], Sequence[Kept], Sequence[bool]]) -> None:
+    def adopt(self, memories: tuple[Sequence[str], Sequence[Kept], Sequence[bool]]) -> None:
         """Memory from a file or from another keeper, with whether it is not saved yet."""
-        for client, kept, changed in zip(*told, strict=True):
+        for client, kept, changed in zip(*memories, strict=True):
             self.store.adopt(client, tensors_in(kept), changed)
 
     def export(self, clients: Sequence[str]) -> tuple[Sequence[str], Sequence[Kept], Sequence[bool]]:
-        """What `adopt` takes."""
+        """The memory of some clients, as `adopt` takes it."""
         changed = set(self.store.changed())
         return clients, [arrays_in(self.store.get(c) or {}) for c in clients], [c in changed for c in clients]
 
     def clients(self) -> list[str]:
-        """Those that have memory."""
+        """The clients that have memory."""
         return list(self.store.clients())
 
     def changed(self) -> list[str]:
-        """Those whose memory is not saved."""
+        """The clients whose memory is not saved."""
         return self.store.changed()
 
     def saved(self) -> None:
-        """All is saved."""
+        """Marks the memory of all clients as saved."""
         self.store.saved()
 
     def forget(self) -> None:
-        """Nobody has memory."""
+        """Removes the memory of all clients."""
         self.store.forget()
         self.settled = (-1, -1)
 

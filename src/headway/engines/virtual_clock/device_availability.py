@@ -1,4 +1,4 @@
-"""When the clients of a simulated federation are there."""
+"""The times at which the clients of a simulated federation are available."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from headway.core.registry import Plain, Registry
 from headway.numerics.keys import Key
 
 availabilities: Registry[Availability] = Registry("availability", "headway.availabilities")
-HORIZON_S = 10 * 365 * 86_400.0  # beyond which nobody is waited for
+HORIZON_S = 10 * 365 * 86_400.0  # beyond which no client is waited for
 
 Window = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Availability(Plain, ABC):
-    """When clients are there, in seconds of the simulated clock."""
+    """The times at which clients are available, in seconds of the simulated clock."""
 
     registry: ClassVar[Registry[Availability]] = availabilities
 
@@ -182,9 +182,9 @@ class Charging(Availability):
 @availabilities.register
 @dataclass(frozen=True)
 class Trace(Availability):
-    """Each client is there as a file says: CSV with the columns client, start_s and stop_s, a row for each window.
+    """Availability from a file: CSV with the columns client, start_s and stop_s, a row for each window.
 
-    repeat_s: the trace begins again after so many seconds; without it, nobody is there after its last window.
+    repeat_s: the trace begins again after so many seconds; without it, no client is available after its last window.
 
     Raises:
         ConfigError: for a repetition shorter than the trace; when the engine opens, if a client is not in the file.

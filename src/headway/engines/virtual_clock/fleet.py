@@ -42,10 +42,10 @@ class SimulatedDevice:
 @final
 @dataclass(frozen=True)
 class DeviceFleet:
-    """What the clients of a federation are like; each client's device is a function of its name and the run's seed.
+    """The devices of a federation's clients; each client's device is a function of its name and the run's seed.
 
     examples_per_s: that a client trains on, the median over clients.  down_per_s, up_per_s: bytes.  latency_s: the
-    delay of a message.  speed_spread, link_spread: how unlike clients are, as the standard deviation of the logarithm
+    delay of a message.  speed_spread, link_spread: how much clients differ, as the standard deviation of the logarithm
     (0.7: one in six has less than half of the median, one in six more than twice).  crash: the probability that a
     client fails while it is at an ask.  availability: when clients are there; one that leaves before it has answered
     has failed.
@@ -79,8 +79,8 @@ class DeviceFleet:
 
     @property
     def summary(self) -> str:
-        """What the clients are like, in a line."""
-        said = [
+        """The devices in a line."""
+        parts = [
             f"{value:g} {unit}"
             for value, unit in (
                 (self.examples_per_s, "examples/s"),
@@ -89,9 +89,9 @@ class DeviceFleet:
             )
             if value < math.inf
         ]
-        said += [f"{100 * self.crash:g} % of asks crash"] if self.crash else []
-        said += [] if self.availability == Always() else [repr(self.availability)]
-        return ", ".join(said) or "every client is there, and answers at once"
+        parts += [f"{100 * self.crash:g} % of asks crash"] if self.crash else []
+        parts += [] if self.availability == Always() else [repr(self.availability)]
+        return ", ".join(parts) or "every client is there, and answers at once"
 
     def device(self, client: str, key: Key) -> SimulatedDevice:
         """A client's device; key: the fleet's."""
@@ -120,7 +120,7 @@ def _as_fleet(name: str | None, thing: Any) -> tuple[str, DeviceFleet]:
 
 FLEETS: NamedRegistry[DeviceFleet] = NamedRegistry("fleet", "headway.fleets", _as_fleet)
 register_fleet = FLEETS.register
-# Orders of magnitude, not measurements: what a study says of its own devices is better.
+# Orders of magnitude, not measurements: figures of a study's own devices are better.
 register_fleet("phones")(
     DeviceFleet(
         examples_per_s=100.0,

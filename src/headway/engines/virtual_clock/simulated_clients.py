@@ -47,7 +47,7 @@ class SimulatedClients:
         return found, later
 
     def completion(self, client: str, asked: float, duration: float, key: Key) -> tuple[float, str]:
-        """When work of a client ends that takes so long, and why it fails, or ""; key: of the draw whether it does."""
+        """The end of a client's work that takes so long, and why it fails, or ""; key: of the draw whether it does."""
         window = self.window(client, asked)
         if window is None:
             return asked, "it is not there any more"

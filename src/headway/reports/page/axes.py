@@ -1,4 +1,4 @@
-"""Axes: where a value lies on a picture, and which values are named beside it."""
+"""Axes: the place of a value on a picture, and the values that label the axis."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def _bars(row: Span, across: Axis, seconds: float, y: float, kind: str) -> Marku
 
 
 def histogram_chart(title: str, rows: Sequence[tuple[int, str, Mapping[int, float]]], x_name: str) -> Markup:
-    """How often each whole number occurred, a bar per method side by side; where there are many, several in a bar."""
+    """The count of each whole number, a bar per method side by side; where there are many, several in a bar."""
     most = max((number for _, _, found in rows for number in found), default=0)
     width = -(-(most + 1) // MOST_BINS)
     count = -(-(most + 1) // width)

@@ -141,7 +141,7 @@ def grid(
     below: bool = True,
     whole: bool = False,
 ) -> Markup:
-    """Faint lines, and the numbers below and beside them."""
+    """Faint lines, and the numbers at both axes."""
     left, right, bottom, top = across.start, across.end, up.start, up.end
     parts = []
     for value in up.ticks(7) if beside else ():
@@ -174,7 +174,7 @@ def _curve(line: Line, across: Axis, up: Axis) -> Markup:
 
 
 def of_method(index: int, body: Markup) -> Markup:
-    """What belongs to one method, so that it can be hidden."""
+    """The shapes of one method, so that they can be hidden."""
     return Markup('<g class="{}" data-m="{}">{}</g>').format(look(index), index, body)
 
 

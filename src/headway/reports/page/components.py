@@ -1,4 +1,4 @@
-"""What a page is made of: sections with pictures and tables, and helpers that several sections share."""
+"""The parts of a page: sections with pictures and tables, and helpers that several sections share."""
 
 from __future__ import annotations
 

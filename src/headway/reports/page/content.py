@@ -1,4 +1,4 @@
-"""What a page shows, as plain data: gathered elsewhere, drawn here."""
+"""The content of a page, as plain data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headway.reports.page.journal_reader import Record
 
 @dataclass(frozen=True)
 class DataNotes:
-    """What a run folder keeps of its data.
+    """The facts of its data that a run folder keeps.
 
     notes: what reading them took, a line each.  class_names: by class, where known.  undefined: the metrics that the
     split leaves without a value, and why.  answer, constant: the best constant answer in words, and its metrics where
@@ -72,13 +72,13 @@ class Method:
 
     @property
     def data(self) -> list[DataNotes]:
-        """What was kept of the data of each seed."""
+        """The kept facts of the data of each seed."""
         return [run.data for run in self.runs]
 
 
 @dataclass(frozen=True)
 class Holding:
-    """What one client trains on: its size, how often each class occurs, and how unlike the pool it is.
+    """One client's training examples: their number, the count of each class, and the distance from the pool.
 
     entropy: H_i = -sum_k p_ik log p_ik, in nats.  distance: TV_i = 1/2 sum_k |p_ik - p_k|.
     """
@@ -92,7 +92,7 @@ class Holding:
 
 @dataclass(frozen=True)
 class Partition:
-    """Who holds which labels.  classes: how many; 0 where targets are not classes."""
+    """The labels of each client.  classes: how many; 0 where targets are not classes."""
 
     source: str
     classes: int

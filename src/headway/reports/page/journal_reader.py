@@ -20,7 +20,7 @@ Curve = Mapping[int, float]  # a value by round
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """Where one client pulled, as means over its rounds: along the common direction, across it, and the cosine."""
+    """One client's drift, as means over its rounds: along the common direction, across it, and the cosine."""
 
     headway: float
     leeway: float

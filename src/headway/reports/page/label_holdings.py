@@ -1,4 +1,4 @@
-"""Who holds which labels, with numbers for how unlike each client is."""
+"""The labels of each client, and each client's distance from the pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of a partition: clients by classes, an area per count, with numbers beside each client."""
+"""The picture of a partition: clients by classes, an area per count, with numbers for each client."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Shown:
 
 
 def shown(partition: Partition) -> Shown:
-    """All clients where there are few; else those whose labels are the most unlike the pool, or the largest."""
+    """All clients where there are few; else the ones whose labels differ most from the pool's, or the largest."""
     if len(partition.holdings) <= MOST_CLIENTS:
         return Shown(partition.holdings, ())
 
-    def unlike(holding: Holding) -> float:
+    def distance(holding: Holding) -> float:
         return holding.distance if partition.classes else holding.size
 
-    chosen = {h.client for h in sorted(partition.holdings, key=unlike, reverse=True)[:MOST_CLIENTS]}
+    chosen = {h.client for h in sorted(partition.holdings, key=distance, reverse=True)[:MOST_CLIENTS]}
     own = tuple(h for h in partition.holdings if h.client in chosen)
     return Shown(own, tuple(h for h in partition.holdings if h.client not in chosen))
 

@@ -61,7 +61,7 @@ def pulls(evidence: Evidence) -> Section:
 
 
 def _alarms(evidence: Evidence) -> PageTable | None:
-    """What the runs raised about their clients, of each run the alarms that it raised most often."""
+    """The alarms of the runs about their clients, of each run the ones that it raised most often."""
     rows, methods = [], []
     for index, method in enumerate(evidence.methods):
         for run in method.runs:
@@ -166,7 +166,7 @@ def _variance(value: float) -> str:
 
 
 def holdings(evidence: Evidence) -> Section:
-    """Who holds which labels."""
+    """The labels of each client."""
     anchor, title, found = "partition", "Who holds what", evidence.partition
     read = _read(evidence)
     if isinstance(found, str):
@@ -175,7 +175,7 @@ def holdings(evidence: Evidence) -> Section:
     lead = f"Training examples of the {len(found.holdings)} clients of {found.source}"
     lead += f", as drawn by seed {evidence.partition_seed}." if evidence.drawn else "."
     if rows.rest:
-        what = "whose labels are the most unlike those of all together" if found.classes else "that hold the most"
+        what = "whose labels differ most from those of all together" if found.classes else "that hold the most"
         lead += f" The {MOST_CLIENTS} {what} are shown; the other {len(rows.rest)} are summed up."
     columns = ["client", "size", "label entropy", "distance to the pool"] if found.classes else ["client", "size"]
     table = PageTable(columns, _rows(found), "", ())
@@ -193,7 +193,7 @@ def holdings(evidence: Evidence) -> Section:
 
 
 def _read(evidence: Evidence) -> list[PageTable]:
-    """What reading the data took, as the run folders keep it, and the names of the classes."""
+    """The notes on reading the data, as the run folders keep them, and the names of the classes."""
     kept = [data for method in evidence.methods for data in method.data]
     names = next((data.class_names for data in kept if data.class_names), ())
     notes = dict.fromkeys(note for data in kept for note in data.notes)

@@ -117,7 +117,7 @@ def summary(evidence: Evidence) -> Section:
 
 
 def measured(evidence: Evidence) -> list[PageTable]:
-    """Every metric of every method over the last rounds, beside that of the best constant answer."""
+    """Every metric of every method over the last rounds, with that of the best constant answer."""
     curves = [
         [record.central if evidence.central else record.clients for record in method.records()]
         for method in evidence.methods
@@ -149,7 +149,7 @@ def _last_mean(curves: Sequence[Mapping[int, float]]) -> float:
 
 
 def _budgets(evidence: Evidence) -> list[tuple[str, Callable[[Summary], float]]]:
-    """What methods are compared at, in words, and the value there."""
+    """The point at which methods are compared, in words, and the value there."""
     present: list[tuple[str, Callable[[Summary], float]]] = []
     if evidence.budget is not None:
         present.append((bytes_text(evidence.budget), lambda summary: summary.at_budget))
@@ -242,7 +242,7 @@ def _losses(method: Method) -> list[Mapping[int, float]]:
 
 
 def drift(evidence: Evidence) -> Section:
-    """How the clients' updates pulled apart, round by round."""
+    """The drift of the clients' updates, round by round."""
     names = {name for method in evidence.methods for record in method.records() for name in record.drift}
     if not names:
         kept = any(method.records() for method in evidence.methods)

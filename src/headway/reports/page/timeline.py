@@ -44,7 +44,7 @@ def clock_section(evidence: Evidence) -> Section | None:
 
 
 def _busy(clocked: MethodWork) -> Figure:
-    """How many clients are at work, over simulated time."""
+    """The number of clients at work, over simulated time."""
     unit, seconds = time_unit(max(work.ends[-1] for _, _, works in clocked for work in works))
     lines = []
     for index, method, works in clocked:
@@ -64,7 +64,7 @@ def _busy(clocked: MethodWork) -> Figure:
 
 
 def _participation(clocked: MethodWork) -> Figure:
-    """How often each client counted, from the most often counted client to those that never did."""
+    """The number of times that each client counted, in descending order."""
     lines = []
     for index, method, works in clocked:
         curves = [_ranked(work) for work in works]
@@ -88,7 +88,7 @@ def _ranked(work: Workload) -> Mapping[int, float]:
 
 
 def _ages(clocked: MethodWork) -> Figure:
-    """How many rounds old counted updates were."""
+    """The age in rounds of counted updates."""
     rows = [(index, method.name, _shares(works)) for index, method, works in clocked]
     most = max(age for _, _, shares in rows for age in shares)
     table = [
@@ -126,7 +126,7 @@ def _wasted(clocked: MethodWork) -> list[Figure]:
 
 
 def _timeline(index: int, method: Method) -> Figure:
-    """When the clients of one run worked."""
+    """The times at which the clients of one run worked."""
     clocked = ((run, run.record.work) for run in method.runs if run.record is not None)
     run, work = next((run, work) for run, work in clocked if work is not None)
     seed = f", seed {run.seed}" if len(method.runs) > 1 else ""

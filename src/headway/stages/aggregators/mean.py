@@ -26,7 +26,7 @@ class Mean(Aggregator):
         clients:   sum delta_i / |S|                    S: the clients that answered
         expected:  sum w_i delta_i / (E|S| w_max)       w_i = 1 and w_max = 1, or the limits of Weigh
 
-    `expected` divides by the cohort that the sampler announces, whoever answers: one client's effect is
+    `expected` divides by the cohort that the sampler announces, however many answer: one client's effect is
     then at most its bound over E|S|, which privacy accounting needs.  The same mean is taken of every
     vector that travels; only averaged statistics are divided by no less than the weights that arrived, so that no
     variance becomes negative where more clients answer than were expected.
