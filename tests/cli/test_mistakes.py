@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from headway.experiment.comparison import Trial, gather
+from headway.experiment.comparison import Limits, Trial, gather
 from headway.experiment.runfile import load_runfile
 
 PLAIN = """\
@@ -96,7 +96,7 @@ def test_a_seed_that_never_reaches_the_target_is_late_in_the_median():
         for method in runfiles
         for seed, each in values.items()
     ]
-    summary = gather("name", runfiles, trials, 0.5).summaries()[0]
+    summary = gather("name", runfiles, trials, Limits(target=0.5)).summaries()[0]
     assert (summary.rounds_to_target, summary.bytes_to_target) == (3, 30)
 
 
