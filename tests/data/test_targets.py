@@ -154,6 +154,6 @@ def test_a_mapped_folder_reads_its_targets_by_the_same_rule(tmp_path):
     data = load(tmp_path)
     assert (data.classes, data.class_names) == (4, ("3", "7", "100", "50000"))
     np.save(tmp_path / "y.npy", np.arange(len(Y)) * 3)
-    with pytest.raises(DataError, match=r"too many to be classes: say data\.task"):
+    with pytest.raises(DataError, match=r"too many to be classes: set data\.task"):
         load(tmp_path)
     assert load(tmp_path, task="regression").classes is None

@@ -95,7 +95,7 @@ def _differing(outcome: Outcome, each: list[Outcome]) -> str | None:
 def _differing_sums(batched: Mapping[str, Tensor], alone: Mapping[str, Tensor]) -> str | None:
     if all(_close(batched[name], alone[name]) for name in alone):
         return None
-    return "updates that are decoded and lifted together add up to another sum than one by one"
+    return "the sum of updates differs between decoding a batch and decoding one by one"
 
 
 def _close(mine: Tensor, theirs: Tensor) -> bool:
