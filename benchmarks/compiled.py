@@ -3,7 +3,7 @@
     python benchmarks/compiled.py [--rounds 5] [--threads 1] [W1 LeNet]
 
 W1: as in `lanes.py`, an MLP 784-200-10, 100 of 1,000 clients with 100 examples, batch 20.  LeNet: the same with LeNet-5
-on 1x28x28.  One epoch of plain SGD; crews have weights of their own (`low_rank=False`); drift, evaluation and journal
+on 1x28x28.  One epoch of plain SGD; batches have weights of their own (`low_rank=False`); drift, evaluation and journal
 off.  The engines take turns in each round, and the ratio to the same one without compiling is taken within the round.
 The seconds until an engine is ready are nearly all of compiling; torch keeps what it has compiled on disk.
 """

@@ -130,7 +130,7 @@ def test_a_claimed_bound_holds_for_hostile_updates(stage, kind) -> None:
 
 @of(*EVERY, having=lambda s: isinstance(s, Aggregator) and not s.whole_cohort)
 def test_some_coordinates_are_lifted_as_they_are_among_all(stage) -> None:
-    """So a crew's updates may be lifted and summed a few coordinates at a time."""
+    """So a batch's updates may be lifted and summed a few coordinates at a time."""
     given = case(stage)
     whole = stage.lift(given.update, given.ctx)
     for part in (slice(0, 2), slice(2, None)):

@@ -135,7 +135,7 @@ def test_the_planner_measures_and_the_settings_are_put_back():
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
 
 
-def test_memory_that_runs_out_narrows_the_crews(monkeypatch):
+def test_memory_that_runs_out_narrows_the_batches(monkeypatch):
     """With 80 MB more than is taken, six lanes of wide layers do not fit."""
 
     def wide():

@@ -139,8 +139,8 @@ def test_clients_without_weights_of_their_own(monkeypatch):
     assert there.engine.execution.low_rank.reason is None
 
 
-def test_what_is_read_is_read_once_a_client_or_crew(monkeypatch):
-    """Norms, the weight and the loss, however many steps there are; a crew is read like a client."""
+def test_what_is_read_is_read_once_a_client_or_batch(monkeypatch):
+    """Norms, the weight and the loss, however many steps there are; a batch is read like a client."""
 
     def read(epochs, lanes):
         """In two rounds, without what is read when an engine opens."""
@@ -204,7 +204,7 @@ LOW_RANK = {
 
 
 @pytest.mark.parametrize("case", LOW_RANK)
-def test_crews_in_low_rank_form(case, monkeypatch):
+def test_batches_in_low_rank_form(case, monkeypatch):
     chain, trainer, make = LOW_RANK[case]
     algorithm, way = hw.Algorithm(chain, trainer, hw.All()), {"low_rank": True, "channels_last": make is images}
     lowered, whole = LowRankExecutor.train, []
@@ -220,7 +220,7 @@ def test_crews_in_low_rank_form(case, monkeypatch):
 
 
 class TestMemoryThatRunsOut:
-    """Crews beyond a width find no room, as a GPU would say it."""
+    """Batches beyond a width find no room, as a GPU would say it."""
 
     @pytest.fixture(params=["lanes", "low rank"])
     def most(self, request, monkeypatch):
@@ -228,10 +228,10 @@ class TestMemoryThatRunsOut:
         most, kind = [2], BatchedSGD if request.param == "lanes" else LowRank
         train = kind.train
 
-        def limited(self, work, plan):
+        def limited(self, work, plan, *gradients):
             if len(plan.table.counts) > most[0]:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return train(self, work, plan)
+            return train(self, work, plan, *gradients)
 
         monkeypatch.setattr(kind, "train", limited)
         self.drift = kind is BatchedSGD
@@ -266,7 +266,7 @@ class TestMemoryThatRunsOut:
 
 
 class Small(Device):
-    """A site with so much room, where a crew of w lanes needs 100 + 10 w bytes."""
+    """A site with so much room, where a batch of w lanes needs 100 + 10 w bytes."""
 
     __slots__ = ("free", "needs")
 
@@ -284,7 +284,7 @@ class Small(Device):
 
 
 @pytest.mark.parametrize(("free", "lanes"), [(1000, 6), (175, 4), (150, 2), (10, 1)])
-def test_as_many_lanes_as_fit_by_what_two_small_crews_need(free, lanes, monkeypatch):
+def test_as_many_lanes_as_fit_by_what_two_small_batches_need(free, lanes, monkeypatch):
     """Of six clients two, and then all, are rehearsed: 120 and 160 bytes are 10 a lane; 0.8 of 175 are 140."""
     made, _ = run(hw.recipes.recipe("scaffold", trainer=TRAINER), 6, Small(free))
     assert made.engine.groups.width == lanes

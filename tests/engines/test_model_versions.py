@@ -81,23 +81,23 @@ def test_side_by_side_as_alone(chain):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-10)
 
 
-def test_crews_do_mix_models(monkeypatch):
-    """Not one crew for each model: a buffer of four in lanes of four is one crew."""
-    train, crews = BatchedSGD.train, []
+def test_batches_do_mix_models(monkeypatch):
+    """Not one batch for each model: a buffer of four in lanes of four is one batch."""
+    train, batches = BatchedSGD.train, []
 
-    def watched(self, work, plan):
-        crews.append((len(plan.table.counts), work.ctx.global_params.ndim))
-        return train(self, work, plan)
+    def watched(self, work, plan, *gradients):
+        batches.append((len(plan.table.counts), work.ctx.global_params.ndim))
+        return train(self, work, plan, *gradients)
 
     monkeypatch.setattr(BatchedSGD, "train", watched)
     run(CHAINS["staleness"], hw.LocalEngine(lanes=4))
-    assert {size for size, _ in crews[1:]} == {4}, "the first crew is the trial before the run"
-    assert len(crews) == 1 + 8
-    assert sum(dims == 2 for _, dims in crews) >= 5
+    assert {size for size, _ in batches[1:]} == {4}, "the first batch is the trial before the run"
+    assert len(batches) == 1 + 8
+    assert sum(dims == 2 for _, dims in batches) >= 5
 
 
-def test_low_rank_crews_share_one_model():
-    """Without weights of one's own, the large product is of one model: each model's clients make crews of their own."""
+def test_low_rank_batches_share_one_model():
+    """Without weights of one's own, the large product is of one model, so each model's clients are a batch."""
     results = []
     for inner in (hw.LocalEngine(drift=False), hw.LocalEngine(drift=False, lanes=4)):
         quorum, trainer = hw.Quorum(count=4, late="keep"), hw.LocalSGD(lr=0.1, batch_size=4)

@@ -42,7 +42,7 @@ def test_the_fastest_is_chosen(store, monkeypatch, seconds, chosen):
 
 
 @pytest.mark.parametrize(("faster", "threads"), [(1.5, 2), (1.0, 1), (0.5, 1)])
-def test_the_best_crews_are_tried_on_all_threads(store, monkeypatch, faster, threads):
+def test_the_best_batches_are_tried_on_all_threads(store, monkeypatch, faster, threads):
     tried = []
 
     def seconds(self, way):
@@ -58,7 +58,7 @@ def test_the_best_crews_are_tried_on_all_threads(store, monkeypatch, faster, thr
     finally:
         torch.set_num_threads(before)
     assert (plan.plan.lanes, plan.threads) == (8, threads)
-    assert [lanes for lanes, several in tried if several] == [1, 8], "only one client at a time, and the best crews"
+    assert [lanes for lanes, several in tried if several] == [1, 8], "only one client at a time, and the best batches"
 
 
 def test_what_is_quick_is_measured_more_often(store):

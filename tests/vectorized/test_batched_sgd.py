@@ -221,7 +221,7 @@ class Breaks(hw.Stage):
 
 
 @pytest.mark.parametrize(("hook", "where"), [("step", r"Breaks\.step"), ("send", "send")])
-def test_a_stage_that_fails_in_a_crew_names_its_client(hook, where):
+def test_a_stage_that_fails_in_a_batch_names_its_client(hook, where):
     algorithm = hw.Algorithm(hw.chain(Breaks(hook, 9), hw.Mean()), TRAINER, hw.All())
     with pytest.raises(hw.ClientFailed, match=f"client 'client-3' failed in {where}"):
         run(algorithm, 6, TRAINER)

@@ -67,7 +67,7 @@ def run(*arguments, **options):
 @pytest.mark.parametrize("recipe", ["fedavg", "fedprox", "scaffold+ecgr"])
 @pytest.mark.parametrize("lanes", [1, 6])
 def test_the_same_numbers_over_whole_runs(recipe, lanes, calls):
-    """Sizes from 1 to 20: the few batches of other sizes and the crews that are not full go the usual way."""
+    """Sizes from 1 to 20: few batches of other sizes, and fewer clients than lanes, go the usual way."""
     found = run(recipe, hw.LocalEngine(lanes=lanes, compiled=True))
     assert found[0].engine.summary.endswith("compiled")
     assert found[0].engine.pinned_settings["compiled"] is True
@@ -89,8 +89,8 @@ def test_of_several_sizes_of_batches_those_that_are_frequent_are_compiled(calls)
     assert set(calls) == {(4, True), (1, True), (3, False)}
 
 
-def test_a_crew_that_is_nearly_full_is_padded_and_others_are_not(calls):
-    """Of ten clients in crews of six, four are left over; of eleven, five, and an empty place."""
+def test_a_batch_that_is_nearly_full_is_padded_and_others_are_not(calls):
+    """Of ten clients in batches of six, four are left over; of eleven, five, and an empty place."""
     trainer = hw.LocalSGD(lr=0.1, batch_size=4, steps=1)
     for clients, steps in ((10, 1), (11, 2)):
         calls.clear()
@@ -184,7 +184,7 @@ def test_sizes_that_differ_too_much_are_not_compiled():
     assert engine.planned.not_compiled == "its batches have too many different sizes"
 
 
-def test_crews_in_low_rank_form_are_not_compiled():
+def test_batches_in_low_rank_form_are_not_compiled():
     engine = hw.LocalEngine(lanes=3, drift=False, compiled=True)
     run("fedavg", engine, rounds=1)
     assert engine.summary == "3 clients side by side; not compiled, since batches in low-rank form gain nothing by it"

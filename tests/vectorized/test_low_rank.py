@@ -176,8 +176,8 @@ def test_other_parameters_are_trained_by_each_client(lowered, kind, options):
         return mixed_models()[kind]
 
     trainer = hw.LocalSGD(lr=0.2, **options)
-    alone, crews = run(1, make=make, trainer=trainer), run(4, make=make, trainer=trainer, low_rank=True)
-    agree(alone, crews)
+    alone, batches = run(1, make=make, trainer=trainer), run(4, make=make, trainer=trainer, low_rank=True)
+    agree(alone, batches)
     assert (before := sum(lowered)) >= 4 * 2
     agree(alone, run(4, make=make, trainer=trainer))
     assert sum(lowered) == before, "only if it is asked for"
@@ -188,7 +188,7 @@ def wide():
 
 
 def forms(made):
-    """The form in which each layer of a run's first crew was held."""
+    """The form in which each layer of a run's first batch was held."""
     execution = made.engine.execution
     batch = execution.batched.plan(execution.setup.first_ask(made.data.clients), made.data.clients)
     return [type(layer).__name__ for layer in execution.low_rank.loop.held(batch.plan)]
@@ -207,10 +207,10 @@ def forms(made):
 @pytest.mark.parametrize("sizes", [SIZES, (8, 8, 8, 8)], ids=["padded", "even"])
 def test_layers_in_the_form_that_costs_less(lowered, options, held, sizes):
     trainer = hw.LocalSGD(lr=0.2, **options)
-    alone, crews = (run(lanes, make=wide, trainer=trainer, sizes=sizes) for lanes in (1, len(sizes)))
-    agree(alone, crews)
+    alone, batches = (run(lanes, make=wide, trainer=trainer, sizes=sizes) for lanes in (1, len(sizes)))
+    agree(alone, batches)
     assert lowered
-    assert forms(crews[0]) == held
+    assert forms(batches[0]) == held
 
 
 class Again(nn.Module):
@@ -250,7 +250,7 @@ def test_low_rank_can_be_left_out(lowered):
 def test_who_has_too_many_examples_trains_alone(lowered):
     trainer, make = hw.LocalSGD(lr=0.1, batch_size=4, epochs=3), mixed_models()["a convolution"]
     agree(run(1, make=lambda: make, trainer=trainer), run(2, make=lambda: make, trainer=trainer, low_rank=True))
-    assert sum(lowered) == 4 * 4, "the crew of the two largest sees up to 60 examples a client, and 32 pay"
+    assert sum(lowered) == 4 * 4, "the batch of the two largest sees up to 60 examples a client, and 32 pay"
 
 
 @pytest.mark.parametrize(
