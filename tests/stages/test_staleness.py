@@ -81,7 +81,7 @@ def follow(chain, quorum, move, rounds=15):
             age = int(client.metrics["age"])
             asked = report.round - 1 - age
             ask = Ask(Train(Message(versions[asked]), asked), (client.client,))
-            update = alone.engine.execution.setup.client_algorithm.train(
+            update = alone.engine.execution.setup.training.train(
                 client.client, ask, data.train_of(client.client), None
             ).update
             updates.append((age, versions[asked], update.delta))

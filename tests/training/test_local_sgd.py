@@ -10,6 +10,7 @@ from toys import blobs, linear_task
 
 import headway as hw
 from headway.client.client_algorithm import ClientAlgorithm
+from headway.client.client_training import ClientTraining
 from headway.data import batch_bounds, epoch_order
 from headway.model.flat_module import FlatModule
 from headway.numerics.gram import gram_matrix
@@ -31,11 +32,12 @@ def trained(trainer, *stages, task=None, data=None, client="client-1", round_=0)
     )
     algorithm = hw.Algorithm(hw.chain(*stages, hw.Mean()), trainer, hw.All())
     flat_module = FlatModule(task, KEY)
-    runner = ClientAlgorithm(algorithm, flat_module, algorithm.flows(), KEY)
+    clients = ClientAlgorithm(algorithm, flat_module, algorithm.flows(), KEY)
     start = flat_module.shared.clone()
     told = algorithm.chain.broadcast(algorithm.chain.init(start))
     ask = Ask(Train(Message(start, told), round_), (client,))
-    return runner.train(client, ask, data.train_of(client), None), start, data.train_of(client), runner
+    outcome = ClientTraining(clients).train(client, ask, data.train_of(client), None)
+    return outcome, start, data.train_of(client), clients
 
 
 def by_hand(start, examples, trainer, key, epochs, lr=lambda round_, epoch, step: None):

@@ -8,6 +8,8 @@ from toys import blobs
 
 import headway as hw
 from headway.client.client_algorithm import ClientAlgorithm
+from headway.client.client_training import ClientTraining
+from headway.client.group_facts import GroupFacts
 from headway.data.dataset.client_index import ClientIndex
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
@@ -62,26 +64,26 @@ class There:
         self.flat_module = FlatModule(hw.Task(make), KEY, NOWHERE)
         self.store = NOWHERE.examples(self.data.store)
         algorithm = hw.Algorithm(chain, trainer, hw.All())
-        self.runner = ClientAlgorithm(algorithm, self.flat_module, algorithm.flows(), KEY, measure=True)
+        self.clients = ClientAlgorithm(algorithm, self.flat_module, algorithm.flows(), KEY, measure=True)
         start = self.flat_module.shared.clone()
         message = Message(start, chain.broadcast(chain.init(start)))
         self.ask = Ask(Train(message), tuple(self.data.clients))
 
-    def crew(self):
+    def batch(self):
         clients = self.ask.cohort
         rows, sizes = ClientIndex.of(self.data.train).rows(clients)
-        return ClientBatch(clients, self.runner.client_keys(clients, 0), self.store, rows, sizes)
+        return ClientBatch(clients, self.clients.client_keys(clients, 0), self.store, rows, sizes)
 
-    def work(self, crew):
+    def work(self, batch):
         memory = {
-            label: {name: tensor.expand(len(crew), -1).clone() for name, tensor in kept.items()}
-            for label, kept in self.runner.remembered(self.ask.message).items()
+            label: {name: tensor.expand(len(batch), -1).clone() for name, tensor in kept.items()}
+            for label, kept in self.clients.remembered(self.ask.message).items()
         }
-        return self.runner.prepare_batch(crew, self.ask, memory)
+        return ClientTraining(self.clients).prepare_batch(batch, self.ask, memory)
 
     def prepared(self, client, examples):
-        facts = self.runner.facts_of(self.ask, [client], torch.tensor([len(examples)]))
-        return self.runner.prepare(facts, 0, examples, None, CallTrace(client))
+        facts = GroupFacts.of(self.clients, self.ask, [client], torch.tensor([len(examples)]))
+        return ClientTraining(self.clients).prepare(facts, 0, examples, None, CallTrace(client))
 
 
 @pytest.mark.parametrize("tape", [None, _Rows, Float16Steps, _Sum])
@@ -117,8 +119,8 @@ def test_steps_side_by_side(chain, monkeypatch):
     there = There(CHAINS[chain], HEAVY, picture)
     lanes = BatchedSGD(HEAVY.plan, there.flat_module)
     assert lanes.probe(there.store.rows(0, 2)) is None
-    crew, plan = lanes.plan(there.crew(), there.ask)
-    program = BatchedLoop(lanes, there.work(crew), plan.table)
+    batch, plan = lanes.plan(there.batch(), there.ask)
+    program = BatchedLoop(lanes, there.work(batch), plan.table)
     with NoReads():
         program.run()
     assert plan.table.counts.tolist() == [6, 4, 4]
@@ -134,8 +136,8 @@ def test_steps_without_weights_of_ones_own(make, momentum, monkeypatch):
     there.flat_module.channels_last = True
     lowrank, lanes = LowRank(trainer.plan, there.flat_module), BatchedSGD(trainer.plan, there.flat_module)
     assert lowrank.probe(there.store) is None
-    crew, plan = lanes.plan(there.crew(), there.ask)
-    work = there.work(crew)
+    batch, plan = lanes.plan(there.batch(), there.ask)
+    work = there.work(batch)
     back: list[Tensor] = []
 
     def cpu(self):

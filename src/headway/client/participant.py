@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from headway.client.client_algorithm import ClientAlgorithm
+from headway.client.client_training import ClientTraining
 from headway.client.evaluation import evaluate_client, training_loss
 from headway.client_state.store import Memories
 from headway.core.errors import ConfigError, UpdateRejected
@@ -37,13 +38,13 @@ class Participant:
 
     algorithm: the clients' part, with the model; clients of one process may share it.  train, test: the client's
     examples; `None` for no test part.  memory: where the client's memory lies; a store of one client, or of many.
-
     """
 
     def __init__(
         self, client: str, algorithm: ClientAlgorithm, train: Examples, test: Examples | None, memory: Memories
     ) -> None:
         self.client, self.algorithm, self.train, self.test, self.memory = client, algorithm, train, test, memory
+        self.training = ClientTraining(algorithm)
         self.secret: Tensors = {}  # of the protocol's exchanges, until the round is settled
 
     def answer(self, request: Request) -> Reply:
@@ -80,7 +81,7 @@ class Participant:
         ask = ask.map_broadcasts(self.algorithm.flat_module.site.message)
         try:
             with self.algorithm.flat_module.site.training():
-                outcome = self.algorithm.train(
+                outcome = self.training.train(
                     self.client, ask, self.train, self.memory.get(self.client), self.secret or None
                 )
         except UpdateRejected as refusal:

@@ -93,5 +93,5 @@ class ClientExecution:
         examples = setup.job.data.train_of(client).rows(0, 4)
         ask = ask.map_broadcasts(setup.device.message)
         with untouched(setup.flat_module), setup.device.training():
-            outcome = setup.client_algorithm.train(client, ask, examples, setup.job.memory.get(client))
+            outcome = setup.training.train(client, ask, examples, setup.job.memory.get(client))
         return frame.size(frame.of_update(outcome.update, setup.guard.bits))

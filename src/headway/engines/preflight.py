@@ -90,7 +90,7 @@ def _train(setup: ClientSetup, state: State, client: str) -> None:
             reply, secrets[client] = algorithm.answer(ask.request, secrets.get(client, {}), client, key)
             return Answer(replies={client: reply})
         here = replace(ask, steps=steps).map_broadcasts(setup.device.message)
-        outcome = setup.client_algorithm.train(client, here, examples, job.memory.get(client), secrets.get(client))
+        outcome = setup.training.train(client, here, examples, job.memory.get(client), secrets.get(client))
         setup.guard.check(outcome.update, client, len(examples))
         done, total = GroupResult(), ExactTotal()
         for name in _senders(setup, client):

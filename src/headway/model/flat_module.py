@@ -32,6 +32,7 @@ class FlatModule:
     personal: those that stay with the client, `[Q]`.  statistics: the floating-point buffers, `[B]`.
     frozen: the parameters that no client trains, and the statistics of frozen normalising layers, by name.
     draws: what its dropout modules draw from.  site: where all of it lies; the initial weights do not depend on it.
+    moves: whether messages, memory and examples lie elsewhere.
     channels_last: whether it is given images `[B, C, H, W]` with the channels of a pixel next to each other in memory,
     which convolutions may like better; the numbers agree to rounding.
     attributes: Python attributes of its modules, which start anew with each model that is loaded.
@@ -43,6 +44,7 @@ class FlatModule:
 
     def __init__(self, task: Task, key: Key, site: Device | None = None) -> None:
         self.task, self.site = task, site or Device()
+        self.moves = self.site.moves
         self.module = task.build(key).to(self.site.device)
         self.attributes, self._generators = Attributes(self.module), self.site.generators
         self.keeps: tuple[str, ...] = ()

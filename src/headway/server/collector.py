@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from headway.client.client_algorithm import Outcome
+from headway.client.client_training import Outcome
 from headway.core.algorithm import Algorithm
 from headway.core.context import ServerContext
 from headway.core.flow import Flow

@@ -70,7 +70,7 @@ def _run(plan: LoopPlan, work: TrainingInputs, steps: ClientSteps, recorder: Ste
 def batches_of(work: TrainingInputs, steps: ClientSteps) -> Iterator[tuple[Tensor, Tensor, float]]:
     """The inputs and targets of each step, where the model is, and its learning rate."""
     site, key, count = work.flat_module.site, work.key, len(work.examples.inputs)
-    moves = site.moves
+    moves = work.flat_module.moves
     for epoch, batches in enumerate(steps.epochs):
         inputs, targets = work.examples.inputs, work.examples.targets
         if steps.mixed:

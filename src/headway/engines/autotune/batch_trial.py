@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from headway.client.client_algorithm import ClientAlgorithm, Outcome
+from headway.client.client_training import ClientTraining, Outcome
 from headway.engines.engine import Job
 from headway.engines.fallbacks import failure
 from headway.model.module_checks import untouched
@@ -23,20 +23,20 @@ ROUNDING = 1e-6  # of a single number
 
 
 def batch_refusal(
-    job: Job, algorithm: ClientAlgorithm, lanes: BatchedSGD, collector: UpdateCollector, ask: Ask
+    job: Job, training: ClientTraining, lanes: BatchedSGD, collector: UpdateCollector, ask: Ask
 ) -> str | None:
     """Why the clients of an ask cannot train side by side, as a phrase; `None` if they can.
 
     They make the steps of the ask on few examples, side by side and one at a time, and send, and are counted; all is
     forgotten.  What fails one at a time as well is left to the round, which names the client.
     """
-    flat_module, ask = algorithm.flat_module, ask.map_broadcasts(algorithm.flat_module.site.message)
+    flat_module, ask = training.flat_module, ask.map_broadcasts(training.flat_module.site.message)
     rows = [job.data.train[client][:FEW] for client in ask.cohort]
     sizes = torch.tensor([len(each) for each in rows])
-    batch = ClientBatch(ask.cohort, algorithm.keys_of(ask.cohort, ask), job.data.store, torch.cat(rows), sizes)
+    batch = ClientBatch(ask.cohort, training.algorithm.keys_of(ask.cohort, ask), job.data.store, torch.cat(rows), sizes)
     with untouched(flat_module), flat_module.site.training():
         try:
-            batch, outcome, total = _batched(algorithm, lanes, collector, batch, ask)
+            batch, outcome, total = _batched(training, lanes, collector, batch, ask)
         except torch.OutOfMemoryError:
             return None
         except Exception as error:  # whatever a stage may raise
@@ -46,7 +46,7 @@ def batch_refusal(
         each, result = [], GroupResult()
         try:
             for client, examples in zip(batch.clients, batch.examples(), strict=True):
-                each.append(algorithm.train(client, ask, examples, None))
+                each.append(training.train(client, ask, examples, None))
                 collector.count(ask, client, each[-1], result)
         except Exception:  # will show again, by the client's name
             return None
@@ -54,16 +54,16 @@ def batch_refusal(
 
 
 def _batched(
-    algorithm: ClientAlgorithm, lanes: BatchedSGD, collector: UpdateCollector, batch: ClientBatch, ask: Ask
+    training: ClientTraining, lanes: BatchedSGD, collector: UpdateCollector, batch: ClientBatch, ask: Ask
 ) -> tuple[ClientBatch, Outcome, Mapping[str, Tensor]]:
     """The batch in the order of its lanes, what it sends, and what that adds up to."""
     batch, plan = lanes.plan(batch, ask)
     memory = {
         label: {name: kept.expand(len(batch), *kept.shape).clone() for name, kept in named.items()}
-        for label, named in algorithm.remembered(ask.message).items()
+        for label, named in training.algorithm.remembered(ask.message).items()
     }
-    work, result = algorithm.prepare_batch(batch, ask, memory), GroupResult()
-    outcome = algorithm.send(work, lanes.train(work, plan))
+    work, result = training.prepare_batch(batch, ask, memory), GroupResult()
+    outcome = training.send(work, lanes.train(work, plan))
     collector.count_batch(ask, batch, outcome, result)
     return batch, outcome, _total(result)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from headway.client.client_algorithm import Outcome
+from headway.client.client_training import Outcome
 from headway.data.dataset.client_index import ClientIndex
 from headway.engines.autotune.batch_trial import batch_refusal
 from headway.engines.executors.batch_result import BatchResult, CannotTrain, OutOfDeviceMemory
@@ -51,16 +51,16 @@ class BatchedExecutor:
             self.reason = why_not(trainer, module, chain) or sequential_reason(module)
             if self.reason is None:
                 with untouched(module):
-                    self.reason = self._trouble()
+                    self.reason = self._refusal()
 
-    def _trouble(self) -> str | None:
+    def _refusal(self) -> str | None:
         """The reason why model and chain cannot be batched, found on a few examples; `None` if they can."""
         setup, store = self.setup, self.setup.job.data.store
         assert isinstance(setup.client_algorithm.trainer, LoopTrainer)
         loop = BatchedSGD(setup.client_algorithm.trainer.plan, setup.flat_module)
         reason = loop.probe(store.take(torch.arange(PROBED) % len(store))) or batch_refusal(
             setup.job,
-            setup.client_algorithm,
+            setup.training,
             loop,
             setup.collector,
             setup.first_ask(setup.job.data.clients[:2], steps=1),
@@ -122,11 +122,11 @@ class BatchedExecutor:
             if not loop.fits(batch.plan, "steps" in setup.flows[-1].needs):
                 raise CannotTrain("the steps of some batches do not fit in trainer.steps_memory")
             first = setup.client_algorithm.remembered(ask.broadcast_for(clients.clients[0]))
-            work = setup.client_algorithm.prepare_batch(clients, ask, setup.job.memory.gather(clients.clients, first))
+            work = setup.training.prepare_batch(clients, ask, setup.job.memory.gather(clients.clients, first))
             trained = loop.train(work, batch.plan, self.compiler.batched)
             if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
                 raise CannotTrain("an update of a batch is not finite", blames_client=True)
-            return setup.client_algorithm.send(work, trained)
+            return setup.training.send(work, trained)
         except CannotTrain:
             raise
         except torch.OutOfMemoryError as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from headway.client.client_algorithm import ClientAlgorithm
+from headway.client.client_training import ClientTraining
 from headway.core.flow import Flow
 from headway.engines.engine import Job
 from headway.model.device import Device
@@ -32,6 +33,7 @@ class ClientSetup:
     device: Device
     flat_module: FlatModule
     client_algorithm: ClientAlgorithm
+    training: ClientTraining
     guard: Promise
     collector: UpdateCollector
     summed: dict[str, int]
@@ -53,6 +55,7 @@ class ClientSetup:
             check_shapes(flat_module, [job.data.store, *([] if job.data.central is None else [job.data.central])])
         clients = ClientAlgorithm(job.algorithm, flat_module, flows, job.key, measure)
         clients.check(job.data.train_sizes.tolist())
+        training = ClientTraining(clients)
         size, statistics = flat_module.layout.size, 0
         if job.task.buffers == "average" and flat_module.has_statistics:
             statistics = flat_module.statistics_layout.size
@@ -60,7 +63,7 @@ class ClientSetup:
         population = len(job.data.clients)
         collector = UpdateCollector(job.algorithm, job.key, flows, flat_module.layout, device, guard, population)
         summed = job.algorithm.chain.summed_lengths(flows, size) | ({"buffers": statistics} if statistics else {})
-        return cls(job, flows, measure, device, flat_module, clients, guard, collector, summed)
+        return cls(job, flows, measure, device, flat_module, clients, training, guard, collector, summed)
 
     @property
     def has_client_state(self) -> bool:

@@ -26,9 +26,9 @@ class LowRankExecutor:
     def __init__(self, setup: ClientSetup, batched: BatchedExecutor) -> None:
         self.setup = setup
         self.loop: LowRank | None = None
-        self.reason = batched.reason or self._trouble()
+        self.reason = batched.reason or self._refusal()
 
-    def _trouble(self) -> str | None:
+    def _refusal(self) -> str | None:
         setup, trainer = self.setup, self.setup.client_algorithm.trainer
         assert isinstance(trainer, LoopTrainer)
         chain, flow = setup.job.algorithm.chain, setup.flows[-1]
@@ -79,12 +79,12 @@ class LowRankExecutor:
         """The batch's training, its steps combined by the chain's rule."""
         assert self.loop is not None
         setup = self.setup
-        work = setup.client_algorithm.prepare_batch(batch.clients, batch.ask, {})
+        work = setup.training.prepare_batch(batch.clients, batch.ask, {})
         summed = self.loop.train(work, batch.plan)
         if setup.job.algorithm.chain.combiner is None:
             return summed
         gram, steps = setup.device.put(summed.gram()), setup.device.put(summed.count)
-        return summed.combined(setup.client_algorithm.coefficients(gram, work.ctx, steps).cpu())
+        return summed.combined(setup.training.combination.coefficients(gram, work.ctx, steps).cpu())
 
     def rehearse(self, batch: PlannedBatch, result: GroupResult) -> None:
         """The work of a batch; no memory is proposed.

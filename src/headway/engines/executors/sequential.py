@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from headway.client.group_facts import GroupFacts
 from headway.core import stopping
 from headway.core.errors import UpdateRejected
 from headway.core.update import Tensors
@@ -41,11 +42,11 @@ class SequentialExecutor:
         if not clients:
             return
         setup = self.setup
-        algorithm, guard, collector, store = setup.client_algorithm, setup.guard, setup.collector, setup.job.data.store
+        training, guard, collector, store = setup.training, setup.guard, setup.collector, setup.job.data.store
         held = ClientIndex.of(setup.job.data.train)
         sizes, selections = held.sizes_of(clients), held.selections(clients)
         facts, memory = (
-            algorithm.facts_of(ask, clients, sizes, self.compiler.single),
+            GroupFacts.of(setup.client_algorithm, ask, clients, sizes, self.compiler.single),
             setup.job.memory.of_group(clients, (ask.round, ask.attempt)),
         )
         counted, rejected = list[str](), list[str]()
@@ -56,7 +57,7 @@ class SequentialExecutor:
                 stopping.check()
             begun, examples = time.perf_counter(), store.take(selections[place])
             try:
-                outcome = algorithm.train_member(
+                outcome = training.train_member(
                     facts, place, client, examples, memory.committed[place], secrets.get(client)
                 )
                 norm = guard.check(outcome.update, client, count)
@@ -81,10 +82,10 @@ class SequentialExecutor:
 
     def rehearse(self, ask: Ask, clients: Sequence[str], result: GroupResult) -> None:
         """The work of the clients without its checks; no memory is proposed."""
-        job, algorithm = self.setup.job, self.setup.client_algorithm
+        setup, job = self.setup, self.setup.job
         sizes = ClientIndex.of(job.data.train).sizes_of(clients)
-        facts = algorithm.facts_of(ask, clients, sizes, self.compiler.single)
+        facts = GroupFacts.of(setup.client_algorithm, ask, clients, sizes, self.compiler.single)
         for place, client in enumerate(clients):
             examples, memory = job.data.train_of(client), job.memory.get(client)
-            outcome = algorithm.train_member(facts, place, client, examples, memory)
-            self.setup.collector.count(ask, client, outcome, result)
+            outcome = setup.training.train_member(facts, place, client, examples, memory)
+            setup.collector.count(ask, client, outcome, result)
