@@ -252,7 +252,7 @@ def test_kept_updates_start_from_the_model_they_were_asked_with():
     one = made(hw.ClockEngine(fleet=fleet), quorum=quorum, rounds=12)
     versions, ages = [one.state.params.clone()], []
     reference = made(hw.LocalEngine(), rounds=12)
-    runner, data = reference.engine.execution.setup.client_algorithm, reference.data
+    training, data = reference.engine.execution.setup.training, reference.data
     for report in one:
         assert report.count("counted") == 2
         total, weight = torch.zeros_like(versions[0], dtype=torch.float64), 0.0
@@ -261,7 +261,7 @@ def test_kept_updates_start_from_the_model_they_were_asked_with():
             ages.append(age)
             asked = report.round - 1 - age
             ask = Ask(Train(Message(versions[asked]), asked), (client.client,))
-            update = runner.train(client.client, ask, data.train_of(client.client), None).update
+            update = training.train(client.client, ask, data.train_of(client.client), None).update
             total += update.delta.double() * float(update.weight)
             weight += float(update.weight)
         expected = versions[-1] + (total / weight).to(versions[-1].dtype)
@@ -316,13 +316,13 @@ def test_infinitely_fast_is_the_default():
 
 
 def test_what_the_engine_inside_notes_is_kept(monkeypatch):
-    """Crews of more than three find no room."""
+    """Batches of more than three find no room."""
     train = BatchedSGD.train
 
-    def limited(self, work, plan):
+    def limited(self, work, plan, *gradients):
         if len(plan.table.counts) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return train(self, work, plan)
+        return train(self, work, plan, *gradients)
 
     monkeypatch.setattr(BatchedSGD, "train", limited)
     one, reports = run(hw.ClockEngine(hw.LocalEngine(lanes=6)), trainer=hw.LocalSGD(lr=0.1, batch_size=4))

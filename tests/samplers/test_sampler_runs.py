@@ -355,7 +355,7 @@ def test_those_at_work_go_on_while_others_are_measured():
     engine = hw.ClockEngine(fleet=fleet)
     run = made(hw.PowerOfChoice(count=4, candidates=12), engine, quorum, rounds=25)
     arrived = 0
-    original, ends = engine._measure, []
+    original, ends = engine.requests.measure, []
 
     def measuring(ask):
         nonlocal arrived
@@ -365,7 +365,7 @@ def test_those_at_work_go_on_while_others_are_measured():
         ends.append(engine.now)
         return answer
 
-    engine._measure = measuring
+    engine.requests.measure = measuring
     for report in run:
         assert engine.busy <= 4
         assert report.count("counted") == 1

@@ -38,11 +38,15 @@ class Job:
 class Engine(ABC):
     """Runs asks on clients, wherever they are.
 
-    site: where the models and batches of a step lie.  now: seconds of a simulated clock.
+    site: where the models and batches of a step lie.
     """
 
     site = Device()
-    now = 0.0
+
+    @property
+    def now(self) -> float:
+        """The seconds of a simulated clock, where there is one."""
+        return 0.0
 
     @property
     @abstractmethod
