@@ -308,7 +308,7 @@ def test_a_folder_says_device_and_precision_and_is_not_gone_on_with_elsewhere(tm
 
     assert begun(tmp_path / "here")["plan"] == {"engine": "Local", "threads": 1}
     there = hw.LocalEngine()
-    there.site = Device(torch.device("cuda", 0), "tf32")
+    there.change_options(device=Device(torch.device("cuda", 0), "tf32"))
     assert there.pinned_settings == {"device": "cuda", "precision": "tf32"}
     with pytest.raises(RunFolderError, match='trained with device = "cpu" and precision = "float32", and would go on'):
         there.restore_settings(begun(tmp_path / "other")["plan"])
@@ -402,7 +402,7 @@ def test_late_updates_from_several_models(recipe, lanes, monkeypatch):
 
     def late(site=None):
         inner = hw.LocalEngine(lanes=lanes)
-        inner.site = site or inner.site
+        inner.change_options(device=site or inner.site)
         engine = hw.ClockEngine(inner, fleet)
         made = hw.Run(algorithm, blobs(sizes=(*SIZES, 8, 6)), hw.Task(model), rounds=6, engine=engine, seed=3)
         return made, list(made)
