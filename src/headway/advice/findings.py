@@ -177,7 +177,7 @@ def _bytes(facts: UserFacts, probe: Probe | None, upload: int) -> Finding:
             f"{sent}, {seconds:.2g} s; a probe would show the time of computing to compare it with",
             "unknown",
         )
-    words = f"{sent}, {seconds:.2g} s at that speed, beside {probe.seconds:.2g} s of computing on this machine"
+    words = f"{sent}, {seconds:.2g} s at that speed, against {probe.seconds:.2g} s of computing on this machine"
     return _judged("bytes", "upload", seconds / max(probe.seconds, 1e-9), words)
 
 

@@ -63,7 +63,7 @@ class ClientHistory:
 
     @classmethod
     def of(cls, facts: SamplerFacts, names: Sequence[str], sizes: Tensor) -> ClientHistory | None:
-        """What must be known for a sampler of these facts, if anything; of fewer clients than sizes, one holds all."""
+        """The history for a sampler of these facts, if it reads one; of fewer clients than sizes, one holds all."""
         sizes = sizes if len(names) == len(sizes) else sizes.sum().view(1)
         return cls(names, sizes, facts.reads) if facts.reads else None
 

@@ -38,7 +38,7 @@ class View:
 
 
 def pooled(data: FederatedData) -> FederatedData:
-    """The same examples in the hands of one client, as if they could be brought together.
+    """The same examples in the hands of one client, as if they could be pooled.
 
     >>> data = FederatedData.from_clients({"a": ([[0.0]], [0]), "b": ([[2.0]], [1])})
     >>> len(pooled(data).train_of(EVERYONE))

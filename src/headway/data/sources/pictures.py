@@ -1,4 +1,4 @@
-"""Picture files as one tensor: decoded, brought to one colour and side, with what was damaged or dropped on the way."""
+"""Picture files as one tensor: decoded, converted to one mode and side, with what was damaged or dropped on the way."""
 
 from __future__ import annotations
 

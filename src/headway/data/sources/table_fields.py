@@ -30,7 +30,7 @@ class Field:
     """One column as read: `numbers` (float64 `[N]`, NaN at gaps), or `texts` (None at gaps) if it is text.
 
     `categorical` numbers are names and not quantities; `gap_words` counts the texts that were read as gaps, and
-    `not_number` names the first cell of a column of text that keeps it from being numbers.  `problem` says in words why
+    `not_number` names the first cell of a column of text that keeps it from being numbers.  `problem` is the reason why
     a column cannot be used; with `faulty` it is a single cell that can be mended.
     """
 

@@ -48,7 +48,7 @@ def timeline_chart(
     last = max(ends[-1], *(ended for row in rows for _, ended, _ in row.pieces))
     across = Axis(0.0, last / seconds, left, BROAD - 16)
     parts = [
-        grid(across, Axis(0, 1, bottom, HEAD), lambda value: f"{value:g}", f"simulated time, {unit}", beside=False)
+        grid(across, Axis(0, 1, bottom, HEAD), lambda value: f"{value:g}", f"simulated time, {unit}", labelled=False)
     ]
     marks = "".join(f"M{across.at(end / seconds):g} {HEAD - 4}V{bottom}" for end in thinned(ends, MOST_MARKS))
     parts.append(Markup('<path class="end" d="{}"/>').format(marks))

@@ -137,14 +137,14 @@ def grid(
     x_text: Text,
     x_name: str,
     *,
-    beside: bool = True,
+    labelled: bool = True,
     below: bool = True,
     whole: bool = False,
 ) -> Markup:
     """Faint lines, and the numbers at both axes."""
     left, right, bottom, top = across.start, across.end, up.start, up.end
     parts = []
-    for value in up.ticks(7) if beside else ():
+    for value in up.ticks(7) if labelled else ():
         y = up.at(value)
         parts.append(Markup('<path class="grid" d="M{:.1f} {}H{:.1f}"/>').format(left, y, right))
         parts.append(text(left - 6, y + 4, tick_text(value), "tick", "end"))
@@ -195,7 +195,7 @@ def strip_chart(title: str, rows: Sequence[Dots], x_name: str) -> Markup:
     bottom = TOP + step * max(len(rows), 1)
     marks = (value for row in rows for value in (*(x for _, x, _ in row.points), row.mean, row.decile))
     across = axis(marks, left, WIDTH - 14)
-    parts = [grid(across, Axis(0, 1, bottom, TOP), tick_text, x_name, beside=False)]
+    parts = [grid(across, Axis(0, 1, bottom, TOP), tick_text, x_name, labelled=False)]
     for place, row in enumerate(rows):
         middle = TOP + step * (place + 0.5)
         parts.append(of_method(row.index, text(left - 8, middle + 4, short(row.name), "name", "end")))
