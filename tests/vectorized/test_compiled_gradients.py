@@ -372,10 +372,10 @@ def test_a_resumed_run_stays_as_it_was(store, tried, tmp_path):
         made.close()
         return made.engine
 
-    assert part("auto", 3_000, False, lanes="auto").plan.plan == ExecutionPlan(6, compiled=True)
+    assert part("auto", 3_000, False, lanes="auto").measured_plan.plan == ExecutionPlan(6, compiled=True)
     store.unlink()
     again = part("auto", 3_000, True, lanes="auto")
-    assert (again.plan.plan, again.plan.seconds) == (ExecutionPlan(6, compiled=True), None)
+    assert (again.measured_plan.plan, again.measured_plan.seconds) == (ExecutionPlan(6, compiled=True), None)
     assert part("told", 3, False, compiled=True).pinned_settings == {"compiled": True}
     assert part("told", 3, True).pinned_settings == {"compiled": True}
     part("plain", 3, False)
