@@ -13,6 +13,18 @@ NO_BENCHMARK = {"sizes"}
 ARGUMENTS = {
     "golden_runs": ["--out", "golden.json"],
     "population": ["--examples", "4"],
+    "two_checkouts": [
+        *map(str, (ROOT, ROOT)),
+        "--workloads",
+        "W3",
+        "--options",
+        "lanes=1",
+        "--rounds",
+        "1",
+        "--data",
+        "data",
+    ],
+    "walk": ["--list"],
     "stages_cost": ["--rounds", "1", "--envs", "envs", "--cores", "1", "--workloads", "W3"],
     "peers/run": [
         "--workloads",

@@ -62,13 +62,13 @@ class Doubled(Shift):
 @register_loss("hinge")
 def hinge(outputs, targets):
     """The margin loss of two classes."""
-    return (1 - (2 * targets - 1) * outputs.squeeze(1)).clamp_min(0)
+    return (1 - (2 * targets - 1) * (outputs[:, 1] - outputs[:, 0])).clamp_min(0)
 
 
 @register_metric("share_of_ones")
 def share_of_ones(outputs, targets):
     """How many answers are class 1."""
-    return float((outputs > 0).double().mean())
+    return float((outputs[:, 1] > outputs[:, 0]).double().mean())
 
 
 @register("slow")

@@ -37,7 +37,7 @@ def odd(tmp_path, monkeypatch):
         ("[algorithm.trainer]\nrounds = 3", "it belongs under [run]: run.rounds."),
         ("[algorithm.trainer]\nlearning_rate = 0.1", "here it is called lr: algorithm.trainer.lr."),
         ("[algorithm.trainer]\nlocal_epochs = 2", "here it is called epochs: algorithm.trainer.epochs."),
-        ('[algorithm.trainer]\noptimizer = "adam"', 'Adam is there at the server: algorithm.recipe = "fedadam"'),
+        ('[algorithm.trainer]\noptimizer = "adam"', 'algorithm.trainer = {trainer = "LocalOptimizer", optimizer'),
         ("[algorithm.sampler]\ncount = 2", 'and Uniform have it: algorithm.sampler.sampler = "'),
         ("[Algorithm]\nlr = 0.1", "unknown key 'Algorithm' (did you mean 'algorithm'?)"),
         ('[algorithm]\nrecipe = "FedAvg"', "algorithm.recipe: there is no recipe named 'FedAvg' (did you mean 'fed"),

@@ -89,9 +89,13 @@ def test_a_tuple_is_sorted_once_and_a_list_each_time():
 def test_everybody_and_the_named_are_there():
     assert All().draw(NumberedNames(3), 0, Key.root(0)) == client_ids(3)
     assert Fixed(clients=("client-2", "client-0")).draw(NumberedNames(3), 0, Key.root(0)) == ("client-0", "client-2")
-    with pytest.raises(ConfigError, match=r"names the client 'client-3', who is not there \(did you mean 'client-2'"):
+    with pytest.raises(
+        ConfigError, match=r"names the client 'client-3', which is not available \(did you mean 'client-2'"
+    ):
         Fixed(clients=("client-3",)).draw(NumberedNames(3), 0, Key.root(0))
-    with pytest.raises(ConfigError, match=r"'x', who is not there: 1000000 are, 'client-000000' to 'client-999999'"):
+    with pytest.raises(
+        ConfigError, match=r"'x', which is not available: 1000000 are, 'client-000000' to 'client-999999'"
+    ):
         Fixed(clients=("x",)).draw(NumberedNames(1_000_000), 0, Key.root(0))
     with pytest.raises(ConfigError, match=r"asked to draw from 3 clients only"):
         Uniform(count=4).draw(NumberedNames(3), 0, Key.root(0))
