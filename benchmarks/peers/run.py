@@ -72,7 +72,11 @@ class Failed(Exception):
 
 @dataclass
 class Contender:
-    """A contender at work on a workload, and what was measured of it."""
+    """A contender at work on a workload, and what was measured of it.
+
+    label: in the names of its files, where two have the same spec.  environment: variables that it is started with,
+    besides those of this process.
+    """
 
     spec: str
     python: Path
@@ -83,11 +87,13 @@ class Contender:
     first: float = 0.0  # seconds from its start to the end of its first round
     peak: int = 0  # bytes, of all its processes
     weights: np.ndarray | None = None
+    label: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
 
     def start(self, workload: Workload, cpus: Sequence[int]) -> None:
         """Starts it, and lets it run its first round."""
         name, _, options = self.spec.partition(":")
-        self.file = self.folder / f"{self.spec.replace('/', '_')}.{workload.name}.npy"
+        self.file = self.folder / f"{self.label or self.spec.replace('/', '_')}.{workload.name}.npy"
         self.log = self.file.with_suffix(".log")
         command = [self.python, HERE / f"on_{name}.py", workload.name, self.folder, self.file, "--options", options]
         inherited = {k: v for k, v in os.environ.items() if name in OURS or k != "PYTHONPATH"}
@@ -100,7 +106,7 @@ class Contender:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=inherited,
+                env=inherited | self.environment,
                 preexec_fn=lambda: os.sched_setaffinity(0, cpus),
             )
         self.versions = self._answer()["ready"]
