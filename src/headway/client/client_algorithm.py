@@ -28,9 +28,7 @@ class ClientAlgorithm:
     ) -> None:
         self.algorithm, self.flat_module, self.flows = algorithm, flat_module, flows
         self.key, self.measure = key, measure
-        self.keeps_own = bool(flat_module.personal.numel()) or (
-            flat_module.has_statistics and flat_module.task.buffers == "local"
-        )
+        self.keeps_own = bool(flat_module.personal.numel()) or flat_module.keeps_statistics
         trainer = algorithm.trainer
         assert isinstance(trainer, Trainer)
         trainer.check(flat_module)
@@ -79,6 +77,6 @@ class ClientAlgorithm:
         own: dict[str, Tensor] = dict(keep)
         if self.flat_module.personal.numel():
             own["personal"] = self.flat_module.personal.clone()
-        if self.flat_module.has_statistics and self.flat_module.task.buffers == "local":
+        if self.flat_module.keeps_statistics:
             own["statistics"] = self.flat_module.statistics()
         return {**kept, TRAINER: own} if own else kept

@@ -42,7 +42,7 @@ class ClientTraining:
 
     def __init__(self, algorithm: ClientAlgorithm) -> None:
         self.algorithm, self.flat_module, self.chain = algorithm, algorithm.flat_module, algorithm.algorithm.chain
-        self.flows, self.moves = algorithm.flows, algorithm.flat_module.moves
+        self.flows = algorithm.flows
         self.combination = StepCombination(self.chain, algorithm.flows, algorithm.measure)
 
     def train(
@@ -101,7 +101,7 @@ class ClientTraining:
         message, flat_module, chain = facts.messages[place], self.flat_module, self.chain
         if memory is None:
             memory = chain.remember(message.params)
-        if self.moves:
+        if self.flat_module.moves:
             memory = flat_module.site.labelled(memory)
         own = memory.get(TRAINER, NOTHING)
         statistics = message.buffers if message.buffers is not None else own.get("statistics")
@@ -205,4 +205,4 @@ class ClientTraining:
     def _numbers(self, count: int | Tensor, *values: float | Tensor) -> list[Tensor]:
         """A count and other numbers as the context holds them, the others in float64."""
         made = [torch.as_tensor(count), *[torch.as_tensor(value, dtype=torch.float64) for value in values]]
-        return [self.flat_module.site.put(number) for number in made] if self.moves else made
+        return [self.flat_module.site.put(number) for number in made] if self.flat_module.moves else made

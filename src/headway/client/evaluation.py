@@ -60,7 +60,7 @@ def check_central(flat_module: FlatModule) -> None:
     Raises:
         ConfigError: the statistics that the server has are the initial ones, which no client computed.
     """
-    if flat_module.has_statistics and flat_module.task.buffers == "local":
+    if flat_module.keeps_statistics:
         raise ConfigError(
             "a model whose statistics stay with the clients cannot be evaluated centrally: its own are the initial "
             'ones. Choose task.buffers = "average", or use data without a central test set (data.central_share = 0 '
@@ -100,12 +100,7 @@ def evaluate_client(
     flat_module: FlatModule, message: Message, examples: Examples, memory: Memories, client: str
 ) -> dict[str, float]:
     """The metrics of one client alone, on its own test examples."""
-
-    def scores(flat_module: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> dict[str, float]:
-        loss = {"loss": _loss(flat_module, outputs, targets, trace)}
-        return _measured(flat_module, flat_module.task.scorers, outputs, targets, trace) | loss
-
-    return _apart(flat_module, message, examples, memory, client, scores)
+    return _apart(flat_module, message, examples, memory, client, _client_scores)
 
 
 def training_loss(
@@ -138,8 +133,7 @@ def evaluate_clients(
     def scores(flat_module: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> dict[str, float]:
         if flat_module.task.pooled_scorers:
             pool.append((outputs, targets.cpu()))
-        loss = {"loss": _loss(flat_module, outputs, targets, trace)}
-        return _measured(flat_module, flat_module.task.scorers, outputs, targets, trace) | loss
+        return _client_scores(flat_module, outputs, targets, trace)
 
     each = _of_each(flat_module, message, data, parts, clients, memory, scores, window)
     if not pool:
@@ -183,7 +177,7 @@ def _of_each(
     if not tested:
         return {}
     alike = not flat_module.personal.numel() and not flat_module.keeps
-    alike = alike and not (flat_module.has_statistics and flat_module.task.buffers == "local")
+    alike = alike and not flat_module.keeps_statistics
     if not alike:
         return {client: _apart(flat_module, message, examples_of(client), memory, client, figure) for client in tested}
     flat_module.load(message.params, None, message.buffers)
@@ -249,6 +243,12 @@ def _output(flat_module: FlatModule, inputs: Tensor) -> Tensor:
     stopping.check()
     output: Tensor = flat_module.module(inputs).cpu()
     return output
+
+
+def _client_scores(flat_module: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> dict[str, float]:
+    """The mean loss and the task's metrics of one client."""
+    loss = {"loss": _loss(flat_module, outputs, targets, trace)}
+    return _measured(flat_module, flat_module.task.scorers, outputs, targets, trace) | loss
 
 
 def _loss(flat_module: FlatModule, outputs: Tensor, targets: Tensor, trace: CallTrace) -> float:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from headway.client.client_algorithm import ClientAlgorithm
 from headway.client.client_training import ClientTraining
 from headway.client.evaluation import evaluate_client, training_loss
@@ -12,9 +9,9 @@ from headway.client_state.store import Memories
 from headway.core.errors import ConfigError, UpdateRejected
 from headway.core.update import Tensors
 from headway.data import Examples
-from headway.model.flat_module import FlatModule
-from headway.model.random_state import outside, rewind_outside
+from headway.model.module_checks import undisturbed
 from headway.protocol.messages import (
+    STRAGGLER,
     Ask,
     Declined,
     Evaluate,
@@ -29,8 +26,6 @@ from headway.protocol.messages import (
     Train,
     UpdateReply,
 )
-
-STRAGGLER = "a straggler, and the policy drops those"
 
 
 class Participant:
@@ -104,16 +99,3 @@ class Participant:
             return Scores({}, 0)
         scores = evaluate_client(flat_module, request.message, self.test, self.memory, self.client)
         return Scores(scores, len(self.test))
-
-
-@contextmanager
-def undisturbed(flat_module: FlatModule) -> Iterator[None]:
-    """Leaves the generators of torch, NumPy and Python, and the attributes of the model, as they were."""
-    before, others = flat_module.site.rng_state(), outside() if flat_module.seeds_outside else None
-    try:
-        yield
-    finally:
-        flat_module.site.set_rng_state(before)
-        flat_module.attributes.restore()
-        if others is not None:
-            rewind_outside(others)

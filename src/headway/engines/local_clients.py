@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -13,7 +11,7 @@ from headway.core.errors import ConfigError
 from headway.core.update import Tensors
 from headway.engines.group_runner import GroupRunner
 from headway.engines.grouping import groups_of
-from headway.model.random_state import outside, rewind_outside
+from headway.model.module_checks import undisturbed
 from headway.protocol import wire as frame
 from headway.protocol.messages import Answer, Ask, Evaluate, Exchange, Measure, Settle, Train
 from headway.protocol.reports import Reports, columns_of
@@ -36,7 +34,7 @@ class LocalClients:
         window: the part of the cohort whose results are asked for here, of a request to evaluate or to measure.
         The generators and settings of torch, NumPy and Python are left as they were found.
         """
-        with self.untouched():
+        with undisturbed(self.setup.flat_module):
             match ask.request:
                 case Train():
                     with self.setup.device.training():
@@ -50,19 +48,6 @@ class LocalClients:
                 case Exchange() as request:
                     return self._exchange(ask, request)
         raise ConfigError(f"this engine has no answer to a {type(ask.request).__name__} request.")
-
-    @contextmanager
-    def untouched(self) -> Iterator[None]:
-        """Leaves the generators and settings of torch, NumPy and Python as they were found."""
-        device, flat_module = self.setup.device, self.setup.flat_module
-        before, others = device.rng_state(), outside() if flat_module.seeds_outside else None
-        try:
-            yield
-        finally:
-            device.set_rng_state(before)
-            flat_module.attributes.restore()
-            if others is not None:
-                rewind_outside(others)
 
     def _train(self, ask: Ask) -> Answer:
         total, meter = ExactTotal(), self.setup.meter(ask)

@@ -20,6 +20,7 @@ from headway.engines.evaluation_shares import shares_of
 from headway.engines.group_runner import GroupRunner
 from headway.engines.grouping import GROUP, groups_of
 from headway.engines.local_clients import LocalClients
+from headway.model.module_checks import undisturbed
 from headway.observe.drift import DriftMeter
 from headway.protocol.messages import Answer, Ask, Evaluate, Measure, Train
 from headway.protocol.reports import Reports
@@ -52,7 +53,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class WorkerTask:
+class WorkerResult:
     """A worker's result for a group of clients.
 
     rows: each client's own update, for an aggregator that needs the whole cohort; the worker keeps the sum otherwise.
@@ -87,7 +88,7 @@ class WorkerHandle(ABC):
         """
 
     @abstractmethod
-    def work(self, unit: Unit) -> WorkerTask | None:
+    def work(self, unit: Unit) -> WorkerResult | None:
         """Waits for the unit; `None` if that failed there.
 
         Raises:
@@ -205,7 +206,7 @@ class WorkerClients:
         """The answer to an ask."""
         if self.local_reason is not None or not ask.cohort or not self._prepared(ask):
             return self.local.answer(ask)
-        with self.local.untouched():
+        with undisturbed(self.local.setup.flat_module):
             try:
                 with self.local.setup.device.training():
                     return RoundDispatcher(self.pool, self.local, ask).run()
@@ -298,7 +299,7 @@ class RoundDispatcher:
                 self._take(handle, unit, work)
                 self._give(handle)
 
-    def _take(self, handle: WorkerHandle, unit: Unit, work: WorkerTask | None) -> None:
+    def _take(self, handle: WorkerHandle, unit: Unit, work: WorkerResult | None) -> None:
         """Adds a worker's result for a group to the round."""
         if work is None:
             self._here(unit)

@@ -110,11 +110,6 @@ class FlatModule:
         if self._copying is None:
             self._copying = self.module.register_forward_pre_hook(_copied)
 
-    @property
-    def copies_inputs(self) -> bool:
-        """Whether the model is called with copies of its inputs."""
-        return self._copying is not None
-
     def seed(self, seed: int) -> None:
         """Seeds what a model may draw from, apart from its dropout modules."""
         for generator in self._generators:
@@ -225,6 +220,11 @@ class FlatModule:
     def has_statistics(self) -> bool:
         """Whether the model keeps floating-point buffers."""
         return bool(self._buffers)
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether these statistics stay with each client."""
+        return self.has_statistics and self.task.buffers == "local"
 
     @property
     def parts_text(self) -> str:

@@ -81,6 +81,17 @@ def untouched(flat_module: FlatModule) -> Iterator[None]:
             part.training = mode
 
 
+@contextmanager
+def undisturbed(flat_module: FlatModule) -> Iterator[None]:
+    """Leaves the generators of torch, NumPy and Python, and the attributes of the model, as they were found."""
+    before = flat_module.rng_state()
+    try:
+        yield
+    finally:
+        flat_module.attributes.restore()
+        flat_module.set_rng_state(before)
+
+
 def has_own_code(algorithm: Algorithm, task: Task) -> bool:
     """Whether a trainer, stage, loss or metric that is not Headway's own runs with the model: it may draw from
     NumPy's or Python's generator."""

@@ -17,7 +17,7 @@ MOST_NAMES = 10_000  # among which the nearest to a misspelt one is looked for
 def staying(flat_module: FlatModule) -> str:
     """The parts of a model that stay with each client, as a phrase; empty if there are none."""
     parts = ["personal parameters"] if flat_module.personal.numel() else []
-    if flat_module.has_statistics and flat_module.task.buffers == "local":
+    if flat_module.keeps_statistics:
         parts.append("statistics")
     return " and ".join(parts)
 

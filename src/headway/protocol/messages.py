@@ -150,6 +150,9 @@ class Settled(Reply):
     """The answer to Settle: the verdict is carried out."""
 
 
+STRAGGLER = "a straggler, and the policy drops those"  # the reason of a client that is dropped
+
+
 @dataclass(frozen=True, slots=True)
 class Declined(Reply):
     """The answer of a client without an update or a score: "dropped" by the trainer's policy, or "rejected" since its

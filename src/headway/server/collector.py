@@ -17,7 +17,7 @@ from headway.core.update import Update
 from headway.model.device import Device
 from headway.numerics.keys import Key
 from headway.observe.drift import DriftMeter
-from headway.protocol.messages import Answer, Ask
+from headway.protocol.messages import STRAGGLER, Answer, Ask
 from headway.protocol.reports import OneOrEach, Reports, columns_of
 from headway.protocol.sums import ExactTotal, GroupSum
 from headway.server.guard import Promise
@@ -190,7 +190,7 @@ class _Contexts:
 
 def stragglers(clients: Sequence[str], down: int) -> Reports:
     """Reports on clients whose work is dropped, and that received so many bytes."""
-    return Reports(clients, "dropped", bytes_down=down, reasons="a straggler, and the policy drops those")
+    return Reports(clients, "dropped", bytes_down=down, reasons=STRAGGLER)
 
 
 def answered(total: ExactTotal, parts: Iterable[Reports], meter: DriftMeter | None) -> Answer:

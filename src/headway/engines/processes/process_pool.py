@@ -19,7 +19,7 @@ from headway.core import stopping
 from headway.core.errors import HeadwayError
 from headway.engines.group_runner import GroupRunner
 from headway.engines.processes.worker import Areas, read_total, read_work, start
-from headway.engines.worker_pool import Lost, Unit, WorkerHandle, WorkerPool, WorkerTask, some_of
+from headway.engines.worker_pool import Lost, Unit, WorkerHandle, WorkerPool, WorkerResult, some_of
 from headway.protocol.messages import Ask, Evaluate
 from headway.protocol.sums import ExactTotal
 
@@ -47,7 +47,7 @@ class ProcessHandle(WorkerHandle):
         earlier = {client: version.round for client, version in own.earlier.items()}
         self._ask({**request, "messages": self.areas.places(own), "earlier": earlier, "steps": dict(own.steps)})
 
-    def work(self, unit: Unit) -> WorkerTask | None:
+    def work(self, unit: Unit) -> WorkerResult | None:
         """Reads its answer, and what it has written to shared memory."""
         reply = self._answer()
         return None if "failed" in reply else read_work(reply, unit.clients, unit.first, self.areas)

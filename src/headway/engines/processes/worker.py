@@ -18,7 +18,7 @@ from headway.core.update import Update
 from headway.engines.executors.client_setup import ClientSetup
 from headway.engines.group_runner import GroupRunner
 from headway.engines.processes.shared_arrays import Broadcast, Sums, shared
-from headway.engines.worker_pool import WorkerTask, WorkerTotals
+from headway.engines.worker_pool import WorkerResult, WorkerTotals
 from headway.protocol.messages import Ask, Evaluate, Measure, Train, Version
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
@@ -174,14 +174,14 @@ def read_total(reply: dict[str, Any], sums: Sums) -> ExactTotal:
     return ExactTotal.from_state(reply, sums.read(reply["bins"]))
 
 
-def read_work(reply: dict[str, Any], unit: Sequence[str], first: int, areas: Areas) -> WorkerTask:
+def read_work(reply: dict[str, Any], unit: Sequence[str], first: int, areas: Areas) -> WorkerResult:
     """The result of a group, from a worker's reply."""
     drift: dict[str, Tensor] = {}
     weights, paths = reply.get("weights", {}), reply.get("paths", {})
     if areas.drift is not None:
         drift = {client: areas.drift[place] for place, client in enumerate(unit, first) if client in weights}
     rows = _read_rows(reply, unit, first, areas.rows) if "rows" in reply else None
-    return WorkerTask(Reports(**reply["reports"]), rows, drift, weights, paths, reply["notes"])
+    return WorkerResult(Reports(**reply["reports"]), rows, drift, weights, paths, reply["notes"])
 
 
 def _read_rows(reply: dict[str, Any], unit: Sequence[str], first: int, rows: dict[str, Tensor]) -> ExactTotal:

@@ -18,7 +18,7 @@ from headway.engines.ray.cluster import living_nodes
 from headway.engines.ray.ray_worker import RayWorker
 from headway.engines.ray.replicated_state import RemoteMemory
 from headway.engines.ray.worker_job import WorkerJob, data_arrays
-from headway.engines.worker_pool import Lost, MachineLost, Unit, WorkerHandle, WorkerPool, WorkerTask
+from headway.engines.worker_pool import Lost, MachineLost, Unit, WorkerHandle, WorkerPool, WorkerResult
 from headway.protocol.messages import Ask, Evaluate, Message
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
@@ -75,7 +75,7 @@ class RayHandle(WorkerHandle):
         ranges, message = self.pool.memory.ranges, self.pool.evaluated
         self.asked = self.pool.remote.call(self.actor, "evaluate", request, ranges, message)
 
-    def work(self, unit: Unit) -> WorkerTask | None:
+    def work(self, unit: Unit) -> WorkerResult | None:
         """Waits for its answer."""
         self._check_started()
         assert self.asked is not None
@@ -88,7 +88,7 @@ class RayHandle(WorkerHandle):
             return None
         rows = rows_from_arrays(reply["rows"]) if "rows" in reply else None
         drift, paths = tensors_of(reply.get("drift", {})), reply.get("paths", {})
-        return WorkerTask(Reports(**reply["reports"]), rows, drift, reply.get("weights", {}), paths, reply["notes"])
+        return WorkerResult(Reports(**reply["reports"]), rows, drift, reply.get("weights", {}), paths, reply["notes"])
 
     def total(self) -> ExactTotal | None:
         """Its sum."""
