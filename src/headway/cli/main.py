@@ -16,6 +16,7 @@ if __name__ == "__main__":
 import typer
 
 from headway import __version__
+from headway.cli.federation_commands import add_commands
 from headway.core.errors import HeadwayError
 
 # torch's threads wait for each other spinning, by default for so long that a busy machine comes to a halt
@@ -306,6 +307,9 @@ def list_() -> None:
     from headway.cli.list_command import list_names
 
     list_names()
+
+
+add_commands(app)
 
 
 def main() -> None:

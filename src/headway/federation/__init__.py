@@ -1,0 +1,1 @@
+"""Federations of real machines: a server, and agents that answer its requests over HTTPS."""

@@ -1,0 +1,1 @@
+"""The identity of a node: certificates, keys, signed requests, enrolment and revocation."""

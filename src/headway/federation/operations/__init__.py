@@ -1,0 +1,1 @@
+"""Status, metrics and the live page of a server."""

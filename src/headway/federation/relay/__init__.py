@@ -1,0 +1,1 @@
+"""A relay: a client of one server, and a server to clients of its own."""

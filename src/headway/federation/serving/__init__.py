@@ -1,0 +1,1 @@
+"""The server: HTTP, the clients that have joined, and the engine that carries requests to them."""
