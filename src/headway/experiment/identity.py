@@ -56,17 +56,17 @@ def identity_of(
         },
         **options,
         "algorithm": _json_ready(algorithm),
-        "task": _task(task),
+        "task": task_numbers(task),
         "clock": json.loads(json.dumps(engine.timed)),
         "model": {"layout": flat_module.layout.fingerprint, "start": start},
-        **({"frozen weights": _digest(flat_module.frozen)} if flat_module.frozen else {}),
+        **({"frozen weights": frozen_digest(flat_module.frozen)} if flat_module.frozen else {}),
         "data": data.fingerprint(),
         "plan": {"engine": engine.recorded_name, **engine.pinned_settings, "threads": torch.get_num_threads()},
         "code": code_of(task, flat_module.module, algorithm),
     }
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def frozen_digest(tensors: Mapping[str, Tensor]) -> str:
     """A digest of named tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
@@ -184,7 +184,9 @@ def _installed(file: Path) -> bool:
     return any(file.resolve().is_relative_to(root.resolve()) for root in roots)
 
 
-def _task(task: Task) -> dict[str, Any]:
+def task_numbers(task: Task) -> dict[str, Any]:
+    """A task in plain values; a loss or metric of one's own by its name."""
+
     def named(value: object) -> str:
         if dataclasses.is_dataclass(value):  # with its numbers, such as those by which a target is scaled
             return repr(value)
