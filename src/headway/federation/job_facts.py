@@ -38,7 +38,7 @@ def task_facts(flat_module: FlatModule) -> TaskFacts:
 
 
 def version_differences(server: Versions, agent: Versions) -> Iterator[tuple[str, str]]:
-    """The versions that must be the same and are not, as the two sides: the interface, the wire, the draws from keys."""
+    """The versions that must be the same and are not, as the two sides: interface, wire, draws from keys."""
     for name in ("protocol", "wire", "draws"):
         needed, found = getattr(server, name), getattr(agent, name)
         if needed != found:
