@@ -1,5 +1,6 @@
 """The proxy does what it says, and nothing without a fault."""
 
+import contextlib
 import http.client
 import http.server
 import socket
@@ -23,10 +24,15 @@ class Echo(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): ...
 
 
+class Origin(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_): ...
+
+
 @pytest.fixture(scope="module")
 def origin():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-    server.daemon_threads = True
+    server = Origin(("127.0.0.1", 0), Echo)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield server.server_address
@@ -122,9 +128,8 @@ def test_idle_connections_are_cut(proxy, connect):
     proxy.faults = Faults(idle_s=0.1)
     with socket.create_connection(proxy.address) as idle:
         idle.settimeout(10)
-        with pytest.raises(ConnectionError):
-            assert idle.recv(1)
-            raise ConnectionResetError  # an end of the stream would do as well
+        with contextlib.suppress(ConnectionError):  # as good as the end of the stream
+            assert idle.recv(1) == b""
     assert proxy.cuts == 1
 
 
