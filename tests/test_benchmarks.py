@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks"
-NO_BENCHMARK = {"sizes"}
+NO_BENCHMARK = {"sizes", "simulated_agents"}
 ARGUMENTS = {
     "golden_runs": ["--out", "golden.json"],
     "population": ["--examples", "4"],
