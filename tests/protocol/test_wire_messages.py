@@ -6,6 +6,8 @@ from dataclasses import fields
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headway.core.errors import FrameError
 from headway.core.update import Update
@@ -28,6 +30,7 @@ from headway.protocol.messages import (
 from headway.protocol.wire_messages import Binding, decode_reply, decode_request, encode_reply, encode_request
 
 MOST = 10_000
+ONE, NAN = torch.tensor(1.0), torch.tensor(float("nan"))
 BINDING = Binding(5, 1, 2)
 MESSAGE = Message(torch.randn(4), {"Scaffold": {"variate": torch.randn(4)}}, torch.randn(2))
 PRIVATE = {"share": torch.tensor([3, 4])}
@@ -144,3 +147,64 @@ def test_heads_that_lie_are_refused_before_a_tensor_is_made(monkeypatch, place, 
     monkeypatch.setattr(torch, "frombuffer", lambda *_, **__: pytest.fail("a tensor was made"))
     with pytest.raises(FrameError, match=reason):
         wire.read(forged(lambda body: body.__setitem__(place, value)), MOST)
+
+
+NAMES = [
+    "v/delta",
+    "s/tau",
+    "weight",
+    "f/examples",
+    "f/train_loss",
+    "f/",
+    "f/a\nb",
+    "o/examples",
+    "o/status",
+    "o/reason",
+]
+NAMES += ["m/params", "m/stages", "m/a/b", "o/steps", "o/name", "o/counted", "p/share", "", "other"]
+TENSORS = st.builds(
+    lambda dtype, shape, value: torch.full(shape, value, dtype=torch.float64).to(dtype),
+    st.sampled_from(wire.DTYPES),
+    st.lists(st.integers(0, 3), max_size=3).map(tuple),
+    st.sampled_from([0.0, 1.0, -1.0, 2.5, 300.0, 1e30, float("nan"), float("inf")]),
+)
+
+
+@given(st.sampled_from(wire.KINDS), st.dictionaries(st.sampled_from(NAMES), TENSORS, max_size=5))
+@settings(max_examples=500)
+def test_tensors_of_any_kind_are_a_message_or_refused_with_a_sentence(kind, tensors):
+    data = wire.encode(wire.Frame(kind, 5, 1, 2, tensors))
+    for read in (lambda: decode_reply(data, BINDING, MOST), lambda: decode_request(data, MOST)):
+        try:
+            found = read()
+        except FrameError as error:
+            found = error
+        assert isinstance(found, (Reply, tuple)) or str(found).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensors", "sentence"),
+    [
+        ("update", {"v/delta": torch.zeros(4), "weight": torch.ones(2)}, "'weight' has the shape"),
+        ("update", {"v/delta": torch.zeros(4), "weight": torch.tensor(1.0), "s/tau": torch.ones(4)}, "'tau' has"),
+        (
+            "update",
+            {"v/delta": torch.zeros(4), "weight": torch.tensor(1.0), "f/examples": NAN},
+            "nan is not a number of",
+        ),
+        ("update", {"v/delta": torch.zeros(4), "weight": torch.tensor(1.0), "f/steps": -ONE}, "-1 is not a number of"),
+        (
+            "update",
+            {"v/delta": torch.zeros(4), "weight": torch.tensor(1.0), "f/status": ONE},
+            "no figure of a training",
+        ),
+        ("scores", {"o/examples": torch.tensor(-3)}, "-3 is not a number of examples"),
+        ("scores", {"o/examples": torch.tensor(3), "f/<b>\n": ONE}, "not the name of a metric"),
+        ("declined", {"o/status": torch.tensor(float("inf")), "o/reason": torch.zeros(1)}, "inf is not"),
+        ("declined", {"o/status": torch.tensor(0), "o/reason": torch.zeros(2, 2)}, "another kind"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_reply_of_one_client_is_refused(kind, tensors, sentence):
+    with pytest.raises(FrameError, match=sentence):
+        decode_reply(wire.encode(wire.Frame(kind, 5, 1, 2, tensors)), BINDING, MOST)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import FrameError
-from headway.core.update import Tensors
+from headway.core.update import Tensors, Update
 from headway.protocol import wire
 from headway.protocol.messages import (
     Declined,
@@ -36,6 +36,9 @@ REQUESTS: Mapping[type[Request], str] = {
     Settle: "settle",
 }
 KINDS: Mapping[str, type[Request]] = {kind: request for request, kind in REQUESTS.items()}
+FIGURES, COUNTS = frozenset({"examples", "steps", "train_loss"}), frozenset({"examples", "steps"})
+MOST_COUNTED, LONGEST_NAME = 1 << 53, 200
+DAMAGE = (KeyError, IndexError, ValueError, TypeError, OverflowError, RuntimeError)  # of a tensor of another kind
 MESSAGE, PRIVATE, OWN, METRIC = "m/", "p/", "o/", "f/"  # before the names of tensors
 STATUSES: tuple[Literal["dropped", "rejected"], ...] = ("dropped", "rejected")
 
@@ -85,7 +88,7 @@ def decode_request(data: bytes, most: int) -> tuple[Request, Binding]:
             request = Settle(*common, counted=bool(own["counted"]))
         else:
             request = KINDS[frame.kind](*common)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except DAMAGE as error:
         raise FrameError(f"a {frame.kind} request lacks a tensor or holds one of another kind ({error}).") from error
     return request, Binding(frame.round, frame.attempt, frame.ask)
 
@@ -121,16 +124,16 @@ def decode_reply(data: bytes, binding: Binding, most: int) -> Reply:
     try:
         match frame.kind:
             case "update":
-                return UpdateReply(wire.to_update(frame.tensors), _floats(frame.tensors))
+                return UpdateReply(_single(wire.to_update(frame.tensors)), _figures(frame.tensors))
             case "scores":
-                return Scores(_floats(frame.tensors), int(own["examples"]))
+                return Scores(_floats(frame.tensors), _count(own["examples"]))
             case "reply":
                 return ExchangeReply(own)
             case "declined":
-                return Declined(STATUSES[int(own["status"])], _string(own["reason"]))
+                return Declined(STATUSES[_count(own["status"])], _string(own["reason"]))
             case "settled":
                 return Settled()
-    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+    except DAMAGE as error:
         raise FrameError(f"a {frame.kind} reply lacks a tensor or holds one of another kind ({error}).") from error
     raise FrameError(f"a reply was expected, found a {frame.kind} message.")
 
@@ -148,7 +151,36 @@ def _numbers(figures: Mapping[str, float]) -> dict[str, Tensor]:
 
 
 def _floats(named: Tensors) -> dict[str, float]:
-    return {name: float(number) for name, number in _of(METRIC, named).items()}
+    found = {name: float(number) for name, number in _of(METRIC, named).items()}
+    if strange := [name for name in found if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME]:
+        raise ValueError(f"{strange[0]!r} is not the name of a metric")
+    return found
+
+
+def _figures(named: Tensors) -> dict[str, float]:
+    """The figures of a training, of which those that count something are whole numbers."""
+    found = _floats(named)
+    if unknown := found.keys() - FIGURES:
+        raise ValueError(f"{min(unknown)!r} is no figure of a training")
+    for name in COUNTS & found.keys():
+        _count(torch.tensor(found[name], dtype=torch.float64))
+    return found
+
+
+def _count(number: Tensor) -> int:
+    """A number of examples or steps."""
+    value = float(number)
+    if not 0 <= value <= MOST_COUNTED or value != int(value):
+        raise ValueError(f"{value:g} is not a number of examples or steps")
+    return int(value)
+
+
+def _single(update: Update) -> Update:
+    """The update of one client: its weight and its sums are single numbers."""
+    for name, number in {"weight": update.weight, **update.sums}.items():
+        if number.ndim:
+            raise ValueError(f"{name!r} has the shape {tuple(number.shape)} and must be one number")
+    return update
 
 
 def _text(text: str) -> Tensor:
