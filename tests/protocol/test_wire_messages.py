@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import fields
 
 import pytest
@@ -27,7 +28,18 @@ from headway.protocol.messages import (
     Train,
     UpdateReply,
 )
-from headway.protocol.wire_messages import Binding, decode_reply, decode_request, encode_reply, encode_request
+from headway.protocol.wire_files import WrittenFrame
+from headway.protocol.wire_messages import (
+    Binding,
+    decode_reply,
+    decode_request,
+    encode_reply,
+    encode_request,
+    read_reply,
+    read_request,
+    write_reply,
+    write_request,
+)
 
 MOST = 10_000
 ONE, NAN = torch.tensor(1.0), torch.tensor(float("nan"))
@@ -120,8 +132,6 @@ def test_every_flipped_byte_and_every_truncation_is_refused() -> None:
 
 def forged(change) -> bytes:
     """A message whose checksum is right and whose heads were changed."""
-    import hashlib
-
     body = bytearray(wire.encode(wire.Frame("settled", 0, 0, 0, {"x": torch.zeros(2)}))[: -wire.CHECKSUM])
     change(body)
     return bytes(body) + hashlib.blake2b(bytes(body), digest_size=wire.CHECKSUM).digest()
@@ -208,3 +218,51 @@ def test_tensors_of_any_kind_are_a_message_or_refused_with_a_sentence(kind, tens
 def test_what_is_no_reply_of_one_client_is_refused(kind, tensors, sentence):
     with pytest.raises(FrameError, match=sentence):
         decode_reply(wire.encode(wire.Frame(kind, 5, 1, 2, tensors)), BINDING, MOST)
+
+
+def test_an_update_of_few_bits_travels_in_few_bits() -> None:
+    update = Update.of(torch.randint(0, 1 << 20, (1001,)), 3.0, extra=torch.randn(4))
+    packed, lengths = {"delta": 20}, {"delta": 1001, "extra": 4}
+    plain, few = encode_reply(UpdateReply(update), BINDING), encode_reply(UpdateReply(update), BINDING, packed)
+    assert len(plain) - len(few) == 8 * 1001 - (20 * 1001 + 7) // 8
+    assert same(UpdateReply(update), decode_reply(few, BINDING, MOST, packed, lengths))
+
+
+@pytest.mark.parametrize("lengths", [{"delta": 9}, {"delta": 1 << 60}])
+def test_packed_bytes_of_another_length_are_refused_before_they_are_unpacked(lengths) -> None:
+    data = encode_reply(UpdateReply(Update.of(torch.arange(10))), BINDING, {"delta": 20})
+    with pytest.raises(FrameError, match=r"'delta' must be .* bytes"):
+        decode_reply(data, BINDING, MOST, {"delta": 20}, lengths)
+    with pytest.raises(FrameError, match=r"'delta' must be 25 bytes.*found torch\.int64"):
+        decode_reply(
+            encode_reply(UpdateReply(Update.of(torch.arange(10))), BINDING), BINDING, MOST, {"delta": 20}, {"delta": 10}
+        )
+
+
+@pytest.mark.parametrize("code", [-1, 1 << 20])
+def test_a_code_that_does_not_fit_is_declined_and_never_wraps_around(code) -> None:
+    data = encode_reply(UpdateReply(Update.of(torch.tensor([1, code]))), BINDING, {"delta": 20})
+    reply = decode_reply(data, BINDING, MOST, {"delta": 20}, {"delta": 2})
+    assert reply == Declined("rejected", "'delta' holds integers that do not fit in 20 bits")
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda each: type(each).__name__)
+def test_a_request_in_a_file(tmp_path, request_) -> None:
+    with (tmp_path / "request").open("wb") as file:
+        written = write_request(file, request_, 2)
+    data = (tmp_path / "request").read_bytes()
+    assert data == encode_request(request_, 2)
+    assert written == WrittenFrame(len(data), hashlib.sha256(data).hexdigest())
+    received, binding = read_request(tmp_path / "request", MOST)
+    assert same(request_, received)
+    assert binding == BINDING
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda each: type(each).__name__)
+def test_a_reply_in_a_file(tmp_path, reply) -> None:
+    with (tmp_path / "reply").open("wb") as file:
+        write_reply(file, reply, BINDING)
+    assert (tmp_path / "reply").read_bytes() == encode_reply(reply, BINDING)
+    assert same(reply, read_reply(tmp_path / "reply", BINDING, MOST))
+    with pytest.raises(FrameError, match="was expected, found one to"):
+        read_reply(tmp_path / "reply", Binding(6, 1, 2), MOST)

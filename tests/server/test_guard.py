@@ -12,6 +12,10 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.core.flow import VectorSpec
 from headway.core.stage import Place, Stage
+from headway.core.update import Update
+from headway.protocol.messages import UpdateReply
+from headway.protocol.wire_messages import Binding, encode_reply
+from headway.server.guard import Promise
 
 SIZES = (9, 12, 5, 30, 7, 16)
 
@@ -199,3 +203,17 @@ def test_what_no_stage_declared_is_named_and_not_blamed_on_the_learning_rate(nam
         trained(stage)
     assert "learning rate" not in str(stopped.value)
     assert "connect" in str(stopped.value)
+
+
+@pytest.mark.parametrize("stages", [(), (TopK(),), (Whiten(),), (hw.Scaffold(),)], ids=lambda each: str(each))
+@pytest.mark.parametrize("size", [1, 15, 100_000])
+def test_the_largest_reply_has_room_for_an_update_of_float64_and_little_more(stages, size):
+    links = hw.chain(*stages, hw.Mean())
+    promise = Promise.of(links, links.trace(hw.Flow()), size)
+    vectors = {
+        name: torch.zeros(length, dtype=torch.int64 if name in (promise.integers or ()) else torch.float64)
+        for name, length in promise.lengths.items()
+    }
+    reply = UpdateReply(Update(vectors, torch.tensor(1.0).double()), {"examples": 1.0, "steps": 1.0, "train_loss": 0.0})
+    needed = len(encode_reply(reply, Binding(0, 0, 0), promise.bits))
+    assert needed <= promise.largest_reply <= needed + (1 << 16)

@@ -44,4 +44,5 @@ class RemoteClient:
             FrameError: for bytes that are not a request.
         """
         request, binding = decode_request(data, self.most)
-        return encode_reply(self.participant.answer(request), binding)
+        packed = self.participant.algorithm.flows[-1].packed
+        return encode_reply(self.participant.answer(request), binding, packed)

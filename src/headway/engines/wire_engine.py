@@ -92,7 +92,8 @@ class WireEngine(Engine):
         """A client's reply, and how many bytes it had."""
         stopping.check()
         data = self._client(client).serve(encode_request(request, number))
-        return decode_reply(data, Binding(request.round, request.attempt, number), MOST), len(data)
+        binding, guard = Binding(request.round, request.attempt, number), self.setup.guard
+        return decode_reply(data, binding, MOST, guard.bits, guard.lengths), len(data)
 
     def _client(self, client: str) -> RemoteClient:
         """The other side, with the memory that the client has in the run's store."""
@@ -129,7 +130,7 @@ class WireEngine(Engine):
         except UpdateRejected as refusal:
             return Reports([client], "rejected", seconds=seconds, bytes_down=down, reasons=refusal.reason)
         numbers = (examples, steps, norm, figures.get("train_loss", 0.0), float(update.weight))
-        return self.setup.collector.reports_of([client], (seconds, _bytes(update), down), *numbers)
+        return self.setup.collector.reports_of([client], (seconds, self._bytes(update), down), *numbers)
 
     def _scores(self, ask: Ask) -> Answer:
         """Metrics of each client that has some, as it reports them."""
@@ -154,6 +155,5 @@ class WireEngine(Engine):
         self.job.memory.settle(tag, ask.cohort)
         return Answer()
 
-
-def _bytes(update: Update) -> int:
-    return wire.size(wire.of_update(update))
+    def _bytes(self, update: Update) -> int:
+        return wire.size(wire.of_update(update, self.setup.guard.bits))

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from headway.core.errors import FrameError
 from headway.core.update import Update
-from headway.numerics.packing import pack, unpack
+from headway.numerics.packing import pack, packed_length, unpack
 
 MAGIC = b"HWAY"
 VERSION = 1
@@ -56,6 +56,7 @@ DTYPES = (
 Spec = tuple[torch.dtype, tuple[int, ...]]
 _HEADER = struct.Struct("<4sBBHIIIQ")
 _MAX_DIMS = 8
+HEADER_SIZE = _HEADER.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,18 @@ class Frame:
     attempt: int
     ask: int
     tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The header of a message: its kind, the number of its buffers, what it belongs to, the length of what follows."""
+
+    kind: str
+    buffers: int
+    round: int
+    attempt: int
+    ask: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +104,34 @@ def of_update(update: Update, packed: Mapping[str, int] = MappingProxyType({})) 
     return named | {"weight": update.weight}
 
 
+def too_wide(update: Update, bits: Mapping[str, int]) -> str | None:
+    """The name of a vector with integers of more bits than these, if there is one."""
+    for name, width in bits.items():
+        if name in update.vectors and bool((update.vectors[name] >> width).any()):  # negative ones too
+            return name
+    return None
+
+
 def to_update(
     tensors: Mapping[str, Tensor],
     packed: Mapping[str, int] = MappingProxyType({}),
     lengths: Mapping[str, int] = MappingProxyType({}),
 ) -> Update:
-    """The update of tensors named by `of_update`; lengths: how many integers each packed vector has."""
+    """The update of tensors named by `of_update`; lengths: how many integers each packed vector has.
+
+    Raises:
+        FrameError: if a packed vector has not the bytes of so many integers.
+    """
     vectors = {name[2:]: tensor for name, tensor in tensors.items() if name.startswith("v/")}
-    vectors |= {name: unpack(vectors[name], bits, lengths[name]) for name, bits in packed.items() if name in vectors}
+    for name, bits in packed.items():
+        if name in vectors:
+            held, wanted = vectors[name], packed_length(lengths[name], bits)
+            if held.dtype != torch.uint8 or tuple(held.shape) != (wanted,):
+                raise FrameError(
+                    f"{name!r} must be {wanted} bytes, {lengths[name]} integers of {bits} bits each, found "
+                    f"{held.dtype} of shape {tuple(held.shape)}."
+                )
+            vectors[name] = unpack(held, bits, lengths[name])
     sums = {name[2:]: tensor for name, tensor in tensors.items() if name.startswith("s/")}
     return Update(vectors, tensors["weight"], sums)
 
@@ -115,20 +148,33 @@ def encode(frame: Frame) -> bytes:
     Raises:
         FrameError: for a tensor of a kind that has no code, or a name over 255 bytes.
     """
-    heads, buffers = [], []
-    for name, tensor in frame.tensors.items():
-        raw = name.encode()
-        if tensor.dtype not in DTYPES or tensor.ndim > _MAX_DIMS or len(raw) > 255:
-            raise FrameError(f"tensor {name!r} ({tensor.dtype}, {tensor.ndim} dimensions) cannot be sent.")
-        heads.append(struct.pack("<BBB", len(raw), DTYPES.index(tensor.dtype), tensor.ndim))
-        heads.append(struct.pack(f"<{tensor.ndim}Q", *tensor.shape) + raw)
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        buffers.append(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    payload = b"".join(heads) + b"".join(buffers)
-    kind = KINDS.index(frame.kind)
-    header = _HEADER.pack(MAGIC, VERSION, kind, len(frame.tensors), frame.round, frame.attempt, frame.ask, len(payload))
-    body = header + payload
+    parts = [head_of(frame), *map(raw, frame.tensors.values())]
+    body = b"".join(parts)
     return body + hashlib.blake2b(body, digest_size=CHECKSUM).digest()
+
+
+def head_of(frame: Frame) -> bytes:
+    """The bytes of a message before its buffers: the header, and the head of each buffer.
+
+    Raises:
+        FrameError: for a tensor of a kind that has no code, or a name over 255 bytes.
+    """
+    heads = []
+    for name, tensor in frame.tensors.items():
+        encoded = name.encode()
+        if tensor.dtype not in DTYPES or tensor.ndim > _MAX_DIMS or len(encoded) > 255:
+            raise FrameError(f"tensor {name!r} ({tensor.dtype}, {tensor.ndim} dimensions) cannot be sent.")
+        heads.append(struct.pack("<BBB", len(encoded), DTYPES.index(tensor.dtype), tensor.ndim))
+        heads.append(struct.pack(f"<{tensor.ndim}Q", *tensor.shape) + encoded)
+    kind, length = KINDS.index(frame.kind), size(frame.tensors) - _HEADER.size - CHECKSUM
+    header = _HEADER.pack(MAGIC, VERSION, kind, len(frame.tensors), frame.round, frame.attempt, frame.ask, length)
+    return b"".join([header, *heads])
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, without a copy where it lies in main memory in one piece."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
 
 
 def decode(data: bytes | bytearray | memoryview, expected: Expected) -> Frame:
@@ -142,9 +188,9 @@ def decode(data: bytes | bytearray | memoryview, expected: Expected) -> Frame:
     wanted = expected_size(expected)
     if len(view) != wanted:
         raise FrameError(f"a message of {wanted} bytes was expected, found {len(view)}.")
-    kind, count, round_, attempt, ask, length = _open(view)
+    held = _open(view)
     body = view[:-CHECKSUM]
-    found = (kind, round_, attempt, ask, count, length)
+    found = (held.kind, held.round, held.attempt, held.ask, held.buffers, held.length)
     want = (
         expected.kind,
         expected.round,
@@ -156,7 +202,7 @@ def decode(data: bytes | bytearray | memoryview, expected: Expected) -> Frame:
     for name, a, b in zip(("kind", "round", "attempt", "ask", "buffer count", "length"), want, found, strict=True):
         if a != b:
             raise FrameError(f"the message's {name} must be {a}, found {b}.")
-    return Frame(expected.kind, round_, attempt, ask, _read_tensors(body[_HEADER.size :], expected))
+    return Frame(held.kind, held.round, held.attempt, held.ask, _read_tensors(body[_HEADER.size :], expected))
 
 
 def read(data: bytes | bytearray | memoryview, most: int) -> Frame:
@@ -170,21 +216,41 @@ def read(data: bytes | bytearray | memoryview, most: int) -> Frame:
         FrameError: for a message that is too long, damaged, of another version or kind, or whose sizes do not agree.
     """
     view = memoryview(data)
-    if len(view) > most:
-        raise FrameError(f"a message of at most {most} bytes was expected, found {len(view)}.")
-    if len(view) < _HEADER.size + CHECKSUM:
-        raise FrameError(f"a message has at least {_HEADER.size + CHECKSUM} bytes, found {len(view)}.")
-    kind, count, round_, attempt, ask, length = _open(view)
-    payload = view[_HEADER.size : -CHECKSUM]
-    if kind not in KINDS or length != len(payload):
-        raise FrameError(f"a {kind} message of {length} bytes was announced, found {len(payload)}.")
+    check_size(len(view), most)
+    contents = _open(view)
+    specs, position = specs_of(view, contents, most)
+    tensors = _buffers(view, position, specs)
+    return Frame(contents.kind, contents.round, contents.attempt, contents.ask, tensors)
+
+
+def check_size(found: int, most: int) -> None:
+    """Refuses a message that is too long or too short to be one.
+
+    Raises:
+        FrameError: naming both sizes.
+    """
+    if found > most:
+        raise FrameError(f"a message of at most {most} bytes was expected, found {found}.")
+    if found < _HEADER.size + CHECKSUM:
+        raise FrameError(f"a message has at least {_HEADER.size + CHECKSUM} bytes, found {found}.")
+
+
+def specs_of(view: memoryview, contents: Contents, most: int) -> tuple[dict[str, Spec], int]:
+    """The dtype and shape of each buffer of a whole message by name, and the place of the first buffer in its bytes.
+
+    Raises:
+        FrameError: if the sizes in the heads do not agree with the bytes that are there.
+    """
+    payload, kind, count = view[_HEADER.size : -CHECKSUM], contents.kind, contents.buffers
+    if kind not in KINDS or contents.length != len(payload):
+        raise FrameError(f"a {kind} message of {contents.length} bytes was announced, found {len(payload)}.")
     specs, position = _heads(payload, count)
     if any(dimension > most for _, shape in specs.values() for dimension in shape):
         raise FrameError(f"a buffer of a {kind} message has a dimension above the {most} bytes that it may have.")
     announced = sum(prod(shape) * dtype.itemsize for dtype, shape in specs.values())
     if len(specs) != count or position + announced != len(payload):
         raise FrameError(f"the heads of a {kind} message announce {announced} bytes, found {len(payload) - position}.")
-    return Frame(kind, round_, attempt, ask, _buffers(payload, position, specs))
+    return specs, _HEADER.size + position
 
 
 def expected_size(expected: Expected) -> int:
@@ -196,23 +262,43 @@ def expected_size(expected: Expected) -> int:
 def _read_tensors(payload: memoryview, expected: Expected) -> dict[str, Tensor]:
     position = 0
     for name, (dtype, shape) in expected.tensors.items():
-        raw = name.encode()
-        head = struct.pack("<BBB", len(raw), DTYPES.index(dtype), len(shape)) + struct.pack(f"<{len(shape)}Q", *shape)
-        if bytes(payload[position : position + len(head) + len(raw)]) != head + raw:
+        encoded = name.encode()
+        lengths = struct.pack("<BBB", len(encoded), DTYPES.index(dtype), len(shape))
+        head = lengths + struct.pack(f"<{len(shape)}Q", *shape) + encoded
+        if bytes(payload[position : position + len(head)]) != head:
             raise FrameError(f"the message must hold {name!r} as {dtype} of shape {shape} here, and does not.")
-        position += len(head) + len(raw)
+        position += len(head)
     return _buffers(payload, position, expected.tensors)
 
 
-def _open(view: memoryview) -> tuple[str, int, int, int, int, int]:
-    """Kind, number of buffers, round, attempt, ask and payload length of a message that is whole."""
-    body, checksum = view[:-CHECKSUM], bytes(view[-CHECKSUM:])
-    magic, version, kind, count, round_, attempt, ask, length = _HEADER.unpack_from(body)
+def contents_of(header: memoryview | bytes) -> Contents:
+    """The header of a message.
+
+    Raises:
+        FrameError: for one of another format or version.
+    """
+    magic, version, kind, count, round_, attempt, ask, length = _HEADER.unpack_from(header)
     if magic != MAGIC or version != VERSION:
         raise FrameError(f"a frame of version {VERSION} was expected, found magic {magic!r}, version {version}.")
-    if hashlib.blake2b(body, digest_size=CHECKSUM).digest() != checksum:
+    name = KINDS[kind] if kind < len(KINDS) else f"kind {kind}"
+    return Contents(name, count, round_, attempt, ask, length)
+
+
+def check_sum(found: bytes, stated: bytes) -> None:
+    """Compares the checksum of the bytes that are there with the one that they end with.
+
+    Raises:
+        FrameError: if they differ.
+    """
+    if found != stated:
         raise FrameError("the checksum does not match: the message was damaged on its way.")
-    return KINDS[kind] if kind < len(KINDS) else f"kind {kind}", count, round_, attempt, ask, length
+
+
+def _open(view: memoryview) -> Contents:
+    """The header of a message that is whole."""
+    body, contents = view[:-CHECKSUM], contents_of(view)
+    check_sum(hashlib.blake2b(body, digest_size=CHECKSUM).digest(), bytes(view[-CHECKSUM:]))
+    return contents
 
 
 def _heads(payload: memoryview, count: int) -> tuple[dict[str, Spec], int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +29,9 @@ from headway.protocol.messages import (
     Train,
     UpdateReply,
 )
+from headway.protocol.wire_files import WrittenFrame, read_frame, write_frame
 
+NOT_PACKED: Mapping[str, int] = MappingProxyType({})
 REQUESTS: Mapping[type[Request], str] = {
     Train: "train",
     Evaluate: "evaluate",
@@ -54,6 +58,16 @@ class Binding:
 
 def encode_request(request: Request, ask: int = 0) -> bytes:
     """The bytes of a request to one client; ask: the number of its ask."""
+    return wire.encode(frame_of_request(request, ask))
+
+
+def write_request(file: BinaryIO, request: Request, ask: int = 0) -> WrittenFrame:
+    """Writes the bytes of a request to an open file, a piece at a time."""
+    return write_frame(file, frame_of_request(request, ask))
+
+
+def frame_of_request(request: Request, ask: int = 0) -> wire.Frame:
+    """The frame of a request to one client; ask: the number of its ask."""
     named = _prefixed(MESSAGE, request.message.tensors()) | _prefixed(PRIVATE, request.private)
     match request:
         case Train(steps=int() as steps):
@@ -63,7 +77,7 @@ def encode_request(request: Request, ask: int = 0) -> bytes:
         case Settle(counted=counted):
             named[f"{OWN}counted"] = torch.tensor(int(counted))
     kind = REQUESTS[type(request)]
-    return wire.encode(wire.Frame(kind, request.round, request.attempt, ask, named))
+    return wire.Frame(kind, request.round, request.attempt, ask, named)
 
 
 def decode_request(data: bytes, most: int) -> tuple[Request, Binding]:
@@ -72,7 +86,24 @@ def decode_request(data: bytes, most: int) -> tuple[Request, Binding]:
     Raises:
         FrameError: for bytes that are not a request.
     """
-    frame = wire.read(data, most)
+    return request_of(wire.read(data, most))
+
+
+def read_request(path: Path, most: int, *, checked: bool = False) -> tuple[Request, Binding]:
+    """The request in a file, with large tensors mapped; see `read_frame`.
+
+    Raises:
+        FrameError: for a file that holds no request.
+    """
+    return request_of(read_frame(path, most, checked=checked))
+
+
+def request_of(frame: wire.Frame) -> tuple[Request, Binding]:
+    """The request of a frame, and what the reply must be bound to.
+
+    Raises:
+        FrameError: for a frame of something else.
+    """
     if frame.kind not in KINDS:
         raise FrameError(f"a request was expected, found a {frame.kind} message.")
     own, private = _of(OWN, frame.tensors), _of(PRIVATE, frame.tensors)
@@ -93,12 +124,30 @@ def decode_request(data: bytes, most: int) -> tuple[Request, Binding]:
     return request, Binding(frame.round, frame.attempt, frame.ask)
 
 
-def encode_reply(reply: Reply, binding: Binding) -> bytes:
-    """The bytes of a reply to the request with this binding."""
+def encode_reply(reply: Reply, binding: Binding, packed: Mapping[str, int] = NOT_PACKED) -> bytes:
+    """The bytes of a reply to the request with this binding.
+
+    packed: the vectors of an update whose integers take a number of bits, with that number (`Flow.packed`).
+    """
+    return wire.encode(frame_of_reply(reply, binding, packed))
+
+
+def write_reply(file: BinaryIO, reply: Reply, binding: Binding, packed: Mapping[str, int] = NOT_PACKED) -> WrittenFrame:
+    """Writes the bytes of a reply to an open file, a piece at a time; packed: as in `encode_reply`."""
+    return write_frame(file, frame_of_reply(reply, binding, packed))
+
+
+def frame_of_reply(reply: Reply, binding: Binding, packed: Mapping[str, int] = NOT_PACKED) -> wire.Frame:
+    """The frame of a reply to the request with this binding; packed: as in `encode_reply`.
+
+    An update whose integers do not fit in their bits is declined instead, with the reason that the guard would give.
+    """
     kind, named = "reply", dict[str, Tensor]()
+    if isinstance(reply, UpdateReply) and (wide := wire.too_wide(reply.update, packed)) is not None:
+        reply = Declined("rejected", f"{wide!r} holds integers that do not fit in {packed[wide]} bits")
     match reply:
         case UpdateReply():
-            kind, named = "update", wire.of_update(reply.update) | _numbers(reply.figures)
+            kind, named = "update", wire.of_update(reply.update, packed) | _numbers(reply.figures)
         case Scores():
             kind, named = "scores", {f"{OWN}examples": torch.tensor(reply.examples)} | _numbers(reply.metrics)
         case ExchangeReply():
@@ -108,23 +157,63 @@ def encode_reply(reply: Reply, binding: Binding) -> bytes:
             kind, named = "declined", {f"{OWN}status": status, f"{OWN}reason": _text(reply.reason)}
         case Settled():
             kind = "settled"
-    return wire.encode(wire.Frame(kind, binding.round, binding.attempt, binding.ask, named))
+    return wire.Frame(kind, binding.round, binding.attempt, binding.ask, named)
 
 
-def decode_reply(data: bytes, binding: Binding, most: int) -> Reply:
+def decode_reply(
+    data: bytes,
+    binding: Binding,
+    most: int,
+    packed: Mapping[str, int] = NOT_PACKED,
+    lengths: Mapping[str, int] = NOT_PACKED,
+) -> Reply:
     """The reply in these bytes; most: the largest number of bytes that it may have.
+
+    packed, lengths: of an update's vectors whose integers are packed, the bits of each integer; and how many integers
+    each vector has.
 
     Raises:
         FrameError: for bytes that are not a reply, or the reply to another request.
     """
-    frame = wire.read(data, most)
+    return reply_of(wire.read(data, most), binding, packed, lengths)
+
+
+def read_reply(
+    path: Path,
+    binding: Binding,
+    most: int,
+    packed: Mapping[str, int] = NOT_PACKED,
+    lengths: Mapping[str, int] = NOT_PACKED,
+    *,
+    checked: bool = False,
+) -> Reply:
+    """The reply in a file, with large tensors mapped; see `decode_reply` and `read_frame`.
+
+    Raises:
+        FrameError: for a file that holds no reply, or the reply to another request.
+    """
+    return reply_of(read_frame(path, most, checked=checked), binding, packed, lengths)
+
+
+def reply_of(
+    frame: wire.Frame,
+    binding: Binding,
+    packed: Mapping[str, int] = NOT_PACKED,
+    lengths: Mapping[str, int] = NOT_PACKED,
+) -> Reply:
+    """The reply of a frame; packed, lengths: as in `decode_reply`.
+
+    Raises:
+        FrameError: for a frame of something else, or of the reply to another request.
+    """
     if (found := Binding(frame.round, frame.attempt, frame.ask)) != binding:
         raise FrameError(f"a reply to {binding} was expected, found one to {found}.")
     own = _of(OWN, frame.tensors)
     try:
         match frame.kind:
             case "update":
-                return UpdateReply(_single(wire.to_update(frame.tensors)), _figures(frame.tensors))
+                update = wire.to_update(frame.tensors, packed, lengths)
+                return UpdateReply(_single(update), _figures(frame.tensors))
             case "scores":
                 return Scores(_floats(frame.tensors), _count(own["examples"]))
             case "reply":

@@ -13,8 +13,11 @@ from headway.core.chain import Chain
 from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
 from headway.core.update import Update
+from headway.numerics.packing import packed_length
 from headway.protocol.sums import not_finite
+from headway.protocol.wire import too_wide
 
+BESIDES = 1 << 16  # bytes of a reply besides its vectors: header, weight, sums, figures, a reason
 SLACK = 1e-5  # relative: what rounding may add to a norm or a weight
 
 
@@ -56,6 +59,17 @@ class Promise:
             last.packed,
         )
 
+    @property
+    def largest_reply(self) -> int:
+        """How many bytes the frame of a promised update has at most, real numbers taken as float64; an upload that is
+        longer need not be received."""
+        numbers = sum(
+            packed_length(length, self.bits[name]) if name in self.bits else 8 * length
+            for name, length in self.lengths.items()
+        )
+        heads = sum(16 + len(name.encode()) for name in self.lengths)
+        return numbers + heads + BESIDES
+
     def check(self, update: Update, client: str, examples: int | None = None) -> float:
         """The L2 norm of an update's delta.
 
@@ -64,7 +78,7 @@ class Promise:
                 than was promised, unless it must be decoded first (`check_bound`).
         """
         norm = guard(update, self.lengths, client, self.integers)
-        if (wide := self._too_wide(update)) is not None:
+        if (wide := too_wide(update, self.bits)) is not None:
             raise UpdateRejected(client, f"{wide!r} holds integers that do not fit in {self.bits[wide]} bits")
         weight = float(update.weight)
         if self.weight_bound is not None and weight > self.weight_bound * (1 + SLACK):
@@ -92,20 +106,13 @@ class Promise:
     def check_lanes(self, update: Update, examples: Tensor) -> Tensor | None:
         """`check` of many updates at once: the norms of their deltas, float64 `[C]`; `None` if any would be refused."""
         norms = guard_lanes(update, self.lengths, self.integers)
-        if norms is None or self._too_wide(update) is not None:
+        if norms is None or too_wide(update, self.bits) is not None:
             return None
         limits = [] if self.weight_bound is None else [torch.full_like(update.weight, self.weight_bound)]
         limits += [examples.to(update.weight)] if self.by_examples else []
         if any(bool((update.weight > limit * (1 + SLACK)).any()) for limit in limits):
             return None
         return norms if self.decoded or self.holds(update) else None
-
-    def _too_wide(self, update: Update) -> str | None:
-        """The name of a vector with integers of more bits than was promised, if there is one."""
-        for name, bits in self.bits.items():
-            if bool((update.vectors[name] >> bits).any()):  # negative ones too
-                return name
-        return None
 
     def holds(self, update: Update) -> bool:
         """Whether none of many decoded updates `[C, P]` is longer than was promised."""
