@@ -148,7 +148,7 @@ def encode(frame: Frame) -> bytes:
     Raises:
         FrameError: for a tensor of a kind that has no code, or a name over 255 bytes.
     """
-    parts = [head_of(frame), *map(raw, frame.tensors.values())]
+    parts: list[bytes | memoryview] = [head_of(frame), *map(raw, frame.tensors.values())]
     body = b"".join(parts)
     return body + hashlib.blake2b(body, digest_size=CHECKSUM).digest()
 
@@ -174,7 +174,7 @@ def head_of(frame: Frame) -> bytes:
 def raw(tensor: Tensor) -> memoryview:
     """The bytes of a tensor, without a copy where it lies in main memory in one piece."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def decode(data: bytes | bytearray | memoryview, expected: Expected) -> Frame:
