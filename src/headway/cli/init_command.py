@@ -17,8 +17,8 @@ from headway.core.errors import ConfigError, DataError
 from headway.data import FederatedData, load
 from headway.data.dataset.target_summary import target_line
 from headway.data.sources.npz import npz_pool
-from headway.data.sources.table_pool import unusable, used_columns
-from headway.data.sources.tables import Reading, TableFile, facts_of, read_table, task_note
+from headway.data.sources.schema_sample import useless_columns
+from headway.data.sources.tables import Reading, facts_of, read_table, task_note
 from headway.experiment.presets import CROSS_SILO, Preset, preset
 from headway.experiment.run import Run
 from headway.experiment.runfile import LastData, load_runfile
@@ -126,7 +126,7 @@ def _table(path: Path, given: InitOptions) -> tuple[dict[str, Any], list[str]]:
         notes.append(f"The target is taken to be {facts.target!r}; choose another with --target.")
     if given.task is None and (doubt := task_note(table.fields[facts.target])):
         notes.append(f"Note: {doubt} (--task).")
-    left_out = _useless(path, table, (facts.target, given.client_column))
+    left_out = useless_columns(path, table, (facts.target, given.client_column))
     if left_out:
         notes.append("Left out: " + "; ".join(f"{name!r}, which {why}" for name, why in left_out.items()) + ".")
     if dropped := [*given.drop, *left_out]:
@@ -136,46 +136,6 @@ def _table(path: Path, given: InitOptions) -> tuple[dict[str, Any], list[str]]:
         return options | {"client_column": given.client_column}, notes
     divided, more = _divided(facts.rows, "--client-column")
     return options | divided, notes + more
-
-
-def _useless(path: Path, table: TableFile, named: tuple[str, str | None]) -> dict[str, str]:
-    """Columns that no model can learn from, and why: counters, names of rows, dates, free text, nothing, one value.
-
-    Raises:
-        DataError: columns of numbers in which some cells are none; all are named.
-    """
-    _, client_column = named
-    owners = None if client_column is None else [str(text) for text in table.fields[client_column].texts]
-    features, _ = used_columns(table, named, (), owners)
-    found, faults = {}, []
-    for name, each in table.fields.items():
-        if name in named:
-            continue
-        distinct, seen = len(each.distinct()), each.rows - each.gaps
-        if each.faulty:
-            faults.append(f"{name!r}: {each.problem}")
-        elif each.problem:
-            found[name] = each.problem
-        elif not seen:
-            found[name] = "holds nothing"
-        elif name not in features:
-            found[name] = "counts rows"
-        elif each.dates:
-            found[name] = "holds dates: make numbers of them, such as days since a start"
-        elif why := unusable(each):
-            found[name] = why
-        elif distinct == 1 and not each.gaps:
-            found[name] = "holds one value"
-        elif distinct == each.rows and (
-            each.kind == "text" or (each.kind == "integer" and name.lower().endswith("id"))
-        ):
-            found[name] = "names rows rather than describes them"
-    if faults:
-        raise DataError(
-            f"{path}: columns of numbers hold cells that are none ({'; '.join(faults)}). Correct them, name their text "
-            "as a gap with --gaps (once for each text, '' for an empty cell), or leave the column out with --drop."
-        )
-    return found
 
 
 def _try(text: str, data: FederatedData, source: Path) -> None:

@@ -44,12 +44,12 @@ def npz_pool(
         ConfigError: an unknown way to read `x` or `y`.
         DataError: the file is missing, unreadable, holds Python objects, or lacks an array; a class alone.
     """
-    arrays = _read_npz(path)
+    arrays = read_arrays(path)
     plain, owner = "x" in arrays, client_column or "client"
     main = ("x", "y", owner) if plain else ("x_train", "y_train", f"{owner}_train")
     parts = [main[:2]] if plain else [main[:2], ("x_test", "y_test")]
     for x, y in parts:
-        _check_pair(arrays, x, y, path)
+        check_pair(arrays, x, y, path)
     if client_column is not None and main[2] not in arrays:
         raise DataError(f"{path} has no array {main[2]!r}{nearest(main[2], arrays)}, which is to name the clients.")
     xs, notes = _inputs(arrays, [x for x, _ in parts], inputs, path)
@@ -103,7 +103,7 @@ def _inputs(
     return found, notes
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Every array of the file, without unpickling anything."""
     if not path.is_file():
         kind = " (it is a folder)" if path.is_dir() else ""
@@ -124,7 +124,12 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"{path} is not a readable .npz file; write it with numpy.savez.") from error
 
 
-def _check_pair(arrays: Mapping[str, NDArray[Any]], x: str, y: str, path: Path) -> None:
+def check_pair(arrays: Mapping[str, NDArray[Any]], x: str, y: str, path: Path) -> None:
+    """Refuses inputs and targets that are not there, empty, or of different length.
+
+    Raises:
+        DataError: naming the arrays.
+    """
     for name in (x, y):
         if name not in arrays:
             raise DataError(f"{path} has no array {name!r}{nearest(name, arrays)}; it needs {_NPZ_FORMS}.")

@@ -103,7 +103,7 @@ def table_pool(path: Path, *, options: TableOptions) -> ExamplePool:
     owners = _owners(table, options.client_column, path)
     for name in (kept := _names(options.keep) or ()):
         column(table.fields, name, path)
-    grouped = None if options.group is None else _group_codes(column(table.fields, options.group, path))
+    grouped = None if options.group is None else row_groups(column(table.fields, options.group, path))
     features, left_out = used_columns(table, (target, options.client_column, options.group), kept, owners)
     if not features:
         why = f" ({'; '.join(left_out)})" if left_out else ""
@@ -129,7 +129,7 @@ def table_pool(path: Path, *, options: TableOptions) -> ExamplePool:
     )
 
 
-def _group_codes(field: Field) -> Tensor:
+def row_groups(field: Field) -> Tensor:
     """A number for each row that those of one group share, int64 `[N]`; a gap is a group of its own."""
     codes = torch.from_numpy(field.codes(field.distinct()))
     alone = codes < 0

@@ -32,6 +32,7 @@ class Reading:
     categories: columns whose values are names, also where they are numbers.
     text: columns read exactly as written, such as that of the clients.
     skip: columns that are not read.
+    only: the columns that are wanted; no other column of a text file is read, and one that is missing is no error.
     """
 
     separator: str | None = None
@@ -41,6 +42,7 @@ class Reading:
     categories: Collection[str] = ()
     text: Collection[str] = ()
     skip: Collection[str] = ()
+    only: Collection[str] | None = None
 
     def __post_init__(self) -> None:
         if self.decimal not in (None, ".", ","):
@@ -49,10 +51,11 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class TableFile:
-    """The columns of a file by name, and what was guessed in reading them."""
+    """The columns of a file by name, and what was guessed in reading them; of a text file the line of each row."""
 
     fields: Mapping[str, Field]
     notes: tuple[str, ...] = ()
+    lines: Sequence[int] = ()
 
 
 def column(fields: Mapping[str, Field], name: str, path: Path) -> Field:
@@ -86,13 +89,13 @@ def read_table(path: Path, how: Reading | None = None) -> TableFile:
             found = _read_csv(path, how)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    for name in (*how.skip, *how.categories, *how.text):
+    for name in (*how.skip, *how.categories, *how.text) if how.only is None else ():
         column(found.fields, name, path)
     rows = max((each.rows for each in found.fields.values()), default=0)
     if rows < 2:
         raise DataError(f"{path} has {rows} row{'s' * (rows != 1)} of data, but at least 2 are needed.")
     kept = {name: each for name, each in found.fields.items() if name not in how.skip}
-    return TableFile(kept, found.notes)
+    return TableFile(kept, found.notes, found.lines)
 
 
 def _read_csv(path: Path, how: Reading) -> TableFile:
@@ -101,7 +104,8 @@ def _read_csv(path: Path, how: Reading) -> TableFile:
     cells = list(zip(*table.rows, strict=True)) if table.rows else [()] * len(table.header)
     columns = dict(zip(table.header, cells, strict=True))
     words = {word.strip().lower() for word in (GAPS if how.gaps is None else how.gaps)}
-    parsed = [name for name in columns if name not in how.skip and name not in how.text]
+    skipped = {name for name in columns if name in how.skip or (how.only is not None and name not in how.only)}
+    parsed = [name for name in columns if name not in skipped and name not in how.text]
     decimal: Decimal = "," if how.decimal == "," else "."
     notes = list(table.notes)
     if how.decimal is None:
@@ -109,13 +113,13 @@ def _read_csv(path: Path, how: Reading) -> TableFile:
         notes += note
     fields = {}
     for name, values in columns.items():
-        if name in how.skip:
+        if name in skipped:
             fields[name] = Field(name, None, (None,) * len(values))
         elif name in how.text:
             fields[name] = as_written(name, values)
         else:
             fields[name] = parse_field(name, values, table.lines, words, decimal, name in how.categories)
-    return TableFile(fields, tuple(notes))
+    return TableFile(fields, tuple(notes), table.lines)
 
 
 def _decimal(
