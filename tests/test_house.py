@@ -36,6 +36,7 @@ SUITES: dict[str, str] = {
     "cli/test_report_command.py": "reports.assemble reports.naming",
     "cli/test_run_command.py": "cli.explain_command cli.export_command cli.header cli.list_command cli.main",
     "cli/test_run_drift.py": "observe.progress",
+    "cli/test_schema_command.py": "cli.federation_commands",
     "client_state/test_store_model.py": "client_state.commit_flags",
     "client_state/test_tensor_table.py": "client_state.shared_memory",
     "core/test_algorithm.py": "core.update",
