@@ -55,7 +55,7 @@ SUITES: dict[str, str] = {
     "data/test_skew.py": "data.skew.distance",
     "data/test_split_batches.py": "data.dataset.batches",
     "data/test_synthetic.py": "data.sources.example_pool",
-    "data/test_table_schema.py": "data.sources.array_schema data.sources.data_schema data.sources.source_schema",
+    "data/test_table_schema.py": "data.sources.data_schema data.sources.source_schema",
     "engines/test_devices_in_runs.py": "engines.autotune.gpu_memory engines.client_execution",
     "engines/test_fallbacks.py": "engines.executors.batched",
     "engines/test_fleet.py": "engines.virtual_clock.device_availability",
