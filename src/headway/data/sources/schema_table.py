@@ -53,7 +53,7 @@ def schema_pool(path: Path, schema: TableSchema, client: str, form: FileForm | N
     form = form or FileForm()
     names = _names(schema, form, path)
     table = _read(path, schema, form, names)
-    rows = _Rows(path, table.lines)
+    rows = _RowPlaces(path, table.lines)
     notes = [*table.notes]
     columns = tuple(_feature(table.fields[names[each.name]], each, rows, form, notes) for each in schema.columns)
     goal = table.fields[names[schema.target]]
@@ -77,7 +77,7 @@ def schema_pool(path: Path, schema: TableSchema, client: str, form: FileForm | N
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _RowPlaces:
     """The places of the rows in a file."""
 
     path: Path
@@ -132,7 +132,9 @@ def _read(path: Path, schema: TableSchema, form: FileForm, names: Mapping[str, s
     return table
 
 
-def _feature(each: Field, column: TableColumn, rows: _Rows, form: FileForm, notes: list[str]) -> Numeric | Categorical:
+def _feature(
+    each: Field, column: TableColumn, rows: _RowPlaces, form: FileForm, notes: list[str]
+) -> Numeric | Categorical:
     """One feature, with gaps as the schema allows them."""
     flagged, where = column.gaps == "flag", f"{rows.path}: the column {each.name!r}"
     made: Numeric | Categorical
@@ -157,7 +159,7 @@ def _feature(each: Field, column: TableColumn, rows: _Rows, form: FileForm, note
     return made
 
 
-def _numbers(each: Field, rows: _Rows, where: str, column: TableColumn | None = None) -> NDArray[np.float64]:
+def _numbers(each: Field, rows: _RowPlaces, where: str, column: TableColumn | None = None) -> NDArray[np.float64]:
     """The numbers of a column, NaN at gaps.
 
     Raises:
@@ -189,7 +191,7 @@ def _numbers(each: Field, rows: _Rows, where: str, column: TableColumn | None = 
     return numbers
 
 
-def _texts(each: Field, rows: _Rows) -> list[str | None]:
+def _texts(each: Field, rows: _RowPlaces) -> list[str | None]:
     """The cells of a column of values as texts, None at gaps.
 
     Raises:
@@ -202,7 +204,7 @@ def _texts(each: Field, rows: _Rows) -> list[str | None]:
     return [None if np.isnan(number) else label_name(number) for number in each.numbers.tolist()]
 
 
-def _classes(goal: Field, schema: TableSchema, rows: _Rows, form: FileForm, notes: list[str]) -> Tensor:
+def _classes(goal: Field, schema: TableSchema, rows: _RowPlaces, form: FileForm, notes: list[str]) -> Tensor:
     """Class numbers in the schema's order, int64 `[N]`."""
     aliases = _aliases(schema.class_aliases, form.values.get(schema.target, {}))
     where = f"{rows.path}: the target {goal.name!r}"
@@ -215,7 +217,7 @@ def _classes(goal: Field, schema: TableSchema, rows: _Rows, form: FileForm, note
     return torch.from_numpy(codes)
 
 
-def _quantities(goal: Field, rows: _Rows) -> Tensor:
+def _quantities(goal: Field, rows: _RowPlaces) -> Tensor:
     """Targets of a regression, float32 `[N]`."""
     where = f"{rows.path}: the target {goal.name!r}"
     numbers = _numbers(goal, rows, where)
@@ -223,7 +225,7 @@ def _quantities(goal: Field, rows: _Rows) -> Tensor:
     return torch.from_numpy(numbers).float()
 
 
-def _refuse_gaps(missing: NDArray[np.bool_], rows: _Rows, where: str) -> None:
+def _refuse_gaps(missing: NDArray[np.bool_], rows: _RowPlaces, where: str) -> None:
     if missing.any():
         first = rows.at(int(missing.argmax()))
         raise DataError(
