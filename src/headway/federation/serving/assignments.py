@@ -1,0 +1,175 @@
+"""The open requests to clients, between the thread of the run, which makes them, and that of the HTTP server."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from headway.federation.http_api import Assignment, Receipt, RoundVerdict
+
+State = Literal["waiting", "running", "finished", "failed", "stopped", "paused"]
+KEPT = 10_000  # receipts of answered assignments that are remembered in memory
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyArrived:
+    """A reply that lies on disk, whole.
+
+    path: of its bytes.  verdict: is given the receipt, once the run has decided about the reply.
+    """
+
+    client: str
+    assignment: Assignment
+    path: Path
+    digest: str
+    size: int
+    message: str
+    verdict: Future[Receipt] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class MembersChanged:
+    """A client has joined, left, returned or declined."""
+
+
+Event = ReplyArrived | MembersChanged
+
+
+class Assignments:
+    """The requests that clients have not answered yet, at most one for each, and the verdicts that they await.
+
+    events: what happens at clients, for the thread of the run.  job, state, reason: of the job, as clients are shown
+    it.
+    """
+
+    def __init__(self) -> None:
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.job, self.reason = "", ""
+        self.state: State = "waiting"
+        self._open: dict[str, Assignment] = {}
+        self._verdicts: dict[str, dict[tuple[int, int], RoundVerdict]] = {}
+        self._undelivered: set[str] = set()  # clients with verdicts that they have not received once
+        self._receipts: dict[str, Receipt] = {}
+        self._deciding: dict[str, ReplyArrived] = {}
+        self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}
+        self._lock = threading.RLock()
+
+    # the thread of the run ------------------------------------------------------------------------------
+
+    def set_state(self, state: State, reason: str = "") -> None:
+        """The state of the job, which all clients are shown at their next contact."""
+        with self._lock:
+            self.state, self.reason = state, reason
+        self._wake(list(self._waiting))
+
+    def open(self, client: str, assignment: Assignment) -> None:
+        """Gives a client a request, in the place of an earlier one."""
+        with self._lock:
+            self._open[client] = assignment
+        self._wake([client])
+
+    def withdraw(self, clients: Iterable[str]) -> None:
+        """Takes back the requests to some clients, whose replies are no longer wanted."""
+        clients = list(clients)
+        with self._lock:
+            for client in clients:
+                self._open.pop(client, None)
+        self._wake(clients)
+
+    def add_verdicts(self, verdicts: Mapping[str, RoundVerdict]) -> None:
+        """Verdicts on rounds, which each client receives at its next contact, until it has carried them out."""
+        with self._lock:
+            for client, verdict in verdicts.items():
+                self._verdicts.setdefault(client, {})[verdict.round, verdict.attempt] = verdict
+                self._undelivered.add(client)
+        self._wake(verdicts)
+
+    def answer(self, arrived: ReplyArrived, receipt: Receipt) -> None:
+        """The run's decision about a reply; a request that was answered is closed."""
+        name = arrived.assignment.assignment
+        with self._lock:
+            self._receipts[name] = receipt
+            self._deciding.pop(name, None)
+            while len(self._receipts) > KEPT:
+                del self._receipts[next(iter(self._receipts))]
+            if self._open.get(arrived.client) == arrived.assignment:
+                del self._open[arrived.client]
+        if not arrived.verdict.done():
+            arrived.verdict.set_result(receipt)
+
+    # the thread of the HTTP server ----------------------------------------------------------------------
+
+    def of(self, client: str) -> Assignment | None:
+        """The request that a client has not answered."""
+        with self._lock:
+            return self._open.get(client)
+
+    def find(self, client: str, name: str) -> Assignment | None:
+        """The open request of this name, if it is the client's."""
+        with self._lock:
+            found = self._open.get(client)
+            return found if found is not None and found.assignment == name else None
+
+    def arrived(self, arrived: ReplyArrived) -> Future[Receipt]:
+        """Hands a reply to the run; the same for one that was handed over before."""
+        name = arrived.assignment.assignment
+        with self._lock:
+            if (known := self._deciding.get(name)) is not None and known.digest == arrived.digest:
+                return known.verdict
+            self._deciding[name] = arrived
+        self.events.put(arrived)
+        return arrived.verdict
+
+    def receipt(self, client: str, name: str) -> Receipt | None:
+        """The receipt of a reply that has been decided about."""
+        with self._lock:
+            found = self._receipts.get(name)
+            return found if found is not None and found.client == client else None
+
+    def verdicts(self, client: str) -> tuple[RoundVerdict, ...]:
+        """The verdicts that a client has not carried out yet."""
+        with self._lock:
+            self._undelivered.discard(client)
+            return tuple(self._verdicts.get(client, {}).values())
+
+    def settled(self, client: str, rounds: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Forgets verdicts that a client has carried out; those that were known."""
+        with self._lock:
+            own = self._verdicts.get(client, {})
+            return [each for each in rounds if own.pop(each, None) is not None]
+
+    async def news(self, client: str, working: Collection[str], seconds: float) -> None:
+        """Waits until there is something new for a client, for so long at most.
+
+        working: the requests that it has in hand.
+        """
+        event = asyncio.Event()
+        with self._lock:
+            held = self._open.get(client)
+            if client in self._undelivered or (held is not None and held.assignment not in working):
+                return
+            before = self._waiting.get(client)
+            self._waiting[client] = (asyncio.get_running_loop(), event)
+        if before is not None:
+            before[0].call_soon_threadsafe(before[1].set)  # of a connection that is gone
+        try:
+            await asyncio.wait_for(event.wait(), seconds)
+        except TimeoutError:
+            pass
+        finally:
+            with self._lock:
+                if self._waiting.get(client, (None, None))[1] is event:
+                    del self._waiting[client]
+
+    def _wake(self, clients: Iterable[str]) -> None:
+        with self._lock:
+            woken = [self._waiting[client] for client in clients if client in self._waiting]
+        for loop, event in woken:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(event.set)

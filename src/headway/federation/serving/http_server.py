@@ -1,0 +1,401 @@
+"""The HTTP server of a federation, in a thread with a loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from headway.core.errors import ConfigError, HeadwayError
+from headway.federation import http_api as api
+from headway.federation.serving.assignments import Assignments, ReplyArrived
+from headway.federation.serving.members import Members
+from headway.federation.serving.refusals import Refused
+
+B = TypeVar("B", bound=BaseModel)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+PART = 1 << 17  # bytes of a body that are written at a time
+DECISION_S = 20.0  # how long the end of an upload waits for the run's decision before the client is to ask again
+BODY_S = 60.0  # without a single byte for so long, a body is given up
+STATUS = {
+    "unauthorised": 401,
+    "unknown": 404,
+    "mismatch": 409,
+    "refused": 409,
+    "gone": 410,
+    "late": 410,
+    "too_large": 413,
+    "malformed": 400,
+    "busy": 503,
+    "failed": 500,
+}
+
+
+class Uploads(Protocol):
+    """The spool, as the server uses it: see `federation.spool`."""
+
+    def received(self, upload: str) -> int:
+        """The bytes that are there of an upload."""
+        ...
+
+    def append(self, upload: str, offset: int, data: bytes) -> None:
+        """Adds bytes to an upload."""
+        ...
+
+    def finish(self, upload: str, size: int, digest: str) -> Path:
+        """The file of a whole upload, on disk."""
+        ...
+
+    def path(self, digest: str) -> Path:
+        """The file of these contents."""
+        ...
+
+
+class Caller(Protocol):
+    """Decides which client calls: see `federation.identity`."""
+
+    def authenticate(
+        self, method: str, path: str, headers: Any, body_sha256: str | None, peer_certificate: bytes | None
+    ) -> str:
+        """The name of the client."""
+        ...
+
+
+class Desk(Protocol):
+    """The job, as the HTTP server asks about it: see `JobDesk`."""
+
+    def description(self) -> api.JobDescription | None:
+        """The job; `None` while there is none."""
+        ...
+
+    def join(self, client: str, request: api.JoinRequest) -> None:
+        """Takes in a client whose facts agree with the job's; raises `Refused` otherwise."""
+        ...
+
+
+class HttpServer:
+    """Serves the clients of a job.
+
+    routes: further handlers, of the status and the dashboard, as (method, path, handler), which see to their own
+    access.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        members: Members,
+        assignments: Assignments,
+        uploads: Uploads,
+        admission: Caller,
+        routes: list[tuple[str, str, Handler]] | None = None,
+    ) -> None:
+        self.desk, self.members, self.assignments = desk, members, assignments
+        self.uploads, self.admission, self.routes = uploads, admission, routes or []
+        self.address: tuple[str, int] = ("", 0)
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end: asyncio.Event | None = None
+        self._writing: set[str] = set()  # uploads that are being written to
+
+    # life -----------------------------------------------------------------------------------------------
+
+    def start(self, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
+        """Listens, in a thread of its own; `address` then is where.
+
+        Raises:
+            ConfigError: if the port is in use, or there is no such address here.
+        """
+        trouble: list[OSError] = []
+        begun = threading.Event()
+
+        async def serve() -> None:
+            self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+            runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2.0, keepalive_timeout=75.0)
+            await runner.setup()
+            try:
+                site = web.TCPSite(runner, host, port, ssl_context=context, backlog=1024)
+                try:
+                    await site.start()
+                except OSError as error:
+                    trouble.append(error)
+                    return
+                self.address = runner.addresses[0][:2]
+                begun.set()
+                await self._end.wait()
+            finally:
+                await runner.cleanup()
+                begun.set()
+
+        self._thread = threading.Thread(target=_run_loop, args=(serve(),), name="http", daemon=True)
+        self._thread.start()
+        begun.wait()
+        if trouble:
+            self._thread.join()
+            raise ConfigError(
+                f"the server cannot listen at {host}:{port}: {trouble[0].strerror or trouble[0]}. Choose another port "
+                "(--port), or stop what uses this one."
+            )
+
+    def stop(self) -> None:
+        """Closes all connections."""
+        if self._loop is not None and self._end is not None and not self._loop.is_closed():
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._end.set)
+        if self._thread is not None:
+            self._thread.join()
+
+    def application(self) -> web.Application:
+        """The application with all routes."""
+        app = web.Application(middlewares=[_problems], client_max_size=api.CHUNK)
+        add = app.router.add_route
+        add("GET", api.HEALTH, self._health)
+        add("GET", api.JOB, self._job)
+        add("POST", api.JOIN, self._join)
+        add("POST", api.DECLINE, self._decline)
+        add("POST", api.LEAVE, self._leave)
+        add("POST", api.WORK, self._work)
+        add("POST", api.HEARTBEAT, self._work)
+        app.router.add_get(api.MESSAGE, self._message)
+        add("HEAD", api.REPLY, self._received)
+        add("PUT", api.REPLY, self._append)
+        add("POST", api.COMPLETE, self._complete)
+        for method, path, handler in self.routes:
+            add(method, path, handler)
+        return app
+
+    # clients --------------------------------------------------------------------------------------------
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", "state": self.assignments.state})
+
+    async def _job(self, request: web.Request) -> web.Response:
+        self._caller(request, await _body(request))
+        job = self.desk.description()
+        if job is None:
+            raise Refused("busy", "the server has no job at present: ask again later.")
+        return _json(job)
+
+    async def _join(self, request: web.Request) -> web.Response:
+        client, body = await self._called(request, api.JoinRequest)
+        await asyncio.get_running_loop().run_in_executor(None, self.desk.join, client, body)
+        return _json(self._state(client, ()))
+
+    async def _decline(self, request: web.Request) -> web.Response:
+        client, body = await self._called(request, api.Problem)
+        self.members.decline(client, body.message)
+        return web.json_response({})
+
+    async def _leave(self, request: web.Request) -> web.Response:
+        client = self._caller(request, await _body(request))
+        self.members.leave(client)
+        return web.json_response({})
+
+    async def _work(self, request: web.Request) -> web.Response:
+        client, body = await self._called(request, api.WorkRequest)
+        if body.job != self.assignments.job:
+            raise Refused("gone", "the job has ended: ask for the present one.", self.assignments.job, body.job)
+        if self.members.contact(client, body.activity, body.done) is None:
+            raise Refused("unknown", f"client {client!r} has not joined since the server was started: join again.")
+        self.assignments.settled(client, body.settled)
+        if body.wait_s:
+            await self.assignments.news(client, body.working, body.wait_s)
+            self.members.contact(client)
+        return _json(self._state(client, body.working))
+
+    async def _message(self, request: web.Request) -> web.StreamResponse:
+        client = self._caller(request, await _body(request))
+        digest = request.match_info["digest"]
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            raise Refused("malformed", "a message is named by the 64 hexadecimal digits of its digest.")
+        path = self.uploads.path(digest)
+        if not path.is_file():
+            raise Refused("gone", "there is no such message any more.")
+        first = request.http_range.start or 0
+        self.members.add_bytes(client, down=max(0, path.stat().st_size - first))
+        return web.FileResponse(path, headers={"Cache-Control": "private, max-age=31536000, immutable"})
+
+    # replies --------------------------------------------------------------------------------------------
+
+    async def _received(self, request: web.Request) -> web.Response:
+        client = self._caller(request, await _body(request))
+        assignment = self._open(client, request)
+        return web.Response(headers={api.OFFSET: str(self.uploads.received(_upload(client, assignment)))})
+
+    async def _append(self, request: web.Request) -> web.Response:
+        length, offset = request.content_length, request.headers.get(api.OFFSET, "")
+        if length is None or not offset.isdecimal() or len(offset) > 18:
+            raise Refused("malformed", f"a piece needs a Content-Length and the header {api.OFFSET}.")
+        if length > api.CHUNK:
+            raise Refused("too_large", f"a piece has at most {api.CHUNK} bytes, found {length}.")
+        claimed = self.claimed_digest(request)
+        client = self._caller(request, claimed)
+        assignment = self._open(client, request)
+        if int(offset) + length > assignment.limit:
+            raise Refused(
+                "too_large",
+                f"the reply may have {assignment.limit} bytes, found {int(offset) + length} and more.",
+            )
+        name = _upload(client, assignment)
+        if name in self._writing:
+            raise Refused("busy", "another connection is sending this reply: ask again in a second.")
+        self._writing.add(name)
+        try:
+            await self._write(request, client, name, int(offset), claimed)
+        finally:
+            self._writing.discard(name)
+        return web.json_response({}, headers={api.OFFSET: str(self.uploads.received(name))})
+
+    async def _write(self, request: web.Request, client: str, name: str, offset: int, claimed: str | None) -> None:
+        """Writes a piece as it comes in; what came of a piece that broke off is kept."""
+        there = self.uploads.received(name)
+        if offset != there:
+            raise Refused("mismatch", "the piece does not begin where the upload ends.", str(there), str(offset))
+        digest, place, held = hashlib.sha256(), offset, bytearray()
+        while True:
+            part = await asyncio.wait_for(request.content.readany(), BODY_S)
+            held += part
+            if held and (not part or len(held) >= PART):
+                digest.update(held)
+                self.uploads.append(name, place, bytes(held))
+                place += len(held)
+                self.members.add_bytes(client, up=len(held))
+                held.clear()
+            if not part:
+                break
+        if claimed is not None and digest.hexdigest() != claimed:
+            raise Refused("malformed", "a piece is not the one that was signed.", claimed, digest.hexdigest())
+
+    async def _complete(self, request: web.Request) -> web.Response:
+        client, body = await self._called(request, api.Complete)
+        name = request.match_info["assignment"]
+        if (receipt := self.assignments.receipt(client, name)) is not None and receipt.digest == body.digest:
+            return _json(receipt)
+        assignment = self._open(client, request)
+        if body.size > assignment.limit:
+            raise Refused("too_large", f"the reply may have {assignment.limit} bytes, found {body.size}.")
+        loop, upload = asyncio.get_running_loop(), _upload(client, assignment)
+        path = await loop.run_in_executor(None, self.uploads.finish, upload, body.size, body.digest)
+        arrived = ReplyArrived(client, assignment, path, body.digest, body.size, body.message)
+        decided = asyncio.wrap_future(self.assignments.arrived(arrived))
+        done, _ = await asyncio.wait({decided}, timeout=DECISION_S)
+        self.members.contact(client)
+        if not done:
+            return web.json_response({}, status=202)
+        return _json(decided.result())
+
+    # helpers --------------------------------------------------------------------------------------------
+
+    def claimed_digest(self, request: web.Request) -> str | None:
+        """The digest of the body that the caller has signed, if it signs."""
+        return request.headers.get("Headway-Body")
+
+    def _caller(self, request: web.Request, body_sha256: str | None) -> str:
+        certificate = None
+        if request.transport is not None and (tls := request.transport.get_extra_info("ssl_object")) is not None:
+            certificate = tls.getpeercert(binary_form=True)
+        return self.admission.authenticate(request.method, request.path_qs, request.headers, body_sha256, certificate)
+
+    async def _called(self, request: web.Request, model: type[B]) -> tuple[str, B]:
+        """The caller and its body: its size is checked first, then who calls, then what it says."""
+        raw = await _raw(request)
+        client = self._caller(request, hashlib.sha256(raw).hexdigest())
+        try:
+            return client, model.model_validate_json(raw)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the body"
+            raise Refused("malformed", f"{where}: {first['msg']}") from None
+
+    def _open(self, client: str, request: web.Request) -> api.Assignment:
+        assignment = self.assignments.find(client, request.match_info["assignment"])
+        if assignment is None:
+            raise Refused("late", "the reply to this request is not wanted any more.")
+        return assignment
+
+    def _state(self, client: str, working: tuple[str, ...]) -> api.Work:
+        held, board = self.assignments.of(client), self.assignments
+        withdrawn = tuple(name for name in working if held is None or held.assignment != name)
+        member = self.members.get(client)
+        aside = "" if member is None or not member.set_aside else f"set aside: {member.reason}"
+        return api.Work(
+            job=board.job,
+            state=board.state,
+            reason=(board.reason or aside)[:2000],
+            assignment=held,
+            withdrawn=withdrawn,
+            verdicts=board.verdicts(client),
+        )
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answers every error with a problem, and none with a traceback."""
+    try:
+        return await handler(request)
+    except Refused as refused:
+        return _problem(refused.problem, STATUS[refused.problem.kind])
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        kind = {404: "unknown", 413: "too_large"}.get(error.status, "malformed")
+        return _problem(api.Problem(kind=kind, message=error.reason), error.status)  # type: ignore[arg-type]
+    except TimeoutError:
+        return _problem(api.Problem(kind="malformed", message="the body did not arrive."), 408)
+    except HeadwayError as error:
+        status = getattr(error, "status", 400)
+        kind = "unauthorised" if status in (401, 403) else "busy" if status in (429, 503, 507) else "refused"
+        return _problem(api.Problem(kind=kind, message=str(error)[:2000]), status)  # type: ignore[arg-type]
+
+
+def _problem(problem: api.Problem, status: int) -> web.Response:
+    response = _json(problem, status)
+    if status in (429, 503):
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+def _json(body: BaseModel, status: int = 200) -> web.Response:
+    return web.Response(text=body.model_dump_json(), status=status, content_type="application/json")
+
+
+def _upload(client: str, assignment: api.Assignment) -> str:
+    """The name of an upload in the spool, which is the same after a restart."""
+    return hashlib.sha256(f"{client}\0{assignment.assignment}".encode()).hexdigest()
+
+
+async def _raw(request: web.Request) -> bytes:
+    """The bytes of a small body."""
+    if (request.content_length or 0) > api.BODY:
+        raise Refused("too_large", f"a body has at most {api.BODY} bytes, found {request.content_length}.")
+    raw = await asyncio.wait_for(request.content.read(api.BODY + 1), BODY_S)
+    while not request.content.at_eof():
+        more = await asyncio.wait_for(request.content.read(api.BODY + 1), BODY_S)
+        raw += more
+        if len(raw) > api.BODY:
+            raise Refused("too_large", f"a body has at most {api.BODY} bytes.")
+    return raw
+
+
+async def _body(request: web.Request) -> str:
+    """The digest of a small body."""
+    return hashlib.sha256(await _raw(request)).hexdigest()
+
+
+def _run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Runs a loop to its end, uvloop's where it is installed."""
+    try:
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)

@@ -1,0 +1,69 @@
+"""The desk at which clients ask for the job, and join it if their facts agree with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from headway.federation import http_api as api
+from headway.federation.serving.assignments import Assignments
+from headway.federation.serving.members import Members
+from headway.federation.serving.refusals import Refused
+from headway.federation.serving.server_setup import compared
+
+Verdict = Callable[[str, api.Pending], api.RoundVerdict | None]
+
+
+class JobDesk:
+    """Describes the present job, and takes in clients.
+
+    clients: the only ones that may take part; empty for all that are admitted.  check_data: refuses data that do not
+    fit, by `Refused`.  verdict: on an update whose memory a client still holds as pending; `None` while it is open.
+    """
+
+    def __init__(
+        self,
+        members: Members,
+        assignments: Assignments,
+        clients: Collection[str] = (),
+        check_data: Callable[[str, api.DataFacts], None] = lambda client, data: None,
+        verdict: Verdict = lambda client, pending: None,
+    ) -> None:
+        self.members, self.assignments, self.clients = members, assignments, frozenset(clients)
+        self.check_data, self.verdict = check_data, verdict
+        self._job: api.JobDescription | None = None
+
+    def offer(self, job: api.JobDescription) -> None:
+        """The job that clients are offered from now on."""
+        self._job, self.assignments.job = job, job.job
+
+    def description(self) -> api.JobDescription | None:
+        """The job; `None` while there is none."""
+        return self._job
+
+    def join(self, client: str, request: api.JoinRequest) -> None:
+        """Takes in a client.
+
+        Raises:
+            Refused: if the job is another one by now, or does not list the client, or a fact differs.
+        """
+        job = self._job
+        if job is None:
+            raise Refused("busy", "the server has no job at present: ask again later.")
+        if request.job != job.job:
+            raise Refused("gone", "the job has ended: ask for the present one.", job.job, request.job)
+        if self.clients and client not in self.clients:
+            raise Refused("refused", f"client {client!r} is not among the {len(self.clients)} clients of this job.")
+        if differing := compared(job, request):
+            fact, ours, theirs = differing[0]
+            more = f" {len(differing) - 1} more facts differ." if len(differing) > 1 else ""
+            why = f"client {client!r} cannot take part: its {fact} is {theirs}, and the server's is {ours}.{more}"
+            self.members.decline(client, why)
+            raise Refused("mismatch", why, f"{fact} {ours}", f"{fact} {theirs}")
+        try:
+            self.check_data(client, request.data)
+        except Refused as refused:
+            self.members.decline(client, str(refused))
+            raise
+        if request.pending is not None and (verdict := self.verdict(client, request.pending)) is not None:
+            self.assignments.add_verdicts({client: verdict})
+        self.members.join(client, request)

@@ -1,0 +1,194 @@
+"""The members of a federation: the clients that have joined, what each does, and what became of its replies."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from headway.federation.http_api import DataFacts, JoinRequest
+
+Outcome = Literal["counted", "late", "refused", "lost"]
+LEASE_S = 60.0  # without any contact for so long, a client counts as gone
+SET_ASIDE_AFTER = 3  # refused updates one after another, after which a client is asked no more
+
+
+@dataclass(slots=True)
+class Member:
+    """A client that has joined.
+
+    contact: when it was last in contact, by the monotonic clock.  activity, done: its own account of its work.
+    outcomes: how many of its replies counted, were late, refused or lost; in_a_row: refusals since the last that
+    counted.  reason: of the last that did not count.  declined: why it does not take part in the job.
+    """
+
+    name: str
+    facts: JoinRequest
+    joined: float
+    contact: float
+    activity: str = ""
+    done: float | None = None
+    outcomes: dict[Outcome, int] = field(
+        default_factory=lambda: dict.fromkeys(("counted", "late", "refused", "lost"), 0)
+    )
+    in_a_row: int = 0
+    reason: str = ""
+    declined: str = ""
+    left: bool = False
+    set_aside: bool = False
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    @property
+    def data(self) -> DataFacts:
+        """The facts of its data."""
+        return self.facts.data
+
+
+class Members:
+    """The clients of a server, shared by its HTTP thread and the thread of the run.
+
+    lease_s: the seconds without contact after which a client counts as gone.  on_change: called, without the lock,
+    when a client joins, leaves or returns.
+    """
+
+    def __init__(
+        self,
+        lease_s: float = LEASE_S,
+        set_aside_after: int = SET_ASIDE_AFTER,
+        on_change: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.lease_s, self.set_aside_after, self.on_change, self.clock = lease_s, set_aside_after, on_change, clock
+        self._members: dict[str, Member] = {}
+        self._declined: dict[str, str] = {}  # by clients that never joined
+        self._lock = threading.RLock()
+
+    def join(self, name: str, facts: JoinRequest) -> Member:
+        """Adds a client, or renews the facts of one that joins again."""
+        now = self.clock()
+        with self._lock:
+            self._declined.pop(name, None)
+            known = self._members.get(name)
+            if known is None:
+                known = self._members[name] = Member(name, facts, now, now)
+            known.facts, known.contact, known.left, known.declined = facts, now, False, ""
+            self._members = dict(sorted(self._members.items()))
+        self.on_change()
+        return known
+
+    def contact(self, name: str, activity: str | None = None, done: float | None = None) -> Member | None:
+        """Notes a contact; `None` for a client that has not joined."""
+        with self._lock:
+            member = self._members.get(name)
+            if member is None or member.left:
+                return None
+            gone = self.clock() - member.contact > self.lease_s
+            member.contact = self.clock()
+            if activity is not None:
+                member.activity, member.done = activity, done
+        if gone:
+            self.on_change()
+        return member
+
+    def decline(self, name: str, reason: str) -> None:
+        """Notes why a client does not take part."""
+        with self._lock:
+            if (member := self._members.get(name)) is None:
+                self._declined[name] = reason
+            else:
+                member.declined = reason
+        self.on_change()
+
+    def leave(self, name: str) -> None:
+        """A client leaves; it may join again."""
+        with self._lock:
+            if (member := self._members.get(name)) is not None:
+                member.left, member.activity = True, ""
+        self.on_change()
+
+    def count(self, name: str, outcome: Outcome, reason: str = "") -> bool:
+        """Counts the outcome of a reply; whether the client is set aside by it."""
+        with self._lock:
+            if (member := self._members.get(name)) is None:
+                return False
+            member.outcomes[outcome] += 1
+            if outcome == "counted":
+                member.in_a_row = 0
+                return False
+            member.reason = reason
+            if outcome == "refused":
+                member.in_a_row += 1
+                if member.in_a_row >= self.set_aside_after and not member.set_aside:
+                    member.set_aside = True
+                    return True
+        return False
+
+    def add_bytes(self, name: str, up: int = 0, down: int = 0) -> None:
+        """Counts bytes of a client."""
+        with self._lock:
+            if (member := self._members.get(name)) is not None:
+                member.bytes_up += up
+                member.bytes_down += down
+                member.contact = self.clock()
+
+    def get(self, name: str) -> Member | None:
+        """A client that has joined."""
+        with self._lock:
+            return self._members.get(name)
+
+    def is_present(self, name: str) -> bool:
+        """Whether a client is in contact."""
+        with self._lock:
+            member = self._members.get(name)
+            return member is not None and self._present(member)
+
+    def silent(self, names: Collection[str]) -> dict[str, str]:
+        """Those of some clients that are gone, and why."""
+        with self._lock:
+            found = {}
+            for name in names:
+                member = self._members.get(name)
+                if member is None:
+                    found[name] = "it has not joined again since the server was started"
+                elif member.left:
+                    found[name] = "it has left"
+                elif not self._present(member):
+                    found[name] = f"it has not been in contact for {self.lease_s:g} s"
+            return found
+
+    def available(self) -> tuple[str, ...]:
+        """The clients that may be asked, sorted: in contact, taking part, and not set aside."""
+        with self._lock:
+            return tuple(
+                name
+                for name, member in self._members.items()
+                if self._present(member) and not member.declined and not member.set_aside
+            )
+
+    def names(self) -> tuple[str, ...]:
+        """All clients that have ever joined, sorted."""
+        with self._lock:
+            return tuple(self._members)
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """All clients in plain values, for the status."""
+        now = self.clock()
+        with self._lock:
+            rows = []
+            for member in self._members.values():
+                row = asdict(member)
+                del row["facts"], row["joined"], row["contact"], row["in_a_row"]
+                examples = {"train": member.data.train, "test": member.data.test}
+                rows.append({**row, **examples, "present": self._present(member), "silent_s": now - member.contact})
+            return rows + [{"name": name, "present": False, "declined": why} for name, why in self._declined.items()]
+
+    def facts(self) -> Mapping[str, DataFacts]:
+        """The facts of the data of each client."""
+        with self._lock:
+            return {name: member.data for name, member in self._members.items()}
+
+    def _present(self, member: Member) -> bool:
+        return not member.left and self.clock() - member.contact <= self.lease_s
