@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from headway.federation import http_api as api
+from headway.federation.job_facts import task_differences, version_differences
 from headway.federation.serving.assignments import Assignments
 from headway.federation.serving.members import Members
 from headway.federation.serving.refusals import Refused
-from headway.federation.serving.server_setup import compared
 
 Verdict = Callable[[str, api.Pending], api.RoundVerdict | None]
 
@@ -53,12 +53,14 @@ class JobDesk:
             raise Refused("gone", "the job has ended: ask for the present one.", job.job, request.job)
         if self.clients and client not in self.clients:
             raise Refused("refused", f"client {client!r} is not among the {len(self.clients)} clients of this job.")
-        if differing := compared(job, request):
-            fact, ours, theirs = differing[0]
+        differing = list(version_differences(job.versions, request.versions))
+        differing += task_differences(job.task, request.task)
+        if differing:
+            ours, theirs = differing[0]
             more = f" {len(differing) - 1} more facts differ." if len(differing) > 1 else ""
-            why = f"client {client!r} cannot take part: its {fact} is {theirs}, and the server's is {ours}.{more}"
+            why = f"client {client!r} cannot take part: it has {theirs}, and the server has {ours}.{more}"
             self.members.decline(client, why)
-            raise Refused("mismatch", why, f"{fact} {ours}", f"{fact} {theirs}")
+            raise Refused("mismatch", why, ours, theirs)
         try:
             self.check_data(client, request.data)
         except Refused as refused:

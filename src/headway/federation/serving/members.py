@@ -64,6 +64,7 @@ class Members:
         self.lease_s, self.set_aside_after, self.on_change, self.clock = lease_s, set_aside_after, on_change, clock
         self._members: dict[str, Member] = {}
         self._declined: dict[str, str] = {}  # by clients that never joined
+        self._started = clock()
         self._lock = threading.RLock()
 
     def join(self, name: str, facts: JoinRequest) -> Member:
@@ -152,7 +153,8 @@ class Members:
             for name in names:
                 member = self._members.get(name)
                 if member is None:
-                    found[name] = "it has not joined again since the server was started"
+                    if self.clock() - self._started > self.lease_s:
+                        found[name] = "it has not joined since the server was started"
                 elif member.left:
                     found[name] = "it has left"
                 elif not self._present(member):

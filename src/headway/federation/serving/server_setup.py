@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from headway.core.algorithm import Algorithm
 from headway.core.flow import Flow
 from headway.engines.engine import Job
 from headway.experiment.identity import described
 from headway.federation import http_api as api
+from headway.federation.job_facts import own_versions, task_facts
 from headway.model.device import Device
 from headway.model.flat_module import FlatModule
 from headway.model.task import Task
-from headway.numerics.keys import DRAWS, Key
+from headway.numerics.keys import Key
 from headway.observe.drift import DriftMeter
-from headway.protocol import wire
 from headway.protocol.messages import Ask
 from headway.server.collector import UpdateCollector
 from headway.server.guard import Promise
@@ -46,7 +43,7 @@ class ServerSetup:
         """The parts of a job; measure: whether drift is measured, where single updates are seen."""
         device, algorithm = Device(), job.algorithm
         flat_module = FlatModule(job.task, job.key, device)
-        size, statistics = flat_module.layout.size, statistics_of(job.task, flat_module)
+        size, statistics = flat_module.layout.size, task_facts(flat_module).statistics
         guard = Promise.of(algorithm.chain, flows, size, statistics)
         population = len(job.data.clients)
         collector = UpdateCollector(algorithm, job.key, flows, flat_module.layout, device, guard, population)
@@ -74,55 +71,9 @@ def describe_job(job: str, name: str, algorithm: Algorithm, task: Task, rounds: 
     return api.JobDescription(
         job=job,
         name=name,
-        versions=versions(),
+        versions=own_versions(),
         algorithm=json.loads(json.dumps(described(algorithm))),
-        task=task_facts(task, flat_module),
+        task=task_facts(flat_module),
         rounds=rounds,
         **more,
     )
-
-
-def statistics_of(task: Task, flat_module: FlatModule) -> int:
-    """The number of statistics that are averaged."""
-    return flat_module.statistics_layout.size if task.buffers == "average" and flat_module.has_statistics else 0
-
-
-def task_facts(task: Task, flat_module: FlatModule) -> api.TaskFacts:
-    """The facts of a task and its model that a server and its agents compare."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(flat_module.frozen.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return api.TaskFacts(
-        layout=flat_module.layout.fingerprint,
-        parameters=flat_module.layout.size,
-        statistics=statistics_of(task, flat_module),
-        frozen=digest.hexdigest() if flat_module.frozen else "",
-        loss=task.loss if isinstance(task.loss, str) else getattr(task.loss, "__name__", "own"),
-        metrics=tuple(map(str, task.metric_names)),
-        dtype=task.dtype,
-        buffers=task.buffers,
-    )
-
-
-def versions() -> api.Versions:
-    """The versions of this node."""
-    from headway import __version__
-
-    return api.Versions(
-        headway=__version__, torch=torch.__version__, protocol=api.PROTOCOL, wire=wire.VERSION, draws=DRAWS
-    )
-
-
-def compared(needed: api.JobDescription, found: api.JoinRequest) -> list[tuple[str, str, str]]:
-    """What differs between a job and a client that would join it: the name of each fact, the server's, the client's."""
-    differing = []
-    for name in ("protocol", "wire", "draws"):
-        ours, theirs = getattr(needed.versions, name), getattr(found.versions, name)
-        if ours != theirs:
-            differing.append((f"{name} version", str(ours), str(theirs)))
-    for name in ("layout", "parameters", "statistics", "frozen", "loss", "dtype", "buffers"):
-        ours, theirs = getattr(needed.task, name), getattr(found.task, name)
-        if ours != theirs:
-            differing.append((name, str(ours), str(theirs)))
-    return differing

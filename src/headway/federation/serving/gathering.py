@@ -1,0 +1,118 @@
+"""The replies to requests other than training: each client of a cohort answers once, or is given up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from headway.core.errors import FrameError
+from headway.core.update import Tensors
+from headway.federation.serving.assignments import MembersChanged, ReplyArrived
+from headway.federation.serving.request_channel import KINDS, RequestChannel, SentMessage
+from headway.federation.serving.server_setup import ROOM
+from headway.protocol.messages import Answer, Ask, Evaluate, Exchange, ExchangeReply, Reply, Scores
+from headway.protocol.reports import Reports, columns_of
+from headway.protocol.wire_messages import decode_reply
+
+REPLY_ROOM = 1 << 28  # bytes of a reply to an exchange
+
+
+@dataclass(slots=True)
+class Gathered:
+    """The replies to a request, and why others are missing."""
+
+    replies: dict[str, Reply] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    bytes_up: dict[str, int] = field(default_factory=dict)
+
+
+class Gathering:
+    """Puts a request to clients and waits until each has answered or is gone.
+
+    other: is given replies to other requests, such as updates that come late.  prefix: before the names of
+    assignments, different after each start of the server.
+    """
+
+    def __init__(self, channel: RequestChannel, other: Callable[[ReplyArrived], None], prefix: str) -> None:
+        self.channel, self.other, self.prefix = channel, other, prefix
+        self._asked = 0
+
+    def answer(self, ask: Ask) -> Answer:
+        """The answer to a request to evaluate, to measure, or of a protocol."""
+        sent = self.channel.encode(ask)
+        gathered = self.gather(ask, sent)
+        kind = KINDS[type(ask.request)]
+        notes = _missing(gathered.missing, kind)
+        if isinstance(ask.request, Exchange):
+            tensors: dict[str, Tensors] = {
+                client: reply.tensors for client, reply in gathered.replies.items() if isinstance(reply, ExchangeReply)
+            }
+            return Answer(replies=tensors, notes=notes)
+        scores = {client: reply for client, reply in gathered.replies.items() if isinstance(reply, Scores)}
+        scores = {client: scores[client] for client in sorted(scores) if scores[client].examples}
+        examples = [each.examples for each in scores.values()] if isinstance(ask.request, Evaluate) else 0
+        metrics = columns_of([each.metrics for each in scores.values()])
+        up = [gathered.bytes_up[client] for client in scores]
+        reports = Reports(scores, "counted", examples, bytes_up=up, bytes_down=sent.size, metrics=metrics)
+        if not isinstance(ask.request, Evaluate) and gathered.missing:
+            reports = Reports.joined([reports, Reports(sorted(gathered.missing), "dropped", bytes_down=sent.size)])
+        return Answer(reports=reports, notes=notes)
+
+    def gather(self, ask: Ask, sent: SentMessage) -> Gathered:
+        """The replies of the cohort; a client that leaves, or does not answer by the quorum's deadline, is missing."""
+        channel, gathered = self.channel, Gathered()
+        self._asked += 1
+        names = {}
+        gathered.missing = channel.members.silent(ask.cohort)
+        limit = REPLY_ROOM if isinstance(ask.request, Exchange) else ROOM
+        for client in ask.cohort:
+            if client not in gathered.missing:
+                names[client] = f"{self.prefix}-{self._asked}-{client_number(ask, client)}"
+                channel.send(client, names[client], ask, sent, limit)
+        seconds = ask.quorum.deadline_s
+        last = math.inf if seconds is None else channel.clock.now() + seconds
+        while names:
+            event = channel.event(last - channel.clock.now())
+            if isinstance(event, ReplyArrived):
+                if names.get(event.client) == event.assignment.assignment:
+                    self._take(event, sent, gathered)
+                    del names[event.client]
+                else:
+                    self.other(event)
+            if event is None or isinstance(event, MembersChanged):
+                gone = channel.members.silent(names)
+                if channel.clock.now() >= last:
+                    gone = dict.fromkeys(names, f"it has not answered within {seconds:g} s") | gone
+                channel.assignments.withdraw(gone)
+                gathered.missing |= gone
+                names = {client: name for client, name in names.items() if client not in gone}
+        return gathered
+
+    def _take(self, arrived: ReplyArrived, sent: SentMessage, gathered: Gathered) -> None:
+        """Reads a reply."""
+        try:
+            reply = decode_reply(arrived.path.read_bytes(), sent.binding, arrived.assignment.limit)
+        except FrameError as error:
+            gathered.missing[arrived.client] = f"its reply was refused: {error}"
+            self.channel.decide(arrived, "refused", str(error))
+            return
+        gathered.replies[arrived.client], gathered.bytes_up[arrived.client] = reply, arrived.size
+        self.channel.decide(arrived, "answered")
+
+
+def client_number(ask: Ask, client: str) -> int:
+    """The place of a client in the cohort."""
+    return ask.cohort.index(client)
+
+
+def _missing(
+    missing: Mapping[str, str], kind: Literal["train", "evaluate", "measure", "exchange", "settle"]
+) -> list[str]:
+    """A sentence on the clients that have not answered."""
+    if not missing:
+        return []
+    first = sorted(missing)[0]
+    more = f", and {len(missing) - 1} more clients have not either" if len(missing) > 1 else ""
+    return [f"client {first!r} has not answered the request to {kind}, since {missing[first]}{more}."]

@@ -1,0 +1,219 @@
+"""The engine of a server: requests go to clients over a network, and a coordinator on the real clock waits for them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from torch import Tensor
+
+from headway.client_state.store import Memories, MemoryStore
+from headway.core.errors import ConfigError, HeadwayError
+from headway.core.flow import EngineFacts
+from headway.engines.engine import Engine, Job
+from headway.federation.http_api import Pending, RoundVerdict
+from headway.federation.serving.assignments import ReplyArrived
+from headway.federation.serving.gathering import Gathering
+from headway.federation.serving.network_training import NetworkTraining, Progress
+from headway.federation.serving.request_channel import RequestChannel
+from headway.federation.serving.server_setup import ServerSetup
+from headway.federation.serving.training_round import RoundRecord, TrainingRounds
+from headway.federation.spool.event_log import EventLog
+from headway.protocol.messages import Answer, Ask, Settle, Train
+from headway.server.coordinator import Coordinator
+
+
+class WaitedTooLong(HeadwayError):
+    """A round could not begin, since too few clients were connected for too long."""
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The options of a network engine.
+
+    expected: the clients without which no round begins.  min_clients: how many a round begins with at least.
+    wait_limit_s: the seconds after which waiting for them ends the run; `None` waits without end.
+    drift: whether to measure how far the clients pull apart, where single updates are seen.
+    """
+
+    expected: frozenset[str] = field(default_factory=frozenset)
+    min_clients: int = 1
+    wait_limit_s: float | None = None
+    drift: bool = True
+
+
+@final
+class NetworkEngine(Engine):
+    """Carries requests to clients over a network.
+
+    channel: to the clients.  log: of the events of rounds, which a resumed run is decided by again.
+    progress: what it does now; show: is given each change of that.
+    """
+
+    def __init__(
+        self,
+        channel: RequestChannel,
+        log: EventLog,
+        options: NetworkOptions | None = None,
+        show: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self.channel, self.log, self.options, self.show = channel, log, options or NetworkOptions(), show
+        self.progress = Progress()
+        self._training: NetworkTraining | None = None  # until it is opened
+
+    @property
+    def facts(self) -> EngineFacts:
+        """Keeps memory, at the clients; has a clock, the real one."""
+        return EngineFacts("Network", clock=True)
+
+    @property
+    def now(self) -> float:
+        """The seconds since the run began, without the time in which the server was down."""
+        return self.channel.clock.now()
+
+    def memory(self, clients: Sequence[str], folder: Path | None) -> Memories:
+        """No memory: it lies with the clients."""
+        return MemoryStore(())
+
+    def open(self, job: Job) -> None:
+        """Makes ready.
+
+        Raises:
+            ConfigError: for a quorum whose work is limited by the deadline, which needs the speed of each client.
+        """
+        if job.algorithm.quorum.work != "whole":
+            raise ConfigError(
+                f'Quorum.work is "{job.algorithm.quorum.work}", which needs the speed of each client, as a simulated '
+                'clock has it: use "whole" with real clients, and a count below the cohort or a deadline.'
+            )
+        self.job = job
+        flows = job.algorithm.flows(self.facts, population=len(job.data.clients))
+        setup = ServerSetup.of(job, flows, self.options.drift)
+        self.coordinator = Coordinator(job.algorithm.quorum)
+        self.rounds = TrainingRounds(self.coordinator, self.log.append)
+        self._training = NetworkTraining(setup, self.channel, self.rounds, self._show)
+        self.gathering = Gathering(self.channel, self._training.between, secrets.token_hex(4))
+        self._recall(0)
+
+    @property
+    def training(self) -> NetworkTraining:
+        """The rounds of training, once the engine is open."""
+        assert self._training is not None
+        return self._training
+
+    def clients(self) -> Sequence[str]:
+        """The population."""
+        return self.job.data.clients
+
+    @property
+    def busy(self) -> int:
+        """The number of clients that are at work on an earlier request."""
+        return len(self.coordinator.pool.busy)
+
+    def candidates(self, enough: Callable[[Sequence[str]], bool]) -> Sequence[str]:
+        """The clients that may be asked; waits until they are enough for a round.
+
+        Raises:
+            WaitedTooLong: if that takes longer than the limit.
+        """
+        self.rounds.replay_between()
+        if (opened := self.rounds.opened) is not None:  # the round that a crash interrupted had these
+            return tuple(opened.more["available"])
+        channel, begun = self.channel, self.channel.clock.now()
+        pool, options = self.coordinator.pool, self.options
+        while True:
+            present = channel.members.available()
+            free = tuple(client for client in present if pool.may_ask(client))
+            there = len(free) + len(pool.busy)
+            missing = sorted(options.expected - set(present) - pool.busy)
+            if not missing and there >= options.min_clients and enough(free):
+                self.rounds.available = free
+                return free
+            self._wait(begun, there, missing)
+
+    def ask(self, ask: Ask) -> Answer:
+        """Puts a request to clients and waits for its quorum."""
+        match ask.request:
+            case Train():
+                answer = self.training.train(ask)
+                self._show(Progress("between rounds", ask.round, self.now))
+                return answer
+            case Settle():
+                return self._settle(ask)
+        self._show(Progress(f"waiting for replies to {type(ask.request).__name__}", ask.round, self.now, ask.cohort))
+        return self.gathering.answer(ask)
+
+    def close(self) -> None:
+        """Takes back all open requests."""
+        self.channel.assignments.withdraw(self.channel.members.names())
+
+    # what a resumed run needs ---------------------------------------------------------------------------
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The pool, the open rounds, and the number of the last event that they include."""
+        values, tensors = self.coordinator.to_state()
+        record = {"record": self.rounds.record.to_state(), "event": self.rounds.last}
+        return {**values, **record, "now": self.now}, tensors
+
+    def restore(self, notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Goes on from what was saved, with the events since then."""
+        self.coordinator.from_state(notes, tensors)
+        self.rounds.record = RoundRecord.from_state(notes["record"])
+        self.channel.clock.set(notes["now"])
+        self._recall(notes["event"])
+
+    def verdict(self, client: str, pending: Pending) -> RoundVerdict | None:
+        """The verdict on an update that a client still holds as pending; `None` while its round is open."""
+        if (known := self.log.verdict(client, pending.round, pending.attempt)) is not None:
+            return known
+        if self._training is None or any(
+            t.client == client and t.round == pending.round for t in self.coordinator.pool.flying
+        ):
+            return None
+        if pending.round >= self.coordinator.pool.round:
+            return None
+        why = "the server knows nothing of this update"
+        return RoundVerdict(round=pending.round, attempt=pending.attempt, counted=False, reason=why)
+
+    def _recall(self, after: int) -> None:
+        """Takes the events since the one of this number, which are fed again."""
+        recorded = self.log.after(after)
+        self.rounds.recorded.clear()
+        self.rounds.recorded.extend(recorded)
+        self.rounds.last = after
+        if recorded:
+            self.channel.clock.set(recorded[-1][1].at)
+
+    # parts ----------------------------------------------------------------------------------------------
+
+    def _wait(self, begun: float, there: int, missing: Sequence[str]) -> None:
+        """Waits a moment for clients."""
+        limit, needed = self.options.wait_limit_s, self.options.min_clients
+        names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        of = f"for {names}" if missing else f"for clients: {there} are connected, and {needed} are needed at least"
+        if limit is not None and self.now - begun > limit:
+            raise WaitedTooLong(
+                f"the server has waited {limit:g} s {of}. Start the missing agents and serve the same folder again, "
+                "or raise federation.wait_limit_s."
+            )
+        self._show(Progress("waiting for clients", self.coordinator.pool.round + 1, begun, tuple(missing), note=of))
+        event = self.channel.event()
+        if isinstance(event, ReplyArrived):
+            self.training.between(event)
+        if self.coordinator.pool.busy:
+            self.training.lose_silent()
+
+    def _settle(self, ask: Ask) -> Answer:
+        """Writes the verdicts on the round, which each client receives at its next contact."""
+        verdicts = self.training.verdicts(ask.cohort)
+        self.log.record_verdicts(verdicts)
+        self.channel.assignments.add_verdicts(verdicts)
+        return Answer()
+
+    def _show(self, progress: Progress) -> None:
+        if progress != self.progress:
+            self.progress = progress
+            self.show(progress)

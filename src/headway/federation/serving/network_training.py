@@ -1,0 +1,225 @@
+"""Rounds of training over a network: a loop that feeds the coordinator with what happens at clients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from headway.core.errors import UpdateRejected
+from headway.federation.http_api import RoundVerdict
+from headway.federation.serving.assignments import MembersChanged, ReplyArrived
+from headway.federation.serving.request_channel import RequestChannel
+from headway.federation.serving.server_setup import ServerSetup
+from headway.federation.serving.training_round import (
+    ReplyReader,
+    RoundSum,
+    TrainingRounds,
+    refused_reports,
+)
+from headway.federation.spool.event_log import RoundEvent
+from headway.protocol.messages import Answer, Ask, Declined, UpdateReply
+from headway.protocol.round_pool import Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a server does now, for its status.
+
+    phase: "waiting for clients", "training", "evaluating", "between rounds".  since, deadline: by the run's clock.
+    waiting_for: the clients whose replies are open, or a phrase about the clients that are missing.
+    """
+
+    phase: str = "between rounds"
+    round: int = 0
+    since: float = 0.0
+    waiting_for: tuple[str, ...] = ()
+    deadline: float = math.inf
+    note: str = ""
+
+
+class NetworkTraining:
+    """Carries out requests to train.
+
+    show: is given the progress.
+    """
+
+    def __init__(
+        self,
+        setup: ServerSetup,
+        channel: RequestChannel,
+        rounds: TrainingRounds,
+        show: Callable[[Progress], None],
+    ) -> None:
+        self.setup, self.channel, self.rounds, self.show = setup, channel, rounds, show
+        self.coordinator = rounds.coordinator
+        self.reader = ReplyReader(setup, channel.files.path)
+        self._asks: dict[int, Ask] = {}  # by round, of tickets in flight
+        self._sent: dict[int, str] = {}  # the assignment of each ticket that was sent, by its number
+        self._notes: list[str] = []
+
+    # a round --------------------------------------------------------------------------------------------
+
+    def train(self, ask: Ask) -> Answer:
+        """The answer of the clients that count by the quorum."""
+        channel, pool = self.channel, self.coordinator.pool
+        sent = channel.encode(ask)
+        self._asks[ask.round] = ask
+        begun = max(channel.clock.now(), pool.now)
+        if self.rounds.begin(ask, begun, self._reserve(ask), sent):
+            channel.clock.set(pool.now)
+            self._notes.append(
+                f"the server was restarted in this round; {len(pool.open_asks) - len(pool.flying)} updates were there."
+            )
+        while not pool.done and not self.rounds.was_closed:
+            self._send_all()
+            self._turn(ask)
+        counting, closed = self.rounds.close(ask)
+        self._withdraw()
+        examples = {client: facts.train for client, facts in channel.members.facts().items()}
+        measure = pool.quorum.late == "drop"
+        summed = RoundSum(self.setup, self.reader, self.rounds.record).answer(
+            counting, self.rounds.record.counted, examples, measure
+        )
+        answer = self.coordinator.answer(summed, closed, len(self.setup.job.data.clients))
+        record = self.rounds.record
+        refused = {loss.ticket.client: loss.reason for loss in closed.losses if loss.ticket.number in record.refused}
+        notes, self._notes = self._notes, []
+        return replace(refused_reports(answer, refused), notes=(*answer.notes, *notes))
+
+    def verdicts(self, counted: Sequence[str]) -> dict[str, RoundVerdict]:
+        """The verdicts on the requests that ended with the last round; counted: the clients that were counted."""
+        record, mine, found = self.rounds.record, set(counted), dict[str, RoundVerdict]()
+        for client, (ticket, reason) in record.lost.items():
+            found[client] = RoundVerdict(round=ticket.round, attempt=0, counted=False, reason=reason[:2000])
+        for client, ticket in record.counted.items():
+            is_counted = client in mine
+            reason = "" if is_counted else "the round was skipped"
+            found[client] = RoundVerdict(round=ticket.round, attempt=0, counted=is_counted, reason=reason)
+            if is_counted:
+                self.channel.members.count(client, "counted")
+        self.rounds.forget()
+        self._asks = {round_: ask for round_, ask in self._asks.items() if round_ in self.coordinator.pool.open_rounds}
+        return found
+
+    def between(self, arrived: ReplyArrived) -> None:
+        """Takes a reply that comes between two rounds, or while another request is open."""
+        self._arrived(arrived)
+
+    # events ---------------------------------------------------------------------------------------------
+
+    def _turn(self, ask: Ask) -> None:
+        """Waits for an event, a deadline, or the next look at the clock, and feeds what has happened."""
+        channel, pool = self.channel, self.coordinator.pool
+        self.show(Progress("training", ask.round, self._begun(ask), tuple(sorted(pool.busy)), pool.deadline))
+        event = channel.event(pool.due() - channel.clock.now())
+        if isinstance(event, ReplyArrived):
+            self._arrived(event)
+        now = self._now()
+        if pool.due() <= now:
+            self.rounds.feed(RoundEvent("passed", pool.round, 0, now))
+        if event is None or isinstance(event, MembersChanged):
+            self.lose_silent()
+
+    def lose_silent(self) -> None:
+        """Gives up the clients in flight that are gone."""
+        pool = self.coordinator.pool
+        for client, why in sorted(self.channel.members.silent(pool.busy).items()):
+            ticket = next(ticket for ticket in pool.flying if ticket.client == client)
+            self._fail(ticket, why)
+            self.channel.members.count(client, "lost", why)
+
+    def _arrived(self, arrived: ReplyArrived) -> None:
+        """Checks a reply, has it decided about, and answers the client."""
+        ticket = self._ticket(arrived)
+        if ticket is None:
+            self.channel.decide(arrived, "late", "the round was over before it arrived")
+            return
+        sent = self.rounds.record.messages[ticket.round]
+        member = self.channel.members.get(arrived.client)
+        examples = 0 if member is None else member.data.train
+        try:
+            reply = self.reader.checked(arrived, sent, examples)
+        except UpdateRejected as refusal:
+            self._fail(ticket, refusal.reason, arrived, refused=True)
+            if self.channel.decide(arrived, "refused", refusal.reason):
+                self._notes.append(f"client {arrived.client!r} is set aside after repeated refusals: {refusal.reason}.")
+            return
+        if isinstance(reply, Declined):
+            self._fail(ticket, reply.reason, arrived, refused=reply.status == "rejected")
+            self.channel.decide(arrived, "answered", reply.reason)
+            return
+        self._accept(ticket, arrived, reply)
+
+    def _accept(self, ticket: Ticket, arrived: ReplyArrived, reply: UpdateReply) -> None:
+        event = RoundEvent(
+            "arrived",
+            ticket.round,
+            0,
+            self._now(),
+            number=ticket.number,
+            client=ticket.client,
+            digest=arrived.digest,
+            weight=float(reply.update.weight),
+        )
+        verdict = self.rounds.feed(event)
+        reasons = {"late": "the round was over before it arrived", "stale": "its model is too old"}
+        self.channel.decide(arrived, verdict, reasons.get(verdict, ""))  # type: ignore[arg-type]
+
+    def _fail(self, ticket: Ticket, reason: str, arrived: ReplyArrived | None = None, refused: bool = False) -> None:
+        """Feeds that a request has come to nothing."""
+        digest = "" if arrived is None else arrived.digest
+        more = {"refused": True} if refused else {}
+        self.rounds.feed(
+            RoundEvent("failed", ticket.round, 0, self._now(), ticket.number, ticket.client, digest, 0.0, reason, more)
+        )
+
+    # requests -------------------------------------------------------------------------------------------
+
+    def _send_all(self) -> None:
+        """Sends the requests in flight that have not been sent, or not since the server was started."""
+        pool, limit = self.coordinator.pool, self.setup.reply_limit()
+        for ticket in pool.flying:
+            if ticket.number in self._sent or not self.channel.members.is_present(ticket.client):
+                continue
+            name = f"{self.channel.assignments.job}-{ticket.number}"
+            sent = self.rounds.record.messages[ticket.round]
+            ask = self._asks.get(ticket.round) or self._earlier(ticket)
+            self.channel.send(ticket.client, name, ask, sent, limit)
+            self._sent[ticket.number] = name
+
+    def _earlier(self, ticket: Ticket) -> Ask:
+        """The ask of a ticket from before a restart, with its own message."""
+        from headway.protocol.messages import Train
+
+        return Ask(Train(self.coordinator.message_for(ticket), ticket.round), (ticket.client,))
+
+    def _withdraw(self) -> None:
+        """Takes back requests that are no longer open."""
+        numbers = {ticket.number for ticket in self.coordinator.pool.flying}
+        gone = {number for number in self._sent if number not in numbers}
+        names = {self._sent.pop(number) for number in gone}
+        board = self.channel.assignments
+        held = [(client, board.of(client)) for client in self.channel.members.names()]
+        board.withdraw([client for client, own in held if own is not None and own.assignment in names])
+
+    def _ticket(self, arrived: ReplyArrived) -> Ticket | None:
+        """The ticket in flight that a reply answers."""
+        for ticket in self.coordinator.pool.flying:
+            if ticket.client == arrived.client and self._sent.get(ticket.number) == arrived.assignment.assignment:
+                return ticket
+        return None
+
+    def _reserve(self, ask: Ask) -> list[str]:
+        """The clients that may be asked instead of the cohort, in an order drawn for the round."""
+        if not self.coordinator.pool.quorum.replace:
+            return []
+        others = sorted(set(self.channel.members.available()) - set(ask.cohort))
+        key = self.setup.job.key.derive("fleet").derive("reserve", ask.round, ask.attempt)
+        return [others[place] for place in key.permutation(len(others)).tolist()]
+
+    def _begun(self, ask: Ask) -> float:
+        return next((t.asked for t in self.coordinator.pool.flying if t.round == ask.round), self.channel.clock.now())
+
+    def _now(self) -> float:
+        return max(self.channel.clock.now(), self.coordinator.pool.now)

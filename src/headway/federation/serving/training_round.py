@@ -1,0 +1,263 @@
+"""One round of training over a network: requests to clients, their replies, and the events that decide it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from headway.core.errors import FrameError, RunFolderError, UpdateRejected
+from headway.engines.grouping import groups_of
+from headway.federation.serving.assignments import ReplyArrived
+from headway.federation.serving.request_channel import SentMessage
+from headway.federation.serving.server_setup import ServerSetup
+from headway.federation.spool.event_log import RoundEvent
+from headway.protocol.messages import Answer, Ask, Declined, UpdateReply
+from headway.protocol.reports import Reports
+from headway.protocol.round_pool import Closed, Ticket
+from headway.protocol.sums import ExactTotal
+from headway.protocol.wire_messages import Binding, decode_reply
+from headway.server.collector import GroupResult, answered
+from headway.server.coordinator import Coordinator
+
+
+@dataclass(slots=True)
+class RoundRecord:
+    """What the server holds of the rounds that are open.
+
+    messages: the frames that went out, by round.  replies: the digest of each accepted update, by the number of its
+    ticket.  refused: why the update of a ticket was refused.  counted: the tickets that counted in the last round.
+    """
+
+    messages: dict[int, SentMessage] = field(default_factory=dict)
+    replies: dict[int, str] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    counted: dict[str, Ticket] = field(default_factory=dict)
+    lost: dict[str, tuple[Ticket, str]] = field(default_factory=dict)
+
+    def to_state(self) -> dict[str, Any]:
+        """The record in plain values."""
+        messages = [[m.digest, m.size, m.round, m.attempt, m.ask] for m in self.messages.values()]
+        return {"messages": messages, "replies": [[number, digest] for number, digest in self.replies.items()]}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> RoundRecord:
+        """The record that `to_state` gave."""
+        sent = [SentMessage(*each) for each in state["messages"]]
+        return cls({message.round: message for message in sent}, {int(n): digest for n, digest in state["replies"]})
+
+
+class ReplyReader:
+    """Reads and checks the replies that lie in the spool.
+
+    path: the file of some contents, by their digest.
+    """
+
+    def __init__(self, setup: ServerSetup, path: Callable[[str], Path]) -> None:
+        self.setup, self.path = setup, path
+
+    def update(self, client: str, digest: str, binding: Binding, examples: int) -> tuple[UpdateReply, float]:
+        """A client's update as it was promised, and the norm of its delta.
+
+        Raises:
+            UpdateRejected: if it is not.
+            FrameError: for bytes that are no reply to this request.
+        """
+        reply = self.read(digest, binding)
+        if not isinstance(reply, UpdateReply):
+            raise UpdateRejected(client, f"an update was asked for, found {type(reply).__name__}")
+        return reply, self.setup.guard.check(reply.update, client, examples)
+
+    def read(self, digest: str, binding: Binding) -> Any:
+        """The reply in a file.
+
+        Raises:
+            FrameError: for bytes that are no reply to this request.
+        """
+        path = self.path(digest)
+        return decode_reply(path.read_bytes(), binding, path.stat().st_size)
+
+    def checked(self, arrived: ReplyArrived, sent: SentMessage, examples: int) -> UpdateReply | Declined:
+        """The reply of a client, checked against all that was promised.
+
+        Raises:
+            UpdateRejected: naming what is wrong with it.
+        """
+        client = arrived.client
+        if arrived.message != sent.digest:
+            raise UpdateRejected(client, "it was computed from another model than the one that the server sent")
+        try:
+            reply = self.read(arrived.digest, sent.binding)
+            if isinstance(reply, Declined):
+                return reply
+            checked, _ = self.update(client, arrived.digest, sent.binding, examples)
+        except FrameError as error:
+            raise UpdateRejected(client, str(error).rstrip(".")) from error
+        return checked
+
+
+class RoundSum:
+    """The sum of the updates of a round, read from the spool a group at a time."""
+
+    def __init__(self, setup: ServerSetup, reader: ReplyReader, record: RoundRecord) -> None:
+        self.setup, self.reader, self.record = setup, reader, record
+
+    def answer(self, ask: Ask, tickets: Mapping[str, Ticket], examples: Mapping[str, int], measure: bool) -> Answer:
+        """The answer of the clients that count; ask: to them, each with its own message and round."""
+        total, parts = ExactTotal(), list[Reports]()
+        meter = self.setup.meter(ask) if measure else None
+        for members in groups_of(ask.cohort, {}):
+            result = GroupResult(meter=meter)
+            for client in members:
+                parts.append(self._count(ask, client, tickets[client], examples.get(client, 0), result))
+            total.add_group(result.group)
+        return answered(total, parts, meter)
+
+    def _count(self, ask: Ask, client: str, ticket: Ticket, known: int, result: GroupResult) -> Reports:
+        """Adds a client's update to the result of its group; its report."""
+        digest, sent = self.record.replies[ticket.number], self.record.messages[ticket.round]
+        reply, norm = self.reader.update(client, digest, sent.binding, known)
+        update, figures = reply.update, reply.figures
+        self.setup.collector.count_received(ask, client, update, result)
+        size = self.reader.path(digest).stat().st_size
+        numbers = (
+            int(figures.get("examples", 0)),
+            int(figures.get("steps", 0)),
+            norm,
+            figures.get("train_loss", 0.0),
+            float(update.weight),
+        )
+        return self.setup.collector.reports_of([client], (0.0, size, sent.size), *numbers)
+
+
+class TrainingRounds:
+    """Feeds the coordinator with events, each of which is on disk first, so that a resumed run decides alike.
+
+    recorded: numbered events from before a restart that are still to be fed.  append: writes an event; its number.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        append: Callable[[RoundEvent], int],
+        recorded: Sequence[tuple[int, RoundEvent]] = (),
+    ) -> None:
+        self.coordinator, self.append = coordinator, append
+        self.recorded = deque(recorded)
+        self.record = RoundRecord()
+        self.last = 0  # the number of the last event that was fed
+        self.available: tuple[str, ...] = ()  # of which the next cohort is drawn
+
+    def begin(self, ask: Ask, now: float, reserve: Sequence[str], sent: SentMessage) -> bool:
+        """Opens a round, or goes on with one that was open before a restart; whether it is the latter.
+
+        Raises:
+            RunFolderError: if the round that was open is another one.
+        """
+        again = bool(self.recorded)
+        if again:
+            event = self._next()
+            self._check_same(event, ask, sent)
+            now, reserve = event.at, event.more["reserve"]
+        else:
+            more = {"available": list(self.available), "cohort": list(ask.cohort), "reserve": list(reserve)}
+            self._write(RoundEvent("opened", ask.round, ask.attempt, now, digest=sent.digest, more=more))
+        self.record.messages[ask.round] = sent
+        self.record.refused.clear()
+        self.coordinator.begin(ask, now, reserve)
+        while self._kind not in ("", "opened", "closed"):
+            self._feed(self._next())
+        return again
+
+    def feed(self, event: RoundEvent) -> str:
+        """Writes an event and feeds it; the verdict on an arrival."""
+        self._write(event)
+        return self._feed(event)
+
+    def replay_between(self) -> None:
+        """Feeds the recorded events up to the opening of the next round."""
+        while self._kind not in ("", "opened"):
+            self._feed(self._next())
+
+    @property
+    def opened(self) -> RoundEvent | None:
+        """The opening of the next round, if it was open before the restart."""
+        return self.recorded[0][1] if self._kind == "opened" else None
+
+    @property
+    def was_closed(self) -> bool:
+        """Whether the round that is gone on with was closed before the restart."""
+        return self._kind == "closed"
+
+    def close(self, ask: Ask) -> tuple[Ask, Closed]:
+        """Ends the round: the ask to the clients that count, and the pool's record."""
+        if self.was_closed:
+            self._next()
+        else:
+            self._write(RoundEvent("closed", ask.round, ask.attempt, self.coordinator.pool.now))
+        counting, closed = self.coordinator.close(ask)
+        self.record.counted = {arrival.ticket.client: arrival.ticket for arrival in closed.counted}
+        self.record.lost = {loss.ticket.client: (loss.ticket, loss.reason) for loss in closed.losses}
+        return counting, closed
+
+    def forget(self) -> None:
+        """Drops what no open request refers to any more."""
+        pool, record = self.coordinator.pool, self.record
+        numbers, rounds = pool.open_asks, pool.open_rounds
+        record.replies = {number: digest for number, digest in record.replies.items() if number in numbers}
+        record.messages = {round_: sent for round_, sent in record.messages.items() if round_ in rounds}
+
+    @property
+    def _kind(self) -> str:
+        """The kind of the next recorded event; empty if there is none."""
+        return self.recorded[0][1].kind if self.recorded else ""
+
+    def _next(self) -> RoundEvent:
+        """The next recorded event."""
+        self.last, event = self.recorded.popleft()
+        return event
+
+    def _write(self, event: RoundEvent) -> None:
+        self.last = self.append(event)
+
+    def _feed(self, event: RoundEvent) -> str:
+        pool = self.coordinator.pool
+        at = max(event.at, pool.now)
+        if event.kind == "passed":
+            pool.pass_time(at)
+            return ""
+        ticket = next((each for each in pool.flying if each.number == event.number), None)
+        if ticket is None:
+            return "late"
+        if event.kind == "failed":
+            if event.more.get("refused"):
+                self.record.refused[ticket.number] = event.reason
+            pool.failed(ticket, at, event.reason)
+            return "refused"
+        verdict = pool.arrived(ticket, at)
+        if verdict == "accepted":
+            self.record.replies[ticket.number] = event.digest
+        return verdict
+
+    def _check_same(self, event: RoundEvent, ask: Ask, sent: SentMessage) -> None:
+        """Refuses to go on with a round of another model or cohort than the recorded one."""
+        recorded = event.kind, event.round, tuple(event.more.get("cohort", ())), event.digest
+        if recorded != ("opened", ask.round, ask.cohort, sent.digest):
+            raise RunFolderError(
+                f"the recorded round {event.round + 1} was opened with another model or cohort than the one that the "
+                f"run has come to in round {ask.round + 1}: the checkpoint and the event log are not of one run. "
+                "Restore the run folder from a copy, or start a new run."
+            )
+
+
+def refused_reports(answer: Answer, refused: Mapping[str, str]) -> Answer:
+    """The answer in which clients whose update was refused have the status "rejected"."""
+    if not refused:
+        return answer
+    rows = [
+        replace(row, status="rejected") if row.client in refused and row.status == "dropped" else row
+        for row in answer.reports
+    ]
+    return replace(answer, reports=Reports.of(rows))
