@@ -76,6 +76,12 @@ SUITES: dict[str, str] = {
         "model.zoo"
     ),
     "experiment/test_user_modules.py": "core.own_code",
+    "federation/serving/test_network_engine.py": (
+        "federation.serving.assignments federation.serving.gathering federation.serving.http_bodies "
+        "federation.serving.http_server "
+        "federation.serving.job_desk federation.serving.members federation.serving.network_training "
+        "federation.serving.request_channel federation.serving.server_setup federation.serving.training_round"
+    ),
     "model/test_models_not_plain.py": "model.module_checks model.personal_model",
     "model/test_shapes.py": "model.broadcasting model.losses",
     "model/test_target_scale.py": "experiment.target_scaling",

@@ -55,6 +55,7 @@ class Assignments:
         self._open: dict[str, Assignment] = {}
         self._verdicts: dict[str, dict[tuple[int, int], RoundVerdict]] = {}
         self._undelivered: set[str] = set()  # clients with verdicts that they have not received once
+        self._shown: dict[str, State] = {}  # the state that each client was shown last
         self._receipts: dict[str, Receipt] = {}
         self._deciding: dict[str, ReplyArrived] = {}
         self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}
@@ -132,6 +133,12 @@ class Assignments:
             found = self._receipts.get(name)
             return found if found is not None and found.client == client else None
 
+    def show_state(self, client: str) -> tuple[State, str]:
+        """The state of the job and its reason, which the client is shown now."""
+        with self._lock:
+            self._shown[client] = self.state
+            return self.state, self.reason
+
     def verdicts(self, client: str) -> tuple[RoundVerdict, ...]:
         """The verdicts that a client has not carried out yet."""
         with self._lock:
@@ -152,7 +159,11 @@ class Assignments:
         event = asyncio.Event()
         with self._lock:
             held = self._open.get(client)
-            if client in self._undelivered or (held is not None and held.assignment not in working):
+            if (
+                client in self._undelivered
+                or self._shown.get(client, self.state) != self.state
+                or (held is not None and held.assignment not in working)
+            ):
                 return
             before = self._waiting.get(client)
             self._waiting[client] = (asyncio.get_running_loop(), event)

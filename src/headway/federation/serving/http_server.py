@@ -7,36 +7,23 @@ import contextlib
 import hashlib
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from headway.core.errors import ConfigError, HeadwayError
+from headway.core.errors import ConfigError
 from headway.federation import http_api as api
 from headway.federation.serving.assignments import Assignments, ReplyArrived
+from headway.federation.serving.http_bodies import BODY_S, Handler, answer_problems, body_of, check_signed, json_of
 from headway.federation.serving.members import Members
 from headway.federation.serving.refusals import Refused
 
 B = TypeVar("B", bound=BaseModel)
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PART = 1 << 17  # bytes of a body that are written at a time
 DECISION_S = 20.0  # how long the end of an upload waits for the run's decision before the client is to ask again
-BODY_S = 60.0  # without a single byte for so long, a body is given up
-STATUS = {
-    "unauthorised": 401,
-    "unknown": 404,
-    "mismatch": 409,
-    "refused": 409,
-    "gone": 410,
-    "late": 410,
-    "too_large": 413,
-    "malformed": 400,
-    "busy": 503,
-    "failed": 500,
-}
 
 
 class Uploads(Protocol):
@@ -154,7 +141,7 @@ class HttpServer:
 
     def application(self) -> web.Application:
         """The application with all routes."""
-        app = web.Application(middlewares=[_problems], client_max_size=api.CHUNK)
+        app = web.Application(middlewares=[answer_problems], client_max_size=api.CHUNK)
         add = app.router.add_route
         add("GET", api.HEALTH, self._health)
         add("GET", api.JOB, self._job)
@@ -177,16 +164,16 @@ class HttpServer:
         return web.json_response({"status": "ok", "state": self.assignments.state})
 
     async def _job(self, request: web.Request) -> web.Response:
-        self._caller(request, await _body(request))
+        self._caller(request)
         job = self.desk.description()
         if job is None:
             raise Refused("busy", "the server has no job at present: ask again later.")
-        return _json(job)
+        return json_of(job)
 
     async def _join(self, request: web.Request) -> web.Response:
         client, body = await self._called(request, api.JoinRequest)
         await asyncio.get_running_loop().run_in_executor(None, self.desk.join, client, body)
-        return _json(self._state(client, ()))
+        return json_of(self._state(client, ()))
 
     async def _decline(self, request: web.Request) -> web.Response:
         client, body = await self._called(request, api.Problem)
@@ -194,7 +181,7 @@ class HttpServer:
         return web.json_response({})
 
     async def _leave(self, request: web.Request) -> web.Response:
-        client = self._caller(request, await _body(request))
+        client = self._caller(request)
         self.members.leave(client)
         return web.json_response({})
 
@@ -208,10 +195,10 @@ class HttpServer:
         if body.wait_s:
             await self.assignments.news(client, body.working, body.wait_s)
             self.members.contact(client)
-        return _json(self._state(client, body.working))
+        return json_of(self._state(client, body.working))
 
     async def _message(self, request: web.Request) -> web.StreamResponse:
-        client = self._caller(request, await _body(request))
+        client = self._caller(request)
         digest = request.match_info["digest"]
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             raise Refused("malformed", "a message is named by the 64 hexadecimal digits of its digest.")
@@ -225,7 +212,7 @@ class HttpServer:
     # replies --------------------------------------------------------------------------------------------
 
     async def _received(self, request: web.Request) -> web.Response:
-        client = self._caller(request, await _body(request))
+        client = self._caller(request)
         assignment = self._open(client, request)
         return web.Response(headers={api.OFFSET: str(self.uploads.received(_upload(client, assignment)))})
 
@@ -235,8 +222,7 @@ class HttpServer:
             raise Refused("malformed", f"a piece needs a Content-Length and the header {api.OFFSET}.")
         if length > api.CHUNK:
             raise Refused("too_large", f"a piece has at most {api.CHUNK} bytes, found {length}.")
-        claimed = self.claimed_digest(request)
-        client = self._caller(request, claimed)
+        client = self._caller(request)
         assignment = self._open(client, request)
         if int(offset) + length > assignment.limit:
             raise Refused(
@@ -248,12 +234,12 @@ class HttpServer:
             raise Refused("busy", "another connection is sending this reply: ask again in a second.")
         self._writing.add(name)
         try:
-            await self._write(request, client, name, int(offset), claimed)
+            await self._write(request, client, name, int(offset))
         finally:
             self._writing.discard(name)
         return web.json_response({}, headers={api.OFFSET: str(self.uploads.received(name))})
 
-    async def _write(self, request: web.Request, client: str, name: str, offset: int, claimed: str | None) -> None:
+    async def _write(self, request: web.Request, client: str, name: str, offset: int) -> None:
         """Writes a piece as it comes in; what came of a piece that broke off is kept."""
         there = self.uploads.received(name)
         if offset != there:
@@ -270,14 +256,13 @@ class HttpServer:
                 held.clear()
             if not part:
                 break
-        if claimed is not None and digest.hexdigest() != claimed:
-            raise Refused("malformed", "a piece is not the one that was signed.", claimed, digest.hexdigest())
+        check_signed(request, digest.hexdigest())
 
     async def _complete(self, request: web.Request) -> web.Response:
         client, body = await self._called(request, api.Complete)
         name = request.match_info["assignment"]
         if (receipt := self.assignments.receipt(client, name)) is not None and receipt.digest == body.digest:
-            return _json(receipt)
+            return json_of(receipt)
         assignment = self._open(client, request)
         if body.size > assignment.limit:
             raise Refused("too_large", f"the reply may have {assignment.limit} bytes, found {body.size}.")
@@ -289,24 +274,23 @@ class HttpServer:
         self.members.contact(client)
         if not done:
             return web.json_response({}, status=202)
-        return _json(decided.result())
+        return json_of(decided.result())
 
     # helpers --------------------------------------------------------------------------------------------
 
-    def claimed_digest(self, request: web.Request) -> str | None:
-        """The digest of the body that the caller has signed, if it signs."""
-        return request.headers.get("Headway-Body")
-
-    def _caller(self, request: web.Request, body_sha256: str | None) -> str:
+    def _caller(self, request: web.Request) -> str:
+        """The client that calls, by the head of its request alone."""
         certificate = None
         if request.transport is not None and (tls := request.transport.get_extra_info("ssl_object")) is not None:
             certificate = tls.getpeercert(binary_form=True)
-        return self.admission.authenticate(request.method, request.path_qs, request.headers, body_sha256, certificate)
+        return self.admission.authenticate(request.method, request.path_qs, request.headers, None, certificate)
 
     async def _called(self, request: web.Request, model: type[B]) -> tuple[str, B]:
-        """The caller and its body: its size is checked first, then who calls, then what it says."""
-        raw = await _raw(request)
-        client = self._caller(request, hashlib.sha256(raw).hexdigest())
+        """The caller and its body: the size is checked first, then the caller, then the schema."""
+        if (request.content_length or 0) > api.BODY:
+            raise Refused("too_large", f"a body has at most {api.BODY} bytes, found {request.content_length}.")
+        client, raw = self._caller(request), await body_of(request)
+        check_signed(request, hashlib.sha256(raw).hexdigest())
         try:
             return client, model.model_validate_json(raw)
         except ValidationError as error:
@@ -322,71 +306,23 @@ class HttpServer:
 
     def _state(self, client: str, working: tuple[str, ...]) -> api.Work:
         held, board = self.assignments.of(client), self.assignments
+        state, reason = board.show_state(client)
         withdrawn = tuple(name for name in working if held is None or held.assignment != name)
         member = self.members.get(client)
         aside = "" if member is None or not member.set_aside else f"set aside: {member.reason}"
         return api.Work(
             job=board.job,
-            state=board.state,
-            reason=(board.reason or aside)[:2000],
+            state=state,
+            reason=(reason or aside)[:2000],
             assignment=held,
             withdrawn=withdrawn,
             verdicts=board.verdicts(client),
         )
 
 
-@web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answers every error with a problem, and none with a traceback."""
-    try:
-        return await handler(request)
-    except Refused as refused:
-        return _problem(refused.problem, STATUS[refused.problem.kind])
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        kind = {404: "unknown", 413: "too_large"}.get(error.status, "malformed")
-        return _problem(api.Problem(kind=kind, message=error.reason), error.status)  # type: ignore[arg-type]
-    except TimeoutError:
-        return _problem(api.Problem(kind="malformed", message="the body did not arrive."), 408)
-    except HeadwayError as error:
-        status = getattr(error, "status", 400)
-        kind = "unauthorised" if status in (401, 403) else "busy" if status in (429, 503, 507) else "refused"
-        return _problem(api.Problem(kind=kind, message=str(error)[:2000]), status)  # type: ignore[arg-type]
-
-
-def _problem(problem: api.Problem, status: int) -> web.Response:
-    response = _json(problem, status)
-    if status in (429, 503):
-        response.headers["Retry-After"] = "1"
-    return response
-
-
-def _json(body: BaseModel, status: int = 200) -> web.Response:
-    return web.Response(text=body.model_dump_json(), status=status, content_type="application/json")
-
-
 def _upload(client: str, assignment: api.Assignment) -> str:
     """The name of an upload in the spool, which is the same after a restart."""
     return hashlib.sha256(f"{client}\0{assignment.assignment}".encode()).hexdigest()
-
-
-async def _raw(request: web.Request) -> bytes:
-    """The bytes of a small body."""
-    if (request.content_length or 0) > api.BODY:
-        raise Refused("too_large", f"a body has at most {api.BODY} bytes, found {request.content_length}.")
-    raw = await asyncio.wait_for(request.content.read(api.BODY + 1), BODY_S)
-    while not request.content.at_eof():
-        more = await asyncio.wait_for(request.content.read(api.BODY + 1), BODY_S)
-        raw += more
-        if len(raw) > api.BODY:
-            raise Refused("too_large", f"a body has at most {api.BODY} bytes.")
-    return raw
-
-
-async def _body(request: web.Request) -> str:
-    """The digest of a small body."""
-    return hashlib.sha256(await _raw(request)).hexdigest()
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:

@@ -21,7 +21,7 @@ from headway.federation.serving.network_training import NetworkTraining, Progres
 from headway.federation.serving.request_channel import RequestChannel
 from headway.federation.serving.server_setup import ServerSetup
 from headway.federation.serving.training_round import RoundRecord, TrainingRounds
-from headway.federation.spool.event_log import EventLog
+from headway.federation.spool.round_event import RoundLog
 from headway.protocol.messages import Answer, Ask, Settle, Train
 from headway.server.coordinator import Coordinator
 
@@ -56,7 +56,7 @@ class NetworkEngine(Engine):
     def __init__(
         self,
         channel: RequestChannel,
-        log: EventLog,
+        log: RoundLog,
         options: NetworkOptions | None = None,
         show: Callable[[Progress], None] = lambda progress: None,
     ) -> None:

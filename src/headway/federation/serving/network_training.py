@@ -17,7 +17,7 @@ from headway.federation.serving.training_round import (
     TrainingRounds,
     refused_reports,
 )
-from headway.federation.spool.event_log import RoundEvent
+from headway.federation.spool.round_event import RoundEvent
 from headway.protocol.messages import Answer, Ask, Declined, UpdateReply
 from headway.protocol.round_pool import Ticket
 

@@ -13,7 +13,7 @@ from headway.engines.grouping import groups_of
 from headway.federation.serving.assignments import ReplyArrived
 from headway.federation.serving.request_channel import SentMessage
 from headway.federation.serving.server_setup import ServerSetup
-from headway.federation.spool.event_log import RoundEvent
+from headway.federation.spool.round_event import RoundEvent
 from headway.protocol.messages import Answer, Ask, Declined, UpdateReply
 from headway.protocol.reports import Reports
 from headway.protocol.round_pool import Closed, Ticket

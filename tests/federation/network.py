@@ -1,0 +1,106 @@
+"""A server's engine with clients in threads of this process, for tests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from raw_client import RawClient
+
+import headway as hw
+from headway.client.client_algorithm import ClientAlgorithm
+from headway.client.remote_client import RemoteClient
+from headway.federation import http_api as api
+from headway.federation.serving.assignments import Assignments, MembersChanged
+from headway.federation.serving.http_server import HttpServer
+from headway.federation.serving.job_desk import JobDesk
+from headway.federation.serving.members import Members
+from headway.federation.serving.network_engine import NetworkEngine, NetworkOptions
+from headway.federation.serving.request_channel import RequestChannel
+from headway.federation.serving.server_setup import describe_job
+from headway.model.flat_module import FlatModule
+from headway.numerics.keys import Key
+
+
+class TrustingAdmission:
+    """Takes the name in the header."""
+
+    def authenticate(self, method, path, headers, body_sha256, peer_certificate):
+        return headers[api.NODE]
+
+
+@dataclass
+class Network:
+    """A server for one job, on loopback."""
+
+    members: Members
+    assignments: Assignments
+    server: HttpServer
+    engine: NetworkEngine
+    url: str = ""
+    agents: list[threading.Thread] = field(default_factory=list)
+    failures: list[BaseException] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, algorithm, task, spool, log, rounds, seed=0, lease_s=20.0, job="job", **options) -> Network:
+        assignments = Assignments()
+        members = Members(lease_s, on_change=lambda: assignments.events.put(MembersChanged()))
+        channel = RequestChannel(members, assignments, spool)
+        engine = NetworkEngine(channel, log, NetworkOptions(**options))
+        desk = JobDesk(members, assignments, verdict=engine.verdict)
+        desk.offer(describe_job(job, "test", algorithm, task, rounds, seed=seed))
+        assignments.set_state("running")
+        server = HttpServer(desk, members, assignments, spool, TrustingAdmission())
+        server.start("127.0.0.1", 0)
+        made = cls(members, assignments, server, engine)
+        made.url = "http://{}:{}".format(*server.address)
+        return made
+
+    def join(self, algorithm, task, data: hw.FederatedData, clients: Iterable[str], seed=0, gate=None) -> None:
+        """Adds clients, each in a thread; gate: called with (client, assignment) before an answer is sent."""
+        for client in clients:
+            thread = threading.Thread(
+                target=self._serve, args=(client, algorithm, task, data, seed, gate), name=client, daemon=True
+            )
+            thread.start()
+            self.agents.append(thread)
+
+    def _serve(self, client, algorithm, task, data, seed, gate: Callable | None) -> None:
+        try:
+            self._answer(client, algorithm, task, data, seed, gate)
+        except Exception as error:
+            if self.assignments.state == "running":
+                self.failures.append(error)
+                self.members.leave(client)
+
+    def _answer(self, client, algorithm, task, data, seed, gate) -> None:
+        data, key = data.to(task.number), Key.root(seed)
+        module = FlatModule(task, key)
+        flows = algorithm.flows(self.engine.facts, population=len(data.clients))
+        remote = RemoteClient.of(client, ClientAlgorithm(algorithm, module, flows, key), data, None, 1 << 30)
+        with RawClient(self.url, client) as raw:
+            assert raw.join(len(data.train[client]), len(data.test[client])).status == 200
+            settled: list[tuple[int, int]] = []
+            while True:
+                work = raw.work(5.0, settled=tuple(settled))
+                settled = []
+                for verdict in work.verdicts:
+                    tag = (verdict.round, verdict.attempt)
+                    remote.participant.memory.settle(tag, [client] if verdict.counted else [])
+                    settled.append(tag)
+                if work.state not in ("waiting", "running"):
+                    return
+                if work.assignment is None:
+                    continue
+                if gate is not None:
+                    gate(client, work.assignment)
+                reply = remote.serve(raw.message(work.assignment))
+                raw.send(work.assignment, reply)
+
+    def close(self) -> None:
+        self.assignments.set_state("finished")
+        for agent in self.agents:
+            agent.join(20)
+        self.server.stop()
+        assert not self.failures, self.failures
