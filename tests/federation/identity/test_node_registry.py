@@ -1,0 +1,68 @@
+"""The registry: what one process writes, another one sees at its next look."""
+
+import time
+from contextlib import closing
+
+import pytest
+
+from headway.federation.identity.authority import Authority
+from headway.federation.identity.node_registry import NodeRegistry
+
+
+@pytest.fixture
+def registry(folders):
+    with closing(NodeRegistry(folders / "ca")) as opened:
+        yield opened
+
+
+def test_a_revocation_by_another_process_counts_from_the_next_look(folders, registry):
+    (before,) = registry.of_name("cleveland")
+    assert before.state(time.time()) == "valid"
+    with closing(NodeRegistry(folders / "ca")) as other:
+        assert other.revoke("cleveland") == 1
+        assert other.of_name("cleveland")[0].state(time.time()) == "revoked"
+        assert other.revoke("cleveland") == 0
+    assert registry.of_name("cleveland")[0].state(time.time()) == "revoked"
+    assert registry.of_fingerprint(before.certificate.fingerprint).revoked is not None
+    assert registry.of_name("Zürich")[0].revoked is None
+
+
+def test_a_node_issued_by_another_process_is_known(folders, registry, tmp_path):
+    assert registry.of_name("new") == ()
+    with Authority.load(folders / "ca") as authority:
+        identity = authority.issue("new", tmp_path / "new")
+    assert registry.of_fingerprint(identity.facts.fingerprint).certificate == identity.facts
+
+
+def test_an_expired_certificate_is_not_valid(registry):
+    (issued,) = registry.of_name("cleveland")
+    assert issued.state(issued.certificate.not_after + 1) == "expired"
+
+
+def test_a_token_is_used_once_by_one_key(folders, registry):
+    token = registry.new_token("new", ("a.org", "b.org"), 30, 24)
+    assert registry.token(token.id) == token
+    assert registry.tokens() == [token]
+    certificate = registry.of_name("cleveland")[0].certificate
+    other = NodeRegistry(folders / "ca")
+    (_, secret) = token.text.split(".")
+    assert bytes.fromhex(secret) == token.secret
+    new = Authority.load(folders / "ca")
+    made = new.issue("temporary", folders / "temporary").facts
+    new.registry._database.execute("DELETE FROM certificates WHERE fingerprint = ?", (made.fingerprint,))
+    assert registry.use_token(token, made)
+    assert not other.use_token(token, certificate)
+    assert other.token(token.id).key == made.key
+    assert registry.tokens() == []
+    other.close()
+    new.close()
+
+
+def test_revoking_a_node_ends_its_unused_tokens(registry):
+    token = registry.new_token("new", (), 30, 24)
+    registry.revoke("new")
+    assert registry.token(token.id) is None
+
+
+def test_certificates_are_listed_by_name(registry):
+    assert [issued.certificate.name for issued in registry.all()] == sorted(["Zürich", "cleveland", "server"])
