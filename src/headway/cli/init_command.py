@@ -77,7 +77,7 @@ def init_file(source: Path, given: InitOptions, out: Path, force: bool, preset_n
     options, notes = look(source, given)
     data = load(source, key=Key.root(0), **options)
     relative = os.path.relpath(source.resolve(), out.resolve().parent)
-    _try(_text(data, {"source": source.resolve().as_posix(), **options}, notes, chosen), data, source)
+    try_once(_text(data, {"source": source.resolve().as_posix(), **options}, notes, chosen), data, source)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, _text(data, {"source": Path(relative).as_posix(), **options}, notes, chosen).encode())
@@ -138,7 +138,7 @@ def _table(path: Path, given: InitOptions) -> tuple[dict[str, Any], list[str]]:
     return options | divided, notes + more
 
 
-def _try(text: str, data: FederatedData, source: Path) -> None:
+def try_once(text: str, data: FederatedData, source: Path) -> None:
     """Trains and evaluates two clients for a round, on a few examples each, by the run file's task.
 
     Raises:

@@ -269,21 +269,32 @@ def init(
     ] = None,
     decimal: Annotated[Optional[str], typer.Option(help="The decimal mark, '.' or ','.")] = None,  # noqa: UP045
     encoding: Annotated[Optional[str], typer.Option(help="Of a text file, such as cp1252.")] = None,  # noqa: UP045
-    out: Annotated[Path, typer.Option(help="The run file to write.")] = Path("run.toml"),
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The file to write; run.toml by default, federation.toml with --federation."),
+    ] = None,
+    federation: Annotated[
+        bool,
+        typer.Option("--federation", help="Write a server's file, for clients with tables of their own like this one."),
+    ] = False,
     preset: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="cross-device or cross-silo: defaults for that kind of federation."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
-    """Write a run file for your own data."""
+    """Write a run file for your own data, or the server's file of a federation."""
     from headway.cli.init_command import InitOptions, init_file
+    from headway.cli.init_federation import init_federation
 
     words = None if gaps is None else tuple(gaps)
     given = InitOptions(
         client_column, target, task, tuple(drop or ()), tuple(categories or ()), words, separator, decimal, encoding
     )
-    init_file(data, given, out, force, preset)
+    if federation:
+        init_federation(data, given, out or Path("federation.toml"), force, preset)
+    else:
+        init_file(data, given, out or Path("run.toml"), force, preset)
 
 
 @app.command()
