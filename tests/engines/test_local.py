@@ -269,3 +269,25 @@ def test_facts_are_the_same_before_and_after_an_engine_opens():
     )
     assert engine.facts == before
     assert engine.recorded_name == "Lanes of 2"
+
+
+def test_the_size_of_groups_is_part_of_what_a_run_records():
+    assert hw.LocalEngine().pinned_settings == {}
+    assert hw.LocalEngine(group=1).pinned_settings == {"group": 1}
+    for wrong in (0, True, 1.5):
+        with pytest.raises(hw.ConfigError, match="group must be a whole number of clients from 1"):
+            hw.LocalEngine(group=wrong)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_groups_have_so_many_clients_and_whole_batches(lanes, monkeypatch):
+    seen = []
+    add_group = ExactTotal.add_group
+    monkeypatch.setattr(ExactTotal, "add_group", lambda self, group: seen.append(1) or add_group(self, group))
+    algorithm = hw.Algorithm(hw.chain(hw.Mean()), TRAINER, hw.All())
+    run = hw.Run(algorithm, blobs(), linear_task(), rounds=2, engine=hw.LocalEngine(lanes=lanes, group=1))
+    next(rounds := iter(run))
+    seen.clear()
+    next(rounds)
+    run.close()
+    assert len(seen) == {1: 3, 2: 2}[lanes]

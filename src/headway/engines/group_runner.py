@@ -14,6 +14,7 @@ from headway.engines.executors.batch_result import BatchResult, CannotTrain, Out
 from headway.engines.executors.batched import BatchedExecutor, PlannedBatch
 from headway.engines.executors.low_rank_executor import LowRankExecutor
 from headway.engines.fallbacks import ALONE, WRITTEN
+from headway.engines.grouping import GROUP
 from headway.observe.drift import DriftMeter
 from headway.protocol import wire as frame
 from headway.protocol.messages import Ask
@@ -21,10 +22,13 @@ from headway.server.collector import GroupResult, stragglers
 
 
 class GroupRunner:
-    """Picks an executor for the clients of a group, and records every fallback."""
+    """Picks an executor for the clients of a group, and records every fallback.
 
-    def __init__(self, execution: ClientExecution) -> None:
-        self.execution, self.setup = execution, execution.setup
+    group: the least number of clients in a group.
+    """
+
+    def __init__(self, execution: ClientExecution, group: int = GROUP) -> None:
+        self.execution, self.setup, self.group = execution, execution.setup, group
 
     @property
     def width(self) -> int:

@@ -52,7 +52,7 @@ class LocalClients:
     def _train(self, ask: Ask) -> Answer:
         total, meter = ExactTotal(), self.setup.meter(ask)
         parts: list[Reports] = []
-        for members in groups_of(ask.cohort, self.setup.job.data.train, self.groups.width):
+        for members in groups_of(ask.cohort, self.setup.job.data.train, self.groups.width, self.groups.group):
             result = self.groups.run(ask, members, self.secrets, meter)
             total.add_group(result.group)
             parts += result.parts

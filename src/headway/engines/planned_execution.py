@@ -17,7 +17,7 @@ from headway.engines.autotune.planner import MOST, MeasuredPlan, default_store, 
 from headway.engines.client_execution import ClientExecution
 from headway.engines.engine import Job
 from headway.engines.group_runner import GroupRunner
-from headway.engines.grouping import expected_cohort
+from headway.engines.grouping import GROUP, expected_cohort
 from headway.model.device import Device
 from headway.model.module_checks import untouched
 from headway.training.single_example import check_single
@@ -31,9 +31,10 @@ class ExecutionOptions:
     drift: whether drift is measured, of chains that are not protected.
     workers: among how many processes of one thread each the clients are divided; `None` for this process, which uses
         the threads that it has.
+    group: the least number of clients that are summed in float64 before the exact sum is paid.
 
     Raises:
-        ConfigError: if lanes is not a whole number from 1 or "auto".
+        ConfigError: if lanes is not a whole number from 1 or "auto", or group no whole number from 1.
     """
 
     lanes: int | Literal["auto"] = 1
@@ -41,11 +42,14 @@ class ExecutionOptions:
     constraints: PlanConstraints = field(default_factory=PlanConstraints)
     device: Device = field(default_factory=Device)
     workers: int | None = None
+    group: int = GROUP
 
     def __post_init__(self) -> None:
         lanes = self.lanes
         if lanes != "auto" and (isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1):
             raise ConfigError(f'lanes must be a whole number from 1, or "auto", found {lanes!r}.')
+        if isinstance(self.group, bool) or not isinstance(self.group, int) or self.group < 1:
+            raise ConfigError(f"group must be a whole number of clients from 1, found {self.group!r}.")
 
 
 class PlannedExecution:
@@ -100,11 +104,11 @@ class PlannedExecution:
 
     @property
     def pinned_settings(self) -> dict[str, Any]:
-        """The plan, where it is not one client at a time; the device and the precision, where it is a GPU."""
-        device = self.options.device
-        if not device.on_gpu:
-            return self.plan.pinned_settings
-        return {**self.plan.pinned_settings, "device": device.device.type, "precision": device.precision}
+        """The plan, where it is not one client at a time; the size of groups, where it is not the usual one; the device
+        and the precision, where it is a GPU."""
+        device, group = self.options.device, self.options.group
+        pinned = self.plan.pinned_settings | ({} if group == GROUP else {"group": group})
+        return pinned | ({"device": device.device.type, "precision": device.precision} if device.on_gpu else {})
 
     def restore_settings(self, settings: Mapping[str, Any]) -> None:
         """Takes the plan of a run that is resumed, on the same kind of device and in its precision.
@@ -135,7 +139,7 @@ class PlannedExecution:
         plan = replace(plan, lanes=MOST) if measuring else plan
         measure_drift = options.drift and not job.algorithm.protected
         self.execution = ClientExecution(job, flows, measure_drift, plan, options.device)
-        self.groups, setup = GroupRunner(self.execution), self.execution.setup
+        self.groups, setup = GroupRunner(self.execution, options.group), self.execution.setup
         sampled = getattr(job.algorithm.sampler, "clients", None)
         check_single(setup.client_algorithm.trainer, setup.flat_module, setup.job.data, sampled)
         with untouched(setup.flat_module), options.device.training():

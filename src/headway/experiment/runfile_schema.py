@@ -129,7 +129,8 @@ class EngineSection(_Section):
     `LocalEngine`; by default measured with lanes = "auto". drift: whether to measure in every round how
     far the clients pull apart. device: "cpu", "cuda" or "cuda:N", in this process. precision: of the products in
     training on a GPU. client_timeout: seconds after which a client in a worker process is taken to hang, which ends
-    the run with its name. options: keys of another package's own engine.
+    the run with its name. group: how many clients are summed before the exact sum is paid, in this process; with 1 the
+    bits are those of any tree of relays. options: keys of another package's own engine.
     """
 
     kind: str | None = None
@@ -143,6 +144,7 @@ class EngineSection(_Section):
     device: str | None = None
     precision: Precision | None = None
     client_timeout: float | None = Field(default=None, gt=0)
+    group: int | None = Field(default=None, ge=1)
     options: dict[str, Any] = Field(default_factory=dict)
 
     def check_kind(self) -> None:
@@ -198,6 +200,7 @@ class EngineSection(_Section):
             )
         options: dict[str, Any] = {name: getattr(self, name) for name in ("low_rank", "channels_last", "compiled")}
         options["drift"] = self.drift is not False
+        options |= {} if self.group is None else {"group": self.group}
         if self.kind == "ray":
             options |= {"workers": self.workers, "address": self.address, "lanes": self.lanes or "auto"}
         elif several:

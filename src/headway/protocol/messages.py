@@ -150,6 +150,14 @@ class Settled(Reply):
     """The answer to Settle: the verdict is carried out."""
 
 
+@dataclass(frozen=True, slots=True)
+class SumReply(Reply):
+    """The answer of a relay for its clients: the exact sum of those that it counted, and a report on each client."""
+
+    total: ExactTotal
+    reports: Reports
+
+
 STRAGGLER = "a straggler, and the policy drops those"  # the reason of a client that is dropped
 
 

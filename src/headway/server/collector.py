@@ -93,6 +93,19 @@ class UpdateCollector:
         """
         self.count(ask, client, Outcome(update, {}, Trained(update.delta, 0, 0.0, 0.0, 0.0)), result)
 
+    def check_received(self, ask: Ask, client: str, update: Update, examples: int | None = None) -> float:
+        """The norm of the delta of an update that came over a wire, after all checks, as `count` would make them.
+
+        Raises:
+            UpdateRejected: if it is not what was promised.
+        """
+        norm = self.guard.check(update, client, examples)
+        if self.guard.decoded and self.guard.bound is not None:
+            here = self._contexts_of(ask, client)
+            decoded = self.chain.decode(update, here.server, self.flows) if here.decodes else update
+            self.guard.check_bound(decoded, client)
+        return norm
+
     def count_batch(self, ask: Ask, batch: ClientBatch, outcome: Outcome, result: GroupResult) -> bool:
         """Adds all updates of a batch; False, and nothing is added, if one is longer than its promised bound."""
         update, trained, ctx = outcome.update, outcome.trained, self._at_server(ask, batch.clients)
