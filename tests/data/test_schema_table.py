@@ -171,8 +171,8 @@ def test_large_codes_of_a_parquet_file_stay_apart(tmp_path):
     schema = {**SCHEMA, "columns": [{"name": "code", "kind": "category", "values": [str(code) for code in codes]}]}
     pq.write_table(pa.table({"code": codes, "ill": ["no", "yes"]}), tmp_path / "b.parquet")
     assert read(tmp_path / "b.parquet", schema).store.inputs.tolist() == [[1, 0], [0, 1]]
+    one = [{"name": "code", "kind": "category", "values": [str(codes[0])]}]
     with pytest.raises(DataError, match="'9007199254740993' in row 2"):
-        one = [{"name": "code", "kind": "category", "values": [str(codes[0])]}]
         read(tmp_path / "b.parquet", {**schema, "columns": one})
 
 
