@@ -82,6 +82,13 @@ SUITES: dict[str, str] = {
         "federation.serving.job_desk federation.serving.members federation.serving.network_training "
         "federation.serving.request_channel federation.serving.server_setup federation.serving.training_round"
     ),
+    "federation/agent/test_agent.py": (
+        "federation.agent.agent_job federation.agent.agent_log federation.agent.agent_memory "
+        "federation.agent.agent_store federation.agent.answering federation.agent.connection "
+        "federation.agent.job_building federation.agent.job_session federation.agent.local_policy "
+        "federation.agent.machine_limits federation.agent.own_data federation.agent.training_thread "
+        "federation.agent.transfers"
+    ),
     "model/test_models_not_plain.py": "model.module_checks model.personal_model",
     "model/test_shapes.py": "model.broadcasting model.losses",
     "model/test_target_scale.py": "experiment.target_scaling",

@@ -27,7 +27,7 @@ def write_versions(path: Path, round_: int, kept: Iterable[tuple[str, Labelled]]
 
         def rows() -> Iterator[tuple[str, int, bytes]]:
             for client, memory in kept:
-                raw = _to_bytes(memory)
+                raw = memory_to_bytes(memory)
                 digest.update(client.encode())
                 digest.update(raw)
                 yield client, round_, raw
@@ -92,7 +92,7 @@ def read_client(path: Path, round_: int, client: str) -> Labelled | None:
             found = connection.execute(wanted, (client, round_)).fetchone()
     except sqlite3.DatabaseError as error:
         raise _unreadable(path, error) from error
-    return None if found is None else _from_bytes(found[0])
+    return None if found is None else memory_from_bytes(found[0])
 
 
 def read_versions(path: Path, round_: int) -> Iterator[tuple[str, Labelled]]:
@@ -107,7 +107,7 @@ def read_versions(path: Path, round_: int) -> Iterator[tuple[str, Labelled]]:
             connection.execute("DELETE FROM saved WHERE round > ?", (round_,))
             found = connection.execute("SELECT client, MAX(round), tensors FROM memory GROUP BY client")
             for client, _, raw in found:
-                yield client, _from_bytes(raw)
+                yield client, memory_from_bytes(raw)
     except (sqlite3.DatabaseError, safetensors.SafetensorError) as error:
         raise _unreadable(path, error) from error
 
@@ -117,12 +117,18 @@ def flat(memory: Labelled) -> dict[str, Tensor]:
     return {f"{label}/{name}": tensor for label, kept in memory.items() for name, tensor in kept.items()}
 
 
-def _to_bytes(memory: Labelled) -> bytes:
+def memory_to_bytes(memory: Labelled) -> bytes:
+    """A client's memory as bytes, for `memory_from_bytes`."""
     raw: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in flat(memory).items()})
     return raw
 
 
-def _from_bytes(raw: bytes) -> Labelled:
+def memory_from_bytes(raw: bytes) -> Labelled:
+    """The memory in these bytes.
+
+    Raises:
+        SafetensorError: if they are damaged.
+    """
     memory: dict[str, dict[str, Tensor]] = {}
     for path, tensor in safetensors.torch.load(raw).items():
         label, name = path.split("/", 1)

@@ -48,6 +48,10 @@ class Stopped(BaseException):
         return 128 + self.number
 
 
+class Interrupted(BaseException):
+    """The work of a thread is no longer wanted.  No `except Exception` swallows it."""
+
+
 class _Flag:
     """The state that the handlers, the watching thread and `check` share.
 
@@ -71,6 +75,7 @@ class _Flag:
         self.undo: dict[object, Callable[[], object]] = {}
         self.before: dict[int, Any] = {}  # the handlers that were there
         self.ends: tuple[int, int] | None = None  # of the pipe that the C handler of Python writes to
+        self.interrupted: set[int] = set()  # the threads in which `check` raises `Interrupted`
 
 
 flag = _Flag()
@@ -119,12 +124,27 @@ def is_installed() -> bool:
 
 
 def check() -> None:
-    """Raises `Stopped` where a signal has asked for it; to be called in every loop and wait that can be long."""
+    """Raises `Stopped` where a signal has asked for it, and `Interrupted` in a thread whose work is no longer wanted.
+
+    To be called in every loop and wait that can be long.
+    """
+    if flag.interrupted and threading.get_ident() in flag.interrupted:
+        raise Interrupted
     if flag.number is None or not flag.depth or flag.held:
         return
     if not flag.patient or time.monotonic() - flag.since > INSIST_S:
         flag.raised = True
         raise Stopped(flag.number)
+
+
+def interrupt(thread: int) -> None:
+    """Has the next `check` in a thread raise `Interrupted`, and each after it, until `resume`."""
+    flag.interrupted.add(thread)
+
+
+def resume(thread: int) -> None:
+    """Lets a thread work again."""
+    flag.interrupted.discard(thread)
 
 
 def requested() -> bool:

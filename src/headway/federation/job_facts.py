@@ -6,11 +6,14 @@ from collections.abc import Iterator
 
 import torch
 
+from headway.core.facts import EngineFacts
 from headway.experiment.identity import frozen_digest, task_numbers
 from headway.federation.http_api import PROTOCOL, TaskFacts, Versions
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import DRAWS
 from headway.protocol import wire
+
+NETWORK = EngineFacts("Network", clock=True)  # the abilities of an engine whose clients are agents
 
 
 def own_versions() -> Versions:

@@ -1,0 +1,218 @@
+"""The agent: one client of a federation, on the machine where its data are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headway.core.errors import ChainRefused, ConfigError, DataError, HeadwayError
+from headway.federation import http_api as api
+from headway.federation.agent.agent_job import AgentJob, Surroundings, TaskSource
+from headway.federation.agent.agent_log import AgentLog, Sink
+from headway.federation.agent.agent_store import AgentStore, write_whole
+from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
+from headway.federation.agent.job_session import JobSession
+from headway.federation.agent.local_policy import LocalPolicy
+from headway.federation.agent.machine_limits import MachineLimits
+from headway.federation.agent.own_data import DataSource
+from headway.federation.agent.training_thread import TrainingThread
+from headway.federation.identity.node_identity import Identity, OpenIdentity
+from headway.model.device import Device
+from headway.numerics.keys import Key
+
+NEXT_JOB_S = 30.0  # between two questions for another job, after one that this agent does not take part in
+
+
+@dataclass(frozen=True)
+class AgentOptions:
+    """How an agent works.
+
+    policy: what a job must offer.  limits: what it may use of this machine.  patience_s: how long a server is waited
+    for that has not answered once; `None` without end.  proxy: the address of an HTTP proxy; by default what the
+    environment names (HTTPS_PROXY, NO_PROXY).  public_authorities: whether a server's certificate is trusted that the
+    operating system trusts.  stay: whether it waits for the next job when one has ended.  sink: receives events of its
+    work, see `headway.federation.agent.agent_log`.
+    """
+
+    policy: LocalPolicy = field(default_factory=LocalPolicy)
+    limits: MachineLimits = field(default_factory=MachineLimits)
+    patience_s: float | None = None
+    proxy: str | None = None
+    public_authorities: bool = False
+    stay: bool = False
+    sink: Sink | None = None
+
+
+class Agent:
+    """A client that takes part in a server's jobs with its own data.
+
+    url: of the server.  data: of one client, or a function that reads them, which is called when a job starts.  state:
+    the folder of its memory and its undelivered replies; a new folder is a client without memory.  identity: the
+    node's, with its certificate; or name: of the client, on a server without certificates.  task: its own model, loss
+    and metrics, or a function that makes them for its data; by default what the job names.
+
+    Raises:
+        ConfigError: if the URL is none, or neither name nor identity is given.
+
+    Example::
+
+        agent = Agent("https://server:8080", data, state=Path("state"), identity=NodeIdentity.load(Path("hospital")))
+        agent.run()  # until the job has ended
+    """
+
+    def __init__(
+        self,
+        url: str,
+        data: DataSource,
+        *,
+        state: Path,
+        name: str | None = None,
+        identity: Identity | None = None,
+        task: TaskSource | None = None,
+        options: AgentOptions | None = None,
+    ) -> None:
+        self.options = options or AgentOptions()
+        self.log = AgentLog(self.options.sink)
+        if (name is None) == (identity is None):
+            raise ConfigError("an agent has a name or an identity: give exactly one of them.")
+        identity = identity or OpenIdentity(name or "")
+        self.connection = Connection(
+            url,
+            identity,
+            self.log,
+            patience_s=self.options.patience_s,
+            proxy=self.options.proxy,
+            public_authorities=self.options.public_authorities,
+        )
+        if not self.connection.secure:
+            self.connection.check_loopback()
+        device = Device.named(self.options.limits.device, "float32")
+        self.surroundings = Surroundings(identity.name, data, task, self.options.policy, device)
+        self.state = Path(state)
+        self.session: JobSession | None = None
+        self._main: asyncio.Task[str] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = threading.Event()
+
+    def run(self) -> str:
+        """Takes part until the job has ended (with `stay`: until `stop`); the state of the last job: "finished",
+        "failed" or "stopped".
+
+        Raises:
+            HeadwayError: if the server does not let it take part, or its own policy, data or model do not.
+        """
+        with contextlib.suppress(asyncio.CancelledError), asyncio.Runner() as runner:
+            return runner.run(self._run())
+        return "stopped"
+
+    def stop(self) -> None:
+        """Ends `run` from another thread; what was acknowledged and computed is kept, and the next `run` goes on."""
+        self._stopping.set()
+        loop, main = self._loop, self._main
+        if loop is not None and main is not None:
+            with contextlib.suppress(RuntimeError):  # of a loop that has ended
+                loop.call_soon_threadsafe(main.cancel)
+
+    async def _run(self) -> str:
+        self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
+        if self._stopping.is_set():
+            return "stopped"
+        store, thread = AgentStore(self.state), TrainingThread(self.options.limits)
+        try:
+            async with self.connection:
+                return await self._jobs(store, thread)
+        finally:
+            self._main = None
+            thread.close()
+            store.close()
+
+    async def _jobs(self, store: AgentStore, thread: TrainingThread) -> str:
+        """One job after another."""
+        description = await self._job()
+        while True:
+            try:
+                state = await self._one_job(description, store, thread)
+            except HeadwayError as error:
+                if not self.options.stay or isinstance(error, ProblemAnswer):
+                    raise
+                self.log.write("not taking part", f"{error} The next job is waited for.")
+                state = "failed"
+            following = await self._following(description)
+            if following is None:
+                return state
+            description = following
+
+    async def _job(self) -> api.JobDescription:
+        """The server's job, when it has one."""
+        return await self.connection.call("GET", api.JOB, None, api.JobDescription)
+
+    async def _following(self, last: api.JobDescription) -> api.JobDescription | None:
+        """The job after one; `None` if there is none yet, and the agent does not stay."""
+        while True:
+            try:
+                if self.options.stay:
+                    found = await self._job()
+                else:
+                    found = await self.connection.call_once("GET", api.JOB, None, api.JobDescription)
+            except (Unreachable, ProblemAnswer):
+                return None
+            if found.job != last.job:
+                return found
+            if not self.options.stay:
+                return None
+            await asyncio.sleep(NEXT_JOB_S)
+
+    async def _one_job(self, description: api.JobDescription, store: AgentStore, thread: TrainingThread) -> str:
+        store.begin(description.job)
+        job = await self._prepared(description, store, thread)
+        facts = job.data
+        self.log.write(
+            "joining",
+            f"Joining {description.name!r} as {self.surroundings.name!r}: {facts.train} training and {facts.test} test "
+            f"examples, {job.task.parameters:,} shared parameters, {description.rounds} rounds.",
+            job=description.job,
+        )
+        self.session = JobSession(self.connection, store, job, thread, self.log)
+        try:
+            end = await self.session.run()
+        except ProblemAnswer as answer:
+            raise ConfigError(
+                f"{self.surroundings.name!r} cannot take part in {description.name!r}: {answer}"
+            ) from answer
+        why = f": {end.reason}" if end.reason else ""
+        self.log.write("ended", f"The job {description.name!r} has {_ending(end.state)}{why}.", state=end.state)
+        return end.state
+
+    async def _prepared(self, description: api.JobDescription, store: AgentStore, thread: TrainingThread) -> AgentJob:
+        """The job on the agent's data; the server learns why, if it does not fit."""
+        key = private_key(self.state)
+
+        def prepare() -> AgentJob:
+            return AgentJob.of(description, self.surroundings, key, store.committed(description.job))
+
+        try:
+            return await thread.run(prepare)
+        except (ConfigError, ChainRefused, DataError) as error:
+            text = (
+                "its data do not fit the job; the agent's log has the reason" if isinstance(error, DataError) else error
+            )
+            problem = api.Problem(kind="refused", message=str(text)[:2000])
+            with contextlib.suppress(Unreachable, ProblemAnswer):
+                await self.connection.send_once("POST", api.DECLINE, problem)
+            raise
+
+
+def private_key(state: Path) -> Key:
+    """The key from which this client alone draws, made at its first use; the server never learns it."""
+    path = state / "private.key"
+    if not path.is_file():
+        write_whole(path, secrets.token_bytes(32))
+    return Key(path.read_bytes())
+
+
+def _ending(state: str) -> str:
+    return {"finished": "finished", "failed": "failed"}.get(state, "been stopped")

@@ -1,0 +1,87 @@
+"""A job at an agent: the algorithm of a description on the agent's own data, model and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from headway.client.participant import Participant
+from headway.client_state.store import Memory
+from headway.data import FederatedData
+from headway.engines.engine import Job
+from headway.engines.executors.client_setup import ClientSetup
+from headway.federation.agent.agent_memory import AgentMemory
+from headway.federation.agent.answering import Answering
+from headway.federation.agent.job_building import algorithm_of_names, task_of_names
+from headway.federation.agent.local_policy import LocalPolicy
+from headway.federation.agent.own_data import DataSource, data_facts, fitted, read_data
+from headway.federation.http_api import DataFacts, JobDescription, TaskFacts
+from headway.federation.job_facts import NETWORK, task_facts
+from headway.model.device import Device
+from headway.model.task import Task
+from headway.numerics.keys import Key
+
+TaskSource = Task | Callable[[FederatedData], Task]  # of one's own; a function receives the data
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What an agent brings to every job: its name, data, task, policy and device.
+
+    task: its own; `None` for the task that the job names.
+    """
+
+    name: str
+    data: DataSource
+    task: TaskSource | None = None
+    policy: LocalPolicy = LocalPolicy()
+    device: Device = Device()
+
+
+@dataclass(frozen=True, slots=True)
+class AgentJob:
+    """One job, ready for requests.
+
+    memory: of the client; whose committed part the agent sets.  task, data: the facts that the server checks.
+    """
+
+    description: JobDescription
+    setup: ClientSetup
+    memory: AgentMemory
+    answering: Answering
+    task: TaskFacts
+    data: DataFacts
+
+    @classmethod
+    def of(
+        cls, description: JobDescription, own: Surroundings, private_key: Key, committed: Memory | None = None
+    ) -> AgentJob:
+        """The job of a description; reads the data.
+
+        private_key: of this agent, from which it draws where the job says so.  committed: its memory of this job.
+
+        Raises:
+            ConfigError, DataError, ChainRefused: if the job, the policy, the data and the task do not fit.
+        """
+        algorithm = algorithm_of_names(description.algorithm)
+        flows = algorithm.flows(NETWORK, population=description.population or None)
+        own.policy.check(algorithm, flows)
+        data, key = read_data(own.data), Key.root(description.seed)
+        task = own.task(data) if own.task is not None and not isinstance(own.task, Task) else own.task
+        if task is None:
+            task = task_of_names(description.model, description.task_section, data)
+        data = fitted(data, task, key)
+        task = task if task.example is not None else replace(task, example=data.store.inputs[:1].clone())
+        memory = AgentMemory(own.name, committed)
+        job = Job(algorithm, task, data, key, memory, description.rounds)
+        setup = ClientSetup.of(job, flows, False, own.device, False)
+        client = data.clients[0]
+        if description.keys == "private":
+            setup.client_algorithm.key = private_key
+        held = setup.job.data
+        test = held.test_of(client) if len(held.test[client]) else None
+        participant = Participant(own.name, setup.client_algorithm, held.train_of(client), test, memory)
+        largest = setup.first_ask([own.name]).message
+        answering = Answering(participant, memory, largest, own.policy.telemetry)
+        facts = data_facts(data, notes=own.policy.telemetry)
+        return cls(description, setup, memory, answering, task_facts(setup.flat_module), facts)

@@ -1,0 +1,119 @@
+"""An agent's answers to requests: bytes in, bytes out, with the memory and the secrets that belong to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from headway.client.participant import Participant
+from headway.client_state.store import Memory, Tag
+from headway.core.errors import ClientFailed, FrameError
+from headway.core.update import Tensors
+from headway.federation.agent.agent_memory import AgentMemory
+from headway.federation.http_api import Assignment
+from headway.protocol import wire
+from headway.protocol.messages import (
+    Declined,
+    Evaluate,
+    Exchange,
+    Measure,
+    Message,
+    Reply,
+    Request,
+    Scores,
+    Train,
+    UpdateReply,
+)
+from headway.protocol.wire_messages import Binding, decode_request, encode_reply
+
+KINDS: dict[str, type[Request]] = {"train": Train, "evaluate": Evaluate, "measure": Measure, "exchange": Exchange}
+ROOM = 1 << 20  # bytes of a request beyond the model and the broadcasts
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The bytes of a reply; the memory that training proposes; the next secret of an exchange; why nothing was sent.
+
+    failure: of the client's work, for the agent's own log.
+    """
+
+    data: bytes
+    proposed: tuple[Tag, Memory] | None = None
+    secret: Tensors | None = None
+    failure: ClientFailed | None = None
+
+
+class Answering:
+    """Answers assignments with a participant.
+
+    memory: of the participant.  first: a message of the first round; a request has four times its bytes at most.
+    telemetry: whether figures of training and evaluation are sent.
+    """
+
+    def __init__(self, participant: Participant, memory: AgentMemory, first: Message, telemetry: bool = True) -> None:
+        self.participant, self.memory, self.telemetry = participant, memory, telemetry
+        self.most = 4 * wire.size(first.tensors()) + ROOM
+
+    def check(self, assignment: Assignment) -> None:
+        """Refuses an assignment that this job cannot have, before anything is fetched.
+
+        Raises:
+            FrameError: naming what is wrong with it.
+        """
+        for size in (assignment.size, assignment.private_size):
+            if size > self.most:
+                raise FrameError(
+                    f"a request of {size} bytes was announced, and one of this job has at most {self.most}."
+                )
+        if assignment.kind not in KINDS:
+            raise FrameError(f"a {assignment.kind} request is no assignment.")
+
+    def answer(self, assignment: Assignment, message: Path, private: Path | None, secret: Tensors) -> Answered:
+        """The reply to an assignment, whose request lies in a file.
+
+        private: the file of the client's own tensors.  secret: of the exchanges before.
+
+        Raises:
+            FrameError: if the files hold another request.
+        """
+        request = self._request(assignment, message, private)
+        binding = Binding(assignment.round, assignment.attempt, assignment.ask)
+        self.participant.secret, failure = secret, None
+        self.memory.take()
+        try:
+            reply = self._reply(request)
+        except ClientFailed as failed:
+            failure, kind = failed, type(failed.__cause__).__name__
+            reply = Declined("rejected", f"its work failed in {failed.where} with {kind}; the agent's log has the rest")
+        data = encode_reply(reply, binding)
+        if len(data) > assignment.limit:
+            raise FrameError(f"the reply has {len(data)} bytes, and the server takes {assignment.limit}.")
+        proposed = self.memory.take() if isinstance(reply, UpdateReply) else None
+        following = self.participant.secret if isinstance(request, Exchange) else None
+        return Answered(data, proposed, following, failure)
+
+    def _request(self, assignment: Assignment, message: Path, private: Path | None) -> Request:
+        """The request in the files, which must be the one that was assigned."""
+        request, binding = decode_request(message.read_bytes(), max(1, assignment.size))
+        wanted = Binding(assignment.round, assignment.attempt, assignment.ask)
+        if binding != wanted or not isinstance(request, KINDS[assignment.kind]):
+            raise FrameError(
+                f"a {assignment.kind} request of {wanted} was expected, found a {type(request).__name__} of {binding}."
+            )
+        if private is not None:
+            own, bound = decode_request(private.read_bytes(), max(1, assignment.private_size))
+            if bound != wanted:
+                raise FrameError(f"tensors of {wanted} were expected, found those of {bound}.")
+            request = replace(request, private=own.private)
+        if isinstance(request, Train) and assignment.steps is not None:
+            request = replace(request, steps=assignment.steps)
+        return request
+
+    def _reply(self, request: Request) -> Reply:
+        if not self.telemetry and isinstance(request, Evaluate | Measure):
+            return Scores({}, 0)
+        reply = self.participant.answer(request)
+        if not self.telemetry and isinstance(reply, UpdateReply):
+            figures = {name: number for name, number in reply.figures.items() if name in ("examples", "steps")}
+            return replace(reply, figures=figures)
+        return reply

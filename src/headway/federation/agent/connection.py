@@ -1,0 +1,318 @@
+"""The connection of an agent to a server: calls that are repeated until they are answered, and pieces of files."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+from pydantic import BaseModel, ValidationError
+from yarl import URL
+
+from headway.core.errors import ConfigError, HeadwayError
+from headway.federation import http_api as api
+from headway.federation.agent.agent_log import AgentLog
+from headway.federation.agent.backoff import Backoff
+from headway.federation.identity.node_identity import EMPTY, Identity
+
+B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
+CONNECT_S = 15.0  # to open a connection
+SILENCE_S = 60.0  # without a byte for so long, beyond what was asked for, a connection counts as broken
+UNKNOWN_HOST_S = 120.0  # how long a host that no name server knows, or that does not speak Headway, is tried
+AGAIN = {408, 425, 429, 500, 502, 503, 504}  # answers after which the same call is made again
+
+
+class ProblemAnswer(HeadwayError):
+    """A server's refusal of a call."""
+
+    def __init__(self, status: int, problem: api.Problem) -> None:
+        self.status, self.problem = status, problem
+        sides = f" (needed: {problem.needed}; found: {problem.found})" if problem.needed or problem.found else ""
+        super().__init__(f"the server answers: {problem.message}{sides}")
+
+
+class Unreachable(HeadwayError):
+    """A call failed on its way, and may be made again.
+
+    after: the seconds that the server asks to wait.  temporary: whether waiting may mend it.  problem: what a Headway
+    server that is busy has answered.
+    """
+
+    def __init__(
+        self, reason: str, after: float = 0.0, temporary: bool = True, problem: api.Problem | None = None
+    ) -> None:
+        self.after, self.temporary, self.problem = after, temporary, problem
+        super().__init__(reason)
+
+
+class Connection:
+    """Calls to one server.  Those that fail on their way are made again, with longer and longer waits.
+
+    identity: signs the calls, and has the certificate.  patience_s: how long a server is waited for that has not
+    answered once; `None` without end.  proxy: the address of an HTTP proxy; by default what the environment names
+    (HTTPS_PROXY, NO_PROXY).  public_authorities: whether a certificate of the server is trusted that the operating
+    system trusts, as of a proxy that ends TLS.
+
+    Raises:
+        ConfigError: if the URL is not one of HTTP, or has no host.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        identity: Identity,
+        log: AgentLog,
+        *,
+        patience_s: float | None = None,
+        proxy: str | None = None,
+        public_authorities: bool = False,
+    ) -> None:
+        self.url, self.secure = _checked(url)
+        self.identity, self.log, self.patience_s, self.proxy = identity, log, patience_s, proxy
+        self.public_authorities = public_authorities
+        self.reached = False  # whether the server has answered once
+        self.job = ""  # of the calls that are signed now
+        self._since = time.monotonic()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Connection:
+        context = self.identity.client_context(self.public_authorities) if self.secure else None
+        connector = aiohttp.TCPConnector(ssl=context if context is not None else True, limit=8, keepalive_timeout=20.0)
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=timeout, trust_env=self.proxy is None, auto_decompress=False
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._session is not None
+        await self._session.close()
+        self._session = None
+
+    async def call(self, method: str, path: str, body: BaseModel | None, answer: type[B], wait_s: float = 0.0) -> B:
+        """The server's answer to a call, however long it takes to reach it.
+
+        wait_s: how long the server may hold the call open.
+
+        Raises:
+            ProblemAnswer: if the server refuses.
+            ConfigError: if there is no such server, or it is not one of Headway.
+        """
+        return await self.insist(lambda: self.call_once(method, path, body, answer, wait_s))
+
+    async def call_once(
+        self, method: str, path: str, body: BaseModel | None, answer: type[B], wait_s: float = 0.0
+    ) -> B:
+        """The server's answer to a call that is made once.
+
+        Raises:
+            ProblemAnswer, Unreachable: see `call`.
+        """
+        raw = b"" if body is None else body.model_dump_json().encode()
+        headers = {"Content-Type": "application/json"} if raw else {}
+        async with self.request(method, path, raw, headers, silence_s=SILENCE_S + wait_s) as response:
+            content = await response.content.read(api.BODY + 1)
+            while not response.content.at_eof() and len(content) <= api.BODY:
+                content += await response.content.read(api.BODY)
+        return self.parsed(content, answer)
+
+    async def send_once(self, method: str, path: str, body: BaseModel) -> None:
+        """A call that is made once, and whose answer says nothing.
+
+        Raises:
+            ProblemAnswer, Unreachable: see `call`.
+        """
+        headers = {"Content-Type": "application/json"}
+        async with self.request(method, path, body.model_dump_json().encode(), headers):
+            pass
+
+    def check_loopback(self) -> None:
+        """Refuses to send over plain HTTP to another machine.
+
+        Raises:
+            ConfigError: if the host is not this machine.
+        """
+        host = urlsplit(self.url).hostname or ""
+        if host != "localhost" and not host.startswith("127.") and host != "::1":
+            raise ConfigError(
+                f"{self.url} is plain HTTP to another machine, by which anybody on the way could read the updates and "
+                "take this client's name: use https:// and an identity (`headway identity enrol`)."
+            )
+
+    async def insist(self, attempt: Callable[[], Awaitable[T]], backoff: Backoff | None = None) -> T:
+        """The result of an attempt, which is made again while it is `Unreachable`; said once, and once when it is over.
+
+        backoff: the waits, where the attempt makes them short again as it gets on.
+        """
+        backoff, begun = backoff or Backoff(), time.monotonic()
+        while True:
+            try:
+                result = await attempt()
+            except Unreachable as failure:
+                self._check_patience(failure)
+                what = f"answers: {failure.problem.message}" if failure.problem else f"cannot be reached ({failure})."
+                sentence = f"The server at {self.url} {what} It is tried again, less and less often, until it answers."
+                self.log.once("unreachable", sentence, reason=str(failure))
+                await asyncio.sleep(backoff.wait(failure.after))
+                continue
+            if self.log.over("unreachable"):
+                seconds = time.monotonic() - begun
+                self.log.write("reached", f"The server answers again, after {seconds:.0f} s.", seconds=seconds)
+            return result
+
+    def _check_patience(self, failure: Unreachable) -> None:
+        """Gives up an address that never was a server's."""
+        waited = time.monotonic() - self._since
+        limits = [self.patience_s] if self.patience_s is not None else []
+        if not failure.temporary:
+            limits.append(UNKNOWN_HOST_S)
+        if not self.reached and limits and waited >= min(limits):
+            raise ConfigError(
+                f"no Headway server has answered at {self.url} for {waited:.0f} s: {failure}. Look at the address for "
+                "a mistake, and whether the server runs and this machine may reach it (proxy: --proxy, HTTPS_PROXY)."
+            )
+
+    @asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        silence_s: float = SILENCE_S,
+        round_: int = 0,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A response below 400, to one request.
+
+        Raises:
+            ProblemAnswer: if the server refuses.
+            Unreachable: if the request, or the response within the context, fails on its way.
+        """
+        assert self._session is not None, "a connection is entered before it is used"
+        digest = hashlib.sha256(body).hexdigest() if body else EMPTY
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=silence_s)
+        url = URL(self.url + path, encoded=True)
+        try:
+            for again in (True, False):
+                signed = await asyncio.to_thread(self.identity.sign_headers, method, path, digest, self.job, round_)
+                async with self._session.request(
+                    method,
+                    url,
+                    data=body or None,
+                    headers={**(headers or {}), **signed},
+                    timeout=timeout,
+                    proxy=self.proxy,
+                    allow_redirects=False,
+                ) as response:
+                    if response.status == 401 and again and self.identity.catch_up(response.headers):
+                        continue  # the server was restarted: the number of the request has to be a higher one
+                    if response.status >= 300:
+                        await self._refused(response)
+                    self.reached = True
+                    yield response
+                    return
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise self._certificate(error.certificate_error) from error
+        except aiohttp.ClientSSLError as error:
+            raise self._certificate(error) from error
+        except aiohttp.ClientConnectorDNSError as error:
+            raise Unreachable(f"no name server knows its host ({error.os_error})", temporary=False) from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            unknown = isinstance(error.__cause__, socket.gaierror)
+            raise Unreachable(_reason(error), temporary=not unknown) from error
+
+    async def _refused(self, response: aiohttp.ClientResponse) -> None:
+        """Raises what an answer of 300 and above means: a problem of the server's, or of something before it."""
+        raw = await response.content.read(1 << 16)
+        try:
+            problem = api.Problem.model_validate_json(raw)
+        except ValidationError:
+            problem = None
+        if response.status in AGAIN:
+            after = response.headers.get("Retry-After", "")
+            reason = f"status {response.status}" + (f": {problem.message}" if problem is not None else "")
+            self.reached = self.reached or problem is not None
+            raise Unreachable(reason, min(float(after), 60.0) if after.isdecimal() else 0.0, problem=problem)
+        if problem is None:
+            raise Unreachable(
+                f"status {response.status} ({response.reason}) from what is no Headway server, such as a proxy",
+                temporary=self.reached,
+            )
+        self.reached = True
+        raise ProblemAnswer(response.status, problem)
+
+    def parsed(self, content: bytes, answer: type[B]) -> B:
+        """The body of an answer.
+
+        Raises:
+            ConfigError: if it is that of a server of another version.
+            Unreachable: if it is no such body.
+        """
+        try:
+            return answer.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the answer"
+            versions = _versions_of(content)
+            if versions:
+                raise ConfigError(
+                    f"the server at {self.url} has another version ({versions}), whose {answer.__name__} this agent "
+                    f"cannot read ({where}: {first['msg']}): install the same version of headway at both sides."
+                ) from error
+            raise Unreachable(
+                f"an answer that is no {answer.__name__} of a Headway server ({where}: {first['msg']})",
+                temporary=self.reached,
+            ) from error
+
+    def _certificate(self, error: BaseException) -> HeadwayError:
+        """The sentence on a TLS connection that failed: of the certificate if that is why, which no waiting mends."""
+        if not isinstance(error, ssl.SSLCertVerificationError) or self.reached:
+            return Unreachable(f"TLS: {_reason(error)}")
+        host = urlsplit(self.url).hostname
+        return ConfigError(
+            f"the certificate of the server at {self.url} is refused: {error.verify_message or error}. The agent "
+            f"dialled {host!r} and trusts the authority of its identity folder only: dial the name that the "
+            "certificate is for, look at this machine's clock, or ask for a certificate of the right authority."
+        )
+
+
+def _checked(url: str) -> tuple[str, bool]:
+    """The address without a slash at its end, and whether it is HTTPS."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or parts.query or parts.fragment:
+        raise ConfigError(
+            f"{url!r} is not the address of a server: needed https://HOST:PORT, as its `headway serve` prints it."
+        )
+    return url.rstrip("/"), parts.scheme == "https"
+
+
+def _versions_of(content: bytes) -> str:
+    """The version of headway that an answer names, if it does."""
+    try:
+        versions = json.loads(content)["versions"]
+        return f"headway {versions['headway']}, interface {versions['protocol']}"
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip()
+    if isinstance(error, aiohttp.ClientConnectorError):
+        text = error.os_error.strerror or str(error.os_error)
+        return text.lower() if text.istitle() else text
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

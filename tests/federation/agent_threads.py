@@ -1,0 +1,51 @@
+"""Agents in threads of this process, on parts of one data set, for tests."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import headway as hw
+from headway.federation.agent.agent import Agent, AgentOptions
+
+
+def data_of(data: hw.FederatedData, client: str) -> hw.FederatedData:
+    """The data of one client alone."""
+    train, test = {client: data.train[client]}, {client: data.test[client]}
+    return hw.FederatedData(data.name, data.store, train, test, classes=data.classes)
+
+
+class AgentThread:
+    """An agent that runs in a thread."""
+
+    def __init__(self, url, data, client, folder: Path, task=None, **options) -> None:
+        self.events: list[tuple[str, str, dict]] = []
+        options.setdefault("sink", lambda *event: self.events.append(event))
+        self.agent = Agent(
+            url, data_of(data, client), state=folder / client, name=client, task=task, options=AgentOptions(**options)
+        )
+        self.state, self.error = "", None
+        self.thread = threading.Thread(target=self._run, name=client, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.state = self.agent.run()
+        except BaseException as error:
+            self.error = error
+
+    def kinds(self) -> list[str]:
+        """The kinds of its events."""
+        return [kind for kind, *_ in self.events]
+
+    def stop(self) -> None:
+        self.agent.stop()
+        self.join()
+
+    def join(self, seconds: float = 20.0) -> str:
+        """Waits for its end; its state."""
+        self.thread.join(seconds)
+        assert not self.thread.is_alive(), "the agent has not ended"
+        if self.error is not None:
+            raise self.error
+        return self.state
