@@ -1,13 +1,18 @@
 """Schemas: what they state, and what they cannot."""
 
 import json
+import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from headway.cli.schema_command import schema_text
 from headway.core.errors import ConfigError
 from headway.data.sources.data_schema import schema_fingerprint, schema_of
+from headway.data.sources.schema_loading import load_with_schema
+from headway.federation.agent.agent_data import AgentData
+from headway.federation.agent.agent_file import AgentFile
 
 AGE = {"name": "age", "kind": "numeric"}
 SEX = {"name": "sex", "kind": "category", "values": ["f", "m"]}
@@ -110,3 +115,17 @@ def test_what_a_schema_cannot_state_is_refused(changes, needed):
 def test_schemas_of_arrays_and_of_sources_are_checked(section, needed):
     with pytest.raises(ConfigError, match=needed):
         schema_of(section)
+
+
+def test_the_page_on_data_shows_a_schema_and_a_clients_own_file(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    shown = re.findall(
+        r"^```toml\n(.*?)^```", page[page.index("## Tables of a federation") :], re.DOTALL | re.MULTILINE
+    )
+    schema = schema_of(tomllib.loads(shown[0])["data"])
+    (tmp_path / "agent.toml").write_text(shown[1])
+    (tmp_path / "patients.csv").write_text("Alter,chol,sex,ward,ill\n50,,1,A,no\n61,220,2,Z,yes\n")
+    form = AgentData.of(AgentFile.of(tmp_path / "agent.toml"))
+    data = load_with_schema(tmp_path / "patients.csv", schema, "a", form=form.form)
+    assert data.features == ("age", "chol", "chol missing", "sex=f", "sex=m", "ward=A", "ward=B", "ward=other")
+    assert data.store.inputs[:, 2:].tolist() == [[1, 0, 1, 1, 0, 0], [0, 1, 0, 0, 0, 1]]

@@ -80,7 +80,7 @@ class AgentData:
                 f"data.{unknown[0]} of this agent's file is not for a federation with a schema, which states it for "
                 f"all clients{nearest(unknown[0], (*FORM, 'columns', 'values'))}; leave it out."
             )
-        return load_with_schema(Path(self.name), schema, client, key=job.seed, form=self._form())
+        return load_with_schema(Path(self.name), schema, client, key=job.seed, form=self.form)
 
     def _of_source(self, schema: DataSchema | None, seed: int, client: str) -> FederatedData:
         """One client of a packaged source, with the examples that it has in a simulation of the same seed."""
@@ -124,7 +124,8 @@ class AgentData:
         note = "the federation has no schema: features and classes are those of this file, in its order"
         return one_client(data.with_notes([note]), chosen, client)
 
-    def _form(self) -> FileForm:
+    @property
+    def form(self) -> FileForm:
         """How the file is written, and its own names."""
         texts = {name: convert(self.options[name], str, f"data.{name}") for name in FORM if name in self.options}
         columns, values = self.options.get("columns", {}), self.options.get("values", {})
