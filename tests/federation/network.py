@@ -103,4 +103,5 @@ class Network:
         for agent in self.agents:
             agent.join(20)
         self.server.stop()
+        self.engine.log.close()
         assert not self.failures, self.failures

@@ -24,6 +24,9 @@ class MemoryLog:
     def verdict(self, client, round, attempt):
         return self.verdicts.get((client, round, attempt))
 
+    def close(self):
+        pass
+
 
 class FolderFiles:
     """Files by the digest of their contents, and uploads in parts."""

@@ -10,7 +10,6 @@ replay/         answers of rounds since the newest checkpoint, where clients too
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from headway.core import stopping
 from headway.core.errors import RunFolderError
+from headway.observe.folder_lock import LOCK, FolderLock, sync_folder
 
 FORMAT = 1
 AGAIN = "What was saved before is whole; free some space or choose another folder, then resume."
@@ -38,7 +38,7 @@ IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST = (
     "memory.sqlite",
     "best.safetensors",
 )
-OWN = {IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST, REPLAY, "checkpoints"}
+OWN = {IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST, REPLAY, LOCK, "checkpoints"}
 SIDE_FILES = ("-wal", "-shm", "-journal")  # of SQLite, beside its own
 
 
@@ -149,7 +149,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Lets another process have the folder."""
-        os.close(self._lock)
+        self._lock.close()
 
 
 def read_identity(path: Path) -> dict[str, Any]:
@@ -209,11 +209,7 @@ def _write_and_rename(staging: Path, path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(staging, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             staging.unlink(missing_ok=True)
@@ -261,7 +257,7 @@ def _check_place(path: Path) -> bool:
     if not is_begun(path):
         how = f"`headway resume {shlex.quote(str(path))}`" if CONFIG in names else "Run(..., resume=True) in Python"
         raise RunFolderError(f"{path} exists already and holds a run: resume it with {how}, or choose another folder.")
-    os.close(_lock(path))  # another process may be about to train in it
+    _lock(path).close()  # another process may be about to train in it
     if strange := sorted(names - OWN - {f"{name}{end}" for name in (JOURNAL, MEMORY) for end in SIDE_FILES}):
         raise RunFolderError(
             f"{path} holds a run that has trained no round, which could make way, and also {strange[0]!r}, which is "
@@ -272,19 +268,19 @@ def _check_place(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     """Removes a run that never got anywhere, while no other process has it."""
-    handle = _lock(path)
+    lock = _lock(path)
     try:
-        shutil.rmtree(path)
+        for each in path.iterdir():
+            if each.name != LOCK:  # held open, and on Windows not to be removed before it is closed
+                shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
     finally:
-        os.close(handle)
+        lock.close()
+    shutil.rmtree(path)
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path) -> FolderLock:
     """Holds the folder for this process; the lock goes with the process, however it ends."""
-    handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return FolderLock(path)
     except OSError as error:
-        os.close(handle)
         raise RunFolderError(f"{path} is in use by another process; wait for it or stop it first.") from error
-    return handle

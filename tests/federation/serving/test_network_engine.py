@@ -3,10 +3,11 @@
 import pytest
 import torch
 from network import Network
-from stores import FolderFiles, MemoryLog
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.federation.spool.event_log import EventLog
+from headway.federation.spool.spool import Spool
 
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2)
 CHAINS = {
@@ -19,7 +20,7 @@ ROUNDS = 5
 
 def network_of(tmp_path, algorithm, task, rounds=ROUNDS, **options):
     options = {"wait_limit_s": 10.0, **options}
-    return Network.of(algorithm, task, FolderFiles(tmp_path), MemoryLog(), rounds, **options)
+    return Network.of(algorithm, task, Spool(tmp_path / "spool"), EventLog(tmp_path), rounds, **options)
 
 
 @pytest.mark.parametrize("name", CHAINS)

@@ -33,8 +33,8 @@ class Uploads(Protocol):
         """The bytes that are there of an upload."""
         ...
 
-    def append(self, upload: str, offset: int, data: bytes) -> None:
-        """Adds bytes to an upload."""
+    def append(self, upload: str, offset: int, data: bytes) -> int:
+        """Adds bytes to an upload; how many are there."""
         ...
 
     def finish(self, upload: str, size: int, digest: str) -> Path:

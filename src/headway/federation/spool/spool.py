@@ -1,0 +1,390 @@
+"""The spool: updates and messages on disk under the SHA-256 of their bytes, and uploads that go on where they broke.
+
+blobs/  one file for each content, named by its digest     parts/  what has come of unfinished uploads, by client
+
+A name from a client is never part of a path: a part has the name of a digest of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from headway.core.errors import HeadwayError, RunFolderError
+from headway.federation.http_api import OFFSET
+from headway.observe.folder_lock import sync_folder
+
+PIECE = 1 << 20  # bytes that are read at a time
+PER_CLIENT = 8 << 30  # bytes of unfinished uploads of one client
+SPARE = 64 << 20  # bytes of the disk that uploads leave free, for the event log, the journal and the checkpoint
+DIGEST = re.compile(r"[0-9a-f]{64}")
+BLOBS, PARTS, PART, DONE = "blobs", "parts", ".part", ".done"
+AGAIN = "What was acknowledged before is whole; free some space or mend the disk, then go on."
+Refusal = Literal["offset", "too_large", "digest"]
+
+
+class SpoolError(RunFolderError):
+    """The disk refuses to keep an update, a message or an event; nothing of it was acknowledged.
+
+    status: of the answer over HTTP, by which a client tries again later.
+    """
+
+    status = 503
+
+
+class UploadRefused(HeadwayError):
+    """A piece or the end of an upload that cannot be taken.
+
+    kind: why.  received: how many bytes are there.  status, headers: of the answer over HTTP.
+    """
+
+    def __init__(self, kind: Refusal, received: int, message: str) -> None:
+        self.kind, self.received = kind, received
+        self.status = 413 if kind == "too_large" else 409
+        self.headers = {OFFSET: str(received)}
+        super().__init__(message)
+
+
+@dataclass(slots=True)
+class _Upload:
+    """An upload: the stem of its files, its bytes, the digest of these while it is known, and the finished digest."""
+
+    stem: Path
+    received: int = 0
+    hash: hashlib._Hash | None = None
+    digest: str | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def part(self) -> Path:
+        return self.stem.with_suffix(PART)
+
+    @property
+    def done(self) -> Path:
+        return self.stem.with_suffix(DONE)
+
+
+class Spool:
+    """Content on disk by its digest, and unfinished uploads; for any number of threads of one process.
+
+    folder: is made if it is not there.  per_client: bytes of unfinished uploads of one client; its oldest ones make
+    way for a new one.  spare: bytes of the disk that uploads leave free.
+
+    Raises:
+        SpoolError: if the folder cannot be made or read.
+    """
+
+    def __init__(self, folder: Path, *, per_client: int = PER_CLIENT, spare: int = SPARE) -> None:
+        self.folder, self.per_client, self.spare = Path(folder), per_client, spare
+        self.blobs, self._parts = self.folder / BLOBS, self.folder / PARTS
+        self._lock = threading.Lock()
+        self._uploads: dict[str, _Upload] = {}
+        self._unlisted: set[str] = set()  # blobs that the last call of `forget` did not name
+        self._fresh = 0
+        with _disk(self.folder):
+            self.blobs.mkdir(parents=True, exist_ok=True)
+            self._parts.mkdir(exist_ok=True)
+            self._find_uploads()
+
+    # uploads --------------------------------------------------------------------------------------------
+
+    def received(self, upload: str) -> int:
+        """How many bytes of an upload are there, before and after a restart; all of them once it is finished."""
+        with self._lock:
+            found = self._uploads.get(_stem(upload))
+        return 0 if found is None else found.received
+
+    def append(self, upload: str, offset: int, data: bytes, *, most: int | None = None, client: str = "") -> int:
+        """Adds a piece to an upload; how many bytes are there now.
+
+        most: how many bytes the whole upload may have.  client: whose disk space it takes.
+
+        Raises:
+            UploadRefused: for a piece that does not begin where the last one ended, or more bytes than may come.
+            SpoolError: if the disk refuses; the bytes before this piece stay.
+        """
+        held = self._upload(upload, client)
+        with held.lock:
+            here, end = held.received, offset + len(data)
+            if offset != here or held.digest is not None:
+                done = " and is finished" if held.digest is not None else ""
+                message = (
+                    f"a piece at byte {here} was expected, found one at byte {offset}: the upload has {here}{done}."
+                )
+                raise UploadRefused("offset", here, message)
+            limit = self.per_client if most is None else min(most, self.per_client)
+            if end > limit:
+                message = f"an upload of at most {limit} bytes was expected, found {end}: the rest is not taken."
+                raise UploadRefused("too_large", here, message)
+            self._make_way(held, end)
+            with _disk(held.part):
+                self._write(held, data)
+            return held.received
+
+    def finish(self, upload: str, size: int, digest: str) -> Path:
+        """The file of a finished upload, which is on the disk when this returns; the same again for a second call.
+
+        Raises:
+            UploadRefused: if bytes are missing, or are not those of the digest; then the upload begins anew.
+            SpoolError: if the disk refuses; the call may be repeated.
+        """
+        _check(digest)
+        with self._lock:
+            held = self._uploads.get(_stem(upload)) or _Upload(self._parts / _stem("") / _stem(upload))
+        with held.lock:
+            if held.received != size:
+                message = (
+                    f"{size} bytes were announced, found {held.received}: send the rest from byte {held.received}."
+                )
+                raise UploadRefused("offset", held.received, message)
+            with _disk(self.blobs / digest):
+                found = held.digest or (held.hash.hexdigest() if held.hash is not None else _digest_of(held.part))
+                if found != digest:
+                    self._restart(held)
+                elif held.digest is None:
+                    self._keep(held, digest)
+            if found == digest:
+                return self.blobs / digest
+        message = f"bytes with the SHA-256 {digest} were announced, found {found}: send the update again from byte 0."
+        raise UploadRefused("digest", 0, message)
+
+    def discard(self, upload: str) -> None:
+        """Drops what has come of an upload that is no longer wanted; a finished one keeps its content."""
+        with self._lock:
+            held = self._uploads.pop(_stem(upload), None)
+        if held is not None:
+            with held.lock, _disk(held.stem):
+                held.part.unlink(missing_ok=True)
+                held.done.unlink(missing_ok=True)
+
+    # contents -------------------------------------------------------------------------------------------
+
+    def put(self, data: bytes) -> str:
+        """The digest of bytes that are on the disk when this returns.
+
+        Raises:
+            SpoolError: if the disk refuses.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        if not self._is_there(digest, len(data)):
+            with self.staged() as path:
+                path.write_bytes(data)
+                self._rename(path, digest)
+        return digest
+
+    def put_file(self, path: Path, *, move: bool = False, digest: str | None = None) -> str:
+        """The digest of a file's content, which is on the disk when this returns.
+
+        move: the file itself is taken.  digest: where it is known already.
+
+        Raises:
+            SpoolError: if it cannot be read, or the disk refuses.
+        """
+        with _disk(path):
+            digest, size = _check(digest or _digest_of(path)), path.stat().st_size
+            if self._is_there(digest, size):
+                if move:
+                    path.unlink()
+                return digest
+        with self.staged() as copy:
+            if not move:
+                shutil.copyfile(path, copy)
+            self._rename(path if move else copy, digest)
+        return digest
+
+    @contextlib.contextmanager
+    def staged(self) -> Iterator[Path]:
+        """A place on the disk of the spool for a file that is to be put; what is left there afterwards is removed.
+
+        Raises:
+            SpoolError: if the disk refuses.
+        """
+        with self._lock:
+            self._fresh += 1
+            path = self._parts / f".{os.getpid()}-{self._fresh}"
+        with _disk(path):
+            try:
+                yield path
+            finally:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+    def path(self, digest: str) -> Path:
+        """The file of a content, which is there unless it was forgotten or never put: see `holds`."""
+        return self.blobs / _check(digest)
+
+    def holds(self, digest: str) -> bool:
+        """Whether a content is there."""
+        return (self.blobs / _check(digest)).is_file()
+
+    def is_whole(self, digest: str) -> bool:
+        """Whether the file of a content still has its digest."""
+        path = self.path(digest)
+        with _disk(path):
+            return _digest_of(path) == digest
+
+    def forget(self, keep: Collection[str]) -> int:
+        """Removes contents that are not to be kept; how many bytes that freed.
+
+        A content goes at the second call that does not name it: the first may have come between the end of its upload
+        and the event of its arrival.
+        """
+        freed = 0
+        with _disk(self.blobs), self._lock:
+            unlisted = {each.name for each in self.blobs.iterdir()} - set(keep)
+            gone, self._unlisted = unlisted & self._unlisted, unlisted - self._unlisted
+            for stem in [stem for stem, held in self._uploads.items() if held.digest in gone]:
+                self._uploads.pop(stem).done.unlink(missing_ok=True)
+            for digest in gone:
+                freed += (self.blobs / digest).stat().st_size
+                (self.blobs / digest).unlink()
+        return freed
+
+    @property
+    def size(self) -> int:
+        """How many bytes contents and unfinished uploads take."""
+        with _disk(self.folder):
+            return sum(each.stat().st_size for each in self.folder.rglob("*") if each.is_file())
+
+    # inside ---------------------------------------------------------------------------------------------
+
+    def _find_uploads(self) -> None:
+        """Takes up the uploads of an earlier process; a mark of a finished one whose content is gone is removed."""
+        for left in self._parts.glob(".*"):
+            left.unlink()  # was to be put when that process ended
+        for done in self._parts.glob(f"*/*{DONE}"):
+            held = _Upload(done.with_suffix(""))
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                noted = json.loads(done.read_text())
+                digest, size = str(noted["digest"]), int(noted["size"])
+                if DIGEST.fullmatch(digest) and self._is_there(digest, size):
+                    held.digest, held.received = digest, size
+            if held.digest is None:
+                done.unlink()
+            else:
+                held.part.unlink(missing_ok=True)
+                self._uploads[held.stem.name] = held
+        for part in self._parts.glob(f"*/*{PART}"):
+            self._uploads[part.stem] = _Upload(part.with_suffix(""), part.stat().st_size)
+
+    def _upload(self, upload: str, client: str) -> _Upload:
+        stem = _stem(upload)
+        with self._lock:
+            if stem not in self._uploads:
+                self._uploads[stem] = _Upload(self._parts / _stem(client) / stem, hash=hashlib.sha256())
+            return self._uploads[stem]
+
+    def _write(self, held: _Upload, data: bytes) -> None:
+        """Writes a piece at the end of a part; what was written of it is taken back if the disk refuses."""
+        held.stem.parent.mkdir(exist_ok=True)
+        with open(held.part, "r+b" if held.part.exists() else "w+b", buffering=0) as file:
+            file.seek(held.received)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[file.write(view) or 0 :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(held.received)
+                raise
+        if held.hash is not None:
+            held.hash.update(data)
+        held.received += len(data)
+
+    def _make_way(self, held: _Upload, end: int) -> None:
+        """Drops the oldest unfinished uploads of a client beyond its space, and checks the space of the disk.
+
+        Raises:
+            SpoolError: if the disk would be too full.
+        """
+        with self._lock:
+            others = [
+                each
+                for each in self._uploads.values()
+                if each.stem.parent == held.stem.parent and each is not held and each.digest is None
+            ]
+        excess = end + sum(each.received for each in others) - self.per_client
+        for other in others:  # in the order in which they were begun
+            if excess <= 0:
+                break
+            excess -= other.received
+            with self._lock:
+                self._uploads.pop(other.stem.name, None)
+            with _disk(other.part):
+                other.part.unlink(missing_ok=True)
+        with _disk(self.folder):
+            free = shutil.disk_usage(self.folder).free
+        if free - (end - held.received) < self.spare:
+            raise SpoolError(f"{self.folder} has {free} bytes left, of which uploads leave {self.spare} free. {AGAIN}")
+
+    def _keep(self, held: _Upload, digest: str) -> None:
+        """Makes a whole part a content: first a mark that says which, then the rename, so that both survive."""
+        size = held.received
+        held.stem.parent.mkdir(exist_ok=True)
+        if not held.part.exists():
+            held.part.touch()  # of no bytes
+        held.done.write_text(json.dumps({"digest": digest, "size": size}))
+        if self._is_there(digest, size):
+            held.part.unlink()
+        else:
+            self._rename(held.part, digest)
+        held.digest, held.hash = digest, None
+
+    def _restart(self, held: _Upload) -> None:
+        held.done.unlink(missing_ok=True)
+        held.part.unlink(missing_ok=True)
+        held.received, held.hash, held.digest = 0, hashlib.sha256(), None
+
+    def _rename(self, path: Path, digest: str) -> None:
+        """Flushes a file to the disk and gives it the name of its content."""
+        with open(path, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(path, self.blobs / digest)
+        sync_folder(self.blobs)
+
+    def _is_there(self, digest: str, size: int) -> bool:
+        """Whether a content that is put again is there; then `forget` begins to count anew.
+
+        A file of another size is what a power failure left, and is written anew.
+        """
+        path = self.blobs / digest
+        with self._lock:
+            self._unlisted.discard(digest)
+            return path.is_file() and path.stat().st_size == size
+
+
+def _stem(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def _check(digest: str) -> str:
+    """The digest, which may come from a client and becomes a file name."""
+    if not DIGEST.fullmatch(digest):
+        raise SpoolError(f"a SHA-256 of 64 hexadecimal digits was expected, found {digest[:80]!r}.")
+    return digest
+
+
+def _digest_of(path: Path) -> str:
+    if not path.exists():
+        return hashlib.sha256().hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Turns what the disk refuses into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        why = (error.strerror or str(error)).rstrip(".")
+        raise SpoolError(f"{path} cannot be written or read: {why}. {AGAIN}") from error
