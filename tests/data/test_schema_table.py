@@ -154,6 +154,28 @@ def test_numbers_that_are_the_same_are_one_value_and_it_is_noted(tmp_path):
         read(path, codes)
 
 
+def test_letters_with_marks_are_the_same_in_both_forms_of_unicode(tmp_path):
+    one, two = "gr\u00f6\u00dfe", "gro\u0308\u00dfe"
+    assert one != two
+    schema = {**SCHEMA, "columns": [{"name": one, "kind": "category", "values": [one, "m"]}]}
+    for name in (one, two):
+        data = read(write(tmp_path / "b.csv", [(name, "no"), ("m", "yes")], (name, "ill")), schema)
+        assert data.store.inputs.tolist() == [[1, 0], [0, 1]]
+
+
+def test_large_codes_of_a_parquet_file_stay_apart(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="needs headway[parquet]")
+    import pyarrow.parquet as pq
+
+    codes = [9007199254740992, 9007199254740993]
+    schema = {**SCHEMA, "columns": [{"name": "code", "kind": "category", "values": [str(code) for code in codes]}]}
+    pq.write_table(pa.table({"code": codes, "ill": ["no", "yes"]}), tmp_path / "b.parquet")
+    assert read(tmp_path / "b.parquet", schema).store.inputs.tolist() == [[1, 0], [0, 1]]
+    one = [{"name": "code", "kind": "category", "values": [str(codes[0])]}]
+    with pytest.raises(DataError, match="'9007199254740993' in row 2"):
+        read(tmp_path / "b.parquet", {**schema, "columns": one})
+
+
 def test_missing_columns_are_all_named_and_others_are_left_out(tmp_path):
     with pytest.raises(DataError, match=r"has no column 'sex', 'grade', which the schema .* .found: age, ill, more"):
         read(write(tmp_path / "b.csv", [("1", "no", "x"), ("2", "yes", "y")], ("age", "ill", "more")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headway.core.errors import DataError, nearest
-from headway.data.dataset.class_names import label_name, listed_names
+from headway.data.dataset.class_names import listed_names
 from headway.data.sources.example_pool import ExamplePool
 from headway.data.sources.impute import Categorical, EncodedTable, Numeric
 from headway.data.sources.schema_values import ValueRule
@@ -52,16 +53,17 @@ def schema_pool(path: Path, schema: TableSchema, client: str, form: FileForm | N
     """
     form = form or FileForm()
     names = _names(schema, form, path)
-    table = _read(path, schema, form, names)
+    table, fields = _read(path, schema, form, names)
     rows = _RowPlaces(path, table.lines)
     notes = [*table.notes]
-    columns = tuple(_feature(table.fields[names[each.name]], each, rows, form, notes) for each in schema.columns)
-    goal = table.fields[names[schema.target]]
+    columns = tuple(_feature(fields[each.name], each, rows, form, notes) for each in schema.columns)
+    goal = fields[schema.target]
     targets = _classes(goal, schema, rows, form, notes) if schema.classes else _quantities(goal, rows)
-    groups = None if schema.group is None else row_groups(table.fields[names[schema.group]])
-    if left := [name for name in table.fields if name not in names.values()]:
+    groups = None if schema.group is None else row_groups(fields[schema.group])
+    used = {each.name for each in fields.values()}
+    if left := [name for name in table.fields if name not in used]:
         notes.append(f"columns that the schema does not name, left out: {listed_names(left)}")
-    used = {name: table.fields[names[name]] for name in (each.name for each in schema.columns)}
+    notes += gap_notes({each.name: fields[each.name] for each in schema.columns})
     return ExamplePool(
         path.stem,
         EncodedTable(columns, own_scale=schema.standardise == "client"),
@@ -70,7 +72,7 @@ def schema_pool(path: Path, schema: TableSchema, client: str, form: FileForm | N
         (client,) * len(targets),
         description=f"{path.name}, under the schema of the federation",
         class_names=schema.classes,
-        notes=(*notes, *gap_notes(used)),
+        notes=tuple(notes),
         groups=groups,
         group_name=schema.group or "",
     )
@@ -107,29 +109,44 @@ def _names(schema: TableSchema, form: FileForm, path: Path) -> dict[str, str]:
     return names
 
 
-def _read(path: Path, schema: TableSchema, form: FileForm, names: Mapping[str, str]) -> TableFile:
-    """The table, with the columns that are wanted."""
-    categories = [names[each.name] for each in schema.columns if each.kind == "category"]
+def _read(
+    path: Path, schema: TableSchema, form: FileForm, names: Mapping[str, str]
+) -> tuple[TableFile, dict[str, Field]]:
+    """The table, and the columns that are wanted by their names in the schema; those of values hold texts."""
+    valued = [each.name for each in schema.columns if each.kind == "category"]
+    valued += [schema.target] if schema.classes else []
+    texts = [*valued, *([schema.group] if schema.group else [])]
     how = Reading(
         separator=form.separator,
         decimal=form.decimal,
         encoding=form.encoding,
         gaps=("", *schema.missing),
-        categories=[*categories, *([names[schema.target]] if schema.classes else [])],
-        text=(names[schema.group],) if schema.group else (),
-        only=tuple(names.values()),
+        text=[spelling for name in texts for spelling in _spellings(names[name])],
+        only=[spelling for own in names.values() for spelling in _spellings(own)],
     )
     table = read_table(path, how)
-    if missing := [(name, own) for name, own in names.items() if own not in table.fields]:
-        named = ", ".join(repr(own) for _, own in missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
-        near = (
-            nearest(missing[0][1], table.fields) if len(missing) == 1 else f" (found: {listed_names([*table.fields])})"
-        )
+    places = {unicodedata.normalize("NFC", name): name for name in table.fields}
+    held = {name: places.get(unicodedata.normalize("NFC", own)) for name, own in names.items()}
+    if missing := [names[name] for name, place in held.items() if place is None]:
+        named = ", ".join(map(repr, missing[:SHOWN])) + (", ..." if len(missing) > SHOWN else "")
+        near = nearest(missing[0], table.fields) if len(missing) == 1 else f" (found: {listed_names([*table.fields])})"
         raise DataError(
             f"{path} has no column {named}, which the schema of the federation needs{near}. Where the file has it "
             "under another name, state that under [data.columns] of the client's own file."
         )
-    return table
+    words = {word.strip().lower() for word in ("", *schema.missing)}
+    fields = {name: table.fields[place] for name, place in held.items() if place is not None}
+    for name in valued:
+        each = fields[name]
+        if not each.problem:
+            cells = ["" if text is None else text for text in each.texts]
+            fields[name] = parse_field(each.name, cells, table.lines, words, ".", as_text=True)
+    return table, fields
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    """A name as files may hold it: letters with marks as one character, or as two."""
+    return tuple({name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)})
 
 
 def _feature(
@@ -197,11 +214,9 @@ def _texts(each: Field, rows: _RowPlaces) -> list[str | None]:
     Raises:
         DataError: the column has a type that cannot be used.
     """
-    if each.problem and not each.faulty:
+    if each.problem:
         raise DataError(f"{rows.path}: the column {each.name!r} {each.problem}; the schema has values for it.")
-    if each.numbers is None:
-        return [None if text is None else text.strip() for text in each.texts]
-    return [None if np.isnan(number) else label_name(number) for number in each.numbers.tolist()]
+    return list(each.texts)
 
 
 def _classes(goal: Field, schema: TableSchema, rows: _RowPlaces, form: FileForm, notes: list[str]) -> Tensor:

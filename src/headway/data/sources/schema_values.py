@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +35,8 @@ class ValueRule:
     ) -> tuple[NDArray[np.int64], list[str]]:
         """The place of each cell among the values, int64 `[N]` with -1 at gaps, and notes on other matches.
 
-        A cell that is written otherwise than a value and is the same number is that value: `1.0` is `1`.
+        A cell that is written otherwise than a value and is the same number is that value: `1.0` is `1`.  Letters with
+        marks may be one character or two.
 
         at: words for the place of a row in the file.  where: the column, at the beginning of a sentence.
 
@@ -47,15 +50,17 @@ class ValueRule:
                     f"{where}: {written!r} is to be read as {read_as!r}, which the schema does not have"
                     f"{nearest(read_as, self.values)}."
                 )
+        spellings = {unicodedata.normalize("NFC", value): value for value in self.values}
         by_number = _by_number(self.values)
         counts = Counter(text for text in texts if text is not None)
         found: dict[str | None, int] = {None: -1}
         unknown, equal, notes = [], [], []
         for text in counts:
-            if text in self.aliases or text in places:
-                found[text] = places[self.aliases.get(text, text)]
-            elif NUMBER.fullmatch(text) and float(text) in by_number:
-                found[text] = by_number[float(text)]
+            known = unicodedata.normalize("NFC", text)
+            if (value := self.aliases.get(text) or spellings.get(known)) is not None:
+                found[text] = places[value]
+            elif NUMBER.fullmatch(text) and Decimal(text) in by_number:
+                found[text] = by_number[Decimal(text)]
                 equal.append(f"{text!r} as {self.values[found[text]]!r}")
             else:
                 unknown.append(text)
@@ -87,11 +92,11 @@ class ValueRule:
         )
 
 
-def _by_number(values: Sequence[str]) -> dict[float, int]:
+def _by_number(values: Sequence[str]) -> dict[Decimal, int]:
     """The place of each value that is a number, where no other is the same number (as `01` and `1` are)."""
-    numbers = Counter(float(value) for value in values if NUMBER.fullmatch(value))
+    numbers = Counter(Decimal(value) for value in values if NUMBER.fullmatch(value))
     return {
-        float(value): place
+        Decimal(value): place
         for place, value in enumerate(values)
-        if NUMBER.fullmatch(value) and numbers[float(value)] == 1
+        if NUMBER.fullmatch(value) and numbers[Decimal(value)] == 1
     }

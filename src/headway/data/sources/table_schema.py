@@ -6,6 +6,7 @@ and models of different meaning would be averaged.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,7 +183,7 @@ def _plain(value: Any) -> Any:
 
 def _check_values(values: Sequence[str], aliases: Sequence[Alias], where: str) -> None:
     """Refuses values that occur twice, and spellings that are values themselves or of none."""
-    if twice := _twice(values):
+    if twice := _twice([unicodedata.normalize("NFC", value) for value in values]):
         raise ConfigError(f"{where} has the value {twice!r} twice; each has one place.")
     if blank := [value for value in values if value != value.strip() or not value]:
         raise ConfigError(f"{where} has the value {blank[0]!r}, but values have no blanks around them.")
