@@ -7,9 +7,12 @@ from typing import Annotated, Optional
 
 import typer
 
+from headway.cli.identity_command import identity_app
+
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the commands to the application."""
+    app.add_typer(identity_app, name="identity")
     app.command()(schema)
 
 

@@ -119,7 +119,7 @@ def test_without_certificates_there_is_a_name_alone():
     assert identity.server_context() is None
     assert identity.sign(b"x") == identity.certificate == ""
     assert not identity.catch_up({signature.SEQUENCE: "5"})
-    with pytest.raises(ValueError, match="a name of 1 to 200 characters"):
+    with pytest.raises(IdentityError, match="a name of 1 to 200 characters"):
         OpenIdentity("../x")
 
 

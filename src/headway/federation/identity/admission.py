@@ -135,7 +135,7 @@ class CertifiedAdmission:
         burst: float = 400.0,
     ) -> None:
         self._behind_proxy = behind_proxy
-        self._registry = NodeRegistry(Path(registry_folder))
+        self._registry = NodeRegistry.of(Path(registry_folder))
         self._windows = SequenceWindows(Path(state or registry_folder) / SERVER_SEQUENCES)
         self._buckets = TokenBuckets(rate, burst)
         self._keys: dict[str, Ed25519PublicKey] = {}

@@ -102,6 +102,11 @@ class Authority:
         return cls(folder, certificate, key)
 
     @property
+    def der(self) -> bytes:
+        """The certificate of the authority, in binary."""
+        return self._certificate.public_bytes(serialization.Encoding.DER)
+
+    @property
     def pem(self) -> bytes:
         """The certificate of the authority, which nodes trust."""
         return self._certificate.public_bytes(serialization.Encoding.PEM)
@@ -160,16 +165,28 @@ def node_keys(folder: Path, name: str | None) -> NodeKeys:
     """
     if (folder / AUTHORITY_KEY).exists():
         raise IdentityError(f"{folder} holds a certificate authority: name another folder for the node.")
-    if not (folder / CERTIFICATE).exists():
+    if (folder / CERTIFICATE).exists():
+        identity = NodeIdentity.load(folder)
+        if name not in (None, identity.name):
+            raise IdentityError(f"{folder} holds the identity of {identity.name!r}: name another folder for {name!r}.")
+    elif not (folder / TLS_KEY).exists() or not (folder / SIGNING_KEY).exists():
         return ec.generate_private_key(ec.SECP256R1()), Ed25519PrivateKey.generate()
-    identity = NodeIdentity.load(folder)
-    if name not in (None, identity.name):
-        raise IdentityError(f"{folder} holds the identity of {identity.name!r}: name another folder for {name!r}.")
     tls = serialization.load_pem_private_key(read_private(folder / TLS_KEY), None)
     signing = serialization.load_pem_private_key(read_private(folder / SIGNING_KEY), None)
-    assert isinstance(tls, ec.EllipticCurvePrivateKey)
-    assert isinstance(signing, Ed25519PrivateKey)
+    if not isinstance(tls, ec.EllipticCurvePrivateKey) or not isinstance(signing, Ed25519PrivateKey):
+        raise IdentityError(f"the keys in {folder} are not those of a node: name another folder.")
     return tls, signing
+
+
+def write_keys(folder: Path, keys: NodeKeys) -> None:
+    """Writes the keys of a node; they are an identity when a certificate is added.
+
+    Raises:
+        IdentityError: if the folder cannot be written.
+    """
+    make_folder(folder)
+    write_private(folder / TLS_KEY, private_pem(keys[0]))
+    write_private(folder / SIGNING_KEY, private_pem(keys[1]))
 
 
 def write_identity(folder: Path, keys: NodeKeys, certificate: NodeCertificate, authority: bytes) -> None:
@@ -178,8 +195,6 @@ def write_identity(folder: Path, keys: NodeKeys, certificate: NodeCertificate, a
     Raises:
         IdentityError: if the folder cannot be written.
     """
-    make_folder(folder)
-    write_private(folder / TLS_KEY, private_pem(keys[0]))
-    write_private(folder / SIGNING_KEY, private_pem(keys[1]))
+    write_keys(folder, keys)
     write_public(folder / AUTHORITY, authority)
     write_public(folder / CERTIFICATE, certificate.pem)

@@ -75,7 +75,10 @@ class OpenIdentity:
     certificate = ""
 
     def __init__(self, name: str) -> None:
-        self.name = name_from_header(name_to_header(name))
+        try:
+            self.name = name_from_header(name_to_header(name))
+        except ValueError:
+            raise IdentityError(f"{name!r} is not a name of 1 to 200 characters without slashes.") from None
 
     def sign_headers(
         self, method: str, path: str, body_sha256: str = EMPTY, run: str = "", round: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import sqlite3
 import threading
@@ -78,6 +79,19 @@ class NodeRegistry:
         self._by_name: dict[str, list[Issued]] = {}
         self._by_fingerprint: dict[str, Issued] = {}
 
+    @classmethod
+    def of(cls, folder: Path) -> NodeRegistry:
+        """The registry of the authority in a folder.
+
+        Raises:
+            IdentityError: if there is none.
+        """
+        if not (folder / REGISTRY).is_file():
+            raise IdentityError(
+                f"there is no registry of nodes in {folder}: make an authority with `headway identity ca {folder}`."
+            )
+        return cls(folder)
+
     def close(self) -> None:
         """Closes the file."""
         self._database.close()
@@ -140,6 +154,8 @@ class NodeRegistry:
         self, name: str, hosts: Sequence[str], days: float, hours: float, key: str | None = None
     ) -> EnrolmentToken:
         """Makes a token for a name, valid for some hours; key: the only Ed25519 key that may use it, if it is known."""
+        if key is not None and not re.fullmatch("[0-9a-f]{64}", key):
+            raise IdentityError(f"{key!r} is not an Ed25519 public key: it has 64 hexadecimal digits.")
         expires = time.time() + hours * 3600
         token = EnrolmentToken(secrets.token_hex(6), secrets.token_bytes(24), name, tuple(hosts), days, key, expires)
         with self._lock:
