@@ -173,3 +173,35 @@ def test_sums_of_zeros_pass_the_capacity(monkeypatch) -> None:
     total.add(torch.zeros(2))
     total.add(torch.ones(2))
     assert total.value().tolist() == [1.0, 1.0]
+
+
+@given(TERMS, st.randoms(use_true_random=False))
+def test_a_sum_in_whole_numbers_is_the_same_sum(terms, order):
+    terms = [torch.tensor(term, dtype=torch.float64) for term in terms]
+    parts = [
+        tree(terms[: len(terms) // 2] or terms[:1], ExactSum, order),
+        tree(terms[len(terms) // 2 :], ExactSum, order),
+    ]
+    sent = ExactSum()
+    for part in parts:
+        digits = part.digits()
+        assert all(not each.is_floating_point() for each in digits.values())
+        back = ExactSum.of_digits(digits)
+        assert torch.equal(back.value(), part.value())
+        sent.merge(back)
+    parts[0].merge(parts[1])
+    assert torch.equal(sent.value(), parts[0].value())
+
+
+def test_digits_take_few_bytes_and_those_of_nothing_none():
+    total = ExactSum()
+    assert total.digits() == {}
+    for _ in range(100):
+        total.add(torch.randn(50))
+    assert sum(each.element_size() for each in total.digits().values()) <= 9
+
+
+@pytest.mark.parametrize("number", [2**33, -(2**33), -(2**63)])
+def test_digits_that_no_sum_has_are_refused(number):
+    with pytest.raises(HeadwayError, match="beyond 2"):
+        ExactSum.of_digits({0: torch.tensor([number])})

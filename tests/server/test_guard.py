@@ -10,10 +10,13 @@ from torch import nn
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.core.errors import UpdateRejected
 from headway.core.flow import VectorSpec
 from headway.core.stage import Place, Stage
 from headway.core.update import Update
+from headway.numerics.exact_sum import ExactScalar
 from headway.protocol.messages import UpdateReply
+from headway.protocol.sums import ExactTotal
 from headway.protocol.wire_messages import Binding, encode_reply
 from headway.server.guard import Promise
 
@@ -217,3 +220,25 @@ def test_the_largest_reply_has_room_for_an_update_of_float64_and_little_more(sta
     reply = UpdateReply(Update(vectors, torch.tensor(1.0).double()), {"examples": 1.0, "steps": 1.0, "train_loss": 0.0})
     needed = len(encode_reply(reply, Binding(0, 0, 0), promise.bits))
     assert needed <= promise.largest_reply <= needed + (1 << 16)
+
+
+def test_a_sum_of_clients_has_no_more_weight_than_they_may_have():
+    links = hw.chain(hw.Mean())
+    promise = Promise.of(links, links.trace(hw.Flow()), 3)
+    total = ExactTotal()
+    for _ in range(2):
+        total.add(Update.of(torch.ones(3), 5.0))
+    promise.check_sum(total, "relay", 10)
+    with pytest.raises(UpdateRejected, match="weight of its sum is 10, above its clients' 9 examples"):
+        promise.check_sum(total, "relay", 9)
+    total.weight.add(-20.0)
+    with pytest.raises(UpdateRejected, match=r"'relay'.*weight of its sum is -10"):
+        promise.check_sum(total, "relay", 9)
+    bounded = hw.chain(hw.Weigh("uniform"), hw.Mean())
+    promise = Promise.of(bounded, bounded.trace(hw.Flow()), 3)
+    total.weight.add(12.5)
+    with pytest.raises(UpdateRejected, match="promises at most 1 for each of its 2 clients"):
+        promise.check_sum(total, "relay")
+    total.weight.units, total.sums = 0, {"tau": ExactScalar(1 << 2200)}
+    with pytest.raises(UpdateRejected, match="its sum 'tau' is inf"):
+        promise.check_sum(total, "relay")

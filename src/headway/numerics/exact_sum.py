@@ -95,6 +95,36 @@ class ExactSum:
         assert total is not None
         return total
 
+    def digits(self) -> dict[int, Tensor]:
+        """The sum as whole numbers of each bin's unit, without rounding: int32 that hold 32 bits without a sign, and of
+        the highest bin as few bits as it needs.
+
+        >>> total = ExactSum()
+        >>> total.add(torch.tensor([1.0, -0.5])); {k: (each.dtype, each.tolist()) for k, each in total.digits().items()}
+        {-1: (torch.int32, [0, -2147483648]), 0: (torch.int8, [1, -1])}
+        """
+        if not self.bins:
+            return {}
+        canonical = _carry(self.bins)
+        top = max(canonical)
+        lower = {k: held for k, held in sorted(canonical.items()) if k != top and bool(held.any())}
+        found = {k: _whole(held, k).to(torch.int32) for k, held in lower.items()}
+        return {**found, top: _narrow(_whole(canonical[top], top))}
+
+    @classmethod
+    def of_digits(cls, digits: Mapping[int, Tensor]) -> ExactSum:
+        """The sum that `digits` gave.
+
+        Raises:
+            HeadwayError: for a highest bin with numbers beyond 2^32, which none has.
+        """
+        top = max(digits)
+        wide = {k: held.to(torch.int64) for k, held in digits.items()}
+        if bool((wide[top] > 1 << 32).any()) or bool((wide[top] < -(1 << 32)).any()):
+            raise HeadwayError("the highest bin of an exact sum holds numbers beyond 2^32.")
+        bins = {k: _scaled((held if k == top else held & 0xFFFFFFFF).double(), _unit(k)) for k, held in wide.items()}
+        return cls(bins, 2)
+
     def _reserve(self, terms: int) -> None:
         """Carries between bins before `terms` more could make an integer inexact."""
         if self.terms + terms > CAPACITY:
@@ -179,6 +209,29 @@ def _round_to_bin(x: Tensor, k: int) -> Tensor:
         return x.clone()
     magic = 1.5 * 2.0 ** (52 + BITS * k)
     return (x + magic).sub_(magic)
+
+
+def _unit(k: int) -> int:
+    """The exponent of a bin's unit; the lowest one holds what is left, down to the smallest float64."""
+    return max(BITS * k, -1074)
+
+
+def _scaled(x: Tensor, exponent: int) -> Tensor:
+    """x times a power of two, in two steps, neither of which over- or underflows."""
+    half = exponent // 2
+    return (x * 2.0**half) * 2.0 ** (exponent - half)
+
+
+def _whole(held: Tensor, k: int) -> Tensor:
+    """A bin as whole numbers of its unit, int64."""
+    return _scaled(held, -_unit(k)).to(torch.int64)
+
+
+def _narrow(numbers: Tensor) -> Tensor:
+    """Whole numbers in as few bits as hold them."""
+    most = int(numbers.abs().max()) if numbers.numel() else 0
+    fits = (dtype for dtype in (torch.int8, torch.int16, torch.int32) if most <= torch.iinfo(dtype).max)
+    return numbers.to(next(fits, torch.int64))
 
 
 def _carry(bins: Mapping[int, Tensor]) -> dict[int, Tensor]:

@@ -41,6 +41,7 @@ KINDS = (
     "scores",
     "settled",
     "declined",
+    "sum",
 )
 DTYPES = (
     torch.float32,

@@ -26,9 +26,11 @@ from headway.protocol.messages import (
     Scores,
     Settle,
     Settled,
+    SumReply,
     Train,
     UpdateReply,
 )
+from headway.protocol.total_frames import sum_from_tensors, sum_to_tensors
 from headway.protocol.wire_files import WrittenFrame, read_frame, write_frame
 
 NOT_PACKED: Mapping[str, int] = MappingProxyType({})
@@ -155,6 +157,8 @@ def frame_of_reply(reply: Reply, binding: Binding, packed: Mapping[str, int] = N
         case Declined():
             status = torch.tensor(STATUSES.index(reply.status))
             kind, named = "declined", {f"{OWN}status": status, f"{OWN}reason": _text(reply.reason)}
+        case SumReply():
+            kind, named = "sum", sum_to_tensors(reply)
         case Settled():
             kind = "settled"
     return wire.Frame(kind, binding.round, binding.attempt, binding.ask, named)
@@ -169,8 +173,8 @@ def decode_reply(
 ) -> Reply:
     """The reply in these bytes; most: the largest number of bytes that it may have.
 
-    packed, lengths: of an update's vectors whose integers are packed, the bits of each integer; and how many integers
-    each vector has.
+    packed, lengths: of an update's vectors whose integers are packed, the bits of each integer; and how many numbers
+    each vector has.  Of a sum, lengths are those of its own vectors.
 
     Raises:
         FrameError: for bytes that are not a reply, or the reply to another request.
@@ -214,6 +218,8 @@ def reply_of(
             case "update":
                 update = wire.to_update(frame.tensors, packed, lengths)
                 return UpdateReply(_single(update), _figures(frame.tensors))
+            case "sum":
+                return sum_from_tensors(frame.tensors, lengths)
             case "scores":
                 return Scores(_floats(frame.tensors), _count(own["examples"]))
             case "reply":

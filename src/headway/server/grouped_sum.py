@@ -72,7 +72,8 @@ class GroupedSum:
         self._decide(client)
 
     def accept_sum(self, reply: SumReply) -> None:
-        """Takes the sum over several clients that a relay has made; its reports say which of them are in it.
+        """Takes the sum that a relay has made over several clients, once `Promise.check_sum` has passed; its reports
+        are on those of them that are in it, and on the others.
 
         Raises:
             FrameError: if it holds a client that the round does not wait for.

@@ -14,7 +14,7 @@ from headway.core.errors import UpdateRejected
 from headway.core.flow import Flow
 from headway.core.update import Update
 from headway.numerics.packing import packed_length
-from headway.protocol.sums import not_finite
+from headway.protocol.sums import ExactTotal, not_finite
 from headway.protocol.wire import too_wide
 
 BESIDES = 1 << 16  # bytes of a reply besides its vectors: header, weight, sums, figures, a reason
@@ -102,6 +102,27 @@ class Promise:
         if not length <= self.bound * (1 + SLACK):
             by = self.caused_by.get("bound", "the chain")
             raise UpdateRejected(client, f"its vectors have the norm {length:.6g}, and {by} promises {self.bound:g}")
+
+    def check_sum(self, total: ExactTotal, relay: str, examples: int | None = None) -> None:
+        """Refuses a sum over several clients whose weight or sums cannot be theirs.
+
+        examples: of the clients in the sum together.
+
+        Raises:
+            UpdateRejected: naming the number.
+        """
+        weight = total.weight.value()
+        if not math.isfinite(weight) or weight < 0:
+            raise UpdateRejected(relay, f"the weight of its sum is {weight:g}, not a finite number >= 0")
+        if self.weight_bound is not None and weight > total.count * self.weight_bound * (1 + SLACK):
+            by = self.caused_by.get("weight_bound", "the chain")
+            most = f"{by} promises at most {self.weight_bound:g} for each of its {total.count} clients"
+            raise UpdateRejected(relay, f"the weight of its sum is {weight:g}, and {most}")
+        if self.by_examples and examples is not None and weight > examples * (1 + SLACK):
+            raise UpdateRejected(relay, f"the weight of its sum is {weight:g}, above its clients' {examples} examples")
+        for name, number in total.sums.items():
+            if not math.isfinite(value := number.value()):
+                raise UpdateRejected(relay, f"its sum {name!r} is {value:g}")
 
     def check_lanes(self, update: Update, examples: Tensor) -> Tensor | None:
         """`check` of many updates at once: the norms of their deltas, float64 `[C]`; `None` if any would be refused."""
