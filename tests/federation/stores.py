@@ -1,5 +1,6 @@
 """A log and a spool without durability, for tests of what uses them."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -56,6 +57,13 @@ class FolderFiles:
         digest = hashlib.sha256(data).hexdigest()
         self.path(digest).write_bytes(data)
         return digest
+
+    @contextlib.contextmanager
+    def staged(self):
+        yield self.folder / "staged"
+
+    def put_file(self, path, *, move=False, digest=None):
+        return self.put(path.read_bytes())
 
     def path(self, digest):
         return self.folder / digest

@@ -216,3 +216,12 @@ def test_a_sum_over_clients_that_the_round_does_not_wait_for_is_refused():
     for stranger in (world.names[0], "nobody"):
         with pytest.raises(FrameError, match=f"holds '{stranger}'"):
             world.sum.accept_sum(SumReply(ExactTotal(), Reports([stranger])))
+
+
+def test_a_client_that_was_asked_instead_of_another_is_summed_at_the_end():
+    world = World()
+    world.sum = GroupedSum(world.setup.collector, world.ask, groups_of(world.names[:4], {}, group=2))
+    world.sum.drop(world.names[1], Reports([world.names[1]], "dropped", reasons="gone"))
+    for name in (world.names[4], world.names[0]):
+        world.sum.accept(name, world.stored())
+    assert world.sum.answer().counted == (world.names[0], world.names[4])

@@ -38,7 +38,8 @@ class GroupedSum:
     Memory: the sum of one group, the exact total, and one update at a time, whatever the number of clients.
 
     collector: decodes, lifts and sums updates.  ask: the round's; groups: its cohort in groups, each summed in float64
-    in the given order (`engines.grouping.groups_of`).  meter: of the drift, where it is measured.
+    in the given order (`engines.grouping.groups_of`); a client that is in none, such as one that was asked instead of
+    another, is summed at the end.  meter: of the drift, where it is measured.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class GroupedSum:
     def accept(self, client: str, stored: StoredUpdate) -> None:
         """Takes a client's update, which is read when its group is summed; sums the group if no other is missing."""
         self._stored[client] = stored
-        self._decide(client)
+        if client in self._place:
+            self._decide(client)
 
     def accept_sum(self, reply: SumReply) -> None:
         """Takes the sum that a relay has made over several clients, once `Promise.check_sum` has passed; its reports
@@ -95,6 +97,9 @@ class GroupedSum:
         """The answer of the round; clients that are undecided still are dropped."""
         for client in sorted(self.undecided):
             self.drop(client)
+        others, size = sorted(self._stored), max(map(len, self._groups), default=1)
+        for start in range(0, len(others), size):
+            self._sum(others[start : start + size])
         return answered(self.total, self.parts, self.meter)
 
     def _decide(self, client: str) -> None:

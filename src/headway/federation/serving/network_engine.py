@@ -14,6 +14,7 @@ from headway.client_state.store import Memories, MemoryStore
 from headway.core.errors import ConfigError, HeadwayError
 from headway.core.flow import EngineFacts
 from headway.engines.engine import Engine, Job
+from headway.engines.grouping import GROUP
 from headway.federation.http_api import Pending, RoundVerdict
 from headway.federation.serving.assignments import ReplyArrived
 from headway.federation.serving.gathering import Gathering
@@ -36,6 +37,7 @@ class NetworkOptions:
 
     expected: the clients without which no round begins.  min_clients: how many a round begins with at least.
     wait_limit_s: the seconds after which waiting for them ends the run; `None` waits without end.
+    group: how many clients are summed in float64, in the order of their names, before the exact sum is paid.
     drift: whether to measure how far the clients pull apart, where single updates are seen.
     """
 
@@ -43,6 +45,7 @@ class NetworkOptions:
     min_clients: int = 1
     wait_limit_s: float | None = None
     drift: bool = True
+    group: int = GROUP
 
 
 @final
@@ -70,6 +73,11 @@ class NetworkEngine(Engine):
         return EngineFacts("Network", clock=True)
 
     @property
+    def pinned_settings(self) -> dict[str, Any]:
+        """The size of groups, where it is not the usual one."""
+        return {} if self.options.group == GROUP else {"group": self.options.group}
+
+    @property
     def now(self) -> float:
         """The seconds since the run began, without the time in which the server was down."""
         return self.channel.clock.now()
@@ -91,7 +99,7 @@ class NetworkEngine(Engine):
             )
         self.job = job
         flows = job.algorithm.flows(self.facts, population=len(job.data.clients))
-        setup = ServerSetup.of(job, flows, self.options.drift)
+        setup = ServerSetup.of(job, flows, self.options.drift, self.options.group)
         self.coordinator = Coordinator(job.algorithm.quorum)
         self.rounds = TrainingRounds(self.coordinator, self.log.append)
         self._training = NetworkTraining(setup, self.channel, self.rounds, self._show)

@@ -76,10 +76,9 @@ class NetworkTraining:
             self._turn(ask)
         counting, closed = self.rounds.close(ask)
         self._withdraw()
-        examples = {client: facts.train for client, facts in channel.members.facts().items()}
         measure = pool.quorum.late == "drop"
-        summed = RoundSum(self.setup, self.reader, self.rounds.record).answer(
-            counting, self.rounds.record.counted, examples, measure
+        summed = RoundSum(self.setup, self.reader, self.rounds.record, self.setup.group).answer(
+            counting, self.rounds.record.counted, measure
         )
         answer = self.coordinator.answer(summed, closed, len(self.setup.job.data.clients))
         record = self.rounds.record
@@ -139,7 +138,8 @@ class NetworkTraining:
         member = self.channel.members.get(arrived.client)
         examples = 0 if member is None else member.data.train
         try:
-            reply = self.reader.checked(arrived, sent, examples)
+            ask = self._asks.get(ticket.round) or self._earlier(ticket)
+            reply = self.reader.checked(arrived, sent, ask, examples)
         except UpdateRejected as refusal:
             self._fail(ticket, refusal.reason, arrived, refused=True)
             if self.channel.decide(arrived, "refused", refusal.reason):

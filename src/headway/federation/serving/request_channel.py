@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -15,7 +16,7 @@ from headway.federation import http_api as api
 from headway.federation.serving.assignments import Assignments, Event, ReplyArrived
 from headway.federation.serving.members import Members, Outcome
 from headway.protocol.messages import Ask, Evaluate, Exchange, Measure, Message, Request, Train
-from headway.protocol.wire_messages import Binding, encode_request
+from headway.protocol.wire_messages import Binding, encode_request, write_request
 
 TURN_S = 0.2  # between two looks at the clock and at signals
 Kind = Literal["train", "evaluate", "measure", "exchange", "settle"]
@@ -33,6 +34,14 @@ class Files(Protocol):
 
     def put(self, data: bytes) -> str:
         """Keeps these bytes; their digest."""
+        ...
+
+    def staged(self) -> AbstractContextManager[Path]:
+        """A place for a file that is to be put."""
+        ...
+
+    def put_file(self, path: Path, *, move: bool = False, digest: str | None = None) -> str:
+        """Keeps a file; its digest.  move: the file itself is taken."""
         ...
 
     def path(self, digest: str) -> Path:
@@ -96,8 +105,11 @@ class RequestChannel:
         request = replace(ask.request, private={})
         if isinstance(request, Train):
             request = replace(request, steps=None)
-        data = encode_request(request, ask.number)
-        return SentMessage(self.files.put(data), len(data), ask.round, ask.attempt, ask.number)
+        with self.files.staged() as path:
+            with path.open("wb") as file:
+                written = write_request(file, request, ask.number)
+            self.files.put_file(path, move=True, digest=written.digest)
+        return SentMessage(written.digest, written.size, ask.round, ask.attempt, ask.number)
 
     def send(self, client: str, name: str, ask: Ask, sent: SentMessage, limit: int) -> None:
         """Gives a client a request; name: of the assignment.  limit: the largest number of bytes of the reply."""

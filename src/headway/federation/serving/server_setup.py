@@ -9,6 +9,7 @@ from typing import Any
 from headway.core.algorithm import Algorithm
 from headway.core.flow import Flow
 from headway.engines.engine import Job
+from headway.engines.grouping import GROUP
 from headway.experiment.identity import described
 from headway.federation import http_api as api
 from headway.federation.job_facts import own_versions, task_facts
@@ -29,6 +30,7 @@ class ServerSetup:
     """The server's parts of a job.
 
     guard: what updates must be.  collector: decodes, lifts and sums them.  measure: whether drift is measured.
+    group: how many clients are summed in float64 before the exact sum is paid.
     """
 
     job: Job
@@ -37,9 +39,10 @@ class ServerSetup:
     guard: Promise
     collector: UpdateCollector
     measure: bool
+    group: int = GROUP
 
     @classmethod
-    def of(cls, job: Job, flows: tuple[Flow, ...], measure: bool) -> ServerSetup:
+    def of(cls, job: Job, flows: tuple[Flow, ...], measure: bool, group: int = GROUP) -> ServerSetup:
         """The parts of a job; measure: whether drift is measured, where single updates are seen."""
         device, algorithm = Device(), job.algorithm
         flat_module = FlatModule(job.task, job.key, device)
@@ -47,7 +50,7 @@ class ServerSetup:
         guard = Promise.of(algorithm.chain, flows, size, statistics)
         population = len(job.data.clients)
         collector = UpdateCollector(algorithm, job.key, flows, flat_module.layout, device, guard, population)
-        return cls(job, flows, flat_module, guard, collector, measure and not algorithm.protected)
+        return cls(job, flows, flat_module, guard, collector, measure and not algorithm.protected, group)
 
     def meter(self, ask: Ask) -> DriftMeter | None:
         """The meter of a round's drift, if that is measured."""
@@ -57,8 +60,7 @@ class ServerSetup:
 
     def reply_limit(self) -> int:
         """The largest number of bytes that an update may have, from its promised form."""
-        numbers = sum(self.guard.lengths.values())
-        return 8 * numbers + ROOM
+        return self.guard.largest_reply
 
 
 def describe_job(job: str, name: str, algorithm: Algorithm, task: Task, rounds: int, **more: Any) -> api.JobDescription:

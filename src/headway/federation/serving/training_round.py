@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from headway.core.errors import FrameError, RunFolderError, UpdateRejected
-from headway.engines.grouping import groups_of
+from headway.engines.grouping import GROUP, groups_of
 from headway.federation.serving.assignments import ReplyArrived
 from headway.federation.serving.request_channel import SentMessage
 from headway.federation.serving.server_setup import ServerSetup
 from headway.federation.spool.round_event import RoundEvent
-from headway.protocol.messages import Answer, Ask, Declined, UpdateReply
+from headway.protocol.messages import Answer, Ask, Declined, Reply, UpdateReply
 from headway.protocol.reports import Reports
 from headway.protocol.round_pool import Closed, Ticket
-from headway.protocol.sums import ExactTotal
-from headway.protocol.wire_messages import Binding, decode_reply
-from headway.server.collector import GroupResult, answered
+from headway.protocol.wire_messages import Binding, read_reply
 from headway.server.coordinator import Coordinator
+from headway.server.grouped_sum import GroupedSum, StoredUpdate
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class RoundRecord:
 
 
 class ReplyReader:
-    """Reads and checks the replies that lie in the spool.
+    """Reads and checks the replies that lie in the spool; large vectors stay in their files.
 
     path: the file of some contents, by their digest.
     """
@@ -58,28 +58,22 @@ class ReplyReader:
     def __init__(self, setup: ServerSetup, path: Callable[[str], Path]) -> None:
         self.setup, self.path = setup, path
 
-    def update(self, client: str, digest: str, binding: Binding, examples: int) -> tuple[UpdateReply, float]:
-        """A client's update as it was promised, and the norm of its delta.
+    def read(self, digest: str, binding: Binding) -> Reply:
+        """The reply in a file, whose digest was compared when it came in.
 
         Raises:
-            UpdateRejected: if it is not.
             FrameError: for bytes that are no reply to this request.
         """
+        path, guard = self.path(digest), self.setup.guard
+        return read_reply(path, binding, path.stat().st_size, guard.bits, guard.lengths, checked=True)
+
+    def update(self, digest: str, binding: Binding) -> UpdateReply:
+        """The update in a file that was accepted."""
         reply = self.read(digest, binding)
-        if not isinstance(reply, UpdateReply):
-            raise UpdateRejected(client, f"an update was asked for, found {type(reply).__name__}")
-        return reply, self.setup.guard.check(reply.update, client, examples)
+        assert isinstance(reply, UpdateReply)
+        return reply
 
-    def read(self, digest: str, binding: Binding) -> Any:
-        """The reply in a file.
-
-        Raises:
-            FrameError: for bytes that are no reply to this request.
-        """
-        path = self.path(digest)
-        return decode_reply(path.read_bytes(), binding, path.stat().st_size)
-
-    def checked(self, arrived: ReplyArrived, sent: SentMessage, examples: int) -> UpdateReply | Declined:
+    def checked(self, arrived: ReplyArrived, sent: SentMessage, ask: Ask, examples: int) -> UpdateReply | Declined:
         """The reply of a client, checked against all that was promised.
 
         Raises:
@@ -90,46 +84,38 @@ class ReplyReader:
             raise UpdateRejected(client, "it was computed from another model than the one that the server sent")
         try:
             reply = self.read(arrived.digest, sent.binding)
-            if isinstance(reply, Declined):
-                return reply
-            checked, _ = self.update(client, arrived.digest, sent.binding, examples)
         except FrameError as error:
             raise UpdateRejected(client, str(error).rstrip(".")) from error
-        return checked
+        if isinstance(reply, Declined):
+            return reply
+        if not isinstance(reply, UpdateReply):
+            raise UpdateRejected(client, f"an update was asked for, found {type(reply).__name__}")
+        self.setup.collector.check_received(ask, client, reply.update, examples)
+        return reply
 
 
 class RoundSum:
-    """The sum of the updates of a round, read from the spool a group at a time."""
+    """The sum of the updates of a round, read from the spool a group at a time.
 
-    def __init__(self, setup: ServerSetup, reader: ReplyReader, record: RoundRecord) -> None:
-        self.setup, self.reader, self.record = setup, reader, record
+    group: how many clients are summed in float64 before the exact sum is paid.
+    """
 
-    def answer(self, ask: Ask, tickets: Mapping[str, Ticket], examples: Mapping[str, int], measure: bool) -> Answer:
+    def __init__(self, setup: ServerSetup, reader: ReplyReader, record: RoundRecord, group: int = GROUP) -> None:
+        self.setup, self.reader, self.record, self.group = setup, reader, record, group
+
+    def answer(self, ask: Ask, tickets: Mapping[str, Ticket], measure: bool) -> Answer:
         """The answer of the clients that count; ask: to them, each with its own message and round."""
-        total, parts = ExactTotal(), list[Reports]()
         meter = self.setup.meter(ask) if measure else None
-        for members in groups_of(ask.cohort, {}):
-            result = GroupResult(meter=meter)
-            for client in members:
-                parts.append(self._count(ask, client, tickets[client], examples.get(client, 0), result))
-            total.add_group(result.group)
-        return answered(total, parts, meter)
+        summed = GroupedSum(self.setup.collector, ask, groups_of(ask.cohort, {}, group=self.group), meter)
+        for client in ask.cohort:
+            summed.accept(client, self.stored(tickets[client]))
+        return summed.answer()
 
-    def _count(self, ask: Ask, client: str, ticket: Ticket, known: int, result: GroupResult) -> Reports:
-        """Adds a client's update to the result of its group; its report."""
+    def stored(self, ticket: Ticket) -> StoredUpdate:
+        """The accepted update of a ticket."""
         digest, sent = self.record.replies[ticket.number], self.record.messages[ticket.round]
-        reply, norm = self.reader.update(client, digest, sent.binding, known)
-        update, figures = reply.update, reply.figures
-        self.setup.collector.count_received(ask, client, update, result)
         size = self.reader.path(digest).stat().st_size
-        numbers = (
-            int(figures.get("examples", 0)),
-            int(figures.get("steps", 0)),
-            norm,
-            figures.get("train_loss", 0.0),
-            float(update.weight),
-        )
-        return self.setup.collector.reports_of([client], (0.0, size, sent.size), *numbers)
+        return StoredUpdate(partial(self.reader.update, digest, sent.binding), 0.0, size, sent.size)
 
 
 class TrainingRounds:
