@@ -109,7 +109,7 @@ class NodeIdentity:
     def __init__(self, folder: Path, certificate: NodeCertificate, key: Ed25519PrivateKey, sequence: Path) -> None:
         self.folder, self.facts, self._key = folder, certificate, key
         self._sequence = NodeSequence(sequence)
-        self._authority = _read_authority(folder / AUTHORITY)
+        self.authority = _read_authority(folder / AUTHORITY)
 
     @classmethod
     def load(cls, folder: str | Path, state: str | Path | None = None) -> NodeIdentity:
@@ -198,27 +198,32 @@ class NodeIdentity:
         Raises:
             IdentityError: if the certificate is another authority's, or the signature does not fit.
         """
-        return verify_signed(self._authority, certificate, data, signature)
+        return verify_signed(self.authority, certificate, data, signature)
 
-    def client_context(self, public_authorities: bool = False) -> ssl.SSLContext:
+    def client_context(self, public_authorities: bool = False, own_certificate: bool = True) -> ssl.SSLContext:
         """TLS 1.3 with the node's certificate; servers are checked against the authority, and by name.
 
         public_authorities: also servers with a certificate that the operating system trusts, for a server behind a
-        proxy that ends TLS.
+        proxy that ends TLS.  own_certificate: whether the node shows its certificate.
+
+        Raises:
+            IdentityError: if the node's own certificate is not valid now.
         """
+        self.check_validity()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2 if public_authorities else ssl.TLSVersion.TLSv1_3
         context.load_verify_locations(self.folder / AUTHORITY)
         if public_authorities:
             context.load_default_certs()
-        return self._with_own_certificate(context)
+        return self._with_own_certificate(context) if own_certificate else context
 
     def server_context(self) -> ssl.SSLContext:
         """TLS 1.3; certificates of callers are asked for and checked, and demanded later, where a call needs one.
 
         Raises:
-            IdentityError: if the certificate names no host under which the node may serve.
+            IdentityError: if the certificate is not valid now, or names no host under which the node may serve.
         """
+        self.check_validity()
         if not self.facts.hosts:
             raise IdentityError(
                 f"the certificate of {self.name!r} is a client's: a server needs the names under which it is reached:"
