@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -21,13 +20,16 @@ from headway.core.errors import ConfigError, HeadwayError
 from headway.federation import http_api as api
 from headway.federation.agent.agent_log import AgentLog
 from headway.federation.agent.backoff import Backoff
-from headway.federation.identity.node_identity import EMPTY, Identity
+from headway.federation.identity.clock_skew import clock_sentence
+from headway.federation.identity.node_identity import EMPTY, Identity, NodeIdentity
+from headway.federation.identity.tls_problems import tls_problem
 
 B = TypeVar("B", bound=BaseModel)
 T = TypeVar("T")
 CONNECT_S = 15.0  # to open a connection
 SILENCE_S = 60.0  # without a byte for so long, beyond what was asked for, a connection counts as broken
 UNKNOWN_HOST_S = 120.0  # how long a host that no name server knows, or that does not speak Headway, is tried
+LOOK_S = 60.0  # between two looks at why connections are closed
 AGAIN = {408, 425, 429, 500, 502, 503, 504}  # answers after which the same call is made again
 
 
@@ -81,7 +83,7 @@ class Connection:
         self.public_authorities = public_authorities
         self.reached = False  # whether the server has answered once
         self.job = ""  # of the calls that are signed now
-        self._since = time.monotonic()
+        self._since, self._look_again = time.monotonic(), 0.0
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Connection:
@@ -215,18 +217,18 @@ class Connection:
                 ) as response:
                     if response.status == 401 and again and self.identity.catch_up(response.headers):
                         continue  # the server was restarted: the number of the request has to be a higher one
+                    if difference := clock_sentence(response.headers):
+                        self.log.once("clock", difference[0].upper() + difference[1:])
                     if response.status >= 300:
                         await self._refused(response)
                     self.reached = True
                     yield response
                     return
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise self._certificate(error.certificate_error) from error
-        except aiohttp.ClientSSLError as error:
-            raise self._certificate(error) from error
         except aiohttp.ClientConnectorDNSError as error:
             raise Unreachable(f"no name server knows its host ({error.os_error})", temporary=False) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            if problem := await self._tls_problem(error):
+                raise problem from error
             unknown = isinstance(error.__cause__, socket.gaierror)
             raise Unreachable(_reason(error), temporary=not unknown) from error
 
@@ -273,16 +275,22 @@ class Connection:
                 temporary=self.reached,
             ) from error
 
-    def _certificate(self, error: BaseException) -> HeadwayError:
-        """The sentence on a TLS connection that failed: of the certificate if that is why, which no waiting mends."""
-        if not isinstance(error, ssl.SSLCertVerificationError) or self.reached:
-            return Unreachable(f"TLS: {_reason(error)}")
-        host = urlsplit(self.url).hostname
-        return ConfigError(
-            f"the certificate of the server at {self.url} is refused: {error.verify_message or error}. The agent "
-            f"dialled {host!r} and trusts the authority of its identity folder only: dial the name that the "
-            "certificate is for, look at this machine's clock, or ask for a certificate of the right authority."
-        )
+    async def _tls_problem(self, error: BaseException) -> HeadwayError | None:
+        """Why the certificates of the two sides do not fit, if that is why a call failed, which no waiting mends.
+
+        A server that refuses this client's certificate closes the connection, which is looked into now and then.
+        """
+        closed = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError)
+        if not self.secure or not isinstance(self.identity, NodeIdentity):
+            return None
+        if not isinstance(error, aiohttp.ClientSSLError):
+            if not closed or isinstance(error, aiohttp.ClientConnectorError) or time.monotonic() < self._look_again:
+                return None
+            self._look_again = time.monotonic() + LOOK_S
+        found = await asyncio.to_thread(tls_problem, self.url, self.identity, self.public_authorities)
+        if found is None and isinstance(error, aiohttp.ClientConnectorCertificateError) and not self.reached:
+            return ConfigError(f"the certificate of the server at {self.url} is refused: {error.certificate_error}.")
+        return found
 
 
 def _checked(url: str) -> tuple[str, bool]:
