@@ -8,7 +8,7 @@ from headway.core.errors import ConfigError
 from headway.data.dataset.federated import FederatedData
 from headway.data.sources.array_schema import ArraySchema
 from headway.data.sources.data_schema import DataSchema
-from headway.data.sources.schema_arrays import schema_arrays
+from headway.data.sources.schema_arrays import schema_arrays, schema_folders
 from headway.data.sources.schema_table import FileForm, schema_pool
 from headway.data.sources.table_schema import TableSchema
 from headway.numerics.keys import Key
@@ -36,13 +36,13 @@ def load_with_schema(
             )
         pool = schema_pool(path, schema, client, form)
     elif isinstance(schema, ArraySchema):
-        if suffix != ".npz":
+        if suffix != ".npz" and not path.is_dir():
             raise ConfigError(
-                f"the schema of the federation is of arrays (.npz), but {path} has the suffix {suffix!r}."
+                f"the schema of the federation is of arrays (.npz, or a folder of pictures), but {path} is neither."
             )
         if form is not None and form != FileForm():
             raise ConfigError(f"{path} holds arrays, which have no columns, separator, decimal, encoding or values.")
-        pool = schema_arrays(path, schema, client)
+        pool = schema_folders(path, schema, client) if path.is_dir() else schema_arrays(path, schema, client)
     else:
         raise ConfigError(f"the schema of the federation is of a packaged source, but {path} is a file.")
     tested_by_file = pool.tested is not None
