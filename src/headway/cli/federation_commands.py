@@ -14,6 +14,7 @@ def add_commands(app: typer.Typer) -> None:
     """Adds the commands to the application."""
     app.add_typer(identity_app, name="identity")
     app.command()(schema)
+    app.command()(join)
 
 
 def schema(
@@ -43,3 +44,46 @@ def schema(
         gaps=None if gaps is None else tuple(gaps), categories=tuple(categories or ()), skip=tuple(drop or ())
     )
     schema_files(files, target, task, how, out, force)
+
+
+def join(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The server's address, such as https://server:8443.")],
+    data: Annotated[
+        str, typer.Option(metavar="SPEC", help="The client's data: FILE.csv, SOURCE:CLIENT, or an agent's own .toml.")
+    ],
+    identity: Annotated[Optional[Path], typer.Option(help="The folder of this node's certificate and keys.")] = None,  # noqa: UP045
+    check: Annotated[bool, typer.Option("--check", help="Try all that joining needs; send nothing.")] = False,
+    name: Annotated[Optional[str], typer.Option(help="The client's name, with --insecure.")] = None,  # noqa: UP045
+    state: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where its memory and undelivered updates lie; in the identity's folder by default."),
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow http:// on this machine, for trials.")] = False,
+    threads: Annotated[Optional[int], typer.Option(min=1, help="The threads that training may use.")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(metavar="cpu|cuda|cuda:N", help="Where it trains.")] = None,  # noqa: UP045
+    nice: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, max=19, help="How much training yields to this machine's other work."),
+    ] = None,
+    proxy: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="URL", help="An HTTP proxy; HTTPS_PROXY and NO_PROXY by default."),
+    ] = None,
+    public_authorities: Annotated[
+        bool,
+        typer.Option("--public-authorities", help="Trust the system's authorities too, for a server behind a proxy."),
+    ] = False,
+    wait: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="SECONDS", min=0, help="Give up a server that has not answered once; never by default."),
+    ] = None,
+    stay: Annotated[bool, typer.Option("--stay", help="Wait for the next job when one has ended.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")] = False,
+) -> None:
+    """Take part in a server's jobs with data that stay here."""
+    from headway.cli.join_command import JoinOptions, join_server
+
+    options = JoinOptions(
+        identity, name, state, insecure, threads, device, nice, proxy, public_authorities, wait, stay, json
+    )
+    join_server(url, data, options, check)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from headway.core.errors import ChainRefused, ConfigError, DataError, HeadwayError
 from headway.federation import http_api as api
+from headway.federation.agent.agent_check import check_agent
 from headway.federation.agent.agent_job import AgentJob, Surroundings, TaskSource
 from headway.federation.agent.agent_log import AgentLog, Sink
-from headway.federation.agent.agent_store import AgentStore, write_whole
+from headway.federation.agent.agent_store import AgentStore
 from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
 from headway.federation.agent.job_session import JobSession
 from headway.federation.agent.local_policy import LocalPolicy
@@ -22,7 +22,6 @@ from headway.federation.agent.own_data import DataSource
 from headway.federation.agent.training_thread import TrainingThread
 from headway.federation.identity.node_identity import Identity, OpenIdentity
 from headway.model.device import Device
-from headway.numerics.keys import Key
 
 NEXT_JOB_S = 30.0  # between two questions for another job, after one that this agent does not take part in
 
@@ -50,10 +49,11 @@ class AgentOptions:
 class Agent:
     """A client that takes part in a server's jobs with its own data.
 
-    url: of the server.  data: of one client, or a function that reads them, which is called when a job starts.  state:
-    the folder of its memory and its undelivered replies; a new folder is a client without memory.  identity: the
-    node's, with its certificate; or name: of the client, on a server without certificates.  task: its own model, loss
-    and metrics, or a function that makes them for its data; by default what the job names.
+    url: of the server.  data: of one client, or a function of the job's description that reads them when a job starts.
+    state: the folder of its memory and its undelivered replies; a new folder is a client without memory.
+    identity: the node's, with its certificate; or name: of the client, on a server without certificates.
+    task: its own model, loss and metrics, or a function that makes them for the job's description and the data; by
+    default what the job names.
 
     Raises:
         ConfigError: if the URL is none, or neither name nor identity is given.
@@ -108,6 +108,18 @@ class Agent:
         with contextlib.suppress(asyncio.CancelledError), asyncio.Runner() as runner:
             return runner.run(self._run())
         return "stopped"
+
+    def check(self) -> list[str]:
+        """Tries the connection, the certificate, the versions, the data, the model and one local step; sends nothing.
+
+        Returns:
+            A sentence on each.
+
+        Raises:
+            HeadwayError: on the first of them that would keep this agent from taking part.
+        """
+        with asyncio.Runner() as runner:
+            return runner.run(check_agent(self.connection, self.surroundings, self.options.limits))
 
     def stop(self) -> None:
         """Ends `run` from another thread; what was acknowledged and computed is kept, and the next `run` goes on."""
@@ -189,10 +201,9 @@ class Agent:
 
     async def _prepared(self, description: api.JobDescription, store: AgentStore, thread: TrainingThread) -> AgentJob:
         """The job on the agent's data; the server learns why, if it does not fit."""
-        key = private_key(self.state)
 
         def prepare() -> AgentJob:
-            return AgentJob.of(description, self.surroundings, key, store.committed(description.job))
+            return AgentJob.of(description, self.surroundings, store.private_key(), store.committed(description.job))
 
         try:
             return await thread.run(prepare)
@@ -204,14 +215,6 @@ class Agent:
             with contextlib.suppress(Unreachable, ProblemAnswer):
                 await self.connection.send_once("POST", api.DECLINE, problem)
             raise
-
-
-def private_key(state: Path) -> Key:
-    """The key from which this client alone draws, made at its first use; the server never learns it."""
-    path = state / "private.key"
-    if not path.is_file():
-        write_whole(path, secrets.token_bytes(32))
-    return Key(path.read_bytes())
 
 
 def _ending(state: str) -> str:

@@ -21,7 +21,7 @@ from headway.model.device import Device
 from headway.model.task import Task
 from headway.numerics.keys import Key
 
-TaskSource = Task | Callable[[FederatedData], Task]  # of one's own; a function receives the data
+TaskSource = Task | Callable[[JobDescription, FederatedData], Task]  # of one's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ class AgentJob:
         algorithm = algorithm_of_names(description.algorithm)
         flows = algorithm.flows(NETWORK, population=description.population or None)
         own.policy.check(algorithm, flows)
-        data, key = read_data(own.data), Key.root(description.seed)
-        task = own.task(data) if own.task is not None and not isinstance(own.task, Task) else own.task
+        data, key = read_data(own.data, description), Key.root(description.seed)
+        task = own.task(description, data) if own.task is not None and not isinstance(own.task, Task) else own.task
         if task is None:
             task = task_of_names(description.model, description.task_section, data)
         data = fitted(data, task, key)

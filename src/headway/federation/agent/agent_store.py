@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -25,9 +25,11 @@ import safetensors
 
 from headway.client_state.sqlite_versions import memory_from_bytes, memory_to_bytes
 from headway.client_state.store import Memory, Tag
-from headway.core.errors import HeadwayError
 from headway.core.update import Tensors
+from headway.federation.agent.answering import Answered
+from headway.federation.agent.whole_files import AgentStateError, in_a_sentence, move_whole, unwritable, write_whole
 from headway.federation.http_api import Assignment, Pending, Receipt
+from headway.numerics.keys import Key
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (
@@ -41,10 +43,6 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 KEPT_JOBS = 8  # of which memory is kept after their end
 UNUSABLE = re.compile(r"[^A-Za-z0-9._-]")
-
-
-class AgentStateError(HeadwayError):
-    """The state of an agent cannot be read or written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ class AgentStore:
                 folder.chmod(0o700)
             self._database = sqlite3.connect(folder / "agent.sqlite", check_same_thread=False, timeout=1.0)
         except (OSError, sqlite3.Error) as error:
-            raise _unwritable(folder, error) from error
+            raise unwritable(folder, error) from error
         try:
             self._database.execute("PRAGMA locking_mode=EXCLUSIVE")  # a lock of the system, which ends with the process
             self._database.execute("PRAGMA journal_mode=WAL")
@@ -97,7 +95,7 @@ class AgentStore:
                     f"another agent works with {folder}: one process has a state folder for itself. Stop the other "
                     "one, or choose another folder (--state)."
                 ) from error
-            raise _unwritable(folder, error) from error
+            raise unwritable(folder, error) from error
 
     def close(self) -> None:
         """Lets another process have the folder."""
@@ -114,22 +112,20 @@ class AgentStore:
         """The replies that the server has not acknowledged, in the order of their rounds."""
         return self._replies("WHERE job = ? AND NOT delivered ORDER BY round, attempt", job)
 
-    def keep(
-        self, assignment: Assignment, data: bytes, proposed: tuple[Tag, Memory] | None, secret: Tensors | None = None
-    ) -> StoredReply:
+    def keep(self, assignment: Assignment, answered: Answered) -> StoredReply:
         """Keeps a reply with the memory that awaits its verdict; both are on disk when this returns.
-
-        secret: of a protocol's exchanges, which the next one needs; `None` where nothing was exchanged.
 
         Raises:
             AgentStateError: if the disk refuses; nothing is then kept.
         """
-        a = assignment
+        a, written, proposed, secret = assignment, answered.written, answered.proposed, answered.secret
         with self._lock:
-            digest = self._put(data)
+            digest = written.digest
+            with in_a_sentence(self.folder):
+                move_whole(answered.file, self.blob(digest))
             pending = None if proposed is None else self._put(memory_to_bytes(proposed[1]))
             kept = None if secret is None else self._put(memory_to_bytes({"secret": secret}))
-            row = (a.job, a.assignment, a.kind, a.round, a.attempt, a.message, digest, len(data))
+            row = (a.job, a.assignment, a.kind, a.round, a.attempt, a.message, digest, written.size)
             with self._transaction() as database:
                 database.execute("INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", row)
                 database.execute("INSERT OR IGNORE INTO memory (job) VALUES (?)", (a.job,))
@@ -146,7 +142,7 @@ class AgentStore:
         """Notes that a reply needs no more sending; keeps the receipt of an update beside it."""
         if receipt is not None and reply.kind == "train":
             folder = self.folder / "receipts" / _file_name(reply.job)
-            with _in_a_sentence(self.folder):
+            with in_a_sentence(self.folder):
                 folder.mkdir(exist_ok=True)
                 name = f"{reply.round:06}-{reply.attempt}-{_file_name(reply.assignment)}.json"
                 write_whole(folder / name, receipt.model_dump_json().encode() + b"\n")
@@ -159,6 +155,11 @@ class AgentStore:
                 (reply.job, reply.round, reply.attempt, reply.assignment),
             )
         self._sweep()
+
+    @property
+    def fresh(self) -> Path:
+        """Where the reply that is computed now is written."""
+        return self.folder / "reply.new"
 
     def blob(self, digest: str) -> Path:
         """The file of these contents."""
@@ -175,7 +176,7 @@ class AgentStore:
         row = self._row(job)
         return None if row is None or row[0] is None else self._memory(row[0])
 
-    def secret(self, job: str) -> Tensors:
+    def exchange_secret(self, job: str) -> Tensors:
         """The secret of the protocol's exchanges in the open round."""
         row = self._row(job)
         return {} if row is None or row[1] is None else self._memory(row[1])["secret"]
@@ -198,6 +199,14 @@ class AgentStore:
             database.execute("UPDATE memory SET secret = NULL WHERE job = ?", (job,))
         self._sweep()
         return bool(done)
+
+    def private_key(self) -> Key:
+        """The key from which this client alone draws, made at its first use; the server never learns it."""
+        path = self.folder / "private.key"
+        with in_a_sentence(self.folder):
+            if not path.is_file():
+                write_whole(path, secrets.token_bytes(32))
+            return Key(path.read_bytes())
 
     # jobs -----------------------------------------------------------------------------------------------
 
@@ -226,17 +235,17 @@ class AgentStore:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _in_a_sentence(self.folder), self._database:
+        with self._lock, in_a_sentence(self.folder), self._database:
             yield self._database
 
     def _replies(self, condition: str, *values: str) -> list[StoredReply]:
-        with self._lock, _in_a_sentence(self.folder):
+        with self._lock, in_a_sentence(self.folder):
             rows = self._database.execute(f"SELECT * FROM replies {condition}", values).fetchall()
         return [StoredReply(*(*row[:-1], bool(row[-1]))) for row in rows]
 
     def _row(self, job: str) -> tuple[str | None, str | None, int, int, str | None, str | None] | None:
         columns = "committed, secret, round, attempt, digest, pending"
-        with self._lock, _in_a_sentence(self.folder):
+        with self._lock, in_a_sentence(self.folder):
             row: tuple[str | None, str | None, int, int, str | None, str | None] | None = self._database.execute(
                 f"SELECT {columns} FROM memory WHERE job = ?", (job,)
             ).fetchone()
@@ -244,7 +253,7 @@ class AgentStore:
 
     def _put(self, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()
-        with _in_a_sentence(self.folder):
+        with in_a_sentence(self.folder):
             if not self.blob(digest).is_file():
                 write_whole(self.blob(digest), data)
         return digest
@@ -264,7 +273,7 @@ class AgentStore:
 
     def _sweep(self) -> None:
         """Removes the blobs that nothing names any more."""
-        with self._lock, _in_a_sentence(self.folder):
+        with self._lock, in_a_sentence(self.folder):
             rows = self._database.execute(
                 "SELECT digest FROM replies UNION SELECT committed FROM memory UNION SELECT pending FROM memory "
                 "UNION SELECT secret FROM memory"
@@ -274,38 +283,6 @@ class AgentStore:
                 if blob.name not in named:
                     with contextlib.suppress(OSError):
                         blob.unlink()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that is there whole, on disk, or not at all; readable by its owner alone."""
-    part = path.with_name(f"{path.name}.new")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-@contextlib.contextmanager
-def _in_a_sentence(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, sqlite3.OperationalError, sqlite3.DatabaseError) as error:
-        raise _unwritable(folder, error) from error
-
-
-def _unwritable(folder: Path, error: Exception) -> AgentStateError:
-    return AgentStateError(
-        f"the agent's state in {folder} cannot be read or written ({error}): look at its rights and at the free space "
-        "of the disk, then start the agent again; what was kept before is whole."
-    )
 
 
 def _file_name(name: str) -> str:

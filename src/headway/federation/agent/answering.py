@@ -10,6 +10,7 @@ from headway.client_state.store import Memory, Tag
 from headway.core.errors import ClientFailed, FrameError
 from headway.core.update import Tensors
 from headway.federation.agent.agent_memory import AgentMemory
+from headway.federation.agent.whole_files import in_a_sentence, private_file
 from headway.federation.http_api import Assignment
 from headway.protocol import wire
 from headway.protocol.messages import (
@@ -24,7 +25,8 @@ from headway.protocol.messages import (
     Train,
     UpdateReply,
 )
-from headway.protocol.wire_messages import Binding, decode_request, encode_reply
+from headway.protocol.wire_files import WrittenFrame
+from headway.protocol.wire_messages import Binding, read_request, write_reply
 
 KINDS: dict[str, type[Request]] = {"train": Train, "evaluate": Evaluate, "measure": Measure, "exchange": Exchange}
 ROOM = 1 << 20  # bytes of a request beyond the model and the broadcasts
@@ -32,12 +34,13 @@ ROOM = 1 << 20  # bytes of a request beyond the model and the broadcasts
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The bytes of a reply; the memory that training proposes; the next secret of an exchange; why nothing was sent.
+    """A reply in a file, with the memory that training proposes and the next secret of an exchange.
 
     failure: of the client's work, for the agent's own log.
     """
 
-    data: bytes
+    file: Path
+    written: WrittenFrame
     proposed: tuple[Tag, Memory] | None = None
     secret: Tensors | None = None
     failure: ClientFailed | None = None
@@ -68,10 +71,12 @@ class Answering:
         if assignment.kind not in KINDS:
             raise FrameError(f"a {assignment.kind} request is no assignment.")
 
-    def answer(self, assignment: Assignment, message: Path, private: Path | None, secret: Tensors) -> Answered:
+    def answer(
+        self, assignment: Assignment, message: Path, private: Path | None, secret: Tensors, into: Path
+    ) -> Answered:
         """The reply to an assignment, whose request lies in a file.
 
-        private: the file of the client's own tensors.  secret: of the exchanges before.
+        private: the file of the client's own tensors.  secret: of the exchanges before.  into: the file of the reply.
 
         Raises:
             FrameError: if the files hold another request.
@@ -85,23 +90,24 @@ class Answering:
         except ClientFailed as failed:
             failure, kind = failed, type(failed.__cause__).__name__
             reply = Declined("rejected", f"its work failed in {failed.where} with {kind}; the agent's log has the rest")
-        data = encode_reply(reply, binding)
-        if len(data) > assignment.limit:
-            raise FrameError(f"the reply has {len(data)} bytes, and the server takes {assignment.limit}.")
+        with in_a_sentence(into.parent), private_file(into) as file:
+            written = write_reply(file, reply, binding, self.participant.algorithm.flows[-1].packed)
+        if written.size > assignment.limit:
+            raise FrameError(f"the reply has {written.size} bytes, and the server takes {assignment.limit}.")
         proposed = self.memory.take() if isinstance(reply, UpdateReply) else None
         following = self.participant.secret if isinstance(request, Exchange) else None
-        return Answered(data, proposed, following, failure)
+        return Answered(into, written, proposed, following, failure)
 
     def _request(self, assignment: Assignment, message: Path, private: Path | None) -> Request:
         """The request in the files, which must be the one that was assigned."""
-        request, binding = decode_request(message.read_bytes(), max(1, assignment.size))
+        request, binding = read_request(message, max(1, assignment.size), checked=True)
         wanted = Binding(assignment.round, assignment.attempt, assignment.ask)
         if binding != wanted or not isinstance(request, KINDS[assignment.kind]):
             raise FrameError(
                 f"a {assignment.kind} request of {wanted} was expected, found a {type(request).__name__} of {binding}."
             )
         if private is not None:
-            own, bound = decode_request(private.read_bytes(), max(1, assignment.private_size))
+            own, bound = read_request(private, max(1, assignment.private_size), checked=True)
             if bound != wanted:
                 raise FrameError(f"tensors of {wanted} were expected, found those of {bound}.")
             request = replace(request, private=own.private)

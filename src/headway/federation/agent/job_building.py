@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +19,8 @@ from headway.data import FederatedData
 from headway.experiment.runfile_schema import ModelSection, Sections, TargetScaleSection, TaskSection
 from headway.experiment.target_scaling import scaled_task
 from headway.experiment.task_section import task_of
+from headway.experiment.user_modules import importable
+from headway.federation.http_api import JobDescription
 from headway.model.task import Task
 from headway.protocol.quorum import Quorum
 from headway.training.registered_trainers import trainers
@@ -61,11 +64,30 @@ def task_of_names(model: Mapping[str, Any], section: Mapping[str, Any], data: Fe
     Raises:
         ConfigError: if there is no model, or one that is not Headway's own by its name.
     """
-    if not model:
-        raise ConfigError(
-            "neither the job nor this agent names a model: add [model] to the agent's configuration, or give "
-            "Agent(task=...)."
-        )
+    _check_names(model, section)
+    return _task(model, section, data)
+
+
+def own_task(
+    model: Mapping[str, Any], section: Mapping[str, Any], folder: Path
+) -> Callable[[JobDescription, FederatedData], Task] | None:
+    """The maker of tasks of an agent's own sections, in the place of the job's; `None` where it has neither.
+
+    folder: in which modules of its own are found.
+    """
+    if not model and not section:
+        return None
+
+    def make(job: JobDescription, data: FederatedData) -> Task:
+        importable(str(folder))
+        _check_names({} if model else job.model, {} if section else job.task_section)
+        return _task(model or job.model, section or job.task_section, data)
+
+    return make
+
+
+def _check_names(model: Mapping[str, Any], section: Mapping[str, Any]) -> None:
+    """Refuses code and folders that a server names."""
     for text in (*_texts(model), *_texts(section)):
         if ":" in text:
             raise ConfigError(
@@ -74,6 +96,19 @@ def task_of_names(model: Mapping[str, Any], section: Mapping[str, Any], data: Fe
             )
     if "path" in model:
         raise ConfigError("the job names a folder for its model, and an agent takes no path from a server.")
+
+
+def _task(model: Mapping[str, Any], section: Mapping[str, Any], data: FederatedData) -> Task:
+    """The task of two sections.
+
+    Raises:
+        ConfigError: if a key is wrong, or there is no model.
+    """
+    if not model:
+        raise ConfigError(
+            "neither the job nor this agent names a model: add [model] to the agent's configuration, or give "
+            "Agent(task=...)."
+        )
     try:
         sections = Sections.model_construct(
             model=ModelSection.model_validate(dict(model)), task=TaskSection.model_validate(dict(section))

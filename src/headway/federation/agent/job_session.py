@@ -203,20 +203,21 @@ class JobSession:
         private = None
         if assignment.private is not None:
             private = await self._fetched(assignment.private, assignment.private_size)
-        secret = await asyncio.to_thread(self.store.secret, self.name)
+        secret = await asyncio.to_thread(self.store.exchange_secret, self.name)
         self._activity, self._done = (
             {"train": "training", "exchange": "exchanging"}.get(assignment.kind, "scoring"),
             None,
         )
         fetched = time.monotonic()
         answered = await self.thread.run(
-            functools.partial(self.job.answering.answer, assignment, message, private, secret)
+            functools.partial(self.job.answering.answer, assignment, message, private, secret, self.store.fresh)
         )
         trained = time.monotonic()
         if answered.failure is not None:
             self.log.write("failed", f"Round {assignment.round + 1}: {answered.failure}", round=assignment.round)
-        kept = asyncio.to_thread(self.store.keep, assignment, answered.data, answered.proposed, answered.secret)
+        kept = asyncio.to_thread(self.store.keep, assignment, answered)
         stored = await asyncio.shield(kept)
+        await asyncio.to_thread(self.store.forget_messages, {assignment.message})
         if assignment.kind == "train":
             self.log.write(
                 "trained",

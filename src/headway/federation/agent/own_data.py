@@ -6,22 +6,22 @@ from collections.abc import Callable
 
 from headway.core.errors import DataError
 from headway.data import FederatedData
-from headway.federation.http_api import DataFacts
+from headway.federation.http_api import DataFacts, JobDescription
 from headway.model.data_checks import check_data
 from headway.model.task import Task
 from headway.numerics.keys import Key
 
 MOST_NOTES = 50
-DataSource = FederatedData | Callable[[], FederatedData]
+DataSource = FederatedData | Callable[[JobDescription], FederatedData]  # of one client
 
 
-def read_data(source: DataSource) -> FederatedData:
-    """The data of the one client, read anew where the source is a function.
+def read_data(source: DataSource, job: JobDescription) -> FederatedData:
+    """The data of the one client for a job, read anew where the source is a function.
 
     Raises:
         DataError: if there are several clients in it.
     """
-    data = source() if callable(source) else source
+    data = source(job) if callable(source) else source
     if len(data.clients) != 1:
         raise DataError(
             f"an agent is one client, and {data.name!r} holds {len(data.clients)} ({', '.join(data.clients[:3])}, ...):"
