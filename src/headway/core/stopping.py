@@ -82,8 +82,13 @@ flag = _Flag()
 
 
 def install() -> None:
-    """Takes SIGINT and SIGTERM, if this is the main thread; does nothing the second time."""
-    if flag.ends is not None or threading.current_thread() is not threading.main_thread():
+    """Takes SIGINT and SIGTERM, if this is the main thread; does nothing the second time, nor on a system without
+    signals to threads (Windows), where Ctrl-C is Python's KeyboardInterrupt."""
+    if (
+        not hasattr(signal, "pthread_kill")
+        or flag.ends is not None
+        or threading.current_thread() is not threading.main_thread()
+    ):
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TextIO
+
+from headway.observe.text import emit
 
 Sink = Callable[[str, str, dict[str, Any]], None]  # of an event: its kind, its sentence, its facts
 
@@ -51,11 +52,10 @@ def text_sink(stream: TextIO | None = None) -> Sink:
     return write
 
 
-def json_sink(stream: TextIO | None = None) -> Sink:
-    """Events as JSON, one a line: time (seconds since 1970), event, message, and the event's facts."""
+def json_sink() -> Sink:
+    """Events as JSON on standard output, one a line: time (seconds since 1970), event, message, the event's facts."""
 
     def write(kind: str, sentence: str, facts: dict[str, Any]) -> None:
-        line = {"time": round(time.time(), 3), "event": kind, "message": sentence, **facts}
-        print(json.dumps(line, default=str), file=stream or sys.stdout, flush=True)
+        emit({"time": round(time.time(), 3), "event": kind, "message": sentence, **facts})
 
     return write
