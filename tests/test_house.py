@@ -31,6 +31,7 @@ SUITES: dict[str, str] = {
     "cases/test_statistics.py": "model.blame",
     "cases/test_trouble.py": "engines.processes.worker",
     "cli/test_compare_command.py": "cli.comparison_output cli.method_files cli.trial_progress experiment.trials",
+    "cli/test_join_command.py": "federation.agent.agent_check",
     "cli/test_mistakes.py": "core.errors experiment.key_paths",
     "cli/test_partition_command.py": "reports.partition_picture",
     "cli/test_report_command.py": "reports.assemble reports.naming",
@@ -87,7 +88,7 @@ SUITES: dict[str, str] = {
         "federation.agent.agent_store federation.agent.answering federation.agent.connection "
         "federation.agent.job_building federation.agent.job_session federation.agent.local_policy "
         "federation.agent.machine_limits federation.agent.own_data federation.agent.training_thread "
-        "federation.agent.transfers"
+        "federation.agent.transfers federation.agent.whole_files"
     ),
     "model/test_models_not_plain.py": "model.module_checks model.personal_model",
     "model/test_shapes.py": "model.broadcasting model.losses",
