@@ -88,7 +88,7 @@ SUITES: dict[str, str] = {
         "federation.agent.agent_store federation.agent.answering federation.agent.connection "
         "federation.agent.job_building federation.agent.job_session federation.agent.local_policy "
         "federation.agent.machine_limits federation.agent.own_data federation.agent.training_thread "
-        "federation.agent.transfers federation.agent.whole_files"
+        "federation.agent.task_building federation.agent.transfers federation.agent.whole_files"
     ),
     "model/test_models_not_plain.py": "model.module_checks model.personal_model",
     "model/test_shapes.py": "model.broadcasting model.losses",

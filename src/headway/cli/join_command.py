@@ -16,9 +16,9 @@ from headway.federation.agent.agent import Agent, AgentOptions
 from headway.federation.agent.agent_data import AgentData
 from headway.federation.agent.agent_file import AgentFile
 from headway.federation.agent.agent_log import json_sink, text_sink
-from headway.federation.agent.job_building import own_task
 from headway.federation.agent.local_policy import LocalPolicy
 from headway.federation.agent.machine_limits import MachineLimits
+from headway.federation.agent.task_building import own_task
 from headway.federation.http_api import JobDescription
 from headway.federation.identity.node_identity import NodeIdentity
 

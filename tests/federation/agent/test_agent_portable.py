@@ -71,6 +71,7 @@ def test_a_job_is_trained_and_its_update_is_kept(tmp_path):
         from pathlib import Path
         import headway as hw
         from headway.federation.agent.agent_job import AgentJob, Surroundings
+        from headway.federation.agent.agent_memory import AgentMemory
         from headway.federation.agent.agent_store import AgentStore
         from headway.federation.agent.machine_limits import MachineLimits
         from headway.federation.http_api import Assignment
@@ -85,7 +86,7 @@ def test_a_job_is_trained_and_its_update_is_kept(tmp_path):
         job = describe_job("job", "name", hw.recipes.recipe("scaffold"), task, 2, seed=0)
         store = AgentStore(folder / "state")
         with MachineLimits(threads=1, nice=5).applied():
-            ready = AgentJob.of(job, Surroundings("a", data, task), store.private_key())
+            ready = AgentJob.of(job, Surroundings("a", data, task), store.private_key(), AgentMemory("a"))
             raw = encode_request(ready.setup.first_ask(["a"]).request)
             (folder / "request").write_bytes(raw)
             asked = Assignment(assignment="one", job="job", kind="train", round=0, message=sha256(raw).hexdigest(),

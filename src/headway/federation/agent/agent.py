@@ -13,6 +13,7 @@ from headway.federation import http_api as api
 from headway.federation.agent.agent_check import check_agent
 from headway.federation.agent.agent_job import AgentJob, Surroundings, TaskSource
 from headway.federation.agent.agent_log import AgentLog, Sink
+from headway.federation.agent.agent_memory import AgentMemory
 from headway.federation.agent.agent_store import AgentStore
 from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
 from headway.federation.agent.job_session import JobSession
@@ -203,7 +204,8 @@ class Agent:
         """The job on the agent's data; the server learns why, if it does not fit."""
 
         def prepare() -> AgentJob:
-            return AgentJob.of(description, self.surroundings, store.private_key(), store.committed(description.job))
+            memory = AgentMemory(self.surroundings.name, store.committed(description.job))
+            return AgentJob.of(description, self.surroundings, store.private_key(), memory)
 
         try:
             return await thread.run(prepare)

@@ -8,6 +8,7 @@ from headway.core.algorithm import State
 from headway.core.errors import ConfigError
 from headway.engines.preflight import try_client
 from headway.federation.agent.agent_job import AgentJob, Surroundings
+from headway.federation.agent.agent_memory import AgentMemory
 from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
 from headway.federation.agent.machine_limits import MachineLimits
 from headway.federation.http_api import JOB, JobDescription
@@ -30,7 +31,7 @@ async def check_agent(connection: Connection, own: Surroundings, limits: Machine
     lines = [f"Server: {connection.url} offers {description.name!r} to {own.name!r} ({how})."]
     lines.append(check_versions(description))
     with limits.applied():
-        return lines + list(check_job(AgentJob.of(description, own, Key.root(0))))
+        return lines + list(check_job(AgentJob.of(description, own, Key.root(0), AgentMemory(own.name))))
 
 
 def check_versions(description: JobDescription) -> str:

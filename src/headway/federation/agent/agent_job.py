@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from headway.client.participant import Participant
-from headway.client_state.store import Memory
 from headway.data import FederatedData
 from headway.engines.engine import Job
 from headway.engines.executors.client_setup import ClientSetup
 from headway.federation.agent.agent_memory import AgentMemory
 from headway.federation.agent.answering import Answering
-from headway.federation.agent.job_building import algorithm_of_names, task_of_names
+from headway.federation.agent.job_building import algorithm_of_names
 from headway.federation.agent.local_policy import LocalPolicy
 from headway.federation.agent.own_data import DataSource, data_facts, fitted, read_data
+from headway.federation.agent.task_building import task_of_names
 from headway.federation.http_api import DataFacts, JobDescription, TaskFacts
 from headway.federation.job_facts import NETWORK, task_facts
 from headway.model.device import Device
@@ -53,12 +53,10 @@ class AgentJob:
     data: DataFacts
 
     @classmethod
-    def of(
-        cls, description: JobDescription, own: Surroundings, private_key: Key, committed: Memory | None = None
-    ) -> AgentJob:
+    def of(cls, description: JobDescription, own: Surroundings, private_key: Key, memory: AgentMemory) -> AgentJob:
         """The job of a description; reads the data.
 
-        private_key: of this agent, from which it draws where the job says so.  committed: its memory of this job.
+        private_key: of this agent, from which it draws where the job says so.  memory: its own of this job.
 
         Raises:
             ConfigError, DataError, ChainRefused: if the job, the policy, the data and the task do not fit.
@@ -72,7 +70,6 @@ class AgentJob:
             task = task_of_names(description.model, description.task_section, data)
         data = fitted(data, task, key)
         task = task if task.example is not None else replace(task, example=data.store.inputs[:1].clone())
-        memory = AgentMemory(own.name, committed)
         job = Job(algorithm, task, data, key, memory, description.rounds)
         setup = ClientSetup.of(job, flows, False, own.device, False)
         client = data.clients[0]
