@@ -80,7 +80,7 @@ SUITES: dict[str, str] = {
     "federation/serving/test_network_engine.py": (
         "federation.serving.assignments federation.serving.gathering federation.serving.http_bodies "
         "federation.serving.http_server "
-        "federation.serving.job_desk federation.serving.members federation.serving.network_training "
+        "federation.serving.job_desk federation.serving.network_training "
         "federation.serving.request_channel federation.serving.server_setup federation.serving.training_round"
     ),
     "federation/agent/test_agent.py": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -40,25 +41,31 @@ class Network:
     engine: NetworkEngine
     url: str = ""
     agents: list[threading.Thread] = field(default_factory=list)
+    remotes: dict[str, RemoteClient] = field(default_factory=dict)
+    pending: dict[str, tuple[int, int]] = field(default_factory=dict)
     failures: list[BaseException] = field(default_factory=list)
 
     @classmethod
-    def of(cls, algorithm, task, spool, log, rounds, seed=0, lease_s=20.0, job="job", **options) -> Network:
+    def of(
+        cls, algorithm, task, spool, log, rounds, seed=0, lease_s=20.0, job="job", before=None, **options
+    ) -> Network:
         assignments = Assignments()
         members = Members(lease_s, on_change=lambda: assignments.events.put(MembersChanged()))
         channel = RequestChannel(members, assignments, spool)
         engine = NetworkEngine(channel, log, NetworkOptions(**options))
         desk = JobDesk(members, assignments, verdict=engine.verdict)
-        desk.offer(describe_job(job, "test", algorithm, task, rounds, seed=seed))
+        desk.offer(describe_job("job", "test", algorithm, task, rounds, seed=seed))
         assignments.set_state("running")
         server = HttpServer(desk, members, assignments, spool, TrustingAdmission())
         server.start("127.0.0.1", 0)
         made = cls(members, assignments, server, engine)
+        if before is not None:
+            made.remotes, made.pending = before.remotes, before.pending
         made.url = "http://{}:{}".format(*server.address)
         return made
 
     def join(self, algorithm, task, data: hw.FederatedData, clients: Iterable[str], seed=0, gate=None) -> None:
-        """Adds clients, each in a thread; gate: called with (client, assignment) before an answer is sent."""
+        """Adds clients, each in a thread; gate: a context around each answer, made of (client, assignment)."""
         for client in clients:
             thread = threading.Thread(
                 target=self._serve, args=(client, algorithm, task, data, seed, gate), name=client, daemon=True
@@ -75,12 +82,15 @@ class Network:
                 self.members.leave(client)
 
     def _answer(self, client, algorithm, task, data, seed, gate) -> None:
-        data, key = data.to(task.number), Key.root(seed)
-        module = FlatModule(task, key)
-        flows = algorithm.flows(self.engine.facts, population=len(data.clients))
-        remote = RemoteClient.of(client, ClientAlgorithm(algorithm, module, flows, key), data, None, 1 << 30)
+        if client not in self.remotes:
+            data, key = data.to(task.number), Key.root(seed)
+            flows = algorithm.flows(self.engine.facts, population=len(data.clients))
+            mine = ClientAlgorithm(algorithm, FlatModule(task, key), flows, key)
+            self.remotes[client] = RemoteClient.of(client, mine, data, None, 1 << 30)
+        remote = self.remotes[client]
         with RawClient(self.url, client) as raw:
-            assert raw.join(len(data.train[client]), len(data.test[client])).status == 200
+            open_ = api.Pending(round=self.pending[client][0], attempt=0) if client in self.pending else None
+            assert raw.join(len(data.train[client]), len(data.test[client]), pending=open_).status == 200
             settled: list[tuple[int, int]] = []
             while True:
                 work = raw.work(5.0, settled=tuple(settled))
@@ -89,19 +99,28 @@ class Network:
                     tag = (verdict.round, verdict.attempt)
                     remote.participant.memory.settle(tag, [client] if verdict.counted else [])
                     settled.append(tag)
+                    self.pending.pop(client, None)
                 if work.state not in ("waiting", "running"):
                     return
                 if work.assignment is None:
                     continue
-                if gate is not None:
-                    gate(client, work.assignment)
-                reply = remote.serve(raw.message(work.assignment))
-                raw.send(work.assignment, reply)
+                with contextlib.nullcontext() if gate is None else gate(client, work.assignment):
+                    reply = remote.serve(raw.message(work.assignment))
+                    if work.assignment.kind == "train":
+                        self.pending[client] = (work.assignment.round, 0)
+                    deliver(raw, work.assignment, reply)
 
-    def close(self) -> None:
-        self.assignments.set_state("finished")
+    def close(self, state="finished") -> None:
+        self.assignments.set_state(state)
+        self.server.stop()
         for agent in self.agents:
             agent.join(20)
-        self.server.stop()
         self.engine.log.close()
         assert not self.failures, self.failures
+
+
+def deliver(raw: RawClient, assignment: api.Assignment, reply: bytes) -> None:
+    """Uploads what the server does not have of a reply, and ends the upload."""
+    raw.put(assignment, reply[raw.received(assignment) :], raw.received(assignment))
+    answer = raw.complete(assignment, reply)
+    assert answer.status in (200, 202, 410, 503), answer

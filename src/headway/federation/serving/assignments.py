@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from headway.federation.http_api import Assignment, Receipt, RoundVerdict
+from headway.federation.serving.refusals import Refused
 
 State = Literal["waiting", "running", "finished", "failed", "stopped", "paused"]
 KEPT = 10_000  # receipts of answered assignments that are remembered in memory
@@ -59,6 +60,7 @@ class Assignments:
         self._receipts: dict[str, Receipt] = {}
         self._deciding: dict[str, ReplyArrived] = {}
         self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}
+        self._running = False  # whether a run waits for replies
         self._lock = threading.RLock()
 
     # the thread of the run ------------------------------------------------------------------------------
@@ -67,6 +69,8 @@ class Assignments:
         """The state of the job, which all clients are shown at their next contact."""
         with self._lock:
             self.state, self.reason = state, reason
+            if state in ("finished", "failed", "stopped"):
+                self._open.clear()
         self._wake(list(self._waiting))
 
     def open(self, client: str, assignment: Assignment) -> None:
@@ -104,6 +108,19 @@ class Assignments:
         if not arrived.verdict.done():
             arrived.verdict.set_result(receipt)
 
+    def begin(self) -> None:
+        """A run waits for replies from now on, and all requests whose replies it wants are open."""
+        with self._lock:
+            self._running = True
+
+    def end(self) -> None:
+        """No run waits for replies any more; connections that wait are let go of, and their clients ask again later."""
+        with self._lock:
+            deciding, self._deciding, self._running = list(self._deciding.values()), {}, False
+        for arrived in deciding:
+            _ask_again(arrived)
+        self._wake(list(self._waiting))
+
     # the thread of the HTTP server ----------------------------------------------------------------------
 
     def of(self, client: str) -> Assignment | None:
@@ -123,9 +140,17 @@ class Assignments:
         with self._lock:
             if (known := self._deciding.get(name)) is not None and known.digest == arrived.digest:
                 return known.verdict
+            if not self._running:
+                _ask_again(arrived)
+                return arrived.verdict
             self._deciding[name] = arrived
         self.events.put(arrived)
         return arrived.verdict
+
+    def is_unwanted(self) -> bool:
+        """Whether a reply to a request that is not open is late, rather than one that a run may still want."""
+        with self._lock:
+            return self._running or self.state in ("finished", "failed")
 
     def receipt(self, client: str, name: str) -> Receipt | None:
         """The receipt of a reply that has been decided about."""
@@ -184,3 +209,9 @@ class Assignments:
         for loop, event in woken:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(event.set)
+
+
+def _ask_again(arrived: ReplyArrived) -> None:
+    """Has a client hand over its reply later."""
+    if not arrived.verdict.done():
+        arrived.verdict.set_exception(Refused("busy", "no run is waiting for replies at present: ask again later."))

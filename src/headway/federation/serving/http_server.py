@@ -133,6 +133,7 @@ class HttpServer:
 
     def stop(self) -> None:
         """Closes all connections."""
+        self.assignments.end()
         if self._loop is not None and self._end is not None and not self._loop.is_closed():
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._end.set)
@@ -300,6 +301,8 @@ class HttpServer:
 
     def _open(self, client: str, request: web.Request) -> api.Assignment:
         assignment = self.assignments.find(client, request.match_info["assignment"])
+        if assignment is None and not self.assignments.is_unwanted():
+            raise Refused("busy", "no run is waiting for replies at present: ask again later.")
         if assignment is None:
             raise Refused("late", "the reply to this request is not wanted any more.")
         return assignment

@@ -140,12 +140,6 @@ class Members:
         with self._lock:
             return self._members.get(name)
 
-    def is_present(self, name: str) -> bool:
-        """Whether a client is in contact."""
-        with self._lock:
-            member = self._members.get(name)
-            return member is not None and self._present(member)
-
     def silent(self, names: Collection[str]) -> dict[str, str]:
         """Those of some clients that are gone, and why."""
         with self._lock:

@@ -130,6 +130,7 @@ class NetworkEngine(Engine):
         self.rounds.replay_between()
         if (opened := self.rounds.opened) is not None:  # the round that a crash interrupted had these
             return tuple(opened.more["available"])
+        self.channel.assignments.begin()
         channel, begun = self.channel, self.channel.clock.now()
         pool, options = self.coordinator.pool, self.options
         while True:
@@ -155,8 +156,8 @@ class NetworkEngine(Engine):
         return self.gathering.answer(ask)
 
     def close(self) -> None:
-        """Takes back all open requests."""
-        self.channel.assignments.withdraw(self.channel.members.names())
+        """Stops waiting for replies; requests that are open stay so, for a run that is gone on with."""
+        self.channel.assignments.end()
 
     # what a resumed run needs ---------------------------------------------------------------------------
 

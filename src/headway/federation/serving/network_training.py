@@ -180,13 +180,14 @@ class NetworkTraining:
         """Sends the requests in flight that have not been sent, or not since the server was started."""
         pool, limit = self.coordinator.pool, self.setup.reply_limit()
         for ticket in pool.flying:
-            if ticket.number in self._sent or not self.channel.members.is_present(ticket.client):
+            if ticket.number in self._sent:
                 continue
             name = f"{self.channel.assignments.job}-{ticket.number}"
             sent = self.rounds.record.messages[ticket.round]
             ask = self._asks.get(ticket.round) or self._earlier(ticket)
             self.channel.send(ticket.client, name, ask, sent, limit)
             self._sent[ticket.number] = name
+        self.channel.assignments.begin()
 
     def _earlier(self, ticket: Ticket) -> Ask:
         """The ask of a ticket from before a restart, with its own message."""
