@@ -274,3 +274,18 @@ def test_a_parquet_file_is_read_as_the_same_table(table, tmp_path):
 def test_a_file_of_another_kind_than_the_schema_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"is of tables .* suffix '.npz'"):
         read(tmp_path / "b.npz")
+
+
+def test_a_file_with_decimal_commas_semicolons_and_an_old_encoding_is_the_same_table(tmp_path):
+    header = ("größe", "sex", "ill")
+    rows = [("1.5", "m", "no"), ("1.25", "f", "yes"), ("", "f", "no")]
+    schema = {**SCHEMA, "columns": [{"name": "größe", "kind": "numeric"}, SCHEMA["columns"][1]]}
+    expected = read(write(tmp_path / "a.csv", rows, header), schema).store.inputs
+    lines = [";".join(header), *(";".join(cell.replace(".", ",") for cell in row) for row in rows)]
+    (tmp_path / "b.csv").write_bytes("\r\n".join(lines).encode("cp1252"))
+    data = read(tmp_path / "b.csv", schema)
+    assert torch.equal(data.store.inputs, expected)
+    assert any("decimal comma" in note for note in data.notes)
+    assert any("Windows-1252" in note for note in data.notes)
+    with pytest.raises(DataError, match=r"'größe' holds '1,5' in line 2"):
+        read(tmp_path / "b.csv", schema, form=FileForm(decimal="."))
