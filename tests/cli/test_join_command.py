@@ -5,12 +5,13 @@ import threading
 
 import pytest
 from network import Network
-from stores import FolderFiles, MemoryLog
 
 import headway as hw
 from headway.data import load
 from headway.federation.agent.agent_data import one_client
 from headway.federation.serving.server_setup import describe_job
+from headway.federation.spool.event_log import EventLog
+from headway.federation.spool.spool import Spool
 from headway.model import zoo
 
 CLIENT = "cleveland"
@@ -22,7 +23,7 @@ def server(tmp_path):
     data = one_client(load("hospitals", key=0), CLIENT, CLIENT)
     task = hw.Task(zoo.factory("logistic", data.input_shape, 2, {}), metrics=("accuracy",))
     algorithm = hw.recipes.recipe("scaffold", trainer=hw.LocalSGD(lr=0.05, batch_size=64))
-    network = Network.of(algorithm, task, FolderFiles(tmp_path / "files"), MemoryLog(), 2)
+    network = Network.of(algorithm, task, Spool(tmp_path / "spool"), EventLog(tmp_path), 2)
     schema = {"source": "hospitals"}
     job = describe_job("job", "heart", algorithm, task, 2, seed=0, model={"name": "logistic"}, data_schema=schema)
     network.server.desk.offer(job)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from agent_threads import AgentThread
 from network import Network
-from stores import FolderFiles, MemoryLog
 
 import headway as hw
 from headway.data.sources.schema_sample import sample_schema
@@ -15,6 +14,8 @@ from headway.data.sources.tables import Reading
 from headway.federation.agent.agent_data import AgentData
 from headway.federation.agent.agent_file import AgentFile
 from headway.federation.serving.server_setup import describe_job
+from headway.federation.spool.event_log import EventLog
+from headway.federation.spool.spool import Spool
 
 ROUNDS, SEED = 3, 2
 ALGORITHM = hw.recipes.recipe("scaffold", trainer=hw.LocalSGD(lr=0.05, batch_size=16))
@@ -39,8 +40,8 @@ def tables(folder):
 
 def federated(folder, schema, specs, task):
     """The weights of a run whose clients are agents on their own data."""
-    files = FolderFiles(folder / "files")
-    network = Network.of(ALGORITHM, task, files, MemoryLog(), ROUNDS, seed=SEED, expected=frozenset(specs))
+    files = Spool(folder / "spool")
+    network = Network.of(ALGORITHM, task, files, EventLog(folder), ROUNDS, seed=SEED, expected=frozenset(specs))
     job = describe_job("job", "test", ALGORITHM, task, ROUNDS, seed=SEED, data_schema=schema)
     parts = {client: AgentData.of(AgentFile.of(spec)).read(job, client) for client, spec in specs.items()}
     agents = [AgentThread(network.url, data, client, folder, task) for client, data in parts.items()]

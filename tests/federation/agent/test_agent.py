@@ -4,10 +4,11 @@ import pytest
 import torch
 from agent_threads import AgentThread
 from network import Network
-from stores import FolderFiles, MemoryLog
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.federation.spool.event_log import EventLog
+from headway.federation.spool.spool import Spool
 
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2)
 CHAINS = {
@@ -24,7 +25,7 @@ def test_agents_have_the_bits_of_a_simulation(tmp_path, name):
     local = hw.Run(algorithm, data, task, rounds=ROUNDS)
     list(local)
     network = Network.of(
-        algorithm, task, FolderFiles(tmp_path / "files"), MemoryLog(), ROUNDS, expected=frozenset(data.clients)
+        algorithm, task, Spool(tmp_path / "spool"), EventLog(tmp_path), ROUNDS, expected=frozenset(data.clients)
     )
     agents = [AgentThread(network.url, data, client, tmp_path, task) for client in data.clients]
     run = hw.Run(algorithm, data, task, rounds=ROUNDS, engine=network.engine)
