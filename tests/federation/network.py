@@ -44,11 +44,13 @@ class Network:
     remotes: dict[str, RemoteClient] = field(default_factory=dict)
     pending: dict[str, tuple[int, int]] = field(default_factory=dict)
     failures: list[BaseException] = field(default_factory=list)
+    connect: Callable[[str, str], RawClient] = RawClient  # of a URL and a client's name
 
     @classmethod
     def of(
-        cls, algorithm, task, spool, log, rounds, seed=0, lease_s=20.0, job="job", before=None, **options
+        cls, algorithm, task, spool, log, rounds, seed=0, lease_s=20.0, before=None, access=None, **options
     ) -> Network:
+        """A server; access: its admission, TLS settings and further routes, by default none of them."""
         assignments = Assignments()
         members = Members(lease_s, on_change=lambda: assignments.events.put(MembersChanged()))
         channel = RequestChannel(members, assignments, spool)
@@ -56,12 +58,13 @@ class Network:
         desk = JobDesk(members, assignments, verdict=engine.verdict)
         desk.offer(describe_job("job", "test", algorithm, task, rounds, seed=seed))
         assignments.set_state("running")
-        server = HttpServer(desk, members, assignments, spool, TrustingAdmission())
-        server.start("127.0.0.1", 0)
+        admission, context, routes = access or (TrustingAdmission(), None, [])
+        server = HttpServer(desk, members, assignments, spool, admission, routes)
+        server.start("127.0.0.1", 0, context)
         made = cls(members, assignments, server, engine)
         if before is not None:
             made.remotes, made.pending = before.remotes, before.pending
-        made.url = "http://{}:{}".format(*server.address)
+        made.url = "{}://{}:{}".format("https" if context else "http", *server.address)
         return made
 
     def join(self, algorithm, task, data: hw.FederatedData, clients: Iterable[str], seed=0, gate=None) -> None:
@@ -88,7 +91,7 @@ class Network:
             mine = ClientAlgorithm(algorithm, FlatModule(task, key), flows, key)
             self.remotes[client] = RemoteClient.of(client, mine, data, None, 1 << 30)
         remote = self.remotes[client]
-        with RawClient(self.url, client) as raw:
+        with self.connect(self.url, client) as raw:
             open_ = api.Pending(round=self.pending[client][0], attempt=0) if client in self.pending else None
             assert raw.join(len(data.train[client]), len(data.test[client]), pending=open_).status == 200
             settled: list[tuple[int, int]] = []

@@ -201,7 +201,7 @@ class CertifiedAdmission:
 
     def _refuse(self, name: str) -> Issued:
         if self._registry.of_name(name):
-            raise NotAdmitted(f"the certificate of {name!r} was revoked.", 403)
+            raise NotAdmitted(f"the certificate of {name!r} was revoked.", 403, name=name)
         raise NotAdmitted(f"no node {name!r} is in the server's registry.", 403)
 
     @staticmethod

@@ -107,6 +107,6 @@ def name_from_header(value: str) -> str:
         ValueError: if it is not a name: empty, too long, or with control characters or slashes.
     """
     name = unquote(value, errors="strict")
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name in (".", ".."):
         raise ValueError(f"the header {NODE} does not hold a name of 1 to 200 characters without slashes")
     return name

@@ -31,7 +31,9 @@ STATUS = {
 
 @web.middleware
 async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answers every error with a problem, and none with a traceback."""
+    """Answers every error with a problem, and none with a traceback; bodies are not decompressed."""
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        return problem_response(api.Problem(kind="malformed", message="a body is sent without Content-Encoding."), 415)
     try:
         return await handler(request)
     except Refused as refused:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from headway.core.errors import ConfigError
 from headway.federation import http_api as api
+from headway.federation.identity.admission import NotAdmitted
 from headway.federation.serving.assignments import Assignments, ReplyArrived
 from headway.federation.serving.http_bodies import BODY_S, Handler, answer_problems, body_of, check_signed, json_of
 from headway.federation.serving.members import Members
@@ -284,7 +285,13 @@ class HttpServer:
         certificate = None
         if request.transport is not None and (tls := request.transport.get_extra_info("ssl_object")) is not None:
             certificate = tls.getpeercert(binary_form=True)
-        return self.admission.authenticate(request.method, request.path_qs, request.headers, None, certificate)
+        try:
+            return self.admission.authenticate(request.method, request.path_qs, request.headers, None, certificate)
+        except NotAdmitted as refused:
+            if refused.status == 403 and self.members.get(refused.name) is not None:
+                self.members.decline(refused.name, str(refused))  # revoked or expired: no round waits for it
+                self.members.leave(refused.name)
+            raise
 
     async def _called(self, request: web.Request, model: type[B]) -> tuple[str, B]:
         """The caller and its body: the size is checked first, then the caller, then the schema."""
