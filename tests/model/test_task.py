@@ -1,5 +1,7 @@
 """Tasks: what is shared, what becomes of buffers, metrics against known values."""
 
+import threading
+
 import pytest
 import torch
 from sklearn import metrics as reference
@@ -29,6 +31,26 @@ def test_the_initial_model_is_a_function_of_the_key():
     one, two = FlatModule(linear_task(), KEY).shared, FlatModule(linear_task(), KEY).shared
     assert torch.equal(one, two)
     assert not torch.equal(one, FlatModule(linear_task(), Key.root(1)).shared)
+
+
+def test_the_initial_model_does_not_depend_on_what_other_threads_build():
+    alone, inside, done = FlatModule(linear_task(), KEY).shared, threading.Event(), threading.Event()
+
+    def other():
+        inside.set()
+        done.wait(5)
+        return nn.Linear(4, 3)
+
+    def first():
+        thread.start()
+        inside.wait(0.2)  # in vain: the other one waits for its turn
+        return linear_task().model()
+
+    thread = threading.Thread(target=lambda: FlatModule(hw.Task(model=other), Key.root(1)))
+    beside = FlatModule(hw.Task(model=first), KEY).shared
+    done.set()
+    thread.join()
+    assert torch.equal(beside, alone)
 
 
 def test_the_module_lives_in_the_vector():
