@@ -120,10 +120,18 @@ class Pending(Body):
     digest: Digest | None = None
 
 
+class RelayedClient(Body):
+    """A client for which a relay joins, and the facts of its data."""
+
+    client: Name
+    data: DataFacts
+
+
 class JoinRequest(Body):
     """A client's request to take part in a job.
 
-    pending: its memory without a verdict, if any.  memory: whether it has committed memory of this job.
+    pending: its memory without a verdict, if any.  memory: whether it has committed memory of this job.  members: the
+    clients for which a relay joins, all of them in each request; `data` are then counts over them.
     """
 
     job: Name
@@ -132,6 +140,7 @@ class JoinRequest(Body):
     data: DataFacts
     pending: Pending | None = None
     memory: bool = False
+    members: tuple[RelayedClient, ...] = Field(default=(), max_length=10_000)
 
 
 class Problem(Body):
@@ -150,7 +159,8 @@ class Assignment(Body):
 
     assignment: its identifier.  message: the digest of the common frame, `encode_request` of a request without private
     tensors.  private: the digest of a frame with the client's own tensors, if there are some.  steps: the number of
-    local steps, where it is not the trainer's.  limit: the largest number of bytes of the reply.
+    local steps, where it is not the trainer's.  limit: the largest number of bytes of the reply.  clients: of a request
+    to a relay, those of its clients that are asked; it answers with the sum over them.
     """
 
     assignment: Name
@@ -165,15 +175,20 @@ class Assignment(Body):
     private_size: int = Field(default=0, ge=0)
     steps: int | None = None
     limit: int = Field(ge=0)
+    clients: tuple[Name, ...] = ()
 
 
 class RoundVerdict(Body):
-    """Whether the update of a client in a round was counted; its pending memory is committed or dropped by it."""
+    """Whether the update of a client in a round was counted; its pending memory is committed or dropped by it.
+
+    client: one of those behind the relay that receives the verdict; empty for the receiver itself.
+    """
 
     round: int
     attempt: int
     counted: bool
     reason: Text = ""
+    client: Text = ""
 
 
 class Work(Body):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +54,7 @@ class Assignments:
         self.job, self.reason = "", ""
         self.state: State = "waiting"
         self._open: dict[str, Assignment] = {}
-        self._verdicts: dict[str, dict[tuple[int, int], RoundVerdict]] = {}
+        self._verdicts: dict[str, dict[tuple[int, int, str], RoundVerdict]] = {}  # by node
         self._undelivered: set[str] = set()  # clients with verdicts that they have not received once
         self._shown: dict[str, State] = {}  # the state that each client was shown last
         self._receipts: dict[str, Receipt] = {}
@@ -87,13 +87,19 @@ class Assignments:
                 self._open.pop(client, None)
         self._wake(clients)
 
-    def add_verdicts(self, verdicts: Mapping[str, RoundVerdict]) -> None:
-        """Verdicts on rounds, which each client receives at its next contact, until it has carried them out."""
+    def add_verdicts(self, verdicts: Mapping[str, RoundVerdict], node_of: Callable[[str], str] = str) -> None:
+        """Verdicts on rounds, which each client receives at its next contact, until it has carried them out.
+
+        node_of: the node by which a client is reached.
+        """
+        nodes = {client: node_of(client) for client in verdicts}
         with self._lock:
             for client, verdict in verdicts.items():
-                self._verdicts.setdefault(client, {})[verdict.round, verdict.attempt] = verdict
-                self._undelivered.add(client)
-        self._wake(verdicts)
+                if (node := nodes[client]) != client:
+                    verdict = verdict.model_copy(update={"client": client})
+                self._verdicts.setdefault(node, {})[verdict.round, verdict.attempt, verdict.client] = verdict
+                self._undelivered.add(node)
+        self._wake(set(nodes.values()))
 
     def answer(self, arrived: ReplyArrived, receipt: Receipt) -> None:
         """The run's decision about a reply; a request that was answered is closed."""
@@ -173,8 +179,13 @@ class Assignments:
     def settled(self, client: str, rounds: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """Forgets verdicts that a client has carried out; those that were known."""
         with self._lock:
-            own = self._verdicts.get(client, {})
-            return [each for each in rounds if own.pop(each, None) is not None]
+            own, found = self._verdicts.get(client, {}), []
+            for tag in rounds:
+                carried_out = [each for each in own if each[:2] == tag]
+                found += [tag] * bool(carried_out)
+                for each in carried_out:
+                    del own[each]
+            return found
 
     async def news(self, client: str, working: Collection[str], seconds: float) -> None:
         """Waits until there is something new for a client, for so long at most.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,9 +11,9 @@ from headway.core.errors import FrameError
 from headway.core.update import Tensors
 from headway.federation.serving.assignments import MembersChanged, ReplyArrived
 from headway.federation.serving.request_channel import KINDS, RequestChannel, SentMessage
-from headway.federation.serving.server_setup import ROOM
-from headway.protocol.messages import Answer, Ask, Evaluate, Exchange, ExchangeReply, Reply, Scores
+from headway.protocol.messages import Answer, Ask, Declined, Evaluate, Exchange, ExchangeReply, Reply, Scores, SumReply
 from headway.protocol.reports import Reports, columns_of
+from headway.protocol.total_frames import largest_sum
 from headway.protocol.wire_messages import decode_reply
 
 REPLY_ROOM = 1 << 28  # bytes of a reply to an exchange
@@ -64,13 +64,14 @@ class Gathering:
         """The replies of the cohort; a client that leaves, or does not answer by the quorum's deadline, is missing."""
         channel, gathered = self.channel, Gathered()
         self._asked += 1
-        names = {}
         gathered.missing = channel.members.silent(ask.cohort)
-        limit = REPLY_ROOM if isinstance(ask.request, Exchange) else ROOM
-        for client in ask.cohort:
-            if client not in gathered.missing:
-                names[client] = f"{self.prefix}-{self._asked}-{client_number(ask, client)}"
-                channel.send(client, names[client], ask, sent, limit)
+        present = [client for client in ask.cohort if client not in gathered.missing]
+        nodes, names = channel.by_node(present), dict[str, str]()
+        for node, clients in nodes.items():
+            names[node] = f"{self.prefix}-{self._asked}-{client_number(ask, clients[0])}"
+            behind = clients if channel.members.relays(node) else ()
+            limit = REPLY_ROOM if isinstance(ask.request, Exchange) else largest_sum({}, len(behind))
+            channel.send(node, names[node], ask, sent, limit, behind)
         seconds = ask.quorum.deadline_s
         last = math.inf if seconds is None else channel.clock.now() + seconds
         while names:
@@ -86,20 +87,38 @@ class Gathering:
                 if channel.clock.now() >= last:
                     gone = dict.fromkeys(names, f"it has not answered within {seconds:g} s") | gone
                 channel.assignments.withdraw(gone)
-                gathered.missing |= gone
-                names = {client: name for client, name in names.items() if client not in gone}
+                gathered.missing |= {client: why for node, why in gone.items() for client in nodes[node]}
+                names = {node: name for node, name in names.items() if node not in gone}
         return gathered
 
     def _take(self, arrived: ReplyArrived, sent: SentMessage, gathered: Gathered) -> None:
-        """Reads a reply."""
+        """Reads a reply, of a client or of a relay for its clients."""
+        behind = arrived.assignment.clients
         try:
             reply = decode_reply(arrived.path.read_bytes(), sent.binding, arrived.assignment.limit)
+            if behind and not isinstance(reply, SumReply | Declined):
+                raise FrameError(f"a relay's reports were expected, found {type(reply).__name__}.")
         except FrameError as error:
-            gathered.missing[arrived.client] = f"its reply was refused: {error}"
+            gathered.missing |= dict.fromkeys(behind or [arrived.client], f"its reply was refused: {error}")
             self.channel.decide(arrived, "refused", str(error))
             return
-        gathered.replies[arrived.client], gathered.bytes_up[arrived.client] = reply, arrived.size
+        if behind:
+            _take_reports(reply, behind, gathered)
+        else:
+            gathered.replies[arrived.client], gathered.bytes_up[arrived.client] = reply, arrived.size
         self.channel.decide(arrived, "answered")
+
+
+def _take_reports(reply: Reply, behind: Sequence[str], gathered: Gathered) -> None:
+    """Takes what a relay reports on its clients."""
+    rows = {row.client: row for row in reply.reports} if isinstance(reply, SumReply) else {}
+    for client in behind:
+        row = rows.get(client)
+        if row is not None and row.status == "counted":
+            gathered.replies[client] = Scores(row.metrics, row.examples or 1)
+            gathered.bytes_up[client] = row.bytes_up
+        elif row is None or row.reason:
+            gathered.missing[client] = "its relay has no report on it" if row is None else row.reason
 
 
 def client_number(ask: Ask, client: str) -> int:

@@ -16,7 +16,8 @@ Verdict = Callable[[str, api.Pending], api.RoundVerdict | None]
 class JobDesk:
     """Describes the present job, and takes in clients.
 
-    clients: the only ones that may take part; empty for all that are admitted.  check_data: refuses data that do not
+    clients: the only ones that may take part; empty for all that are admitted.  relays: the nodes that may join for
+    other clients.  check_data: refuses data that do not
     fit, by `Refused`.  verdict: on an update whose memory a client still holds as pending; `None` while it is open.
     """
 
@@ -27,9 +28,10 @@ class JobDesk:
         clients: Collection[str] = (),
         check_data: Callable[[str, api.DataFacts], None] = lambda client, data: None,
         verdict: Verdict = lambda client, pending: None,
+        relays: Collection[str] = (),
     ) -> None:
         self.members, self.assignments, self.clients = members, assignments, frozenset(clients)
-        self.check_data, self.verdict = check_data, verdict
+        self.check_data, self.verdict, self.relays = check_data, verdict, frozenset(relays)
         self._job: api.JobDescription | None = None
 
     def offer(self, job: api.JobDescription) -> None:
@@ -51,8 +53,8 @@ class JobDesk:
             raise Refused("busy", "the server has no job at present: ask again later.")
         if request.job != job.job:
             raise Refused("gone", "the job has ended: ask for the present one.", job.job, request.job)
-        if self.clients and client not in self.clients:
-            raise Refused("refused", f"client {client!r} is not among the {len(self.clients)} clients of this job.")
+        for each in self._behind(client, request):
+            self._check_name(each.client, client)
         differing = list(version_differences(job.versions, request.versions))
         differing += task_differences(job.task, request.task)
         if differing:
@@ -62,10 +64,41 @@ class JobDesk:
             self.members.decline(client, why)
             raise Refused("mismatch", why, ours, theirs)
         try:
-            self.check_data(client, request.data)
+            for each in self._behind(client, request):
+                self.check_data(each.client, each.data)
         except Refused as refused:
             self.members.decline(client, str(refused))
             raise
         if request.pending is not None and (verdict := self.verdict(client, request.pending)) is not None:
             self.assignments.add_verdicts({client: verdict})
         self.members.join(client, request)
+
+    def _behind(self, node: str, request: api.JoinRequest) -> tuple[api.RelayedClient, ...]:
+        """The clients that a node joins for: those behind a relay, or itself.
+
+        Raises:
+            Refused: for a relay that the server does not list, or that names a client twice.
+        """
+        if not request.members:
+            return (api.RelayedClient(client=node, data=request.data),)
+        if node not in self.relays:
+            raise Refused(
+                "refused",
+                f"{node!r} would join for {len(request.members)} clients, and is not among the relays of this server: "
+                "list it in federation.relays of the server's file.",
+            )
+        if len({each.client for each in request.members}) < len(request.members):
+            raise Refused("malformed", f"the relay {node!r} names a client twice.")
+        return request.members
+
+    def _check_name(self, client: str, node: str) -> None:
+        """Refuses a client that may not take part, or takes part by another node already.
+
+        Raises:
+            Refused: naming it.
+        """
+        if self.clients and client not in self.clients:
+            raise Refused("refused", f"client {client!r} is not among the {len(self.clients)} clients of this job.")
+        via = "" if client == node else node
+        if (where := self.members.elsewhere(client, via)) is not None:
+            raise Refused("refused", f"client {client!r} takes part {where} already: end that connection first.")

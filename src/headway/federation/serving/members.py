@@ -21,7 +21,8 @@ class Member:
 
     contact: when it was last in contact, by the monotonic clock.  activity, done: its own account of its work.
     outcomes: how many of its replies counted, were late, refused or lost; in_a_row: refusals since the last that
-    counted.  reason: of the last that did not count.  declined: why it does not take part in the job.
+    counted.  reason: of the last that did not count.  declined: why it does not take part in the job.  via: the relay
+    behind which it is; relays: whether it is one itself, and no client.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Member:
     declined: str = ""
     left: bool = False
     set_aside: bool = False
+    via: str = ""
+    relays: bool = False
     bytes_up: int = 0
     bytes_down: int = 0
 
@@ -68,17 +71,50 @@ class Members:
         self._lock = threading.RLock()
 
     def join(self, name: str, facts: JoinRequest) -> Member:
-        """Adds a client, or renews the facts of one that joins again."""
-        now = self.clock()
+        """Adds a client, or renews the facts of one that joins again; a relay with the clients behind it."""
         with self._lock:
-            self._declined.pop(name, None)
-            known = self._members.get(name)
-            if known is None:
-                known = self._members[name] = Member(name, facts, now, now)
-            known.facts, known.contact, known.left, known.declined = facts, now, False, ""
+            known = self._join(name, facts, "")
+            known.relays = bool(facts.members)
+            behind = {each.client: each.data for each in facts.members}
+            for client, data in behind.items():
+                self._join(client, facts.model_copy(update={"data": data, "members": ()}), name)
+            for member in self._members.values():
+                if member.via == name and member.name not in behind:
+                    member.left = True
             self._members = dict(sorted(self._members.items()))
         self.on_change()
         return known
+
+    def _join(self, name: str, facts: JoinRequest, via: str) -> Member:
+        now = self.clock()
+        self._declined.pop(name, None)
+        if (known := self._members.get(name)) is None:
+            known = self._members[name] = Member(name, facts, now, now)
+        known.facts, known.contact, known.left, known.declined, known.via = facts, now, False, "", via
+        return known
+
+    def node_of(self, name: str) -> str:
+        """The node by which a client is reached: a relay, or the client itself."""
+        with self._lock:
+            member = self._members.get(name)
+            return name if member is None or not member.via else member.via
+
+    def relays(self, name: str) -> bool:
+        """Whether a node is a relay."""
+        with self._lock:
+            member = self._members.get(name)
+            return member is not None and member.relays
+
+    def elsewhere(self, name: str, via: str) -> str | None:
+        """By which other node a client is connected at present, as a phrase; `None` if it is not.
+
+        via: the relay by which it would join; empty for the client itself.
+        """
+        with self._lock:
+            member = self._members.get(name)
+            if member is None or member.via == via or not self._present(member):
+                return None
+            return f"by the relay {member.via!r}" if member.via else "by itself"
 
     def contact(self, name: str, activity: str | None = None, done: float | None = None) -> Member | None:
         """Notes a contact; `None` for a client that has not joined."""
@@ -161,7 +197,7 @@ class Members:
             return tuple(
                 name
                 for name, member in self._members.items()
-                if self._present(member) and not member.declined and not member.set_aside
+                if self._present(member) and not (member.declined or member.set_aside or member.relays)
             )
 
     def names(self) -> tuple[str, ...]:
@@ -184,7 +220,10 @@ class Members:
     def facts(self) -> Mapping[str, DataFacts]:
         """The facts of the data of each client."""
         with self._lock:
-            return {name: member.data for name, member in self._members.items()}
+            return {name: member.data for name, member in self._members.items() if not member.relays}
 
     def _present(self, member: Member) -> bool:
+        if member.via and not member.left:
+            relay = self._members.get(member.via)
+            return relay is not None and self._present(relay)
         return not member.left and self.clock() - member.contact <= self.lease_s

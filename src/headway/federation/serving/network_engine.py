@@ -219,7 +219,7 @@ class NetworkEngine(Engine):
         """Writes the verdicts on the round, which each client receives at its next contact."""
         verdicts = self.training.verdicts(ask.cohort)
         self.log.record_verdicts(verdicts)
-        self.channel.assignments.add_verdicts(verdicts)
+        self.channel.assignments.add_verdicts(verdicts, self.channel.members.node_of)
         return Answer()
 
     def _show(self, progress: Progress) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from headway.core.errors import UpdateRejected
@@ -20,6 +20,7 @@ from headway.federation.serving.training_round import (
 from headway.federation.spool.round_event import RoundEvent
 from headway.protocol.messages import Answer, Ask, Declined, UpdateReply
 from headway.protocol.round_pool import Ticket
+from headway.protocol.total_frames import largest_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class NetworkTraining:
         self.reader = ReplyReader(setup, channel.files.path)
         self._asks: dict[int, Ask] = {}  # by round, of tickets in flight
         self._sent: dict[int, str] = {}  # the assignment of each ticket that was sent, by its number
+        self._sent_to: dict[int, str] = {}  # and the node that it was sent to: the client, or its relay
         self._notes: list[str] = []
 
     # a round --------------------------------------------------------------------------------------------
@@ -130,6 +132,9 @@ class NetworkTraining:
 
     def _arrived(self, arrived: ReplyArrived) -> None:
         """Checks a reply, has it decided about, and answers the client."""
+        if arrived.assignment.clients:
+            self._sum_arrived(arrived)
+            return
         ticket = self._ticket(arrived)
         if ticket is None:
             self.channel.decide(arrived, "late", "the round was over before it arrived")
@@ -152,19 +157,59 @@ class NetworkTraining:
         self._accept(ticket, arrived, reply)
 
     def _accept(self, ticket: Ticket, arrived: ReplyArrived, reply: UpdateReply) -> None:
-        event = RoundEvent(
-            "arrived",
-            ticket.round,
-            0,
-            self._now(),
-            number=ticket.number,
-            client=ticket.client,
-            digest=arrived.digest,
-            weight=float(reply.update.weight),
-        )
-        verdict = self.rounds.feed(event)
+        verdict = self._feed_arrival(ticket, arrived, float(reply.update.weight), {})
         reasons = {"late": "the round was over before it arrived", "stale": "its model is too old"}
         self.channel.decide(arrived, verdict, reasons.get(verdict, ""))  # type: ignore[arg-type]
+
+    def _feed_arrival(self, ticket: Ticket, arrived: ReplyArrived, weight: float, more: Mapping[str, str]) -> str:
+        """Feeds that an update is on disk; the verdict."""
+        return self.rounds.feed(
+            RoundEvent(
+                "arrived",
+                ticket.round,
+                0,
+                self._now(),
+                number=ticket.number,
+                client=ticket.client,
+                digest=arrived.digest,
+                weight=weight,
+                more=more,
+            )
+        )
+
+    def _sum_arrived(self, arrived: ReplyArrived) -> None:
+        """Checks the sum of a relay, and has its clients decided about; all that are in the sum count, or none."""
+        name = arrived.assignment.assignment
+        flying = self.coordinator.pool.flying
+        tickets = {ticket.client: ticket for ticket in flying if self._sent.get(ticket.number) == name}
+        if not tickets:
+            self.channel.decide(arrived, "late", "the round was over before it arrived")
+            return
+        examples = {client: facts.train for client, facts in self.channel.members.facts().items()}
+        sent = self.rounds.record.messages[next(iter(tickets.values())).round]
+        try:
+            reply = self.reader.checked_sum(arrived, sent, examples)
+        except UpdateRejected as refusal:
+            for ticket in tickets.values():
+                self._fail(ticket, refusal.reason, arrived, refused=True)
+            self.channel.decide(arrived, "refused", refusal.reason)
+            return
+        rows = {} if isinstance(reply, Declined) else {row.client: row for row in reply.reports}
+        counted = [client for client, row in rows.items() if row.status == "counted"]
+        whole = tickets.keys() >= set(counted)
+        verdicts = set()
+        for client in sorted(counted) if whole else ():
+            weight = rows[client].metrics.get("weight", float(rows[client].examples))
+            verdicts.add(self._feed_arrival(tickets.pop(client), arrived, weight, {"relay": arrived.client}))
+        for client, ticket in sorted(tickets.items()):
+            row = rows.get(client)
+            reason = reply.reason if isinstance(reply, Declined) else "its relay has no report on it"
+            if row is not None:
+                reason = row.reason or "the sum of its relay could not count"
+            self._fail(ticket, reason, arrived, refused=row is not None and row.status == "rejected")
+        late = not whole or bool(verdicts - {"accepted"})
+        reason = "the round was over before it arrived" if late else ""
+        self.channel.decide(arrived, "late" if late else "accepted" if counted else "answered", reason)
 
     def _fail(self, ticket: Ticket, reason: str, arrived: ReplyArrived | None = None, refused: bool = False) -> None:
         """Feeds that a request has come to nothing."""
@@ -178,16 +223,23 @@ class NetworkTraining:
 
     def _send_all(self) -> None:
         """Sends the requests in flight that have not been sent, or not since the server was started."""
-        pool, limit = self.coordinator.pool, self.setup.reply_limit()
-        for ticket in pool.flying:
-            if ticket.number in self._sent:
-                continue
-            name = f"{self.channel.assignments.job}-{ticket.number}"
+        channel, pool = self.channel, self.coordinator.pool
+        nodes = channel.by_node(ticket.client for ticket in pool.flying)
+        tickets = {ticket.client: ticket for ticket in pool.flying}
+        for node, clients in nodes.items():
+            fresh = [client for client in clients if self._sent_to.get(tickets[client].number) != node]
+            behind = fresh if channel.members.relays(node) else ()
+            if not fresh or (behind and channel.assignments.of(node) is not None):
+                continue  # an earlier request to a relay first
+            ticket = tickets[fresh[0]]
+            name = f"{channel.assignments.job}-{ticket.number}"
             sent = self.rounds.record.messages[ticket.round]
             ask = self._asks.get(ticket.round) or self._earlier(ticket)
-            self.channel.send(ticket.client, name, ask, sent, limit)
-            self._sent[ticket.number] = name
-        self.channel.assignments.begin()
+            limit = largest_sum(self.setup.summed, len(behind)) if behind else self.setup.reply_limit()
+            channel.send(node, name, ask, sent, limit, behind)
+            self._sent |= {tickets[client].number: name for client in fresh}
+            self._sent_to |= {tickets[client].number: node for client in fresh}
+        channel.assignments.begin()
 
     def _earlier(self, ticket: Ticket) -> Ask:
         """The ask of a ticket from before a restart, with its own message."""
@@ -200,6 +252,8 @@ class NetworkTraining:
         numbers = {ticket.number for ticket in self.coordinator.pool.flying}
         gone = {number for number in self._sent if number not in numbers}
         names = {self._sent.pop(number) for number in gone}
+        for number in gone:
+            self._sent_to.pop(number, None)
         board = self.channel.assignments
         held = [(client, board.of(client)) for client in self.channel.members.names()]
         board.withdraw([client for client, own in held if own is not None and own.assignment in names])

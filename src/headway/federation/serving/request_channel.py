@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,8 +111,18 @@ class RequestChannel:
             self.files.put_file(path, move=True, digest=written.digest)
         return SentMessage(written.digest, written.size, ask.round, ask.attempt, ask.number)
 
-    def send(self, client: str, name: str, ask: Ask, sent: SentMessage, limit: int) -> None:
-        """Gives a client a request; name: of the assignment.  limit: the largest number of bytes of the reply."""
+    def by_node(self, clients: Iterable[str]) -> dict[str, list[str]]:
+        """Clients by the node through which they are reached: a relay, or each by itself."""
+        nodes: dict[str, list[str]] = {}
+        for client in clients:
+            nodes.setdefault(self.members.node_of(client), []).append(client)
+        return nodes
+
+    def send(self, client: str, name: str, ask: Ask, sent: SentMessage, limit: int, behind: Sequence[str] = ()) -> None:
+        """Gives a client a request; name: of the assignment.  limit: the largest number of bytes of the reply.
+
+        behind: the clients that are asked through a relay.
+        """
         private, size = self._private(ask.private.get(client, {}), sent)
         assignment = api.Assignment(
             assignment=name,
@@ -127,6 +137,7 @@ class RequestChannel:
             private_size=size,
             steps=ask.steps.get(client),
             limit=limit,
+            clients=tuple(behind),
         )
         self.assignments.open(client, assignment)
 

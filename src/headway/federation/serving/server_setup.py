@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,8 @@ class ServerSetup:
     """The server's parts of a job.
 
     guard: what updates must be.  collector: decodes, lifts and sums them.  measure: whether drift is measured.
-    group: how many clients are summed in float64 before the exact sum is paid.
+    group: how many clients are summed in float64 before the exact sum is paid.  summed: how many numbers each vector of
+    the sum has.
     """
 
     job: Job
@@ -39,7 +41,8 @@ class ServerSetup:
     guard: Promise
     collector: UpdateCollector
     measure: bool
-    group: int = GROUP
+    group: int
+    summed: Mapping[str, int]
 
     @classmethod
     def of(cls, job: Job, flows: tuple[Flow, ...], measure: bool, group: int = GROUP) -> ServerSetup:
@@ -48,9 +51,10 @@ class ServerSetup:
         flat_module = FlatModule(job.task, job.key, device)
         size, statistics = flat_module.layout.size, task_facts(flat_module).statistics
         guard = Promise.of(algorithm.chain, flows, size, statistics)
+        summed = algorithm.chain.summed_lengths(flows, size) | ({"buffers": statistics} if statistics else {})
         population = len(job.data.clients)
         collector = UpdateCollector(algorithm, job.key, flows, flat_module.layout, device, guard, population)
-        return cls(job, flows, flat_module, guard, collector, measure and not algorithm.protected, group)
+        return cls(job, flows, flat_module, guard, collector, measure and not algorithm.protected, group, summed)
 
     def meter(self, ask: Ask) -> DriftMeter | None:
         """The meter of a round's drift, if that is measured."""

@@ -15,7 +15,7 @@ from headway.federation.serving.assignments import ReplyArrived
 from headway.federation.serving.request_channel import SentMessage
 from headway.federation.serving.server_setup import ServerSetup
 from headway.federation.spool.round_event import RoundEvent
-from headway.protocol.messages import Answer, Ask, Declined, Reply, UpdateReply
+from headway.protocol.messages import Answer, Ask, Declined, Reply, SumReply, UpdateReply
 from headway.protocol.reports import Reports
 from headway.protocol.round_pool import Closed, Ticket
 from headway.protocol.wire_messages import Binding, read_reply
@@ -28,11 +28,13 @@ class RoundRecord:
     """What the server holds of the rounds that are open.
 
     messages: the frames that went out, by round.  replies: the digest of each accepted update, by the number of its
-    ticket.  refused: why the update of a ticket was refused.  counted: the tickets that counted in the last round.
+    ticket; summed: of these, the ones in the sum of a relay.  refused: why the update of a ticket was refused.
+    counted: the tickets that counted in the last round.
     """
 
     messages: dict[int, SentMessage] = field(default_factory=dict)
     replies: dict[int, str] = field(default_factory=dict)
+    summed: set[int] = field(default_factory=set)
     refused: dict[int, str] = field(default_factory=dict)
     counted: dict[str, Ticket] = field(default_factory=dict)
     lost: dict[str, tuple[Ticket, str]] = field(default_factory=dict)
@@ -73,6 +75,43 @@ class ReplyReader:
         assert isinstance(reply, UpdateReply)
         return reply
 
+    def sum(self, digest: str, binding: Binding) -> SumReply | Declined:
+        """The reply of a relay in a file.
+
+        Raises:
+            FrameError: for bytes that are no such reply to this request.
+        """
+        path = self.path(digest)
+        reply = read_reply(path, binding, path.stat().st_size, lengths=self.setup.summed, checked=True)
+        if not isinstance(reply, SumReply | Declined):
+            raise FrameError(f"a relay's sum was expected, found {type(reply).__name__}.")
+        return reply
+
+    def checked_sum(self, arrived: ReplyArrived, sent: SentMessage, examples: Mapping[str, int]) -> SumReply | Declined:
+        """The reply of a relay for its clients, checked; examples: of each client.
+
+        Raises:
+            UpdateRejected: naming what is wrong with it.
+        """
+        relay = arrived.client
+        if arrived.message != sent.digest:
+            raise UpdateRejected(relay, "it was computed from another model than the one that the server sent")
+        try:
+            reply = self.sum(arrived.digest, sent.binding)
+        except FrameError as error:
+            raise UpdateRejected(relay, str(error).rstrip(".")) from error
+        if isinstance(reply, SumReply):
+            if strangers := set(reply.reports.clients) - set(arrived.assignment.clients):
+                raise UpdateRejected(relay, f"its sum holds {min(strangers)!r}, which was not asked through it")
+            counted = reply.reports.with_status("counted").clients
+            if len(counted) != reply.total.count:
+                raise UpdateRejected(
+                    relay, f"{reply.total.count} updates are in its sum, and it reports {len(counted)}"
+                )
+            known = sum(examples.get(client, 0) for client in counted)
+            self.setup.guard.check_sum(reply.total, relay, known)
+        return reply
+
     def checked(self, arrived: ReplyArrived, sent: SentMessage, ask: Ask, examples: int) -> UpdateReply | Declined:
         """The reply of a client, checked against all that was promised.
 
@@ -107,8 +146,18 @@ class RoundSum:
         """The answer of the clients that count; ask: to them, each with its own message and round."""
         meter = self.setup.meter(ask) if measure else None
         summed = GroupedSum(self.setup.collector, ask, groups_of(ask.cohort, {}, group=self.group), meter)
+        relayed: dict[str, list[str]] = {}
         for client in ask.cohort:
-            summed.accept(client, self.stored(tickets[client]))
+            if (ticket := tickets[client]).number in self.record.summed:
+                relayed.setdefault(self.record.replies[ticket.number], []).append(client)
+            else:
+                summed.accept(client, self.stored(ticket))
+        for digest, clients in sorted(relayed.items()):
+            reply = self.reader.sum(digest, self.record.messages[tickets[clients[0]].round].binding)
+            assert isinstance(reply, SumReply)
+            counted = reply.reports.with_status("counted")
+            assert set(counted.clients) == set(clients), "a sum counts as a whole"
+            summed.accept_sum(SumReply(reply.total, counted))
         return summed.answer()
 
     def stored(self, ticket: Ticket) -> StoredUpdate:
@@ -193,6 +242,7 @@ class TrainingRounds:
         pool, record = self.coordinator.pool, self.record
         numbers, rounds = pool.open_asks, pool.open_rounds
         record.replies = {number: digest for number, digest in record.replies.items() if number in numbers}
+        record.summed &= record.replies.keys()
         record.messages = {round_: sent for round_, sent in record.messages.items() if round_ in rounds}
 
     @property
@@ -225,6 +275,8 @@ class TrainingRounds:
         verdict = pool.arrived(ticket, at)
         if verdict == "accepted":
             self.record.replies[ticket.number] = event.digest
+            if event.more.get("relay"):
+                self.record.summed.add(ticket.number)
         return verdict
 
     def _check_same(self, event: RoundEvent, ask: Ask, sent: SentMessage) -> None:
