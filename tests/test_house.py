@@ -37,6 +37,7 @@ SUITES: dict[str, str] = {
     "cli/test_report_command.py": "reports.assemble reports.naming",
     "cli/test_run_command.py": "cli.explain_command cli.export_command cli.header cli.list_command cli.main",
     "cli/test_run_drift.py": "observe.progress",
+    "cli/test_run_page.py": "federation.operations.run_facts",
     "cli/test_schema_command.py": "cli.federation_commands",
     "client_state/test_store_model.py": "client_state.commit_flags",
     "client_state/test_tensor_table.py": "client_state.shared_memory",
@@ -77,6 +78,9 @@ SUITES: dict[str, str] = {
         "model.zoo"
     ),
     "experiment/test_user_modules.py": "core.own_code",
+    "federation/operations/test_live_page.py": "federation.operations.live_sections federation.operations.status_text",
+    "federation/operations/test_page_server.py": "federation.operations.status_pages",
+    "federation/operations/test_status_board.py": "federation.operations.status_history",
     "federation/serving/test_network_engine.py": (
         "federation.serving.assignments federation.serving.gathering federation.serving.http_bodies "
         "federation.serving.http_server "
@@ -100,7 +104,8 @@ SUITES: dict[str, str] = {
     "protocol/test_reports.py": "observe.round_report protocol.messages",
     "reports/test_page.py": (
         "observe.text reports.page.bars reports.page.charts reports.page.components "
-        "reports.page.journal_reader reports.page.label_holdings reports.page.matrix reports.page.per_client "
+        "reports.page.journal_reader reports.page.label_holdings reports.page.matrix reports.page.page_parts "
+        "reports.page.per_client "
         "reports.page.provenance reports.page.round_sections reports.run_reader"
     ),
     "reports/test_timeline.py": "numerics.units",

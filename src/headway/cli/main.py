@@ -50,6 +50,15 @@ Address = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(metavar="HOST:PORT|auto", help="The Ray cluster, with --engine ray; one of this machine by default."),
 ]
+Watch = Annotated[
+    bool, typer.Option("--watch", help="Show the run on a live page of this machine; prints its address.")
+]
+WatchPort = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        metavar="PORT", min=1, max=65535, help="The port of the live page, with --watch; a free one by default."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output, and nothing else.")]
 Out = Annotated[Optional[Path], typer.Option(help="Where to write; a new place by default.")]  # noqa: UP045
 
@@ -74,6 +83,11 @@ def _engine(workers: int | None, address: str | None, **options: str | None) -> 
     return [f"engine.{name}={value}" for name, value in options.items() if value is not None]
 
 
+def _port(watch: bool, port: int | None) -> int | None:
+    """The port of the live page, 0 for a free one; `None` without a page."""
+    return port if port is not None else 0 if watch else None
+
+
 @app.command()
 def run(
     file: File,
@@ -92,6 +106,8 @@ def run(
     engine: Where = None,
     address: Address = None,
     out: Out = None,
+    watch: Watch = False,
+    watch_port: WatchPort = None,
     json: Json = False,
 ) -> None:
     """Train by a run file, and keep the run in a folder."""
@@ -104,6 +120,7 @@ def run(
         rounds,
         out,
         json,
+        _port(watch, watch_port),
     )
 
 
@@ -113,12 +130,14 @@ def resume(
     rounds: Rounds = None,
     workers: Workers = None,
     address: Address = None,
+    watch: Watch = False,
+    watch_port: WatchPort = None,
     json: Json = False,
 ) -> None:
     """Go on with a run that was stopped, from its last checkpoint, to the same result."""
     from headway.cli.run_command import resume_folder
 
-    resume_folder(folder, _engine(workers, address), rounds, json)
+    resume_folder(folder, _engine(workers, address), rounds, json, _port(watch, watch_port))
 
 
 @app.command()

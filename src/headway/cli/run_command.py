@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from headway.cli.header import heading_record, show_heading
+from headway.cli.run_page import RunPage, run_page
 from headway.core import stopping
 from headway.core.errors import RunFolderError
 from headway.experiment.run import Run
@@ -31,19 +32,31 @@ EVALUATION_S, EVALUATION_SHARE = 30.0, 0.4  # evaluation that takes longer, and 
 
 
 def run_file(
-    name: str, sets: Sequence[str], seed: int | None, rounds: int | None, out: Path | None, as_json: bool
+    name: str,
+    sets: Sequence[str],
+    seed: int | None,
+    rounds: int | None,
+    out: Path | None,
+    as_json: bool,
+    watch: int | None = None,
 ) -> None:
-    """Trains the run of a run file."""
+    """Trains the run of a run file.
+
+    watch: the port of the live page, 0 for a free one; `None` for no page.
+    """
     runfile = load_runfile(name, sets, seed=seed, rounds=rounds)
     _set_threads(runfile)
     place = nullcontext(out) if out else free_folder(Path("runs") / f"{runfile.name}-s{runfile.sections.run.seed}")
-    with stopping.noticed("No round had been trained."), place as folder:
-        run = runfile.start(folder)
-    _train(run, runfile, folder, as_json)
+    with run_page(runfile, watch) as page:
+        with stopping.noticed("No round had been trained."), place as folder:
+            run = runfile.start(folder, observers=page.observers)
+        _train(run, runfile, folder, as_json, page)
 
 
-def resume_folder(folder: Path, sets: Sequence[str], rounds: int | None, as_json: bool) -> None:
-    """Goes on with a run.
+def resume_folder(
+    folder: Path, sets: Sequence[str], rounds: int | None, as_json: bool, watch: int | None = None
+) -> None:
+    """Goes on with a run; watch: see `run_file`.
 
     Raises:
         RunFolderError: if the folder is none, or was changed.
@@ -54,7 +67,13 @@ def resume_folder(folder: Path, sets: Sequence[str], rounds: int | None, as_json
             f"{folder} has no {CONFIG}: the run was made in Python, and is resumed there with Run(..., resume=True)."
         )
     runfile = load_runfile(str(folder / CONFIG), sets, rounds=rounds)
-    run = runfile.start(folder, resume=True)
+    with run_page(runfile, watch) as page:
+        run = runfile.start(folder, resume=True, observers=page.observers)
+        _go_on(run, runfile, folder, as_json, page)
+
+
+def _go_on(run: Run, runfile: RunFile, folder: Path, as_json: bool, page: RunPage) -> None:
+    """Trains the rounds that are left, if there are some."""
     if run.finished:
         if as_json:
             emit({"event": "complete", "round": run.state.round, "folder": str(folder)})
@@ -64,7 +83,7 @@ def resume_folder(folder: Path, sets: Sequence[str], rounds: int | None, as_json
             console().print(f"{folder} is complete: {done} rounds are done{more}.")
         run.close()
         return
-    _train(run, runfile, folder, as_json)
+    _train(run, runfile, folder, as_json, page)
 
 
 def _set_threads(runfile: RunFile) -> None:
@@ -122,11 +141,16 @@ def _meter(screen: Console, run: Run) -> Meter:
     return Meter(screen, "simulated second", math.ceil(run.until_s), int(run.engine.now))
 
 
-def _train(run: Run, runfile: RunFile, folder: Path, as_json: bool) -> None:
+def _train(run: Run, runfile: RunFile, folder: Path, as_json: bool, page: RunPage) -> None:
     screen = console()
     known = heading_record(run, runfile, folder)
     if not as_json:
         show_heading(screen, run, runfile, folder)
+    page.begin(run)
+    if page.url and as_json:
+        emit({"event": "watch", "url": page.url})
+    elif page.url:
+        screen.print(f"  watch   {page.url}", markup=False, soft_wrap=True)
     report: RoundReport | None = None
     lines, spent = Lines(), Spent()
     kept = f"The run is kept; go on with: {_how(folder)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from headway.experiment.target_scaling import scale_notes, scaled_task
 from headway.experiment.task_section import task_of
 from headway.model.task import Task
 from headway.numerics.keys import Key
+from headway.observe.observer import Observer
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,13 @@ class RunFile:
         notes = scale_notes(task, section, data)
         return Experiment(self.algorithm, data.with_notes(notes), scaled_task(task, section, data))
 
-    def start(self, folder: Path | None = None, resume: bool = False, last: LastData | None = None) -> Run:
+    def start(
+        self,
+        folder: Path | None = None,
+        resume: bool = False,
+        last: LastData | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> Run:
         """The run, ready to be iterated over; last: what may hold the data already.
 
         Raises:
@@ -120,6 +127,7 @@ class RunFile:
             keep=section.keep,
             until_s=section.until_s,
             config=self.to_toml(),
+            observers=observers,
         )
 
     def _engine(self) -> Engine:

@@ -134,6 +134,11 @@ class Assignments:
         with self._lock:
             return self._open.get(client)
 
+    def open_clients(self) -> frozenset[str]:
+        """The clients with a request that they have not answered."""
+        with self._lock:
+            return frozenset(self._open)
+
     def find(self, client: str, name: str) -> Assignment | None:
         """The open request of this name, if it is the client's."""
         with self._lock:

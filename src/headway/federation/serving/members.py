@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from headway.federation.http_api import DataFacts, JoinRequest
@@ -13,6 +13,18 @@ from headway.federation.http_api import DataFacts, JoinRequest
 Outcome = Literal["counted", "late", "refused", "lost"]
 LEASE_S = 60.0  # without any contact for so long, a client counts as gone
 SET_ASIDE_AFTER = 3  # refused updates one after another, after which a client is asked no more
+
+SHOWN = (
+    "name",
+    "activity",
+    "done",
+    "reason",
+    "declined",
+    "left",
+    "set_aside",
+    "bytes_up",
+    "bytes_down",
+)  # in the status
 
 
 @dataclass(slots=True)
@@ -65,6 +77,7 @@ class Members:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.lease_s, self.set_aside_after, self.on_change, self.clock = lease_s, set_aside_after, on_change, clock
+        self.on_late: Callable[[str, str], None] = lambda name, reason: None  # given each late reply, and why
         self._members: dict[str, Member] = {}
         self._declined: dict[str, str] = {}  # by clients that never joined
         self._started = clock()
@@ -156,12 +169,12 @@ class Members:
                 member.in_a_row = 0
                 return False
             member.reason = reason
-            if outcome == "refused":
-                member.in_a_row += 1
-                if member.in_a_row >= self.set_aside_after and not member.set_aside:
-                    member.set_aside = True
-                    return True
-        return False
+            member.in_a_row += outcome == "refused"
+            aside = outcome == "refused" and member.in_a_row >= self.set_aside_after and not member.set_aside
+            member.set_aside = member.set_aside or aside
+        if outcome == "late":
+            self.on_late(name, reason)
+        return aside
 
     def add_bytes(self, name: str, up: int = 0, down: int = 0) -> None:
         """Counts bytes of a client."""
@@ -211,10 +224,9 @@ class Members:
         with self._lock:
             rows = []
             for member in self._members.values():
-                row = asdict(member)
-                del row["facts"], row["joined"], row["contact"], row["in_a_row"]
-                examples = {"train": member.data.train, "test": member.data.test}
-                rows.append({**row, **examples, "present": self._present(member), "silent_s": now - member.contact})
+                row = {name: getattr(member, name) for name in SHOWN}
+                row |= {"outcomes": dict(member.outcomes), "train": member.data.train, "test": member.data.test}
+                rows.append({**row, "present": self._present(member), "silent_s": now - member.contact})
             return rows + [{"name": name, "present": False, "declined": why} for name, why in self._declined.items()]
 
     def facts(self) -> Mapping[str, DataFacts]:

@@ -52,7 +52,7 @@
     tip.style.top = `${Math.min(innerHeight - box.height - 4, event.clientY + 14)}px`;
   };
 
-  for (const svg of document.querySelectorAll("svg[data-plot]")) {
+  const follow = (svg) => {
     const plot = JSON.parse(svg.dataset.plot), [low, high, start, end, width] = plot.span;
     const cursor = document.createElementNS("http://www.w3.org/2000/svg", "path");
     cursor.setAttribute("class", "cursor");
@@ -72,5 +72,10 @@
       svg.append(cursor);
       show(event, [`${plot.x} ${say(x)}`, ...rows].join("\n"));
     });
-  }
+  };
+  document.querySelectorAll("svg[data-plot]").forEach(follow);
+  document.addEventListener("replaced", (event) => {  // of a live page
+    tip.hidden = true;
+    event.target.querySelectorAll("svg[data-plot]").forEach(follow);
+  });
 })();

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from importlib import resources
-
-from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from headway.reports.page import per_client
@@ -14,6 +9,7 @@ from headway.reports.page import provenance as ran
 from headway.reports.page import round_sections as sections
 from headway.reports.page.charts import look
 from headway.reports.page.content import Evidence
+from headway.reports.page.page_parts import content_policy, environment, page_file
 from headway.reports.page.timeline import clock_section
 
 GENERATOR = "headway report"
@@ -21,7 +17,7 @@ GENERATOR = "headway report"
 
 def render(evidence: Evidence) -> str:
     """The whole page as HTML; the same evidence gives the same text."""
-    style, script = _file("style.css"), _file("page.js")
+    style, script = page_file("style.css"), page_file("page.js")
     parts = [
         sections.summary(evidence),
         sections.learning(evidence),
@@ -34,42 +30,13 @@ def render(evidence: Evidence) -> str:
         ran.troubles(evidence),
         ran.made_of(evidence),
     ]
-    environment = Environment(
-        loader=DictLoader({"page.html": _file("page.html")}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("page.html").render(
+    pages = environment({"page.html": page_file("page.html")})
+    return pages.get_template("page.html").render(
         evidence=evidence,
         sections=parts,
         looks=[look(index) for index in range(len(evidence.methods))],
         generator=GENERATOR,
-        policy=_policy(style, script),
+        policy=content_policy(style, script),
         style=Markup(style),  # ours, and without the two letters that would end the element
         script=Markup(script),
     )
-
-
-def _file(name: str) -> str:
-    return (resources.files("headway.reports.page") / name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """Nothing is loaded from anywhere, and no style or script runs but the page's own, known by their hashes."""
-    return "; ".join(
-        [
-            "default-src 'none'",
-            f"style-src '{_hash(style)}'",
-            f"script-src '{_hash(script)}'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

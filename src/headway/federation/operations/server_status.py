@@ -1,0 +1,79 @@
+"""The status of a server: its clients, its phase and its job, read from the parts that serve them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from headway.federation.operations.status_board import LONGEST, StatusBoard, StatusObserver
+from headway.federation.operations.status_snapshot import ClientStatus, Presence
+from headway.federation.serving.assignments import Assignments
+from headway.federation.serving.members import Members
+from headway.federation.serving.network_training import Progress
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """The board of a server.
+
+    show: is given the progress of the engine.  observer: of the run.
+    """
+
+    board: StatusBoard
+    observer: StatusObserver
+    now: Callable[[], float]
+
+    @classmethod
+    def of(
+        cls, members: Members, assignments: Assignments, *, name: str, rounds: int, now: Callable[[], float]
+    ) -> ServerStatus:
+        """The status of these clients and their job; now: the run's clock."""
+
+        def clients() -> list[ClientStatus]:
+            wall, awaited = board.wall(), assignments.open_clients()
+            return [client_status(row, wall, row["name"] in awaited) for row in members.snapshot()]
+
+        board = StatusBoard(
+            "server", name, rounds, clients, lambda: (assignments.job, assignments.state, assignments.reason)
+        )
+        members.on_late = lambda client, reason: board.add_event("late", reason, client)
+        return cls(board, StatusObserver(board), now)
+
+    def show(self, progress: Progress) -> None:
+        """Puts the progress of the engine on the board."""
+        wall, now = self.board.wall(), self.now()
+        deadline = wall + progress.deadline - now if math.isfinite(progress.deadline) else None
+        since = wall - max(0.0, now - progress.since)
+        self.board.set_phase(progress.phase, progress.note, since, deadline, progress.waiting_for)
+
+
+def client_status(row: dict[str, Any], wall: float, awaited: bool) -> ClientStatus:
+    """A client of `Members.snapshot`; wall: the time now, in Unix time."""
+    outcomes = row.get("outcomes", {})
+    silent = row.get("silent_s")
+    return ClientStatus(
+        name=row["name"],
+        presence=_presence(row),
+        activity=str(row.get("activity", ""))[:LONGEST],
+        done=row.get("done"),
+        contact=None if silent is None else wall - silent,
+        awaited=awaited,
+        train=row.get("train", 0),
+        test=row.get("test", 0),
+        **{name: outcomes.get(name, 0) for name in ("counted", "late", "refused", "lost")},
+        reason=str(row.get("declined") or row.get("reason", ""))[:LONGEST],
+        bytes_up=row.get("bytes_up", 0),
+        bytes_down=row.get("bytes_down", 0),
+    )
+
+
+def _presence(row: dict[str, Any]) -> Presence:
+    if row.get("declined"):
+        return "declined"
+    if row.get("left"):
+        return "left"
+    if row.get("set_aside"):
+        return "set aside"
+    return "connected" if row.get("present") else "gone"

@@ -1,0 +1,83 @@
+"""The status of a server: its members, the phase of its engine, and its job."""
+
+import time
+
+from headway.federation import http_api as api
+from headway.federation.job_facts import own_versions
+from headway.federation.operations.server_status import ServerStatus
+from headway.federation.serving.assignments import Assignments
+from headway.federation.serving.members import Members
+from headway.federation.serving.network_training import Progress
+
+
+def joining(job="job-1"):
+    task = api.TaskFacts(layout="x", parameters=3, loss="squared_error")
+    data = api.DataFacts(train=40, test=10, input_shape=(3,))
+    return api.JoinRequest(job=job, versions=own_versions(), task=task, data=data)
+
+
+def assignment(name="a-1"):
+    return api.Assignment(
+        assignment=name, job="job-1", kind="train", round=3, message="0" * 64, size=10, limit=100
+    )  # fmt: skip
+
+
+def test_clients_and_what_they_do():
+    now = [100.0]
+    members, assignments = Members(lease_s=60.0, clock=lambda: now[0]), Assignments()
+    assignments.job = "job-1"
+    assignments.set_state("running")
+    status = ServerStatus.of(members, assignments, name="mine", rounds=9, now=lambda: now[0])
+    for name in ("north", "south", "west", "left"):
+        members.join(name, joining())
+    members.decline("east", "the local policy requires a secure sum")
+    members.leave("left")
+    now[0] += 100.0
+    members.contact("north", "training", 0.25)
+    members.contact("west", "", None)
+    assignments.open("north", assignment())
+    for _ in range(3):
+        members.count("west", "refused", "not finite")
+    members.count("north", "counted")
+    members.count("north", "late", "the round was over before it arrived")
+    shown = status.board.snapshot()
+    found = {each.name: each for each in shown.clients}
+    assert {name: each.presence for name, each in found.items()} == {
+        "east": "declined",
+        "left": "left",
+        "north": "connected",
+        "south": "gone",
+        "west": "set aside",
+    }
+    north = found["north"]
+    assert (north.activity, north.done, north.awaited) == ("training", 0.25, True)
+    assert (north.train, north.test, north.counted, north.late) == (40, 10, 1, 1)
+    assert found["south"].contact is not None
+    assert abs(time.time() - found["south"].contact - 100.0) < 5.0
+    assert found["east"].reason == "the local policy requires a secure sum"
+    assert found["west"].refused == 3
+    assert (shown.connected, shown.population, shown.job, shown.state) == (1, 5, "job-1", "running")
+    (late,) = shown.events
+    assert (late.sort, late.client, late.text) == ("late", "north", "the round was over before it arrived")
+
+
+def test_the_phase_of_the_engine_in_unix_time():
+    assignments = Assignments()
+    assignments.set_state("running")
+    status = ServerStatus.of(Members(), assignments, name="mine", rounds=9, now=lambda: 500.0)
+    wall = time.time()
+    status.show(Progress("training", 4, since=460.0, waiting_for=("a", "b"), deadline=530.0))
+    phase = status.board.snapshot().phase
+    assert (phase.phase, phase.waiting_for, phase.waiting) == ("training", ("a", "b"), 2)
+    assert abs(phase.since - (wall - 40)) < 5
+    assert abs(phase.deadline - (wall + 30)) < 5
+    status.show(Progress("waiting for clients", 4, since=490.0, note="for north"))
+    assert status.board.snapshot().phase.deadline is None
+
+
+def test_a_job_that_failed_shows_why():
+    assignments = Assignments()
+    status = ServerStatus.of(Members(), assignments, name="mine", rounds=9, now=lambda: 0.0)
+    assignments.set_state("failed", "the disk is full")
+    shown = status.board.snapshot()
+    assert (shown.state, shown.reason) == ("failed", "the disk is full")
