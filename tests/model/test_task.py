@@ -1,7 +1,6 @@
 """Tasks: what is shared, what becomes of buffers, metrics against known values."""
 
 import threading
-import time
 
 import pytest
 import torch
@@ -32,6 +31,26 @@ def test_the_initial_model_is_a_function_of_the_key():
     one, two = FlatModule(linear_task(), KEY).shared, FlatModule(linear_task(), KEY).shared
     assert torch.equal(one, two)
     assert not torch.equal(one, FlatModule(linear_task(), Key.root(1)).shared)
+
+
+def test_the_initial_model_does_not_depend_on_what_other_threads_build():
+    alone, inside, done = FlatModule(linear_task(), KEY).shared, threading.Event(), threading.Event()
+
+    def other():
+        inside.set()
+        done.wait(5)
+        return nn.Linear(4, 3)
+
+    def first():
+        thread.start()
+        inside.wait(0.2)  # in vain: the other one waits for its turn
+        return linear_task().model()
+
+    thread = threading.Thread(target=lambda: FlatModule(hw.Task(model=other), Key.root(1)))
+    beside = FlatModule(hw.Task(model=first), KEY).shared
+    done.set()
+    thread.join()
+    assert torch.equal(beside, alone)
 
 
 def test_the_module_lives_in_the_vector():
@@ -215,23 +234,3 @@ def test_counts_of_batches_do_not_pass_from_client_to_client():
         flat_module.module(torch.randn(8, 4))
         counted.append(int(flat_module.module[1].num_batches_tracked))
     assert counted == [1, 1]
-
-
-def test_models_that_threads_build_at_the_same_time_have_the_weights_of_their_keys():
-    def slow():
-        first = nn.Linear(4, 3)
-        time.sleep(0.001)  # another thread would draw here
-        return nn.Sequential(first, nn.Linear(3, 2))
-
-    task, found = hw.Task(model=slow), {}
-
-    def build(seed):
-        found[seed] = task.build(Key.root(seed))[1].weight
-
-    alone = {seed: task.build(Key.root(seed))[1].weight for seed in range(8)}
-    threads = [threading.Thread(target=build, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(torch.equal(found[seed], alone[seed]) for seed in range(8))
