@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,8 @@ from headway.model.losses import LOSSES, Loss, PerExample
 from headway.model.metrics import METRICS, Metric, is_known_metric, is_pooled, known_metrics, named_metric, own_metric
 from headway.model.random_state import outside_seeded
 from headway.numerics.keys import Key
+
+_BUILDING = threading.RLock()  # initial weights are drawn from generators that all threads share
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class Task:
             ConfigError: if nothing is trainable or shared, a pattern matches nothing, or the model has statistics
                 and no policy for them.
         """
-        with torch.random.fork_rng(devices=[]):
+        with _BUILDING, torch.random.fork_rng(devices=[]):
             torch.manual_seed(key.derive("model").seed())
             with outside_seeded(key.derive("model").seed()):
                 made = self.model()
