@@ -34,8 +34,8 @@ class Uploads(Protocol):
         """The bytes that are there of an upload."""
         ...
 
-    def append(self, upload: str, offset: int, data: bytes) -> int:
-        """Adds bytes to an upload; how many are there."""
+    def append(self, upload: str, offset: int, data: bytes, *, most: int | None = None, client: str = "") -> int:
+        """Adds bytes to an upload, which may have so many at most; how many are there."""
         ...
 
     def finish(self, upload: str, size: int, digest: str) -> Path:
@@ -236,13 +236,13 @@ class HttpServer:
             raise Refused("busy", "another connection is sending this reply: ask again in a second.")
         self._writing.add(name)
         try:
-            await self._write(request, client, name, int(offset))
+            await self._write(request, client, name, int(offset), assignment.limit)
         finally:
             self._writing.discard(name)
         return web.json_response({}, headers={api.OFFSET: str(self.uploads.received(name))})
 
-    async def _write(self, request: web.Request, client: str, name: str, offset: int) -> None:
-        """Writes a piece as it comes in; what came of a piece that broke off is kept."""
+    async def _write(self, request: web.Request, client: str, name: str, offset: int, most: int) -> None:
+        """Writes a piece as it comes in; what came of a piece that broke off is kept.  most: bytes of the whole."""
         there = self.uploads.received(name)
         if offset != there:
             raise Refused("mismatch", "the piece does not begin where the upload ends.", str(there), str(offset))
@@ -252,7 +252,7 @@ class HttpServer:
             held += part
             if held and (not part or len(held) >= PART):
                 digest.update(held)
-                self.uploads.append(name, place, bytes(held))
+                self.uploads.append(name, place, bytes(held), most=most, client=client)
                 place += len(held)
                 self.members.add_bytes(client, up=len(held))
                 held.clear()
