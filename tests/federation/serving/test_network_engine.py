@@ -12,6 +12,7 @@ from raw_client import RawClient, prepared
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.federation import http_api as api
 from headway.federation.serving.network_engine import WaitedTooLong
 from headway.federation.spool.event_log import EventLog
 from headway.federation.spool.spool import Spool
@@ -262,4 +263,22 @@ def test_too_few_clients_end_the_run_after_the_limit(tmp_path):
     with pytest.raises(WaitedTooLong, match=r"waited 0\.3 s for client-1\."):
         list(run)
     run.close()
+    network.close()
+
+
+def test_a_server_that_has_just_been_started_withdraws_nothing(tmp_path):
+    algorithm, task, data = hw.recipes.recipe("fedavg", trainer=TRAINER), linear_task(), blobs((7,))
+    network = network_of(tmp_path, algorithm, task, 1)
+    with RawClient(network.url, "client-0") as raw:
+        raw.join(7)
+        assert raw.work(0.0, working=("job-0",)).withdrawn == ()  # no run yet: what it will ask for is not known
+        assert raw.call("HEAD", api.REPLY.format(assignment="job-0")).status == 503
+        run = hw.Run(algorithm, data, task, rounds=1, engine=network.engine, evaluate_every=None)
+        thread = threading.Thread(target=lambda: list(run), daemon=True)
+        thread.start()
+        assignment = raw.assignment()
+        assert raw.work(0.0, working=("job-99", assignment.assignment)).withdrawn == ("job-99",)
+        raw.answer(assignment, 7.0)
+        thread.join(20)
+        run.close()
     network.close()

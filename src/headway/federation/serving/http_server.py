@@ -317,7 +317,8 @@ class HttpServer:
     def _state(self, client: str, working: tuple[str, ...]) -> api.Work:
         held, board = self.assignments.of(client), self.assignments
         state, reason = board.show_state(client)
-        withdrawn = tuple(name for name in working if held is None or held.assignment != name)
+        in_hand = set() if held is None else {held.assignment}
+        withdrawn = tuple(name for name in working if name not in in_hand) if board.is_unwanted() else ()
         member = self.members.get(client)
         aside = "" if member is None or not member.set_aside else f"set aside: {member.reason}"
         return api.Work(
