@@ -90,7 +90,7 @@ def test_a_node_whose_certificate_expires_in_a_round_is_refused_within_it(tmp_pa
             if called == victim:
                 end = issued.certificate.not_after
                 text = f"the certificate of {called!r} expired at {admission.moment(end)}."
-                raise admission.NotAdmitted(text, 403, name=called)
+                raise admission.NotAdmitted(text, 403, ended=called)
             before(called, issued)
 
         with lock:

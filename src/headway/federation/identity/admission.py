@@ -34,8 +34,8 @@ SERVER_SEQUENCES = "accepted.sqlite"
 class NotAdmitted(HeadwayError):
     """A request that is refused for who makes it, or how often.
 
-    status: of the answer.  kind: of its `Problem`.  headers: that the answer carries.  name: of the node, where the
-    request was proved to be its own.
+    status: of the answer.  kind: of its `Problem`.  headers: that the answer carries.  ended: the node whose
+    certificate was revoked or has expired, if that is why.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class NotAdmitted(HeadwayError):
         message: str,
         status: Literal[401, 403, 429, 503] = 401,
         *,
-        name: str = "",
+        ended: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.name, self.headers = status, name, dict(headers or {})
+        self.status, self.ended, self.headers = status, ended, dict(headers or {})
         self.kind: Literal["unauthorised", "refused", "busy"] = (
             "unauthorised" if status == 401 else "refused" if status == 403 else "busy"
         )
@@ -175,10 +175,10 @@ class CertifiedAdmission:
             try:
                 self._windows.accept(name, request.sequence)
             except SequenceRefused as refused:
-                raise NotAdmitted(f"{refused}.", name=name, headers={SEQUENCE: str(refused.least)}) from refused
+                raise NotAdmitted(f"{refused}.", headers={SEQUENCE: str(refused.least)}) from refused
             except sqlite3.Error as error:
                 message = f"the server cannot write the numbers of requests that it accepted: {error}."
-                raise NotAdmitted(message, 503, name=name, headers={"Retry-After": "10"}) from error
+                raise NotAdmitted(message, 503, headers={"Retry-After": "10"}) from error
         return name
 
     def _of_connection(self, name: str, peer_certificate: bytes | None) -> Issued:
@@ -195,26 +195,25 @@ class CertifiedAdmission:
                 f"the request is in the name of {name!r}, and the certificate of its connection is that of"
                 f" {issued.certificate.name!r}.",
                 403,
-                name=issued.certificate.name,
             )
         return issued
 
     def _refuse(self, name: str) -> Issued:
         if self._registry.of_name(name):
-            raise NotAdmitted(f"the certificate of {name!r} was revoked.", 403, name=name)
+            raise NotAdmitted(f"the certificate of {name!r} was revoked.", 403, ended=name)
         raise NotAdmitted(f"no node {name!r} is in the server's registry.", 403)
 
     @staticmethod
     def _check_state(name: str, issued: Issued) -> None:
         now, facts = time.time(), issued.certificate
         if issued.revoked is not None:
-            raise NotAdmitted(f"the certificate of {name!r} was revoked at {moment(issued.revoked)}.", 403, name=name)
+            raise NotAdmitted(f"the certificate of {name!r} was revoked at {moment(issued.revoked)}.", 403, ended=name)
         if now > facts.not_after:
             raise NotAdmitted(
                 f"the certificate of {name!r} expired at {moment(facts.not_after)}; the server's clock is at"
                 f" {moment(now)}.",
                 403,
-                name=name,
+                ended=name,
             )
 
     def _check_signature(
@@ -240,4 +239,4 @@ def _take(buckets: TokenBuckets, name: str) -> None:
     wait = buckets.take(name)
     if wait > 0:
         message = f"{name!r} makes more than {buckets.rate:g} requests in a second; the next in {wait:.2f} s."
-        raise NotAdmitted(message, 429, name=name, headers={"Retry-After": str(math.ceil(wait))})
+        raise NotAdmitted(message, 429, headers={"Retry-After": str(math.ceil(wait))})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from headway.federation.http_api import Assignment, Receipt, RoundVerdict
 from headway.federation.serving.refusals import Refused
 
 State = Literal["waiting", "running", "finished", "failed", "stopped", "paused"]
+SENT = 8  # messages that a client was sent last, which it may fetch
 KEPT = 10_000  # receipts of answered assignments that are remembered in memory
 
 
@@ -59,6 +61,7 @@ class Assignments:
         self._shown: dict[str, State] = {}  # the state that each client was shown last
         self._receipts: dict[str, Receipt] = {}
         self._deciding: dict[str, ReplyArrived] = {}
+        self._messages: dict[str, deque[str]] = {}  # the digests of what each client was sent last
         self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}
         self._running = False  # whether a run waits for replies
         self._lock = threading.RLock()
@@ -77,6 +80,8 @@ class Assignments:
         """Gives a client a request, in the place of an earlier one."""
         with self._lock:
             self._open[client] = assignment
+            sent = self._messages.setdefault(client, deque(maxlen=SENT))
+            sent.extend(digest for digest in (assignment.message, assignment.private) if digest and digest not in sent)
         self._wake([client])
 
     def withdraw(self, clients: Iterable[str]) -> None:
@@ -138,6 +143,11 @@ class Assignments:
         """The clients with a request that they have not answered."""
         with self._lock:
             return frozenset(self._open)
+
+    def was_sent(self, client: str, digest: str) -> bool:
+        """Whether a message is one of a client's last: it may fetch these, and nothing that others sent."""
+        with self._lock:
+            return digest in self._messages.get(client, ())
 
     def find(self, client: str, name: str) -> Assignment | None:
         """The open request of this name, if it is the client's."""

@@ -106,7 +106,13 @@ class HttpServer:
 
         async def serve() -> None:
             self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-            runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2.0, keepalive_timeout=75.0)
+            runner = web.AppRunner(
+                self.application(),
+                access_log=None,
+                shutdown_timeout=2.0,
+                keepalive_timeout=75.0,
+                auto_decompress=False,  # a small body may become a large one
+            )
             await runner.setup()
             try:
                 site = web.TCPSite(runner, host, port, ssl_context=context, backlog=1024)
@@ -205,9 +211,12 @@ class HttpServer:
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             raise Refused("malformed", "a message is named by the 64 hexadecimal digits of its digest.")
         path = self.uploads.path(digest)
-        if not path.is_file():
+        if not self.assignments.was_sent(client, digest) or not path.is_file():
             raise Refused("gone", "there is no such message any more.")
-        first = request.http_range.start or 0
+        try:
+            first = request.http_range.start or 0
+        except ValueError as error:
+            raise Refused("malformed", f"the header Range: {error}.") from None
         self.members.add_bytes(client, down=max(0, path.stat().st_size - first))
         return web.FileResponse(path, headers={"Cache-Control": "private, max-age=31536000, immutable"})
 
@@ -288,9 +297,9 @@ class HttpServer:
         try:
             return self.admission.authenticate(request.method, request.path_qs, request.headers, None, certificate)
         except NotAdmitted as refused:
-            if refused.status == 403 and self.members.get(refused.name) is not None:
-                self.members.decline(refused.name, str(refused))  # revoked or expired: no round waits for it
-                self.members.leave(refused.name)
+            if self.members.get(refused.ended) is not None:  # no round waits for it
+                self.members.decline(refused.ended, str(refused))
+                self.members.leave(refused.ended)
             raise
 
     async def _called(self, request: web.Request, model: type[B]) -> tuple[str, B]:
