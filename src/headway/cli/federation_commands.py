@@ -15,6 +15,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(identity_app, name="identity")
     app.command()(schema)
     app.command()(join)
+    app.command()(status)
 
 
 def schema(
@@ -87,3 +88,26 @@ def join(
         identity, name, state, insecure, threads, device, nice, proxy, public_authorities, wait, stay, json
     )
     join_server(url, data, options, check)
+
+
+def status(
+    address: Annotated[
+        str, typer.Argument(metavar="URL", help="The address of the live page that a server or a run has printed.")
+    ],
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until the run has ended.")] = False,
+    token: Annotated[Optional[str], typer.Option(help="The token, where it is not in the address.")] = None,  # noqa: UP045
+    token_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A file with the token: status-token in the run folder."),
+    ] = None,
+    identity: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="An identity folder, whose authority is trusted."),
+    ] = None,
+    ca: Annotated[Optional[Path], typer.Option(help="The certificate of the authority that is trusted.")] = None,  # noqa: UP045
+    json: Annotated[bool, typer.Option("--json", help="One JSON object per line, and nothing else.")] = False,
+) -> None:
+    """Show what a server or a run does now: its round, whom it waits for, clients, updates, results."""
+    from headway.cli.status_command import show_status
+
+    show_status(address, watch, token, token_file, (identity, ca), json)

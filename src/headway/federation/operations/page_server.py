@@ -67,9 +67,9 @@ class PageServer:
             begun.set()
 
     async def _farewell(self) -> None:
-        """Leaves the open pages a moment to receive the last state."""
-        for _ in range(20):
-            if not self.pages.viewers or not self.board.snapshot().over:
+        """Leaves open pages and `headway status --watch` a moment to receive the last state."""
+        for _ in range(40):
+            if not self.pages.awaits_end or not self.board.snapshot().over:
                 return
             await asyncio.sleep(TURN_S / 10)
 

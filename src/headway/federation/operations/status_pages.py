@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,6 +20,7 @@ from headway.federation.operations.status_snapshot import StatusSnapshot
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 TURN_S, TICK_S = 1.0, 10.0  # between two looks at the status, and two signs of life where nothing changes
+FOLLOWED_S = 3.0  # after the status was read, until which it is expected to be read again
 MOST_VIEWERS = 32
 SAFE = {
     "Cache-Control": "no-store",
@@ -42,6 +44,7 @@ class StatusPages:
     def __init__(self, board: StatusBoard, access: PageAccess, ends: bool = False) -> None:
         self.board, self.access, self.ends = board, access, ends
         self.viewers = 0
+        self._read_at = -math.inf  # when the status was read last, while the run went on
         self._made: tuple[StatusSnapshot, dict[str, str]] | None = None
         self._fresh_until = 0.0
         self._making = asyncio.Lock()
@@ -54,6 +57,11 @@ class StatusPages:
             ("GET", api.STATUS, self.status),
             ("GET", api.METRICS, self.metrics),
         ]
+
+    @property
+    def awaits_end(self) -> bool:
+        """Whether somebody follows the run and has not received its end yet."""
+        return self.viewers > 0 or time.monotonic() - self._read_at < FOLLOWED_S
 
     async def page(self, request: web.Request) -> web.StreamResponse:
         """The live page; the token in its address is taken out of it."""
@@ -72,6 +80,7 @@ class StatusPages:
         if not self.access.admits(request.headers):
             return self._refusal()
         snapshot = await asyncio.get_running_loop().run_in_executor(None, self.board.snapshot)
+        self._read_at = -math.inf if snapshot.over else time.monotonic()
         return web.Response(text=snapshot.model_dump_json(), content_type="application/json", headers=SAFE)
 
     async def metrics(self, request: web.Request) -> web.Response:
