@@ -90,6 +90,15 @@ class RoundPool:
         """The clients that have an ask in flight."""
         return frozenset(self._flying)
 
+    @property
+    def asked(self) -> int:
+        """The number of asks that have ever been made."""
+        return self._number
+
+    def ticket_of(self, client: str) -> Ticket | None:
+        """The ask that a client has in flight."""
+        return self._flying.get(client)
+
     def may_ask(self, client: str) -> bool:
         """Whether a client is free, and has not been served as often as the cap allows."""
         if client in self._flying or self.quorum.cap is None:

@@ -178,9 +178,10 @@ class NetworkEngine(Engine):
         """The verdict on an update that a client still holds as pending; `None` while its round is open."""
         if (known := self.log.verdict(client, pending.round, pending.attempt)) is not None:
             return known
-        if self._training is None or any(
-            t.client == client and t.round == pending.round for t in self.coordinator.pool.flying
-        ):
+        if self._training is None:
+            return None
+        ticket = self.coordinator.pool.ticket_of(client)
+        if ticket is not None and ticket.round == pending.round:
             return None
         if pending.round >= self.coordinator.pool.round:
             return None

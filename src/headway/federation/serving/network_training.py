@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from headway.core.errors import UpdateRejected
 from headway.federation.http_api import RoundVerdict
 from headway.federation.serving.assignments import MembersChanged, ReplyArrived
-from headway.federation.serving.request_channel import RequestChannel
+from headway.federation.serving.request_channel import TURN_S, RequestChannel
 from headway.federation.serving.server_setup import ServerSetup
 from headway.federation.serving.training_round import (
     ReplyReader,
@@ -18,7 +18,7 @@ from headway.federation.serving.training_round import (
     refused_reports,
 )
 from headway.federation.spool.round_event import RoundEvent
-from headway.protocol.messages import Answer, Ask, Declined, UpdateReply
+from headway.protocol.messages import Answer, Ask, Declined, Train, UpdateReply
 from headway.protocol.round_pool import Ticket
 from headway.protocol.total_frames import largest_sum
 
@@ -59,6 +59,8 @@ class NetworkTraining:
         self._sent: dict[int, str] = {}  # the assignment of each ticket that was sent, by its number
         self._sent_to: dict[int, str] = {}  # and the node that it was sent to: the client, or its relay
         self._notes: list[str] = []
+        self._begun = 0.0  # when the round began
+        self._shown = -math.inf  # when the progress was shown last
 
     # a round --------------------------------------------------------------------------------------------
 
@@ -67,15 +69,17 @@ class NetworkTraining:
         channel, pool = self.channel, self.coordinator.pool
         sent = channel.encode(ask)
         self._asks[ask.round] = ask
-        begun = max(channel.clock.now(), pool.now)
+        self._begun = begun = max(channel.clock.now(), pool.now)
         if self.rounds.begin(ask, begun, self._reserve(ask), sent):
             channel.clock.set(pool.now)
             self._notes.append(
                 f"the server was restarted in this round; {len(pool.open_asks) - len(pool.flying)} updates were there."
             )
+        unsent = True
         while not pool.done and not self.rounds.was_closed:
-            self._send_all()
-            self._turn(ask)
+            if unsent:
+                self._send_all()
+            unsent = self._turn(ask)
         counting, closed = self.rounds.close(ask)
         self._withdraw()
         measure = pool.quorum.late == "drop"
@@ -109,11 +113,15 @@ class NetworkTraining:
 
     # events ---------------------------------------------------------------------------------------------
 
-    def _turn(self, ask: Ask) -> None:
-        """Waits for an event, a deadline, or the next look at the clock, and feeds what has happened."""
+    def _turn(self, ask: Ask) -> bool:
+        """Waits for an event, a deadline, or the next look at the clock, and feeds what has happened; whether there may
+        be requests to send after it."""
         channel, pool = self.channel, self.coordinator.pool
-        self.show(Progress("training", ask.round, self._begun(ask), tuple(sorted(pool.busy)), pool.deadline))
+        asked = pool.asked
+        if channel.clock.now() - self._shown >= TURN_S:
+            self._show(ask)
         event = channel.event(pool.due() - channel.clock.now())
+        plain = isinstance(event, ReplyArrived) and not event.assignment.clients
         if isinstance(event, ReplyArrived):
             self._arrived(event)
         now = self._now()
@@ -121,14 +129,20 @@ class NetworkTraining:
             self.rounds.feed(RoundEvent("passed", pool.round, 0, now))
         if event is None or isinstance(event, MembersChanged):
             self.lose_silent()
+        return not plain or pool.asked != asked
+
+    def _show(self, ask: Ask) -> None:
+        """Shows the clients that are waited for."""
+        pool, self._shown = self.coordinator.pool, self.channel.clock.now()
+        self.show(Progress("training", ask.round, self._begun, tuple(sorted(pool.busy)), pool.deadline))
 
     def lose_silent(self) -> None:
         """Gives up the clients in flight that are gone."""
         pool = self.coordinator.pool
         for client, why in sorted(self.channel.members.silent(pool.busy).items()):
-            ticket = next(ticket for ticket in pool.flying if ticket.client == client)
-            self._fail(ticket, why)
-            self.channel.members.count(client, "lost", why)
+            if (ticket := pool.ticket_of(client)) is not None:
+                self._fail(ticket, why)
+                self.channel.members.count(client, "lost", why)
 
     def _arrived(self, arrived: ReplyArrived) -> None:
         """Checks a reply, has it decided about, and answers the client."""
@@ -243,8 +257,6 @@ class NetworkTraining:
 
     def _earlier(self, ticket: Ticket) -> Ask:
         """The ask of a ticket from before a restart, with its own message."""
-        from headway.protocol.messages import Train
-
         return Ask(Train(self.coordinator.message_for(ticket), ticket.round), (ticket.client,))
 
     def _withdraw(self) -> None:
@@ -260,10 +272,9 @@ class NetworkTraining:
 
     def _ticket(self, arrived: ReplyArrived) -> Ticket | None:
         """The ticket in flight that a reply answers."""
-        for ticket in self.coordinator.pool.flying:
-            if ticket.client == arrived.client and self._sent.get(ticket.number) == arrived.assignment.assignment:
-                return ticket
-        return None
+        ticket = self.coordinator.pool.ticket_of(arrived.client)
+        name = arrived.assignment.assignment
+        return ticket if ticket is not None and self._sent.get(ticket.number) == name else None
 
     def _reserve(self, ask: Ask) -> list[str]:
         """The clients that may be asked instead of the cohort, in an order drawn for the round."""
@@ -272,9 +283,6 @@ class NetworkTraining:
         others = sorted(set(self.channel.members.available()) - set(ask.cohort))
         key = self.setup.job.key.derive("fleet").derive("reserve", ask.round, ask.attempt)
         return [others[place] for place in key.permutation(len(others)).tolist()]
-
-    def _begun(self, ask: Ask) -> float:
-        return next((t.asked for t in self.coordinator.pool.flying if t.round == ask.round), self.channel.clock.now())
 
     def _now(self) -> float:
         return max(self.channel.clock.now(), self.coordinator.pool.now)

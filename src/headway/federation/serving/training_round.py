@@ -264,8 +264,8 @@ class TrainingRounds:
         if event.kind == "passed":
             pool.pass_time(at)
             return ""
-        ticket = next((each for each in pool.flying if each.number == event.number), None)
-        if ticket is None:
+        ticket = pool.ticket_of(event.client)
+        if ticket is None or ticket.number != event.number:
             return "late"
         if event.kind == "failed":
             if event.more.get("refused"):
