@@ -52,6 +52,7 @@ SUITES: dict[str, str] = {
     "data/test_partition.py": (
         "data.partition.allocation data.partition.by_label data.partition.by_size data.partition.neighbours"
     ),
+    "data/test_remote.py": "data.dataset.client_data",
     "data/test_schema_table.py": "data.sources.schema_loading data.sources.schema_sample data.sources.schema_values",
     "data/test_shift.py": "data.shift.image_shifts data.shift.shifting data.shift.shifts data.shift.table_shifts",
     "data/test_skew.py": "data.skew.distance",

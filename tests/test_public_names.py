@@ -22,6 +22,7 @@ Weigh WeighByQuality
 
 DATA = set(
     """
+ClientData ClientSize RemoteData
 ClientIndex ClientSkew ClientSummary ExamplePool Examples FederatedData LabelSkew NumberedNames PARTITIONERS Partitioner
 SHIFTS Shift Skew Spread TableFacts batch_bounds described epoch_order from_huggingface from_torch hospitals infer_csv
 label_skew load mapped mapped_examples partitioner register_partition

@@ -2,9 +2,13 @@
 
 from headway.core.names import NumberedNames
 from headway.data.dataset.batches import batch_bounds, epoch_order
+from headway.data.dataset.client_data import ClientData
+from headway.data.dataset.client_data import examples_of as examples_of
+from headway.data.dataset.client_data import known_population as known_population
 from headway.data.dataset.client_index import ClientIndex
 from headway.data.dataset.examples import Examples
 from headway.data.dataset.federated import ClientSummary, FederatedData
+from headway.data.dataset.remote import ClientSize, RemoteData
 from headway.data.dataset.split import split
 from headway.data.partition import PARTITIONERS, Partitioner, partitioner, register_partition
 from headway.data.shift import SHIFTS, Shift, register_shift, shift, shifted
@@ -27,6 +31,8 @@ from headway.data.sources import (
 __all__ = [
     "PARTITIONERS",
     "SHIFTS",
+    "ClientData",
+    "ClientSize",
     "ClientSkew",
     "ClientSummary",
     "ExamplePool",
@@ -36,6 +42,7 @@ __all__ = [
     "NumberedNames",
     "ClientIndex",
     "Partitioner",
+    "RemoteData",
     "Shift",
     "Skew",
     "Spread",

@@ -13,7 +13,7 @@ from torch import Tensor
 from headway.client_state.store import Memories, MemoryStore
 from headway.core.algorithm import Algorithm, State
 from headway.core.flow import EngineFacts
-from headway.data import FederatedData
+from headway.data import ClientData, FederatedData, examples_of, known_population
 from headway.model.device import Device
 from headway.model.task import Task
 from headway.numerics.keys import Key
@@ -24,15 +24,34 @@ from headway.protocol.messages import Answer, Ask
 class Job:
     """A run's parts for an engine: the algorithm, the task, the data, the run's key, the clients' memory.
 
+    known: the clients with their sizes, and their examples where these lie here.
     rounds: how many the run has, at most, on which the worth of preparation depends.
     """
 
     algorithm: Algorithm
     task: Task
-    data: FederatedData
+    known: ClientData
     key: Key
     memory: Memories
     rounds: int = 1
+
+    @property
+    def data(self) -> FederatedData:
+        """The data with their examples.
+
+        Raises:
+            ConfigError: if the examples lie with the clients.
+        """
+        return examples_of(self.known, "training in this process")
+
+    @property
+    def population(self) -> int:
+        """The number of clients, as far as they are known."""
+        return known_population(self.known)
+
+    def train_sizes(self) -> dict[str, int]:
+        """The number of training examples of each client that is known."""
+        return dict(zip(self.known.clients, self.known.train_sizes.tolist(), strict=True))
 
 
 class Engine(ABC):

@@ -59,7 +59,7 @@ class PooledEngine(Engine):
             raise ConfigError("pooled training needs a model that is shared whole: leave task.shared out.")
         together = pooled(job.data)
         job.memory.enrol(together.clients)
-        self.learner.open(replace(job, data=together))
+        self.learner.open(replace(job, known=together))
         self.testers.open(job)
 
     def try_once(self, state: State, evaluated: bool) -> Sequence[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headway.client_state.sqlite_versions import check_saved
 from headway.core.algorithm import State
+from headway.data import RemoteData
 from headway.experiment.federation import Federation
 from headway.experiment.identity import compare, identity_of, migrate_config
 from headway.experiment.run_options import RunOptions
@@ -86,6 +87,8 @@ class Checkpointer:
         if state.round < rounds:
             folder.check_draws(DRAWS)
         own = {name.removeprefix(ENGINE): tensor for name, tensor in tensors.items() if name.startswith(ENGINE)}
+        if isinstance(federation.known, RemoteData):
+            federation.known.from_state(notes.get("clients", {}))
         if federation.history is not None:
             federation.history.restore(tensors)
         if "engine" in notes:
@@ -127,7 +130,7 @@ class Checkpointer:
 
     def save_data_notes(self, metrics: Mapping[str, Any]) -> None:
         """Writes how the data were read, and what is known of the metrics."""
-        save_data_notes(self.folder.path, self.federation.data, dict(metrics))
+        save_data_notes(self.folder.path, self.federation.known, dict(metrics))
 
     def save(self, state: State, engine: EngineState, notes: Mapping[str, Any]) -> None:
         """Writes the clients' memory first, then the checkpoint that refers to it.
@@ -140,7 +143,10 @@ class Checkpointer:
         values, own = engine
         tensors = state.tensors() | {f"{ENGINE}{name}": tensor for name, tensor in own.items()}
         tensors |= {} if history is None else history.tensors()
-        self.folder.save(state.round, tensors, {**notes, "memory": saved, **({"engine": values} if values else {})})
+        kept = {**notes, "memory": saved, **({"engine": values} if values else {})}
+        if isinstance(known := self.federation.known, RemoteData):
+            kept["clients"] = known.to_state()
+        self.folder.save(state.round, tensors, kept)
 
     def close(self) -> None:
         """Lets another process have the folder."""
@@ -161,5 +167,5 @@ class Checkpointer:
 
 def _identity(federation: Federation, options: RunOptions) -> dict[str, Any]:
     """The facts that must be the same for a run to be the same run, and the versions that made it."""
-    parts = (federation.algorithm, federation.data, federation.task, federation.engine, federation.flat_module)
+    parts = (federation.algorithm, federation.known, federation.task, federation.engine, federation.flat_module)
     return identity_of(*parts, seed=options.seed, evaluation={"evaluate_every": options.evaluate_every})

@@ -17,4 +17,5 @@ def dry_run(federation: Federation, state: State, evaluated: bool) -> list[str]:
         HeadwayError: naming what fails.
     """
     notices = try_once(federation.engine, federation.central, state, evaluated)
-    return [*notices, *odd_outputs(federation.flat_module, federation.data)]
+    held = federation.known.held
+    return notices if held is None else [*notices, *odd_outputs(federation.flat_module, held)]

@@ -10,7 +10,7 @@ from typing import Any
 from headway.client.constant_metrics import Constant, constant_metrics
 from headway.client.evaluation import mean_metrics
 from headway.core.algorithm import State
-from headway.data import FederatedData
+from headway.data import ClientData
 from headway.experiment.federation import Federation
 from headway.model.personal_model import initial_note
 from headway.model.task import Task
@@ -35,8 +35,10 @@ class MetricFacts:
     constant: Constant
 
     @classmethod
-    def of(cls, task: Task, data: FederatedData, with_clients: bool) -> MetricFacts:
+    def of(cls, task: Task, known: ClientData, with_clients: bool) -> MetricFacts:
         """The facts of a task on some data; with_clients: whether clients are evaluated."""
+        if (data := known.held) is None:  # what the examples decide is not known
+            return cls(task.headline, {}, Constant())
         undefined = undefined_metrics(task, data)
         constant = constant_metrics(task, data) if with_clients else Constant()
         return cls(deciding(task, undefined), undefined, constant)
@@ -59,7 +61,7 @@ class Evaluator:
 
     def __init__(self, federation: Federation, every: int | None) -> None:
         self.federation, self.every = federation, every
-        self.facts = MetricFacts.of(federation.task, federation.data, every is not None)
+        self.facts = MetricFacts.of(federation.task, federation.known, every is not None)
 
     def is_due(self, round_: int) -> bool:
         """Whether a round is to be evaluated that is not the last."""

@@ -12,9 +12,9 @@ from headway.client_state.store import Memories
 from headway.core.algorithm import Algorithm, State
 from headway.core.errors import ConfigError
 from headway.core.flow import Flow
-from headway.data import FederatedData
+from headway.data import ClientData, known_population
 from headway.engines import Engine, Job, LocalEngine
-from headway.experiment.population import check_population
+from headway.experiment.population import check_population, history_of
 from headway.experiment.run_options import RunOptions
 from headway.model.data_checks import check_data
 from headway.model.flat_module import FlatModule
@@ -28,6 +28,7 @@ from headway.protocol.client_history import ClientHistory
 class Federation:
     """An algorithm, data, a task and an open engine, with all that follows from them.
 
+    known: the clients with their sizes, and their examples where these lie here.
     key: of the run, from its seed.  memory: of the clients.  flows: the facts after each stage of the chain.
     history: what samplers know of the clients' earlier rounds, where the sampler asks for it.
     flat_module: the model, with its initial weights.  central: scores models on the central test set, where there is
@@ -35,7 +36,7 @@ class Federation:
     """
 
     algorithm: Algorithm
-    data: FederatedData
+    known: ClientData
     task: Task
     engine: Engine
     key: Key
@@ -46,16 +47,17 @@ class Federation:
     central: CentralTest | None
 
     @classmethod
-    def open(cls, algorithm: Algorithm, data: FederatedData, task: Task, options: RunOptions) -> Federation:
+    def open(cls, algorithm: Algorithm, known: ClientData, task: Task, options: RunOptions) -> Federation:
         """Checks data, chain and population, and opens the engine.
 
         Raises:
             ConfigError, DataError, ChainRefused, RunFolderError: if the parts do not fit, or the engine cannot work.
         """
-        data = data.to(task.number)
-        task = task if task.example is not None else replace(task, example=data.store.inputs[:1].clone())
+        known = known.to(task.number)
+        task = task if task.example is not None else replace(task, example=known.example)
         key = Key.root(options.seed)
-        data = data.with_notes(check_data(task, data, key))
+        if (held := known.held) is not None:
+            known = held.with_notes(check_data(task, held, key))
         engine = options.engine or LocalEngine()
         if options.until_s is not None and not (engine.facts.clock and options.until_s > 0):
             raise ConfigError(
@@ -63,18 +65,23 @@ class Federation:
             )
         if options.resume and options.place is not None:
             engine.restore_settings(read_identity(options.place).get("plan", {}))
-        memory = engine.memory(data.clients, options.place)
-        flows = algorithm.flows(engine.facts, population=len(data.clients))
-        check_population(algorithm, engine, data.clients)
-        engine.open(Job(algorithm, task, data, key, memory, options.rounds))
+        memory = engine.memory(known.clients, options.place)
+        flows = algorithm.flows(engine.facts, population=known.population)
+        check_population(algorithm, engine, known)
+        engine.open(Job(algorithm, task, known, key, memory, options.rounds))
         try:
-            history = ClientHistory.of(algorithm.sampler.facts(None), engine.clients(), data.train_sizes)
+            history = history_of(algorithm, engine, known)
             flat_module = FlatModule(task, key, engine.site)
-            central = None if data.central is None else CentralTest(flat_module, data.central, algorithm, key)
+            central = None if known.central is None else CentralTest(flat_module, known.central, algorithm, key)
         except BaseException:
             engine.close()
             raise
-        return cls(algorithm, data, task, engine, key, memory, flows, history, flat_module, central)
+        return cls(algorithm, known, task, engine, key, memory, flows, history, flat_module, central)
+
+    @property
+    def population(self) -> int:
+        """The number of clients, as far as they are known."""
+        return len(self.engine.clients()) if self.known.held is not None else known_population(self.known)
 
     @property
     def averages_statistics(self) -> bool:

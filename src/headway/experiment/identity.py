@@ -21,7 +21,7 @@ from headway.core.chain import Chain
 from headway.core.errors import HeadwayError, RunFolderError
 from headway.core.registry import build, to_numbers
 from headway.core.sampler import samplers
-from headway.data import FederatedData
+from headway.data import ClientData
 from headway.engines import Engine
 from headway.model.flat_module import FlatModule
 from headway.model.task import Task
@@ -39,7 +39,7 @@ HASHES = {  # of what cannot be shown: what a difference means
 
 
 def identity_of(
-    algorithm: Algorithm, data: FederatedData, task: Task, engine: Engine, flat_module: FlatModule, **options: Any
+    algorithm: Algorithm, known: ClientData, task: Task, engine: Engine, flat_module: FlatModule, **options: Any
 ) -> dict[str, Any]:
     """The facts that must be the same for a run to be the same run, and the versions and code that made it.
 
@@ -60,7 +60,7 @@ def identity_of(
         "clock": json.loads(json.dumps(engine.timed)),
         "model": {"layout": flat_module.layout.fingerprint, "start": start},
         **({"frozen weights": frozen_digest(flat_module.frozen)} if flat_module.frozen else {}),
-        "data": data.fingerprint(),
+        "data": known.fingerprint(),
         "plan": {"engine": engine.recorded_name, **engine.pinned_settings, "threads": torch.get_num_threads()},
         "code": code_of(task, flat_module.module, algorithm),
     }

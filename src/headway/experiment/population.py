@@ -1,26 +1,34 @@
-"""Whether a population can ever fill a round, as far as that is known before the first one."""
+"""The clients of a run: whether they can ever fill a round, and the record of each that samplers read."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+import torch
+
 from headway.core.algorithm import Algorithm
 from headway.core.errors import ConfigError
+from headway.data import ClientData, RemoteData
 from headway.engines import ClockEngine, Engine
 from headway.engines.virtual_clock.device_availability import HORIZON_S, Bernoulli
 from headway.numerics.keys import Key
 from headway.numerics.units import time_text
+from headway.protocol.client_history import ClientHistory
 from headway.samplers import Fixed
 
 
-def check_population(algorithm: Algorithm, engine: Engine, clients: Sequence[str]) -> None:
+def check_population(algorithm: Algorithm, engine: Engine, known: ClientData) -> None:
     """Refuses a sampler that no round of these clients can satisfy, and a clock by which one takes years.
+
+    Of clients that join as they come nothing is known before they do.
 
     Raises:
         ConfigError: with the number that is too large or too small.
     """
-    sampler = algorithm.sampler
+    if (population := known.population) is None:
+        return
+    sampler, clients = algorithm.sampler, _names(known, population)
     if isinstance(sampler, Fixed):
         sampler.draw(clients, 0, Key.root(0))  # which names a client that is not there
     elif not algorithm.enough(clients):
@@ -35,6 +43,13 @@ def check_population(algorithm: Algorithm, engine: Engine, clients: Sequence[str
     available = engine.fleet.availability
     if isinstance(available, Bernoulli) and 0 < available.share < 1:
         _check_wait(available, algorithm, clients)
+
+
+def _names(known: ClientData, population: int) -> Sequence[str]:
+    """All clients of a population."""
+    names = known.expected if isinstance(known, RemoteData) else known.clients
+    assert len(names) == population
+    return names
 
 
 def _check_wait(available: Bernoulli, algorithm: Algorithm, clients: Sequence[str]) -> None:
@@ -78,3 +93,28 @@ def at_least(successes: int, trials: int, chance: float) -> float:
         if count > trials * chance and term < 1e-12 * total:
             break
     return min(total, 1.0)
+
+
+def history_of(algorithm: Algorithm, engine: Engine, known: ClientData) -> ClientHistory | None:
+    """The record of each client, where the sampler reads one.
+
+    Raises:
+        ConfigError: if it does, and the clients that may take part are not known by name.
+    """
+    facts = algorithm.sampler.facts(None)
+    if not isinstance(known, RemoteData):
+        return ClientHistory.of(facts, engine.clients(), known.train_sizes)
+    if not facts.reads:
+        return None
+    if not known.expected:
+        raise ConfigError(
+            f"{type(algorithm.sampler).__name__} keeps a record of each client, but the clients of {known.name!r} are "
+            "not known by name: list them (federation.clients), or use Uniform or All."
+        )
+    return ClientHistory(known.expected, torch.zeros(len(known.expected), dtype=torch.int64), facts.reads)
+
+
+def refresh_sizes(history: ClientHistory | None, known: ClientData) -> None:
+    """Gives the history the sizes that clients report by now, where their data lie with them."""
+    if history is not None and isinstance(known, RemoteData):
+        history.set_sizes({client: size.train for client, size in known.sizes.items()})

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from headway.core.algorithm import State
 from headway.experiment.federation import Federation
+from headway.experiment.population import refresh_sizes
 from headway.experiment.replay import RoundReplay
 from headway.observe.observer import TrainedRound
 from headway.observe.round_report import RoundReport
@@ -30,6 +31,7 @@ class RoundDriver:
         federation = self.federation
         algorithm, engine = federation.algorithm, federation.engine
         available = engine.candidates(lambda clients: algorithm.enough(clients, engine.busy))
+        refresh_sizes(federation.history, federation.known)
         measured = self._measure(before, available)
         cohort = algorithm.cohort(available, before.round, federation.key, engine.busy, federation.history)
         after, answers = self._drive(before, cohort)
@@ -59,7 +61,7 @@ class RoundDriver:
             key=federation.key,
             layout=federation.flat_module.layout,
             flows=federation.flows,
-            population=len(federation.engine.clients()),
+            population=federation.population,
         )
         return self.replay.drive(effects, before, EffectHandler(self.perform))
 

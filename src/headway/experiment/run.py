@@ -12,7 +12,7 @@ from torch import nn
 from headway.core import stopping
 from headway.core.algorithm import Algorithm
 from headway.core.errors import Diverged
-from headway.data import FederatedData
+from headway.data import ClientData, FederatedData, examples_of
 from headway.experiment.checkpointer import Checkpointer
 from headway.experiment.dry_run import dry_run
 from headway.experiment.evaluator import Evaluator, MetricFacts
@@ -29,6 +29,8 @@ from headway.observe.run_folder import REPLAY, RunFolder
 class Run:
     """One run: iterate over it to train, a report per round.
 
+    data: `FederatedData`; or `RemoteData`, for an engine that reaches clients elsewhere.
+
     Between rounds `state` is the server's, and `model()` the global model.  With a folder, an interrupted run
     can be resumed, and ends with the same bits as an uninterrupted one.
 
@@ -43,11 +45,11 @@ class Run:
     """
 
     def __init__(
-        self, algorithm: Algorithm, data: FederatedData, task: Task, *, rounds: int, **options: Unpack[RunArguments]
+        self, algorithm: Algorithm, data: ClientData, task: Task, *, rounds: int, **options: Unpack[RunArguments]
     ) -> None:
         self.options = given = RunOptions(rounds, **options)
         self.federation = parts = Federation.open(algorithm, data, task, given)
-        self.algorithm, self.data, self.task, self.engine = parts.algorithm, parts.data, parts.task, parts.engine
+        self.algorithm, self.known, self.task, self.engine = parts.algorithm, parts.known, parts.task, parts.engine
         self.rounds, self.until_s, self.key, self.memory = rounds, given.until_s, parts.key, parts.memory
         self.flat_module = parts.flat_module  # the model that the server evaluates with
         self.notices: list[str] = []
@@ -196,6 +198,15 @@ class Run:
     # its parts ------------------------------------------------------------------------------------------
 
     @property
+    def data(self) -> FederatedData:
+        """The data with their examples.
+
+        Raises:
+            ConfigError: if the examples lie with the clients, of which `known` has the sizes.
+        """
+        return examples_of(self.known, "what is asked for here")
+
+    @property
     def facts(self) -> MetricFacts:
         """Which metrics are defined, and which one decides."""
         return self._evaluator.facts
@@ -213,7 +224,7 @@ class Run:
 
 
 def rounds(
-    algorithm: Algorithm, data: FederatedData, task: Task, *, rounds: int, **options: Unpack[RunArguments]
+    algorithm: Algorithm, data: ClientData, task: Task, *, rounds: int, **options: Unpack[RunArguments]
 ) -> Iterator[RoundReport]:
     """Trains, and yields a report per round: `for report in headway.rounds(...)`.
 

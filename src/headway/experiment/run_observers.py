@@ -44,7 +44,7 @@ class RunObservers:
             constant=facts.reference,
             answer=facts.constant.answer,
         )
-        self.alarms = AlarmWatch(LabelCounts(federation.data))
+        self.alarms = AlarmWatch(None if (held := federation.known.held) is None else LabelCounts(held))
         self.best = BestModel(facts.headline, folder)
         self.others = tuple(others)
         self._all: tuple[Observer, ...] = (self.divergence, self.learning, self.alarms, self.best, *self.others)
@@ -100,5 +100,7 @@ class RunObservers:
 
 
 def _loss_before_training(federation: Federation) -> float | None:
+    if (held := federation.known.held) is None:
+        return None
     module, algorithm = federation.flat_module, federation.algorithm
-    return loss_before_training(module, federation.data, algorithm.initial_state(module.shared.cpu()))
+    return loss_before_training(module, held, algorithm.initial_state(module.shared.cpu()))

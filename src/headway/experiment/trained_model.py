@@ -17,5 +17,5 @@ def trained_model(federation: Federation, state: State, client: str | None) -> n
         ConfigError: if personal parameters or statistics stay with the clients, and no client is named.
     """
     module = FlatModule(federation.task, federation.key)
-    load_model(module, state, client, federation.data.clients, federation.memory.get)
+    load_model(module, state, client, federation.known.clients, federation.memory.get)
     return module.release()

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from headway.data import FederatedData
+from headway.data import ClientData
 from headway.data.dataset.target_summary import target_line
 from headway.observe.run_folder import DATA_NOTES, write_atomically, writing
 
 
-def save_data_notes(folder: Path, data: FederatedData, measured: dict[str, Any]) -> None:
+def save_data_notes(folder: Path, data: ClientData, measured: dict[str, Any]) -> None:
     """Writes the data's name, targets, classes and the lines about their reading; and what is measured on them."""
     kept = {
         "data": data.name,
@@ -25,9 +25,10 @@ def save_data_notes(folder: Path, data: FederatedData, measured: dict[str, Any])
         write_atomically(folder / DATA_NOTES, json.dumps(kept, indent=2, ensure_ascii=False).encode())
 
 
-def reading_facts(data: FederatedData) -> list[tuple[str, str]]:
+def reading_facts(data: ClientData) -> list[tuple[str, str]]:
     """The notes on how the data were read: classes, labels or targets, the split, and each note, under a name each.
 
+    >>> from headway.data import FederatedData
     >>> reading_facts(FederatedData.from_clients({"a": ([[0.0], [1.0]], [0, 1])}))
     [('classes', '2: 0 (1), 1 (1)')]
     """
@@ -35,9 +36,10 @@ def reading_facts(data: FederatedData) -> list[tuple[str, str]]:
     return [target_line(data), *split, *(("read", note) for note in data.notes)]
 
 
-def reading_lines(data: FederatedData) -> list[str]:
+def reading_lines(data: ClientData) -> list[str]:
     """The same as indented lines.
 
+    >>> from headway.data import FederatedData
     >>> reading_lines(FederatedData.from_clients({"a": ([[0.0], [1.0]], [0, 1])}))
     ['  classes 2: 0 (1), 1 (1)']
     """

@@ -67,6 +67,15 @@ class ClientHistory:
         sizes = sizes if len(names) == len(sizes) else sizes.sum().view(1)
         return cls(names, sizes, facts.reads) if facts.reads else None
 
+    def set_sizes(self, sizes: Mapping[str, int]) -> None:
+        """The numbers of training examples of some clients, which have changed or were not known.
+
+        Raises:
+            ConfigError: if one of them is not in the population.
+        """
+        for client, size in sizes.items():
+            self.sizes[self._place(client)] = size
+
     def places(self, clients: Sequence[str]) -> Tensor:
         """The rows of these clients, ascending, int64 `[n]`: the same in whatever order they are named.
 

@@ -196,6 +196,21 @@ class FederatedData:
         return ClientIndex.of(self.train).names
 
     @property
+    def population(self) -> int:
+        """The number of clients."""
+        return len(self.clients)
+
+    @property
+    def example(self) -> Tensor:
+        """The first input `[1, ...]`."""
+        return self.store.inputs[:1].clone()
+
+    @property
+    def held(self) -> FederatedData:
+        """The data themselves: their examples are here."""
+        return self
+
+    @property
     def train_sizes(self) -> Tensor:
         """The number of training examples of each client, int64 `[C]`, in the order of `clients`."""
         return ClientIndex.of(self.train).sizes

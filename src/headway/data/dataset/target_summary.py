@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from headway.data.dataset.class_names import listed_names
+from headway.data.dataset.client_data import ClientData
 from headway.data.dataset.client_index import ClientIndex
 from headway.data.dataset.federated import FederatedData
 from headway.data.dataset.labels import LabelCounts
@@ -12,12 +13,15 @@ from headway.data.dataset.labels import LabelCounts
 _ROWS = 1 << 16  # targets that are read together
 
 
-def target_line(data: FederatedData) -> tuple[str, str]:
+def target_line(known: ClientData) -> tuple[str, str]:
     """A summary of the targets: a heading, and a line with the classes, labels of an example, or range of values.
 
     >>> target_line(FederatedData.from_clients({"a": ([[0.0], [1.0]], [0.5, 2.5])}))
     ('targets', 'values from 0.5 to 2.5, mean 1.5')
     """
+    if (data := known.held) is None:
+        names = known.class_names or tuple(map(str, range(known.classes or 0)))
+        return ("classes", f"{len(names)}: {listed_names(list(names))}") if names else ("targets", "values")
     if data.classes is not None:
         return "classes", class_line(data)
     low, high, sums, count = _range(data)

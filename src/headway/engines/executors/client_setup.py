@@ -46,7 +46,7 @@ class ClientSetup:
             ConfigError: if the loss or a metric would pair the model's outputs and the targets wrongly.
         """
         device.check(job.task.number)
-        job = replace(job, data=job.data.with_store(device.place_dataset(job.data.store)))
+        job = replace(job, known=job.data.with_store(device.place_dataset(job.data.store)))
         flat_module = FlatModule(job.task, job.key, device)
         flat_module.channels_last = channels_last
         flat_module.own_code = has_own_code(job.algorithm, job.task)

@@ -98,7 +98,7 @@ class NetworkEngine(Engine):
                 'clock has it: use "whole" with real clients, and a count below the cohort or a deadline.'
             )
         self.job = job
-        flows = job.algorithm.flows(self.facts, population=len(job.data.clients))
+        flows = job.algorithm.flows(self.facts, population=job.known.population)
         setup = ServerSetup.of(job, flows, self.options.drift, self.options.group)
         self.coordinator = Coordinator(job.algorithm.quorum)
         self.rounds = TrainingRounds(self.coordinator, self.log.append)
@@ -114,7 +114,7 @@ class NetworkEngine(Engine):
 
     def clients(self) -> Sequence[str]:
         """The population."""
-        return self.job.data.clients
+        return self.job.known.clients
 
     @property
     def busy(self) -> int:
@@ -129,6 +129,7 @@ class NetworkEngine(Engine):
         """
         self.rounds.replay_between()
         if (opened := self.rounds.opened) is not None:  # the round that a crash interrupted had these
+            self.training.take_in(opened.more.get("sizes", {}))
             return tuple(opened.more["available"])
         self.channel.assignments.begin()
         channel, begun = self.channel, self.channel.clock.now()
@@ -139,7 +140,7 @@ class NetworkEngine(Engine):
             there = len(free) + len(pool.busy)
             missing = sorted(options.expected - set(present) - pool.busy)
             if not missing and there >= options.min_clients and enough(free):
-                self.rounds.available = free
+                self.rounds.available, self.rounds.sizes = free, self.training.take_in()
                 return free
             self._wait(begun, there, missing)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from headway.core.errors import UpdateRejected
 from headway.federation.http_api import RoundVerdict
 from headway.federation.serving.assignments import MembersChanged, ReplyArrived
+from headway.federation.serving.joined_clients import Sizes, reported_sizes, take_in
 from headway.federation.serving.request_channel import TURN_S, RequestChannel
 from headway.federation.serving.server_setup import ServerSetup
 from headway.federation.serving.training_round import (
@@ -86,7 +88,7 @@ class NetworkTraining:
         summed = RoundSum(self.setup, self.reader, self.rounds.record, self.setup.group).answer(
             counting, self.rounds.record.counted, measure
         )
-        answer = self.coordinator.answer(summed, closed, len(self.setup.job.data.clients))
+        answer = self.coordinator.answer(summed, closed, self.setup.job.population)
         record = self.rounds.record
         refused = {loss.ticket.client: loss.reason for loss in closed.losses if loss.ticket.number in record.refused}
         notes, self._notes = self._notes, []
@@ -106,6 +108,16 @@ class NetworkTraining:
         self.rounds.forget()
         self._asks = {round_: ask for round_, ask in self._asks.items() if round_ in self.coordinator.pool.open_rounds}
         return found
+
+    def take_in(self, recorded: Sizes | None = None) -> dict[str, Sequence[Any]]:
+        """Takes in the sizes of the data of clients that have joined or changed theirs; those, in plain values.
+
+        recorded: what was taken in before a restart, instead of what clients report now.
+        """
+        reported = reported_sizes(self.channel.members.facts()) if recorded is None else recorded
+        changed, notes = take_in(self.setup, reported)
+        self._notes += notes
+        return {client: reported[client] for client in changed}
 
     def between(self, arrived: ReplyArrived) -> None:
         """Takes a reply that comes between two rounds, or while another request is open."""
@@ -155,7 +167,7 @@ class NetworkTraining:
             return
         sent = self.rounds.record.messages[ticket.round]
         member = self.channel.members.get(arrived.client)
-        examples = 0 if member is None else member.data.train
+        examples = self.setup.job.train_sizes().get(arrived.client, 0) if member is None else member.data.train
         try:
             ask = self._asks.get(ticket.round) or self._earlier(ticket)
             reply = self.reader.checked(arrived, sent, ask, examples)

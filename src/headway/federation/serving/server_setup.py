@@ -52,7 +52,7 @@ class ServerSetup:
         size, statistics = flat_module.layout.size, task_facts(flat_module).statistics
         guard = Promise.of(algorithm.chain, flows, size, statistics)
         summed = algorithm.chain.summed_lengths(flows, size) | ({"buffers": statistics} if statistics else {})
-        population = len(job.data.clients)
+        population = job.population
         collector = UpdateCollector(algorithm, job.key, flows, flat_module.layout, device, guard, population)
         return cls(job, flows, flat_module, guard, collector, measure and not algorithm.protected, group, summed)
 

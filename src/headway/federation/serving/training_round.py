@@ -184,6 +184,7 @@ class TrainingRounds:
         self.record = RoundRecord()
         self.last = 0  # the number of the last event that was fed
         self.available: tuple[str, ...] = ()  # of which the next cohort is drawn
+        self.sizes: dict[str, Sequence[Any]] = {}  # of the data of clients that are new in the next round
 
     def begin(self, ask: Ask, now: float, reserve: Sequence[str], sent: SentMessage) -> bool:
         """Opens a round, or goes on with one that was open before a restart; whether it is the latter.
@@ -197,7 +198,12 @@ class TrainingRounds:
             self._check_same(event, ask, sent)
             now, reserve = event.at, event.more["reserve"]
         else:
-            more = {"available": list(self.available), "cohort": list(ask.cohort), "reserve": list(reserve)}
+            more: dict[str, Any] = {
+                "available": list(self.available),
+                "cohort": list(ask.cohort),
+                "reserve": list(reserve),
+            }
+            more |= {"sizes": self.sizes} if self.sizes else {}
             self._write(RoundEvent("opened", ask.round, ask.attempt, now, digest=sent.digest, more=more))
         self.record.messages[ask.round] = sent
         self.record.refused.clear()
