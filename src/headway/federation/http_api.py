@@ -13,6 +13,7 @@ PROTOCOL = 1  # the version of this interface
 CHUNK = 4 << 20  # the largest piece of an upload, in bytes
 BODY = 1 << 20  # the largest JSON body, in bytes
 POLL_S = 25.0  # how long a request for work is held open; proxies close what is idle for a minute
+MOST_EXAMPLES = 1 << 40  # of a client: weights above it would be no counts
 HEARTBEAT_S = 10.0  # between two heartbeats of an agent
 
 HEALTH = "/health"
@@ -80,8 +81,8 @@ class DataFacts(Body):
     classes: the names of the classes in their order; `None` for values to predict.  notes: what reading the data took.
     """
 
-    train: int = Field(ge=1)
-    test: int = Field(default=0, ge=0)
+    train: int = Field(ge=1, le=MOST_EXAMPLES)
+    test: int = Field(default=0, ge=0, le=MOST_EXAMPLES)
     input_shape: tuple[int, ...]
     classes: tuple[Text, ...] | None = None
     features: tuple[Text, ...] = ()

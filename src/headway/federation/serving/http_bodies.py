@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -12,6 +13,7 @@ from headway.core.errors import HeadwayError
 from headway.federation import http_api as api
 from headway.federation.serving.refusals import Refused
 
+log = logging.getLogger("headway.federation")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SIGNED_BODY = "Headway-Body"  # the digest of the body, which a signed request carries
 BODY_S = 60.0  # without a single byte for so long, a body is given up
@@ -51,6 +53,10 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         response = problem_response(api.Problem(kind=kind, message=str(error)[:2000]), status)  # type: ignore[arg-type]
         response.headers.update(getattr(error, "headers", {}))
         return response
+    except Exception:
+        log.exception("the server failed at %s %s", request.method, request.path)
+        message = "the server failed at this call; its log has the reason."
+        return problem_response(api.Problem(kind="failed", message=message), 500)
 
 
 def problem_response(problem: api.Problem, status: int) -> web.Response:

@@ -91,7 +91,7 @@ class HttpServer:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
-        self._writing: set[str] = set()  # uploads that are being written to
+        self._writing: dict[str, web.Request] = {}  # by upload, the call that writes to it
 
     # life -----------------------------------------------------------------------------------------------
 
@@ -241,13 +241,14 @@ class HttpServer:
                 f"the reply may have {assignment.limit} bytes, found {int(offset) + length} and more.",
             )
         name = _upload(client, assignment)
-        if name in self._writing:
-            raise Refused("busy", "another connection is sending this reply: ask again in a second.")
-        self._writing.add(name)
+        if (before := self._writing.get(name)) is not None and before.transport is not None:
+            before.transport.abort()  # of a connection that the client has lost, and the server not yet
+        self._writing[name] = request
         try:
             await self._write(request, client, name, int(offset), assignment.limit)
         finally:
-            self._writing.discard(name)
+            if self._writing.get(name) is request:
+                del self._writing[name]
         return web.json_response({}, headers={api.OFFSET: str(self.uploads.received(name))})
 
     async def _write(self, request: web.Request, client: str, name: str, offset: int, most: int) -> None:
@@ -256,17 +257,23 @@ class HttpServer:
         if offset != there:
             raise Refused("mismatch", "the piece does not begin where the upload ends.", str(there), str(offset))
         digest, place, held = hashlib.sha256(), offset, bytearray()
-        while True:
-            part = await asyncio.wait_for(request.content.readany(), BODY_S)
-            held += part
-            if held and (not part or len(held) >= PART):
-                digest.update(held)
-                self.uploads.append(name, place, bytes(held), most=most, client=client)
-                place += len(held)
-                self.members.add_bytes(client, up=len(held))
-                held.clear()
-            if not part:
-                break
+
+        def keep() -> None:
+            nonlocal place
+            digest.update(held)
+            self.uploads.append(name, place, bytes(held), most=most, client=client)
+            place += len(held)
+            self.members.add_bytes(client, up=len(held))
+            held.clear()
+
+        try:
+            while part := await asyncio.wait_for(request.content.readany(), BODY_S):
+                held += part
+                if len(held) >= PART:
+                    keep()
+        finally:
+            if held and self._writing.get(name) is request:
+                keep()
         check_signed(request, digest.hexdigest())
 
     async def _complete(self, request: web.Request) -> web.Response:
