@@ -137,12 +137,14 @@ class RoundReplay:
 
     def _pending(self, round_: int) -> dict[str, Memory] | None:
         """The pending memory of the counted clients; `None` if it cannot be had here."""
+        if not self.federation.engine.keeps_memory:
+            return {}
         store, counted = self.federation.memory, [c for _, answer in self._completed for c in answer.counted]
         if not isinstance(store, MemoryStore):
-            return None if self.federation.engine.keeps_memory else {}
+            return None
         each = {client: store.pending(client, (round_, 0)) for client in counted}
         found = {client: memory for client, memory in each.items() if memory is not None}
-        return None if self.federation.engine.keeps_memory and len(found) < len(each) else found
+        return None if len(found) < len(each) else found
 
     def _path(self, round_: int, folder: Path) -> Path:
         return folder / f"round-{round_:06d}.safetensors"

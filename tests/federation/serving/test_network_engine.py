@@ -12,6 +12,7 @@ from raw_client import RawClient, prepared
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.experiment import replay
 from headway.federation import http_api as api
 from headway.federation.serving.network_engine import WaitedTooLong
 from headway.federation.spool.event_log import EventLog
@@ -54,23 +55,33 @@ class Crash(BaseException):
 
 
 class FailingLog(EventLog):
-    """Ends the run after an event of this number is on disk, once."""
+    """Ends the run after an event of this number is on disk, or before or after the verdicts of a round are, once."""
 
     after_event = 0
 
     def append(self, event):
         number = super().append(event)
-        if number == self.after_event:
-            raise Crash
+        self.pass_by(number)
         return number
 
+    def record_verdicts(self, verdicts):
+        self.pass_by(-verdicts["client-0"].round - 1)
+        super().record_verdicts(verdicts)
+        self.pass_by(-verdicts["client-0"].round - 101)
 
-def test_a_server_that_ends_after_any_event_comes_to_the_same_weights(tmp_path):
+    def pass_by(self, place):
+        if place == self.after_event:
+            raise Crash
+
+
+@pytest.mark.parametrize("keep_after_s", [0.0, 20.0], ids=["answers kept", "answers from events"])
+def test_a_server_that_ends_after_any_event_comes_to_the_same_weights(tmp_path, monkeypatch, keep_after_s):
+    monkeypatch.setattr(replay, "KEEP_AFTER_S", keep_after_s)
     data, task, algorithm = blobs((7, 12, 5)), linear_task(dtype="float64"), CHAINS["scaffold"]()
     local = hw.Run(algorithm, data, task, rounds=2)
     list(local)
     events = 2 * (1 + 3 + 1)  # of each round: opened, three updates, closed
-    for crash in range(1, events + 1):
+    for crash in (*range(1, events + 1), -1, -2, -101, -102):
         folder = tmp_path / str(crash)
         network, run = None, None
         for attempt in range(2):
@@ -90,7 +101,6 @@ def test_a_server_that_ends_after_any_event_comes_to_the_same_weights(tmp_path):
                 folder=folder / "run",
                 resume=attempt > 0,
                 checkpoint_every=1,
-                evaluate_every=None,
             )
             try:
                 list(run)

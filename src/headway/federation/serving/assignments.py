@@ -63,7 +63,8 @@ class Assignments:
         self._deciding: dict[str, ReplyArrived] = {}
         self._messages: dict[str, deque[str]] = {}  # the digests of what each client was sent last
         self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}
-        self._running = False  # whether a run waits for replies
+        self._listening = False  # whether a run takes replies
+        self._complete = False  # whether all requests are open whose replies it wants
         self._lock = threading.RLock()
 
     # the thread of the run ------------------------------------------------------------------------------
@@ -119,15 +120,19 @@ class Assignments:
         if not arrived.verdict.done():
             arrived.verdict.set_result(receipt)
 
+    def listen(self) -> None:
+        """A run takes replies from now on."""
+        self._listening = True
+
     def begin(self) -> None:
-        """A run waits for replies from now on, and all requests whose replies it wants are open."""
-        with self._lock:
-            self._running = True
+        """All requests whose replies a run wants are open from now on: any other reply is late."""
+        self._complete = True
 
     def end(self) -> None:
         """No run waits for replies any more; connections that wait are let go of, and their clients ask again later."""
         with self._lock:
-            deciding, self._deciding, self._running = list(self._deciding.values()), {}, False
+            deciding, self._deciding = list(self._deciding.values()), {}
+            self._listening = self._complete = False
         for arrived in deciding:
             _ask_again(arrived)
         self._wake(list(self._waiting))
@@ -161,7 +166,7 @@ class Assignments:
         with self._lock:
             if (known := self._deciding.get(name)) is not None and known.digest == arrived.digest:
                 return known.verdict
-            if not self._running:
+            if not self._listening:
                 _ask_again(arrived)
                 return arrived.verdict
             self._deciding[name] = arrived
@@ -171,7 +176,7 @@ class Assignments:
     def is_unwanted(self) -> bool:
         """Whether a reply to a request that is not open is late, rather than one that a run may still want."""
         with self._lock:
-            return self._running or self.state in ("finished", "failed")
+            return self._complete or self.state in ("finished", "failed")
 
     def receipt(self, client: str, name: str) -> Receipt | None:
         """The receipt of a reply that has been decided about."""

@@ -144,6 +144,7 @@ class RequestChannel:
     def event(self, seconds: float = TURN_S) -> Event | None:
         """The next event, for which it waits so long at most, and not longer than signals may wait."""
         stopping.check()
+        self.assignments.listen()
         try:
             return self.assignments.events.get(timeout=max(0.0, min(seconds, TURN_S)))
         except queue.Empty:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,23 @@ class RoundRecord:
     def to_state(self) -> dict[str, Any]:
         """The record in plain values."""
         messages = [[m.digest, m.size, m.round, m.attempt, m.ask] for m in self.messages.values()]
-        return {"messages": messages, "replies": [[number, digest] for number, digest in self.replies.items()]}
+        return {
+            "messages": messages,
+            "replies": [[number, digest] for number, digest in self.replies.items()],
+            "counted": [astuple(ticket) for ticket in self.counted.values()],
+            "lost": [[astuple(ticket), reason] for ticket, reason in self.lost.values()],
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> RoundRecord:
         """The record that `to_state` gave."""
         sent = [SentMessage(*each) for each in state["messages"]]
-        return cls({message.round: message for message in sent}, {int(n): digest for n, digest in state["replies"]})
+        record = cls({message.round: message for message in sent}, {int(n): digest for n, digest in state["replies"]})
+        counted = [Ticket(*each) for each in state["counted"]]
+        lost = [(Ticket(*each), reason) for each, reason in state["lost"]]
+        record.counted = {ticket.client: ticket for ticket in counted}
+        record.lost = {ticket.client: (ticket, reason) for ticket, reason in lost}
+        return record
 
 
 class ReplyReader:
