@@ -1,6 +1,7 @@
 """Boards and rounds for tests of the status."""
 
 import math
+from collections import Counter
 
 from headway.federation.operations.status_board import StatusBoard
 from headway.federation.operations.status_snapshot import ChainStatus, ClientStatus
@@ -37,7 +38,10 @@ def rounds_of(count, names=("north", "south", "west"), reason="not finite"):
 
 def server_board(clients, rounds=8, done=0, wall=lambda: 1_000_000.0):
     """The board of a server with these clients."""
-    board = StatusBoard("server", "mine", rounds, lambda: clients, lambda: ("job-1", "running", ""), wall)
+    presences = Counter(each.presence for each in clients)
+    board = StatusBoard(
+        "server", "mine", rounds, lambda: (clients[:1000], presences), lambda: ("job-1", "running", ""), wall
+    )
     board.describe("accuracy", ChainStatus(columns=("stage", "runs at"), rows=(("Mean()", "server"),)), len(clients))
     for report in rounds_of(done):
         board.add_round(report)

@@ -4,7 +4,8 @@ import time
 
 from headway.federation import http_api as api
 from headway.federation.job_facts import own_versions
-from headway.federation.operations.server_status import ServerStatus
+from headway.federation.operations.server_status import ServerStatus, shown_clients
+from headway.federation.operations.status_board import MOST_CLIENTS
 from headway.federation.serving.assignments import Assignments
 from headway.federation.serving.members import Members
 from headway.federation.serving.network_training import Progress
@@ -81,3 +82,12 @@ def test_a_job_that_failed_shows_why():
     assignments.set_state("failed", "the disk is full")
     shown = status.board.snapshot()
     assert (shown.state, shown.reason) == ("failed", "the disk is full")
+
+
+def test_among_many_clients_those_that_matter_are_shown():
+    rows = [{"name": f"c{each:05}", "present": each != 2500} for each in range(3000)]
+    shown, presences = shown_clients(rows, 0.0, {"c02999"})
+    names = {each.name for each in shown}
+    assert len(names) == MOST_CLIENTS
+    assert {"c02500", "c02999"} <= names
+    assert presences == {"connected": 2999, "gone": 1}

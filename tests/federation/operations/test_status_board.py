@@ -4,11 +4,11 @@ import math
 from itertools import pairwise
 
 import pytest
-from boards import rounds_of, server_board
+from boards import rounds_of
 
 from headway.federation.operations.status_board import MOST_CLIENTS, MOST_EVENTS, StatusBoard
 from headway.federation.operations.status_history import MOST_ROUNDS, StatusHistory
-from headway.federation.operations.status_snapshot import ChainStatus, ClientStatus, RoundStatus, StatusSnapshot
+from headway.federation.operations.status_snapshot import ChainStatus, RoundStatus, StatusSnapshot
 from headway.observe.round_report import Alarm, RoundReport
 from headway.protocol.reports import Reports
 
@@ -98,18 +98,6 @@ def test_rounds_are_thinned_evenly():
     gaps = {after - before for before, after in pairwise(kept[:-1])}
     assert len(gaps) == 1
     assert history.totals.counted == 999
-
-
-def test_among_many_clients_those_that_matter_are_shown():
-    many = [ClientStatus(name=f"c{each:05}", presence="connected") for each in range(3000)]
-    many[2500] = ClientStatus(name="c02500", presence="gone")
-    many[2999] = ClientStatus(name="c02999", presence="connected", awaited=True)
-    status = server_board(many).snapshot()
-    names = [each.name for each in status.clients]
-    assert len(names) == MOST_CLIENTS
-    assert names == sorted(names)
-    assert {"c02500", "c02999"} <= set(names)
-    assert (status.population, status.connected) == (3000, 2999)
 
 
 def test_the_phase_keeps_its_beginning_until_it_is_another_one():

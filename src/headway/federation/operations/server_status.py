@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headway.federation.operations.status_board import LONGEST, StatusBoard, StatusObserver
+from headway.federation.operations.status_board import LONGEST, MOST_CLIENTS, StatusBoard, StatusObserver
 from headway.federation.operations.status_snapshot import ClientStatus, Presence
 from headway.federation.serving.assignments import Assignments
 from headway.federation.serving.members import Members
@@ -31,9 +32,8 @@ class ServerStatus:
     ) -> ServerStatus:
         """The status of these clients and their job; now: the run's clock."""
 
-        def clients() -> list[ClientStatus]:
-            wall, awaited = board.wall(), assignments.open_clients()
-            return [client_status(row, wall, row["name"] in awaited) for row in members.snapshot()]
+        def clients() -> tuple[list[ClientStatus], Counter[str]]:
+            return shown_clients(members.snapshot(), board.wall(), assignments.open_clients())
 
         board = StatusBoard(
             "server", name, rounds, clients, lambda: (assignments.job, assignments.state, assignments.reason)
@@ -49,13 +49,25 @@ class ServerStatus:
         self.board.set_phase(progress.phase, progress.note, since, deadline, progress.waiting_for)
 
 
-def client_status(row: dict[str, Any], wall: float, awaited: bool) -> ClientStatus:
+def shown_clients(
+    rows: Sequence[dict[str, Any]], wall: float, awaited: Collection[str]
+) -> tuple[list[ClientStatus], Counter[str]]:
+    """At most so many clients, those that the round waits for and those with trouble first; and how many of all are
+    connected, gone and so on."""
+    placed = [(row["name"] not in awaited, (presence := _presence(row)) == "connected", presence, row) for row in rows]
+    if len(placed) > MOST_CLIENTS:
+        placed.sort(key=lambda each: each[:2])
+    shown = [client_status(row, presence, wall, not free) for free, _, presence, row in placed[:MOST_CLIENTS]]
+    return shown, Counter(str(presence) for _, _, presence, _ in placed)
+
+
+def client_status(row: dict[str, Any], presence: Presence, wall: float, awaited: bool) -> ClientStatus:
     """A client of `Members.snapshot`; wall: the time now, in Unix time."""
     outcomes = row.get("outcomes", {})
     silent = row.get("silent_s")
     return ClientStatus(
         name=row["name"],
-        presence=_presence(row),
+        presence=presence,
         activity=str(row.get("activity", ""))[:LONGEST],
         done=row.get("done"),
         contact=None if silent is None else wall - silent,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -27,16 +27,16 @@ from headway.observe.round_report import RoundReport
 MOST_CLIENTS, MOST_EVENTS, MOST_NAMES, PACE_ROUNDS = 1000, 200, 20, 10
 EACH_ROUND = 5  # events of one sort in one round, before the rest is counted in one line
 LONGEST = 500  # characters of a text
-Clients = Callable[[], Sequence[ClientStatus]]
+Clients = Callable[[], tuple[Sequence[ClientStatus], Mapping[str, int]]]
 Job = Callable[[], tuple[str, RunState, str]]
 
 
 class StatusBoard:
     """The status of one run; every method may be called from any thread.
 
-    kind, name, rounds: see `StatusSnapshot`.  clients: gives those of a server; without it, what rounds report of each
-    client is kept, for the clients that were asked last.  job: gives the identifier, state and reason of a server's
-    job.  wall, pace: clocks, in Unix time and for durations.
+    kind, name, rounds: see `StatusSnapshot`.  clients: gives those of a server that are to be shown, and how many of
+    all are connected, gone and so on; without it, what rounds report is kept, for the clients that were asked last.
+    job: gives the identifier, state and reason of a server's job.  wall, pace: clocks, in Unix time and for durations.
     """
 
     def __init__(
@@ -146,13 +146,12 @@ class StatusBoard:
 
     def snapshot(self) -> StatusSnapshot:
         """The status now."""
-        clients = list(self._seen_clients() if self.clients is None else self.clients())
+        clients, presences = self._seen_clients() if self.clients is None else self.clients()
         with self._lock:
             job, (state, reason) = "", self._state
             if self.job is not None:
                 job, theirs, why = self.job()
                 state, reason = (state, reason) if state in ("finished", "failed", "stopped") else (theirs, why)
-            presences = Counter(str(each.presence) for each in clients)
             pace, evaluated, report = self._pace(), self._evaluated, self._report
             is_open = state in ("waiting", "running")
             return StatusSnapshot(
@@ -174,18 +173,18 @@ class StatusBoard:
                 central={} if evaluated is None else dict(evaluated.central),
                 drift={} if report is None else dict(report.drift),
                 totals=self.history.totals,
-                population=max(self.population, len(clients)),
-                connected=presences["connected"],
+                population=max(self.population, sum(presences.values())),
+                connected=presences.get("connected", 0),
                 presences=dict(presences),
-                clients=_shown(clients),
+                clients=tuple(sorted(clients, key=lambda each: each.name)),
                 history=self.history.rounds(),
                 events=tuple(reversed(self._events)),
                 chain=self.chain,
             )
 
-    def _seen_clients(self) -> list[ClientStatus]:
+    def _seen_clients(self) -> tuple[Sequence[ClientStatus], Mapping[str, int]]:
         with self._lock:
-            return list(self._seen.values())
+            return list(self._seen.values()), {"simulated": len(self._seen)}
 
     def _pace(self) -> float | None:
         """The median of the last rounds' durations with all waiting; `None` before the first."""
@@ -235,9 +234,3 @@ def _events(report: RoundReport) -> list[StatusEvent]:
             StatusEvent(round=report.round, sort=sort, client=client, text=text[:LONGEST]) for client, text in texts
         ]
     return events
-
-
-def _shown(clients: Sequence[ClientStatus]) -> tuple[ClientStatus, ...]:
-    """At most so many clients, by name: the ones that the round waits for and the ones with trouble come first."""
-    ordered = sorted(clients, key=lambda each: (not each.awaited, each.presence in ("connected", "simulated")))
-    return tuple(sorted(ordered[:MOST_CLIENTS], key=lambda each: each.name))

@@ -23,8 +23,10 @@ from headway.federation.serving.request_channel import RequestChannel
 from headway.federation.serving.server_setup import ServerSetup
 from headway.federation.serving.training_round import RoundRecord, TrainingRounds
 from headway.federation.spool.round_event import RoundLog
-from headway.protocol.messages import Answer, Ask, Settle, Train
+from headway.protocol.messages import Answer, Ask, Evaluate, Measure, Request, Settle, Train
 from headway.server.coordinator import Coordinator
+
+PHASES: Mapping[type[Request], str] = {Evaluate: "evaluating", Measure: "measuring"}
 
 
 class WaitedTooLong(HeadwayError):
@@ -153,7 +155,7 @@ class NetworkEngine(Engine):
                 return answer
             case Settle():
                 return self._settle(ask)
-        self._show(Progress(f"waiting for replies to {type(ask.request).__name__}", ask.round, self.now, ask.cohort))
+        self._show(Progress(PHASES.get(type(ask.request), "exchanging"), ask.round, self.now, ask.cohort))
         return self.gathering.answer(ask)
 
     def close(self) -> None:
