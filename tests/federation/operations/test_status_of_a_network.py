@@ -103,6 +103,24 @@ def test_while_rounds_go_on(watched):
     assert all(each.bytes_up > 0 for each in after.clients)
 
 
+def test_an_evaluation_waits_for_those_that_have_not_answered(watched):
+    algorithm, task, data = watched.parts
+    last, seen = data.clients[-1], []
+
+    @contextlib.contextmanager
+    def gate(client, assignment):
+        if client == last and assignment.kind == "evaluate":
+            while (status := watched.read()).phase.waiting_for != (last,):
+                time.sleep(0.02)
+            seen.append(status.phase.phase)
+        yield
+
+    watched.network.join(algorithm, task, data, data.clients, gate=gate)
+    run = hw.Run(algorithm, data, task, rounds=1, engine=watched.network.engine, observers=[watched.status.observer])
+    list(run)
+    assert seen == ["evaluating"]
+
+
 def test_a_client_is_no_viewer(watched):
     for headers in ({}, {"Headway-Node": "north"}):
         for path in ("/", "/v1/status", "/metrics", "/v1/events"):

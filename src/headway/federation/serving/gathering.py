@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,6 +37,7 @@ class Gathering:
 
     def __init__(self, channel: RequestChannel, other: Callable[[ReplyArrived], None], prefix: str) -> None:
         self.channel, self.other, self.prefix = channel, other, prefix
+        self.on_change: Callable[[Collection[str]], None] = lambda names: None  # given those that have not answered
         self._asked = 0
 
     def answer(self, ask: Ask) -> Answer:
@@ -75,6 +76,7 @@ class Gathering:
         seconds = ask.quorum.deadline_s
         last = math.inf if seconds is None else channel.clock.now() + seconds
         while names:
+            self.on_change(names)
             event = channel.event(last - channel.clock.now())
             if isinstance(event, ReplyArrived):
                 if names.get(event.client) == event.assignment.assignment:

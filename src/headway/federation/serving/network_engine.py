@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -106,6 +106,7 @@ class NetworkEngine(Engine):
         self.rounds = TrainingRounds(self.coordinator, self.log.append)
         self._training = NetworkTraining(setup, self.channel, self.rounds, self._show)
         self.gathering = Gathering(self.channel, self._training.between, secrets.token_hex(4))
+        self.gathering.on_change = lambda names: self._show(replace(self.progress, waiting_for=tuple(names)))
         self._recall(0)
 
     @property
