@@ -194,6 +194,15 @@ def test_the_registry_may_be_read_while_the_numbers_are_kept_elsewhere(folders, 
     assert not (folders / "ca" / "accepted.sqlite").exists()
 
 
+def test_nobody_is_admitted_while_the_registry_cannot_be_read(admission, folders, node, peer):
+    headers = node.sign_headers("POST", "/v1/work", BODY)
+    (folders / "ca" / "registry.sqlite").rename(folders / "ca" / "elsewhere")
+    error = refused(admission, headers, peer)
+    assert (error.status, error.kind) == (503, "busy")
+    (folders / "ca" / "elsewhere").rename(folders / "ca" / "registry.sqlite")
+    assert admission.authenticate("POST", "/v1/work", headers, BODY, peer) == "cleveland"
+
+
 def test_without_certificates_the_name_is_the_one_given():
     admission = OpenAdmission(rate=0.001, burst=2)
     assert admission.authenticate("GET", "/", {NODE: "Z%C3%BCrich"}, None, None) == "Zürich"

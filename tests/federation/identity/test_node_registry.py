@@ -1,5 +1,6 @@
 """The registry: what one process writes, another one sees at its next look."""
 
+import shutil
 import time
 from contextlib import closing
 
@@ -7,6 +8,7 @@ import pytest
 
 from headway.federation.identity.authority import Authority
 from headway.federation.identity.node_registry import NodeRegistry
+from headway.federation.identity.private_files import IdentityError
 
 
 @pytest.fixture
@@ -66,3 +68,38 @@ def test_revoking_a_node_ends_its_unused_tokens(registry):
 
 def test_certificates_are_listed_by_name(registry):
     assert [issued.certificate.name for issued in registry.all()] == sorted(["Zürich", "cleveland", "server"])
+
+
+@pytest.mark.parametrize("copy", [shutil.copyfile, shutil.move], ids=["written over", "put in its place"])
+def test_a_newer_copy_counts_from_the_next_look(folders, registry, tmp_path, copy):
+    """The registry of a server without the authority's key is a copy."""
+    assert registry.of_name("cleveland")[0].revoked is None
+    shutil.copytree(folders / "ca", tmp_path / "elsewhere")
+    with closing(NodeRegistry.of(tmp_path / "elsewhere")) as other:
+        other.revoke("cleveland")
+    copy(tmp_path / "elsewhere" / "registry.sqlite", folders / "ca" / "registry.sqlite")
+    assert registry.of_name("cleveland")[0].revoked is not None
+
+
+def test_the_file_is_whole_by_itself_while_it_is_in_use(folders, registry, tmp_path):
+    registry.revoke("cleveland")
+    assert not list((folders / "ca").glob("registry.sqlite-*"))
+
+
+def test_a_registry_that_is_gone_is_one_sentence(folders, registry):
+    (folders / "ca" / "registry.sqlite").unlink()
+    with pytest.raises(IdentityError, match="is gone"):
+        registry.of_name("cleveland")
+
+
+def test_a_file_that_was_not_written_for_long_is_not_read_again(folders, registry, monkeypatch):
+    registry.all()
+    later = time.time() + 60
+    monkeypatch.setattr(time, "time", lambda: later)
+    registry.all()
+    registry._database.set_trace_callback(pytest.fail)
+    registry.of_name("cleveland")
+    registry._database.set_trace_callback(None)
+    with closing(NodeRegistry.of(folders / "ca")) as other:
+        other.revoke("cleveland")
+    assert registry.of_name("cleveland")[0].revoked is not None

@@ -67,7 +67,9 @@ def test_a_name_comes_back_from_its_header(name):
     assert signature.name_from_header(header) == name
 
 
-@pytest.mark.parametrize("header", ["", ".", "..", "%2E%2E", "a%2Fb", "..%5Cx", "a%0Ab", "%FF", "x" * 201])
+@pytest.mark.parametrize(
+    "header", ["", ".", "..", "%2E%2E", "a%2Fb", "..%5Cx", "a%0Ab", "%FF", "Zürich", "a\udc80b", "x" * 201]
+)
 def test_what_is_not_a_name_is_refused(header):
     with pytest.raises(ValueError):
         signature.name_from_header(header)

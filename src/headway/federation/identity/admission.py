@@ -18,6 +18,7 @@ from headway.core.errors import HeadwayError
 from headway.federation.http_api import NODE
 from headway.federation.identity.node_identity import moment
 from headway.federation.identity.node_registry import Issued, NodeRegistry
+from headway.federation.identity.private_files import IdentityError
 from headway.federation.identity.request_signature import (
     BODY_DIGEST,
     SEQUENCE,
@@ -160,26 +161,36 @@ class CertifiedAdmission:
             name = name_from_header(request.node)
         except ValueError as error:
             raise NotAdmitted(f"the request is not signed: {error}.") from error
-        with self._lock:
-            if self._behind_proxy:
-                candidates = [one for one in self._registry.of_name(name) if one.revoked is None]
-                issued = max(candidates, key=_end) if candidates else self._refuse(name)
-                self._check_state(name, issued)
-                self._check_signature(name, issued, request, signature, body_sha256)
-                _take(self._buckets, name)
-            else:
-                issued = self._of_connection(name, peer_certificate)
-                self._check_state(name, issued)
-                _take(self._buckets, name)
-                self._check_signature(name, issued, request, signature, body_sha256)
-            try:
-                self._windows.accept(name, request.sequence)
-            except SequenceRefused as refused:
-                raise NotAdmitted(f"{refused}.", headers={SEQUENCE: str(refused.least)}) from refused
-            except sqlite3.Error as error:
-                message = f"the server cannot write the numbers of requests that it accepted: {error}."
-                raise NotAdmitted(message, 503, headers={"Retry-After": "10"}) from error
+        try:
+            with self._lock:
+                self._check(name, request, signature, body_sha256, peer_certificate)
+        except (sqlite3.Error, IdentityError) as error:
+            message = f"the server cannot use its registry of nodes or the numbers that it accepted: {error}"
+            raise NotAdmitted(message, 503, headers={"Retry-After": "10"}) from error
         return name
+
+    def _check(
+        self,
+        name: str,
+        request: SignedRequest,
+        signature: bytes,
+        body_sha256: str | None,
+        peer_certificate: bytes | None,
+    ) -> None:
+        if self._behind_proxy:
+            issued = self._of_name(name)
+            self._check_state(name, issued)
+            self._check_signature(name, issued, request, signature, body_sha256)
+            _take(self._buckets, name)  # after the signature: nobody else uses up the requests of a node
+        else:
+            issued = self._of_connection(name, peer_certificate)
+            self._check_state(name, issued)
+            _take(self._buckets, name)
+            self._check_signature(name, issued, request, signature, body_sha256)
+        try:
+            self._windows.accept(name, request.sequence)
+        except SequenceRefused as refused:
+            raise NotAdmitted(f"{refused}.", headers={SEQUENCE: str(refused.least)}) from refused
 
     def _of_connection(self, name: str, peer_certificate: bytes | None) -> Issued:
         if peer_certificate is None:
@@ -198,10 +209,11 @@ class CertifiedAdmission:
             )
         return issued
 
-    def _refuse(self, name: str) -> Issued:
-        if self._registry.of_name(name):
-            raise NotAdmitted(f"the certificate of {name!r} was revoked.", 403, ended=name)
-        raise NotAdmitted(f"no node {name!r} is in the server's registry.", 403)
+    def _of_name(self, name: str) -> Issued:
+        known = self._registry.of_name(name)
+        if not known:
+            raise NotAdmitted(f"no node {name!r} is in the server's registry.", 403)
+        return max((one for one in known if one.revoked is None), key=_end, default=known[-1])
 
     @staticmethod
     def _check_state(name: str, issued: Issued) -> None:

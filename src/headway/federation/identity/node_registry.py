@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import sqlite3
@@ -16,6 +17,7 @@ from headway.federation.identity.private_files import IdentityError
 from headway.federation.identity.sequence_numbers import open_database
 
 REGISTRY = "registry.sqlite"
+SETTLED_S = 2.0  # times of files are coarse: one that is older changes when the file is written once more
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS certificates (
@@ -69,12 +71,14 @@ class NodeRegistry:
     """The certificates and tokens of an authority; several processes may use it at once.
 
     What another process revokes or issues counts from the next call: each look into the tables asks the file whether
-    it changed.
+    it changed, and whether a newer copy has taken its place.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._lock = threading.RLock()
-        self._database = open_database(folder / REGISTRY, _SCHEMA)
+        self._lock, self._path = threading.RLock(), folder / REGISTRY
+        self._database = open_database(self._path, _SCHEMA, "DELETE")
+        found = self._stat()
+        self._seen = (found.st_dev, found.st_ino, -1, -1)
         self._version = -1
         self._by_name: dict[str, list[Issued]] = {}
         self._by_fingerprint: dict[str, Issued] = {}
@@ -208,7 +212,22 @@ class NodeRegistry:
         self._database.execute("INSERT INTO certificates VALUES (?, ?, ?, ?, ?)", row)
         self._version = -1
 
+    def _stat(self) -> os.stat_result:
+        try:
+            return self._path.stat()
+        except OSError as error:
+            raise IdentityError(f"the registry of nodes {self._path} is gone: {error.strerror or error}.") from error
+
     def _refresh(self) -> None:
+        found = self._stat()
+        seen = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        if seen == self._seen and self._version >= 0 and found.st_mtime < time.time() - SETTLED_S:
+            return
+        if seen[:2] != self._seen[:2]:
+            self._database.close()
+            self._database = open_database(self._path, _SCHEMA, "DELETE")
+            self._version = -1
+        self._seen = seen
         (version,) = self._database.execute("PRAGMA data_version").fetchone()
         if version == self._version:
             return

@@ -106,7 +106,7 @@ def name_from_header(value: str) -> str:
     Raises:
         ValueError: if it is not a name: empty, too long, or with control characters or slashes.
     """
-    name = unquote(value, errors="strict")
+    name = unquote(value, errors="strict") if value.isascii() else ""
     if not _NAME.fullmatch(name) or name in (".", ".."):
         raise ValueError(f"the header {NODE} does not hold a name of 1 to 200 characters without slashes")
     return name

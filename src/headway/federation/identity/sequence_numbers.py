@@ -18,8 +18,10 @@ SERVER_BLOCK = 2**24  # the numbers that a server accepts of each node before it
 WINDOW = 1024  # numbers that may arrive out of order, as requests on several connections do
 
 
-def open_database(path: Path, schema: str) -> sqlite3.Connection:
+def open_database(path: Path, schema: str, journal: str = "WAL") -> sqlite3.Connection:
     """A database of mode 0600 whose commits are on disk before they return.
+
+    journal: DELETE for a file that may be copied while it is in use, since it is always whole by itself.
 
     Raises:
         IdentityError: if it cannot be opened or made.
@@ -32,7 +34,7 @@ def open_database(path: Path, schema: str) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise IdentityError(f"cannot open {path}: {error}.") from error
     try:
-        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA journal_mode={journal}")
         connection.execute("PRAGMA synchronous=FULL")
         connection.executescript(schema)
     except sqlite3.Error as error:

@@ -64,7 +64,7 @@ class PageAccess:
 
     def is_token(self, given: str) -> bool:
         """Whether this is the token."""
-        return hmac.compare_digest(given.encode(), self.token.encode())
+        return hmac.compare_digest(given.encode(errors="surrogateescape"), self.token.encode())
 
     def admits(self, headers: Mapping[str, str]) -> bool:
         """Whether a call with these headers may see the status."""
@@ -76,4 +76,4 @@ class PageAccess:
             found = SimpleCookie(headers.get("Cookie", "")).get(name)
         except CookieError:
             return False
-        return found is not None and hmac.compare_digest(found.value.encode(), value.encode())
+        return found is not None and hmac.compare_digest(found.value.encode(errors="surrogateescape"), value.encode())
