@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headway.client_state.sqlite_versions import check_saved
+from headway.core import fault_points
 from headway.core.algorithm import State
 from headway.data import RemoteData
 from headway.experiment.federation import Federation
@@ -146,7 +147,9 @@ class Checkpointer:
         kept = {**notes, "memory": saved, **({"engine": values} if values else {})}
         if isinstance(known := self.federation.known, RemoteData):
             kept["clients"] = known.to_state()
+        fault_points.at("before a checkpoint is on disk")
         self.folder.save(state.round, tensors, kept)
+        fault_points.at("after a checkpoint is on disk")
 
     def close(self) -> None:
         """Lets another process have the folder."""

@@ -8,6 +8,7 @@ import functools
 import time
 from pathlib import Path
 
+from headway.core import fault_points
 from headway.core.errors import FrameError
 from headway.federation import http_api as api
 from headway.federation.agent.agent_job import AgentJob
@@ -141,8 +142,10 @@ class JobSession:
     async def _settle(self, round_: int, attempt: int, counted: bool, reason: str = "") -> None:
         """Commits or drops the memory that awaits the verdict on this attempt."""
         tag = (round_, attempt)
+        fault_points.at("agent: before a verdict is carried out")
         if await asyncio.to_thread(self.store.settle, self.name, tag, counted) and counted:
             self.job.memory.committed = await asyncio.to_thread(self.store.committed, self.name)
+        fault_points.at("agent: after a verdict is carried out")
         if not counted:
             why = f": {reason}" if reason else ""
             self.log.write("not counted", f"Round {round_ + 1}: the update was not counted{why}.", round=round_)
@@ -209,14 +212,17 @@ class JobSession:
             None,
         )
         fetched = time.monotonic()
+        fault_points.at("agent: a request is fetched")
         answered = await self.thread.run(
             functools.partial(self.job.answering.answer, assignment, message, private, secret, self.store.fresh)
         )
         trained = time.monotonic()
+        fault_points.at("agent: a reply is computed")
         if answered.failure is not None:
             self.log.write("failed", f"Round {assignment.round + 1}: {answered.failure}", round=assignment.round)
         kept = asyncio.to_thread(self.store.keep, assignment, answered)
         stored = await asyncio.shield(kept)
+        fault_points.at("agent: a reply is on disk")
         await asyncio.to_thread(self.store.forget_messages, {assignment.message})
         if assignment.kind == "train":
             self.log.write(
@@ -244,7 +250,9 @@ class JobSession:
             try:
                 path = self.store.blob(stored.digest)
                 await upload(self.connection, stored.assignment, path, stored.size, stored.round, self._progress)
+                fault_points.at("agent: a reply is sent")
                 receipt = await complete(self.connection, stored.assignment, end, stored.round)
+                fault_points.at("agent: a receipt is there")
                 break
             except ProblemAnswer as answer:
                 if answer.problem.kind == "unauthorised":
@@ -257,6 +265,7 @@ class JobSession:
                     )
                     break
         await asyncio.to_thread(self.store.deliver, stored, receipt)
+        fault_points.at("agent: a receipt is on disk")
         if receipt is not None and receipt.verdict in NOT_COUNTED and stored.kind == "train":
             await self._settle(stored.round, stored.attempt, False, receipt.reason or receipt.verdict)
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
+from headway.core import fault_points
 from headway.core.errors import ConfigError
 from headway.federation import http_api as api
 from headway.federation.identity.admission import NotAdmitted
@@ -292,6 +293,7 @@ class HttpServer:
         self.members.contact(client)
         if not done:
             return web.json_response({}, status=202)
+        fault_points.at("before a reply is acknowledged")
         return json_of(decided.result())
 
     # helpers --------------------------------------------------------------------------------------------

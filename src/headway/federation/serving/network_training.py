@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from headway.core import fault_points
 from headway.core.errors import UpdateRejected
 from headway.federation.http_api import RoundVerdict
 from headway.federation.serving.assignments import MembersChanged, ReplyArrived
@@ -88,6 +89,7 @@ class NetworkTraining:
         summed = RoundSum(self.setup, self.reader, self.rounds.record, self.setup.group).answer(
             counting, self.rounds.record.counted, measure
         )
+        fault_points.at("after updates are summed")
         answer = self.coordinator.answer(summed, closed, self.setup.job.population)
         record = self.rounds.record
         refused = {loss.ticket.client: loss.reason for loss in closed.losses if loss.ticket.number in record.refused}

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from headway.core import fault_points
 from headway.federation.http_api import RoundVerdict
 from headway.federation.spool.round_event import EventKind, RoundEvent
 from headway.federation.spool.spool import AGAIN, SpoolError
@@ -66,9 +67,11 @@ class EventLog:
     def append_all(self, events: Iterable[RoundEvent]) -> int:
         """`append` of several in one commit, all or none; the number of the last."""
         rows = [_row(event) for event in events]
+        fault_points.at("before an event is on disk")
         with self._changing() as connection:
             for row in rows:
                 cursor = connection.execute(f"INSERT INTO events ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)", row)
+        fault_points.at("after an event is on disk")
         return int(cursor.lastrowid or 0) if rows else self.last()
 
     def events(self, round: int) -> list[RoundEvent]:
@@ -104,8 +107,10 @@ class EventLog:
             SpoolError: if the disk refuses; then none is kept.
         """
         rows = [(client, v.round, v.attempt, int(v.counted), v.reason) for client, v in verdicts.items()]
+        fault_points.at("before verdicts are on disk")
         with self._changing() as connection:
             connection.executemany("INSERT OR IGNORE INTO verdicts VALUES (?,?,?,?,?,0)", rows)
+        fault_points.at("after verdicts are on disk")
 
     def verdict(self, client: str, round: int, attempt: int) -> RoundVerdict | None:
         """The verdict on the update of a client; `None` while there is none."""

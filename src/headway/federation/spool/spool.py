@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from headway.core import fault_points
 from headway.core.errors import HeadwayError, RunFolderError
 from headway.federation.http_api import OFFSET
 from headway.observe.folder_lock import sync_folder
@@ -128,6 +129,7 @@ class Spool:
             self._make_way(held, end)
             with _disk(held.part):
                 self._write(held, data)
+            fault_points.at("after a piece is written")
             return held.received
 
     def finish(self, upload: str, size: int, digest: str) -> Path:
@@ -346,10 +348,12 @@ class Spool:
 
     def _rename(self, path: Path, digest: str) -> None:
         """Flushes a file to the disk and gives it the name of its content."""
+        fault_points.at("before a content is on disk")
         with open(path, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(path, self.blobs / digest)
         sync_folder(self.blobs)
+        fault_points.at("after a content is on disk")
 
     def _is_there(self, digest: str, size: int) -> bool:
         """Whether a content that is put again is there; then `forget` begins to count anew.

@@ -1,0 +1,227 @@
+"""Servers and agents as forks of a process that has imported everything, so that hundreds may be killed in a minute.
+
+    with Nodes(folder) as nodes:
+        server = nodes.serve(fault="after an event is on disk|kill|2")
+        assert nodes.wait(server) == -9
+
+A fork is told what to do by a line of JSON on the standard input of `python crash_nodes.py`, which answers with its
+process.  All forks end with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROUNDS, CLIENTS = 3, 3
+RECIPES = ("scaffold", "fedavg+ecgr")
+
+
+# what forks do -------------------------------------------------------------------------------------------------
+
+
+def parts(recipe):
+    from toys import blobs, linear_task
+
+    import headway as hw
+
+    trainer = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2)
+    return hw.recipes.recipe(recipe, trainer=trainer), blobs((7, 12, 5)), linear_task(dtype="float64")
+
+
+def serve(folder: str, port: int, recipe: str, rounds: int) -> None:
+    from network import Network
+
+    import headway as hw
+    from headway.federation.serving.http_server import HttpServer
+    from headway.federation.spool.event_log import EventLog
+    from headway.federation.spool.spool import Spool
+
+    start = HttpServer.start
+    HttpServer.start = lambda self, host, _, context=None: start(self, host, port, context)
+    algorithm, data, task = parts(recipe)
+    own = Path(folder)
+    log = EventLog(own)
+    options = {"expected": frozenset(data.clients), "wait_limit_s": 60.0}
+    network = Network.of(algorithm, task, Spool(own / "spool"), log, rounds, **options)
+    kept = own / "run"
+    run = hw.Run(
+        algorithm,
+        data,
+        task,
+        rounds=rounds,
+        engine=network.engine,
+        folder=kept,
+        resume=(kept / "run.json").exists(),
+        checkpoint_every=1,
+        evaluate_every=None,
+    )
+    list(run)
+    arrived = [(e.round, e.client) for round_ in log.rounds() for e in log.events(round_) if e.kind == "arrived"]
+    (own / "result.json").write_text(json.dumps({"params": run.state.params.tolist(), "arrived": arrived}))
+    network.assignments.set_state("finished")
+    until = time.monotonic() + 60
+    while not (own / "end").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    network.server.stop()
+
+
+def join(folder: str, url: str, client: str, recipe: str) -> None:
+    from agent_threads import data_of
+
+    from headway.federation.agent.agent import Agent
+
+    _, data, task = parts(recipe)
+    agent = Agent(url, data_of(data, client), state=Path(folder) / client, name=client, task=task)
+    state = agent.run()
+    sys.exit(0 if state == "finished" else f"the job is {state}")
+
+
+def fork(order: dict) -> int:
+    """A fork that carries out an order."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # ends with its parent
+        log = os.open(order.pop("log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        null = os.open(os.devnull, os.O_RDONLY)
+        for target, source in ((0, null), (1, log), (2, log)):
+            os.dup2(source, target)
+        from launch import hook_for
+
+        from headway.core import fault_points
+
+        if fault := order.pop("fault"):
+            fault_points.install(hook_for(fault, ""))
+        kind = order.pop("kind")
+        code = 0
+        (serve if kind == "serve" else join)(**order)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+        print(end.code, file=sys.stderr)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main() -> None:
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
+    import agent_threads  # noqa: F401
+    import network  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "wait" in order:
+            pid, status = os.waitpid(order["wait"], os.WNOHANG)
+            answer = {"code": os.waitstatus_to_exitcode(status) if pid else None}
+        else:
+            answer = {"pid": fork(order)}
+        print(json.dumps(answer), flush=True)
+
+
+# the side of the tests -----------------------------------------------------------------------------------------
+
+
+class Nodes:
+    """A server and its agents in one folder; killed at the end, whatever happens."""
+
+    def __init__(self, folder: Path, recipe: str = RECIPES[0], rounds: int = ROUNDS, port: int | None = None) -> None:
+        import headway
+
+        self.folder, self.recipe, self.rounds = folder, recipe, rounds
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        sources = str(Path(headway.__file__).parents[1])
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "crash_nodes.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder)},
+            text=True,
+            start_new_session=True,
+        )
+        self.codes: dict[int, int] = {}
+
+    def __enter__(self) -> Nodes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stdin.close()
+        self.process.kill()
+        self.process.wait(20)
+        self.process.stdout.close()
+
+    def order(self, **order) -> dict:
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def fresh(self, name: str) -> None:
+        """The next nodes work in another folder."""
+        self.folder = self.folder.parent / name
+        self.folder.mkdir()
+
+    def serve(self, fault: str = "") -> int:
+        own = {"folder": str(self.folder), "port": self.port, "recipe": self.recipe, "rounds": self.rounds}
+        return self.order(kind="serve", fault=fault, log=str(self.folder / "server.log"), **own)["pid"]
+
+    def join(self, client: str, fault: str = "", url: str = "") -> int:
+        own = {"folder": str(self.folder), "url": url or self.url, "client": client, "recipe": self.recipe}
+        return self.order(kind="join", fault=fault, log=str(self.folder / f"{client}.log"), **own)["pid"]
+
+    def code(self, pid: int) -> int | None:
+        """The exit code of a node, `None` while it runs."""
+        if pid not in self.codes:
+            if (code := self.order(wait=pid)["code"]) is None:
+                return None
+            self.codes[pid] = code
+        return self.codes[pid]
+
+    def wait(self, pid: int, seconds: float = 60.0) -> int:
+        until = time.monotonic() + seconds
+        while (code := self.code(pid)) is None:
+            assert time.monotonic() < until, self.logs()
+            time.sleep(0.01)
+        return code
+
+    def kill(self, pid: int) -> None:
+        if self.code(pid) is None:
+            os.kill(pid, signal.SIGKILL)
+            self.wait(pid)
+
+    def end(self) -> None:
+        """Has the server close, once the agents have ended."""
+        (self.folder / "end").touch()
+
+    def result(self) -> dict:
+        return json.loads((self.folder / "result.json").read_text())
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.log")))
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+if __name__ == "__main__":
+    main()
