@@ -18,12 +18,12 @@ def data_of(data: hw.FederatedData, client: str) -> hw.FederatedData:
 class AgentThread:
     """An agent that runs in a thread."""
 
-    def __init__(self, url, data, client, folder: Path, task=None, **options) -> None:
+    def __init__(self, url, data, client, folder: Path, task=None, identity=None, **options) -> None:
         self.events: list[tuple[str, str, dict]] = []
         options.setdefault("sink", lambda *event: self.events.append(event))
-        self.agent = Agent(
-            url, data_of(data, client), state=folder / client, name=client, task=task, options=AgentOptions(**options)
-        )
+        who = {"name": client} if identity is None else {"identity": identity}
+        own = AgentOptions(**options)
+        self.agent = Agent(url, data_of(data, client), state=folder / client, task=task, options=own, **who)
         self.state, self.error = "", None
         self.thread = threading.Thread(target=self._run, name=client, daemon=True)
         self.thread.start()

@@ -70,7 +70,7 @@ def agent_of(url: str, spec: str, options: JoinOptions) -> Agent:
     file = AgentFile.of(spec)
     data = AgentData.of(file)
     _check_transport(url, options)
-    identity = None if options.identity is None else NodeIdentity.load(options.identity)
+    identity = None if options.identity is None else NodeIdentity.load(options.identity, options.state)
     name = identity.name if identity is not None else options.name or _name_of(spec, data)
     limits = MachineLimits(
         threads=options.threads or file.limits.threads,
