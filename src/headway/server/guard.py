@@ -78,7 +78,7 @@ class Promise:
                 than was promised, unless it must be decoded first (`check_bound`).
         """
         norm = guard(update, self.lengths, client, self.integers)
-        if (wide := too_wide(update, self.bits)) is not None:
+        if self.bits and (wide := too_wide(update, self.bits)) is not None:
             raise UpdateRejected(client, f"{wide!r} holds integers that do not fit in {self.bits[wide]} bits")
         weight = float(update.weight)
         if self.weight_bound is not None and weight > self.weight_bound * (1 + SLACK):
