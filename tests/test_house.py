@@ -82,6 +82,7 @@ SUITES: dict[str, str] = {
     "federation/operations/test_live_page.py": "federation.operations.live_sections federation.operations.status_text",
     "federation/operations/test_page_server.py": "federation.operations.status_pages",
     "federation/operations/test_status_board.py": "federation.operations.status_history",
+    "federation/relay/test_relay.py": "federation.relay.relay_answering federation.relay.relay_desk",
     "federation/serving/test_network_engine.py": (
         "federation.serving.assignments federation.serving.gathering federation.serving.http_bodies "
         "federation.serving.http_server "

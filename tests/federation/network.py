@@ -48,14 +48,14 @@ class Network:
 
     @classmethod
     def of(
-        cls, algorithm, task, spool, log, rounds, seed=0, lease_s=20.0, before=None, access=None, **options
+        cls, algorithm, task, spool, log, rounds, seed=0, lease_s=20.0, before=None, access=None, relays=(), **options
     ) -> Network:
         """A server; access: its admission, TLS settings and further routes, by default none of them."""
         assignments = Assignments()
         members = Members(lease_s, on_change=lambda: assignments.events.put(MembersChanged()))
         channel = RequestChannel(members, assignments, spool)
         engine = NetworkEngine(channel, log, NetworkOptions(**options))
-        desk = JobDesk(members, assignments, verdict=engine.verdict)
+        desk = JobDesk(members, assignments, verdict=engine.verdict, relays=relays)
         desk.offer(describe_job("job", "test", algorithm, task, rounds, seed=seed))
         assignments.set_state("running")
         admission, context, routes = access or (TrustingAdmission(), None, [])

@@ -122,10 +122,11 @@ class Pending(Body):
 
 
 class RelayedClient(Body):
-    """A client for which a relay joins, and the facts of its data."""
+    """A client for which a relay joins, the facts of its data, and its memory without a verdict, if any."""
 
     client: Name
     data: DataFacts
+    pending: Pending | None = None
 
 
 class JoinRequest(Body):

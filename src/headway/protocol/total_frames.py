@@ -79,11 +79,11 @@ def sum_from_tensors(named: Tensors, lengths: Mapping[str, int]) -> SumReply:
     reports = _reports(named[REPORTS])
     counted = len(reports.with_status("counted"))
     total.count, total.weight = _count(named[COUNT]), _scalar(named[WEIGHT])
-    if total.count != counted:
+    if total.count not in (0, counted):
         raise FrameError(f"a sum of {total.count} updates has reports on {counted} clients that count.")
-    found, wanted = total.vectors.keys() | total.integers.keys(), set(lengths) if counted else set()
+    found, wanted = total.vectors.keys() | total.integers.keys(), set(lengths) if total.count else set()
     if found != wanted:
-        raise FrameError(f"a sum of {counted} updates must hold {sorted(wanted)}, found {sorted(found)}.")
+        raise FrameError(f"a sum of {total.count} updates must hold {sorted(wanted)}, found {sorted(found)}.")
     return SumReply(total, reports)
 
 

@@ -15,8 +15,8 @@ from headway.federation.agent.job_building import algorithm_of_names
 from headway.federation.agent.local_policy import LocalPolicy
 from headway.federation.agent.own_data import DataSource, data_facts, fitted, read_data
 from headway.federation.agent.task_building import task_of_names
-from headway.federation.http_api import DataFacts, JobDescription, TaskFacts
-from headway.federation.job_facts import NETWORK, task_facts
+from headway.federation.http_api import DataFacts, JobDescription, JoinRequest, Pending, TaskFacts
+from headway.federation.job_facts import NETWORK, own_versions, task_facts
 from headway.model.device import Device
 from headway.model.task import Task
 from headway.numerics.keys import Key
@@ -51,6 +51,17 @@ class AgentJob:
     answering: Answering
     task: TaskFacts
     data: DataFacts
+
+    def join_request(self, pending: Pending | None) -> JoinRequest:
+        """The request to join; pending: its memory without a verdict."""
+        return JoinRequest(
+            job=self.description.job,
+            versions=own_versions(),
+            task=self.task,
+            data=self.data,
+            pending=pending,
+            memory=self.memory.committed is not None,
+        )
 
     @classmethod
     def of(cls, description: JobDescription, own: Surroundings, private_key: Key, memory: AgentMemory) -> AgentJob:

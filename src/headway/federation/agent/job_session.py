@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import functools
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from headway.core import fault_points
 from headway.core.errors import FrameError
+from headway.core.update import Tensors
 from headway.federation import http_api as api
-from headway.federation.agent.agent_job import AgentJob
 from headway.federation.agent.agent_log import AgentLog
+from headway.federation.agent.agent_memory import AgentMemory
 from headway.federation.agent.agent_store import AgentStore, StoredReply
+from headway.federation.agent.answering import Answered
 from headway.federation.agent.backoff import Backoff
 from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
 from headway.federation.agent.training_thread import TrainingThread, WorkWithdrawn
 from headway.federation.agent.transfers import complete, download, upload
-from headway.federation.job_facts import own_versions
 from headway.observe.text import bytes_text
 
 ENDED = ("finished", "failed", "stopped")
@@ -29,16 +32,66 @@ TRIES = 3
 WITHOUT_VERDICT_S = 5.0  # between two questions for the verdict on pending memory
 
 
+class Answers(Protocol):
+    """The answers to assignments: see `Answering`."""
+
+    @property
+    def telemetry(self) -> bool:
+        """Whether the server is sent what is being done."""
+        ...
+
+    def check(self, assignment: api.Assignment) -> None:
+        """Refuses an assignment before anything is fetched."""
+        ...
+
+    def answer(
+        self, assignment: api.Assignment, message: Path, private: Path | None, secret: Tensors, into: Path
+    ) -> Answered:
+        """The reply to an assignment."""
+        ...
+
+
+class SessionJob(Protocol):
+    """A job as its session needs it: that of an agent, or of a relay."""
+
+    @property
+    def description(self) -> api.JobDescription:
+        """The server's description."""
+        ...
+
+    @property
+    def memory(self) -> AgentMemory:
+        """The memory of the client."""
+        ...
+
+    @property
+    def answering(self) -> Answers:
+        """The answers to assignments."""
+        ...
+
+    def join_request(self, pending: api.Pending | None) -> api.JoinRequest:
+        """The request to join; pending: memory without a verdict."""
+        ...
+
+
 class JobSession:
     """One job of a server, from joining it to its end.
 
+    pass_on: is given verdicts on clients behind a relay, before they are reported as carried out.
     end: the last state of the job that the server has sent.
     """
 
     def __init__(
-        self, connection: Connection, store: AgentStore, job: AgentJob, thread: TrainingThread, log: AgentLog
+        self,
+        connection: Connection,
+        store: AgentStore,
+        job: SessionJob,
+        thread: TrainingThread,
+        log: AgentLog,
+        pass_on: Callable[[Sequence[api.RoundVerdict]], None] = lambda verdicts: None,
     ) -> None:
         self.connection, self.store, self.job, self.thread, self.log = connection, store, job, thread, log
+        self.pass_on = pass_on
         self.name, self.telemetry = job.description.job, job.answering.telemetry
         self.end: api.Work | None = None
         self._settled: set[tuple[int, int]] = set()  # carried out, and not yet reported
@@ -54,7 +107,7 @@ class JobSession:
             ProblemAnswer: if the server does not let this client take part.
         """
         self.connection.job = self.name
-        await self._join()
+        await self.join()
         idle = Backoff(shortest=SPIN_S, longest=10.0)
         while self.end is None:
             begun = time.monotonic()
@@ -72,17 +125,10 @@ class JobSession:
 
     # the server -----------------------------------------------------------------------------------------
 
-    async def _join(self) -> None:
+    async def join(self) -> None:
         """Joins the job, or joins it again after the server was started anew."""
         pending = await asyncio.to_thread(self.store.pending, self.name)
-        request = api.JoinRequest(
-            job=self.name,
-            versions=own_versions(),
-            task=self.job.task,
-            data=self.job.data,
-            pending=pending,
-            memory=self.job.memory.committed is not None,
-        )
+        request = self.job.join_request(pending)
         try:
             work = await self.connection.call("POST", api.JOIN, request, api.Work)
         except ProblemAnswer as answer:
@@ -120,7 +166,7 @@ class JobSession:
     async def _other_server(self, answer: ProblemAnswer) -> None:
         """A server that does not know this client joins it again; one with another job has ended this one."""
         if answer.problem.kind == "unknown":
-            await self._join()
+            await self.join()
         elif answer.problem.kind == "gone":
             self._ended(answer)
         else:
@@ -131,7 +177,12 @@ class JobSession:
 
     async def _take(self, work: api.Work) -> None:
         """Carries out the verdicts of an answer, and notes the end of the job."""
+        if any(verdict.client for verdict in work.verdicts):
+            await asyncio.to_thread(self.pass_on, work.verdicts)
         for verdict in work.verdicts:
+            if verdict.client:
+                self._settled.add((verdict.round, verdict.attempt))
+                continue
             await self._settle(verdict.round, verdict.attempt, verdict.counted, verdict.reason)
             self._settled.add((verdict.round, verdict.attempt))
         if work.job != self.name:
@@ -194,7 +245,7 @@ class JobSession:
                 continue
             self._activity = "waiting for the verdict on its last update"
             self.log.once("verdict", f"The verdict on the update of round {pending.round + 1} is asked for again.")
-            await self._join()
+            await self.join()
             if await asyncio.to_thread(self.store.pending, self.name) is not None:
                 await asyncio.sleep(WITHOUT_VERDICT_S)
         self.log.over("verdict")
@@ -258,7 +309,7 @@ class JobSession:
                 if answer.problem.kind == "unauthorised":
                     raise
                 if answer.problem.kind == "unknown":
-                    await self._join()
+                    await self.join()
                 elif answer.problem.kind not in DAMAGED or attempt + 1 == TRIES:
                     self.log.write(
                         "not wanted", f"Round {stored.round + 1}: the reply is not taken: {answer.problem.message}"

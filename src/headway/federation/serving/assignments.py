@@ -184,6 +184,11 @@ class Assignments:
             found = self._receipts.get(name)
             return found if found is not None and found.client == client else None
 
+    def shown(self, client: str) -> State | None:
+        """The state of the job that a client was shown last."""
+        with self._lock:
+            return self._shown.get(client)
+
     def show_state(self, client: str) -> tuple[State, str]:
         """The state of the job and its reason, which the client is shown now."""
         with self._lock:

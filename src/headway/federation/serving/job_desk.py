@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 
 from headway.federation import http_api as api
 from headway.federation.job_facts import task_differences, version_differences
+from headway.federation.relay.relay_chain import refusal_of_names
 from headway.federation.serving.assignments import Assignments
 from headway.federation.serving.members import Members
 from headway.federation.serving.refusals import Refused
@@ -69,9 +70,10 @@ class JobDesk:
         except Refused as refused:
             self.members.decline(client, str(refused))
             raise
-        if request.pending is not None and (verdict := self.verdict(client, request.pending)) is not None:
-            self.assignments.add_verdicts({client: verdict})
         self.members.join(client, request)
+        for each in self._behind(client, request):
+            if each.pending is not None and (verdict := self.verdict(each.client, each.pending)) is not None:
+                self.assignments.add_verdicts({each.client: verdict}, self.members.node_of)
 
     def _behind(self, node: str, request: api.JoinRequest) -> tuple[api.RelayedClient, ...]:
         """The clients that a node joins for: those behind a relay, or itself.
@@ -80,7 +82,10 @@ class JobDesk:
             Refused: for a relay that the server does not list, or that names a client twice.
         """
         if not request.members:
-            return (api.RelayedClient(client=node, data=request.data),)
+            return (api.RelayedClient(client=node, data=request.data, pending=request.pending),)
+        if (why := refusal_of_names(self._job.algorithm) if self._job is not None else None) is not None:
+            self.members.decline(node, why)
+            raise Refused("refused", f"the relay {node!r} cannot take part: {why}")
         if node not in self.relays:
             raise Refused(
                 "refused",

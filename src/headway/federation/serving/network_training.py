@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,8 @@ from headway.federation.serving.training_round import (
     refused_reports,
 )
 from headway.federation.spool.round_event import RoundEvent
-from headway.protocol.messages import Answer, Ask, Declined, Train, UpdateReply
+from headway.protocol.messages import Answer, Ask, Declined, SumReply, Train, UpdateReply
+from headway.protocol.reports import ClientReport
 from headway.protocol.round_pool import Ticket
 from headway.protocol.total_frames import largest_sum
 
@@ -78,6 +79,7 @@ class NetworkTraining:
             self._notes.append(
                 f"the server was restarted in this round; {len(pool.open_asks) - len(pool.flying)} updates were there."
             )
+            self._complete_sums(ask)
         unsent = True
         while not pool.done and not self.rounds.was_closed:
             if unsent:
@@ -85,7 +87,9 @@ class NetworkTraining:
             unsent = self._turn(ask)
         counting, closed = self.rounds.close(ask)
         self._withdraw()
-        measure = pool.quorum.late == "drop"
+        measure = pool.quorum.late == "drop" and not self.rounds.record.summed
+        if self.rounds.record.summed and self.setup.measure:
+            self._notes.append("drift is not measured, since the updates behind a relay are seen as their sum only.")
         summed = RoundSum(self.setup, self.reader, self.rounds.record, self.setup.group).answer(
             counting, self.rounds.record.counted, measure
         )
@@ -185,25 +189,14 @@ class NetworkTraining:
         self._accept(ticket, arrived, reply)
 
     def _accept(self, ticket: Ticket, arrived: ReplyArrived, reply: UpdateReply) -> None:
-        verdict = self._feed_arrival(ticket, arrived, float(reply.update.weight), {})
+        verdict = self._feed_arrival(ticket, arrived.digest, float(reply.update.weight), self._now())
         reasons = {"late": "the round was over before it arrived", "stale": "its model is too old"}
         self.channel.decide(arrived, verdict, reasons.get(verdict, ""))  # type: ignore[arg-type]
 
-    def _feed_arrival(self, ticket: Ticket, arrived: ReplyArrived, weight: float, more: Mapping[str, str]) -> str:
-        """Feeds that an update is on disk; the verdict."""
-        return self.rounds.feed(
-            RoundEvent(
-                "arrived",
-                ticket.round,
-                0,
-                self._now(),
-                number=ticket.number,
-                client=ticket.client,
-                digest=arrived.digest,
-                weight=weight,
-                more=more,
-            )
-        )
+    def _feed_arrival(self, ticket: Ticket, digest: str, weight: float, at: float, relay: str = "") -> str:
+        """Feeds that an update is on disk; the verdict.  relay: in whose sum it is."""
+        number, client, more = ticket.number, ticket.client, {"relay": relay} if relay else {}
+        return self.rounds.feed(RoundEvent("arrived", ticket.round, 0, at, number, client, digest, weight, "", more))
 
     def _sum_arrived(self, arrived: ReplyArrived) -> None:
         """Checks the sum of a relay, and has its clients decided about; all that are in the sum count, or none."""
@@ -212,6 +205,11 @@ class NetworkTraining:
         tickets = {ticket.client: ticket for ticket in flying if self._sent.get(ticket.number) == name}
         if not tickets:
             self.channel.decide(arrived, "late", "the round was over before it arrived")
+            return
+        if (why := self.partial_counts) is not None:
+            for ticket in tickets.values():
+                self._fail(ticket, why, arrived, refused=True)
+            self.channel.decide(arrived, "refused", why)
             return
         examples = {client: facts.train for client, facts in self.channel.members.facts().items()}
         sent = self.rounds.record.messages[next(iter(tickets.values())).round]
@@ -225,10 +223,10 @@ class NetworkTraining:
         rows = {} if isinstance(reply, Declined) else {row.client: row for row in reply.reports}
         counted = [client for client, row in rows.items() if row.status == "counted"]
         whole = tickets.keys() >= set(counted)
-        verdicts = set()
+        verdicts, at = set(), self._now()  # one time, so that a deadline passes for all of them or for none
         for client in sorted(counted) if whole else ():
-            weight = rows[client].metrics.get("weight", float(rows[client].examples))
-            verdicts.add(self._feed_arrival(tickets.pop(client), arrived, weight, {"relay": arrived.client}))
+            ticket, weight = tickets.pop(client), weight_of(rows[client])
+            verdicts.add(self._feed_arrival(ticket, arrived.digest, weight, at, arrived.client))
         for client, ticket in sorted(tickets.items()):
             row = rows.get(client)
             reason = reply.reason if isinstance(reply, Declined) else "its relay has no report on it"
@@ -238,6 +236,25 @@ class NetworkTraining:
         late = not whole or bool(verdicts - {"accepted"})
         reason = "the round was over before it arrived" if late else ""
         self.channel.decide(arrived, "late" if late else "accepted" if counted else "answered", reason)
+
+    @property
+    def partial_counts(self) -> str | None:
+        """Why the sum of a relay could count in part, which it must not; `None` if it cannot."""
+        quorum = self.coordinator.pool.quorum
+        if quorum.count is None and quorum.cap is None and quorum.late == "drop":
+            return None
+        return "a sum of a relay counts as a whole, and this quorum may count some of its clients only"
+
+    def _complete_sums(self, ask: Ask) -> None:
+        """Feeds the arrivals in a relay's sum that a crash has left out, since it is on disk as a whole."""
+        record = self.rounds.record
+        digests = {digest for number, digest in record.replies.items() if number in record.summed}
+        for digest in sorted(digests):
+            reply = self.reader.sum(digest, record.messages[ask.round].binding)
+            for row in reply.reports.with_status("counted") if isinstance(reply, SumReply) else ():
+                ticket = self.coordinator.pool.ticket_of(row.client)
+                if ticket is not None and ticket.round == ask.round:
+                    self._feed_arrival(ticket, digest, weight_of(row), self._now(), "relay")
 
     def _fail(self, ticket: Ticket, reason: str, arrived: ReplyArrived | None = None, refused: bool = False) -> None:
         """Feeds that a request has come to nothing."""
@@ -300,3 +317,8 @@ class NetworkTraining:
 
     def _now(self) -> float:
         return max(self.channel.clock.now(), self.coordinator.pool.now)
+
+
+def weight_of(row: ClientReport) -> float:
+    """The weight of a client in a sum, as its relay reports it."""
+    return row.metrics.get("weight", float(row.examples))

@@ -1,0 +1,171 @@
+"""The relay: a client of one server, and a server of others, that sends the exact sum over its clients' updates."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headway.core.errors import ConfigError, HeadwayError
+from headway.federation import http_api as api
+from headway.federation.agent.agent_log import AgentLog, Sink
+from headway.federation.agent.agent_store import AgentStore
+from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
+from headway.federation.agent.job_session import JobSession
+from headway.federation.agent.training_thread import TrainingThread
+from headway.federation.identity.server_access import ServerAccess
+from headway.federation.relay.relay_chain import refusal_of_names
+from headway.federation.relay.relay_desk import RelayDesk
+from headway.model.task import Task
+
+GOODBYE_S = 10.0  # how long a relay waits at the end of a job for its clients to learn of it
+LOOK_S = 0.1  # between two looks at what has changed
+TaskMaker = Callable[[api.JobDescription], Task]
+
+
+@dataclass(frozen=True)
+class RelayOptions:
+    """How a relay works.
+
+    host, port: where it listens for its clients; port 0 is a free one.  clients: how many it waits for before it joins
+    its server.  proxy: of the connection to the server.  patience_s: how long a server is waited for that has not
+    answered once; `None` without end.  sink: receives events of its work.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    clients: int = 1
+    proxy: str | None = None
+    patience_s: float | None = None
+    lease_s: float = 60.0
+    sink: Sink | None = field(default=None, compare=False)
+
+
+class Relay:
+    """Takes part in a server's job for the clients that join it here.
+
+    url: of the server.  access: its identity, with which it joins the server and is known to its clients, and whom it
+    admits.  task: makes the model of a job, of which only the layout is used.  state: the folder of what it holds.
+
+    Raises:
+        ConfigError: if the URL is none, or plain HTTP to another machine.
+    """
+
+    def __init__(
+        self, url: str, access: ServerAccess, task: TaskMaker, *, state: Path, options: RelayOptions | None = None
+    ) -> None:
+        self.options, self.access, self.task, self.state = options or RelayOptions(), access, task, Path(state)
+        self.log = AgentLog(self.options.sink)
+        identity, patience, proxy = access.identity, self.options.patience_s, self.options.proxy
+        self.connection = Connection(url, identity, self.log, patience_s=patience, proxy=proxy)
+        if not self.connection.secure:
+            self.connection.check_loopback()
+        self.address = ""
+        self.listening = threading.Event()
+        self._main: asyncio.Task[str] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self) -> str:
+        """Works until the job has ended; its state: "finished", "failed" or "stopped".
+
+        Raises:
+            HeadwayError: if the server does not let it take part, or the job cannot be relayed.
+        """
+        with contextlib.suppress(asyncio.CancelledError), asyncio.Runner() as runner:
+            return runner.run(self._run())
+        return "stopped"
+
+    def stop(self) -> None:
+        """Ends `run` from another thread; what is on disk is kept, and the next `run` goes on."""
+        if self._loop is not None and self._main is not None:
+            with contextlib.suppress(RuntimeError):  # of a loop that has ended
+                self._loop.call_soon_threadsafe(self._main.cancel)
+
+    async def _run(self) -> str:
+        self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
+        store, thread = AgentStore(self.state / "server"), TrainingThread()
+        try:
+            async with self.connection:
+                job = await self.connection.call("GET", api.JOB, None, api.JobDescription)
+                if (why := refusal_of_names(job.algorithm)) is not None:
+                    await self._decline(why)
+                return await self._serve(job, store, thread)
+        finally:
+            self._main = None
+            thread.close()
+            store.close()
+
+    async def _decline(self, why: str) -> None:
+        """Lets the server show why there is no relay, and ends.
+
+        Raises:
+            ConfigError: always.
+        """
+        problem = api.Problem(kind="refused", message=why[:2000])
+        with contextlib.suppress(Unreachable, ProblemAnswer):
+            await self.connection.send_once("POST", api.DECLINE, problem)
+        raise ConfigError(f"this job cannot go through a relay: {why} Let the clients join the server itself.")
+
+    async def _serve(self, job: api.JobDescription, store: AgentStore, thread: TrainingThread) -> str:
+        """One job, with a server for the clients here."""
+        store.begin(job.job)
+        folder = self.state / hashlib.sha256(job.job.encode()).hexdigest()[:16]
+        desk = await thread.run(lambda: RelayDesk.of(job, self.task(job), folder, self.access, self.options.lease_s))
+        state, reason = "stopped", "the relay has ended"
+        try:
+            desk.server.start(self.options.host, self.options.port, self.access.context)
+            host, port = desk.server.address
+            self.address = f"{self.access.scheme}://{host}:{port}"
+            self.listening.set()
+            self.log.write("listening", f"Clients of {job.name!r} may join at {self.address}.", address=self.address)
+            await self._wait_for_clients(desk)
+            end = await self._session(desk, store, thread)
+            state, reason = end.state, end.reason
+            self.log.write("ended", f"The job {job.name!r} has ended: {state}. {reason}".rstrip(), state=state)
+            return state
+        except HeadwayError as error:
+            state, reason = "failed", str(error)
+            raise
+        finally:
+            await asyncio.shield(asyncio.to_thread(self._goodbye, desk, state, reason))
+
+    async def _wait_for_clients(self, desk: RelayDesk) -> None:
+        wanted = self.options.clients
+        self.log.write("waiting", f"Waiting for {wanted} of its own clients before joining {self.connection.url}.")
+        while len(desk.present()) < wanted:
+            await asyncio.sleep(LOOK_S)
+
+    async def _session(self, desk: RelayDesk, store: AgentStore, thread: TrainingThread) -> api.Work:
+        """The work for the server, which learns of each client that joins or leaves here."""
+        session = JobSession(self.connection, store, desk, thread, self.log, desk.answering.pass_on)
+        following = asyncio.create_task(self._follow(desk, session))
+        try:
+            return await session.run()
+        except ProblemAnswer as answer:
+            raise ConfigError(f"the relay cannot take part in {desk.description.name!r}: {answer}") from answer
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+
+    async def _follow(self, desk: RelayDesk, session: JobSession) -> None:
+        """Joins again whenever other clients are here than the server knows."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if desk.joined is not None and desk.joined != desk.present():
+                self.log.write("clients", f"{len(desk.present())} clients are here now.")
+                with contextlib.suppress(ProblemAnswer):
+                    await session.join()
+
+    def _goodbye(self, desk: RelayDesk, state: str, reason: str) -> None:
+        """Lets the clients here learn of the end, and closes their server."""
+        desk.assignments.set_state(state if state in ("finished", "failed") else "stopped", reason[:2000])  # type: ignore[arg-type]
+        last = time.monotonic() + (GOODBYE_S if state == "finished" else 0.0)
+        while time.monotonic() < last and not desk.all_know(state):
+            time.sleep(LOOK_S)
+        desk.close()

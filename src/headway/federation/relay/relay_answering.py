@@ -1,0 +1,135 @@
+"""A relay's answers to its server's requests: the same request to its own clients, and the exact sum over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from headway.core import stopping
+from headway.core.errors import FrameError
+from headway.core.update import Tensors
+from headway.engines.engine import Job
+from headway.federation.agent.answering import ROOM, Answered
+from headway.federation.agent.whole_files import in_a_sentence, private_file
+from headway.federation.http_api import Assignment, RoundVerdict
+from headway.federation.serving.network_engine import NetworkEngine, NetworkOptions
+from headway.federation.serving.request_channel import KINDS, RequestChannel
+from headway.federation.spool.round_event import RoundLog
+from headway.protocol import wire
+from headway.protocol.messages import Answer, Ask, Declined, Reply, Request, SumReply
+from headway.protocol.reports import Reports
+from headway.protocol.wire_messages import Binding, read_request, write_reply
+
+CLOCK = ("asked_s", "ended_s", "age")  # metrics by the relay's own clock
+
+
+class RelayAnswering:
+    """Answers assignments with the clients of a relay.
+
+    job: as `relay_job` makes it.  channel: to these clients.  log: of the rounds here.  most: the largest number of
+    bytes of a request.
+    """
+
+    telemetry = True
+
+    def __init__(self, job: Job, channel: RequestChannel, log: RoundLog, parameters: int) -> None:
+        self.job, self.channel, self.log = job, channel, log
+        self.engine = NetworkEngine(channel, log, NetworkOptions(drift=False, group=1))
+        self.engine.open(self.job)
+        broadcasts = job.algorithm.chain.broadcast(
+            job.algorithm.chain.init(self.engine.training.setup.flat_module.shared)
+        )
+        first = sum(wire.size(tensors) for tensors in broadcasts.values())
+        self.most = 4 * (8 * parameters + first) + ROOM
+
+    def check(self, assignment: Assignment) -> None:
+        """Refuses an assignment that no relay can have, before anything is fetched.
+
+        Raises:
+            FrameError: naming what is wrong with it.
+        """
+        if assignment.size > self.most:
+            size = assignment.size
+            raise FrameError(f"a request of {size} bytes was announced, and one of this job has at most {self.most}.")
+        if (
+            not assignment.clients
+            or assignment.private is not None
+            or assignment.kind not in ("train", "evaluate", "measure")
+        ):
+            raise FrameError(
+                f"a {assignment.kind} request to a relay must name clients, and have nothing for one alone."
+            )
+
+    def answer(
+        self, assignment: Assignment, message: Path, private: Path | None, secret: Tensors, into: Path
+    ) -> Answered:
+        """The reply to an assignment, in a file.
+
+        Raises:
+            FrameError: if the file holds another request.
+        """
+        request, binding = read_request(message, max(1, assignment.size), checked=True)
+        wanted = Binding(assignment.round, assignment.attempt, assignment.ask)
+        if binding != wanted or KINDS.get(type(request)) != assignment.kind:
+            raise FrameError(f"a {assignment.kind} request of {wanted} was expected, found another, of {binding}.")
+        reply = self._reply(request, assignment)
+        with in_a_sentence(into.parent), private_file(into) as file:
+            written = write_reply(file, reply, binding)
+        if written.size > assignment.limit:
+            raise FrameError(f"the sum has {written.size} bytes, and the server takes {assignment.limit}.")
+        return Answered(into, written)
+
+    def pass_on(self, verdicts: Sequence[RoundVerdict]) -> None:
+        """Gives clients the server's verdicts on their updates; they are on disk here before."""
+        own = {verdict.client: verdict.model_copy(update={"client": ""}) for verdict in verdicts if verdict.client}
+        if own:
+            self.log.record_verdicts(own)
+            self.channel.assignments.add_verdicts(own, self.channel.members.node_of)
+
+    def close(self) -> None:
+        """Stops waiting for clients."""
+        self.engine.close()
+
+    def _reply(self, request: Request, assignment: Assignment) -> Reply:
+        """The sum over the clients, or their reports alone."""
+        ask = Ask(request, tuple(sorted(assignment.clients)), self.job.algorithm.quorum, assignment.ask)
+        self._forget_other_rounds(ask)
+        try:
+            answer = self.engine.ask(ask)
+        except stopping.Interrupted:
+            self._begin_anew()
+            raise
+        self.engine.training.verdicts(())  # what was open here is over; the server gives the verdicts
+        return (
+            SumReply(answer.total, _reports(answer, ask))
+            if len(answer.reports)
+            else Declined("dropped", "none of its clients has answered")
+        )
+
+    def _forget_other_rounds(self, ask: Ask) -> None:
+        """Lets go of a round that was open before a restart, if the server asks for another one by now."""
+        opened = self.engine.rounds.opened
+        if self.engine.rounds.recorded and (
+            opened is None or (opened.round, tuple(opened.more["cohort"])) != (ask.round, ask.cohort)
+        ):
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """A state in which nothing is open; requests get numbers that none had before."""
+        events = self.log.after(0)
+        number = 1 + max((event.number for _, event in events), default=0)
+        last = events[-1][0] if events else 0
+        now = self.engine.now
+        self.channel.assignments.withdraw(self.channel.members.names())
+        self.engine.open(self.job)
+        pool = {"now": now, "number": number, "served": {}, "flying": [], "accepted": []}
+        notes = {"pool": pool, "steps": [], "record": {"messages": [], "replies": []}, "event": last, "now": now}
+        self.engine.restore(notes, {})
+
+
+def _reports(answer: Answer, ask: Ask) -> Reports:
+    """The reports on the clients that were asked, without what the relay's own clock says."""
+    reports = answer.reports
+    metrics = {name: column for name, column in reports.metrics.items() if name not in CLOCK}
+    plain = {name: getattr(reports, name) for name in Reports.PLAIN}
+    return Reports(**plain, metrics=metrics)

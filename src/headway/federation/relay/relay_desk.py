@@ -1,0 +1,115 @@
+"""One job at a relay: its own server with the clients that joined there, and what its server is to know of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headway.federation import http_api as api
+from headway.federation.agent.agent_memory import AgentMemory
+from headway.federation.identity.server_access import ServerAccess
+from headway.federation.job_facts import own_versions
+from headway.federation.relay.relay_answering import RelayAnswering
+from headway.federation.relay.relay_chain import relay_job
+from headway.federation.serving.agreed_data import AgreedData
+from headway.federation.serving.assignments import Assignments, MembersChanged
+from headway.federation.serving.http_server import HttpServer
+from headway.federation.serving.job_desk import JobDesk
+from headway.federation.serving.members import Members
+from headway.federation.serving.request_channel import RequestChannel
+from headway.federation.spool.event_log import EventLog
+from headway.federation.spool.spool import Spool
+from headway.model.task import Task
+
+
+@dataclass
+class RelayDesk:
+    """The parts of a job at a relay.
+
+    joined: the clients with which the relay has joined its server last.
+    """
+
+    description: api.JobDescription
+    members: Members
+    assignments: Assignments
+    log: EventLog
+    server: HttpServer
+    answering: RelayAnswering
+    memory: AgentMemory = field(default_factory=lambda: AgentMemory("relay"))
+    joined: frozenset[str] | None = None
+
+    @classmethod
+    def of(
+        cls, description: api.JobDescription, task: Task, folder: Path, access: ServerAccess, lease_s: float
+    ) -> RelayDesk:
+        """The desk of a job.
+
+        folder: of its spool and its log of events.  lease_s: without contact for so long, a client counts as gone.
+
+        Raises:
+            ConfigError, ChainRefused: if a relay cannot take part in the job.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        assignments = Assignments()
+        members = Members(lease_s, on_change=lambda: assignments.events.put(MembersChanged()))
+        spool, log = Spool(folder / "spool"), EventLog(folder)
+        channel = RequestChannel(members, assignments, spool)
+        job = relay_job(description, task)
+        desk = JobDesk(
+            members,
+            assignments,
+            check_data=AgreedData().check,
+            verdict=lambda client, pending: log.verdict(client, pending.round, pending.attempt),
+        )
+        desk.offer(description)
+        assignments.set_state("running")
+        answering = RelayAnswering(job, channel, log, description.task.parameters + description.task.statistics)
+        server = HttpServer(desk, members, assignments, spool, access.admission)
+        return cls(description, members, assignments, log, server, answering)
+
+    @property
+    def task(self) -> api.TaskFacts:
+        """The facts of the task, on which the server and the clients agree."""
+        return self.description.task
+
+    def present(self) -> frozenset[str]:
+        """The clients that are here."""
+        return frozenset(self.members.available())
+
+    def join_request(self, pending: api.Pending | None) -> api.JoinRequest:
+        """The request to join the server for all clients that are here."""
+        self.joined = self.present()
+        known = {name: self.members.get(name) for name in sorted(self.joined)}
+        facts = {name: member.facts for name, member in known.items() if member is not None}
+        first = next(iter(facts.values())).data
+        data = first.model_copy(
+            update={
+                "train": sum(each.data.train for each in facts.values()),
+                "test": sum(each.data.test for each in facts.values()),
+                "fingerprint": "",
+                "notes": (),
+            }
+        )
+        clients = tuple(
+            api.RelayedClient(client=name, data=each.data, pending=self._open(name, each.pending))
+            for name, each in facts.items()
+        )
+        return api.JoinRequest(
+            job=self.description.job, versions=own_versions(), task=self.task, data=data, members=clients
+        )
+
+    def all_know(self, state: str) -> bool:
+        """Whether all clients that are here have been shown this state of the job."""
+        return all(self.assignments.shown(name) == state for name in self.present())
+
+    def close(self) -> None:
+        """Ends the server and closes the log."""
+        self.answering.close()
+        self.server.stop()
+        self.log.close()
+
+    def _open(self, client: str, pending: api.Pending | None) -> api.Pending | None:
+        """Memory of a client without a verdict, which the server is to give."""
+        if pending is None or self.log.verdict(client, pending.round, pending.attempt) is not None:
+            return None
+        return pending

@@ -1,0 +1,153 @@
+"""A federation through a relay has the bits of Local, and a relay refuses what it cannot sum."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from agent_threads import AgentThread
+from network import Network
+from raw_client import RawClient
+from toys import blobs, linear_task
+
+import headway as hw
+from headway.federation.identity.admission import OpenAdmission
+from headway.federation.identity.node_identity import OpenIdentity
+from headway.federation.identity.server_access import ServerAccess
+from headway.federation.relay.relay import Relay, RelayOptions
+from headway.federation.spool.event_log import EventLog
+from headway.federation.spool.spool import Spool
+
+ROUNDS = 5
+TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2)
+DATA = blobs((7, 12, 5, 9, 6))
+TASK = linear_task(dtype="float64")
+
+
+class RelayThread:
+    """A relay that runs in a thread."""
+
+    def __init__(self, url, folder, name="relay", clients=1, **options):
+        self.events, self.error, self.state = [], None, ""
+        access = ServerAccess(OpenIdentity(name), OpenAdmission(1e6, 1e6), None, None, ())
+        sink = lambda *event: self.events.append(event)  # noqa: E731
+        self.relay = Relay(
+            url, access, lambda job: TASK, state=folder, options=RelayOptions(clients=clients, sink=sink, **options)
+        )
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        try:
+            self.state = self.relay.run()
+        except BaseException as error:
+            self.error = error
+            self.relay.listening.set()
+
+    @property
+    def url(self):
+        assert self.relay.listening.wait(20)
+        if self.error is not None:
+            raise self.error
+        return self.relay.address
+
+    def join(self):
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        if self.error is not None:
+            raise self.error
+        return self.state
+
+
+def network_of(folder, algorithm, rounds=ROUNDS, **options):
+    options = {"wait_limit_s": 15.0, "group": 1, "relays": ("relay", "other"), **options}
+    return Network.of(algorithm, TASK, Spool(folder / "spool"), EventLog(folder), rounds, **options)
+
+
+def through_relays(tmp_path, algorithm, tree, rounds=ROUNDS):
+    """A run whose clients are behind relays or at the server; tree: of each relay's name ("" for none), its clients."""
+    network = network_of(tmp_path, algorithm, rounds, expected=frozenset(DATA.clients))
+    relays = {
+        name: RelayThread(network.url, tmp_path / name, name, len(clients)) for name, clients in tree.items() if name
+    }
+    agents = [
+        AgentThread(relays[name].url if name else network.url, DATA, client, tmp_path, task=TASK)
+        for name, clients in tree.items()
+        for client in clients
+    ]
+    run = hw.Run(algorithm, DATA, TASK, rounds=rounds, engine=network.engine)
+    try:
+        reports = list(run)
+        network.assignments.set_state("finished")
+        assert [relay.join() for relay in relays.values()] == ["finished"] * len(relays)
+        assert [agent.join() for agent in agents] == ["finished"] * len(agents)
+    finally:
+        network.close()
+    return run, reports
+
+
+CHAINS = {
+    "fedavg": lambda: hw.recipes.recipe("fedavg", trainer=TRAINER),
+    "scaffold": lambda: hw.recipes.recipe("scaffold", trainer=TRAINER),
+}
+TREES = {
+    "all behind one": {"relay": DATA.clients},
+    "some": {"relay": DATA.clients[:2], "": DATA.clients[2:4], "other": DATA.clients[4:]},
+}
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_bits_of_local(tmp_path, name, tree):
+    algorithm = CHAINS[name]()
+    local = hw.Run(algorithm, DATA, TASK, rounds=ROUNDS, engine=hw.LocalEngine(group=1))
+    expected = list(local)
+    run, reports = through_relays(tmp_path, algorithm, TREES[tree])
+    assert torch.equal(run.state.params, local.state.params)
+    for one, other in zip(expected, reports, strict=True):
+        assert [(c.client, c.status, c.examples, c.steps) for c in one.clients] == [
+            (c.client, c.status, c.examples, c.steps) for c in other.clients
+        ]
+        assert other.train_loss == one.train_loss
+        assert other.metrics["accuracy"] == pytest.approx(one.metrics["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "reason"),
+    [
+        (lambda: hw.Algorithm(hw.chain(hw.AFL()), TRAINER, hw.All()), "AFL must see the update of every client"),
+        (
+            lambda: hw.Algorithm(hw.chain(hw.Mean()), TRAINER, hw.All(), hw.Quorum(count=3)),
+            "the sum of a relay counts as a whole",
+        ),
+        (lambda: hw.recipes.recipe("fedbuff", trainer=TRAINER), "updates of different rounds cannot be in one sum"),
+    ],
+)
+def test_what_a_relay_cannot_sum_is_refused_at_both_sides(tmp_path, algorithm, reason):
+    network = network_of(tmp_path, algorithm())
+    relay = RelayThread(network.url, tmp_path / "relay")
+    with pytest.raises(hw.ConfigError, match=reason):
+        relay.join()
+    assert reason in next(row["declined"] for row in network.members.snapshot())
+    with RawClient(network.url, "relay") as raw:
+        answer = raw.join(3, members=({"client": "a", "data": {"train": 3, "input_shape": ()}},))
+        assert answer.status != 200
+        assert reason in answer.body.decode()
+    network.close()
+
+
+def test_a_node_joins_for_others_only_where_the_server_lists_it(tmp_path):
+    network = network_of(tmp_path, CHAINS["fedavg"]())
+    member = {"client": "client-0", "data": {"train": 3, "input_shape": ()}}
+    with RawClient(network.url, "stranger") as raw:
+        assert "is not among the relays of this server" in raw.join(3, members=(member,)).body.decode()
+    with RawClient(network.url, "client-0") as raw:
+        assert raw.join(3).status == 200
+    with RawClient(network.url, "relay") as raw:
+        assert "takes part by itself already" in raw.join(3, members=(member,)).body.decode()
+        assert "names a client twice" in raw.join(3, members=(member, member)).body.decode()
+        assert raw.join(3, members=({**member, "client": "client-1"},)).status == 200
+    assert network.members.available() == ("client-0", "client-1")
+    assert network.members.node_of("client-1") == "relay"
+    network.close()
