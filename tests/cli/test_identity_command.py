@@ -1,5 +1,6 @@
 """`headway identity`: the files that it makes, what it prints, and mistakes as one sentence."""
 
+import io
 import json
 import re
 
@@ -44,6 +45,14 @@ def test_a_token_is_alone_on_standard_output_and_is_not_listed(made):
     listed = made("list")
     assert re.search(r"new +token", listed)
     assert done.strip().partition(".")[2] not in listed
+
+
+def test_a_token_is_read_where_it_is_not_in_the_list_of_processes(made, headway, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("nonsense\n"))
+    assert "not an enrolment token" in headway("identity", "enrol", "https://127.0.0.1:1", "-")[2]
+    token = made("issue", "new", "--token")
+    monkeypatch.setattr("sys.stdin", io.StringIO(token))
+    assert "cannot reach https://127.0.0.1:1" in headway("identity", "enrol", "https://127.0.0.1:1", "-")[2]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -68,14 +69,16 @@ def issue(
 @identity_app.command()
 def enrol(
     url: Annotated[str, typer.Argument(metavar="URL", help="The server.")],
-    token: Annotated[str, typer.Argument(metavar="TOKEN", help="From `headway identity issue NAME --token`.")],
+    token: Annotated[
+        str, typer.Argument(metavar="TOKEN", help="From `headway identity issue NAME --token`; - reads it.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder of this node's identity.")] = Path("identity"),
 ) -> None:
     """Make this node's keys here and have a server certify them; the keys never leave this machine."""
     from headway.federation.identity.enrolling import enrol as enrol_at
     from headway.federation.identity.node_identity import moment
 
-    made = enrol_at(url, token, out)
+    made = enrol_at(url, sys.stdin.readline() if token == "-" else token, out)
     typer.echo(f"identity of {made.name!r} in {made.folder}, valid until {moment(made.facts.not_after)}")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from contextlib import closing
 
+import aiohttp
 import pytest
 from aiohttp import web
 from old_certificates import at_days_from_now
@@ -18,6 +19,7 @@ from headway.federation.identity.admission import CertifiedAdmission, check_body
 from headway.federation.identity.authority import Authority
 from headway.federation.identity.node_identity import NodeIdentity
 from headway.federation.identity.node_registry import NodeRegistry
+from headway.federation.identity.private_files import IdentityError
 
 
 class Answer(api.Body):
@@ -147,3 +149,39 @@ def test_clocks_that_differ_are_said_once(url, node, monkeypatch):
     monkeypatch.setattr(module, "clock_sentence", lambda _: "this machine's clock is wrong.")
     assert calls(url, node, 3, sink=lambda kind, sentence, _: written.append((kind, sentence))) == "cleveland"
     assert written == [("clock", "This machine's clock is wrong.")]
+
+
+def test_a_server_whose_certificate_ended_is_waited_for_once_it_was_reached(folders, node, monkeypatch):
+    """Its operator will replace it; the agent goes on then."""
+    problem = IdentityError("the certificate of the server has expired.")
+    raised, written = iter([None, aiohttp.ServerDisconnectedError(), None]), []
+    monkeypatch.setattr(module, "tls_problem", lambda *_: problem)
+    request = aiohttp.ClientSession.request
+
+    def failing(*arguments, **options):
+        if (error := next(raised)) is not None:
+            raise error
+        return request(*arguments, **options)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "request", failing)
+    with (
+        closing(CertifiedAdmission(folders / "ca")) as admission,
+        serving(routes(admission), NodeIdentity.load(folders / "server").server_context()) as port,
+    ):
+        url = f"https://localhost:{port}"
+        assert calls(url, node, 2, sink=lambda kind, sentence, _: written.append((kind, sentence))) == "cleveland"
+    (unreachable,) = (sentence for kind, sentence in written if kind == "unreachable")
+    assert "has expired" in unreachable
+
+
+def test_a_certificate_that_ends_soon_is_said_once(tmp_path):
+    written = []
+    with Authority.create(tmp_path / "ca") as authority:
+        server = authority.issue("server", tmp_path / "server", hosts=("localhost",))
+        node = authority.issue("node", tmp_path / "node", days=10)
+    with (
+        closing(CertifiedAdmission(tmp_path / "ca")) as admission,
+        serving(routes(admission), server.server_context()) as port,
+    ):
+        calls(f"https://localhost:{port}", node, 3, sink=lambda *event: written.append(event))
+    assert [kind for kind, *_ in written] == ["certificate"]

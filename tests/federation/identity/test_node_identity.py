@@ -112,6 +112,15 @@ def test_dates_are_checked_with_both_times(folders):
         check_dates(facts, "it", facts.not_before - 3600)
 
 
+def test_a_certificate_that_ends_soon_is_said_before(folders):
+    identity = NodeIdentity.load(folders / "cleveland")
+    end = identity.facts.not_after
+    assert identity.ends_soon(end - 31 * 86400) is None
+    assert "in 29 days: have a new one issued (headway identity issue cleveland)" in identity.ends_soon(
+        end - 29 * 86400
+    )
+
+
 def test_without_certificates_there_is_a_name_alone():
     identity = OpenIdentity("Zürich 1")
     assert identity.sign_headers("GET", "/") == {NODE: "Z%C3%BCrich%201"}

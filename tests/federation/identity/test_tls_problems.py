@@ -165,12 +165,12 @@ def test_a_service_without_tls(node):
     ],
 )
 def test_alerts_that_proxies_send(node, reason, words):
-    assert words in tls_problems._of_alert(reason, tls_problems._Dialled("x", 1), node)
+    assert words in str(tls_problems._of_alert(reason, tls_problems._Dialled("x", 1), node))
 
 
 @pytest.mark.parametrize("reason", ["", "UNEXPECTED_EOF_WHILE_READING"])
 def test_a_connection_that_broke_is_no_problem_of_tls(node, reason):
-    assert not tls_problems._of_alert(reason, tls_problems._Dialled("x", 1), node)
+    assert None is tls_problems._of_alert(reason, tls_problems._Dialled("x", 1), node)
 
 
 def test_connections_are_tls_1_3(folders, node):

@@ -22,7 +22,7 @@ from headway.federation.agent.agent_log import AgentLog
 from headway.federation.agent.backoff import Backoff
 from headway.federation.identity.clock_skew import clock_sentence
 from headway.federation.identity.node_identity import EMPTY, Identity, NodeIdentity
-from headway.federation.identity.tls_problems import tls_problem
+from headway.federation.identity.tls_problems import OwnCertificateRefused, tls_problem
 
 B = TypeVar("B", bound=BaseModel)
 T = TypeVar("T")
@@ -88,6 +88,8 @@ class Connection:
 
     async def __aenter__(self) -> Connection:
         context = self.identity.client_context(self.public_authorities) if self.secure else None
+        if isinstance(self.identity, NodeIdentity) and (sentence := self.identity.ends_soon()):
+            self.log.once("certificate", sentence)
         connector = aiohttp.TCPConnector(ssl=context if context is not None else True, limit=8, keepalive_timeout=20.0)
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=SILENCE_S)
         self._session = aiohttp.ClientSession(
@@ -228,6 +230,8 @@ class Connection:
             raise Unreachable(f"no name server knows its host ({error.os_error})", temporary=False) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if problem := await self._tls_problem(error):
+                if self.reached and not isinstance(problem, OwnCertificateRefused):
+                    raise Unreachable(str(problem)) from error  # the server's certificate is replaced some day
                 raise problem from error
             unknown = isinstance(error.__cause__, socket.gaierror)
             raise Unreachable(_reason(error), temporary=not unknown) from error

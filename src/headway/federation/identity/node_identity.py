@@ -37,6 +37,7 @@ CERTIFICATE, AUTHORITY, TLS_KEY, SIGNING_KEY, SEQUENCES = (
     "signing.key",
     "sequence.sqlite",
 )
+SOON_DAYS = 30.0
 EMPTY = hashlib.sha256(b"").hexdigest()  # of a request without a body
 
 
@@ -158,6 +159,16 @@ class NodeIdentity:
             IdentityError: with the dates.
         """
         check_dates(self.facts, f"the certificate of {self.name!r} in {self.folder}", now)
+
+    def ends_soon(self, now: float | None = None) -> str | None:
+        """A sentence on a certificate that ends within 30 days; `None` for one that lasts longer."""
+        days = (self.facts.not_after - (time.time() if now is None else now)) / 86400
+        if days > SOON_DAYS:
+            return None
+        return (
+            f"The certificate of {self.name!r} ends at {moment(self.facts.not_after)}, in {max(days, 0):.0f} days: have"
+            f" a new one issued (headway identity issue {self.name}) and start again with it."
+        )
 
     def sign_headers(
         self, method: str, path: str, body_sha256: str = EMPTY, run: str = "", round: int = 0

@@ -66,7 +66,8 @@ class ServerAccess:
         identity.check_validity()
         _check_authority(identity, options.authority)
         context: ssl.SSLContext | None = identity.server_context()
-        notes = [_lasts(identity)]
+        until = moment(identity.facts.not_after)
+        notes = [identity.ends_soon() or f"The certificate of {identity.name!r} is valid until {until}."]
         if options.behind_proxy:
             notes.append(
                 "Identity is by signature alone (--behind-proxy): the proxy that ends TLS can read what passes, and can"
@@ -140,7 +141,3 @@ def _check_authority(identity: NodeIdentity, folder: Path) -> None:
             f"the identity in {identity.folder} is from another authority than the one in {folder}: its nodes and this"
             f" server would refuse each other; issue one with `headway identity issue {identity.name} --ca {folder}`."
         )
-
-
-def _lasts(identity: NodeIdentity) -> str:
-    return f"The certificate of {identity.name!r} is valid until {moment(identity.facts.not_after)}."

@@ -25,6 +25,10 @@ _EXPIRED, _NOT_YET, _OTHER_NAMES = (10,), (9,), (62, 64)  # codes of X509_verify
 _OTHER_AUTHORITY = (2, 18, 19, 20, 21)
 
 
+class OwnCertificateRefused(IdentityError):
+    """The node's own certificate is not valid, or the server refuses it: nothing mends that but another one."""
+
+
 @dataclass(frozen=True)
 class _Dialled:
     host: str
@@ -46,15 +50,15 @@ def tls_problem(url: str, identity: NodeIdentity, public_authorities: bool = Fal
     dialled = _Dialled(parts.hostname, parts.port or 443)
     try:
         sentence = _of_answer(dialled, identity, public_authorities)
-    except IdentityError as error:
-        return error
     except ssl.SSLCertVerificationError as error:
-        sentence = _of_server(error, dialled, identity)
+        return IdentityError(_of_server(error, dialled, identity))
     except ssl.SSLError as error:
-        sentence = _of_alert(error.reason or "", dialled, identity)
+        return _of_alert(error.reason or "", dialled, identity)
+    except IdentityError as error:
+        return OwnCertificateRefused(str(error))
     except OSError:
         return None
-    return IdentityError(sentence) if sentence else None
+    return OwnCertificateRefused(sentence) if sentence else None
 
 
 def _of_answer(dialled: _Dialled, identity: NodeIdentity, public_authorities: bool) -> str:
@@ -152,16 +156,18 @@ def _of_refused_certificate(dialled: _Dialled, identity: NodeIdentity, server_ti
     )
 
 
-def _of_alert(reason: str, dialled: _Dialled, identity: NodeIdentity) -> str:
-    """The sentence on an alert, which a proxy sends, or on what is no TLS; empty for a connection that broke."""
+def _of_alert(reason: str, dialled: _Dialled, identity: NodeIdentity) -> IdentityError | None:
+    """The problem behind an alert, as proxies send it, or what is no TLS; `None` for a connection that broke."""
     start = f"the server at {dialled.text}"
     if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
-        return f"{start} or a proxy before it refuses the certificate of {identity.name!r}: {_words(reason)}."
+        own = f"the certificate of {identity.name!r}"
+        return OwnCertificateRefused(f"{start} or a proxy before it refuses {own}: {_words(reason)}.")
     if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
-        return f"{start} does not speak TLS: it is another service, or a Headway server with --insecure."
+        return IdentityError(f"{start} does not speak TLS: it is another service, or a Headway server with --insecure.")
     if "PROTOCOL_VERSION" in reason or reason == "UNSUPPORTED_PROTOCOL":
-        return f"{start} offers no TLS 1.3, which is needed: it is no Headway server, or a proxy that ends TLS."
-    return "" if not reason or "EOF" in reason else f"TLS with {start} fails: {_words(reason)}."
+        what = "it is no Headway server, or a proxy that ends TLS"
+        return IdentityError(f"{start} offers no TLS 1.3, which is needed: {what}.")
+    return None if not reason or "EOF" in reason else IdentityError(f"TLS with {start} fails: {_words(reason)}.")
 
 
 def _certificate_at(dialled: _Dialled) -> x509.Certificate | None:
