@@ -244,6 +244,7 @@ class NodeIdentity:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_verify_locations(self.folder / AUTHORITY)
         context.verify_mode = ssl.CERT_OPTIONAL
+        context.num_tickets = 0  # each connection checks certificates anew, and costs less memory
         return self._with_own_certificate(context)
 
     def _with_own_certificate(self, context: ssl.SSLContext) -> ssl.SSLContext:
