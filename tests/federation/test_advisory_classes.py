@@ -285,6 +285,17 @@ def test_plain_http_at_a_tls_port_gets_nothing(network):
             assert b"HTTP/1.1 200" not in raw.recv(100)
 
 
+@pytest.mark.parametrize("control", ["\x1b[2J", "\x9b2J", "\x07", "\r", "\x00"])
+def test_what_a_client_says_cannot_steer_a_terminal(network, anna, control):
+    request = api.WorkRequest(job="job").model_dump()
+    body = json.dumps({**request, "activity": f"{control}training"}).encode()
+    assert anna.call("POST", api.HEARTBEAT, body).status == 200
+    shown = network.members.get("anna").activity
+    assert shown.endswith("training")
+    assert control not in shown
+    assert anna.call("POST", api.HEARTBEAT, json.dumps({**request, "working": [f"a{control}"]}).encode()).status == 400
+
+
 def test_no_secret_is_in_an_answer(network, anna, secured):
     answers = [anna.call("GET", path) for path in (api.HEALTH, api.JOB, "/", "/v1/none")]
     secrets = [

@@ -5,9 +5,10 @@ Control is JSON, checked against these models; tensors travel as frames of `prot
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 PROTOCOL = 1  # the version of this interface
 CHUNK = 4 << 20  # the largest piece of an upload, in bytes
@@ -36,9 +37,21 @@ EVENTS = "/v1/events"
 NODE = "Headway-Node"  # the name of the client that calls
 OFFSET = "Headway-Offset"  # of a piece, and in replies: how many bytes are there
 
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/\\]+$")]
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and line feeds
+
+
+def without_control(text: str) -> str:
+    """A text whose control characters are replaced, since it may be shown in a terminal.
+
+    >>> without_control("\\x1b[2Jloss 0.5")
+    '?[2Jloss 0.5'
+    """
+    return _CONTROL.sub("?", text)
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f/\\]+$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256 in hexadecimal
-Text = Annotated[str, Field(max_length=2000)]
+Text = Annotated[str, Field(max_length=2000), AfterValidator(without_control)]
 
 
 class Body(BaseModel):

@@ -34,7 +34,7 @@ _FORMS = {
     BODY_DIGEST: re.compile(r"[0-9a-f]{64}"),
     SIGNATURE: re.compile(r"[0-9a-f]{128}"),
 }
-_NAME = re.compile(r"[^\x00-\x1f\x7f/\\]{1,200}")
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f/\\]{1,200}")
 
 
 @dataclass(frozen=True)
