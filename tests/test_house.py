@@ -39,6 +39,7 @@ SUITES: dict[str, str] = {
     "cli/test_run_drift.py": "observe.progress",
     "cli/test_run_page.py": "federation.operations.run_facts",
     "cli/test_schema_command.py": "cli.federation_commands",
+    "cli/test_verify_command.py": "federation.spool.receipts_route",
     "client_state/test_store_model.py": "client_state.commit_flags",
     "client_state/test_tensor_table.py": "client_state.shared_memory",
     "core/test_algorithm.py": "core.update",
@@ -95,6 +96,10 @@ SUITES: dict[str, str] = {
         "federation.agent.job_building federation.agent.job_session federation.agent.local_policy "
         "federation.agent.machine_limits federation.agent.own_data federation.agent.training_thread "
         "federation.agent.task_building federation.agent.transfers federation.agent.whole_files"
+    ),
+    "federation/spool/test_run_check.py": (
+        "federation.spool.manifest federation.spool.manifest_folder federation.spool.replay_setup "
+        "federation.spool.round_replay"
     ),
     "model/test_models_not_plain.py": "model.module_checks model.personal_model",
     "model/test_shapes.py": "model.broadcasting model.losses",

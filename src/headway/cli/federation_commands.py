@@ -16,6 +16,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(schema)
     app.command()(join)
     app.command()(status)
+    app.command()(verify)
 
 
 def schema(
@@ -111,3 +112,35 @@ def status(
     from headway.cli.status_command import show_status
 
     show_status(address, watch, token, token_file, (identity, ca), json)
+
+
+def verify(
+    target: Annotated[str, typer.Argument(metavar="RUN|URL", help="The folder of a server's run; or its address.")],
+    receipts: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="DIR", help="The folder of an agent's receipts, to compare with the server at URL."),
+    ] = None,
+    identity: Annotated[Optional[Path], typer.Option(help="The folder of the agent's certificate and keys.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Option(help="The agent's name, at a server of plain HTTP.")] = None,  # noqa: UP045
+    authority: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="The certificate of the authority that the server's must be from (ca.pem)."),
+    ] = None,
+    public_authorities: Annotated[
+        bool,
+        typer.Option("--public-authorities", help="Trust the system's authorities too, for a server behind a proxy."),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Check that each round of a server's run is the sum of its updates, or that each of an agent's counted once.
+
+    The exit code is 3 if something differs.
+    """
+    from headway.cli.verify_command import ReceiptOptions, verify_receipts, verify_run
+
+    if receipts is None:
+        agrees = verify_run(Path(target), authority, json)
+    else:
+        agrees = verify_receipts(receipts, target, ReceiptOptions(identity, name, authority, public_authorities), json)
+    if not agrees:
+        raise typer.Exit(3)

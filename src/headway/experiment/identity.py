@@ -143,20 +143,27 @@ def described(algorithm: Algorithm) -> dict[str, Any]:
     }
 
 
+def algorithm_of(tables: Mapping[str, Any]) -> Algorithm:
+    """The algorithm of what `described` gave.
+
+    Raises:
+        HeadwayError, KeyError, TypeError: if a part of it is not known here.
+    """
+    return Algorithm(
+        Chain.from_config(tables["chain"]),
+        trainers.build(tables["trainer"]),
+        samplers.build(tables["sampler"]),
+        build(Quorum, tables["quorum"]),
+    )
+
+
 def migrate_config(tables: Any) -> Any:
     """An algorithm as it was described when a folder was made, with the options that have been added since.
 
     Their defaults are what was done before they existed.
     """
     try:
-        return _json_ready(
-            Algorithm(
-                Chain.from_config(tables["chain"]),
-                trainers.build(tables["trainer"]),
-                samplers.build(tables["sampler"]),
-                build(Quorum, tables["quorum"]),
-            )
-        )
+        return _json_ready(algorithm_of(tables))
     except (HeadwayError, KeyError, TypeError):
         return tables  # of a stage that is not known here: the comparison names what differs
 

@@ -34,13 +34,14 @@ class RoundDriver:
         refresh_sizes(federation.history, federation.known)
         measured = self._measure(before, available)
         cohort = algorithm.cohort(available, before.round, federation.key, engine.busy, federation.history)
-        after, answers = self._drive(before, cohort)
+        population = federation.population
+        after, answers = self._drive(before, cohort, population)
         report = replace(RoundReport.of(after.round, answers, measured), lr=self._learning_rate(before.round))
         report = replace(report, notes=(*report.notes, *self.replay.take_notices()))
         answered = report.clients
         if (short := algorithm.too_few(report.count("counted"))) is not None:
             report = replace(report, clients=answered.uncounted(short), notes=(*report.notes, short))
-        return TrainedRound(report, before, after, answered, available, cohort)
+        return TrainedRound(report, before, after, answered, available, cohort, population)
 
     def settle(self, trained: TrainedRound) -> Sequence[str]:
         """Gives the clients the verdict on the round, by which those that were counted keep their memory; notes."""
@@ -52,7 +53,7 @@ class RoundDriver:
         if (history := self.federation.history) is not None:
             history.record_round(trained.before.round, trained.available, trained.cohort, trained.report.clients)
 
-    def _drive(self, before: State, cohort: tuple[str, ...]) -> tuple[State, list[Answer]]:
+    def _drive(self, before: State, cohort: tuple[str, ...], population: int) -> tuple[State, list[Answer]]:
         """Drives the algorithm's round to its end: the state after it, and the clients' answers in order."""
         federation = self.federation
         effects = federation.algorithm.round(
@@ -61,7 +62,7 @@ class RoundDriver:
             key=federation.key,
             layout=federation.flat_module.layout,
             flows=federation.flows,
-            population=federation.population,
+            population=population,
         )
         return self.replay.drive(effects, before, EffectHandler(self.perform))
 

@@ -121,6 +121,7 @@ class Run:
                 with held():
                     if self._checkpointer is not None:
                         self._checkpointer.record(report)
+                        self._observers.on_recorded(report)
                     self._between = True
                     if self.state.round % self.options.checkpoint_every == 0 or self.finished:
                         self._checkpoint()

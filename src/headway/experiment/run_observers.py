@@ -72,6 +72,11 @@ class RunObservers:
         """The reasons to end the run after this round; none if it goes on."""
         return [reason for each in self._all if (reason := each.on_round(report)) is not None]
 
+    def on_recorded(self, report: RoundReport) -> None:
+        """A round that stands in the journal."""
+        for each in self._all:
+            each.on_recorded(report)
+
     def to_state(self) -> dict[str, Any]:
         """The values that a checkpoint keeps: the run's by their names, those of others by their classes."""
         kept: dict[str, Any] = {**self.best.to_state(), **self.divergence.to_state()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
 import sqlite3
@@ -39,7 +41,8 @@ EARLIER_NAMES = {  # of metrics, in journals of 0.1.0
     "within_camps": "within_clusters",
     "between_camps": "between_clusters",
 }
-TABLES = ("rounds", "clients", "metrics", "alarms", "earlier", "flying", "notes")
+ROUND_TABLES = ("rounds", "clients", "metrics", "alarms", "earlier", "notes")  # whose rows of a round stay
+TABLES = (*ROUND_TABLES, "flying")
 
 
 class Journal(Observer):
@@ -170,6 +173,44 @@ class Journal(Observer):
     def close(self) -> None:
         """Closes the file."""
         self._connection.close()
+
+
+def open_read_only(path: Path, **options: Any) -> sqlite3.Connection:
+    """A connection to a database that is only read, in a folder where no file is made if no other process writes."""
+    how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+    connection: sqlite3.Connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, **options)
+    return connection
+
+
+def rounds_of(path: Path) -> list[int]:
+    """The rounds that a journal has.
+
+    Raises:
+        RunFolderError: if it cannot be read.
+    """
+    try:
+        with contextlib.closing(open_read_only(path)) as connection:
+            return [int(round_) for (round_,) in connection.execute("SELECT round FROM rounds ORDER BY round")]
+    except sqlite3.Error as error:
+        raise RunFolderError(f"the journal {path} cannot be read: {error}.") from error
+
+
+def digest_of_round(path: Path, round_: int) -> str:
+    """The SHA-256 of all that a journal holds of one round, except the requests that were open after it.
+
+    Raises:
+        RunFolderError: if the journal cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with contextlib.closing(open_read_only(path)) as connection:
+            for table in ROUND_TABLES:
+                rows = connection.execute(f"SELECT * FROM {table} WHERE round = ?", (round_,)).fetchall()
+                for row in sorted(map(repr, rows)):
+                    digest.update(f"{table} {row}\n".encode())
+    except sqlite3.Error as error:
+        raise RunFolderError(f"the journal {path} cannot be read: {error}.") from error
+    return digest.hexdigest()
 
 
 def _client_rows(report: RoundReport) -> list[tuple[Any, ...]]:

@@ -17,7 +17,7 @@ class TrainedRound:
 
     report: the round so far, without seconds, alarms and metrics.  before, after: the server's state.
     answered: the clients' reports as they came; in `report` none is counted where too few were.
-    available, cohort: the clients that could be asked, and those that were.
+    available, cohort: the clients that could be asked, and those that were.  population: how many clients there were.
     """
 
     report: RoundReport
@@ -26,6 +26,7 @@ class TrainedRound:
     answered: Reports
     available: Sequence[str]
     cohort: tuple[str, ...]
+    population: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,9 @@ class Observer:
     def on_round(self, report: RoundReport) -> str | None:
         """Called with each finished round.  A sentence ends the run after this round, and stands in its notes."""
         return None
+
+    def on_recorded(self, report: RoundReport) -> None:
+        """Called with each round that stands in the journal, before a checkpoint holds it; not without a run folder."""
 
     def to_state(self) -> Mapping[str, Any]:
         """The values that a resumed run needs of the observer, such as JSON can hold; kept in each checkpoint."""

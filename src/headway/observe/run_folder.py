@@ -5,6 +5,7 @@ data.json       the names of the classes, and what reading the data took: what w
 journal.sqlite  rounds, clients, metrics            memory.sqlite  what clients keep
 checkpoints/    round-000010.safetensors, the last k   best.safetensors   the best model so far
 replay/         answers of rounds since the newest checkpoint, where clients took long
+events.sqlite, spool/, manifests/   of a server: what happened, the updates, and the manifests of rounds
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST = (
     "memory.sqlite",
     "best.safetensors",
 )
-OWN = {IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST, REPLAY, LOCK, "checkpoints"}
+EVENTS, SPOOL, MANIFESTS = "events.sqlite", "spool", "manifests"  # of a server: see `federation.spool`
+OWN = {IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST, REPLAY, LOCK, EVENTS, SPOOL, MANIFESTS, "checkpoints"}
 SIDE_FILES = ("-wal", "-shm", "-journal")  # of SQLite, beside its own
 
 
@@ -258,7 +260,7 @@ def _check_place(path: Path) -> bool:
         how = f"`headway resume {shlex.quote(str(path))}`" if CONFIG in names else "Run(..., resume=True) in Python"
         raise RunFolderError(f"{path} exists already and holds a run: resume it with {how}, or choose another folder.")
     _lock(path).close()  # another process may be about to train in it
-    if strange := sorted(names - OWN - {f"{name}{end}" for name in (JOURNAL, MEMORY) for end in SIDE_FILES}):
+    if strange := sorted(names - OWN - {f"{name}{end}" for name in (JOURNAL, MEMORY, EVENTS) for end in SIDE_FILES}):
         raise RunFolderError(
             f"{path} holds a run that has trained no round, which could make way, and also {strange[0]!r}, which is "
             "not of that run: choose another folder."

@@ -12,9 +12,10 @@ import pytest
 
 from headway.core.errors import RunFolderError
 from headway.federation.http_api import RoundVerdict
-from headway.federation.spool.event_log import EVENTS, EventLog
+from headway.federation.spool.disk_errors import SpoolError
+from headway.federation.spool.event_log import EventLog
 from headway.federation.spool.round_event import RoundEvent
-from headway.federation.spool.spool import SpoolError
+from headway.observe.run_folder import EVENTS
 
 EVENTS_OF_A_ROUND = [
     RoundEvent("opened", 3, 0, 1.5, digest="e" * 64, more={"cohort": ["a", "ü"]}),
@@ -41,15 +42,18 @@ def test_events_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_an_empty_log(tmp_path: Path) -> None:
+    """Its file is made with the first event, since a run makes its folder after the log."""
     log = EventLog(tmp_path / "new")
-    assert (log.last_time(), log.last(), log.rounds(), log.append_all([])) == (0.0, 0, [], 0)
+    assert (log.last_time(), log.last(), log.rounds(), log.verdict("a", 1, 0)) == (0.0, 0, [], None)
+    assert not (tmp_path / "new").exists()
+    assert log.append(EVENTS_OF_A_ROUND[0]) == 1
     log.close()
 
 
 def test_each_commit_is_flushed(tmp_path: Path) -> None:
     log = EventLog(tmp_path)
-    assert log._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert log._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert log._connected().execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert log._connected().execute("PRAGMA synchronous").fetchone() == (2,)
     log.close()
 
 
@@ -106,11 +110,11 @@ def test_an_acknowledged_event_survives_a_killed_process(tmp_path: Path) -> None
 def test_a_disk_that_refuses_keeps_nothing_of_the_call(tmp_path: Path) -> None:
     log = EventLog(tmp_path)
     log.append(EVENTS_OF_A_ROUND[0])
-    pages = log._connection.execute("PRAGMA page_count").fetchone()[0]
-    log._connection.execute(f"PRAGMA max_page_count = {pages}")
+    pages = log._connected().execute("PRAGMA page_count").fetchone()[0]
+    log._connected().execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(SpoolError, match=r"full.*then go on"):
         log.append_all([RoundEvent("arrived", 3, 0, 0.0, client="x" * 5000) for _ in range(10)])
-    log._connection.execute("PRAGMA max_page_count = 1000000")
+    log._connected().execute("PRAGMA max_page_count = 1000000")
     assert log.events(3) == EVENTS_OF_A_ROUND[:1]
     assert log.append(EVENTS_OF_A_ROUND[1]) == 2
     log.close()
@@ -118,13 +122,13 @@ def test_a_disk_that_refuses_keeps_nothing_of_the_call(tmp_path: Path) -> None:
 
 def test_a_log_that_another_program_holds_or_that_is_read_only(tmp_path: Path) -> None:
     log = EventLog(tmp_path)
-    log._connection.execute("PRAGMA busy_timeout = 0")
+    log._connected().execute("PRAGMA busy_timeout = 0")
     other = sqlite3.connect(tmp_path / EVENTS)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(SpoolError, match="locked"):
         log.append(EVENTS_OF_A_ROUND[0])
     other.close()
-    log._connection.execute("PRAGMA query_only = 1")
+    log._connected().execute("PRAGMA query_only = 1")
     with pytest.raises(SpoolError, match="readonly"):
         log.append(EVENTS_OF_A_ROUND[0])
     log.close()
@@ -136,7 +140,7 @@ def test_a_damaged_log_is_a_sentence(tmp_path: Path) -> None:
         EventLog(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(SpoolError, match="cannot be written"):
-        EventLog(tmp_path / "file")
+        EventLog(tmp_path / "file").append(EVENTS_OF_A_ROUND[0])
 
 
 def test_a_torn_tail_of_the_log_loses_only_what_was_not_acknowledged(tmp_path: Path) -> None:

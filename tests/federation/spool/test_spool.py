@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headway.federation.spool.spool import DONE, PART, Spool, SpoolError, UploadRefused
+from headway.federation.spool.disk_errors import SpoolError, UploadRefused
+from headway.federation.spool.spool import DONE, PART, Spool
 
 DATA = bytes(range(256)) * 40
 
@@ -282,6 +283,14 @@ def test_contents_are_put_once(tmp_path: Path) -> None:
     assert not list(spool.folder.glob("parts/.*"))
 
 
+def test_an_unused_spool_makes_no_folder(tmp_path: Path) -> None:
+    """Since a run makes its folder after the spool."""
+    spool = Spool(tmp_path / "run" / "spool")
+    assert (spool.received("u"), spool.holds("a" * 64), spool.forget(())) == (0, False, 0)
+    assert not (tmp_path / "run").exists()
+    assert spool.holds(spool.put(DATA))
+
+
 def test_a_file_that_was_being_put_at_a_crash_is_removed(tmp_path: Path) -> None:
     Spool(tmp_path)
     (tmp_path / "parts" / ".17-1").write_bytes(DATA)
@@ -356,7 +365,7 @@ def test_two_connections_of_one_client_send_each_byte_once(tmp_path: Path) -> No
 def test_a_folder_that_cannot_be_made_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SpoolError, match=r"Not a directory|File exists"):
-        Spool(tmp_path / "file" / "spool")
+        Spool(tmp_path / "file" / "spool").put(DATA)
     spool = Spool(tmp_path / "spool")
     monkeypatch.setattr("builtins.open", refusing(errno.EROFS))
     with pytest.raises(SpoolError, match="Read-only file system"):

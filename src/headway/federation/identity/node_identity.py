@@ -261,10 +261,22 @@ def verify_signed(authority: x509.Certificate, certificate: str, data: bytes, si
     Raises:
         IdentityError: if the certificate is another authority's, or the signature does not fit.
     """
+    return check_signature(certificate, data, signature, authority)
+
+
+def check_signature(
+    certificate: str, data: bytes, signature: str, authority: x509.Certificate | None = None
+) -> NodeCertificate:
+    """The signer of data, by its certificate alone where no authority is given.
+
+    Raises:
+        IdentityError: if the signature does not fit, or the certificate is another authority's.
+    """
     try:
         der = base64.b64decode(certificate, validate=True)
         facts = read_certificate(der)
-        x509.load_der_x509_certificate(der).verify_directly_issued_by(authority)
+        if authority is not None:
+            x509.load_der_x509_certificate(der).verify_directly_issued_by(authority)
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(facts.key)).verify(bytes.fromhex(signature), data)
     except InvalidSignature as error:
         raise IdentityError(

@@ -29,7 +29,7 @@ class RoundRecord:
 
     messages: the frames that went out, by round.  replies: the digest of each accepted update, by the number of its
     ticket; summed: of these, the ones in the sum of a relay.  refused: why the update of a ticket was refused.
-    counted: the tickets that counted in the last round.
+    counted: the tickets that counted in the last round.  closed: the end of that round.
     """
 
     messages: dict[int, SentMessage] = field(default_factory=dict)
@@ -38,6 +38,7 @@ class RoundRecord:
     refused: dict[int, str] = field(default_factory=dict)
     counted: dict[str, Ticket] = field(default_factory=dict)
     lost: dict[str, tuple[Ticket, str]] = field(default_factory=dict)
+    closed: Closed | None = None
 
     def to_state(self) -> dict[str, Any]:
         """The record in plain values."""
@@ -249,6 +250,7 @@ class TrainingRounds:
         else:
             self._write(RoundEvent("closed", ask.round, ask.attempt, self.coordinator.pool.now))
         counting, closed = self.coordinator.close(ask)
+        self.record.closed = closed
         self.record.counted = {arrival.ticket.client: arrival.ticket for arrival in closed.counted}
         self.record.lost = {loss.ticket.client: (loss.ticket, loss.reason) for loss in closed.losses}
         return counting, closed

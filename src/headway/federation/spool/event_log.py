@@ -10,26 +10,29 @@ import contextlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from headway.core import fault_points
 from headway.federation.http_api import RoundVerdict
+from headway.federation.spool.disk_errors import AGAIN, SpoolError
 from headway.federation.spool.round_event import EventKind, RoundEvent
-from headway.federation.spool.spool import AGAIN, SpoolError
+from headway.observe.journal import open_read_only
+from headway.observe.run_folder import EVENTS
 
-EVENTS = "events.sqlite"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
     at REAL NOT NULL, number INTEGER NOT NULL, client TEXT NOT NULL, digest TEXT NOT NULL,
     weight REAL NOT NULL, reason TEXT NOT NULL, more TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_by_round ON events (round);
+CREATE INDEX IF NOT EXISTS events_by_number ON events (number);
 CREATE TABLE IF NOT EXISTS verdicts (
     client TEXT, round INTEGER, attempt INTEGER, counted INTEGER NOT NULL, reason TEXT NOT NULL, settled INTEGER,
     PRIMARY KEY (client, round, attempt));
 """
+AT_A_TIME = 500  # tickets in one query
 VERDICT = "round, attempt, counted, reason"
 COLUMNS = "kind, round, attempt, at, number, client, digest, weight, reason, more"
 
@@ -39,22 +42,18 @@ class EventLog:
 
     A change is on the disk when its call returns (write-ahead log, synchronous=FULL).
 
+    folder: in which the file is made when something is written.  read_only: whether it is only read.
+
     Raises:
         SpoolError: if the file cannot be opened, or is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path, self._lock = Path(folder) / EVENTS, threading.Lock()
-        with self._disk():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self.path, check_same_thread=False)
-            try:
-                self._connection.execute("PRAGMA journal_mode=WAL")
-                self._connection.execute("PRAGMA synchronous=FULL")
-                self._connection.executescript(SCHEMA)
-            except BaseException:
-                self._connection.close()
-                raise
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        self.path, self._lock, self._read_only = Path(folder) / EVENTS, threading.RLock(), read_only
+        self._held: sqlite3.Connection | None = None
+        if self.path.exists():
+            with self._disk():
+                self._connected()
 
     def append(self, event: RoundEvent) -> int:
         """The number of an event that is on the disk when this returns.
@@ -83,17 +82,28 @@ class EventLog:
         rows = self._read(f"SELECT id, {COLUMNS} FROM events WHERE id > ? ORDER BY id", number)
         return [(int(row[0]), _event(row[1:])) for row in rows]
 
+    def ends(self, numbers: Sequence[int]) -> dict[int, RoundEvent]:
+        """The event by which each of these tickets has ended, an arrival or a failure, where there is one."""
+        found: dict[int, RoundEvent] = {}
+        for start in range(0, len(numbers), AT_A_TIME):
+            part = numbers[start : start + AT_A_TIME]
+            where = f"kind IN ('arrived', 'failed') AND number IN ({','.join('?' * len(part))})"
+            for row in self._read(f"SELECT {COLUMNS} FROM events WHERE {where} ORDER BY id", *part):
+                event = _event(row)
+                found[event.number] = event
+        return found
+
     def rounds(self) -> list[int]:
         """The rounds that have events."""
         return [int(round_) for (round_,) in self._read("SELECT DISTINCT round FROM events ORDER BY round")]
 
     def last(self) -> int:
         """The number of the last event; 0 if there is none."""
-        return int(self._read("SELECT coalesce(max(id), 0) FROM events")[0][0])
+        return int(_first(self._read("SELECT max(id) FROM events")))
 
     def last_time(self) -> float:
         """The latest time that an event holds; 0 if there is none."""
-        return float(self._read("SELECT coalesce(max(at), 0) FROM events")[0][0])
+        return float(_first(self._read("SELECT max(at) FROM events")))
 
     def forget_after(self, round: int) -> None:
         """Removes the events of later rounds, which a run begins anew."""
@@ -131,18 +141,39 @@ class EventLog:
                 connection.executemany(f"UPDATE verdicts SET settled = 1 WHERE {where}", rows)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file, which is opened again if it is used."""
         with self._lock:
-            self._connection.close()
+            if self._held is not None:
+                self._held.close()
+                self._held = None
+
+    def _connected(self) -> sqlite3.Connection:
+        """The open file."""
+        if self._held is None and self._read_only:
+            self._held = open_read_only(self.path, check_same_thread=False)
+        elif self._held is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self.path, check_same_thread=False)
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.executescript(SCHEMA)
+            except BaseException:
+                connection.close()
+                raise
+            self._held = connection
+        return self._held
 
     def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._lock, self._disk():
-            return self._connection.execute(query, values).fetchall()
+            if self._held is None and not self.path.exists():
+                return []
+            return self._connected().execute(query, values).fetchall()
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
         """One commit: all or nothing."""
-        with self._lock, self._disk(), self._connection as connection:
+        with self._lock, self._disk(), self._connected() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -155,6 +186,11 @@ class EventLog:
             raise SpoolError(f"{self.path} is damaged ({error}): restore the run folder from a copy.") from error
         except OSError as error:
             raise SpoolError(f"{self.path} cannot be written or read: {error.strerror or error}. {AGAIN}") from error
+
+
+def _first(rows: list[tuple[Any, ...]]) -> Any:
+    """The number of a query for one; 0 if there is none."""
+    return (rows[0][0] if rows else None) or 0
 
 
 def _row(event: RoundEvent) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -44,6 +44,10 @@ class RoundLog(Protocol):
 
     def after(self, number: int) -> list[tuple[int, RoundEvent]]:
         """The events with a larger number, in order."""
+        ...
+
+    def ends(self, numbers: Sequence[int]) -> Mapping[int, RoundEvent]:
+        """The event by which each of these tickets has ended, an arrival or a failure, where there is one."""
         ...
 
     def record_verdicts(self, verdicts: Mapping[str, RoundVerdict]) -> None:

@@ -17,11 +17,9 @@ import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from headway.core import fault_points
-from headway.core.errors import HeadwayError, RunFolderError
-from headway.federation.http_api import OFFSET
+from headway.federation.spool.disk_errors import AGAIN, SpoolError, UploadRefused, disk
 from headway.observe.folder_lock import sync_folder
 
 PIECE = 1 << 20  # bytes that are read at a time
@@ -29,30 +27,6 @@ PER_CLIENT = 8 << 30  # bytes of unfinished uploads of one client
 SPARE = 64 << 20  # bytes of the disk that uploads leave free, for the event log, the journal and the checkpoint
 DIGEST = re.compile(r"[0-9a-f]{64}")
 BLOBS, PARTS, PART, DONE = "blobs", "parts", ".part", ".done"
-AGAIN = "What was acknowledged before is whole; free some space or mend the disk, then go on."
-Refusal = Literal["offset", "too_large", "digest"]
-
-
-class SpoolError(RunFolderError):
-    """The disk refuses to keep an update, a message or an event; nothing of it was acknowledged.
-
-    status: of the answer over HTTP, by which a client tries again later.
-    """
-
-    status = 503
-
-
-class UploadRefused(HeadwayError):
-    """A piece or the end of an upload that cannot be taken.
-
-    kind: why.  received: how many bytes are there.  status, headers: of the answer over HTTP.
-    """
-
-    def __init__(self, kind: Refusal, received: int, message: str) -> None:
-        self.kind, self.received = kind, received
-        self.status = 413 if kind == "too_large" else 409
-        self.headers = {OFFSET: str(received)}
-        super().__init__(message)
 
 
 @dataclass(slots=True)
@@ -77,24 +51,27 @@ class _Upload:
 class Spool:
     """Content on disk by its digest, and unfinished uploads; for any number of threads of one process.
 
-    folder: is made if it is not there.  per_client: bytes of unfinished uploads of one client; its oldest ones make
-    way for a new one.  spare: bytes of the disk that uploads leave free.
+    folder: is made when something is written.  per_client: bytes of unfinished uploads of one client, whose oldest
+    ones make way for a new one.  spare: bytes of the disk that uploads leave free.  read_only: whether contents are
+    only read.
 
     Raises:
         SpoolError: if the folder cannot be made or read.
     """
 
-    def __init__(self, folder: Path, *, per_client: int = PER_CLIENT, spare: int = SPARE) -> None:
+    def __init__(
+        self, folder: Path, *, per_client: int = PER_CLIENT, spare: int = SPARE, read_only: bool = False
+    ) -> None:
         self.folder, self.per_client, self.spare = Path(folder), per_client, spare
         self.blobs, self._parts = self.folder / BLOBS, self.folder / PARTS
         self._lock = threading.Lock()
         self._uploads: dict[str, _Upload] = {}
         self._unlisted: set[str] = set()  # blobs that the last call of `forget` did not name
         self._fresh = 0
-        with _disk(self.folder):
-            self.blobs.mkdir(parents=True, exist_ok=True)
-            self._parts.mkdir(exist_ok=True)
-            self._find_uploads()
+        if not read_only and self.folder.exists():
+            with disk(self.folder):
+                self._make()
+                self._find_uploads()
 
     # uploads --------------------------------------------------------------------------------------------
 
@@ -127,7 +104,7 @@ class Spool:
                 message = f"an upload of at most {limit} bytes was expected, found {end}: the rest is not taken."
                 raise UploadRefused("too_large", here, message)
             self._make_way(held, end)
-            with _disk(held.part):
+            with disk(held.part):
                 self._write(held, data)
             fault_points.at("after a piece is written")
             return held.received
@@ -148,7 +125,7 @@ class Spool:
                     f"{size} bytes were announced, found {held.received}: send the rest from byte {held.received}."
                 )
                 raise UploadRefused("offset", held.received, message)
-            with _disk(self.blobs / digest):
+            with disk(self.blobs / digest):
                 found = held.digest or (held.hash.hexdigest() if held.hash is not None else _digest_of(held.part))
                 if found != digest:
                     self._restart(held)
@@ -164,7 +141,7 @@ class Spool:
         with self._lock:
             held = self._uploads.pop(_stem(upload), None)
         if held is not None:
-            with held.lock, _disk(held.stem):
+            with held.lock, disk(held.stem):
                 held.part.unlink(missing_ok=True)
                 held.done.unlink(missing_ok=True)
 
@@ -191,7 +168,8 @@ class Spool:
         Raises:
             SpoolError: if it cannot be read, or the disk refuses.
         """
-        with _disk(path):
+        with disk(path):
+            self._make()
             digest, size = _check(digest or _digest_of(path)), path.stat().st_size
             if self._is_there(digest, size):
                 if move:
@@ -213,7 +191,8 @@ class Spool:
         with self._lock:
             self._fresh += 1
             path = self._parts / f".{os.getpid()}-{self._fresh}"
-        with _disk(path):
+        with disk(path):
+            self._make()
             try:
                 yield path
             finally:
@@ -231,7 +210,7 @@ class Spool:
     def is_whole(self, digest: str) -> bool:
         """Whether the file of a content still has its digest."""
         path = self.path(digest)
-        with _disk(path):
+        with disk(path):
             return _digest_of(path) == digest
 
     def forget(self, keep: Collection[str]) -> int:
@@ -241,8 +220,9 @@ class Spool:
         and the event of its arrival.
         """
         freed = 0
-        with _disk(self.blobs), self._lock:
-            unlisted = {each.name for each in self.blobs.iterdir()} - set(keep)
+        with disk(self.blobs), self._lock:
+            there = self.blobs.iterdir() if self.blobs.exists() else ()
+            unlisted = {each.name for each in there} - set(keep)
             gone, self._unlisted = unlisted & self._unlisted, unlisted - self._unlisted
             for stem in [stem for stem, held in self._uploads.items() if held.digest in gone]:
                 self._uploads.pop(stem).done.unlink(missing_ok=True)
@@ -254,10 +234,15 @@ class Spool:
     @property
     def size(self) -> int:
         """How many bytes contents and unfinished uploads take."""
-        with _disk(self.folder):
+        with disk(self.folder):
             return sum(each.stat().st_size for each in self.folder.rglob("*") if each.is_file())
 
     # inside ---------------------------------------------------------------------------------------------
+
+    def _make(self) -> None:
+        """Makes the folders, if they are not there."""
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        self._parts.mkdir(exist_ok=True)
 
     def _find_uploads(self) -> None:
         """Takes up the uploads of an earlier process; a mark of a finished one whose content is gone is removed."""
@@ -287,6 +272,7 @@ class Spool:
 
     def _write(self, held: _Upload, data: bytes) -> None:
         """Writes a piece at the end of a part; what was written of it is taken back if the disk refuses."""
+        self._make()
         held.stem.parent.mkdir(exist_ok=True)
         with open(held.part, "r+b" if held.part.exists() else "w+b", buffering=0) as file:
             file.seek(held.received)
@@ -321,9 +307,10 @@ class Spool:
             excess -= other.received
             with self._lock:
                 self._uploads.pop(other.stem.name, None)
-            with _disk(other.part):
+            with disk(other.part):
                 other.part.unlink(missing_ok=True)
-        with _disk(self.folder):
+        with disk(self.folder):
+            self._make()
             free = shutil.disk_usage(self.folder).free
         if free - (end - held.received) < self.spare:
             raise SpoolError(f"{self.folder} has {free} bytes left, of which uploads leave {self.spare} free. {AGAIN}")
@@ -382,13 +369,3 @@ def _digest_of(path: Path) -> str:
         return hashlib.sha256().hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """Turns what the disk refuses into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        why = (error.strerror or str(error)).rstrip(".")
-        raise SpoolError(f"{path} cannot be written or read: {why}. {AGAIN}") from error

@@ -1,0 +1,69 @@
+"""A run of a server with manifests, for tests: clients in threads, the folder with its spool, events and journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from network import Network
+from toys import blobs, linear_task
+
+import headway as hw
+from headway.federation.spool.event_log import EventLog
+from headway.federation.spool.receipts import signer
+from headway.federation.spool.round_manifests import RoundManifests
+from headway.federation.spool.spool import Spool
+
+SIZES = (7, 12, 5, 9)
+TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2)
+
+
+def recorded_run(
+    folder: Path,
+    rounds: int = 3,
+    algorithm=None,
+    *,
+    stop_after: int | None = None,
+    identity=None,
+    keep_rounds: int = 20,
+    gate=None,
+    others=(),
+    receipts=None,
+    **options,
+) -> hw.Run:
+    """A run, or the rest of one, to its end or until `stop_after` rounds are over."""
+    algorithm = algorithm or hw.recipes.recipe("fedavg", trainer=TRAINER)
+    data, task = blobs(SIZES), linear_task(dtype="float64")
+    spool, log, resume = Spool(folder / "spool"), EventLog(folder), (folder / "run.json").exists()
+    network = Network.of(algorithm, task, spool, log, rounds, wait_limit_s=10.0, expected=frozenset(data.clients))
+    sign = signer(identity)
+
+    def signed(receipt):
+        """The signed receipt, which an agent would keep."""
+        made = sign(receipt)
+        if receipts is not None and receipt.verdict != "answered":
+            receipts.append(made)
+        return made
+
+    network.engine.channel.sign = signed
+    network.join(algorithm, task, data, data.clients, gate=gate)
+    manifests = RoundManifests(folder, network.engine, spool, identity, keep_rounds)
+    try:
+        run = hw.Run(
+            algorithm,
+            data,
+            task,
+            rounds=rounds,
+            engine=network.engine,
+            folder=folder,
+            resume=resume,
+            checkpoint_every=1,
+            observers=[manifests, *others],
+            **options,
+        )
+        for report in run:
+            if report.round == stop_after:
+                break
+        run.close()
+    finally:
+        network.close()
+    return run

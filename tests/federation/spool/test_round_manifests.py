@@ -1,0 +1,88 @@
+"""The manifests of a server's run: what they hold, and that a resumed run goes on with the same chain."""
+
+import json
+from pathlib import Path
+
+import pytest
+from recorded_run import recorded_run
+
+import headway as hw
+from headway.core.errors import RunFolderError
+from headway.federation.spool.manifest import ModelDigests, digest_of
+from headway.federation.spool.manifest_folder import ManifestFolder
+from headway.federation.spool.run_check import RunCheck
+from headway.federation.spool.spool import Spool
+from headway.observe.journal import Journal
+
+
+def test_a_manifest_holds_every_update_and_the_model(tmp_path: Path) -> None:
+    run = recorded_run(tmp_path / "run", rounds=2)
+    folder = ManifestFolder(tmp_path / "run")
+    documents = [folder.document(round_) for round_ in folder.rounds()]
+    assert [document.manifest.round for document in documents] == [1, 2]
+    assert documents[0].manifest.previous == digest_of(folder.start())
+    assert (
+        documents[1].manifest.previous == documents[0].manifest.digest == digest_of(documents[0].manifest.to_values())
+    )
+    assert documents[1].manifest.before == documents[0].manifest.after
+    assert documents[1].manifest.after == ModelDigests.of(run.state)
+    for document in documents:
+        assert document.asked == tuple(run.data.clients)
+        assert [entry.client for entry in document.updates] == list(run.data.clients)
+        assert {entry.verdict for entry in document.updates} == {"counted"}
+        assert [entry.weight for entry in document.updates] == [float(len(each)) for each in run.data.train.values()]
+        assert all(Spool(tmp_path / "run" / "spool").is_whole(entry.digest) for entry in document.updates)
+    assert folder.head() == {
+        "job": "job", "round": 2, "digest": documents[1].manifest.digest, "server": "", "signature": "",
+    }  # fmt: skip
+
+
+def test_a_resumed_run_goes_on_with_the_chain(tmp_path: Path) -> None:
+    recorded_run(tmp_path / "run", rounds=3, stop_after=1)
+    first = ManifestFolder(tmp_path / "run").document(1)
+    recorded_run(tmp_path / "run", rounds=3)
+    folder = ManifestFolder(tmp_path / "run")
+    assert folder.document(1) == first
+    assert folder.rounds() == [1, 2, 3]
+    whole = recorded_run(tmp_path / "whole", rounds=3)
+    assert folder.document(3).manifest.after == ModelDigests.of(whole.state)
+    result = RunCheck(tmp_path / "run").check()
+    assert (result.replayed, result.differences) == ([1, 2, 3], [])
+
+
+def test_a_run_does_not_go_on_from_another_model_than_its_chain(tmp_path: Path) -> None:
+    recorded_run(tmp_path / "run", rounds=3, stop_after=2)
+    path = tmp_path / "run" / "manifests" / "round-000002.json"
+    values = json.loads(path.read_bytes())
+    values["manifest"]["at"] += 1.0
+    path.write_text(json.dumps(values))
+    with pytest.raises(RunFolderError, match=r"Restore .* from a copy, or move it away"):
+        recorded_run(tmp_path / "run", rounds=3)
+
+
+def test_a_run_whose_manifests_were_moved_away_begins_a_new_chain(tmp_path: Path) -> None:
+    recorded_run(tmp_path / "run", rounds=3, stop_after=1)
+    (tmp_path / "run" / "manifests").rename(tmp_path / "manifests")
+    run = recorded_run(tmp_path / "run", rounds=3)
+    begun = "the run has no manifests of rounds 1 to 1: `headway verify` begins after them."
+    assert begun in [row["text"] for row in Journal(tmp_path / "run" / "journal.sqlite").rows("notes")]
+    result = RunCheck(tmp_path / "run").check()
+    assert (result.rounds, result.replayed, result.differences) == ([2, 3], [2, 3], [])
+    assert run.state.round == 3
+
+
+def test_old_updates_are_forgotten_and_the_disk_does_not_grow(tmp_path: Path) -> None:
+    sizes = []
+
+    class Sizes(hw.Observer):
+        def on_recorded(self, report):
+            sizes.append(sum(path.stat().st_size for path in (tmp_path / "run" / "spool").rglob("*") if path.is_file()))
+
+    recorded_run(tmp_path / "run", rounds=14, keep_rounds=2, others=[Sizes()])
+    assert max(sizes[6:]) <= max(sizes[:6]) * 1.3
+    result = RunCheck(tmp_path / "run").check()
+    assert not result.differences
+    assert (result.by_digest[0], result.replayed[-1]) == (1, 14)
+    assert len(result.replayed) >= 2
+    assert result.by_digest + result.replayed == list(range(1, 15))
+    assert len(ManifestFolder(tmp_path / "run").state_rounds()) <= 3
