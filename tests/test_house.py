@@ -37,7 +37,7 @@ SUITES: dict[str, str] = {
     "cli/test_report_command.py": "reports.assemble reports.naming",
     "cli/test_run_command.py": "cli.explain_command cli.export_command cli.header cli.list_command cli.main",
     "cli/test_run_drift.py": "observe.progress",
-    "cli/test_run_page.py": "federation.operations.run_facts",
+    "cli/test_run_page.py": "federation.operations.run_facts federation.operations.run_watch",
     "cli/test_schema_command.py": "cli.federation_commands",
     "cli/test_verify_command.py": "federation.spool.receipts_route",
     "client_state/test_store_model.py": "client_state.commit_flags",

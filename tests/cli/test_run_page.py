@@ -5,10 +5,12 @@ import re
 import urllib.request
 
 import pytest
+from toys import blobs, linear_task
 
 import headway as hw
 from headway.cli import run_page
 from headway.federation.operations.page_server import PageServer
+from headway.federation.operations.run_watch import RunWatch
 
 PLAIN = """\
 [run]
@@ -96,7 +98,7 @@ def test_no_page_without_the_option(headway, tmp_path, ends):
 def test_a_port_in_use_leaves_no_folder(headway, tmp_path, ends):
     (tmp_path / "mine.toml").write_text(PLAIN)
     page = run_page.ServedPage("x", 1, 0)
-    port = page.server.url.split(":")[2].partition("/")[0]
+    port = page.watch.server.url.split(":")[2].partition("/")[0]
     code, _, err = headway("run", "mine.toml", "--out", "run", "--watch-port", port)
     page.end(None)
     assert code == 1
@@ -110,3 +112,29 @@ def test_an_interrupted_run_is_stopped(ends):
     page.end(KeyboardInterrupt())
     assert ends[0].state == "stopped"
     assert hw.Observer in type(page.observers[0]).__mro__
+
+
+def test_a_run_in_python(ends):
+    watch = RunWatch("mine", rounds=2)
+    run = hw.Run(
+        hw.recipes.fedavg(trainer=hw.LocalSGD(lr=0.1, batch_size=4)),
+        blobs(),
+        linear_task(),
+        rounds=2,
+        observers=[watch.observer],
+    )
+    with watch.serving(run) as url:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=\S+", url)
+        reports = list(run)
+    assert (ends[0].state, ends[0].round) == ("finished", len(reports))
+    watch = RunWatch("mine", rounds=2)
+    run = hw.Run(
+        hw.recipes.fedavg(trainer=hw.LocalSGD(lr=0.1, batch_size=4)),
+        blobs(),
+        linear_task(),
+        rounds=2,
+        observers=[watch.observer],
+    )
+    with pytest.raises(KeyError), watch.serving(run):
+        raise KeyError("mine")
+    assert (ends[1].state, ends[1].reason) == ("failed", "KeyError: 'mine'")

@@ -57,7 +57,7 @@ def test_what_it_prints(headway, served):
     assert lines[0] == "mine running: Round 3 of 8: training, waiting for 1 client: north."
     assert re.fullmatch(r"  since     4\d s; the deadline is in 1 min( \d+ s)?", lines[1])
     assert "  clients   1 of 2 connected" in lines
-    assert "  updates   2 counted, 2 refused, 2 missing; 600 B up, 300 B down" in lines
+    assert "  updates   2 counted, 2 refused, 2 lost; 600 B up, 300 B down" in lines
     assert "  results   training loss 0.5000, accuracy over the clients 0.5000, loss over the clients -" in lines
     (north,) = [line for line in lines if line.startswith("north")]
     assert north.split() == ["north", "2", "0", "0", "0", "2.0", "kB", "0", "B", "training,", "40", "%"]

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import typer
 
-from headway.core.errors import HeadwayError
 from headway.experiment.run import Run
 from headway.experiment.runfile import RunFile
 from headway.observe.observer import Observer
@@ -36,35 +35,19 @@ class ServedPage(RunPage):
     """
 
     def __init__(self, name: str, rounds: int, port: int) -> None:
-        from headway.federation.operations.page_server import PageServer
-        from headway.federation.operations.status_board import StatusBoard, StatusObserver
+        from headway.federation.operations.run_watch import RunWatch
 
-        self.board = StatusBoard("simulation", name, rounds)
-        self.server = PageServer(self.board, port)
-        self.observers = (StatusObserver(self.board),)
-        self.run: Run | None = None
+        self.watch = RunWatch(name, rounds, port)
+        self.watch.bind()
+        self.observers = (self.watch.observer,)
 
     def begin(self, run: Run) -> None:
-        """Shows a run that is ready.  Its workers are there by now: none is made with the page's thread around."""
-        from headway.federation.operations.run_facts import describe_run
-
-        describe_run(self.board, run)
-        self.board.set_state("running")
-        self.board.set_phase("training", f"round {run.state.round + 1}")
-        self.run, self.url = run, self.server.url
-        self.server.start()
+        """Shows a run that is ready."""
+        self.url = self.watch.begin(run)
 
     def end(self, error: BaseException | None) -> None:
         """Shows how the run ended, and ends the page."""
-        if isinstance(error, (HeadwayError, OSError)):
-            self.board.set_state("failed", str(error))
-        elif isinstance(error, Exception) and not isinstance(error, typer.Exit):
-            self.board.set_state("failed", f"{type(error).__name__}: {error}")
-        elif error is not None:
-            self.board.set_state("stopped", "it was interrupted, and can be resumed")
-        else:
-            self.board.set_state("finished", "" if self.run is None else self.run.stopped_because)
-        self.server.stop()
+        self.watch.end(error, stopped=isinstance(error, typer.Exit))
 
 
 @contextmanager

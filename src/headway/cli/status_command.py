@@ -172,7 +172,7 @@ def _figures(status: StatusSnapshot) -> list[tuple[str, str]]:
     figures.append(
         (
             "updates",
-            f"{totals.counted} counted, {totals.rejected} refused, {totals.dropped} missing; "
+            f"{totals.counted} counted, {totals.rejected} refused, {totals.dropped} lost; "
             f"{bytes_text(totals.bytes_up)} up, {bytes_text(totals.bytes_down)} down",
         )
     )
@@ -190,7 +190,7 @@ def _clients(status: StatusSnapshot, most: int) -> RenderableType:
         return not each.awaited, each.presence in ("connected", "simulated")
 
     shown = sorted(sorted(status.clients, key=urgent)[:most], key=lambda each: each.name)
-    columns = ["client", "counted", "late", "refused", "missing", "up", "down", "now"]
+    columns = ["client", "counted", "late", "refused", "lost", "up", "down", "now"]
     rows = [
         [
             each.name,

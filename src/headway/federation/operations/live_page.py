@@ -124,8 +124,10 @@ def _tiles(status: StatusSnapshot) -> list[tuple[str, str]]:
         ("training loss", number_text(None if last is None else last.train_loss)),
         ("time per round", whole_time(status.round_seconds)),
         ("time to the end", "-" if status.eta_s is None else f"about {whole_time(status.eta_s)}"),
-        ("sent up, down", f"{bytes_text(totals.bytes_up)}, {bytes_text(totals.bytes_down)}"),
-        ("counted, refused, no update", f"{totals.counted}, {totals.rejected}, {totals.dropped}"),
+        ("bytes up", bytes_text(totals.bytes_up)),
+        ("bytes down", bytes_text(totals.bytes_down)),
+        ("updates counted", str(totals.counted)),
+        ("refused, lost", f"{totals.rejected}, {totals.dropped}"),
     ]
     return tiles
 

@@ -15,7 +15,7 @@ BYTE_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("bytes", 1.0))
 EVENT_WORDS = {
     "refused": "update refused",
     "late": "update late",
-    "lost": "no update",
+    "lost": "update lost",
     "alarm": "alarm",
     "note": "note",
 }
@@ -82,7 +82,7 @@ def costs(status: StatusSnapshot) -> Section:
         ),
     ]
     section = _section("rounds", "Bytes and time", figures)
-    columns = ["round", "asked", "counted", "refused", "no update", "training loss", "up", "down", "time"]
+    columns = ["round", "asked", "counted", "refused", "lost", "training loss", "up", "down", "time"]
     rows = [
         [
             str(each.round),
