@@ -100,6 +100,7 @@ SUITES: dict[str, str] = {
     "federation/spool/test_run_check.py": (
         "federation.spool.manifest federation.spool.manifest_folder federation.spool.replay_setup "
         "federation.spool.round_replay"
+    ),
     "federation/test_server.py": (
         "cli.serve_command federation.run_stores federation.served_job federation.server_job federation.server_log"
     ),
