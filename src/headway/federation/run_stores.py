@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,13 +16,12 @@ from typing import Any
 from headway.core.errors import RunFolderError
 from headway.federation.http_api import RoundVerdict
 from headway.federation.serving.assignments import State
-from headway.federation.spool.event_log import EVENTS, EventLog
+from headway.federation.spool.event_log import EventLog
 from headway.federation.spool.round_event import RoundEvent
 from headway.federation.spool.spool import Spool
-from headway.observe.run_folder import write_atomically, writing
+from headway.observe.run_folder import EVENTS, SPOOL, write_atomically, writing
 
 RECORD = "job.json"  # in the run's folder
-SPOOL = "spool"
 
 
 class RunLog:
@@ -51,6 +50,10 @@ class RunLog:
     def after(self, number: int) -> list[tuple[int, RoundEvent]]:
         """The events with a larger number, in order."""
         return self.log.after(number) if self.is_there else []
+
+    def ends(self, numbers: Sequence[int]) -> Mapping[int, RoundEvent]:
+        """The event by which each of these tickets has ended, where there is one."""
+        return self.log.ends(numbers) if self.is_there else {}
 
     def record_verdicts(self, verdicts: Mapping[str, RoundVerdict]) -> None:
         """Writes verdicts, by client."""

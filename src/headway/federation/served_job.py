@@ -43,7 +43,9 @@ class ServedJob:
         self.engine = NetworkEngine(channel, self.run_log, job.network_options(), self._show)
         agreed = AgreedData(job.schema)
         expected = job.data.expected
-        self.desk = JobDesk(self.members, self.assignments, expected, agreed.check, self.engine.verdict)
+        self.desk = JobDesk(
+            self.members, self.assignments, expected, agreed.check, self.engine.verdict, job.options.relays
+        )
         now = channel.clock.now
         self.status = ServerStatus.of(self.members, self.assignments, name=job.name, rounds=job.rounds, now=now)
         options, resume = job.options, (folder / IDENTITY).is_file()
