@@ -1,7 +1,9 @@
 """Who is admitted at a server, and who is not, each with its sentence and status."""
 
 import base64
+import contextlib
 import hashlib
+import random
 import time
 from contextlib import closing
 
@@ -215,3 +217,29 @@ def test_without_certificates_the_name_is_the_one_given():
 
 def test_the_clock_of_the_server_is_the_one_that_counts(node):
     assert node.facts.not_before < time.time() < node.facts.not_after
+
+
+@pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_of_duplicate_reordered_late_and_replayed_requests_each_is_accepted_once(
+    folders, node, behind_proxy, peer, count
+):
+    """Duplicates, requests that overtake others, replays at any later time and after a restart."""
+    draw, accepted = random.Random(0), []
+    sent = [node.sign_headers("POST", "/v1/work", BODY) for _ in range(count // 4)]
+    fresh = list(sent)
+    for start in range(0, len(fresh), 50):
+        window = fresh[start : start + 50]
+        draw.shuffle(window)
+        fresh[start : start + 50] = window
+    arrivals = [(position, headers) for position, headers in enumerate(fresh)]
+    again = draw.choices(list(arrivals), k=count - len(sent))
+    arrivals += [(position + draw.uniform(0, len(fresh)), headers) for position, headers in again]
+    arrivals.sort(key=lambda arrival: arrival[0])
+    for part in (arrivals[: 2 * count // 3], arrivals[2 * count // 3 :]):
+        with closing(CertifiedAdmission(folders / "ca", behind_proxy, rate=1e9, burst=1e9)) as admission:
+            for _, headers in part:
+                with contextlib.suppress(NotAdmitted):
+                    admission.authenticate("POST", "/v1/work", headers, BODY, peer)
+                    accepted.append(headers[signature.NONCE])
+    assert len(set(accepted)) == len(accepted)
+    assert len(accepted) > count // 8, "of those before the restart each is accepted"

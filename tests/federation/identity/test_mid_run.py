@@ -73,14 +73,19 @@ def revoke(secured, victim):
         registry.revoke(victim)
 
 
-def test_a_node_that_is_revoked_in_a_round_is_refused_within_it(tmp_path, parts):
+TIMES = [0, *(pytest.param(number, marks=pytest.mark.soak) for number in range(1, 5))]
+
+
+@pytest.mark.parametrize("number", TIMES)
+def test_a_node_that_is_revoked_in_a_round_is_refused_within_it(tmp_path, parts, number):
     reports, row = run_with_a_break(tmp_path, parts, revoke)
     assert [report.count("counted") for report in reports] == [4, 3, 3, 3]
     assert not row["present"]
     assert "was revoked at" in row["declined"]
 
 
-def test_a_node_whose_certificate_expires_in_a_round_is_refused_within_it(tmp_path, parts, monkeypatch):
+@pytest.mark.parametrize("number", TIMES)
+def test_a_node_whose_certificate_expires_in_a_round_is_refused_within_it(tmp_path, parts, monkeypatch, number):
     """Its certificate ends: for the others the time stays."""
 
     def expire(secured, victim):
