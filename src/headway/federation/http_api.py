@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 PROTOCOL = 1  # the version of this interface
 CHUNK = 4 << 20  # the largest piece of an upload, in bytes
 BODY = 1 << 20  # the largest JSON body, in bytes
-POLL_S = 25.0  # how long a request for work is held open; proxies close what is idle for a minute
+POLL_S = 45.0  # how long a request for work is held open; proxies close what is idle for a minute
 MOST_EXAMPLES = 1 << 40  # of a client: weights above it would be no counts
 HEARTBEAT_S = 10.0  # between two heartbeats of an agent
 

@@ -21,6 +21,7 @@ from headway.federation.agent.training_thread import TrainingThread
 from headway.federation.identity.server_access import ServerAccess
 from headway.federation.relay.relay_chain import refusal_of_names
 from headway.federation.relay.relay_desk import RelayDesk
+from headway.federation.serving.members import LEASE_S
 from headway.model.task import Task
 
 GOODBYE_S = 10.0  # how long a relay waits at the end of a job for its clients to learn of it
@@ -42,7 +43,7 @@ class RelayOptions:
     clients: int = 1
     proxy: str | None = None
     patience_s: float | None = None
-    lease_s: float = 60.0
+    lease_s: float = LEASE_S
     sink: Sink | None = field(default=None, compare=False)
 
 

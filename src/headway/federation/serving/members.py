@@ -11,7 +11,7 @@ from typing import Any, Literal
 from headway.federation.http_api import DataFacts, JoinRequest
 
 Outcome = Literal["counted", "late", "refused", "lost"]
-LEASE_S = 60.0  # without any contact for so long, a client counts as gone
+LEASE_S = 90.0  # without any contact for so long, a client counts as gone
 SET_ASIDE_AFTER = 3  # refused updates one after another, after which a client is asked no more
 
 SHOWN = (
