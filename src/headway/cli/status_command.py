@@ -15,7 +15,13 @@ from rich.text import Text
 from headway.core.errors import ConfigError
 from headway.federation.operations.status_reader import StatusAddress, StatusReader, StatusUnavailable
 from headway.federation.operations.status_snapshot import ClientStatus, StatusSnapshot
-from headway.federation.operations.status_text import metric_pairs, now_text, state_sentence, whole_time
+from headway.federation.operations.status_text import (
+    metric_pairs,
+    now_text,
+    refused_calls_text,
+    state_sentence,
+    whole_time,
+)
 from headway.observe.text import bytes_text, console, emit, name_text, number_text, plain_table, show_table
 
 EVERY_S, PATIENCE_S = 2.0, 60.0  # between two looks, and how long a server may be away while it is watched
@@ -139,6 +145,8 @@ def status_parts(status: StatusSnapshot, most: int = SHOWN) -> list[RenderableTy
         parts += ["", _clients(status, most)]
         if status.population > (shown := min(len(status.clients), most)):
             parts.append(Text(f"  {shown} of {status.population} clients; all that are kept with --json"))
+    if refused := refused_calls_text(status):
+        parts.append(Text(f"  {refused}"))
     if status.events:
         parts.append("")
         for event in status.events[:SHOWN_EVENTS]:

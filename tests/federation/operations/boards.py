@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from headway.federation.operations.status_board import StatusBoard
+from headway.federation.operations.status_board import ClientsNow, StatusBoard
 from headway.federation.operations.status_snapshot import ChainStatus, ClientStatus
 from headway.observe.round_report import Alarm, RoundReport
 from headway.protocol.reports import Reports
@@ -40,7 +40,12 @@ def server_board(clients, rounds=8, done=0, wall=lambda: 1_000_000.0):
     """The board of a server with these clients."""
     presences = Counter(each.presence for each in clients)
     board = StatusBoard(
-        "server", "mine", rounds, lambda: (clients[:1000], presences), lambda: ("job-1", "running", ""), wall
+        "server",
+        "mine",
+        rounds,
+        lambda: ClientsNow(clients[:1000], presences, {"401": 7}),
+        lambda: ("job-1", "running", ""),
+        wall,
     )
     board.describe("accuracy", ChainStatus(columns=("stage", "runs at"), rows=(("Mean()", "server"),)), len(clients))
     for report in rounds_of(done):

@@ -66,6 +66,7 @@ def test_every_section_has_its_fragment_and_its_name():
         assert f'<h2 id="{anchor}-title">{title}</h2>' in page
         assert f'data-fragment="{anchor}"' in page
     assert "No client has joined yet." in page
+    assert "Calls that were not admitted: 7 without a valid identity." in page
 
 
 def test_a_run_without_news_has_the_same_fragments():

@@ -49,6 +49,7 @@ def test_what_a_scraper_reads():
     assert samples["headway_client_silent_seconds", (("client", "north"),)] == 10
     assert samples["headway_clients", (("presence", "connected"),)] == 1
     assert samples["headway_metric", (("metric", "accuracy"), ("on", "clients"))] == 0.5
+    assert samples["headway_refused_calls_total", (("status", "401"),)] == 7
     assert ("headway_metric", (("metric", "loss"), ("on", "clients"))) not in samples  # it was NaN
 
 

@@ -47,5 +47,18 @@ def test_the_cookie_does_not_give_the_token_away():
 @pytest.mark.parametrize("content", ["", "short", "\u00e9" * 50])
 def test_a_file_without_a_token_is_refused(tmp_path, content):
     (tmp_path / TOKEN_FILE).write_text(content)
+    (tmp_path / TOKEN_FILE).chmod(0o600)
     with pytest.raises(RunFolderError, match="token"):
         PageAccess.of(tmp_path)
+
+
+def test_a_file_that_others_may_read_is_refused(tmp_path):
+    PageAccess.of(tmp_path)
+    (tmp_path / TOKEN_FILE).chmod(0o644)
+    with pytest.raises(RunFolderError, match="readable by others"):
+        PageAccess.of(tmp_path)
+
+
+def test_a_folder_that_is_missing_is_a_sentence(tmp_path):
+    with pytest.raises(RunFolderError, match=r"status-token cannot be used: cannot write .*: No such file"):
+        PageAccess.of(tmp_path / "nothing")

@@ -11,6 +11,7 @@ from network import Network, TrustingAdmission
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.federation.identity.admission import NotAdmitted
 from headway.federation.operations.page_access import PageAccess
 from headway.federation.operations.run_facts import describe_run
 from headway.federation.operations.server_status import ServerStatus
@@ -153,6 +154,18 @@ def test_it_waits_for_clients_and_names_them(watched):
     (status, *_) = [each for each in phases if each.phase.phase == "waiting for clients"]
     assert set(data.clients[2:]) <= set(status.phase.waiting_for)
     assert "</" not in watched.get("/v1/status")
+
+
+def test_calls_that_are_not_admitted_are_counted(watched, monkeypatch):
+    def refuse(*arguments):
+        raise NotAdmitted("the signature is not that of 'north'.")
+
+    monkeypatch.setattr(TrustingAdmission, "authenticate", refuse)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        OPENER.open(watched.network.url + "/v1/job", timeout=10)
+    caught.value.close()
+    assert watched.read().refused_calls == {"401": 1}
+    assert 'headway_refused_calls_total{status="401"} 1\n' in watched.get("/metrics")
 
 
 def test_another_job_takes_the_page_over(watched):

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from headway.federation.operations import live_sections as sections
 from headway.federation.operations.status_snapshot import ClientStatus, StatusSnapshot
-from headway.federation.operations.status_text import now_text, state_sentence, whole_time
+from headway.federation.operations.status_text import now_text, refused_calls_text, state_sentence, whole_time
 from headway.observe.text import bytes_text, name_text, number_text
 from headway.reports.page.charts import look
 from headway.reports.page.page_parts import content_policy, environment, page_file
@@ -101,6 +101,7 @@ def _values(status: StatusSnapshot) -> dict[str, Any]:
         "sentence": state_sentence(status),
         "tiles": _tiles(status),
         "shown": _first(status.clients),
+        "refused_calls": refused_calls_text(status),
         "server": status.kind == "server",
         "name": name_text,
         "bytes": bytes_text,

@@ -99,6 +99,8 @@ def _clients(status: StatusSnapshot) -> Iterator[str]:
             if name != "simulated"
         ]
         yield family("headway_clients", "gauge", "Clients by presence.", samples)
+    refused = [({"status": code}, float(count)) for code, count in status.refused_calls.items()]
+    yield family("headway_refused_calls_total", "counter", "Calls that were not admitted, by the answer.", refused)
     if len(clients) < status.population:  # series that come and go with the choice would be wrong
         return
     yield family(

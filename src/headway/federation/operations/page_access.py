@@ -6,12 +6,14 @@ import hashlib
 import hmac
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
 from headway.core.errors import RunFolderError
+from headway.federation.identity.private_files import IdentityError, write_private
 
 TOKEN_FILE = "status-token"  # in a run folder, readable by its owner alone
 LEAST = 32  # characters of a token
@@ -36,16 +38,15 @@ class PageAccess:
         """
         path = folder / TOKEN_FILE
         try:
-            try:
-                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:
-                token = path.read_text(encoding="ascii").strip()
-            else:
-                token = secrets.token_urlsafe(32)
-                with open(file, "w", encoding="ascii") as opened:
-                    opened.write(token + "\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RunFolderError(f"the token of the status page in {path} cannot be used: {error}.") from error
+            if not path.exists():
+                write_private(path, f"{secrets.token_urlsafe(32)}\n".encode())
+            if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+                raise RunFolderError(
+                    f"{path} is readable by others, who could see the status: delete it, and a new token is made."
+                )
+            token = path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError, IdentityError) as error:
+            raise RunFolderError(f"the token of the status page in {path} cannot be used: {error}") from error
         if len(token) < LEAST:
             raise RunFolderError(
                 f"{path} holds no token of {LEAST} or more characters: delete it, and a new one is made."

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headway.federation.operations.status_board import LONGEST, MOST_CLIENTS, StatusBoard, StatusObserver
+from headway.federation.operations.status_board import LONGEST, MOST_CLIENTS, ClientsNow, StatusBoard, StatusObserver
 from headway.federation.operations.status_snapshot import ClientStatus, Presence
 from headway.federation.serving.assignments import Assignments
 from headway.federation.serving.members import Members
@@ -32,8 +32,9 @@ class ServerStatus:
     ) -> ServerStatus:
         """The status of these clients and their job; now: the run's clock."""
 
-        def clients() -> tuple[list[ClientStatus], Counter[str]]:
-            return shown_clients(members.snapshot(), board.wall(), assignments.open_clients())
+        def clients() -> ClientsNow:
+            shown, presences = shown_clients(members.snapshot(), board.wall(), assignments.open_clients())
+            return ClientsNow(shown, presences, {str(code): count for code, count in members.refused_calls.items()})
 
         board = StatusBoard(
             "server", name, rounds, clients, lambda: (assignments.job, assignments.state, assignments.reason)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
@@ -27,16 +28,28 @@ from headway.observe.round_report import RoundReport
 MOST_CLIENTS, MOST_EVENTS, MOST_NAMES, PACE_ROUNDS = 1000, 200, 20, 10
 EACH_ROUND = 5  # events of one sort in one round, before the rest is counted in one line
 LONGEST = 500  # characters of a text
-Clients = Callable[[], tuple[Sequence[ClientStatus], Mapping[str, int]]]
 Job = Callable[[], tuple[str, RunState, str]]
+
+
+@dataclass(frozen=True)
+class ClientsNow:
+    """The clients of a server at one moment.
+
+    shown: at most `MOST_CLIENTS` of them.  presences: how many of all are connected, gone and so on.  refused_calls:
+    how many calls were not admitted, by the status of the answer.
+    """
+
+    shown: Sequence[ClientStatus]
+    presences: Mapping[str, int]
+    refused_calls: Mapping[str, int] = field(default_factory=dict)
 
 
 class StatusBoard:
     """The status of one run; every method may be called from any thread.
 
-    kind, name, rounds: see `StatusSnapshot`.  clients: gives those of a server that are to be shown, and how many of
-    all are connected, gone and so on; without it, what rounds report is kept, for the clients that were asked last.
-    job: gives the identifier, state and reason of a server's job.  wall, pace: clocks, in Unix time and for durations.
+    kind, name, rounds: see `StatusSnapshot`.  clients: gives those of a server; without it, what rounds report is kept,
+    for the clients that were asked last.  job: gives the identifier, state and reason of a server's job.
+    wall, pace: clocks, in Unix time and for durations.
     """
 
     def __init__(
@@ -44,7 +57,7 @@ class StatusBoard:
         kind: Literal["server", "simulation"],
         name: str,
         rounds: int,
-        clients: Clients | None = None,
+        clients: Callable[[], ClientsNow] | None = None,
         job: Job | None = None,
         wall: Callable[[], float] = time.time,
         pace: Callable[[], float] = time.monotonic,
@@ -146,7 +159,7 @@ class StatusBoard:
 
     def snapshot(self) -> StatusSnapshot:
         """The status now."""
-        clients, presences = self._seen_clients() if self.clients is None else self.clients()
+        clients = self._seen_clients() if self.clients is None else self.clients()
         with self._lock:
             job, (state, reason) = "", self._state
             if self.job is not None:
@@ -173,18 +186,19 @@ class StatusBoard:
                 central={} if evaluated is None else dict(evaluated.central),
                 drift={} if report is None else dict(report.drift),
                 totals=self.history.totals,
-                population=max(self.population, sum(presences.values())),
-                connected=presences.get("connected", 0),
-                presences=dict(presences),
-                clients=tuple(sorted(clients, key=lambda each: each.name)),
+                population=max(self.population, sum(clients.presences.values())),
+                connected=clients.presences.get("connected", 0),
+                presences=dict(clients.presences),
+                clients=tuple(sorted(clients.shown, key=lambda each: each.name)),
+                refused_calls=dict(clients.refused_calls),
                 history=self.history.rounds(),
                 events=tuple(reversed(self._events)),
                 chain=self.chain,
             )
 
-    def _seen_clients(self) -> tuple[Sequence[ClientStatus], Mapping[str, int]]:
+    def _seen_clients(self) -> ClientsNow:
         with self._lock:
-            return list(self._seen.values()), {"simulated": len(self._seen)}
+            return ClientsNow(list(self._seen.values()), {"simulated": len(self._seen)})
 
     def _pace(self) -> float | None:
         """The median of the last rounds' durations with all waiting; `None` before the first."""

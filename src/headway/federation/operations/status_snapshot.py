@@ -127,7 +127,8 @@ class StatusSnapshot(StatusPart):
     round: the rounds that are complete, of `rounds`.  round_seconds: how long a round takes at present, with all
     waiting; eta_s: the seconds to the end at this pace.  metric: the name of the deciding one.  metrics, central: the
     last evaluation, over the clients and on the central test set, of round `evaluated`.  clients: the first of
-    `population`; connected: how many are; presences: how many of all there are of each.  history: of the rounds,
+    `population`; connected: how many are; presences: how many of all there are of each.
+    refused_calls: how many calls were not admitted, by the status of the answer.  history: of the rounds,
     thinned evenly where there were many.
     """
 
@@ -154,6 +155,7 @@ class StatusSnapshot(StatusPart):
     connected: int = 0
     presences: dict[str, int] = Field(default_factory=dict)
     clients: tuple[ClientStatus, ...] = ()
+    refused_calls: dict[str, int] = Field(default_factory=dict)
     history: tuple[RoundStatus, ...] = ()
     events: tuple[StatusEvent, ...] = ()
     chain: ChainStatus = Field(default_factory=ChainStatus)

@@ -69,6 +69,15 @@ def now_text(client: ClientStatus, at: float) -> str:
     return words[client.presence]
 
 
+REFUSALS = {"401": "without a valid identity", "403": "revoked or not admitted", "429": "too often", "503": "too many"}
+
+
+def refused_calls_text(status: StatusSnapshot) -> str:
+    """How many calls were not admitted, and why; empty without any."""
+    parts = [f"{count} {REFUSALS.get(code, f'with status {code}')}" for code, count in status.refused_calls.items()]
+    return f"Calls that were not admitted: {', '.join(parts)}." if parts else ""
+
+
 def metric_pairs(status: StatusSnapshot) -> list[tuple[str, str]]:
     """The metrics of the last evaluation, in words, the deciding one first."""
     pairs = [("on the central test set", status.central), ("over the clients", status.metrics)]

@@ -18,6 +18,7 @@ from headway.core import fault_points
 from headway.core.errors import ConfigError
 from headway.federation import http_api as api
 from headway.federation.identity.admission import NotAdmitted
+from headway.federation.identity.request_signature import SEQUENCE
 from headway.federation.serving.assignments import Assignments, ReplyArrived
 from headway.federation.serving.http_bodies import BODY_S, Handler, answer_problems, body_of, check_signed, json_of
 from headway.federation.serving.members import Members
@@ -306,6 +307,8 @@ class HttpServer:
         try:
             return self.admission.authenticate(request.method, request.path_qs, request.headers, None, certificate)
         except NotAdmitted as refused:
+            if SEQUENCE not in refused.headers:  # after which a client signs its call again
+                self.members.refuse_call(refused.status)
             if self.members.get(refused.ended) is not None:  # no round waits for it
                 self.members.decline(refused.ended, str(refused))
                 self.members.leave(refused.ended)

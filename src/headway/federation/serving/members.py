@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -78,6 +79,7 @@ class Members:
     ) -> None:
         self.lease_s, self.set_aside_after, self.on_change, self.clock = lease_s, set_aside_after, on_change, clock
         self.on_late: Callable[[str, str], None] = lambda name, reason: None  # given each late reply, and why
+        self.refused_calls: Counter[int] = Counter()  # that were not admitted, by the status of the answer
         self._members: dict[str, Member] = {}
         self._declined: dict[str, str] = {}  # by clients that never joined
         self._started = clock()
@@ -175,6 +177,11 @@ class Members:
         if outcome == "late":
             self.on_late(name, reason)
         return aside
+
+    def refuse_call(self, status: int) -> None:
+        """Counts a call of nobody who may call, or that came too often."""
+        with self._lock:
+            self.refused_calls[status] += 1
 
     def add_bytes(self, name: str, up: int = 0, down: int = 0) -> None:
         """Counts bytes of a client."""
