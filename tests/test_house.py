@@ -85,7 +85,7 @@ SUITES: dict[str, str] = {
     "federation/operations/test_status_board.py": "federation.operations.status_history",
     "federation/relay/test_relay.py": "federation.relay.relay_answering federation.relay.relay_desk",
     "federation/serving/test_network_engine.py": (
-        "federation.serving.assignments federation.serving.gathering federation.serving.http_bodies "
+        "federation.serving.gathering federation.serving.http_bodies "
         "federation.serving.http_server "
         "federation.serving.job_desk federation.serving.network_training "
         "federation.serving.request_channel federation.serving.server_setup federation.serving.training_round"
@@ -100,9 +100,6 @@ SUITES: dict[str, str] = {
     "federation/spool/test_run_check.py": (
         "federation.spool.manifest federation.spool.manifest_folder federation.spool.replay_setup "
         "federation.spool.round_replay"
-    ),
-    "federation/test_server.py": (
-        "cli.serve_command federation.run_stores federation.served_job federation.server_job federation.server_log"
     ),
     "model/test_models_not_plain.py": "model.module_checks model.personal_model",
     "model/test_shapes.py": "model.broadcasting model.losses",

@@ -166,6 +166,10 @@ class Assignments:
         with self._lock:
             if (known := self._deciding.get(name)) is not None and known.digest == arrived.digest:
                 return known.verdict
+            receipt = self._receipts.get(name)  # decided about while this call was on its way to here
+            if receipt is not None and (receipt.client, receipt.digest) == (arrived.client, arrived.digest):
+                arrived.verdict.set_result(receipt)
+                return arrived.verdict
             if not self._listening:
                 _ask_again(arrived)
                 return arrived.verdict
@@ -194,11 +198,6 @@ class Assignments:
         with self._lock:
             self._shown[client] = self.state
             return self.state, self.reason
-
-    def all_shown(self, clients: Iterable[str]) -> bool:
-        """Whether all of these clients were shown the present state."""
-        with self._lock:
-            return all(self._shown.get(client) == self.state for client in clients)
 
     def verdicts(self, client: str) -> tuple[RoundVerdict, ...]:
         """The verdicts that a client has not carried out yet."""

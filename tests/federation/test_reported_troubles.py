@@ -1,0 +1,368 @@
+"""What people report of federations in use, each as a test: agents, a server, and the network between them."""
+
+import socket
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from agent_threads import AgentThread
+from crash_nodes import free_port
+from fault_proxy import FaultProxy, Faults
+from network import Network
+from processes import until
+from serving_run import Stopped, stores
+from torch import nn
+from toys import blobs, linear_task
+
+import headway as hw
+from headway.federation import http_api as api
+from headway.federation.agent import connection as agent_connection
+from headway.federation.serving.http_server import HttpServer
+from headway.federation.serving.network_engine import WaitedTooLong
+
+DATA, TASK = blobs((7, 12, 5)), linear_task(dtype="float64")
+ONE, TWO, THREE = DATA.clients
+ROUNDS = 3
+TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2)
+SCAFFOLD = hw.recipes.recipe("scaffold", trainer=TRAINER)
+
+
+class Federation:
+    """A server whose run goes on in a thread, a proxy before it, and agents; all end with the test."""
+
+    def __init__(self, folder, algorithm=SCAFFOLD, rounds=ROUNDS, task=TASK, expected=DATA.clients, **options):
+        self.folder, self.task, self.algorithm, self.rounds = folder, task, algorithm, rounds
+        self.spool, self.log = stores(folder)
+        options = {"expected": frozenset(expected), **options}
+        self.network = Network.of(algorithm, TASK, self.spool, self.log, rounds, **options)
+        self.engine, self.members = self.network.engine, self.network.members
+        self.proxy = FaultProxy(self.network.server.address)
+        self.proxy.__enter__()
+        self.agents: dict[str, AgentThread] = {}
+        self.reports: list = []
+        self.error: BaseException | None = None
+        self.run = hw.Run(algorithm, DATA, TASK, rounds=rounds, engine=self.engine, evaluate_every=None)
+        self.thread = threading.Thread(target=self._go, daemon=True)
+
+    def _go(self):
+        try:
+            self.reports.extend(self.run)
+            self.network.assignments.set_state("finished")
+        except Stopped:
+            pass
+        except BaseException as error:
+            self.error = error
+            self.network.assignments.set_state("failed", str(error))
+
+    def start(self):
+        self.thread.start()
+        return self
+
+    def join(self, *clients, url="", **options):
+        for client in clients:
+            own = (url or self.proxy.url, DATA, client, self.folder)
+            self.agents[client] = AgentThread(*own, task=self.task, **options)
+        return self.agents[clients[-1]]
+
+    def finish(self):
+        """Waits for the end of the run, and of all agents; the states that these end with."""
+        self.thread.join(50)
+        assert not self.thread.is_alive(), (self.engine.progress, [a.events[-3:] for a in self.agents.values()])
+        if self.error is not None:
+            raise self.error
+        return {client: agent.join() for client, agent in self.agents.items()}
+
+    def trained(self, client):
+        """The rounds that a client has trained in, in their order."""
+        return [more["round"] for kind, _, more in self.agents[client].events if kind == "trained"]
+
+    def counted(self):
+        return [report.count("counted") for report in self.reports]
+
+    def close(self):
+        def stop(seconds=0.0):
+            raise Stopped
+
+        for agent in self.agents.values():
+            agent.agent.stop()
+        self.engine.channel.event = stop
+        if self.thread.ident is not None:
+            self.thread.join(20)
+        for agent in self.agents.values():
+            agent.thread.join(20)
+        self.proxy.__exit__()
+        self.network.close()
+        self.log.close()
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Federations whose agents beat, ask and give up connections fast."""
+    monkeypatch.setattr(api, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(api, "POLL_S", 1.0)
+    monkeypatch.setattr(agent_connection, "SILENCE_S", 0.5)
+    made = []
+
+    def make(*arguments, **options):
+        made.append(Federation(tmp_path, *arguments, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """The weights of the Local engine."""
+    run = hw.Run(SCAFFOLD, DATA, TASK, rounds=ROUNDS, evaluate_every=None)
+    list(run)
+    return run.state.params
+
+
+def check(federation, simulated):
+    """The run has ended as if nothing had happened, and each update was computed once."""
+    assert federation.finish() == dict.fromkeys(DATA.clients, "finished")
+    assert torch.equal(federation.run.state.params, simulated)
+    assert federation.counted() == [3] * ROUNDS
+    assert [federation.trained(client) for client in DATA.clients] == [list(range(ROUNDS))] * 3
+
+
+class Wide(nn.Linear):
+    """A model whose updates take a while on a slow line."""
+
+    def __init__(self):
+        super().__init__(4, 3)
+        self.ballast = nn.Parameter(torch.zeros(20_000))
+
+    def forward(self, x):
+        return super().forward(x) + self.ballast.sum() * 0
+
+
+class Slow(nn.Linear):
+    """A model that takes long to train."""
+
+    def __init__(self):
+        super().__init__(4, 3)
+
+    def forward(self, x):
+        time.sleep(0.2)
+        return super().forward(x)
+
+
+def test_an_upload_that_takes_longer_than_every_limit_counts(tmp_path, make, monkeypatch):
+    """As long as bytes come in, the client is there; one client does not end the run."""
+    task = hw.Task(Wide)
+    monkeypatch.setattr("test_reported_troubles.TASK", task)
+    federation = make(hw.recipes.recipe("fedavg", trainer=TRAINER), 1, task, lease_s=0.6).start()
+    federation.join(ONE, TWO, url=federation.network.url)
+    federation.proxy.faults = Faults(rate=60_000.0)
+    federation.join(THREE)
+    assert set(federation.finish().values()) == {"finished"}
+    assert federation.counted() == [3]
+
+
+def test_a_client_that_trains_for_longer_than_a_lease_is_there(make):
+    task = hw.Task(Slow, dtype="float64")
+    federation = make(rounds=1, task=task, lease_s=0.6).start()
+    federation.join(*DATA.clients)
+    assert set(federation.finish().values()) == {"finished"}
+    assert federation.counted() == [3]
+
+
+def test_a_client_that_restarts_is_asked_again(make, simulated):
+    federation = make().start()
+    federation.join(ONE, TWO)
+    first = federation.join(THREE)
+    until(lambda: federation.trained(THREE) == [0])
+    first.stop()
+    federation.join(THREE)
+    federation.finish()
+    assert torch.equal(federation.run.state.params, simulated)
+    assert federation.counted() == [3] * ROUNDS
+
+
+def test_agents_wait_for_a_server_that_is_not_up_yet(tmp_path, make, simulated, monkeypatch):
+    port = free_port()
+    early = [AgentThread(f"http://127.0.0.1:{port}", DATA, c, tmp_path, task=TASK) for c in DATA.clients]
+    until(lambda: all("unreachable" in agent.kinds() for agent in early))
+    start = HttpServer.start
+    monkeypatch.setattr(HttpServer, "start", lambda self, host, _, context=None: start(self, host, port, context))
+    federation = make().start()
+    federation.agents = dict(zip(DATA.clients, early, strict=True))
+    check(federation, simulated)
+    assert [agent.kinds().count("unreachable") for agent in early] == [1] * 3, "said once, not at each attempt"
+
+
+@pytest.mark.parametrize("way", ["cut_up", "cut_down"])
+@pytest.mark.parametrize("byte", [0, 100, 700, 1300, 2000])
+def test_connections_that_break_at_any_byte(make, simulated, way, byte):
+    """The result is kept at the client, and what the server holds of it is not sent twice."""
+    federation = make().start()
+    federation.proxy.faults = Faults(**{way: byte}, times=8)
+    federation.join(*DATA.clients)
+    check(federation, simulated)
+
+
+def test_a_line_that_loses_connections(make, simulated):
+    federation = make().start()
+    federation.proxy.faults = Faults(loss=0.05, latency_s=0.005)
+    federation.join(*DATA.clients)
+    check(federation, simulated)
+    assert federation.proxy.cuts
+
+
+def test_work_goes_on_when_connections_drop(make):
+    """Nothing is computed again because a socket was closed while it trained."""
+    task = hw.Task(Slow, dtype="float64")
+    federation = make(rounds=1, task=task).start()
+    federation.join(*DATA.clients)
+    until(lambda: any(member["activity"] == "training" for member in federation.members.snapshot()))
+    for _ in range(5):
+        federation.proxy.cut()
+        time.sleep(0.1)
+    assert set(federation.finish().values()) == {"finished"}
+    assert federation.counted() == [3]
+    assert [federation.trained(client) for client in DATA.clients] == [[0]] * 3
+
+
+def test_half_open_connections_are_given_up(make, simulated):
+    """A partition that drops everything: connections that neither side sees closed, in the middle of a poll."""
+    federation = make(lease_s=60.0).start()
+    federation.join(ONE, TWO)
+    until(lambda: federation.proxy.open >= 2)
+    federation.proxy.forget()
+    federation.join(THREE)
+    check(federation, simulated)
+
+
+@pytest.mark.parametrize("faults", [Faults(buffering=True), Faults(idle_s=0.3), Faults(latency_s=0.05)], ids=str)
+def test_proxies_between(make, simulated, faults):
+    """One that buffers whole messages, one that cuts idle connections, and a long way."""
+    federation = make().start()
+    federation.proxy.faults = faults
+    federation.join(ONE, TWO)
+    time.sleep(0.8)  # a poll that is longer than the proxy's patience
+    federation.join(THREE)
+    check(federation, simulated)
+
+
+def test_a_partition_that_heals(make, simulated):
+    federation = make(lease_s=60.0).start()
+    federation.join(*DATA.clients)
+    until(lambda: federation.trained(ONE))
+    federation.proxy.faults = Faults(frozen=True)
+    time.sleep(1.5)
+    federation.proxy.faults = Faults()
+    check(federation, simulated)
+
+
+def test_a_gateway_whose_server_is_away(make, simulated):
+    """Its answers of 502 are no end, and no reason to come every moment."""
+    federation = make(lease_s=60.0).start()
+    federation.join(*DATA.clients)
+    until(lambda: federation.trained(ONE))
+    federation.proxy.faults = Faults(bad_gateway=True)
+    federation.proxy.cut()
+    time.sleep(3.0)
+    asked = sum(api.HEARTBEAT.encode() not in line for line in federation.proxy.requests)
+    federation.proxy.faults = Faults()
+    assert 3 <= asked <= 3 * 8, "calls of three agents in three seconds, whose waits double"
+    check(federation, simulated)
+
+
+def test_a_round_that_has_enough_does_not_wait_for_a_client_that_was_killed(make):
+    algorithm = replace(SCAFFOLD, quorum=hw.Quorum(count=2, deadline_s=20.0))
+    slow = hw.Task(Slow, dtype="float64")
+    federation = make(algorithm, lease_s=60.0).start()
+    federation.join(ONE, TWO)
+    federation.task = slow
+    agent = federation.join(THREE)
+    until(lambda: any(row["name"] == THREE and row["activity"] for row in federation.members.snapshot()))
+    agent.stop()
+    del federation.agents[THREE]
+    assert set(federation.finish().values()) == {"finished"}
+    assert federation.counted() == [2] * ROUNDS
+
+
+def test_a_server_that_waits_shows_for_whom_and_since_when(make):
+    federation = make(wait_limit_s=1.5).start()
+    agents = [federation.join(ONE), federation.join(TWO)]
+    until(lambda: federation.engine.progress.waiting_for == (THREE,))
+    progress = federation.engine.progress
+    assert progress.phase == "waiting for clients"
+    assert THREE in progress.note
+    assert 0 <= progress.since <= federation.engine.now
+    federation.thread.join(20)
+    assert isinstance(federation.error, WaitedTooLong)
+    assert f"waited 1.5 s for {THREE}" in str(federation.error)
+    assert [agent.join() for agent in agents] == ["failed", "failed"], "nobody goes on for a run that has failed"
+
+
+def test_clients_do_not_work_on_for_a_run_that_has_failed(make):
+    task = hw.Task(Slow, dtype="float64")
+    federation = make(task=task).start()
+    agents = [federation.join(client) for client in DATA.clients]
+    until(lambda: any(member["activity"] == "training" for member in federation.members.snapshot()))
+    begun = time.monotonic()
+    federation.network.assignments.set_state("failed", "the disk is full")
+    assert [agent.join() for agent in agents] == ["failed"] * 3
+    assert time.monotonic() - begun < 15
+    assert any("the disk is full" in text for _, text, _ in agents[0].events)
+
+
+def test_clients_join_leave_and_are_set_aside_while_a_run_goes_on(make):
+    algorithm = hw.recipes.recipe("fedavg", trainer=TRAINER)
+    federation = make(algorithm, rounds=40, expected=[ONE], lease_s=1.0).start()
+    federation.join(ONE)
+    until(lambda: federation.trained(ONE))
+    federation.join(TWO)
+    until(lambda: any(row["name"] == TWO and row["outcomes"]["counted"] for row in federation.members.snapshot()))
+    federation.agents.pop(TWO).stop()
+    federation.join(THREE)
+    assert set(federation.finish().values()) == {"finished"}
+    assert len(federation.counted()) == 40
+    assert min(federation.counted()) >= 1
+    names = {row.client for report in federation.reports for row in report.clients if row.status == "counted"}
+    assert {ONE, TWO} <= names
+
+
+def test_a_late_client_is_told_and_its_memory_agrees(make):
+    """An update that comes after the deadline is dropped at both sides: the client's variate stays what counted."""
+    algorithm = replace(SCAFFOLD, quorum=hw.Quorum(count=2))
+    federation = make(algorithm, rounds=2, lease_s=60.0)
+    federation.join(ONE, TWO)
+    federation.task = hw.Task(Slow, dtype="float64")
+    late = federation.join(THREE)
+    federation.start()
+    assert set(federation.finish().values()) == {"finished"}
+    assert federation.counted() == [2, 2]
+    kinds = set(late.kinds())
+    assert kinds & {"withdrawn", "not counted", "not wanted"}, late.events
+    counted = {row.client for report in federation.reports for row in report.clients if row.status == "counted"}
+    committed = None if late.agent.session is None else late.agent.session.job.memory.committed
+    assert (committed is None) == (THREE not in counted)
+
+
+def test_no_connection_leaves_for_anywhere_else(make, simulated, monkeypatch):
+    """There is no telemetry: all connections of a server and its agents go to this server."""
+    reached, connect = set(), socket.socket.connect
+
+    def spy(self, address):
+        reached.add(address[0] if isinstance(address, tuple) else address)
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", spy)
+    federation = make().start()
+    federation.join(*DATA.clients)
+    check(federation, simulated)
+    assert reached <= {"127.0.0.1", "::1"}
+
+
+def test_a_missing_address_is_not_tried_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(agent_connection, "UNKNOWN_HOST_S", 1.0)
+    agent = AgentThread(f"http://localhost:{free_port()}/x", DATA, ONE, tmp_path, task=TASK, patience_s=1.0)
+    with pytest.raises(hw.HeadwayError, match="no Headway server has answered"):
+        agent.join()
