@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from network import Network
+from raw_client import RawClient
 from toys import blobs, linear_task
 
 import headway as hw
@@ -28,12 +30,17 @@ def recorded_run(
     gate=None,
     others=(),
     receipts=None,
+    by_hand=None,
+    grace_s=60.0,
     **options,
 ) -> hw.Run:
-    """A run, or the rest of one, to its end or until `stop_after` rounds are over."""
+    """A run, or the rest of one, to its end or until `stop_after` rounds are over.
+
+    by_hand: what a client does instead, with a `RawClient`.
+    """
     algorithm = algorithm or hw.recipes.recipe("fedavg", trainer=TRAINER)
     data, task = blobs(SIZES), linear_task(dtype="float64")
-    spool, log, resume = Spool(folder / "spool"), EventLog(folder), (folder / "run.json").exists()
+    spool, log, resume = Spool(folder / "spool", grace_s=grace_s), EventLog(folder), (folder / "run.json").exists()
     network = Network.of(algorithm, task, spool, log, rounds, wait_limit_s=10.0, expected=frozenset(data.clients))
     sign = signer(identity)
 
@@ -45,8 +52,13 @@ def recorded_run(
         return made
 
     network.engine.channel.sign = signed
-    network.join(algorithm, task, data, data.clients, gate=gate)
+    by_hand = by_hand or {}
+    network.join(algorithm, task, data, [each for each in data.clients if each not in by_hand], gate=gate)
+    raws = [threading.Thread(target=act, args=(RawClient(network.url, name),)) for name, act in by_hand.items()]
+    for raw in raws:
+        raw.start()
     manifests = RoundManifests(folder, network.engine, spool, identity, keep_rounds)
+    run = None
     try:
         run = hw.Run(
             algorithm,
@@ -63,7 +75,10 @@ def recorded_run(
         for report in run:
             if report.round == stop_after:
                 break
-        run.close()
     finally:
+        if run is not None:
+            run.close()
         network.close()
+        for raw in raws:
+            raw.join(20)
     return run

@@ -1,13 +1,18 @@
 """The manifests of a server's run: what they hold, and that a resumed run goes on with the same chain."""
 
+import errno
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from recorded_run import recorded_run
+from raw_client import RawClient
+from recorded_run import TRAINER, recorded_run
 
 import headway as hw
 from headway.core.errors import RunFolderError
+from headway.experiment import replay
 from headway.federation.spool.manifest import ModelDigests, digest_of
 from headway.federation.spool.manifest_folder import ManifestFolder
 from headway.federation.spool.run_check import RunCheck
@@ -78,7 +83,7 @@ def test_old_updates_are_forgotten_and_the_disk_does_not_grow(tmp_path: Path) ->
         def on_recorded(self, report):
             sizes.append(sum(path.stat().st_size for path in (tmp_path / "run" / "spool").rglob("*") if path.is_file()))
 
-    recorded_run(tmp_path / "run", rounds=14, keep_rounds=2, others=[Sizes()])
+    recorded_run(tmp_path / "run", rounds=14, keep_rounds=2, others=[Sizes()], grace_s=0.0)
     assert max(sizes[6:]) <= max(sizes[:6]) * 1.3
     result = RunCheck(tmp_path / "run").check()
     assert not result.differences
@@ -86,3 +91,90 @@ def test_old_updates_are_forgotten_and_the_disk_does_not_grow(tmp_path: Path) ->
     assert len(result.replayed) >= 2
     assert result.by_digest + result.replayed == list(range(1, 15))
     assert len(ManifestFolder(tmp_path / "run").state_rounds()) <= 3
+
+
+class Crash(Exception):
+    """The end of the server's process."""
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def crash(*_: object, **__: object) -> None:
+    raise Crash
+
+
+CRASHES = {
+    "in the journal": ("headway.observe.journal.Journal.record", crash, Crash),
+    "before the manifest": ("headway.federation.spool.manifest_folder.ManifestFolder.write_round", crash, Crash),
+    "between manifest and head": ("headway.federation.spool.manifest_folder.ManifestFolder.write_head", crash, Crash),
+    "after the manifest": ("headway.federation.spool.spool.Spool.forget", crash, Crash),
+    "before the checkpoint": ("headway.experiment.checkpointer.Checkpointer.save", crash, Crash),
+    "full disk": ("headway.federation.spool.manifest_folder.write_atomically", no_space, RunFolderError),
+    "full disk at the checkpoint": ("headway.observe.run_folder.write_tensors", no_space, RunFolderError),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("keep_after_s", [0.0, 20.0], ids=["answers kept", "answers from events"])
+@pytest.mark.parametrize("where", CRASHES)
+def test_a_server_that_ends_anywhere_goes_on_with_one_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, keep_after_s: float
+) -> None:
+    monkeypatch.setattr(replay, "KEEP_AFTER_S", keep_after_s)
+    place, fail, error = CRASHES[where]
+
+    class AfterTheFirst(hw.Observer):
+        def on_round(self, report: hw.RoundReport) -> None:
+            if report.round == 2:
+                patch.setattr(place, fail)
+
+    with monkeypatch.context() as patch, pytest.raises(error):
+        recorded_run(tmp_path / "run", 3, others=[AfterTheFirst()])
+    run = recorded_run(tmp_path / "run", 3)
+    result = RunCheck(tmp_path / "run").check()
+    assert (result.rounds, result.replayed, result.differences) == ([1, 2, 3], [1, 2, 3], [])
+    assert run.state.round == 3
+
+
+def test_an_update_that_is_refused_is_listed_with_its_reason(tmp_path: Path) -> None:
+    answers = []
+
+    def poison(raw: RawClient) -> None:
+        with raw:
+            assert raw.join(9).status == 200
+            answers.append(raw.answer(raw.assignment(), 9.0, float("nan")).json["verdict"])
+
+    recorded_run(tmp_path / "run", 1, by_hand={"client-3": poison}, evaluate_every=None)
+    assert answers == ["refused"]
+    (entry,) = (each for each in ManifestFolder(tmp_path / "run").document(1).updates if each.verdict != "counted")
+    assert (entry.client, entry.verdict, entry.weight, len(entry.digest)) == ("client-3", "refused", None, 64)
+    assert "not finite" in entry.reason
+    result = RunCheck(tmp_path / "run").check()
+    assert (result.replayed, result.differences) == ([1], [])
+
+
+def test_a_client_that_does_not_answer_is_listed_as_lost(tmp_path: Path) -> None:
+    def silent(raw: RawClient) -> None:
+        with raw:
+            assert raw.join(9).status == 200
+            raw.assignment()
+
+    algorithm = replace(hw.recipes.recipe("fedavg", trainer=TRAINER), quorum=hw.Quorum(count=3))
+    recorded_run(tmp_path / "run", 1, algorithm, by_hand={"client-3": silent}, evaluate_every=None)
+    document = ManifestFolder(tmp_path / "run").document(1)
+    assert [(each.client, each.verdict) for each in document.updates][3] == ("client-3", "lost")
+    assert (document.updates[3].digest, document.updates[3].reason) == ("", "the round was over before it answered")
+    assert document.asked == ("client-0", "client-1", "client-2", "client-3")
+    result = RunCheck(tmp_path / "run").check()
+    assert (result.replayed, result.differences) == ([1], [])
+
+
+def test_updates_of_earlier_models_are_computed_again_with_their_own(tmp_path: Path) -> None:
+    algorithm = hw.recipes.recipe("fedbuff", trainer=TRAINER, concurrency=3, buffer=1)
+    recorded_run(tmp_path / "run", 6, algorithm, evaluate_every=None)
+    folder = ManifestFolder(tmp_path / "run")
+    entries = [(round_, each) for round_ in folder.rounds() for each in folder.document(round_).updates]
+    assert any(each.asked < round_ - 1 for round_, each in entries if each.verdict == "counted")
+    result = RunCheck(tmp_path / "run").check()
+    assert (result.replayed, result.differences) == ([1, 2, 3, 4, 5, 6], [])

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -305,26 +306,40 @@ def test_damage_of_a_content_is_found(tmp_path: Path) -> None:
     assert not spool.is_whole(digest)
 
 
-def test_forgetting_spares_what_is_kept_and_what_came_since(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+def test_forgetting_spares_what_is_kept_and_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    spool = Spool(tmp_path, grace_s=60)
     kept, old = spool.put(b"kept"), spool.put(b"old")
     uploaded(spool, "u", b"uploaded")
+    now = 150.0
+    new, again = spool.put(b"new"), spool.put(b"old")
     assert spool.forget({kept}) == 0
-    new = spool.put(b"new")
-    old_again = spool.put(b"old")
+    now = 170.0
     assert spool.forget({kept}) == len(b"uploaded"), "what was put again is new"
     assert spool.received("u") == 0
     assert not spool.holds(sha(b"uploaded"))
-    assert all(spool.holds(digest) for digest in (kept, new, old_again))
+    assert all(spool.holds(digest) for digest in (kept, new, again))
+    spool = Spool(tmp_path, grace_s=60)
+    now = 229.0
+    assert spool.forget({kept}) == 0, "an update may have come before the server was started"
+    now = 231.0
     assert spool.forget({kept}) == len(b"new") + len(b"old")
-    assert old == old_again
-    assert not spool.holds(old)
     assert not spool.path(old).exists()
     assert Spool(tmp_path).size == len(b"kept")
 
 
+def test_an_upload_whose_content_was_forgotten_begins_anew(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, grace_s=0)
+    path = uploaded(spool, "u", DATA)
+    path.unlink()
+    with pytest.raises(UploadRefused, match="again from byte 0"):
+        spool.finish("u", len(DATA), sha(DATA))
+    assert uploaded(spool, "u", DATA).read_bytes() == DATA
+
+
 def test_the_disk_does_not_grow_over_rounds(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path, grace_s=0)
     for round_ in range(60):
         data = bytes([round_]) * 1000
         uploaded(spool, f"u{round_}", data)

@@ -77,6 +77,11 @@ class Assignments:
                 self._open.clear()
         self._wake(list(self._waiting))
 
+    def undecided(self) -> set[str]:
+        """The digests of the replies that the run has not decided about."""
+        with self._lock:
+            return {arrived.digest for arrived in self._deciding.values()}
+
     def open(self, client: str, assignment: Assignment) -> None:
         """Gives a client a request, in the place of an earlier one."""
         with self._lock:

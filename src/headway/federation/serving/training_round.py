@@ -17,7 +17,7 @@ from headway.federation.serving.server_setup import ServerSetup
 from headway.federation.spool.round_event import RoundEvent
 from headway.protocol.messages import Answer, Ask, Declined, Reply, SumReply, UpdateReply
 from headway.protocol.reports import Reports
-from headway.protocol.round_pool import Closed, Ticket
+from headway.protocol.round_pool import Arrival, Closed, LostClient, Ticket
 from headway.protocol.wire_messages import Binding, read_reply
 from headway.server.coordinator import Coordinator
 from headway.server.grouped_sum import GroupedSum, StoredUpdate
@@ -48,6 +48,8 @@ class RoundRecord:
             "replies": [[number, digest] for number, digest in self.replies.items()],
             "counted": [astuple(ticket) for ticket in self.counted.values()],
             "lost": [[astuple(ticket), reason] for ticket, reason in self.lost.values()],
+            "refused": [[number, reason] for number, reason in self.refused.items()],
+            "closed": None if self.closed is None else astuple(self.closed),
         }
 
     @classmethod
@@ -59,6 +61,12 @@ class RoundRecord:
         lost = [(Ticket(*each), reason) for each, reason in state["lost"]]
         record.counted = {ticket.client: ticket for ticket in counted}
         record.lost = {ticket.client: (ticket, reason) for ticket, reason in lost}
+        record.refused = {int(number): reason for number, reason in state.get("refused", ())}
+        if (closed := state.get("closed")) is not None:
+            round_, at, arrivals, losses = closed
+            ended = tuple(Arrival(Ticket(*ticket), when, age) for ticket, when, age in arrivals)
+            missed = tuple(LostClient(Ticket(*ticket), when, reason) for ticket, when, reason in losses)
+            record.closed = Closed(round_, at, ended, missed)
         return record
 
 

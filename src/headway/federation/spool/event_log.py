@@ -19,7 +19,7 @@ from headway.federation.http_api import RoundVerdict
 from headway.federation.spool.disk_errors import AGAIN, SpoolError
 from headway.federation.spool.round_event import EventKind, RoundEvent
 from headway.observe.journal import open_read_only
-from headway.observe.run_folder import EVENTS
+from headway.observe.run_folder import EVENTS as EVENTS
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (

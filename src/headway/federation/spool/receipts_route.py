@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -14,8 +15,8 @@ from headway.federation.serving.refusals import Refused
 from headway.federation.spool.receipts import extract
 
 
-def receipts_routes(admission: Caller, run: Path) -> list[tuple[str, str, Handler]]:
-    """The handler for `HttpServer(routes=...)`.  run: the run's folder."""
+def receipts_routes(admission: Caller, run: Path | Callable[[], Path]) -> list[tuple[str, str, Handler]]:
+    """The handler for `HttpServer(routes=...)`.  run: the run's folder; a function, where the server has several."""
 
     async def receipts(request: web.Request) -> web.StreamResponse:
         certificate = None
@@ -25,7 +26,8 @@ def receipts_routes(admission: Caller, run: Path) -> list[tuple[str, str, Handle
         after = request.query.get("after", "0")
         if not (after.isascii() and after.isdigit() and len(after) <= 9):
             raise Refused("malformed", "after is the number of a round.", found=after)
-        answer = await asyncio.get_running_loop().run_in_executor(None, extract, run, client, int(after))
+        folder = run() if callable(run) else run
+        answer = await asyncio.get_running_loop().run_in_executor(None, extract, folder, client, int(after))
         if answer is None:
             raise Refused("unknown", "no round is over yet: ask again later.")
         return json_of(answer)

@@ -209,4 +209,5 @@ class RoundManifests(Observer):
                 self._kept.popleft()
         record = self.engine.rounds.record
         keep = {*record.replies.values(), *(message.digest for message in record.messages.values())}
+        keep |= self.engine.channel.assignments.undecided()
         self.spool.forget(keep.union(*(digests for _, digests in self._kept)))

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from headway.observe.folder_lock import sync_folder
 PIECE = 1 << 20  # bytes that are read at a time
 PER_CLIENT = 8 << 30  # bytes of unfinished uploads of one client
 SPARE = 64 << 20  # bytes of the disk that uploads leave free, for the event log, the journal and the checkpoint
+GRACE_S = 60.0  # between the end of an upload and its event, at most, and again as long
 DIGEST = re.compile(r"[0-9a-f]{64}")
 BLOBS, PARTS, PART, DONE = "blobs", "parts", ".part", ".done"
 
@@ -52,21 +54,28 @@ class Spool:
     """Content on disk by its digest, and unfinished uploads; for any number of threads of one process.
 
     folder: is made when something is written.  per_client: bytes of unfinished uploads of one client, whose oldest
-    ones make way for a new one.  spare: bytes of the disk that uploads leave free.  read_only: whether contents are
-    only read.
+    ones make way for a new one.  spare: bytes of the disk that uploads leave free.  grace_s: seconds for which `forget`
+    leaves a new content.  read_only: whether contents are only read.
 
     Raises:
         SpoolError: if the folder cannot be made or read.
     """
 
     def __init__(
-        self, folder: Path, *, per_client: int = PER_CLIENT, spare: int = SPARE, read_only: bool = False
+        self,
+        folder: Path,
+        *,
+        per_client: int = PER_CLIENT,
+        spare: int = SPARE,
+        grace_s: float = GRACE_S,
+        read_only: bool = False,
     ) -> None:
         self.folder, self.per_client, self.spare = Path(folder), per_client, spare
         self.blobs, self._parts = self.folder / BLOBS, self.folder / PARTS
         self._lock = threading.Lock()
         self._uploads: dict[str, _Upload] = {}
-        self._unlisted: set[str] = set()  # blobs that the last call of `forget` did not name
+        self._grace_s, self._opened = grace_s, time.monotonic()
+        self._used: dict[str, float] = {}  # when a content was put or finished last
         self._fresh = 0
         if not read_only and self.folder.exists():
             with disk(self.folder):
@@ -126,6 +135,8 @@ class Spool:
                 )
                 raise UploadRefused("offset", held.received, message)
             with disk(self.blobs / digest):
+                if held.digest is not None and not self._is_there(held.digest, held.received):
+                    self._restart(held)  # it was forgotten
                 found = held.digest or (held.hash.hexdigest() if held.hash is not None else _digest_of(held.part))
                 if found != digest:
                     self._restart(held)
@@ -216,19 +227,18 @@ class Spool:
     def forget(self, keep: Collection[str]) -> int:
         """Removes contents that are not to be kept; how many bytes that freed.
 
-        A content goes at the second call that does not name it: the first may have come between the end of its upload
-        and the event of its arrival.
+        One that was put or finished less than the grace period ago stays: its event may be on the way.
         """
-        freed = 0
+        freed, until = 0, time.monotonic() - self._grace_s
         with disk(self.blobs), self._lock:
-            there = self.blobs.iterdir() if self.blobs.exists() else ()
-            unlisted = {each.name for each in there} - set(keep)
-            gone, self._unlisted = unlisted & self._unlisted, unlisted - self._unlisted
+            there = {each.name for each in self.blobs.iterdir()} if self.blobs.exists() else set()
+            gone = {each for each in there - set(keep) if self._used.get(each, self._opened) <= until}
             for stem in [stem for stem, held in self._uploads.items() if held.digest in gone]:
                 self._uploads.pop(stem).done.unlink(missing_ok=True)
             for digest in gone:
                 freed += (self.blobs / digest).stat().st_size
                 (self.blobs / digest).unlink()
+            self._used = {each: at for each, at in self._used.items() if at > until}
         return freed
 
     @property
@@ -343,13 +353,13 @@ class Spool:
         fault_points.at("after a content is on disk")
 
     def _is_there(self, digest: str, size: int) -> bool:
-        """Whether a content that is put again is there; then `forget` begins to count anew.
+        """Whether a content is there, whose grace period begins anew.
 
         A file of another size is what a power failure left, and is written anew.
         """
         path = self.blobs / digest
         with self._lock:
-            self._unlisted.discard(digest)
+            self._used[digest] = time.monotonic()
             return path.is_file() and path.stat().st_size == size
 
 
