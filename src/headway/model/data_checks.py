@@ -12,7 +12,7 @@ from headway.data.dataset.client_index import ClientIndex
 from headway.data.dataset.examples import Examples
 from headway.data.dataset.federated import FederatedData
 from headway.model.attributes import Attributes
-from headway.model.random_state import outside_seeded
+from headway.model.random_state import GENERATORS, outside_seeded
 from headway.model.task import Task
 from headway.numerics.keys import Key
 
@@ -128,7 +128,7 @@ def _forward(module: nn.Module, inputs: Tensor) -> object:
     trained, attributes = module.training, Attributes(module)
     module.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), outside_seeded(0):
+        with torch.no_grad(), GENERATORS, torch.random.fork_rng(devices=[]), outside_seeded(0):
             return module(inputs.clone())
     finally:
         module.train(trained)

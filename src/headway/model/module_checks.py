@@ -12,7 +12,7 @@ from headway.core.algorithm import Algorithm
 from headway.core.errors import ConfigError
 from headway.data import Examples
 from headway.model.flat_module import FlatModule
-from headway.model.random_state import has_moved, outside, rewind_outside
+from headway.model.random_state import GENERATORS, has_moved, outside, rewind_outside
 from headway.model.task import Task
 
 EXAMINED = 2  # examples
@@ -67,29 +67,35 @@ def examine(flat_module: FlatModule, examples: Examples) -> None:
 
 @contextmanager
 def untouched(flat_module: FlatModule) -> Iterator[None]:
-    """Puts back what a client's work changes: parameters, buffers, attributes, modes, and all generators."""
-    modes = {part: part.training for part in flat_module.module.modules()}
-    before, drawn, others = flat_module.snapshot(), flat_module.site.rng_state(), outside()
-    try:
-        yield
-    finally:
-        flat_module.attributes.restore()
-        flat_module.restore(before)
-        flat_module.site.set_rng_state(drawn)
-        rewind_outside(others)
-        for part, mode in modes.items():
-            part.training = mode
+    """Puts back what a client's work changes: parameters, buffers, attributes, modes, and all generators.
+
+    No other thread uses these meanwhile.
+    """
+    with GENERATORS:
+        modes = {part: part.training for part in flat_module.module.modules()}
+        before, drawn, others = flat_module.snapshot(), flat_module.site.rng_state(), outside()
+        try:
+            yield
+        finally:
+            flat_module.attributes.restore()
+            flat_module.restore(before)
+            flat_module.site.set_rng_state(drawn)
+            rewind_outside(others)
+            for part, mode in modes.items():
+                part.training = mode
 
 
 @contextmanager
 def undisturbed(flat_module: FlatModule) -> Iterator[None]:
-    """Leaves the generators of torch, NumPy and Python, and the attributes of the model, as they were found."""
-    before = flat_module.rng_state()
-    try:
-        yield
-    finally:
-        flat_module.attributes.restore()
-        flat_module.set_rng_state(before)
+    """Leaves the generators of torch, NumPy and Python, and the attributes of the model, as they were found; no other
+    thread uses them meanwhile."""
+    with GENERATORS:
+        before = flat_module.rng_state()
+        try:
+            yield
+        finally:
+            flat_module.attributes.restore()
+            flat_module.set_rng_state(before)
 
 
 def has_own_code(algorithm: Algorithm, task: Task) -> bool:

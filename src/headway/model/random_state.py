@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 Drawn = tuple[Any, Any]
+GENERATORS = threading.RLock()  # held by a thread while it seeds and draws: two at once would draw from one stream
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=GENERATORS._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def outside() -> Drawn:

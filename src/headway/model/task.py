@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,10 +17,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from headway.core.errors import ConfigError, nearest
 from headway.model.losses import LOSSES, Loss, PerExample
 from headway.model.metrics import METRICS, Metric, is_known_metric, is_pooled, known_metrics, named_metric, own_metric
-from headway.model.random_state import outside_seeded
+from headway.model.random_state import GENERATORS, outside_seeded
 from headway.numerics.keys import Key
-
-_BUILDING = threading.RLock()  # initial weights are drawn from generators that all threads share
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,7 @@ class Task:
             ConfigError: if nothing is trainable or shared, a pattern matches nothing, or the model has statistics
                 and no policy for them.
         """
-        with _BUILDING, torch.random.fork_rng(devices=[]):
+        with GENERATORS, torch.random.fork_rng(devices=[]):
             torch.manual_seed(key.derive("model").seed())
             with outside_seeded(key.derive("model").seed()):
                 made = self.model()

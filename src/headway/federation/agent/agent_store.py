@@ -25,6 +25,7 @@ import safetensors
 
 from headway.client_state.sqlite_versions import memory_from_bytes, memory_to_bytes
 from headway.client_state.store import Memory, Tag
+from headway.core import fault_points
 from headway.core.update import Tensors
 from headway.federation.agent.answering import Answered
 from headway.federation.agent.whole_files import AgentStateError, in_a_sentence, move_whole, unwritable, write_whole
@@ -125,6 +126,7 @@ class AgentStore:
                 move_whole(answered.file, self.blob(digest))
             pending = None if proposed is None else self._put(memory_to_bytes(proposed[1]))
             kept = None if secret is None else self._put(memory_to_bytes({"secret": secret}))
+            fault_points.at("agent: between a reply's file and its entry")
             row = (a.job, a.assignment, a.kind, a.round, a.attempt, a.message, digest, written.size)
             with self._transaction() as database:
                 database.execute("INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +29,6 @@ from headway.protocol.wire_files import WrittenFrame
 from headway.protocol.wire_messages import Binding, read_request, write_reply
 
 KINDS: dict[str, type[Request]] = {"train": Train, "evaluate": Evaluate, "measure": Measure, "exchange": Exchange}
-ONE_AT_A_TIME = threading.RLock()  # of the agents in a process, whose models may draw from its one generator
 ROOM = 1 << 20  # bytes of a request beyond the model and the broadcasts
 
 
@@ -88,8 +86,7 @@ class Answering:
         self.participant.secret, failure = secret, None
         self.memory.take()
         try:
-            with ONE_AT_A_TIME:
-                reply = self._reply(request)
+            reply = self._reply(request)
         except ClientFailed as failed:
             failure, kind = failed, type(failed.__cause__).__name__
             reply = Declined("rejected", f"its work failed in {failed.where} with {kind}; the agent's log has the rest")

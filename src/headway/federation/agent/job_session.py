@@ -108,6 +108,8 @@ class JobSession:
         """
         self.connection.job = self.name
         await self.join()
+        for stored in await asyncio.to_thread(self.store.undelivered, self.name):
+            await self._ask_for_receipt(stored)
         idle = Backoff(shortest=SPIN_S, longest=10.0)
         while self.end is None:
             begun = time.monotonic()
@@ -315,6 +317,19 @@ class JobSession:
                         "not wanted", f"Round {stored.round + 1}: the reply is not taken: {answer.problem.message}"
                     )
                     break
+        await self._received(stored, receipt)
+
+    async def _ask_for_receipt(self, stored: StoredReply) -> None:
+        """Asks for the receipt of a reply that may have arrived whole before this agent was stopped.
+
+        One that has not is delivered when the server asks for it again.
+        """
+        end = api.Complete(size=stored.size, digest=stored.digest, message=stored.message)
+        with contextlib.suppress(ProblemAnswer):
+            await self._received(stored, await complete(self.connection, stored.assignment, end, stored.round))
+
+    async def _received(self, stored: StoredReply, receipt: api.Receipt | None) -> None:
+        """Keeps the receipt of a reply; `None` for one that the server does not want."""
         await asyncio.to_thread(self.store.deliver, stored, receipt)
         fault_points.at("agent: a receipt is on disk")
         if receipt is not None and receipt.verdict in NOT_COUNTED and stored.kind == "train":

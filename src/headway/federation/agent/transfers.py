@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from headway.core import fault_points
 from headway.core.errors import FrameError
 from headway.federation import http_api as api
 from headway.federation.agent.backoff import Backoff
@@ -69,6 +70,7 @@ async def _fetch(
                     file.truncate(0)
                     raise Unreachable(f"a message of more than the {size} bytes that were announced")
                 file.write(block)
+                fault_points.at("agent: within a download")
                 backoff.reset()
                 progress(there, size)
     if there < size:
@@ -105,6 +107,7 @@ async def upload(
                 if answer.problem.kind != "mismatch":  # of offsets: another attempt sent this piece after all
                     raise
                 raise Unreachable(str(answer)) from answer
+            fault_points.at("agent: within an upload")
             piece = next_piece(piece, time.monotonic() - begun)
             backoff.reset()
             progress(offset, size)

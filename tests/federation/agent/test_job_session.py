@@ -1,0 +1,119 @@
+"""An agent at work on a job: stops at any moment, withdrawn work, heartbeats, verdicts, servers that come back."""
+
+import threading
+
+import pytest
+import torch
+from agent_threads import AgentThread
+from network import Network
+from toys import blobs, linear_task
+
+import headway as hw
+from headway.core import fault_points
+from headway.federation import http_api as api
+from headway.federation.agent import job_session
+from headway.federation.spool.event_log import EventLog
+from headway.federation.spool.spool import Spool
+
+TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2)
+ROUNDS = 3
+PLACES = (
+    "agent: a request is fetched",
+    "agent: within a download",
+    "agent: a reply is computed",
+    "agent: between a reply's file and its entry",
+    "agent: a reply is on disk",
+    "agent: within an upload",
+    "agent: a reply is sent",
+    "agent: a receipt is there",
+    "agent: a receipt is on disk",
+    "agent: before a verdict is carried out",
+    "agent: after a verdict is carried out",
+)
+
+
+class Crash(BaseException):
+    """An end at once."""
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Heartbeats and questions without the waits of real life."""
+    monkeypatch.setattr(api, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(job_session, "WITHOUT_VERDICT_S", 0.1)
+
+
+@pytest.fixture
+def hook():
+    """Installs a hook at the places of the agent."""
+    yield fault_points.install
+    fault_points.install(None)
+
+
+def scaffold():
+    return hw.recipes.recipe("scaffold", trainer=TRAINER)
+
+
+class Federation:
+    """A server and the run of it in a thread, with clients of `blobs`."""
+
+    def __init__(self, tmp_path, algorithm=None, task=None, sizes=(7, 12), rounds=ROUNDS, **options):
+        self.data, self.task = blobs(sizes), task or linear_task(dtype="float64")
+        self.algorithm, self.rounds, self.folder = algorithm or scaffold(), rounds, tmp_path
+        options.setdefault("expected", frozenset(self.data.clients))
+        self.log = EventLog(tmp_path)
+        self.network = Network.of(self.algorithm, self.task, Spool(tmp_path / "spool"), self.log, rounds, **options)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.agents: list[AgentThread] = []
+
+    def _run(self):
+        self.made = hw.Run(self.algorithm, self.data, self.task, rounds=self.rounds, engine=self.network.engine)
+        self.reports = list(self.made)
+        self.network.assignments.set_state("finished")
+
+    def agent(self, client, url=None, **options):
+        made = AgentThread(url or self.network.url, self.data, client, self.folder, self.task, **options)
+        self.agents.append(made)
+        return made
+
+    def expected(self):
+        """The weights of the Local engine."""
+        local = hw.Run(self.algorithm, self.data, self.task, rounds=self.rounds)
+        list(local)
+        return local.state.params
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        for agent in self.agents:
+            agent.agent.stop()
+        self.network.assignments.set_state("stopped")
+        self.network.close()
+        for agent in self.agents:
+            agent.thread.join(10)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("place", PLACES)
+def test_an_agent_that_is_killed_goes_on_with_the_same_bits(tmp_path, hook, place, count):
+    passed = []
+
+    def crash(at):
+        if at == place:
+            passed.append(at)
+            if len(passed) == count:
+                raise Crash
+
+    hook(crash)
+    with Federation(tmp_path, sizes=(9,), expected=frozenset()) as federation:
+        first = federation.agent("client-0")
+        with pytest.raises(Crash):
+            first.join()
+        second = federation.agent("client-0")
+        assert second.join() == "finished"
+        federation.thread.join(20)
+    assert [report.count("counted") for report in federation.reports] == [1] * ROUNDS
+    assert torch.equal(federation.made.state.params, federation.expected())
+    assert len(list(tmp_path.glob("client-0/receipts/*/*.json"))) == ROUNDS
