@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import threading
 from pathlib import Path
 
@@ -45,7 +46,9 @@ class AgentThread:
     def join(self, seconds: float = 20.0) -> str:
         """Waits for its end; its state."""
         self.thread.join(seconds)
-        assert not self.thread.is_alive(), "the agent has not ended"
+        if self.thread.is_alive():
+            faulthandler.dump_traceback(all_threads=True)
+            raise AssertionError(f"the agent has not ended; its events: {[text for _, text, _ in self.events]}")
         if self.error is not None:
             raise self.error
         return self.state
