@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -24,6 +24,13 @@ from headway.federation.identity.clock_skew import clock_sentence
 from headway.federation.identity.node_identity import EMPTY, Identity, NodeIdentity
 from headway.federation.identity.tls_problems import OwnCertificateRefused, tls_problem
 
+OF_HEAD: Mapping[int, Literal["unauthorised", "unknown", "refused", "late"]] = {
+    401: "unauthorised",
+    403: "unauthorised",
+    404: "unknown",
+    409: "refused",
+    410: "late",
+}
 B = TypeVar("B", bound=BaseModel)
 T = TypeVar("T")
 CONNECT_S = 15.0  # to open a connection
@@ -243,6 +250,9 @@ class Connection:
             problem = api.Problem.model_validate_json(raw)
         except ValidationError:
             problem = None
+        if response.method == "HEAD" and response.status in OF_HEAD:  # whose answer has no body
+            kind = OF_HEAD[response.status]
+            problem = api.Problem(kind=kind, message=f"status {response.status} ({response.reason})")
         if response.status in AGAIN:
             after = response.headers.get("Retry-After", "")
             reason = f"status {response.status}" + (f": {problem.message}" if problem is not None else "")

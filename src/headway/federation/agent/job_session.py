@@ -21,7 +21,7 @@ from headway.federation.agent.answering import Answered
 from headway.federation.agent.backoff import Backoff
 from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
 from headway.federation.agent.training_thread import TrainingThread, WorkWithdrawn
-from headway.federation.agent.transfers import complete, download, upload
+from headway.federation.agent.transfers import complete, download, is_wanted, upload
 from headway.observe.text import bytes_text
 
 ENDED = ("finished", "failed", "stopped")
@@ -324,6 +324,8 @@ class JobSession:
 
         One that has not is delivered when the server asks for it again.
         """
+        if await self.connection.insist(functools.partial(is_wanted, self.connection, stored.assignment)):
+            return
         end = api.Complete(size=stored.size, digest=stored.digest, message=stored.message)
         with contextlib.suppress(ProblemAnswer):
             await self._received(stored, await complete(self.connection, stored.assignment, end, stored.round))

@@ -115,6 +115,15 @@ async def upload(
     await connection.insist(send, backoff)
 
 
+async def is_wanted(connection: Connection, assignment: str) -> bool:
+    """Whether the server waits for the reply to an assignment."""
+    try:
+        async with connection.request("HEAD", api.REPLY.format(assignment=quote(assignment, safe=""))):
+            return True
+    except ProblemAnswer:
+        return False
+
+
 async def complete(connection: Connection, assignment: str, end: api.Complete, round_: int = 0) -> api.Receipt:
     """The server's receipt for an upload, which is asked for until the run has decided about it.
 

@@ -67,6 +67,7 @@ class NetworkEngine(Engine):
     ) -> None:
         self.channel, self.log, self.options, self.show = channel, log, options or NetworkOptions(), show
         self.progress = Progress()
+        self._decided = 0  # rounds whose verdicts are on disk
         self._training: NetworkTraining | None = None  # until it is opened
 
     @property
@@ -174,12 +175,14 @@ class NetworkEngine(Engine):
     def restore(self, notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Goes on from what was saved, with the events since then."""
         self.coordinator.from_state(notes, tensors)
+        self._decided = self.coordinator.pool.round
         self.rounds.record = RoundRecord.from_state(notes["record"])
         self.channel.clock.set(notes["now"])
         self._recall(notes["event"])
 
     def verdict(self, client: str, pending: Pending) -> RoundVerdict | None:
         """The verdict on an update that a client still holds as pending; `None` while its round is open."""
+        decided = self._decided  # read before the log, since the run's thread writes the log first
         if (known := self.log.verdict(client, pending.round, pending.attempt)) is not None:
             return known
         if self._training is None:
@@ -187,7 +190,7 @@ class NetworkEngine(Engine):
         ticket = self.coordinator.pool.ticket_of(client)
         if ticket is not None and ticket.round == pending.round:
             return None
-        if pending.round >= self.coordinator.pool.round:
+        if pending.round >= decided:
             return None
         why = "the server knows nothing of this update"
         return RoundVerdict(round=pending.round, attempt=pending.attempt, counted=False, reason=why)
@@ -224,6 +227,7 @@ class NetworkEngine(Engine):
         """Writes the verdicts on the round, which each client receives at its next contact."""
         verdicts = self.training.verdicts(ask.cohort)
         self.log.record_verdicts(verdicts)
+        self._decided = max(self._decided, ask.round + 1)
         self.channel.assignments.add_verdicts(verdicts, self.channel.members.node_of)
         return Answer()
 
