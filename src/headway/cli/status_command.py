@@ -143,8 +143,8 @@ def status_parts(status: StatusSnapshot, most: int = SHOWN) -> list[RenderableTy
         parts.append(Text(f"  {label:<9} {text}"))
     if status.clients:
         parts += ["", _clients(status, most)]
-        if status.population > (shown := min(len(status.clients), most)):
-            parts.append(Text(f"  {shown} of {status.population} clients; all that are kept with --json"))
+        if (listed := sum(status.presences.values())) > (shown := min(len(status.clients), most)):
+            parts.append(Text(f"  {shown} of {listed} clients; all that are kept with --json"))
     if refused := refused_calls_text(status):
         parts.append(Text(f"  {refused}"))
     if status.events:

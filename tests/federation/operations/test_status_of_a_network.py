@@ -153,7 +153,8 @@ def test_it_waits_for_clients_and_names_them(watched):
         list(run)
     (status, *_) = [each for each in phases if each.phase.phase == "waiting for clients"]
     assert set(data.clients[2:]) <= set(status.phase.waiting_for)
-    assert "</" not in watched.get("/v1/status")
+    presences = {each.name: each.presence for each in status.clients}
+    assert {name: presences[name] for name in data.clients[2:]} == dict.fromkeys(data.clients[2:], "absent")
 
 
 def test_calls_that_are_not_admitted_are_counted(watched, monkeypatch):

@@ -102,6 +102,7 @@ def _values(status: StatusSnapshot) -> dict[str, Any]:
         "tiles": _tiles(status),
         "shown": _first(status.clients),
         "refused_calls": refused_calls_text(status),
+        "listed": sum(status.presences.values()),
         "server": status.kind == "server",
         "name": name_text,
         "bytes": bytes_text,

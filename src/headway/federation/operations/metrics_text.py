@@ -101,7 +101,7 @@ def _clients(status: StatusSnapshot) -> Iterator[str]:
         yield family("headway_clients", "gauge", "Clients by presence.", samples)
     refused = [({"status": code}, float(count)) for code, count in status.refused_calls.items()]
     yield family("headway_refused_calls_total", "counter", "Calls that were not admitted, by the answer.", refused)
-    if len(clients) < status.population:  # series that come and go with the choice would be wrong
+    if len(clients) < sum(status.presences.values()):  # series that come and go with the choice would be wrong
         return
     yield family(
         "headway_client_updates_total", "counter", "Updates of a client, by outcome.",

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -162,6 +162,8 @@ class StatusBoard:
         clients = self._seen_clients() if self.clients is None else self.clients()
         with self._lock:
             job, (state, reason) = "", self._state
+            if self.kind == "server":
+                clients = _with_absent(clients, self._phase.waiting_for)
             if self.job is not None:
                 job, theirs, why = self.job()
                 state, reason = (state, reason) if state in ("finished", "failed", "stopped") else (theirs, why)
@@ -248,3 +250,13 @@ def _events(report: RoundReport) -> list[StatusEvent]:
             StatusEvent(round=report.round, sort=sort, client=client, text=text[:LONGEST]) for client, text in texts
         ]
     return events
+
+
+def _with_absent(clients: ClientsNow, awaited: Sequence[str]) -> ClientsNow:
+    """The clients with those that are awaited and have not joined; awaited: the first names."""
+    joined = {each.name for each in clients.shown}
+    absent = [ClientStatus(name=name, presence="absent", awaited=True) for name in awaited if name not in joined]
+    if not absent or sum(clients.presences.values()) > len(clients.shown):  # which of them have joined is not known
+        return clients
+    presences = {**clients.presences, "absent": len(absent)}
+    return replace(clients, shown=[*clients.shown, *absent], presences=presences)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 STATUS_VERSION = 1
 RunState = Literal["waiting", "running", "finished", "failed", "stopped", "paused"]
-Presence = Literal["connected", "gone", "left", "declined", "set aside", "simulated"]
+Presence = Literal["connected", "absent", "gone", "left", "declined", "set aside", "simulated"]
 EventSort = Literal["refused", "late", "lost", "alarm", "note"]
 
 
@@ -30,10 +30,11 @@ class StatusPart(BaseModel):
 class ClientStatus(StatusPart):
     """One client.
 
-    presence: whether it is connected; "simulated" for clients of this process.  activity: what it does, in its own
-    words; done: the share of it.  contact: when it was last in contact, in Unix time.  awaited: whether the round waits
-    for it.  counted, late, refused, lost: how many of its updates were so.  reason: of the last that did not count, or
-    why it takes no part.  seconds, loss: of its last update that counted.
+    presence: whether it is connected; "absent" for one that is awaited and has not joined yet; "simulated" for those of
+    this process.  activity: what it does, in its own words; done: the share of it.  contact: when it was last in
+    contact, in Unix time.  awaited: whether the round waits for it.  counted, late, refused, lost: how many of its
+    updates were so.  reason: of the last that did not count, or why it takes no part.  seconds, loss: of its last
+    update that counted.
     """
 
     name: str

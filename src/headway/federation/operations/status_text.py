@@ -61,6 +61,7 @@ def now_text(client: ClientStatus, at: float) -> str:
         return doing or ("asked" if client.awaited else "waits for work")
     silent = "" if client.contact is None else f" for {whole_time(max(0.0, at - client.contact))}"
     words = {
+        "absent": "has not joined yet",
         "gone": f"gone, silent{silent}",
         "left": "has left",
         "declined": "takes no part",
