@@ -101,6 +101,9 @@ SUITES: dict[str, str] = {
         "federation.spool.manifest federation.spool.manifest_folder federation.spool.replay_setup "
         "federation.spool.round_replay"
     ),
+    "federation/test_server.py": (
+        "cli.serve_command federation.run_stores federation.served_job federation.server_job federation.server_log"
+    ),
     "model/test_models_not_plain.py": "model.module_checks model.personal_model",
     "model/test_shapes.py": "model.broadcasting model.losses",
     "model/test_target_scale.py": "experiment.target_scaling",

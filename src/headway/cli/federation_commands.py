@@ -14,6 +14,7 @@ def add_commands(app: typer.Typer) -> None:
     """Adds the commands to the application."""
     app.add_typer(identity_app, name="identity")
     app.command()(schema)
+    app.command()(serve)
     app.command()(join)
     app.command()(status)
     app.command()(verify)
@@ -46,6 +47,37 @@ def schema(
         gaps=None if gaps is None else tuple(gaps), categories=tuple(categories or ()), skip=tuple(drop or ())
     )
     schema_files(files, target, task, how, out, force)
+
+
+def serve(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A federation's file (.toml); `headway init --federation`.")
+    ],
+    identity: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The folder of the server's certificate and keys; ./server where there is one."),
+    ] = None,
+    ca: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The folder of the authority, with the registry of nodes; ./ca where there is one."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for a free one.")] = 8443,
+    out: Annotated[Optional[Path], typer.Option(help="The run's folder; runs/NAME by default.")] = None,  # noqa: UP045
+    rounds: Annotated[Optional[int], typer.Option(min=1, help="How many rounds, instead of the file's.")] = None,  # noqa: UP045
+    insecure: Annotated[bool, typer.Option("--insecure", help="Plain HTTP on this machine, for trials.")] = False,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="A proxy ends TLS; nodes are known by their signatures alone.")
+    ] = False,
+    log: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="FILE|-", help="Add JSON lines to a file; - for standard output, instead of text."),
+    ] = None,
+) -> None:
+    """Serve a federation's jobs to the agents that join; the same command goes on with what was stopped."""
+    from headway.cli.serve_command import ServeOptions, serve_file
+
+    serve_file(file, ServeOptions(identity, ca, host, port, out, rounds, insecure, behind_proxy, log))
 
 
 def join(

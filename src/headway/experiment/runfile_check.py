@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from headway.core.errors import ConfigError
 from headway.experiment.key_paths import hint, model_of, needed_by, shown, unknown_key
 from headway.experiment.runfile_schema import Sections
 from headway.experiment.runfile_text import plain_name
 
+S = TypeVar("S", bound=BaseModel)
 NEEDED = {"run.evaluate_every": 'a whole number from 1 or "never"'}
 
 
@@ -23,21 +24,30 @@ def check_sections(tables: Mapping[str, Any]) -> Sections:
     Raises:
         ConfigError: in one sentence, with the path of the value at fault.
     """
+    return check_tables(tables, Sections)
+
+
+def check_tables(tables: Mapping[str, Any], schema: type[S]) -> S:
+    """The tables of a file, by its schema.
+
+    Raises:
+        ConfigError: in one sentence, with the path of the value at fault.
+    """
     for key in tables:
-        if key not in Sections.model_fields:
-            raise ConfigError(unknown_key(key, Sections.model_fields))
+        if key not in schema.model_fields:
+            raise ConfigError(unknown_key(key, schema.model_fields))
     try:
-        return Sections.model_validate(copy.deepcopy(dict(tables)))
+        return schema.model_validate(copy.deepcopy(dict(tables)))
     except ValidationError as error:
         # an unknown key first: it is often the misspelling of the one that is missing
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        raise ConfigError(_sentence(problems[0])) from error
+        raise ConfigError(_sentence(problems[0], schema)) from error
 
 
-def _sentence(problem: Mapping[str, Any]) -> str:
+def _sentence(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:
     """The sentence about a wrong value: its full path, the values that are possible, and the one in the file."""
     keys = [str(key) for key in problem["loc"]]
-    model: Any = Sections
+    model: Any = schema
     for depth, key in enumerate(keys):
         field = model.model_fields.get(key)
         if field is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from headway.data import FederatedData
+from headway.data import ClientData, examples_of
 from headway.experiment.runfile_schema import TargetScaleSection, TaskSection
 from headway.model.target_scale import TargetScale
 from headway.model.task import Task
 
 
-def scaled_task(task: Task, section: TaskSection, data: FederatedData) -> Task:
+def scaled_task(task: Task, section: TaskSection, data: ClientData) -> Task:
     """The task with its targets scaled by the section, where it is a regression by the squared error.
 
     Raises:
@@ -18,7 +18,7 @@ def scaled_task(task: Task, section: TaskSection, data: FederatedData) -> Task:
     return task if scale is None else scale.apply(task)
 
 
-def scale_notes(task: Task, section: TaskSection, data: FederatedData) -> list[str]:
+def scale_notes(task: Task, section: TaskSection, data: ClientData) -> list[str]:
     """The lines of the header about the scale; none where no scale is asked for.
 
     task: as it is before it is scaled.
@@ -35,7 +35,7 @@ def scale_notes(task: Task, section: TaskSection, data: FederatedData) -> list[s
     return [f"{scale.summary}{by}; metrics are in the target's units, the loss is of the scaled target"]
 
 
-def _scale(task: Task, section: TaskSection, data: FederatedData) -> TargetScale | None:
+def _scale(task: Task, section: TaskSection, data: ClientData) -> TargetScale | None:
     """The scale of the targets: that of the file, or the one of all training targets."""
     option = section.target_scale
     if option is None or data.classes is not None or task.loss != "mean_squared_error":
@@ -43,4 +43,4 @@ def _scale(task: Task, section: TaskSection, data: FederatedData) -> TargetScale
     if isinstance(option, TargetScaleSection):
         centre, scale = (tuple(each) if isinstance(each, list) else (each,) for each in (option.centre, option.scale))
         return TargetScale(centre, scale)
-    return TargetScale.of(data)
+    return TargetScale.of(examples_of(data, 'task.target_scale = "training"'))

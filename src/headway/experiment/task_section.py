@@ -3,7 +3,7 @@ data."""
 
 from __future__ import annotations
 
-from headway.data import FederatedData
+from headway.data import ClientData
 from headway.experiment.key_paths import check_model, key_path
 from headway.experiment.runfile_schema import Sections
 from headway.experiment.user_modules import importable, own_loss, own_metric
@@ -12,7 +12,7 @@ from headway.model.losses import LOSSES
 from headway.model.task import Task
 
 
-def task_of(sections: Sections, data: FederatedData) -> Task:
+def task_of(sections: Sections, data: ClientData) -> Task:
     """The task that the sections name.
 
     Raises:
@@ -21,9 +21,10 @@ def task_of(sections: Sections, data: FederatedData) -> Task:
     section, model = sections.task, sections.model
     if model.path is not None:
         importable(model.path)
-    several = "binary_cross_entropy" if data.multi_label else "mean_squared_error"
+    multi_label = data.held is not None and data.held.multi_label
+    several = "binary_cross_entropy" if multi_label else "mean_squared_error"
     loss = section.loss or (several if data.classes is None else "cross_entropy")
-    of_quantities = data.classes is None and not data.multi_label
+    of_quantities = data.classes is None and not multi_label
     usual = "mean_absolute_error" if loss == "mean_squared_error" or (is_own(loss) and of_quantities) else "accuracy"
     metrics = [usual] if section.metrics is None else section.metrics
     with key_path("model", given=model.model_extra):
@@ -38,7 +39,7 @@ def task_of(sections: Sections, data: FederatedData) -> Task:
             buffers=section.buffers,
             dtype=section.dtype,
             output=section.output,
-            example=data.store.inputs[:1].clone(),
+            example=data.example,
         )
 
 
@@ -47,8 +48,13 @@ def is_own(loss: str) -> bool:
     return ":" in loss or (loss in LOSSES and LOSSES.package(loss) is not None)
 
 
-def _outputs(data: FederatedData, loss: str) -> int:
-    """The number of outputs of a model: one for each class, or one for each target of an example; one for a mask."""
+def _outputs(known: ClientData, loss: str) -> int:
+    """The number of outputs of a model: one for each class, or one for each target of an example; one for a mask.
+
+    Where the examples lie with their clients, an example has one target.
+    """
+    if (data := known.held) is None:
+        return known.classes if known.classes is not None and (loss == "cross_entropy" or is_own(loss)) else 1
     if data.classes is not None and (loss == "cross_entropy" or is_own(loss)):
         return data.classes
     if loss == "cross_entropy" and data.multi_label and not data.store.targets.is_floating_point():

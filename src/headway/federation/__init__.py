@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from headway.federation.agent.agent import AgentOptions as AgentOptions
     from headway.federation.agent.local_policy import LocalPolicy as LocalPolicy
     from headway.federation.agent.machine_limits import MachineLimits as MachineLimits
+    from headway.federation.federation_file import load_federation as load_federation
     from headway.federation.identity.node_identity import NodeIdentity as NodeIdentity
+    from headway.federation.identity.server_access import AccessOptions as AccessOptions
+    from headway.federation.server import Server as Server
+    from headway.federation.server import ServerOptions as ServerOptions
+    from headway.federation.server_job import JobOptions as JobOptions
+    from headway.federation.server_job import ServerJob as ServerJob
 
 __getattr__ = lazy_names(
     __name__,
@@ -22,6 +28,10 @@ __getattr__ = lazy_names(
         "agent.agent": ("Agent", "AgentOptions"),
         "agent.local_policy": ("LocalPolicy",),
         "agent.machine_limits": ("MachineLimits",),
+        "federation_file": ("load_federation",),
         "identity.node_identity": ("NodeIdentity",),
+        "identity.server_access": ("AccessOptions",),
+        "server": ("Server", "ServerOptions"),
+        "server_job": ("JobOptions", "ServerJob"),
     },
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from headway.core.algorithm import Algorithm
 from headway.core.facts import PrivacyEvent
+from headway.data import known_population
 from headway.experiment.run import Run
 from headway.federation.operations.status_board import StatusBoard
 from headway.federation.operations.status_history import journal_rounds
@@ -16,7 +17,7 @@ from headway.observe.run_folder import JOURNAL
 
 def describe_run(board: StatusBoard, run: Run) -> None:
     """Puts the facts of a run that is ready on the board."""
-    board.describe(run.facts.headline, chain_status(run.algorithm), len(run.data.clients), earlier_rounds(run))
+    board.describe(run.facts.headline, chain_status(run.algorithm), known_population(run.known), earlier_rounds(run))
 
 
 def earlier_rounds(run: Run) -> list[RoundStatus]:

@@ -204,6 +204,11 @@ class Assignments:
             self._shown[client] = self.state
             return self.state, self.reason
 
+    def all_shown(self, clients: Iterable[str]) -> bool:
+        """Whether all of these clients were shown the present state."""
+        with self._lock:
+            return all(self._shown.get(client) == self.state for client in clients)
+
     def verdicts(self, client: str) -> tuple[RoundVerdict, ...]:
         """The verdicts that a client has not carried out yet."""
         with self._lock:

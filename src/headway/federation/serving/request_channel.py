@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -99,6 +100,11 @@ class RequestChannel:
     ) -> None:
         self.members, self.assignments, self.files, self.sign = members, assignments, files, sign
         self.clock = RunClock()
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        """Has the thread of the run stop at its next wait, as a signal would."""
+        self._interrupted = True
 
     def encode(self, ask: Ask) -> SentMessage:
         """The frame of a request, encoded once for the whole cohort, without what is for single clients."""
@@ -144,6 +150,8 @@ class RequestChannel:
     def event(self, seconds: float = TURN_S) -> Event | None:
         """The next event, for which it waits so long at most, and not longer than signals may wait."""
         stopping.check()
+        if self._interrupted:
+            raise stopping.Stopped(signal.SIGTERM)
         self.assignments.listen()
         try:
             return self.assignments.events.get(timeout=max(0.0, min(seconds, TURN_S)))

@@ -1,0 +1,101 @@
+"""A job of a server: an algorithm, a task, the clients, and how long they are waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from headway.core.algorithm import Algorithm
+from headway.core.errors import ConfigError
+from headway.data import RemoteData
+from headway.data.sources.data_schema import DataSchema
+from headway.federation.http_api import JobDescription
+from headway.federation.serving.network_engine import NetworkOptions
+from headway.federation.serving.server_setup import describe_job
+from headway.model.task import Task
+
+FEWEST = 2  # clients of a federation, where nothing else is said
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """The options of a job.
+
+    min_clients: a round begins when at least so many clients are connected; by default all that are expected, or 2
+    where no names are known.  wait_limit_s: seconds after which waiting for them ends the run; `None` waits without
+    end.  lease_s: seconds without any contact after which a client counts as gone.  keys: "derived" from the seed, or
+    "private" to each client.  drift: whether to measure how far clients pull apart.  group: how many clients are summed
+    together.  relays: nodes that may join for other clients.  evaluate_every, keep, until_s: as in `Run`.
+
+    Raises:
+        ConfigError: for a number that is out of range.
+    """
+
+    min_clients: int | None = None
+    wait_limit_s: float | None = None
+    lease_s: float = 60.0
+    keys: Literal["derived", "private"] = "derived"
+    drift: bool = True
+    group: int | None = None
+    relays: tuple[str, ...] = ()
+    evaluate_every: int | None = 1
+    keep: int = 3
+    until_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_clients is not None and self.min_clients < 1:
+            raise ConfigError(f"min_clients must be at least 1, found {self.min_clients}.")
+        for name in ("wait_limit_s", "lease_s"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                raise ConfigError(f"{name} must be above 0 seconds, found {seconds}.")
+
+
+@dataclass(frozen=True)
+class ServerJob:
+    """One run of a server, for the clients that join.
+
+    name: of the run.  data: the form of an example, and the clients that are expected, if they are known by name.
+    task: the model, with which the server evaluates nothing but a central test set, loss and metrics.  schema: of the
+    clients' data, which they are offered; without it the first client that joins decides.  model, task_section: the
+    sections of a run file that agents make the task of; empty where they have their own.  config: the text of the
+    run's file, for its folder.
+    """
+
+    name: str
+    algorithm: Algorithm
+    data: RemoteData
+    task: Task
+    rounds: int
+    seed: int = 0
+    options: JobOptions = field(default_factory=JobOptions)
+    schema: DataSchema | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+    task_section: Mapping[str, Any] = field(default_factory=dict)
+    config: str | None = None
+
+    def network_options(self) -> NetworkOptions:
+        """The options of the engine."""
+        options, expected = self.options, frozenset[str]()
+        if options.min_clients is None:
+            expected = frozenset(self.data.expected)
+        least = options.min_clients or len(expected) or FEWEST
+        more = {} if options.group is None else {"group": options.group}
+        return NetworkOptions(expected, least, options.wait_limit_s, options.drift, **more)
+
+    def description(self, identifier: str) -> JobDescription:
+        """The job as agents receive it; identifier: of this run."""
+        return describe_job(
+            identifier,
+            self.name,
+            self.algorithm,
+            self.task,
+            self.rounds,
+            seed=self.seed,
+            keys=self.options.keys,
+            population=self.data.population or 0,
+            model=dict(self.model),
+            task_section=dict(self.task_section),
+            data_schema={} if self.schema is None else self.schema.to_config(),
+        )

@@ -1,0 +1,189 @@
+"""Servers of whole jobs: finished, stopped and gone on with, several one after another, and what they refuse."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from agent_threads import AgentThread
+from toys import blobs, linear_task
+
+import headway as hw
+from headway.core.errors import ConfigError, RunFolderError
+from headway.data import RemoteData
+from headway.federation import JobOptions, Server, ServerJob, ServerOptions
+from headway.federation.identity.server_access import AccessOptions
+
+OPEN = AccessOptions(insecure=True)
+
+
+def job_of(data, name="study", rounds=3, clients=None, **options):
+    algorithm = hw.recipes.recipe("scaffold", trainer=hw.LocalSGD(lr=0.1, batch_size=4, epochs=2))
+    known = RemoteData(
+        name, data.input_shape, classes=data.classes, expected=data.clients if clients is None else clients
+    )
+    return ServerJob(name, algorithm, known, linear_task(dtype="float64"), rounds, options=JobOptions(**options))
+
+
+class ServerThread:
+    """A server in a thread, at a free port."""
+
+    def __init__(self, jobs, folder, **options):
+        self.events = []
+        options.setdefault("sinks", [lambda *event: self.events.append(event)])
+        self.server = Server(jobs, folder, ServerOptions(port=0, access=OPEN, **options))
+        self.state, self.error = None, None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        try:
+            self.state = self.server.run()
+        except Exception as error:
+            self.error = error
+        finally:
+            self.server.listening.set()
+
+    @property
+    def url(self):
+        assert self.server.listening.wait(30)
+        if self.error is not None:
+            raise self.error
+        return self.server.url
+
+    def end(self):
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+        if self.error is not None:
+            raise self.error
+        return self.state
+
+    def texts(self, kind):
+        return [sentence for each, sentence, _ in self.events if each == kind]
+
+
+def agents(server, data, folder, clients=None, **options):
+    return [
+        AgentThread(server.url, data, client, folder, linear_task(dtype="float64"), **options)
+        for client in clients or data.clients
+    ]
+
+
+def ended(agents):
+    for each in agents:
+        each.thread.join(60)
+        assert not each.thread.is_alive()
+        assert each.error is None, each.error
+    return [each.state for each in agents]
+
+
+def expected_params(data, rounds=3):
+    job = job_of(data, rounds=rounds)
+    run = hw.Run(job.algorithm, data, job.task, rounds=rounds)
+    list(run)
+    return run.state.params
+
+
+def params_of(folder: Path):
+    (path,) = sorted((folder / "checkpoints").glob("round-*.safetensors"))[-1:]
+    from safetensors.torch import load_file
+
+    return load_file(path)["params"]
+
+
+def test_a_job_is_served_to_its_end_and_has_the_weights_of_a_simulation(tmp_path):
+    data = blobs((7, 12, 5))
+    server = ServerThread([job_of(data)], tmp_path / "run")
+    joined = agents(server, data, tmp_path)
+    assert server.end() == "finished"
+    assert ended(joined) == ["finished"] * 3
+    assert torch.equal(params_of(tmp_path / "run"), expected_params(data))
+    assert json.loads((tmp_path / "run" / "job.json").read_text())["state"] == "finished"
+    assert len(server.texts("round")) == 3
+    assert "round 3/3: 3 counted" in server.texts("round")[-1]
+    again = ServerThread([job_of(data)], tmp_path / "run")
+    assert again.end() == "finished"
+    assert again.texts("complete") == [f"study is complete: 3 of 3 rounds are done, in {tmp_path / 'run'}."]
+
+
+def test_a_server_that_is_stopped_goes_on_with_the_same_round(tmp_path):
+    data = blobs((7, 12, 5))
+
+    def first_round(kind, sentence, facts):
+        if kind == "round":
+            server.server.stop()
+
+    server = ServerThread([job_of(data)], tmp_path / "run", sinks=[first_round])
+    joined = agents(server, data, tmp_path)
+    assert server.end() == "paused"
+    assert json.loads((tmp_path / "run" / "job.json").read_text())["state"] == "paused"
+    for each in joined:
+        each.agent.stop()
+        each.thread.join(20)
+    server = ServerThread([job_of(data)], tmp_path / "run")
+    joined = agents(server, data, tmp_path)
+    assert server.end() == "finished"
+    assert ended(joined) == ["finished"] * 3
+    assert torch.equal(params_of(tmp_path / "run"), expected_params(data))
+
+
+def test_several_jobs_are_served_one_after_another_to_the_same_agents(tmp_path):
+    data = blobs((7, 12, 5))
+    server = ServerThread([job_of(data, "first", 1), job_of(data, "second", 2)], tmp_path / "runs")
+    joined = agents(server, data, tmp_path, stay=True)
+    assert server.end() == "finished"
+    for each in joined:
+        each.agent.stop()
+        each.thread.join(20)
+    assert torch.equal(params_of(tmp_path / "runs" / "second"), expected_params(data, 2))
+    assert [text.split(":")[0] for text in server.texts("job")] == ["first", "second"]
+
+
+def test_waiting_is_said_once_and_has_a_limit(tmp_path):
+    data = blobs((7, 12, 5))
+    server = ServerThread([job_of(data, wait_limit_s=1.0)], tmp_path / "run")
+    joined = agents(server, data, tmp_path, ["client-0", "client-1"])
+    assert server.end() == "failed"
+    assert ended(joined) == ["failed"] * 2
+    assert "the server has waited 1 s for client-2" in server.server.reason
+    assert server.texts("waiting")[-1] == "round 1 waits for client-2"
+    assert len(server.texts("waiting")) <= 4  # one for each client that comes
+    record = json.loads((tmp_path / "run" / "job.json").read_text())
+    assert record["state"] == "failed"
+    assert "client-2" in record["reason"]
+    server = ServerThread([job_of(data)], tmp_path / "run")  # and it can be gone on with
+    joined = agents(server, data, tmp_path)
+    assert server.end() == "finished"
+    assert torch.equal(params_of(tmp_path / "run"), expected_params(data))
+
+
+def test_a_job_that_is_stopped_for_good_tells_its_agents(tmp_path):
+    data = blobs((7, 12, 5))
+    server = ServerThread([job_of(data)], tmp_path / "run")
+    joined = agents(server, data, tmp_path, ["client-0"])
+    while not server.texts("connected"):
+        threading.Event().wait(0.02)
+    server.server.stop(final=True)
+    assert server.end() == "stopped"
+    assert ended(joined) == ["stopped"]
+
+
+def test_a_server_refuses_what_it_cannot_do_in_a_sentence(tmp_path):
+    data = blobs((7, 12, 5))
+    with pytest.raises(hw.HeadwayError, match="a server needs a job"):
+        Server([], tmp_path)
+    with pytest.raises(hw.HeadwayError, match="--insecure"):
+        Server([job_of(data)], tmp_path / "no", ServerOptions(port=0)).run()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("x")
+    with pytest.raises(RunFolderError, match="holds other files"):
+        Server([job_of(data)], tmp_path / "other", ServerOptions(port=0, access=OPEN)).run()
+    server = ServerThread([job_of(data)], tmp_path / "run")
+    port = int(server.url.rpartition(":")[2])
+    with pytest.raises(ConfigError, match=f"cannot listen at 127.0.0.1:{port}"):
+        Server([job_of(data)], tmp_path / "run2", ServerOptions(port=port, access=OPEN)).run()
+    with pytest.raises(RunFolderError, match="in use by another process"):
+        Server([job_of(data)], tmp_path / "run", ServerOptions(port=0, access=OPEN)).run()
+    server.server.stop()
+    assert server.end() == "paused"
