@@ -17,6 +17,10 @@ from headway.federation.identity.node_identity import OpenIdentity
 from headway.federation.identity.server_access import ServerAccess
 from headway.federation.relay.relay import Relay, RelayOptions
 from headway.federation.spool.event_log import EventLog
+from headway.federation.spool.manifest_folder import ManifestFolder
+from headway.federation.spool.receipts import ReceiptsCheck, extract
+from headway.federation.spool.round_manifests import RoundManifests
+from headway.federation.spool.run_check import RunCheck
 from headway.federation.spool.spool import Spool
 
 ROUNDS = 5
@@ -65,9 +69,17 @@ def network_of(folder, algorithm, rounds=ROUNDS, **options):
     return Network.of(algorithm, TASK, Spool(folder / "spool"), EventLog(folder), rounds, **options)
 
 
-def through_relays(tmp_path, algorithm, tree, rounds=ROUNDS):
-    """A run whose clients are behind relays or at the server; tree: of each relay's name ("" for none), its clients."""
-    network = network_of(tmp_path, algorithm, rounds, expected=frozenset(DATA.clients))
+def through_relays(tmp_path, algorithm, tree, rounds=ROUNDS, recorded=False):
+    """A run whose clients are behind relays or at the server; tree: of each relay's name ("" for none), its clients.
+
+    recorded: whether it has a folder, with manifests; its receipts are then in `run.receipts`.
+    """
+    folder = tmp_path / "run"
+    network = network_of(folder, algorithm, rounds, expected=frozenset(DATA.clients))
+    receipts = []
+    network.engine.channel.sign = lambda receipt: receipts.append(receipt) or receipt
+    manifests = RoundManifests(folder, network.engine, Spool(folder / "spool"))
+    options = {"folder": folder, "observers": [manifests]} if recorded else {}
     relays = {
         name: RelayThread(network.url, tmp_path / name, name, len(clients)) for name, clients in tree.items() if name
     }
@@ -76,7 +88,8 @@ def through_relays(tmp_path, algorithm, tree, rounds=ROUNDS):
         for name, clients in tree.items()
         for client in clients
     ]
-    run = hw.Run(algorithm, DATA, TASK, rounds=rounds, engine=network.engine)
+    run = hw.Run(algorithm, DATA, TASK, rounds=rounds, engine=network.engine, **options)
+    run.receipts = receipts
     try:
         reports = list(run)
         network.assignments.set_state("finished")
@@ -111,6 +124,25 @@ def test_the_bits_of_local(tmp_path, name, tree):
         ]
         assert other.train_loss == one.train_loss
         assert other.metrics["accuracy"] == pytest.approx(one.metrics["accuracy"])
+
+
+def test_a_run_with_a_relay_is_computed_again_and_its_receipts_agree(tmp_path):
+    run, _ = through_relays(tmp_path, CHAINS["scaffold"](), TREES["some"], 2, recorded=True)
+    run.close()
+    result = RunCheck(tmp_path / "run").check()
+    assert (result.replayed, result.differences) == ([1, 2], [])
+    entries = ManifestFolder(tmp_path / "run").document(2).updates
+    assert [(each.client, each.relay) for each in entries] == [
+        ("client-0", "relay"),
+        ("client-1", "relay"),
+        ("client-2", ""),
+        ("client-3", ""),
+        ("client-4", "other"),
+    ]
+    for name in ("relay", "other", "client-2"):
+        own = [each for each in run.receipts if each.client == name and each.verdict == "accepted"]
+        found = ReceiptsCheck(own).check([extract(tmp_path / "run", name, 0)])
+        assert (found.counted, found.differences) == ([1, 2], [])
 
 
 @pytest.mark.parametrize(

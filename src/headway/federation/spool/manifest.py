@@ -43,7 +43,8 @@ class UpdateEntry:
     number: of the request among all of the run.  asked, attempt: the round, from 0, and the attempt of the request.
     message: the digest of the frame that went out.  digest: of the update; empty if none came.
     verdict: "skipped" where the round had too few updates to change the model; "lost" where none came in time.
-    relay: the relay in whose sum the update came; then digest and weight are those of the sum.
+    relay: the relay in whose sum the update came; then the digest is that of the sum, and the weight as the relay
+    reports it.
     """
 
     client: str

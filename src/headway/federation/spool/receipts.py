@@ -79,7 +79,7 @@ def signer_of(certificate: str, data: bytes, signature: str, authority: Path | N
 
 
 def extract(run: Path, client: str, after: int) -> ReceiptsAnswer | None:
-    """The account of a client's updates in the rounds after one; `None` before the first round is over.
+    """The account of a client's updates, or those in a relay's sums, after a round; `None` before the first is over.
 
     Raises:
         ManifestError: if a manifest is damaged.
@@ -92,7 +92,7 @@ def extract(run: Path, client: str, after: int) -> ReceiptsAnswer | None:
     found = []
     for round_ in wanted[:ROUNDS_AT_A_TIME]:
         document = folder.document(round_)
-        own = tuple(entry.to_values() for entry in document.updates if entry.client == client)
+        own = tuple(entry.to_values() for entry in document.updates if client in (entry.client, entry.relay))
         found.append(RoundExtract(manifest=canonical(document.manifest.to_values()).decode(), updates=own))
     more = len(wanted) > ROUNDS_AT_A_TIME
     return ReceiptsAnswer(**head, start=digest_of(start), first=rounds[0], rounds=tuple(found), more=more)
@@ -186,10 +186,10 @@ class ReceiptsCheck:
 
     def _compare(self, receipt: Receipt, entries: Sequence[tuple[int, UpdateEntry]], head: ReceiptsAnswer) -> None:
         """What became of the update of a receipt."""
-        counted = [round_ for round_, entry in entries if entry.verdict == "counted"]
+        counted = sorted({round_ for round_, entry in entries if entry.verdict == "counted"})
         which = f"the update of round {receipt.round + 1}"
-        if len(counted) > 1:
-            self._differ(f"{which} was counted {len(counted)} times, in rounds {', '.join(map(str, counted))}")
+        if len(counted) > 1 or len({entry.client for _, entry in entries}) < len(entries):
+            self._differ(f"{which} is listed more than once, in rounds {', '.join(map(str, counted))}")
         elif receipt.verdict != "accepted":
             if counted:
                 self._differ(f"{which} was counted in round {counted[0]}, and its receipt says {receipt.verdict!r}")
