@@ -39,7 +39,7 @@ class Secured:
     def network(self, algorithm, task, rounds, **options):
         """A running server."""
         given = AccessOptions(identity=self.folder / "server", authority=self.folder / "ca", **self.options)
-        access = ServerAccess.of("127.0.0.1", given, self.folder / "state")
+        access = ServerAccess.of("127.0.0.1", given)
         network = Network.of(
             algorithm,
             task,

@@ -285,6 +285,19 @@ def test_plain_http_at_a_tls_port_gets_nothing(network):
             assert b"HTTP/1.1 200" not in raw.recv(100)
 
 
+def test_a_request_for_another_run_is_refused(network, secured):
+    identity = secured.identity("anna")
+    with network.connect(network.url, "anna") as raw:
+        raw.sign = None
+        for run, status in (("another", 410), ("", 200), ("job", 200)):
+            body = api.WorkRequest(job="job").model_dump_json().encode()
+            signed = identity.sign_headers("POST", api.HEARTBEAT, hashlib.sha256(body).hexdigest(), run=run)
+            assert raw.call("POST", api.HEARTBEAT, body, signed).status == status
+        signed = identity.sign_headers("POST", api.LEAVE, run="another")
+        assert raw.call("POST", api.LEAVE, headers=signed).status == 410
+        assert raw.call("GET", api.JOB, headers=identity.sign_headers("GET", api.JOB, run="another")).status == 200
+
+
 @pytest.mark.parametrize("control", ["\x1b[2J", "\x9b2J", "\x07", "\r", "\x00"])
 def test_what_a_client_says_cannot_steer_a_terminal(network, anna, control):
     request = api.WorkRequest(job="job").model_dump()

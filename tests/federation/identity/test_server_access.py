@@ -83,3 +83,20 @@ def test_the_registry_of_another_authority_is_refused(options, tmp_path):
 def test_a_client_cannot_serve(options, folders, tmp_path):
     with pytest.raises(IdentityError, match="--host"):
         ServerAccess.of("0.0.0.0", AccessOptions(**{**options, "identity": folders / "cleveland"}), tmp_path)
+
+
+def test_numbers_of_requests_are_kept_with_the_identity_over_runs(options, folders):
+    """A request of an earlier run, of another folder, is refused."""
+    node = NodeIdentity.load(folders / "cleveland")
+    recorded = node.sign_headers("POST", "/v1/leave")
+    with closing(ServerAccess.of("0.0.0.0", AccessOptions(**options))) as access:
+        assert access.admission.authenticate("POST", "/v1/leave", recorded, None, node.facts.der) == "cleveland"
+    with closing(ServerAccess.of("0.0.0.0", AccessOptions(**options))) as access, pytest.raises(NotAdmitted):
+        access.admission.authenticate("POST", "/v1/leave", recorded, None, node.facts.der)
+
+
+def test_the_names_of_the_certificate_are_those_of_the_address(options, tmp_path):
+    with closing(ServerAccess.of("0.0.0.0", AccessOptions(**options), tmp_path)) as access:
+        assert set(access.hosts) == {"localhost", "127.0.0.1"}
+    with closing(ServerAccess.of("127.0.0.1", AccessOptions(insecure=True), tmp_path)) as access:
+        assert access.hosts == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import re
 import ssl
 from pathlib import Path
@@ -121,7 +122,10 @@ async def _send(base: str, asked: EnrolRequest) -> EnrolReply:
     except TimeoutError as error:
         raise IdentityError(f"{base} did not answer within {TIMEOUT_S:g} seconds.") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise IdentityError(f"cannot reach {base}: {error}.") from error
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        number = getattr(cause, "errno", None) or 0
+        reason = os.strerror(number).lower() if number > 0 else str(cause) or type(cause).__name__
+        raise IdentityError(f"cannot reach {base}: {reason}.") from error
 
 
 def _refusal(base: str, status: int, body: bytes) -> str:

@@ -45,11 +45,11 @@ class ServerAccess:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, host: str, options: AccessOptions, state: str | Path) -> ServerAccess:
+    def of(cls, host: str, options: AccessOptions, state: str | Path | None = None) -> ServerAccess:
         """The access by a server's options.
 
-        host: at which it listens.  state: a folder for the numbers of requests that were accepted, kept from one start
-        to the next.
+        host: at which it listens.  state: a folder for the numbers of requests that were accepted, kept from one run to
+        the next; by default that of the identity.
 
         Raises:
             IdentityError: if the options contradict each other, or a certificate is missing or not valid.
@@ -76,7 +76,7 @@ class ServerAccess:
             if is_loopback(host):
                 context = None  # the proxy is on this machine
         admission = CertifiedAdmission(
-            options.authority, options.behind_proxy, state, rate=options.rate, burst=options.burst
+            options.authority, options.behind_proxy, state or options.identity, rate=options.rate, burst=options.burst
         )
         try:
             enrolment = Enrolment.of(options.authority)
@@ -101,6 +101,11 @@ class ServerAccess:
             " name."
         )
         return cls(OpenIdentity("server"), OpenAdmission(options.rate, options.burst), None, None, (warning,))
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The names and addresses for which the server's certificate is; none without one."""
+        return self.identity.facts.hosts if isinstance(self.identity, NodeIdentity) else ()
 
     @property
     def scheme(self) -> str:

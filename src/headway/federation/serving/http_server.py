@@ -18,7 +18,7 @@ from headway.core import fault_points
 from headway.core.errors import ConfigError
 from headway.federation import http_api as api
 from headway.federation.identity.admission import NotAdmitted
-from headway.federation.identity.request_signature import SEQUENCE
+from headway.federation.identity.request_signature import RUN, SEQUENCE, name_to_header
 from headway.federation.serving.assignments import Assignments, ReplyArrived
 from headway.federation.serving.http_bodies import BODY_S, Handler, answer_problems, body_of, check_signed, json_of
 from headway.federation.serving.members import Members
@@ -305,7 +305,7 @@ class HttpServer:
         if request.transport is not None and (tls := request.transport.get_extra_info("ssl_object")) is not None:
             certificate = tls.getpeercert(binary_form=True)
         try:
-            return self.admission.authenticate(request.method, request.path_qs, request.headers, None, certificate)
+            name = self.admission.authenticate(request.method, request.path_qs, request.headers, None, certificate)
         except NotAdmitted as refused:
             if SEQUENCE not in refused.headers:  # after which a client signs its call again
                 self.members.refuse_call(refused.status)
@@ -313,6 +313,10 @@ class HttpServer:
                 self.members.decline(refused.ended, str(refused))
                 self.members.leave(refused.ended)
             raise
+        run = request.headers.get(RUN, "")
+        if run not in ("", name_to_header(self.assignments.job)) and request.path != api.JOB:
+            raise Refused("gone", "the request was signed for another job: ask for the present one.")
+        return name
 
     async def _called(self, request: web.Request, model: type[B]) -> tuple[str, B]:
         """The caller and its body: the size is checked first, then the caller, then the schema."""
