@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import tomllib
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from headway.core.errors import ConfigError, RunFolderError
 from headway.experiment.runfile import load_runfile
 from headway.model.flat_module import FlatModule
 from headway.model.personal_model import load_model, staying
+from headway.model.task import Task
 from headway.numerics.keys import Key
 from headway.observe.run_folder import BEST, CONFIG, MEMORY, read_identity, read_tensors, write_atomically, writing
 from headway.observe.text import bytes_text, console
@@ -48,9 +52,8 @@ def export_model(folder: Path, out: Path | None, best: bool, client: str | None 
             raise RunFolderError(f"{folder} holds no checkpoint yet, so there is no model to export.")
         source = found[-1]
     tensors, notes = read_tensors(source)
-    runfile = load_runfile(str(folder / CONFIG))
-    experiment = runfile.build()
-    flat_module = FlatModule(experiment.task, Key.root(runfile.sections.run.seed))
+    task, clients, seed = _parts(folder)
+    flat_module = FlatModule(task, Key.root(seed))
     kept = State.from_tensors(int(notes["round"]), tensors)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -58,7 +61,12 @@ def export_model(folder: Path, out: Path | None, best: bool, client: str | None 
             flat_module.load(kept.model, None, kept.buffers)
         else:
             memory_of = partial(read_client, folder / MEMORY, kept.round)
-            load_model(flat_module, kept, client, experiment.data.clients, memory_of)
+            if clients is None:
+                raise ConfigError(
+                    f"what client {client!r} keeps lies at that client, and not at the server, whose run this is: "
+                    "leave out --client."
+                )
+            load_model(flat_module, kept, client, clients, memory_of)
     state: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in flat_module.module.state_dict().items()}
     path = out or folder / _model_name(best, client)
     whose = "the model" if client is None else f"the model of client {client!r}"
@@ -77,6 +85,26 @@ def export_model(folder: Path, out: Path | None, best: bool, client: str | None 
         )
     for warning in caught:
         screen.print(str(warning.message), markup=False, soft_wrap=True)
+
+
+def _parts(folder: Path) -> tuple[Task, Sequence[str] | None, int]:
+    """The task of a run, its clients (`None` where they keep their memory themselves), and its seed."""
+    path = folder / CONFIG
+    if is_federation(path):
+        from headway.federation.federation_file import load_federation
+
+        job = load_federation(str(path)).jobs[0]
+        return job.task, None, job.seed
+    runfile = load_runfile(str(path))
+    experiment = runfile.build()
+    return experiment.task, experiment.data.clients, runfile.sections.run.seed
+
+
+def is_federation(path: Path) -> bool:
+    """Whether a file is that of a server, with a table [federation]."""
+    with path.open("rb") as file, contextlib.suppress(tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return "federation" in tomllib.load(file)
+    return False
 
 
 def _model_name(best: bool, client: str | None) -> str:

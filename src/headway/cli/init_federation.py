@@ -16,6 +16,11 @@ from headway.experiment.presets import preset
 from headway.observe.run_folder import write_atomically, writing
 from headway.observe.text import console, to_toml
 
+FEDERATION = """\
+[federation]
+min_clients = 2           # a round begins when so many are connected; clients = ["a", "b"] names all who may join
+"""
+
 
 def init_federation(source: Path, given: InitOptions, out: Path, force: bool, preset_name: str | None = None) -> None:
     """Looks at one client's table and writes the server's file, with the schema that all clients' tables must have.
@@ -43,7 +48,7 @@ def init_federation(source: Path, given: InitOptions, out: Path, force: bool, pr
     data = load_with_schema(source, schema, "client", form=FileForm(given.separator, given.decimal, given.encoding))
     body = _run(schema, recipe)
     try_once(f'{body}\n[data]\nsource = "{source.resolve().as_posix()}"\n', data, source)
-    text = f"{_head(source)}{body}\n{schema_text(schema, notes)}"
+    text = "\n".join([_head(source), body, FEDERATION, schema_text(schema, notes)])
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.encode())
@@ -62,7 +67,7 @@ def _head(source: Path) -> str:
     return (
         f"# A federation of tables like {source.name}: each client must have the columns of [data], in any order.\n"
         "# Add the categories and classes that other clients have, before the first run: each has one place for "
-        "all.\n\n"
+        "all.\n"
     )
 
 
