@@ -4,11 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test slow coverage soak check format docs bench clean
+.PHONY: demo federation-demo test slow coverage soak check format docs bench clean
 
 demo: .venv/demo
 	@$(BIN)/headway compare quick
 	@echo "longer examples: $(BIN)/headway compare mnist, $(BIN)/headway compare hospitals"
+
+federation-demo: .venv/demo
+	@$(BIN)/python examples/federation_demo.py $(if $(RELAY),--relay)
 
 test: .venv/dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak"

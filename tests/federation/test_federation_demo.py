@@ -1,0 +1,51 @@
+"""`make federation-demo`: four hospitals as processes with certificates, and the weights of the simulation."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "examples" / "federation_demo.py"
+ROUNDS = 2
+
+
+def demonstrate(folder, *options):
+    words = [sys.executable, str(DEMO), "--folder", str(folder), "--rounds", str(ROUNDS), *options]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    logs = "".join(f"== {log.name}\n{log.read_text()}" for log in sorted(folder.glob("logs/*.log")))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
+    return done.stdout
+
+
+@pytest.mark.parametrize("options", [()], ids=["plain"])
+def test_four_processes_have_the_weights_of_the_simulation_and_its_report(tmp_path, options, headway):
+    shown = demonstrate(tmp_path / "demo", *options)
+    assert "https://localhost:" in shown
+    page = (tmp_path / "demo" / "run" / "report.html").read_text()
+    for hospital in ("cleveland", "hungary", "switzerland", "va"):
+        assert hospital in page
+    code, out, err = headway("run", "hospitals", "--rounds", str(ROUNDS), "--out", str(tmp_path / "simulated"))
+    assert code == 0, out + err
+    models = []
+    for name, run in (("a", tmp_path / "demo" / "run"), ("b", tmp_path / "simulated")):
+        code, out, err = headway("export", str(run), "--out", str(tmp_path / f"{name}.safetensors"))
+        assert code == 0, out + err
+        models.append(load_file(tmp_path / f"{name}.safetensors"))
+    code, _, err = headway("export", str(tmp_path / "demo" / "run"), "--client", "va")
+    assert code == 1
+    assert "lies at that client" in err
+    assert models[0].keys() == models[1].keys()
+    assert all(models[0][name].equal(models[1][name]) for name in models[0])
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+    (tmp_path / "mine").write_text("")
+    done = subprocess.run(
+        [sys.executable, str(DEMO), "--folder", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "is not empty" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
