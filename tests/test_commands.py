@@ -6,7 +6,8 @@ A page shows its commands in fenced blocks that begin with ```console; nothing h
 - `headway run` trains for at most `ROUNDS` rounds, `headway resume` for one more, `headway compare` has at most `SEEDS`
   seeds as well, and as few rounds;
 - docs/results.md and docs/speed.md run in `make soak`;
-- the tutorial's commands run in test_guide.py, between its blocks of Python;
+- the tutorial's commands run in test_guide.py, between its blocks of Python, and those of docs/deploy.md, of which some
+  go on while others run, in federation/test_deploy_page.py;
 - Fashion-MNIST is a few invented pictures, and so are the archives that docs/results.md begins with;
 - scripts in benchmarks/ are small (`HEADWAY_SMALL=1`).
 
@@ -30,7 +31,7 @@ from headway.data.sources import images
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
-IN_GUIDE = ["docs/tutorial.md"]
+IN_GUIDE = ["docs/tutorial.md", "docs/deploy.md"]
 ROUNDS, SEEDS = 2, 2
 TABLE = ROOT / "src/headway/data/files/heart_disease_uci.csv"
 ELSEWHERE = {
@@ -190,7 +191,7 @@ def test_every_command_runs_in_order(page, headway, tmp_path, tmp_path_factory, 
 
 
 def test_the_makefile_has_every_target_that_is_named():
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {words[1] for page in PAGES for words in commands(page) if words[0] == "make"}
-    named |= {name for page in PAGES for name in re.findall(r"`make (\w+)`", (ROOT / page).read_text())}
+    named |= {name for page in PAGES for name in re.findall(r"`make ([\w-]+)`", (ROOT / page).read_text())}
     assert {"demo", "test", "soak", "bench"} <= named <= targets
