@@ -102,7 +102,8 @@ SUITES: dict[str, str] = {
         "federation.spool.round_replay"
     ),
     "federation/test_server.py": (
-        "cli.serve_command federation.run_stores federation.served_job federation.server_job federation.server_log"
+        "cli.serve_command federation.job_clients federation.job_record "
+        "federation.job_stores federation.served_job federation.server_job federation.server_log"
     ),
     "model/test_models_not_plain.py": "model.module_checks model.personal_model",
     "model/test_shapes.py": "model.broadcasting model.losses",

@@ -14,6 +14,7 @@ from headway.core.errors import ConfigError, RunFolderError
 from headway.data import RemoteData
 from headway.federation import JobOptions, Server, ServerJob, ServerOptions
 from headway.federation.identity.server_access import AccessOptions
+from headway.federation.spool.run_check import RunCheck
 
 OPEN = AccessOptions(insecure=True)
 
@@ -102,6 +103,7 @@ def test_a_job_is_served_to_its_end_and_has_the_weights_of_a_simulation(tmp_path
     assert json.loads((tmp_path / "run" / "job.json").read_text())["state"] == "finished"
     assert len(server.texts("round")) == 3
     assert "round 3/3: 3 counted" in server.texts("round")[-1]
+    assert RunCheck(tmp_path / "run").check().first is None
     again = ServerThread([job_of(data)], tmp_path / "run")
     assert again.end() == "finished"
     assert again.texts("complete") == [f"study is complete: 3 of 3 rounds are done, in {tmp_path / 'run'}."]

@@ -6,6 +6,7 @@ import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -13,7 +14,7 @@ from headway.core import stopping
 from headway.federation.federation_file import FederationFile, load_federation
 from headway.federation.identity.server_access import AccessOptions
 from headway.federation.server import Server, ServerOptions
-from headway.federation.server_log import json_lines, open_log, text_lines
+from headway.federation.server_log import Sink, json_lines, open_log, text_lines
 
 KEPT = "The run is kept: the same command goes on with it."
 EXIT = {"finished": 0, "paused": 0, "stopped": 0}
@@ -47,6 +48,8 @@ def serve_file(name: str, given: ServeOptions) -> None:
             sinks.append(json_lines(stack.enter_context(open_log(Path(str(given.log))))))
         options = ServerOptions(given.host, given.port, access=_access(given), sinks=sinks)
         server = Server(file.jobs, _folder(file, given), options)
+        if given.log != "-":
+            sinks.append(_page(server))
         with stopping.deferred(KEPT):
             state = server.run()
         if given.log != "-" and state != "failed":
@@ -69,6 +72,16 @@ def _access(given: ServeOptions) -> AccessOptions:
         identity = identity or (Path("server") if Path("server").is_dir() else None)
         ca = ca or (Path("ca") if Path("ca").is_dir() else None)
     return AccessOptions(identity, ca, given.insecure, given.behind_proxy)
+
+
+def _page(server: Server) -> Sink:
+    """The address of the live page with its token, for the terminal alone."""
+
+    def show(kind: str, sentence: str, facts: dict[str, Any]) -> None:
+        if kind == "listening":
+            typer.echo(f"Live page: {server.page}")
+
+    return show
 
 
 def _next(server: Server, state: str) -> str:

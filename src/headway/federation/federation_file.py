@@ -37,18 +37,20 @@ class FederationSection(BaseModel):
     wait_limit_s: seconds after which waiting for them ends the run; no limit by default.  lease_s: seconds without any
     contact after which a client counts as gone.  keys: "derived" from the seed, as in a simulation, or "private": each
     client draws from a secret of its own.  drift: whether to measure how far clients pull apart.  group: how many
-    clients are summed together.  relays: the nodes that may join for other clients.
+    clients are summed together.  relays: the nodes that may join for other clients.  keep_rounds: the updates of
+    so many rounds stay on disk at least; 0 keeps all.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     clients: list[str] | None = None
     min_clients: int | None = Field(default=None, ge=1)
     wait_limit_s: float | None = Field(default=None, gt=0)
-    lease_s: float = Field(default=60.0, ge=5)
+    lease_s: float = Field(default=JobOptions.lease_s, ge=5)
     keys: Literal["derived", "private"] = "derived"
     drift: bool = True
     group: int | None = Field(default=None, ge=1)
     relays: list[str] = Field(default_factory=list)
+    keep_rounds: int = Field(default=20, ge=0)
 
 
 class FederationSections(BaseModel):
@@ -204,6 +206,7 @@ def _options(sections: FederationSections) -> JobOptions:
         drift=federation.drift,
         group=federation.group,
         relays=tuple(federation.relays),
+        keep_rounds=federation.keep_rounds,
         evaluate_every=None if run.evaluate_every == "never" else run.evaluate_every,
         keep=run.keep,
         until_s=run.until_s,

@@ -18,6 +18,7 @@ from headway.federation.server_job import ServerJob
 from headway.federation.server_log import ServerLog, Sink
 from headway.federation.serving.assignments import State
 from headway.federation.serving.http_server import HttpServer
+from headway.federation.spool.receipts_route import receipts_routes
 from headway.observe.run_folder import writing
 
 PORT = 8443
@@ -108,8 +109,9 @@ class Server:
                 self.log.write("complete", f"{job.name} is complete: {done}, in {served.folder}.", job=job.name)
                 return "finished"
             self._notices(served)
-            served.offer()
-            self._listen(served)
+            access = self._admit()
+            served.offer(access.identity)
+            self._listen(served, access)
             if self._ending is not None:
                 served.engine.channel.interrupt()
             return self._train(served)
@@ -158,7 +160,18 @@ class Server:
         for notice in (*run.known.notes, *run.notices, *run.algorithm.explain().warnings):
             self.log.write("notice", notice)
 
-    def _listen(self, served: ServedJob) -> None:
+    def _admit(self) -> ServerAccess:
+        """Whom the server admits, from its first job on."""
+        if self._access is None:
+            state = self.folder / "server"
+            with writing(state):
+                state.mkdir(parents=True, exist_ok=True)
+            self._access = ServerAccess.of(self.options.host, self.options.access, state)
+            for note in self._access.notes:
+                self.log.write("notice", note)
+        return self._access
+
+    def _listen(self, served: ServedJob, access: ServerAccess) -> None:
         """Has clients served with this job, from now on.
 
         Raises:
@@ -166,31 +179,29 @@ class Server:
         """
         if self._http is not None and self._pages is not None:
             self._pages.board = served.status.board
-            self._http.desk, self._http.members = served.desk, served.members
-            self._http.assignments, self._http.uploads = served.assignments, served.files.spool
+            self._http.desk, self._http.members = served.desk, served.clients.members
+            self._http.assignments, self._http.uploads = served.clients.assignments, served.stores.files
             return
-        options, state = self.options, self.folder / "server"
-        with writing(state):
-            state.mkdir(parents=True, exist_ok=True)
-        access = self._access = ServerAccess.of(options.host, options.access, state)
-        shown = PageAccess.of(self.folder)
+        options, shown = self.options, PageAccess.of(self.folder)
         self._pages = StatusPages(served.status.board, shown)
         self._http = HttpServer(
             served.desk,
-            served.members,
-            served.assignments,
-            served.files.spool,
+            served.clients.members,
+            served.clients.assignments,
+            served.stores.files,
             access.admission,
-            [*self._pages.routes(), *access.routes()],
+            [*self._pages.routes(), *access.routes(), *receipts_routes(access.admission, self._present_folder)],
         )
         self._http.start(options.host, options.port, access.context)
         host = options.name or ("localhost" if options.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else options.host)
         self.url = f"{access.scheme}://{host}:{self._http.address[1]}"
         self.page = shown.url(self.url)
-        for note in access.notes:
-            self.log.write("notice", note)
         self.log.write("listening", f"Serving at {self.url}", url=self.url)
         self.listening.set()
+
+    def _present_folder(self) -> Path:
+        """The folder of the job at present."""
+        return self.folder if self.served is None else self.served.folder
 
     def _close(self) -> None:
         if self._http is not None:

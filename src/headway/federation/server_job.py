@@ -11,8 +11,10 @@ from headway.core.errors import ConfigError
 from headway.data import RemoteData
 from headway.data.sources.data_schema import DataSchema
 from headway.federation.http_api import JobDescription
+from headway.federation.serving.members import LEASE_S
 from headway.federation.serving.network_engine import NetworkOptions
 from headway.federation.serving.server_setup import describe_job
+from headway.federation.spool.round_manifests import KEEP_ROUNDS
 from headway.model.task import Task
 
 FEWEST = 2  # clients of a federation, where nothing else is said
@@ -26,7 +28,8 @@ class JobOptions:
     where no names are known.  wait_limit_s: seconds after which waiting for them ends the run; `None` waits without
     end.  lease_s: seconds without any contact after which a client counts as gone.  keys: "derived" from the seed, or
     "private" to each client.  drift: whether to measure how far clients pull apart.  group: how many clients are summed
-    together.  relays: nodes that may join for other clients.  evaluate_every, keep, until_s: as in `Run`.
+    together.  relays: nodes that may join for other clients.  keep_rounds: the updates of so many rounds stay on disk
+    at least; 0 keeps all.  evaluate_every, keep, until_s: as in `Run`.
 
     Raises:
         ConfigError: for a number that is out of range.
@@ -34,11 +37,12 @@ class JobOptions:
 
     min_clients: int | None = None
     wait_limit_s: float | None = None
-    lease_s: float = 60.0
+    lease_s: float = LEASE_S
     keys: Literal["derived", "private"] = "derived"
     drift: bool = True
     group: int | None = None
     relays: tuple[str, ...] = ()
+    keep_rounds: int = KEEP_ROUNDS
     evaluate_every: int | None = 1
     keep: int = 3
     until_s: float | None = None
@@ -46,6 +50,8 @@ class JobOptions:
     def __post_init__(self) -> None:
         if self.min_clients is not None and self.min_clients < 1:
             raise ConfigError(f"min_clients must be at least 1, found {self.min_clients}.")
+        if self.keep_rounds < 0:
+            raise ConfigError(f"keep_rounds must be at least 0, found {self.keep_rounds}.")
         for name in ("wait_limit_s", "lease_s"):
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:

@@ -28,7 +28,7 @@ class ServerLog:
     """
 
     def __init__(self, sinks: Sequence[Sink] = ()) -> None:
-        self.sinks = tuple(sinks)
+        self.sinks = sinks
         self._lock = threading.Lock()
         self._last: dict[str, str] = {}
 

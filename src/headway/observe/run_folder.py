@@ -39,8 +39,9 @@ IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST = (
     "memory.sqlite",
     "best.safetensors",
 )
-EVENTS, SPOOL, MANIFESTS = "events.sqlite", "spool", "manifests"  # of a server: see `federation.spool`
-OWN = {IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST, REPLAY, LOCK, EVENTS, SPOOL, MANIFESTS, "checkpoints"}
+EVENTS, SPOOL, MANIFESTS, JOB = "events.sqlite", "spool", "manifests", "job.json"  # of a server: see `federation.spool`
+OWN = {IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST, REPLAY, LOCK, EVENTS, SPOOL, MANIFESTS, JOB}
+OWN |= {"checkpoints"}
 SIDE_FILES = ("-wal", "-shm", "-journal")  # of SQLite, beside its own
 
 

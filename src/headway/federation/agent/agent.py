@@ -24,7 +24,7 @@ from headway.federation.agent.training_thread import TrainingThread
 from headway.federation.identity.node_identity import Identity, OpenIdentity
 from headway.model.device import Device
 
-NEXT_JOB_S = 30.0  # between two questions for another job, after one that this agent does not take part in
+NEXT_JOB_S = 30.0  # at most between two questions for another job, after one that has ended
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,7 @@ class Agent:
 
     async def _following(self, last: api.JobDescription) -> api.JobDescription | None:
         """The job after one; `None` if there is none yet, and the agent does not stay."""
+        wait_s = 0.25
         while True:
             try:
                 if self.options.stay:
@@ -177,7 +178,8 @@ class Agent:
                 return found
             if not self.options.stay:
                 return None
-            await asyncio.sleep(NEXT_JOB_S)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, NEXT_JOB_S)
 
     async def _one_job(self, description: api.JobDescription, store: AgentStore, thread: TrainingThread) -> str:
         store.begin(description.job)
