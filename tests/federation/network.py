@@ -23,6 +23,8 @@ from headway.federation.serving.server_setup import describe_job
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
 
+FINGERPRINT = {"fingerprint": "of client-data"}
+
 
 class TrustingAdmission:
     """Takes the name in the header."""
@@ -93,7 +95,9 @@ class Network:
         remote = self.remotes[client]
         with self.connect(self.url, client) as raw:
             open_ = api.Pending(round=self.pending[client][0], attempt=0) if client in self.pending else None
-            assert raw.join(len(data.train[client]), len(data.test[client]), pending=open_).status == 200
+            assert (
+                raw.join(len(data.train[client]), len(data.test[client]), data=FINGERPRINT, pending=open_).status == 200
+            )
             settled: list[tuple[int, int]] = []
             while True:
                 work = raw.work(5.0, settled=tuple(settled))

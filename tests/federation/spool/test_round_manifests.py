@@ -36,6 +36,8 @@ def test_a_manifest_holds_every_update_and_the_model(tmp_path: Path) -> None:
         assert [entry.client for entry in document.updates] == list(run.data.clients)
         assert {entry.verdict for entry in document.updates} == {"counted"}
         assert [entry.weight for entry in document.updates] == [float(len(each)) for each in run.data.train.values()]
+        assert [entry.examples for entry in document.updates] == [len(each) for each in run.data.train.values()]
+        assert {entry.data for entry in document.updates} == {"of client-data"}
         assert all(Spool(tmp_path / "run" / "spool").is_whole(entry.digest) for entry in document.updates)
     assert folder.head() == {
         "job": "job", "round": 2, "digest": documents[1].manifest.digest, "server": "", "signature": "",

@@ -195,7 +195,10 @@ class NetworkTraining:
 
     def _feed_arrival(self, ticket: Ticket, digest: str, weight: float, at: float, relay: str = "") -> str:
         """Feeds that an update is on disk; the verdict.  relay: in whose sum it is."""
-        number, client, more = ticket.number, ticket.client, {"relay": relay} if relay else {}
+        number, client = ticket.number, ticket.client
+        member, more = self.channel.members.get(client), dict[str, str | int]({"relay": relay} if relay else {})
+        if member is not None:
+            more |= {"examples": member.data.train, "data": member.data.fingerprint}
         return self.rounds.feed(RoundEvent("arrived", ticket.round, 0, at, number, client, digest, weight, "", more))
 
     def _sum_arrived(self, arrived: ReplyArrived) -> None:

@@ -45,6 +45,7 @@ class UpdateEntry:
     verdict: "skipped" where the round had too few updates to change the model; "lost" where none came in time.
     relay: the relay in whose sum the update came; then the digest is that of the sum, and the weight as the relay
     reports it.
+    examples, data: how many training examples the client had joined with, and the fingerprint of its data.
     """
 
     client: str
@@ -57,6 +58,8 @@ class UpdateEntry:
     verdict: Verdict
     reason: str
     relay: str = ""
+    examples: int = 0
+    data: str = ""
 
     @property
     def in_sum(self) -> bool:

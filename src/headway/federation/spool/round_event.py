@@ -19,7 +19,8 @@ class RoundEvent:
     reply, or of the request's frame when the round is opened.  more: further plain values.
 
     opened: the round began; more has the available clients, the cohort, and the clients in reserve.  arrived: an
-    update that was accepted by the guard is on disk.  failed: a request came to nothing; more has "refused" if its
+    update that was accepted by the guard is on disk; more has the number of the client's examples and the fingerprint
+    of its data, and the relay in whose sum it is.  failed: a request came to nothing; more has "refused" if its
     update was refused.  passed: time passed without a reply.  closed: the round is over.
     """
 

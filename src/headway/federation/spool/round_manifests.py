@@ -178,6 +178,7 @@ class RoundManifests(Observer):
             elif number in record.refused:
                 verdict = "refused"
             event = events.get(number)
+            more = {} if event is None else event.more
             entries.append(
                 UpdateEntry(
                     client=ticket.client,
@@ -189,7 +190,9 @@ class RoundManifests(Observer):
                     weight=event.weight if event is not None and event.kind == "arrived" else None,
                     verdict=verdict,
                     reason=reason,
-                    relay="" if event is None else str(event.more.get("relay", "")),
+                    relay=str(more.get("relay", "")),
+                    examples=int(more.get("examples", 0)),
+                    data=str(more.get("data", "")),
                 )
             )
         return tuple(sorted(entries, key=lambda entry: (entry.client, entry.number)))
