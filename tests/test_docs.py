@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from toys import blobs, linear_task
 
 import headway as hw
@@ -145,7 +146,7 @@ def test_the_page_on_clients_names_every_sampler_and_what_it_reads():
 def test_every_command_in_the_readme_exists():
     from headway.cli.main import app
 
-    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    known = set(typer.main.get_command(app).commands)
     named = set(re.findall(r"^headway (\w+)", README, re.MULTILINE))
     assert named
     assert named <= known

@@ -45,7 +45,7 @@ def test_units_start_commands_that_exist(name, command):
     assert "[Install]" in (DEPLOY / name).read_text()
 
 
-@pytest.mark.parametrize("path", ["deploy/Containerfile", "deploy/nginx.conf", "docs/deploy.md"])
+@pytest.mark.parametrize("path", ["deploy/Containerfile", "deploy/nginx.conf", "docs/deploy.md", "README.md"])
 def test_options_that_are_named_exist(path):
     text = re.sub(r"^#", "", (ROOT / path).read_text(), flags=re.MULTILINE)
     text = re.sub(r"\\\n\s*", "", text)

@@ -9,6 +9,11 @@ from pathlib import Path
 
 from processes import Processes
 
+from headway.core.registry import build
+from headway.federation.agent.agent_data import AgentData
+from headway.federation.agent.agent_file import AgentFile
+from headway.federation.agent.local_policy import LocalPolicy
+from headway.federation.federation_file import FederationSection
 from headway.observe.journal import rounds_of
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +45,18 @@ def tables(folder):
 def test_the_path_has_fewer_than_ten_commands_and_begins_with_the_installation():
     assert commands()[0] == ["pip", "install", "headway"]
     assert len(commands()) < MOST
+
+
+def test_the_tables_of_the_page_are_taken(tmp_path):
+    shown = re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    assert len(shown) == 2
+    section = FederationSection.model_validate(tomllib.loads(shown[0])["federation"])
+    assert section.clients == ["hospital-a", "hospital-b"]
+    (tmp_path / "agent.toml").write_text(shown[1])
+    file = AgentFile.of(tmp_path / "agent.toml")
+    assert AgentData.of(file).form.columns == {"age": "age_in_years"}
+    assert build(LocalPolicy, file.policy) == LocalPolicy(clip=1.0, telemetry=False)
+    assert (file.limits.threads, file.limits.nice) == (4, 10)
 
 
 def test_the_commands_lead_to_two_agents_that_train_on_their_own_tables(tmp_path, headway):
