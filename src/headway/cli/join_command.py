@@ -57,8 +57,11 @@ def join_server(url: str, spec: str, options: JoinOptions, check: bool) -> None:
         return
     with stopping.noticed(KEPT):
         state = agent.run()
-    if state != "finished":
-        raise typer.Exit(1)
+    code = 0 if state == "finished" else 1
+    if agent.still_training:  # in code that cannot be interrupted, with which the interpreter cannot end
+        stopping.leave(code)
+    if code:
+        raise typer.Exit(code)
 
 
 def agent_of(url: str, spec: str, options: JoinOptions) -> Agent:

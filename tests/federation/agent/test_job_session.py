@@ -1,10 +1,12 @@
 """An agent at work on a job: stops at any moment, withdrawn work, heartbeats, verdicts, servers that come back."""
 
 import threading
+import time
 
 import pytest
 import torch
 from agent_threads import AgentThread
+from fault_proxy import FaultProxy, Faults
 from network import Network
 from toys import blobs, linear_task
 
@@ -52,6 +54,14 @@ def hook():
 
 def scaffold():
     return hw.recipes.recipe("scaffold", trainer=TRAINER)
+
+
+def until(condition, seconds=10.0):
+    """Waits for a condition."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
 
 
 class Federation:
@@ -117,3 +127,97 @@ def test_an_agent_that_is_killed_goes_on_with_the_same_bits(tmp_path, hook, plac
     assert [report.count("counted") for report in federation.reports] == [1] * ROUNDS
     assert torch.equal(federation.made.state.params, federation.expected())
     assert len(list(tmp_path.glob("client-0/receipts/*/*.json"))) == ROUNDS
+
+
+def test_work_that_is_withdrawn_stops_between_two_steps(tmp_path):
+    steps, slow = [], hw.LocalSGD(lr=0.1, batch_size=1, steps=100_000)
+
+    def loss(outputs, targets):
+        steps.append(1)
+        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    task = hw.Task(lambda: torch.nn.Linear(4, 3), loss=loss, metrics=())
+    with Federation(tmp_path, hw.recipes.fedavg(trainer=slow), task, sizes=(9,)) as federation:
+        agent = federation.agent("client-0")
+        until(lambda: len(steps) > 50)
+        federation.network.assignments.withdraw(["client-0"])
+        until(lambda: "withdrawn" in agent.kinds())
+        assert len(steps) < 90_000
+        assert agent.thread.is_alive()
+
+
+def test_heartbeats_go_on_while_a_client_trains(tmp_path):
+    training, go_on = threading.Event(), threading.Event()
+
+    def loss(outputs, targets):
+        if threading.current_thread().name == "training":
+            training.set()
+            assert go_on.wait(20)
+        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    task = hw.Task(lambda: torch.nn.Linear(4, 3), loss=loss, metrics=())
+    options = {"lease_s": 0.5, "rounds": 1}
+    with Federation(tmp_path, hw.recipes.fedavg(trainer=TRAINER), task, sizes=(9,), **options) as federation:
+        agent = federation.agent("client-0")
+        go_on.set()  # of the trial of the model
+        until(lambda: federation.network.members.get("client-0") is not None)
+        go_on.clear()
+        assert training.wait(10)
+        contacts = set()
+        until(lambda: len(contacts.add(federation.network.members.get("client-0").contact) or contacts) > 8)
+        assert "client-0" in federation.network.members.available()
+        go_on.set()
+        assert agent.join() == "finished"
+
+
+@pytest.mark.parametrize("state", ["failed", "stopped"])
+def test_an_agent_stops_working_for_a_run_that_has_ended(tmp_path, state):
+    slow = hw.LocalSGD(lr=0.1, batch_size=1, steps=100_000)
+    with Federation(tmp_path, hw.recipes.fedavg(trainer=slow), sizes=(9,)) as federation:
+        agent = federation.agent("client-0")
+        until(lambda: federation.network.assignments.of("client-0") is not None)
+        federation.network.assignments.set_state(state, "the disk is full")
+        assert agent.join() == state
+        assert "the disk is full" in agent.events[-1][1]
+
+
+def test_a_server_that_is_away_is_waited_for_and_said_once(tmp_path, monkeypatch):
+    with Federation(tmp_path, sizes=(9,)) as federation, FaultProxy(federation.network.server.address) as proxy:
+        proxy.faults = Faults(refusing=True)
+        agent = federation.agent("client-0", url=proxy.url)
+        until(lambda: len(proxy.accepted) >= 3)
+        proxy.faults = Faults(bad_gateway=True)
+        before = len(proxy.requests)
+        until(lambda: len(proxy.requests) > before + 1)
+        proxy.faults = Faults()
+        assert agent.join() == "finished"
+        assert agent.kinds().count("unreachable") == agent.kinds().count("reached") == 1
+
+
+def test_an_agent_joins_again_when_the_server_was_started_anew(tmp_path):
+    with Federation(tmp_path, sizes=(9,), rounds=40) as federation:
+        agent = federation.agent("client-0")
+        until(lambda: "trained" in agent.kinds())
+        with federation.network.members._lock:
+            federation.network.members._members.clear()  # as after a restart
+        assert agent.join() == "finished"
+        federation.thread.join(20)
+        assert [report.count("counted") for report in federation.reports] == [1] * 40
+
+
+def test_a_client_whose_training_fails_says_where_and_goes_on(tmp_path):
+    calls = []
+
+    def loss(outputs, targets):
+        calls.append(1)
+        if len(calls) == 40:
+            raise ValueError("patient 17 has no label")
+        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    task = hw.Task(lambda: torch.nn.Linear(4, 3), loss=loss, metrics=())
+    with Federation(tmp_path, hw.recipes.fedavg(trainer=TRAINER), task, sizes=(9, 7), rounds=4) as federation:
+        agents = [federation.agent(client) for client in federation.data.clients]
+        assert [agent.join() for agent in agents] == ["finished"] * 2
+        federation.thread.join(20)
+    assert [agent.kinds().count("failed") for agent in agents] in ([0, 1], [1, 0])
+    assert not any("patient" in note for report in federation.reports for note in report.notes)

@@ -98,6 +98,7 @@ class Agent:
         self._main: asyncio.Task[str] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = threading.Event()
+        self.still_training = False  # after `run`: code of the user that does not look whether it is wanted
 
     def run(self) -> str:
         """Takes part until the job has ended (with `stay`: until `stop`); the state of the last job: "finished",
@@ -140,7 +141,7 @@ class Agent:
                 return await self._jobs(store, thread)
         finally:
             self._main = None
-            thread.close()
+            self.still_training = not thread.close()
             store.close()
 
     async def _jobs(self, store: AgentStore, thread: TrainingThread) -> str:

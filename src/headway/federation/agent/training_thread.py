@@ -13,6 +13,7 @@ from headway.core import stopping
 from headway.federation.agent.machine_limits import MachineLimits
 
 T = TypeVar("T")
+END_S = 5.0  # how long the end of a call is waited for that does not look whether it is still wanted
 
 
 class WorkWithdrawn(Exception):
@@ -53,11 +54,12 @@ class TrainingThread:
             if self._current is not None and self._thread.ident is not None:
                 stopping.interrupt(self._thread.ident)
 
-    def close(self) -> None:
-        """Ends the thread; a call in it is interrupted, and waited for a moment."""
+    def close(self) -> bool:
+        """Ends the thread; a call in it is interrupted, and waited for a moment; whether it has ended."""
         self.interrupt()
         self._calls.put(None)
-        self._thread.join(timeout=10.0)
+        self._thread.join(timeout=END_S)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         with self.limits.applied():
