@@ -19,7 +19,6 @@ from headway.federation.server_log import ServerLog, Sink
 from headway.federation.serving.assignments import State
 from headway.federation.serving.http_server import HttpServer
 from headway.federation.spool.receipts_route import receipts_routes
-from headway.observe.run_folder import writing
 
 PORT = 8443
 PARTING_S = 3.0  # how long clients are given to learn that the server stops
@@ -163,10 +162,7 @@ class Server:
     def _admit(self) -> ServerAccess:
         """Whom the server admits, from its first job on."""
         if self._access is None:
-            state = self.folder / "server"
-            with writing(state):
-                state.mkdir(parents=True, exist_ok=True)
-            self._access = ServerAccess.of(self.options.host, self.options.access, state)
+            self._access = ServerAccess.of(self.options.host, self.options.access)
             for note in self._access.notes:
                 self.log.write("notice", note)
         return self._access
@@ -193,7 +189,8 @@ class Server:
             [*self._pages.routes(), *access.routes(), *receipts_routes(access.admission, self._present_folder)],
         )
         self._http.start(options.host, options.port, access.context)
-        host = options.name or ("localhost" if options.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else options.host)
+        here = "localhost" if options.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else options.host
+        host = options.name or (here if here in access.hosts or not access.hosts else access.hosts[0])
         self.url = f"{access.scheme}://{host}:{self._http.address[1]}"
         self.page = shown.url(self.url)
         self.log.write("listening", f"Serving at {self.url}", url=self.url)

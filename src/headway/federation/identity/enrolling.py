@@ -124,7 +124,11 @@ async def _send(base: str, asked: EnrolRequest) -> EnrolReply:
     except (aiohttp.ClientError, OSError) as error:
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         number = getattr(cause, "errno", None) or 0
-        reason = os.strerror(number).lower() if number > 0 else getattr(cause, "strerror", "") or str(cause) or type(cause).__name__
+        reason = (
+            os.strerror(number).lower()
+            if number > 0
+            else getattr(cause, "strerror", "") or str(cause) or type(cause).__name__
+        )
         raise IdentityError(f"cannot reach {base}: {reason}.") from error
 
 
