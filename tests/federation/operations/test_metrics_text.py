@@ -4,7 +4,7 @@ import re
 
 from boards import HOSTILE, hostile_board, rounds_of, server_board
 
-from headway.federation.operations.metrics_text import family, metrics_text
+from headway.federation.operations.metrics_text import family, metrics_text, process_text
 from headway.federation.operations.status_board import StatusBoard
 from headway.federation.operations.status_snapshot import ClientStatus
 
@@ -82,3 +82,10 @@ def test_series_of_single_clients_are_left_out_where_they_would_come_and_go():
 def test_numbers_that_are_not_finite():
     text = family("x", "gauge", "a\nb", [({}, float("nan")), ({"a": "1"}, float("inf")), ({"a": "2"}, None)])
     assert text == '# HELP x a\\nb\n# TYPE x gauge\nx NaN\nx{a="1"} +Inf\n'
+
+
+def test_the_process_where_the_system_shows_it(tmp_path):
+    (tmp_path / "statm").write_text("300 200 100 1 0 50 0\n")
+    samples = read(process_text(tmp_path / "statm"))
+    assert samples["process_resident_memory_bytes", ()] % 200 == 0
+    assert list(read(process_text(tmp_path / "nothing"))) == [("process_cpu_seconds_total", ())]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 from headway.federation.operations.status_snapshot import ClientStatus, Presence, RunState, StatusSnapshot
@@ -16,6 +20,15 @@ OUTCOMES = ("counted", "late", "refused", "lost")
 def metrics_text(status: StatusSnapshot) -> str:
     """The whole exposition.  Sums begin anew with a new process, which Prometheus expects of counters."""
     return "".join([*_run(status), *_updates(status), *_results(status), *_clients(status)])
+
+
+def process_text(statm: Path = Path("/proc/self/statm")) -> str:
+    """The time and, where the system shows it in this way, the memory of this process."""
+    parts = [family("process_cpu_seconds_total", "counter", "Processor time.", [({}, time.process_time())])]
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        resident = float(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        parts.append(family("process_resident_memory_bytes", "gauge", "Memory in use.", [({}, resident)]))
+    return "".join(parts)
 
 
 def family(name: str, kind: Literal["counter", "gauge"], help_: str, samples: Sequence[Sample]) -> str:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from headway.federation import http_api as api
 from headway.federation.operations.live_page import fragments, render_page
-from headway.federation.operations.metrics_text import CONTENT_TYPE, metrics_text
+from headway.federation.operations.metrics_text import CONTENT_TYPE, metrics_text, process_text
 from headway.federation.operations.page_access import PageAccess
 from headway.federation.operations.status_board import StatusBoard
 from headway.federation.operations.status_snapshot import StatusSnapshot
@@ -88,7 +88,9 @@ class StatusPages:
         if not self.access.admits(request.headers):
             return self._refusal()
         snapshot = await asyncio.get_running_loop().run_in_executor(None, self.board.snapshot)
-        return web.Response(body=metrics_text(snapshot).encode(), headers={**SAFE, "Content-Type": CONTENT_TYPE})
+        return web.Response(
+            body=(metrics_text(snapshot) + process_text()).encode(), headers={**SAFE, "Content-Type": CONTENT_TYPE}
+        )
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """The changes of the page as server-sent events, until the viewer goes away."""
