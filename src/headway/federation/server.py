@@ -11,7 +11,7 @@ from headway.core import stopping
 from headway.core.errors import HeadwayError
 from headway.federation.federation_file import load_federation
 from headway.federation.identity.server_access import AccessOptions, ServerAccess
-from headway.federation.operations.page_access import PageAccess
+from headway.federation.operations.page_access import TOKEN_FILE, PageAccess
 from headway.federation.operations.status_pages import StatusPages
 from headway.federation.served_job import ServedJob
 from headway.federation.server_job import ServerJob
@@ -193,7 +193,7 @@ class Server:
         host = options.name or (here if here in access.hosts or not access.hosts else access.hosts[0])
         self.url = f"{access.scheme}://{host}:{self._http.address[1]}"
         self.page = shown.url(self.url)
-        self.log.write("listening", f"Serving at {self.url}", url=self.url)
+        self.log.write("listening", f"Serving at {self.url}", url=self.url, token_file=str(self.folder / TOKEN_FILE))
         self.listening.set()
 
     def _present_folder(self) -> Path:
