@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from network import TrustingAdmission
@@ -41,6 +43,12 @@ def test_a_run_that_agrees(made, headway):
         "Signed by 'server'.",
         "All of it agrees.",
     ]
+
+
+def test_a_process_of_its_own_computes_every_round_again(made):
+    command = [sys.executable, "-m", "headway", "verify", str(made / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "Computed again from the updates: rounds 1 to 2." in done.stdout  # with nothing imported beforehand
 
 
 def test_a_run_that_was_changed(made, headway, tmp_path):

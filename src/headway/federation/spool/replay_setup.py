@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+import headway.samplers
+import headway.stages  # noqa: F401 (both register what runs name)
 from headway.core.algorithm import State
 from headway.core.errors import HeadwayError
 from headway.core.flow import EngineFacts, Flow
