@@ -25,7 +25,7 @@ from headway.observe.alarms import Lines
 from headway.observe.journal import Journal
 from headway.observe.progress import Meter
 from headway.observe.round_report import RoundReport
-from headway.observe.run_folder import CONFIG, JOURNAL, read_identity, writing
+from headway.observe.run_folder import CONFIG, JOB, JOURNAL, read_identity, writing
 from headway.observe.text import bytes_text, console, emit, metric_text, name_text, number_text, plain_table, show_table
 
 EVALUATION_S, EVALUATION_SHARE = 30.0, 0.4  # evaluation that takes longer, and more of the time, is mentioned
@@ -65,6 +65,11 @@ def resume_folder(
     if not (folder / CONFIG).is_file():
         raise RunFolderError(
             f"{folder} has no {CONFIG}: the run was made in Python, and is resumed there with Run(..., resume=True)."
+        )
+    if (folder / JOB).is_file():
+        raise RunFolderError(
+            f"{folder} is the run of a server: `headway serve FILE --out {shlex.quote(str(folder))}` goes on with it, "
+            "with the federation's file and the options of before."
         )
     runfile = load_runfile(str(folder / CONFIG), sets, rounds=rounds)
     with run_page(runfile, watch) as page:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from pathlib import Path
 
 from headway.experiment.run import Run
@@ -41,6 +43,7 @@ class ServedJob:
         self.desk = JobDesk(members, assignments, job.data.expected, check, verdict, options.relays)
         now = channel.clock.now
         self.status = ServerStatus.of(members, assignments, name=job.name, rounds=job.rounds, now=now)
+        self._ends: deque[float] = deque(maxlen=6)  # of the rounds of late
         self.run = Run(
             job.algorithm,
             job.data,
@@ -78,6 +81,14 @@ class ServedJob:
             self.stores.set_state(state, reason)
         finally:  # on a full disk too
             self.clients.dismiss(state, reason, patience_s)
+
+    def seconds_left(self, round_: int) -> float | None:
+        """The seconds until the last round, by the pace of those of late with all waiting; `None` before the second."""
+        self._ends.append(time.monotonic())
+        if len(self._ends) < 2 or round_ >= self.job.rounds:
+            return None
+        pace = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+        return pace * (self.job.rounds - round_)
 
     def close(self) -> None:
         """Lets go of the run and its files."""

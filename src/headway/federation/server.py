@@ -28,7 +28,8 @@ PARTING_S = 3.0  # how long clients are given to learn that the server stops
 class ServerOptions:
     """How a server listens and whom it admits.
 
-    host, port: where it listens; port 0 is a free one.  name: in the address that it writes, the host by default.
+    host, port: where it listens; port 0 is a free one.  name: in the address that it writes; by default one of its
+    certificate.
     access: its identity and the registry of nodes, or none on this machine alone.  sinks: receive events of its work,
     see `headway.federation.server_log`.
     """
@@ -125,7 +126,7 @@ class Server:
         reason = ""
         try:
             for report in served.run:
-                log.round(report, job.rounds, served.run.facts.headline)
+                log.round(report, job.rounds, served.run.facts.headline, served.seconds_left(report.round))
             reason = served.run.stopped_because
         except (stopping.Stopped, KeyboardInterrupt) as signal:
             state, reason = self._parting(signal)
@@ -189,9 +190,7 @@ class Server:
             [*self._pages.routes(), *access.routes(), *receipts_routes(access.admission, self._present_folder)],
         )
         self._http.start(options.host, options.port, access.context)
-        here = "localhost" if options.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else options.host
-        host = options.name or (here if here in access.hosts or not access.hosts else access.hosts[0])
-        self.url = f"{access.scheme}://{host}:{self._http.address[1]}"
+        self.url = f"{access.scheme}://{_named(options, access.hosts)}:{self._http.address[1]}"
         self.page = shown.url(self.url)
         self.log.write("listening", f"Serving at {self.url}", url=self.url, token_file=str(self.folder / TOKEN_FILE))
         self.listening.set()
@@ -207,6 +206,13 @@ class Server:
         if self._access is not None:
             self._access.close()
             self._access = None
+
+
+def _named(options: ServerOptions, hosts: Sequence[str]) -> str:
+    """The host in the server's address: a name of its certificate, if it has one."""
+    here = options.host in ("127.0.0.1", "::1", "localhost")
+    usual = "localhost" if here or options.host in ("0.0.0.0", "::") else options.host
+    return options.name or (usual if not hosts or usual in hosts else hosts[0])
 
 
 def _end(name: str, state: State, reason: str) -> str:

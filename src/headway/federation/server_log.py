@@ -38,17 +38,24 @@ class ServerLog:
             for sink in self.sinks:
                 sink(kind, sentence, facts)
 
-    def round(self, report: RoundReport, rounds: int, headline: str) -> None:
-        """Writes a round that is done."""
+    def round(self, report: RoundReport, rounds: int, headline: str, left_s: float | None = None) -> None:
+        """Writes a round that is done; left_s: until the last one, as far as that can be said."""
         counts: dict[str, int] = {status: report.count(status) for status in STATUSES}
         parts = [f"{number} {status}" for status, number in counts.items() if number or status == "counted"]
         parts += [] if report.train_loss is None else [f"loss {number_text(report.train_loss)}"]
         value = report.headline(headline)
         parts += [] if value is None else [f"{headline} {number_text(value)}"]
         parts += [f"{bytes_text(report.bytes_up + report.bytes_down)}", time_text(report.seconds)]
+        parts += [] if left_s is None else [f"about {time_text(left_s)} left"]
         facts: dict[str, Any] = {"round": report.round, "rounds": rounds, **counts, "train_loss": report.train_loss}
         facts |= {"metrics": dict(report.metrics), "bytes_up": report.bytes_up, "bytes_down": report.bytes_down}
-        self.write("round", f"round {report.round}/{rounds}: {', '.join(parts)}", **facts, seconds=report.seconds)
+        self.write(
+            "round",
+            f"round {report.round}/{rounds}: {', '.join(parts)}",
+            **facts,
+            seconds=report.seconds,
+            left_s=left_s,
+        )
         for client in report.clients.with_status("rejected"):
             sentence = f"round {report.round}: the update of {client.client} was refused: {client.reason}"
             self.write("refused", sentence, round=report.round, client=client.client, reason=client.reason)
@@ -94,5 +101,5 @@ def open_log(path: Path) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"the log {path} cannot be written: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the log {path} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
