@@ -102,7 +102,7 @@ SUITES: dict[str, str] = {
         "federation.spool.round_replay"
     ),
     "federation/test_server.py": (
-        "cli.serve_command federation.job_clients federation.job_record "
+        "federation.job_clients federation.job_record "
         "federation.job_stores federation.served_job federation.server_job federation.server_log"
     ),
     "model/test_models_not_plain.py": "model.module_checks model.personal_model",
