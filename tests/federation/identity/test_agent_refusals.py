@@ -39,7 +39,7 @@ def routes(admission):
     async def health(_):
         return web.Response(text="ok")
 
-    return [("POST", "/who", who), ("GET", "/health", health)]
+    return [("POST", "/who", who), ("HEAD", "/who", who), ("GET", api.JOB, who), ("GET", "/health", health)]
 
 
 def calls(url, identity, count=1, between=lambda: None, sink=None):
@@ -98,6 +98,18 @@ def test_a_node_that_is_revoked_between_two_calls_is_refused_on_the_same_connect
     with pytest.raises(ProblemAnswer, match="'cleveland' was revoked at") as caught:
         calls(url, node, 2, between=revoke)
     assert caught.value.status == 403
+
+
+def test_a_refusal_without_a_body_has_its_sentence_too(folders, url, node):
+    with closing(NodeRegistry.of(folders / "ca")) as registry:
+        registry.revoke("cleveland")
+
+    async def head():
+        async with Connection(url, node, AgentLog()) as connection, connection.request("HEAD", "/who"):
+            pass
+
+    with pytest.raises(ProblemAnswer, match="'cleveland' was revoked at"):
+        asyncio.run(head())
 
 
 def test_the_name_dialled_is_not_the_servers(folders, node):

@@ -250,6 +250,9 @@ class Connection:
             problem = api.Problem.model_validate_json(raw)
         except ValidationError:
             problem = None
+        if response.method == "HEAD" and response.status in (401, 403):
+            async with self.request("GET", api.JOB):
+                pass  # is refused likewise, with a sentence
         if response.method == "HEAD" and response.status in OF_HEAD:  # whose answer has no body
             kind = OF_HEAD[response.status]
             problem = api.Problem(kind=kind, message=f"status {response.status} ({response.reason})")
