@@ -46,8 +46,6 @@ def serve_file(name: str, given: ServeOptions) -> None:
         sinks = [json_lines(sys.stdout)] if given.log == "-" else [text_lines()]
         if given.log not in (None, "-"):
             sinks.append(json_lines(stack.enter_context(open_log(Path(str(given.log))))))
-        if given.log != "-":
-            sinks.append(lambda kind, sentence, facts: _show_page(server, facts) if kind == "listening" else None)
         options = ServerOptions(given.host, given.port, access=_access(given), sinks=sinks)
         server = Server(file.jobs, _folder(file, given), options)
         if given.log != "-":
@@ -60,12 +58,6 @@ def serve_file(name: str, given: ServeOptions) -> None:
         raise typer.Exit(128 + stopping.flag.number)
     if state not in EXIT:
         raise typer.Exit(1)
-
-
-def _show_page(server: Server, facts: dict[str, Any]) -> None:
-    """Prints the address of the live page: with its token on a terminal, and where that is in what may be kept."""
-    address = server.page if sys.stdout.isatty() else f"{server.url}/, with the token in {facts['token_file']}"
-    typer.echo(f"          Live page: {address}")
 
 
 def _folder(file: FederationFile, given: ServeOptions) -> Path:
@@ -83,11 +75,12 @@ def _access(given: ServeOptions) -> AccessOptions:
 
 
 def _page(server: Server) -> Sink:
-    """The address of the live page with its token, for the terminal alone."""
+    """The address of the live page: with its token on a terminal, and where that is in what may be kept."""
 
     def show(kind: str, sentence: str, facts: dict[str, Any]) -> None:
         if kind == "listening":
-            typer.echo(f"Live page: {server.page}")
+            address = server.page if sys.stdout.isatty() else f"{server.url}/, with the token in {facts['token_file']}"
+            typer.echo(f"          Live page: {address}")
 
     return show
 

@@ -63,7 +63,7 @@ def test_a_server_from_its_first_client_to_its_end(tmp_path):
 def test_the_token_is_printed_on_a_terminal_alone(capsys, monkeypatch, terminal):
     server = SimpleNamespace(url="https://localhost:8443", page="https://localhost:8443/?token=secret")
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
-    serve_command._show_page(server, {"token_file": "run/status-token"})
+    serve_command._page(server)("listening", "Serving", {"token_file": "run/status-token"})
     out = capsys.readouterr().out
     assert ("secret" in out) is terminal
     assert ("run/status-token" in out) is not terminal

@@ -137,8 +137,12 @@ def algorithm(status: StatusSnapshot) -> Section:
         lead = f"Each round releases, {times}: {' '.join(chain.privacy)}"
     else:
         lead = "No stage adds noise: there is no privacy budget and no ledger."
-    tables = [PageTable(chain.columns, chain.rows, " ".join(chain.notes), words=True)] if chain.rows else []
+    tables = [PageTable(chain.columns, chain.rows, _sentences(chain.notes), words=True)] if chain.rows else []
     return Section("algorithm", "Algorithm and privacy", lead, tables=tables)
+
+
+def _sentences(notes: Sequence[str]) -> str:
+    return " ".join(f"{note[0].upper()}{note[1:].rstrip('.')}." for note in notes if note)
 
 
 def _section(anchor: str, title: str, figures: Sequence[Figure | None]) -> Section:
