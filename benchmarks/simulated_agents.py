@@ -1,4 +1,4 @@
-"""Agents that do not train: each answers with prepared bytes, hundreds or thousands of them in one process.
+"""Agents that do not train: each answers with numbers of its own, hundreds or thousands of them in one process.
 
     python benchmarks/simulated_agents.py http://127.0.0.1:8471 --agents 500 --train 10
 
@@ -23,8 +23,8 @@ import torch
 
 from headway.core.update import Update
 from headway.federation import http_api as api
-from headway.protocol.messages import Reply, Scores, UpdateReply
-from headway.protocol.wire_messages import decode_request, encode_reply
+from headway.protocol.messages import Reply, Request, Scores, UpdateReply
+from headway.protocol.wire_messages import Binding, decode_request, encode_reply
 
 Sign = Callable[[str, str, str, bytes], Mapping[str, str]]  # the agent's name, method, path, body
 PAUSE_S = 0.5
@@ -77,8 +77,8 @@ class SimulatedAgents:
         self.sign, self.contexts = sign, contexts or {}
         self.figures = Figures()
         self.joined = 0
-        self._replies: dict[str, asyncio.Task[bytes]] = {}
-        self._digests: dict[str, str] = {}
+        self.places = {name: place for place, name in enumerate(names)}
+        self._requests: dict[str, tuple[Request, Binding]] = {}
 
     async def run(self, at_once: int = 100, stop: asyncio.Event | None = None) -> Figures:
         """All agents until the job ends; at_once: how many connect at the same time."""
@@ -134,7 +134,7 @@ class SimulatedAgents:
                 await self._answer(session, name, work.assignment)
 
     async def _answer(self, session: aiohttp.ClientSession, name: str, given: api.Assignment) -> None:
-        data = await self._reply(session, name, given)
+        data, digest = await self._reply(session, name, given)
         begun, path = time.monotonic(), api.REPLY.format(assignment=given.assignment)
         view = memoryview(data)
         for offset in range(0, len(data), api.CHUNK):
@@ -144,7 +144,6 @@ class SimulatedAgents:
                 self.figures.failures[f"piece {status} {raw[:100].decode()}"] += 1
                 return
             self.figures.up += len(piece)
-        digest = self._digests[given.message]
         end = api.Complete(size=len(data), digest=digest, message=given.message)
         while True:
             status, raw = await self._post(session, name, api.COMPLETE.format(assignment=given.assignment), end)
@@ -156,28 +155,20 @@ class SimulatedAgents:
         else:
             self.figures.failures[f"complete {status} {raw[:100].decode()}"] += 1
 
-    async def _reply(self, session: aiohttp.ClientSession, name: str, given: api.Assignment) -> bytes:
-        """Each agent downloads the request; the first of all computes the reply, which is the same for all."""
-        key, path = given.message, api.MESSAGE.format(digest=given.message)
-        if key not in self._replies:
-
-            async def make() -> bytes:
-                _, raw = await self._call(session, name, "GET", path)
-                self.figures.down += len(raw)
-                data = prepared(given.kind, raw, self.train, self.value)
-                self._digests[key] = hashlib.sha256(data).hexdigest()
-                return data
-
-            while len(self._replies) > 3:
-                oldest = next(iter(self._replies))
-                del self._replies[oldest]
-                self._digests.pop(oldest, None)
-            self._replies[key] = asyncio.ensure_future(make())
-            return await self._replies[key]
+    async def _reply(self, session: aiohttp.ClientSession, name: str, given: api.Assignment) -> tuple[bytes, str]:
+        """An agent's reply and its digest: every agent downloads the request, and no two replies are alike."""
+        path, parts = api.MESSAGE.format(digest=given.message), []
         async with session.get(path, headers=self._headers(name, "GET", path, b""), ssl=self._ssl(name)) as answer:
             async for part in answer.content.iter_chunked(1 << 16):
                 self.figures.down += len(part)
-        return await self._replies[key]
+                if given.message not in self._requests:
+                    parts.append(part)
+        if given.message not in self._requests:
+            self._requests = {given.message: decode_request(b"".join(parts), 1 << 40)}
+        request, binding = self._requests[given.message]
+        value = self.value * (1 + self.places[name] / len(self.places))
+        data = encode_reply(reply_to(given.kind, request.message.params, self.train, value), binding)
+        return data, hashlib.sha256(data).hexdigest()
 
     async def _post(self, session: aiohttp.ClientSession, name: str, path: str, body: api.Body) -> tuple[int, bytes]:
         return await self._call(session, name, "POST", path, body.model_dump_json().encode())
@@ -217,15 +208,12 @@ def join_request(job: api.JobDescription, train: int) -> api.JoinRequest:
     return api.JoinRequest(job=job.job, versions=job.versions, task=job.task, data=data)
 
 
-def prepared(kind: str, message: bytes, train: int, value: float) -> bytes:
-    """The bytes of a reply."""
-    request, binding = decode_request(message, 1 << 40)
-    reply: Reply = Scores({"loss": 1.0, "accuracy": 0.5}, train)
-    if kind == "train":
-        params = request.message.params
-        update = Update({"delta": torch.full_like(params, value)}, torch.tensor(float(train), dtype=params.dtype))
-        reply = UpdateReply(update, {"examples": float(train), "steps": 1.0, "train_loss": 1.0})
-    return encode_reply(reply, binding)
+def reply_to(kind: str, params: torch.Tensor, train: int, value: float) -> Reply:
+    """A reply that no training was needed for."""
+    if kind != "train":
+        return Scores({"loss": 1.0, "accuracy": 0.5}, train)
+    update = Update({"delta": torch.full_like(params, value)}, torch.tensor(float(train), dtype=params.dtype))
+    return UpdateReply(update, {"examples": float(train), "steps": 1.0, "train_loss": 1.0})
 
 
 def main() -> None:

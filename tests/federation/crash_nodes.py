@@ -13,11 +13,13 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -103,6 +105,8 @@ def fork(order: dict) -> int:
 
         if fault := order.pop("fault"):
             fault_points.install(hook_for(fault, ""))
+        if size := order.pop("file_size"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         kind = order.pop("kind")
         code = 0
         (serve if kind == "serve" else join)(**order)
@@ -110,10 +114,8 @@ def fork(order: dict) -> int:
         code = end.code if isinstance(end.code, int) else 1
         print(end.code, file=sys.stderr)
     except BaseException:
-        import traceback
-
-        traceback.print_exc()
         code = 1
+        traceback.print_exc(limit=-3)
     finally:
         sys.stderr.flush()
         os._exit(code)
@@ -146,7 +148,7 @@ class Nodes:
         import headway
 
         self.folder, self.recipe, self.rounds = folder, recipe, rounds
-        self.port = port or free_port()
+        self.port, self.other_port = port or free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         sources = str(Path(headway.__file__).parents[1])
         self.process = subprocess.Popen(
@@ -178,13 +180,14 @@ class Nodes:
         self.folder = self.folder.parent / name
         self.folder.mkdir()
 
-    def serve(self, fault: str = "") -> int:
-        own = {"folder": str(self.folder), "port": self.port, "recipe": self.recipe, "rounds": self.rounds}
-        return self.order(kind="serve", fault=fault, log=str(self.folder / "server.log"), **own)["pid"]
+    def serve(self, fault: str = "", file_size: int = 0, port: int | None = None) -> int:
+        own = {"folder": str(self.folder), "port": port or self.port, "recipe": self.recipe, "rounds": self.rounds}
+        log = str(self.folder / "server.log")
+        return self.order(kind="serve", fault=fault, file_size=file_size, log=log, **own)["pid"]
 
     def join(self, client: str, fault: str = "", url: str = "") -> int:
         own = {"folder": str(self.folder), "url": url or self.url, "client": client, "recipe": self.recipe}
-        return self.order(kind="join", fault=fault, log=str(self.folder / f"{client}.log"), **own)["pid"]
+        return self.order(kind="join", fault=fault, file_size=0, log=str(self.folder / f"{client}.log"), **own)["pid"]
 
     def code(self, pid: int) -> int | None:
         """The exit code of a node, `None` while it runs."""

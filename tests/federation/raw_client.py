@@ -57,6 +57,7 @@ class RawClient:
         self.name, self.sign, self.context, self.timeout = name, sign, context, timeout
         self.connection: http.client.HTTPConnection | None = None
         self.job_id = ""
+        self.settled: tuple[tuple[int, int], ...] = ()  # verdicts that `assignment` has received
 
     def __enter__(self) -> RawClient:
         return self
@@ -117,10 +118,11 @@ class RawClient:
     def assignment(self, kind: str = "train", tries: int = 20) -> api.Assignment:
         """The next assignment of this kind."""
         for _ in range(tries):
-            work = self.work(5.0)
+            work = self.work(5.0, settled=self.settled)
             if work.assignment is not None and work.assignment.kind == kind:
                 return work.assignment
             assert work.state in ("waiting", "running"), work
+            self.settled = tuple((verdict.round, verdict.attempt) for verdict in work.verdicts)
         raise AssertionError(f"no assignment to {kind}: {work}")
 
     def message(self, assignment: api.Assignment) -> bytes:

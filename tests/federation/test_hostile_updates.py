@@ -64,6 +64,8 @@ REPLIES = {
     "settled": (lambda n: Settled(), "an update was asked for"),
 }
 BYTES = {
+    "a bit of the vector": (flipped(0.7), "checksum"),
+    "a bit of the checksum": (flipped(0.99), "checksum"),
     "a bit of the header": (flipped(0.05), ""),
     "cut short": (lambda data: data[:-20], ""),
     "longer": (lambda data: data + bytes(20), ""),

@@ -46,6 +46,7 @@ FIGURES, COUNTS = frozenset({"examples", "steps", "train_loss"}), frozenset({"ex
 MOST_COUNTED, LONGEST_NAME = 1 << 53, 200
 DAMAGE = (KeyError, IndexError, ValueError, TypeError, OverflowError, RuntimeError)  # of a tensor of another kind
 MESSAGE, PRIVATE, OWN, METRIC = "m/", "p/", "o/", "f/"  # before the names of tensors
+UPDATES, SCORES = ("v/", "s/", METRIC, "weight"), (METRIC, f"{OWN}examples")
 STATUSES: tuple[Literal["dropped", "rejected"], ...] = ("dropped", "rejected")
 
 
@@ -216,11 +217,13 @@ def reply_of(
     try:
         match frame.kind:
             case "update":
+                _only(frame.tensors, UPDATES)
                 update = wire.to_update(frame.tensors, packed, lengths)
                 return UpdateReply(_single(update), _figures(frame.tensors))
             case "sum":
                 return sum_from_tensors(frame.tensors, lengths)
             case "scores":
+                _only(frame.tensors, SCORES)
                 return Scores(_floats(frame.tensors), _count(own["examples"]))
             case "reply":
                 return ExchangeReply(own)
@@ -250,6 +253,12 @@ def _floats(named: Tensors) -> dict[str, float]:
     if strange := [name for name in found if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME]:
         raise ValueError(f"{strange[0]!r} is not the name of a metric")
     return found
+
+
+def _only(named: Tensors, known: tuple[str, ...]) -> None:
+    """Refuses a name that does not begin with one of these."""
+    if strange := [name for name in named if not name.startswith(known)]:
+        raise ValueError(f"a tensor {strange[0]!r} is unknown")
 
 
 def _figures(named: Tensors) -> dict[str, float]:

@@ -1,0 +1,67 @@
+"""Disks that are full or broken, and two servers on one folder: a sentence, an exit code, and a run to go on."""
+
+import pytest
+from crash_nodes import Nodes, parts
+from test_kills import check
+
+PLACES = ["before an event is on disk", "before a content is on disk", "before verdicts are on disk"]
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("disks") / "first"
+    folder.mkdir()
+    with Nodes(folder) as nodes:
+        yield nodes
+
+
+def run_with(nodes, **options):
+    """A run whose first server has this trouble, and its second one none; the first one's exit code and log."""
+    agents = [nodes.join(client) for client in parts(nodes.recipe)[1].clients]
+    server = nodes.serve(**options)
+    code = nodes.wait(server)
+    text = (nodes.folder / "server.log").read_text()
+    server = nodes.serve()
+    assert [nodes.wait(agent) for agent in agents] == [0] * len(agents), nodes.logs()
+    nodes.end()
+    assert nodes.wait(server) == 0, nodes.logs()
+    check(nodes)
+    return code, text
+
+
+@pytest.mark.parametrize("size", [2000, 20_000, 60_000])
+def test_a_full_disk(nodes, size):
+    """No file grows beyond a size: the event log, the journal or the checkpoint cannot be written."""
+    nodes.fresh(f"full-{size}")
+    code, text = run_with(nodes, file_size=size)
+    assert code == 1
+    last = [line for line in text.splitlines() if line][-1]
+    assert "Error" in last
+    assert "full" in text or "too large" in text or "I/O" in text
+
+
+@pytest.mark.parametrize("action", ["full", "broken"])
+@pytest.mark.parametrize("place", PLACES[:1])
+def test_a_write_that_fails(nodes, place, action):
+    nodes.fresh(f"{action}-{place.replace(' ', '-')}")
+    code, text = run_with(nodes, fault=f"{place}|{action}|3")
+    assert code == 1
+    assert ("No space left" if action == "full" else "Input/output error") in text
+
+
+def test_two_servers_on_one_folder(nodes):
+    nodes.fresh("two")
+    clients = parts(nodes.recipe)[1].clients
+    first = nodes.serve(fault="after an event is on disk|stop|2")  # it holds the folder, and does nothing
+    agents = [nodes.join(client) for client in clients]
+    while not (nodes.folder / "run").exists():
+        assert nodes.code(first) is None, nodes.logs()
+    second = nodes.serve(port=nodes.other_port)
+    assert nodes.wait(second) == 1
+    assert "another process" in (nodes.folder / "server.log").read_text()
+    nodes.kill(first)
+    server = nodes.serve()
+    assert [nodes.wait(agent) for agent in agents] == [0] * len(agents), nodes.logs()
+    nodes.end()
+    assert nodes.wait(server) == 0
+    check(nodes)

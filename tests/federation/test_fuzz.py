@@ -1,0 +1,155 @@
+"""Faulty messages against a running server: all are refused with a reason, none ends it, and memory stays bounded."""
+
+import gc
+import os
+import random
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mutations import mutated
+from network import Network
+from raw_client import RawClient, binding_of
+from serving_run import stores
+from toys import blobs, linear_task
+
+import headway as hw
+from headway.core.errors import FrameError, UpdateRejected
+from headway.federation import http_api as api
+from headway.protocol.messages import UpdateReply
+from headway.protocol.wire_messages import Binding, decode_reply
+from headway.server.guard import guard
+
+SIZE, TRAIN = 15, 5
+MESSAGES = int(os.environ.get("HEADWAY_FUZZ", "100000"))
+MOST_GROWTH = 64 << 20
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=1000)
+def test_each_fault_is_refused_by_the_reader_or_the_guard(seed):
+    _, data = mutated(random.Random(seed), SIZE, TRAIN, binding := Binding(3, 1, 0))
+    try:
+        reply = decode_reply(data, binding, 1 << 20)
+        refused = not isinstance(reply, UpdateReply)
+        if not refused:
+            guard(reply.update, {"delta": SIZE}, "client")
+            refused = not 0 <= float(reply.update.weight) <= TRAIN
+    except (FrameError, UpdateRejected):
+        refused = True
+    assert refused
+
+
+def rss():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def fuzz(folder, count, hostile, threads):
+    """Rounds in which hostile clients send `count` faulty messages beside an honest one; kinds, reasons, growth."""
+    data, task = blobs((TRAIN,) * (hostile + 1)), linear_task()
+    honest, others = data.clients[0], data.clients[1:]
+    rounds = -(-count // hostile)
+    algorithm = hw.recipes.recipe("fedavg", trainer=hw.LocalSGD(lr=0.1, batch_size=4))
+    spool, log = stores(folder)
+    network = Network.of(algorithm, task, spool, log, rounds, expected=frozenset(data.clients), lease_s=600.0)
+    network.members.set_aside_after = 1 << 40
+    network.join(algorithm, task, data, [honest])
+    kinds, reasons, wrong, growth = Counter(), Counter(), [], []
+
+    def attack(names, seed):
+        chance = random.Random(seed)
+        raws = {name: RawClient(network.url, name) for name in names}
+        try:
+            for raw in raws.values():
+                assert raw.join(TRAIN).status == 200
+            for _ in range(rounds):
+                for raw in raws.values():
+                    assignment = raw.assignment(tries=1 << 20)
+                    kind, message = mutated(chance, SIZE, TRAIN, binding_of(assignment))
+                    answer = raw.send(assignment, message)
+                    if answer.status == 413:  # refused before it was sent: the client gives up instead
+                        answer = raw.send(assignment, b"")
+                    receipt = api.Receipt.model_validate_json(answer.body)
+                    kinds[kind] += 1
+                    reasons[receipt.reason[:30]] += 1
+                    if receipt.verdict != "refused" or not receipt.reason:
+                        wrong.append((kind, receipt))
+        except Exception as error:
+            wrong.append(error)
+        finally:
+            for raw in raws.values():
+                raw.close()
+
+    attackers = [threading.Thread(target=attack, args=(others[n::threads], n), daemon=True) for n in range(threads)]
+    for attacker in attackers:
+        attacker.start()
+    run = hw.Run(algorithm, data, task, rounds=rounds, engine=network.engine, evaluate_every=None)
+    counted = []
+    try:
+        for report in run:
+            counted.append(report.count("counted"))
+            if report.round == max(1, rounds // 10):
+                gc.collect()
+                growth.append(rss())
+            if wrong:
+                break
+        for attacker in attackers:
+            attacker.join(60)
+    finally:
+        network.close()
+        log.close()
+        run.close()
+    gc.collect()
+    assert not wrong, wrong[:3]
+    assert counted == [1] * rounds
+    assert kinds.total() == rounds * hostile
+    return kinds, reasons, rss() - growth[0]
+
+
+def test_some_hundred_faulty_messages(tmp_path):
+    kinds, reasons, _ = fuzz(tmp_path, 400, 20, 2)
+    assert len(kinds) == 10
+    assert len(reasons) > 10
+
+
+@pytest.mark.soak
+def test_a_hundred_thousand_faulty_messages(tmp_path):
+    begun = time.monotonic()
+    kinds, reasons, growth = fuzz(tmp_path, MESSAGES, 100, 4)
+    print(
+        f"{kinds.total()} faulty messages in {time.monotonic() - begun:.0f} s, all refused for {len(reasons)} reasons"
+    )
+    print(f"memory of server and attackers together grew by {growth / 1e6:.0f} MB; {dict(kinds)}")
+    assert growth < MOST_GROWTH
+
+
+@pytest.mark.soak
+def test_memory_is_flat_over_a_thousand_rounds(tmp_path):
+    """Of a process with a server and three clients, from the 100th round on."""
+    rounds = int(os.environ.get("HEADWAY_ROUNDS", "1000"))
+    data, task = blobs((7, 12, 5)), linear_task()
+    algorithm = hw.recipes.recipe("scaffold", trainer=hw.LocalSGD(lr=0.01, batch_size=4))
+    spool, log = stores(tmp_path)
+    network = Network.of(algorithm, task, spool, log, rounds, expected=frozenset(data.clients))
+    network.join(algorithm, task, data, data.clients)
+    run = hw.Run(algorithm, data, task, rounds=rounds, engine=network.engine, folder=tmp_path / "run")
+    memory, files = [], []
+    try:
+        for report in run:
+            if report.round % (rounds // 10) == 0:
+                gc.collect()
+                memory.append(rss())
+                files.append(len(os.listdir("/proc/self/fd")))
+    finally:
+        network.close()
+        run.close()
+        log.close()
+    print("memory in MB:", [each >> 20 for each in memory], "open files:", files)
+    assert memory[-1] - memory[0] < 16 << 20
+    assert files[-1] <= files[0] + 5
+    assert torch.isfinite(run.state.params).all()
