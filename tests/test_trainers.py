@@ -57,7 +57,8 @@ def run(trainer, engine=None, stages=(), seed=2, rounds=2):
 
 
 def test_every_registered_trainer_has_example_settings():
-    assert set(EXAMPLES) == {name for name in trainers.names() if trainers.get(name).__module__.startswith("headway.")}
+    own = {name for name in trainers.names() if trainers.get(name).__module__.startswith("headway.")}
+    assert set(EXAMPLES) == own - {"FunctionTrainer"}  # whose loop is the user's: training/test_function_trainer.py
     assert {type(trainer).__name__ for trainer in EVERY} == set(EXAMPLES)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from headway.core.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from headway.training.function_trainer import TRAINING_FUNCTIONS as TRAINING_FUNCTIONS
+    from headway.training.function_trainer import FunctionTrainer as FunctionTrainer
     from headway.training.local_optimizer import LocalOptimizer as LocalOptimizer
     from headway.training.local_sgd import LocalSGD as LocalSGD
     from headway.training.loss_terms import LossTerm as LossTerm
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __getattr__ = lazy_names(
     __name__,
     {
+        "function_trainer": ("FunctionTrainer", "TRAINING_FUNCTIONS"),
         "local_optimizer": ("LocalOptimizer",),
         "local_sgd": ("LocalSGD",),
         "loss_terms": ("LossTerm", "Moon"),
