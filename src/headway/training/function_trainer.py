@@ -43,10 +43,10 @@ class FunctionTrainer(Trainer):
     function: the name under which the function is registered on the machine that trains: each agent may have another
         behind the same name, and none has to be known at the server.
 
-    The function is called as `function(model, examples, call)`, trains the model in place, and returns the mean loss, or
-    a mapping with "loss" and, if it is known, "steps".  `examples` has `inputs` and `targets`, `call` the `round` and a
-    `seed`; torch's, NumPy's and Python's generators are seeded before each call.  Parameters that stay with the client
-    are kept for it; what an optimizer keeps is the function's own affair and starts anew.
+    The function is called as `function(model, examples, call)`, trains the model in place, and returns the mean loss,
+    or a mapping with "loss" and, if it is known, "steps".  `examples` has `inputs` and `targets`, `call` the `round`
+    and a `seed`; torch's, NumPy's and Python's generators are seeded before each call.  Parameters that stay with
+    the client are kept for it; what an optimizer keeps is the function's own affair and starts anew.
 
     Nothing is known of its single steps: stages that combine, correct or count them are refused (ECGR, FedProx,
     Scaffold, FedNova), and so are measurements before training.
