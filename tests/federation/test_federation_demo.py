@@ -34,6 +34,15 @@ def test_four_processes_have_the_weights_of_the_simulation_and_its_report(tmp_pa
         code, out, err = headway("export", str(run), "--out", str(tmp_path / f"{name}.safetensors"))
         assert code == 0, out + err
         models.append(load_file(tmp_path / f"{name}.safetensors"))
+    verified = subprocess.run(  # in a process of its own, which knows only the stages that it imports itself
+        [sys.executable, "-m", "headway", "verify", "run"],
+        cwd=tmp_path / "demo",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert "cannot be built" not in verified.stdout
     code, _, err = headway("export", str(tmp_path / "demo" / "run"), "--client", "va")
     assert code == 1
     assert "lies at that client" in err
