@@ -366,3 +366,20 @@ def test_a_missing_address_is_not_tried_for_ever(tmp_path, monkeypatch):
     agent = AgentThread(f"http://localhost:{free_port()}/x", DATA, ONE, tmp_path, task=TASK, patience_s=1.0)
     with pytest.raises(hw.HeadwayError, match="no Headway server has answered"):
         agent.join()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("partition_s", [1.0, 60.0, 120.0])
+def test_a_slow_line_that_loses_connections_and_is_parted(make, simulated, partition_s):
+    """Loss of 5 %, 200 ms there and back, 1 Mbit/s, and a partition in the middle of it."""
+    federation = make(lease_s=300.0).start()
+    federation.proxy.faults = Faults(loss=0.05, latency_s=0.1, rate=125_000.0)
+    federation.join(*DATA.clients)
+    until(lambda: federation.trained(ONE))
+    federation.proxy.faults = Faults(frozen=True)
+    time.sleep(partition_s)
+    federation.proxy.forget()
+    federation.proxy.faults = Faults(loss=0.05, latency_s=0.1, rate=125_000.0)
+    federation.thread.join(120)
+    check(federation, simulated)
+    print(f"a partition of {partition_s:g} s and {federation.proxy.cuts} lost connections: the same weights")

@@ -1,0 +1,98 @@
+"""Clients that drop out at random in each round: every round finishes, and the sum is that of the others, exactly."""
+
+import hashlib
+import os
+import threading
+
+import pytest
+import torch
+from network import Network
+from raw_client import RawClient
+from serving_run import stores
+from toys import blobs, linear_task
+
+import headway as hw
+from headway.federation import http_api as api
+
+CLIENTS, SHARE = 8, 0.3
+DATA, TASK = blobs(tuple(range(4, 4 + CLIENTS))), linear_task(dtype="float64")
+ROUNDS = int(os.environ.get("HEADWAY_DROPOUTS", "200"))
+
+
+def drops(client, round_):
+    """Whether a client drops out in a round; never all of them."""
+    number = int(hashlib.sha256(f"{client} {round_}".encode()).hexdigest()[:8], 16)
+    return client != DATA.clients[round_ % CLIENTS] and number / 2**32 < SHARE
+
+
+def size(client):
+    return len(DATA.train[client])
+
+
+def value(client, round_):
+    return (size(client) - 6) / 64 + round_ / 1024
+
+
+def work(url, client, rounds, failures):
+    """Answers with a constant update, or leaves and comes back."""
+    try:
+        with RawClient(url, client) as raw:
+            raw.join(size(client))
+            answered = -1
+            while answered < rounds - 1:
+                work = raw.work(2.0, settled=raw.settled)
+                raw.settled = tuple((each.round, each.attempt) for each in work.verdicts)
+                if work.state not in ("waiting", "running"):
+                    return
+                given = work.assignment
+                if given is None or given.kind != "train":
+                    continue
+                if drops(client, given.round):
+                    assert raw.post(api.LEAVE, b"{}").status == 200
+                    raw.close()  # and the connection with it
+                    raw.join(size(client))
+                else:
+                    raw.answer(given, float(size(client)), value(client, given.round))
+    except Exception as error:
+        failures.append((client, error))
+
+
+def check(folder, rounds):
+    algorithm = hw.recipes.recipe("fedavg", trainer=hw.LocalSGD(lr=0.1, batch_size=4))
+    spool, log = stores(folder)
+    network = Network.of(algorithm, TASK, spool, log, rounds, expected=frozenset(DATA.clients), wait_limit_s=30.0)
+    failures, counted = [], []
+    threads = [
+        threading.Thread(target=work, args=(network.url, client, rounds, failures), daemon=True)
+        for client in DATA.clients
+    ]
+    for thread in threads:
+        thread.start()
+    run = hw.Run(algorithm, DATA, TASK, rounds=rounds, engine=network.engine, evaluate_every=None)
+    start = run.state.params.clone()
+    try:
+        counted.extend([row.client for row in report.clients if row.status == "counted"] for report in run)
+    finally:
+        network.assignments.set_state("finished")
+        for thread in threads:
+            thread.join(20)
+        network.close()
+        log.close()
+    assert not failures, failures[:2]
+    wanted = [[client for client in DATA.clients if not drops(client, round_)] for round_ in range(rounds)]
+    assert counted == wanted
+    for round_, clients in enumerate(wanted):
+        start += sum(size(c) * value(c, round_) for c in clients) / sum(map(size, clients))
+    assert torch.allclose(run.state.params, start, rtol=0, atol=1e-12)
+    return counted
+
+
+def test_rounds_with_dropouts(tmp_path):
+    check(tmp_path, 6)
+
+
+@pytest.mark.soak
+def test_two_hundred_rounds_with_dropouts(tmp_path):
+    counted = check(tmp_path, ROUNDS)
+    asked = CLIENTS * ROUNDS
+    print(f"{asked - sum(map(len, counted))} of {asked} requests dropped in {ROUNDS} rounds: all finish, sums exact")
