@@ -6,6 +6,7 @@ from headway.federation import http_api as api
 from headway.federation.job_facts import own_versions
 from headway.federation.operations.server_status import ServerStatus, shown_clients
 from headway.federation.operations.status_board import MOST_CLIENTS
+from headway.federation.operations.status_text import now_text
 from headway.federation.serving.assignments import Assignments
 from headway.federation.serving.members import Members
 from headway.federation.serving.network_training import Progress
@@ -91,3 +92,21 @@ def test_among_many_clients_those_that_matter_are_shown():
     assert len(names) == MOST_CLIENTS
     assert {"c02500", "c02999"} <= names
     assert presences == {"connected": 2999, "gone": 1}
+
+
+def test_a_relay_is_no_client():
+    rows = [
+        {"name": "relay", "present": True, "relays": True},
+        {"name": "north", "present": True, "via": "relay"},
+        {"name": "south", "present": True},
+    ]
+    shown, presences = shown_clients(rows, 0.0, {"relay", "north"})
+    assert presences == {"connected": 2}
+    words = {each.name: now_text(each, 0.0) for each in shown}
+    assert words == {"relay": "relay: asked", "north": "asked (by the relay relay)", "south": "waits for work"}
+
+
+def test_the_clients_behind_a_relay_are_awaited():
+    assignments = Assignments()
+    assignments.open("relay", assignment().model_copy(update={"clients": ("north", "west")}))
+    assert assignments.open_clients() == {"relay", "north", "west"}

@@ -54,12 +54,12 @@ def shown_clients(
     rows: Sequence[dict[str, Any]], wall: float, awaited: Collection[str]
 ) -> tuple[list[ClientStatus], Counter[str]]:
     """At most so many clients, those that the round waits for and those with trouble first; and how many of all are
-    connected, gone and so on."""
+    connected, gone and so on, relays not counted."""
     placed = [(row["name"] not in awaited, (presence := _presence(row)) == "connected", presence, row) for row in rows]
     if len(placed) > MOST_CLIENTS:
         placed.sort(key=lambda each: each[:2])
     shown = [client_status(row, presence, wall, not free) for free, _, presence, row in placed[:MOST_CLIENTS]]
-    return shown, Counter(str(presence) for _, _, presence, _ in placed)
+    return shown, Counter(str(presence) for _, _, presence, row in placed if not row.get("relays"))
 
 
 def client_status(row: dict[str, Any], presence: Presence, wall: float, awaited: bool) -> ClientStatus:
@@ -73,6 +73,8 @@ def client_status(row: dict[str, Any], presence: Presence, wall: float, awaited:
         done=row.get("done"),
         contact=None if silent is None else wall - silent,
         awaited=awaited,
+        via=row.get("via", ""),
+        relay=row.get("relays", False),
         train=row.get("train", 0),
         test=row.get("test", 0),
         **{name: outcomes.get(name, 0) for name in ("counted", "late", "refused", "lost")},

@@ -32,9 +32,9 @@ class ClientStatus(StatusPart):
 
     presence: whether it is connected; "absent" for one that is awaited and has not joined yet; "simulated" for those of
     this process.  activity: what it does, in its own words; done: the share of it.  contact: when it was last in
-    contact, in Unix time.  awaited: whether the round waits for it.  counted, late, refused, lost: how many of its
-    updates were so.  reason: of the last that did not count, or why it takes no part.  seconds, loss: of its last
-    update that counted.
+    contact, in Unix time.  awaited: whether the round waits for it.  via: the relay that it is behind; relay: whether
+    it is one itself, and no client.  counted, late, refused, lost: how many of its updates were so.  reason: of the
+    last that did not count, or why it takes no part.  seconds, loss: of its last update that counted.
     """
 
     name: str
@@ -43,6 +43,8 @@ class ClientStatus(StatusPart):
     done: Number = None
     contact: Number = None
     awaited: bool = False
+    via: str = ""
+    relay: bool = False
     train: int = 0
     test: int = 0
     counted: int = 0

@@ -58,7 +58,9 @@ def now_text(client: ClientStatus, at: float) -> str:
     if client.presence == "simulated":
         return doing
     if client.presence == "connected":
-        return doing or ("asked" if client.awaited else "waits for work")
+        doing = doing or ("asked" if client.awaited else "waits for work")
+        behind = f" (by the relay {name_text(client.via)})" if client.via else ""
+        return f"relay: {doing}" if client.relay else f"{doing}{behind}"
     silent = "" if client.contact is None else f" for {whole_time(max(0.0, at - client.contact))}"
     words = {
         "absent": "has not joined yet",

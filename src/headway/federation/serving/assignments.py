@@ -150,9 +150,10 @@ class Assignments:
             return self._open.get(client)
 
     def open_clients(self) -> frozenset[str]:
-        """The clients with a request that they have not answered."""
+        """The nodes with a request that they have not answered, and the clients behind those that are relays."""
         with self._lock:
-            return frozenset(self._open)
+            behind = (client for assignment in self._open.values() for client in assignment.clients)
+            return frozenset([*self._open, *behind])
 
     def was_sent(self, client: str, digest: str) -> bool:
         """Whether a message is one of a client's last: it may fetch these, and nothing that others sent."""

@@ -25,6 +25,8 @@ SHOWN = (
     "set_aside",
     "bytes_up",
     "bytes_down",
+    "via",
+    "relays",
 )  # in the status
 
 
