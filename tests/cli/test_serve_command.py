@@ -80,6 +80,8 @@ def test_a_server_is_ended_in_every_way_and_comes_to_the_same_weights(tmp_path, 
             assert rounds()[-1] == 4
         else:
             assert code == 128 + signal.SIGTERM, server.text
+            assert "study is paused: the server stops (stopped by SIGTERM), and goes on" in server.text
+            assert server.text.rstrip().endswith("The run is kept: the same command goes on with it.")
             assert json.loads((tmp_path / "run" / "job.json").read_text())["state"] == "paused"
             server = processes.start("server", *command, port_of(url))
             assert server.wait() == 0, server.text
@@ -98,6 +100,7 @@ def test_a_server_is_ended_in_every_way_and_comes_to_the_same_weights(tmp_path, 
     assert rounds()[-1] == 4
     token = (tmp_path / "run" / "status-token").read_text().strip()
     assert token not in log.read_text()
+    assert token not in (tmp_path / "server.log").read_text()
     assert {"listening", "connected", "round", "waiting"} <= {each["event"] for each in records(log)}
 
 

@@ -50,10 +50,10 @@ def serve_file(name: str, given: ServeOptions) -> None:
         server = Server(file.jobs, _folder(file, given), options)
         if given.log != "-":
             sinks.append(_page(server))
-        with stopping.deferred(KEPT):
+        with contextlib.suppress(stopping.Stopped), stopping.deferred(KEPT):
             state = server.run()
-        if given.log != "-" and state != "failed":
-            typer.echo(_next(server, state))
+            if given.log != "-" and state != "failed":
+                typer.echo(_next(server, state))
     if stopping.flag.number is not None:
         raise typer.Exit(128 + stopping.flag.number)
     if state not in EXIT:
