@@ -62,7 +62,7 @@ def issue(
             )
             return
         identity = loaded.issue(name, out or Path(name), hosts, days)
-    serves = f" (serves {', '.join(identity.facts.hosts)})" if hosts else ""
+    serves = f" (serves {', '.join(identity.facts.hosts)})" if identity.facts.hosts else ""
     typer.echo(f"identity of {name!r} in {identity.folder}{serves}, valid until {moment(identity.facts.not_after)}")
 
 

@@ -5,6 +5,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from headway.federation.identity.authority import Authority
+from headway.federation.identity.node_identity import NodeIdentity
 from headway.federation.identity.private_files import IdentityError
 
 
@@ -62,6 +63,14 @@ def test_a_certificate_is_renewed_with_its_keys(authority, folders):
     assert (folders / "cleveland" / "signing.key").read_bytes() == before
     assert len(authority.registry.of_name("cleveland")) == 2
     assert renewed.facts.key == authority.registry.of_name("cleveland")[0].certificate.key
+
+
+def test_a_server_that_is_renewed_keeps_its_hosts(authority, folders):
+    before = NodeIdentity.load(folders / "server").facts
+    renewed = authority.issue("server", folders / "server", days=700).facts
+    assert renewed.hosts == before.hosts
+    assert renewed.not_after > before.not_after
+    assert authority.issue("server", folders / "server", hosts=("other.org",)).facts.hosts == ("other.org",)
 
 
 def test_a_folder_of_another_node_or_authority_is_left_alone(authority, folders):

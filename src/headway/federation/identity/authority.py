@@ -138,13 +138,15 @@ class Authority:
     def issue(self, name: str, out: str | Path, hosts: tuple[str, ...] = (), days: float = 365.0) -> NodeIdentity:
         """A new identity in a folder, with keys made here; in the folder of the node's old one, a new certificate.
 
-        hosts: names and addresses under which the node serves; none for a client.
+        hosts: names and addresses under which the node serves; none for a client, and at a renewal those that it has.
 
         Raises:
             IdentityError: if the folder holds another node, or the name is in use with another key.
         """
         out = Path(out)
         keys = node_keys(out, name)
+        if not hosts and (out / CERTIFICATE).exists():
+            hosts = NodeIdentity.load(out).facts.hosts
         request = CertificateRequest(name, keys[0].public_key(), public_hex(keys[1]), hosts, days)
         certificate = self.sign(request)
         write_identity(out, keys, certificate, self.pem)
