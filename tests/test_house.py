@@ -92,10 +92,9 @@ SUITES: dict[str, str] = {
     ),
     "federation/agent/test_agent.py": (
         "federation.agent.agent_job federation.agent.agent_log federation.agent.agent_memory "
-        "federation.agent.agent_store federation.agent.answering federation.agent.connection "
-        "federation.agent.job_building federation.agent.local_policy "
+        "federation.agent.agent_store federation.agent.answering federation.agent.job_building "
         "federation.agent.machine_limits federation.agent.own_data federation.agent.training_thread "
-        "federation.agent.task_building federation.agent.transfers federation.agent.whole_files"
+        "federation.agent.task_building federation.agent.whole_files"
     ),
     "federation/spool/test_run_check.py": (
         "federation.spool.manifest federation.spool.manifest_folder federation.spool.replay_setup "
