@@ -94,6 +94,22 @@ def test_receipts_over_tls(made, headway):
     assert "cannot be reached" in err
 
 
+def test_receipts_against_the_folder_of_a_run(made, headway, tmp_path):
+    code, out, _ = headway("verify", made / "run", "--receipts", made / "receipts", "--identity", made / CLIENT)
+    assert code == 0
+    assert out.splitlines()[0] == "2 receipts of job 'job': 2 updates were counted, each once."
+    code, _, err = headway("verify", tmp_path, "--receipts", made / "receipts")
+    assert code == 1
+    assert "holds no manifests" in err
+    other = json.loads((made / "receipts" / "job" / "0.json").read_text()) | {"client": "another"}
+    (tmp_path / "receipts").mkdir()
+    shutil.copy(made / "receipts" / "job" / "0.json", tmp_path / "receipts" / "0.json")
+    (tmp_path / "receipts" / "1.json").write_text(json.dumps(other))
+    code, _, err = headway("verify", made / "run", "--receipts", tmp_path / "receipts")
+    assert code == 1
+    assert "of several agents, another, client-1" in err
+
+
 def test_receipts_over_plain_http(made, headway, tmp_path):
     given = ("--receipts", made / "receipts", "--name", CLIENT)
     with serving(receipts_routes(TrustingAdmission(), made / "run")) as port:

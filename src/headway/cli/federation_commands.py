@@ -150,7 +150,7 @@ def verify(
     target: Annotated[str, typer.Argument(metavar="RUN|URL", help="The folder of a server's run; or its address.")],
     receipts: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="DIR", help="The folder of an agent's receipts, to compare with the server at URL."),
+        typer.Option(metavar="DIR", help="An agent's receipts, to compare with the server at URL or its RUN."),
     ] = None,
     identity: Annotated[Optional[Path], typer.Option(help="The folder of the agent's certificate and keys.")] = None,  # noqa: UP045
     name: Annotated[Optional[str], typer.Option(help="The agent's name, at a server of plain HTTP.")] = None,  # noqa: UP045

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway.core.errors import ConfigError
-from headway.federation.http_api import RECEIPTS, Problem
+from headway.federation.http_api import RECEIPTS, Problem, Receipt
 from headway.federation.identity.node_identity import AUTHORITY, Identity, NodeIdentity, OpenIdentity
 from headway.federation.spool.receipts import (
     ReceiptsAnswer,
     ReceiptsCheck,
     ReceiptsVerification,
+    extract,
     jobs_of,
     read_receipts,
 )
@@ -67,16 +68,22 @@ def verify_run(run: Path, authority: Path | None, as_json: bool) -> bool:
 def verify_receipts(receipts: Path, url: str, options: ReceiptOptions, as_json: bool) -> bool:
     """Compares an agent's receipts with the server's manifests and shows the result; whether all agrees.
 
+    url: of the server, or the folder of its run.
+
     Raises:
         ConfigError: for receipts or options that cannot be used; if the server cannot be reached, or refuses.
     """
-    held, folder, authority = jobs_of(read_receipts(receipts)), options.identity, options.authority
-    if (folder is None) == (options.name is None):
-        raise ConfigError("name the agent: --identity DIR with its certificate, or --name NAME for plain HTTP.")
-    node: Identity = NodeIdentity.load(folder) if folder is not None else OpenIdentity(options.name or "")
+    found, folder, authority = read_receipts(receipts), options.identity, options.authority
+    held = jobs_of(found)
     if authority is None and folder is not None:
         authority = folder / AUTHORITY
-    answers = _Manifests(url, node, options.public_authorities).answers()
+    if (run := Path(url)).is_dir():
+        answers = _answers_of_run(run, found)
+    else:
+        if (folder is None) == (options.name is None):
+            raise ConfigError("name the agent: --identity DIR with its certificate, or --name NAME for plain HTTP.")
+        node: Identity = NodeIdentity.load(folder) if folder is not None else OpenIdentity(options.name or "")
+        answers = _Manifests(url, node, options.public_authorities).answers()
     job = answers[-1].job
     if job not in held:
         raise ConfigError(f"the server's job is {job!r}, and the receipts are of {', '.join(map(repr, held))}.")
@@ -98,6 +105,19 @@ def verify_receipts(receipts: Path, url: str, options: ReceiptOptions, as_json: 
     else:
         _show(_lines_of_receipts(job, len(held[job]), result))
     return not result.differences
+
+
+def _answers_of_run(run: Path, receipts: list[Receipt]) -> list[ReceiptsAnswer]:
+    """The account that the server of a run would give, all parts, from its folder."""
+    if len(clients := sorted({receipt.client for receipt in receipts})) > 1:
+        raise ConfigError(f"the receipts are of several agents, {', '.join(clients)}: name the folder of one.")
+    found, after = list[ReceiptsAnswer](), 0
+    while (answer := extract(run, clients[0], after)) is not None:
+        found.append(answer)
+        if not answer.more:
+            return found
+        after = int(json.loads(answer.rounds[-1].manifest)["round"])
+    raise ConfigError(f"{run} holds no manifests: it is no run of a server, or no round of it is over.")
 
 
 class _Manifests:
