@@ -66,6 +66,8 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address():
         assert "HttpOnly" in cookie
         assert "SameSite=Lax" in cookie
         assert server.access.token not in cookie
+        assert "Secure" not in cookie  # plain HTTP on this machine
+        assert "Secure" in get(server.url, **{"X-Forwarded-Proto": "https"})[1]["Set-Cookie"]
         code, headers, page = get(base + "/", cookie=cookie.partition(";")[0])
         assert code == 200
         assert headers["Cache-Control"] == "no-store"

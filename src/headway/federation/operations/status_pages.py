@@ -68,7 +68,8 @@ class StatusPages:
         if (given := request.query.get("token")) is not None and self.access.is_token(given):
             response = web.Response(status=303, headers={**SAFE, "Location": "./"})
             name, value = self.access.cookie
-            response.set_cookie(name, value, httponly=True, samesite="Lax", secure=request.secure, path="/")
+            secure = request.secure or request.headers.get("X-Forwarded-Proto") == "https"  # ended by a proxy
+            response.set_cookie(name, value, httponly=True, samesite="Lax", secure=secure, path="/")
             return response
         if not self.access.admits(request.headers):
             return self._refusal()
