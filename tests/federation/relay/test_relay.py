@@ -12,6 +12,8 @@ from raw_client import RawClient
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.core.update import Update
+from headway.federation import http_api as api
 from headway.federation.identity.admission import OpenAdmission
 from headway.federation.identity.node_identity import OpenIdentity
 from headway.federation.identity.server_access import ServerAccess
@@ -22,6 +24,10 @@ from headway.federation.spool.receipts import ReceiptsCheck, extract
 from headway.federation.spool.round_manifests import RoundManifests
 from headway.federation.spool.run_check import RunCheck
 from headway.federation.spool.spool import Spool
+from headway.protocol.messages import SumReply
+from headway.protocol.reports import Reports
+from headway.protocol.sums import ExactTotal
+from headway.protocol.wire_messages import Binding, encode_reply
 
 ROUNDS = 5
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2)
@@ -183,3 +189,121 @@ def test_a_node_joins_for_others_only_where_the_server_lists_it(tmp_path):
     assert network.members.available() == ("client-0", "client-1")
     assert network.members.node_of("client-1") == "relay"
     network.close()
+
+
+class Crash(BaseException):
+    """The server's process has ended."""
+
+
+class FailingLog(EventLog):
+    """A log whose server ends right after an event."""
+
+    last_event = 0
+
+    def append(self, event):
+        number = super().append(event)
+        if number == self.last_event:
+            raise Crash
+        return number
+
+
+@pytest.mark.parametrize("crash", [2, 3, 4, 7])  # after each arrival of the first round, and in the second
+def test_a_server_that_ends_amid_the_events_of_a_sum_counts_it_once_and_whole(tmp_path, crash):
+    data, algorithm = blobs((7, 12, 5)), CHAINS["scaffold"]()
+    local = hw.Run(algorithm, data, TASK, rounds=2, engine=hw.LocalEngine(group=1))
+    list(local)
+    for attempt in range(2):
+        log = FailingLog(tmp_path)
+        log.last_event = 0 if attempt else crash
+        options = {"expected": frozenset(data.clients), "wait_limit_s": 15.0, "group": 1, "relays": ("relay",)}
+        network = Network.of(algorithm, TASK, Spool(tmp_path / "spool"), log, 2, **options)
+        relay = RelayThread(network.url, tmp_path / "relay", clients=2)
+        agents = [AgentThread(relay.url, data, client, tmp_path, task=TASK) for client in data.clients[:2]]
+        agents.append(AgentThread(network.url, data, data.clients[2], tmp_path, task=TASK))
+        folder = tmp_path / "run"
+        run = hw.Run(
+            algorithm,
+            data,
+            TASK,
+            rounds=2,
+            engine=network.engine,
+            folder=folder,
+            resume=attempt > 0,
+            checkpoint_every=1,
+        )
+        try:
+            list(run)
+        except Crash:
+            assert attempt == 0
+        else:
+            assert attempt == 1
+        finally:
+            run.close()
+            network.assignments.set_state("finished" if attempt else "paused")
+            if attempt == 0:
+                relay.relay.stop()
+                for agent in agents:
+                    agent.stop()
+            assert relay.join() == ("finished" if attempt else "stopped")
+            for agent in agents:
+                agent.join()
+            network.close("finished" if attempt else "paused")
+    assert torch.equal(run.state.params, local.state.params)
+    counted = [event for _, event in EventLog(tmp_path).after(0) if event.kind == "arrived"]
+    assert sorted((event.round, event.client) for event in counted) == [
+        (round_, client) for round_ in range(2) for client in data.clients
+    ]
+
+
+def summed(assignment, clients, weight=3.0, count=None, reported=None):
+    """The bytes of a relay's reply."""
+    total = ExactTotal()
+    for _ in range(len(clients) if count is None else count):
+        total.add(Update.of(torch.full((15,), 0.1, dtype=torch.float64) * weight, weight))
+    reports = Reports(clients if reported is None else reported, "counted", 3, metrics={"train_loss": 0.5})
+    return encode_reply(SumReply(total, reports), Binding(assignment.round, assignment.attempt, assignment.ask))
+
+
+FORGED = {
+    "more weight than examples": ({"weight": 4.0}, "above its clients' 6 examples"),
+    "a client that was not asked": ({"reported": ("client-0", "client-4")}, "'client-4', which was not asked through"),
+    "more updates than clients": ({"count": 3}, "a sum of 3 updates has reports on 2"),
+    "a weight that is none": ({"weight": -1.0}, "the weight of its sum is -2"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_sum_that_cannot_be_one_is_refused_for_all_its_clients(tmp_path, name):
+    changes, reason = FORGED[name]
+    algorithm = CHAINS["fedavg"]()
+    expected = frozenset(("client-0", "client-1", "client-2"))
+    network = network_of(tmp_path, algorithm, 1, expected=expected)
+    direct = AgentThread(network.url, DATA, "client-2", tmp_path, task=TASK)
+    data = blobs((7, 12, 5))
+    run = hw.Run(algorithm, data, TASK, rounds=1, engine=network.engine)
+    reports, receipts = [], []
+
+    def relay():
+        with RawClient(network.url, "relay") as raw:
+            members = tuple(
+                {"client": f"client-{place}", "data": {"train": 3, "input_shape": (4,), "classes": ("0", "1", "2")}}
+                for place in range(2)
+            )
+            assert raw.join(6, members=members).status == 200
+            assignment = raw.assignment()
+            receipts.append(raw.send(assignment, summed(assignment, ("client-0", "client-1"), **changes)).body.decode())
+            raw.post(api.LEAVE, b"{}")
+
+    thread = threading.Thread(target=relay, daemon=True)
+    thread.start()
+    try:
+        reports = [next(iter(run))]
+    finally:
+        network.assignments.set_state("finished")
+        thread.join(20)
+        direct.join()
+        network.close()
+    assert reason in receipts[0]
+    rows = {row.client: row for row in reports[0].clients}
+    assert [rows[f"client-{place}"].status for place in range(3)] == ["rejected", "rejected", "counted"]
+    assert reason in rows["client-0"].reason

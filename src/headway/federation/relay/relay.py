@@ -21,6 +21,7 @@ from headway.federation.agent.training_thread import TrainingThread
 from headway.federation.identity.server_access import ServerAccess
 from headway.federation.relay.relay_chain import refusal_of_names
 from headway.federation.relay.relay_desk import RelayDesk
+from headway.federation.serving.assignments import State
 from headway.federation.serving.members import LEASE_S
 from headway.model.task import Task
 
@@ -117,7 +118,8 @@ class Relay:
         store.begin(job.job)
         folder = self.state / hashlib.sha256(job.job.encode()).hexdigest()[:16]
         desk = await thread.run(lambda: RelayDesk.of(job, self.task(job), folder, self.access, self.options.lease_s))
-        state, reason = "stopped", "the relay has ended"
+        state: State = "paused"  # the clients wait for this relay, unless the job has ended
+        reason = ""
         try:
             desk.server.start(self.options.host, self.options.port, self.access.context)
             host, port = desk.server.address
@@ -163,9 +165,9 @@ class Relay:
                 with contextlib.suppress(ProblemAnswer):
                     await session.join()
 
-    def _goodbye(self, desk: RelayDesk, state: str, reason: str) -> None:
+    def _goodbye(self, desk: RelayDesk, state: State, reason: str) -> None:
         """Lets the clients here learn of the end, and closes their server."""
-        desk.assignments.set_state(state if state in ("finished", "failed") else "stopped", reason[:2000])  # type: ignore[arg-type]
+        desk.assignments.set_state(state, reason[:2000])
         last = time.monotonic() + (GOODBYE_S if state == "finished" else 0.0)
         while time.monotonic() < last and not desk.all_know(state):
             time.sleep(LOOK_S)

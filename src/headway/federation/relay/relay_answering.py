@@ -123,7 +123,8 @@ class RelayAnswering:
         self.channel.assignments.withdraw(self.channel.members.names())
         self.engine.open(self.job)
         pool = {"now": now, "number": number, "served": {}, "flying": [], "accepted": []}
-        notes = {"pool": pool, "steps": [], "record": {"messages": [], "replies": []}, "event": last, "now": now}
+        record = self.engine.rounds.record.to_state()
+        notes = {"pool": pool, "steps": [], "record": record, "event": last, "now": now}
         self.engine.restore(notes, {})
 
 

@@ -66,13 +66,7 @@ class Gathering:
         channel, gathered = self.channel, Gathered()
         self._asked += 1
         gathered.missing = channel.members.silent(ask.cohort)
-        present = [client for client in ask.cohort if client not in gathered.missing]
-        nodes, names = channel.by_node(present), dict[str, str]()
-        for node, clients in nodes.items():
-            names[node] = f"{self.prefix}-{self._asked}-{client_number(ask, clients[0])}"
-            behind = clients if channel.members.relays(node) else ()
-            limit = REPLY_ROOM if isinstance(ask.request, Exchange) else largest_sum({}, len(behind))
-            channel.send(node, names[node], ask, sent, limit, behind)
+        nodes, names = self._send(ask, sent, [client for client in ask.cohort if client not in gathered.missing])
         seconds = ask.quorum.deadline_s
         last = math.inf if seconds is None else channel.clock.now() + seconds
         while names:
@@ -86,12 +80,34 @@ class Gathering:
                     self.other(event)
             if event is None or isinstance(event, MembersChanged):
                 gone = channel.members.silent(names)
+                moved = {
+                    node: clients for node, clients in nodes.items() if node in names and self._moved(node, clients)
+                }
+                if moved:  # they have come back behind a relay, since the server was started
+                    channel.assignments.withdraw(moved)
+                    names = {node: name for node, name in names.items() if node not in moved}
+                    others, more = self._send(ask, sent, [client for clients in moved.values() for client in clients])
+                    nodes, names = {**nodes, **others}, {**names, **more}
                 if channel.clock.now() >= last:
                     gone = dict.fromkeys(names, f"it has not answered within {seconds:g} s") | gone
                 channel.assignments.withdraw(gone)
                 gathered.missing |= {client: why for node, why in gone.items() for client in nodes[node]}
                 names = {node: name for node, name in names.items() if node not in gone}
         return gathered
+
+    def _send(self, ask: Ask, sent: SentMessage, clients: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+        """Sends the request to some clients: the nodes that have it for which of them, and each node's assignment."""
+        channel, nodes, names = self.channel, self.channel.by_node(clients), dict[str, str]()
+        for node, own in nodes.items():
+            names[node] = f"{self.prefix}-{self._asked}-{client_number(ask, own[0])}"
+            behind = own if channel.members.relays(node) else ()
+            limit = REPLY_ROOM if isinstance(ask.request, Exchange) else largest_sum({}, len(behind))
+            channel.send(node, names[node], ask, sent, limit, behind)
+        return nodes, names
+
+    def _moved(self, node: str, clients: Sequence[str]) -> bool:
+        """Whether some clients are reached by another node by now."""
+        return any(self.channel.members.node_of(client) != node for client in clients)
 
     def _take(self, arrived: ReplyArrived, sent: SentMessage, gathered: Gathered) -> None:
         """Reads a reply, of a client or of a relay for its clients."""
