@@ -85,6 +85,7 @@ class NetworkTraining:
             if unsent:
                 self._send_all()
             unsent = self._turn(ask)
+        channel.assignments.begin()  # where a restart found the round complete, nothing was sent
         counting, closed = self.rounds.close(ask)
         self._withdraw()
         measure = pool.quorum.late == "drop" and not self.rounds.record.summed
