@@ -47,7 +47,7 @@ def main() -> int:
         url = server.address()
         ways = dict.fromkeys(HOSPITALS, url)
         if options.relay:
-            relay = processes.start("relay", "relay", url, "--identity", "relay", "--port", "0")
+            relay = processes.start("relay", "relay", url, "--identity", "relay", "--port", "0", "--clients", "2")
             ways |= dict.fromkeys(BEHIND_RELAY, relay.address())
         for hospital, way in ways.items():
             processes.start(hospital, "join", way, "--identity", hospital, "--data", f"hospitals:{hospital}")

@@ -20,7 +20,7 @@ def demonstrate(folder, *options):
     return done.stdout
 
 
-@pytest.mark.parametrize("options", [()], ids=["plain"])
+@pytest.mark.parametrize("options", [(), ("--relay",)], ids=["plain", "relay"])
 def test_four_processes_have_the_weights_of_the_simulation_and_its_report(tmp_path, options, headway):
     shown = demonstrate(tmp_path / "demo", *options)
     assert "https://localhost:" in shown

@@ -16,6 +16,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(schema)
     app.command()(serve)
     app.command()(join)
+    app.command()(relay)
     app.command()(status)
     app.command()(verify)
 
@@ -176,3 +177,33 @@ def verify(
         agrees = verify_receipts(receipts, target, ReceiptOptions(identity, name, authority, public_authorities), json)
     if not agrees:
         raise typer.Exit(3)
+
+
+def relay(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The server's address, such as https://server:8443.")],
+    identity: Annotated[Optional[Path], typer.Option(help="The folder of this node's certificate and keys.")] = None,  # noqa: UP045
+    ca: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The folder with the registry of nodes, whom it admits; ./ca where there is one."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for a free one.")] = 8444,
+    state: Annotated[Path, typer.Option(help="The folder of what it holds for its clients and its server.")] = Path(
+        "relay-state"
+    ),
+    clients: Annotated[int, typer.Option(min=1, help="How many of its own clients it waits for before it joins.")] = 1,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Plain HTTP on this machine, for trials.")] = False,
+    proxy: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="URL", help="An HTTP proxy; HTTPS_PROXY and NO_PROXY by default."),
+    ] = None,
+    wait: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="SECONDS", min=0, help="Give up a server that has not answered once; never by default."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")] = False,
+) -> None:
+    """Join a server for the clients that join here, and send it the exact sum of their updates."""
+    from headway.cli.relay_command import RelayChoices, relay_server
+
+    relay_server(url, RelayChoices(identity, ca, host, port, state, clients, insecure, proxy, wait, json))

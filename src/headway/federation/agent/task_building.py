@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from headway.core.errors import ConfigError
-from headway.data import FederatedData
+from headway.data import ClientData, FederatedData
 from headway.experiment.runfile_schema import ModelSection, Sections, TargetScaleSection, TaskSection
 from headway.experiment.target_scaling import scaled_task
 from headway.experiment.task_section import task_of
@@ -19,7 +19,7 @@ from headway.federation.http_api import JobDescription
 from headway.model.task import Task
 
 
-def task_of_names(model: Mapping[str, Any], section: Mapping[str, Any], data: FederatedData) -> Task:
+def task_of_names(model: Mapping[str, Any], section: Mapping[str, Any], data: ClientData) -> Task:
     """The task of a job's model and task sections, on an agent's own data.
 
     Raises:
@@ -59,7 +59,7 @@ def _check_names(model: Mapping[str, Any], section: Mapping[str, Any]) -> None:
         raise ConfigError("the job names a folder for its model, and an agent takes no path from a server.")
 
 
-def _task(model: Mapping[str, Any], section: Mapping[str, Any], data: FederatedData) -> Task:
+def _task(model: Mapping[str, Any], section: Mapping[str, Any], data: ClientData) -> Task:
     """The task of two sections.
 
     Raises:

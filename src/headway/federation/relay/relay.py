@@ -123,7 +123,8 @@ class Relay:
         try:
             desk.server.start(self.options.host, self.options.port, self.access.context)
             host, port = desk.server.address
-            self.address = f"{self.access.scheme}://{host}:{port}"
+            hosts = self.access.hosts  # by another name its clients would refuse its certificate
+            self.address = f"{self.access.scheme}://{host if not hosts or host in hosts else hosts[0]}:{port}"
             self.listening.set()
             self.log.write("listening", f"Clients of {job.name!r} may join at {self.address}.", address=self.address)
             await self._wait_for_clients(desk)
