@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from headway.federation.identity.private_files import IdentityError
 from headway.federation.identity.request_signature import LARGEST_SEQUENCE
 from headway.federation.identity.sequence_numbers import (
+    LARGEST_STEP,
     NODE_BLOCK,
     SERVER_BLOCK,
     WINDOW,
@@ -56,10 +57,14 @@ def test_a_node_takes_the_number_that_a_server_asks_for_and_never_goes_back(tmp_
     assert NodeSequence(tmp_path / "s.sqlite").take() > 10_001
 
 
-def test_a_server_cannot_use_up_the_numbers_of_a_node(tmp_path):
+@pytest.mark.parametrize("least", [LARGEST_STEP + 10, LARGEST_SEQUENCE, 10**16])
+def test_a_server_cannot_use_up_the_numbers_of_a_node(tmp_path, least):
     sequence = NodeSequence(tmp_path / "s.sqlite")
-    sequence.raise_to(10**16)
-    assert sequence.take() <= LARGEST_SEQUENCE
+    first = sequence.take()
+    assert not sequence.raise_to(least)
+    assert sequence.take() == first + 1
+    assert sequence.raise_to(100 * SERVER_BLOCK)
+    assert sequence.take() == 100 * SERVER_BLOCK
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
@@ -139,7 +144,7 @@ def test_the_largest_number_is_accepted_once(tmp_path):
         refused(windows, "a", LARGEST_SEQUENCE)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 3 * WINDOW), max_size=60), st.lists(st.integers(0, 60), max_size=3))
 def test_in_any_order_and_with_restarts_no_number_is_accepted_twice(tmp_path_factory, numbers, stops):
     path, accepted = tmp_path_factory.mktemp("s") / "accepted.sqlite", []

@@ -196,8 +196,7 @@ class NodeIdentity:
         least = headers.get(SEQUENCE, "")
         if not least.isascii() or not least.isdigit() or len(least) > 16:
             return False
-        self._sequence.raise_to(int(least))
-        return True
+        return self._sequence.raise_to(int(least))
 
     def sign(self, data: bytes) -> str:
         """The Ed25519 signature of data, in hexadecimal."""

@@ -15,6 +15,7 @@ from headway.federation.identity.request_signature import LARGEST_SEQUENCE
 
 NODE_BLOCK = 1024  # the numbers that a node reserves at once
 SERVER_BLOCK = 2**24  # the numbers that a server accepts of each node before it has to write
+LARGEST_STEP = 2**40  # which a node takes at a server's word: 65,536 starts of a server
 WINDOW = 1024  # numbers that may arrive out of order, as requests on several connections do
 
 
@@ -65,11 +66,18 @@ class NodeSequence:
             self._next += 1
             return self._next - 1
 
-    def raise_to(self, least: int) -> None:
-        """From now on, only numbers of at least `least`."""
+    def raise_to(self, least: int) -> bool:
+        """From now on, only numbers of at least `least`.
+
+        Returns:
+            False for a number so far ahead that no server asks for it; whoever does could use up a node's numbers.
+        """
         with self._lock:
+            if least > min(self._next + LARGEST_STEP, LARGEST_SEQUENCE - NODE_BLOCK):
+                return False
             if least > self._next:
-                self._reserve(min(least, LARGEST_SEQUENCE - NODE_BLOCK))
+                self._reserve(least)
+            return True
 
     def _reserve(self, least: int) -> None:
         schema = "CREATE TABLE IF NOT EXISTS reserved (below INTEGER NOT NULL)"
