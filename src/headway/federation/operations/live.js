@@ -104,5 +104,6 @@
     if (!paused && !over) clocks();
     say();
   }, 1000);
+  clocks();
   connect();
 })();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ MAKERS = {
 def fragments(status: StatusSnapshot) -> dict[str, str]:
     """The parts of the page that change, by name: HTML, and the texts "title" and "spoken".
 
-    The same status gives the same texts but for times, which the page counts on by itself.
+    The same status gives the same texts at any time: the page counts the seconds by itself.
     """
     pages, values = _pages(), _values(status)
     found = {name: pages.get_template(name).render(values) for name in ("state", "clients")}
@@ -107,8 +108,7 @@ def _values(status: StatusSnapshot) -> dict[str, Any]:
         "name": name_text,
         "bytes": bytes_text,
         "doing": lambda client: now_text(client, status.at),
-        "ago": lambda at: whole_time(float(round(max(0.0, status.at - at)))),
-        "left": lambda at: whole_time(float(round(max(0.0, at - status.at)))),
+        "moment": lambda at: time.strftime("%H:%M:%S UTC", time.gmtime(at)),  # until the script counts from it
     }
 
 
