@@ -171,6 +171,22 @@ def test_a_job_that_is_stopped_for_good_tells_its_agents(tmp_path):
     assert ended(joined) == ["stopped"]
 
 
+def test_a_defect_ends_the_run_and_tells_the_agents(tmp_path):
+    data = blobs((7, 12, 5))
+
+    def broken(kind, sentence, facts):
+        if kind == "round":
+            raise ZeroDivisionError("a defect")
+
+    server = ServerThread([job_of(data)], tmp_path / "run", sinks=[broken])
+    joined = agents(server, data, tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        server.end()
+    assert ended(joined) == ["failed"] * 3
+    record = json.loads((tmp_path / "run" / "job.json").read_text())
+    assert (record["state"], record["reason"]) == ("failed", "ZeroDivisionError: a defect")
+
+
 def test_a_server_refuses_what_it_cannot_do_in_a_sentence(tmp_path):
     data = blobs((7, 12, 5))
     with pytest.raises(hw.HeadwayError, match="a server needs a job"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from headway.federation.server_log import ServerLog
@@ -19,11 +20,17 @@ class JobClients:
 
     def __init__(self, lease_s: float, log: ServerLog) -> None:
         self.log, self.assignments = log, Assignments()
+        self._lock = threading.Lock()
         self._present: frozenset[str] = frozenset()
         self.members = Members(lease_s, on_change=self.look)
 
     def look(self) -> None:
-        """Writes who has come and gone since the last look; called by the thread of the HTTP server."""
+        """Writes who has come and gone since the last look; called by threads of the HTTP server."""
+        with self._lock:
+            self._write_changes()
+        self.assignments.events.put(MembersChanged())
+
+    def _write_changes(self) -> None:
         present = frozenset(self.members.available())
         for client in sorted(present - self._present):
             self.log.write("connected", f"{client} is connected ({len(present)} now)", client=client)
@@ -36,7 +43,6 @@ class JobClients:
             if row.get("declined"):
                 sentence = f"{row['name']} does not take part: {row['declined']}"
                 self.log.change(f"declined {row['name']}", sentence, client=row["name"], reason=row["declined"])
-        self.assignments.events.put(MembersChanged())
 
     def dismiss(self, state: State, reason: str, patience_s: float) -> None:
         """Shows the state of the job to the clients that are connected, which takes so long at most."""

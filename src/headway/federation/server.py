@@ -133,11 +133,21 @@ class Server:
             patience = {"patience_s": PARTING_S}
         except (HeadwayError, OSError) as error:
             state, reason = "failed", str(error)
-        self.reason = reason
-        with stopping.held():
-            log.write(state, _end(job.name, state, reason), job=job.name, round=served.run.state.round, reason=reason)
-            served.end(state, reason, **patience)
+        except Exception as error:  # clients do not work on for a run that has come to an end by a defect
+            self._end(served, "failed", f"{type(error).__name__}: {error}", {})
+            raise
+        self._end(served, state, reason, patience)
         return state
+
+    def _end(self, served: ServedJob, state: State, reason: str, patience: dict[str, float]) -> None:
+        """Ends a job in a state, which its clients are shown."""
+        log, job, self.reason = self.log, served.job, reason
+        with stopping.held():
+            sentence = _sentence(job.name, state, reason)
+            try:
+                log.write(state, sentence, job=job.name, round=served.run.state.round, reason=reason)
+            finally:  # where the log cannot be written, too
+                served.end(state, reason, **patience)
 
     def _parting(self, signal: BaseException) -> tuple[State, str]:
         """The state and the reason of an end that was asked for."""
@@ -215,7 +225,7 @@ def _named(options: ServerOptions, hosts: Sequence[str]) -> str:
     return options.name or (usual if not hosts or usual in hosts else hosts[0])
 
 
-def _end(name: str, state: State, reason: str) -> str:
+def _sentence(name: str, state: State, reason: str) -> str:
     """The sentence about a job that has ended."""
     words = {"finished": "is finished", "failed": "has failed", "stopped": "is stopped", "paused": "is paused"}
     return f"{name} {words.get(state, state)}" + (f": {reason.rstrip('.')}." if reason else ".")
