@@ -7,12 +7,14 @@ import threading
 import pytest
 import torch
 from network import Network
-from raw_client import RawClient
+from raw_client import RawClient, binding_of
 from serving_run import stores
 from toys import blobs, linear_task
 
 import headway as hw
 from headway.federation import http_api as api
+from headway.protocol.messages import Declined
+from headway.protocol.wire_messages import encode_reply
 
 CLIENTS, SHARE = 8, 0.3
 DATA, TASK = blobs(tuple(range(4, 4 + CLIENTS))), linear_task(dtype="float64")
@@ -38,7 +40,7 @@ def work(url, client, rounds, failures):
     try:
         with RawClient(url, client) as raw:
             raw.join(size(client))
-            answered = -1
+            answered, left = -1, ""
             while answered < rounds - 1:
                 work = raw.work(2.0, settled=raw.settled)
                 raw.settled = tuple((each.round, each.attempt) for each in work.verdicts)
@@ -47,7 +49,10 @@ def work(url, client, rounds, failures):
                 given = work.assignment
                 if given is None or given.kind != "train":
                     continue
-                if drops(client, given.round):
+                if drops(client, given.round) and given.assignment == left:  # it came back before it was missed
+                    raw.send(given, encode_reply(Declined("dropped", "it has left"), binding_of(given)))
+                elif drops(client, given.round):
+                    left = given.assignment
                     assert raw.post(api.LEAVE, b"{}").status == 200
                     raw.close()  # and the connection with it
                     raw.join(size(client))

@@ -19,6 +19,7 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.federation import http_api as api
 from headway.federation.agent import connection as agent_connection
+from headway.federation.agent.agent_store import AgentStore
 from headway.federation.serving.http_server import HttpServer
 from headway.federation.serving.network_engine import WaitedTooLong
 
@@ -246,6 +247,23 @@ def test_proxies_between(make, simulated, faults):
     federation.join(ONE, TWO)
     time.sleep(0.8)  # a poll that is longer than the proxy's patience
     federation.join(THREE)
+    check(federation, simulated)
+
+
+def test_memory_is_what_counted_when_a_heartbeat_ends_amid_a_verdict(make, simulated, monkeypatch):
+    """Whoever carries the verdict out, and whatever is cancelled then: the next round trains from what is on disk."""
+    settle = AgentStore.settle
+
+    def slowly(self, *verdict):
+        done = settle(self, *verdict)
+        time.sleep(0.1)
+        return done
+
+    monkeypatch.setattr(AgentStore, "settle", slowly)
+    monkeypatch.setattr(api, "HEARTBEAT_S", 0.005)
+    federation = make().start()
+    federation.proxy.faults = Faults(latency_s=0.02)
+    federation.join(*DATA.clients)
     check(federation, simulated)
 
 

@@ -236,6 +236,7 @@ class JobSession:
             self.job.answering.check(assignment)
             if assignment.kind == "train":
                 await self._until_settled(assignment)
+                self.job.memory.committed = await asyncio.to_thread(self.store.committed, self.name)
             stored = await self._answered(assignment)
         await self._deliver(stored)
 

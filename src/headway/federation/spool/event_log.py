@@ -66,8 +66,8 @@ class EventLog:
     def append_all(self, events: Iterable[RoundEvent]) -> int:
         """`append` of several in one commit, all or none; the number of the last."""
         rows = [_row(event) for event in events]
-        fault_points.at("before an event is on disk")
         with self._changing() as connection:
+            fault_points.at("before an event is on disk")
             for row in rows:
                 cursor = connection.execute(f"INSERT INTO events ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)", row)
         fault_points.at("after an event is on disk")
@@ -117,8 +117,8 @@ class EventLog:
             SpoolError: if the disk refuses; then none is kept.
         """
         rows = [(client, v.round, v.attempt, int(v.counted), v.reason) for client, v in verdicts.items()]
-        fault_points.at("before verdicts are on disk")
         with self._changing() as connection:
+            fault_points.at("before verdicts are on disk")
             connection.executemany("INSERT OR IGNORE INTO verdicts VALUES (?,?,?,?,?,0)", rows)
         fault_points.at("after verdicts are on disk")
 
