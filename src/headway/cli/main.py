@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -351,7 +352,7 @@ def main() -> None:
         try:
             _main()
         except stopping.Stopped as stopped:
-            typer.echo(f"{stopped}.".capitalize(), err=True)
+            typer.echo(f"Stopped by {signal.Signals(stopped.number).name}.", err=True)
             sys.exit(stopped.exit_code)
 
 

@@ -132,3 +132,9 @@ def test_one_client_of_data_keeps_its_examples():
     assert same(alone.train_of("v"), data.train_of("va"))
     assert same(alone.test_of("v"), data.test_of("va"))
     assert len(alone.store) == 200
+
+
+def test_a_file_that_is_not_there_is_named_before_any_connection(tmp_path):
+    (tmp_path / "north.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"there is no file .*north\.csvx \(did you mean 'north\.csv'\?\)"):
+        AgentData.of(AgentFile.of(str(tmp_path / "north.csvx")))

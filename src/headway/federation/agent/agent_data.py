@@ -14,6 +14,7 @@ from headway.core.registry import convert
 from headway.data import Examples, FederatedData, load
 from headway.data.dataset.class_names import listed_names
 from headway.data.sources.data_schema import DataSchema, schema_of
+from headway.data.sources.missing import no_file
 from headway.data.sources.schema_loading import load_with_schema
 from headway.data.sources.schema_table import FileForm
 from headway.data.sources.source_registry import SOURCES
@@ -41,6 +42,7 @@ class AgentData:
 
         Raises:
             ConfigError: a key of [data] of the wrong type, or a packaged source without a client.
+            DataError: there is no such file.
         """
         options = dict(file.data)
         source, client = options.pop("source"), options.pop("client", None)
@@ -52,6 +54,8 @@ class AgentData:
                 raise ConfigError(f"{source!r} is a packaged source of several clients: name one, as {source}:CLIENT.")
             return cls(source, client, options)
         path = (file.folder / source).resolve()
+        if not path.exists():
+            raise DataError(no_file(path))
         if client is not None and "client_column" not in options:
             raise ConfigError(
                 f"data.client is {client!r}, but {source} is a file of one client; leave data.client out."
