@@ -150,6 +150,10 @@ class JobSession:
             return None
         self._settled -= settled
         await self._take(work)
+        if work.reason and self.end is None:
+            self.log.once("notice", f"The server: {work.reason}.")
+        else:
+            self.log.over("notice")
         return work
 
     def _request(self, wait_s: float) -> tuple[api.WorkRequest, set[tuple[int, int]]]:
