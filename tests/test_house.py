@@ -104,7 +104,6 @@ SUITES: dict[str, str] = {
         "federation.job_clients federation.job_record "
         "federation.job_stores federation.served_job federation.server_job federation.server_log"
     ),
-    "federation/test_federation_demo.py": "cli.relay_command",
     "model/test_models_not_plain.py": "model.module_checks model.personal_model",
     "model/test_shapes.py": "model.broadcasting model.losses",
     "model/test_target_scale.py": "experiment.target_scaling",

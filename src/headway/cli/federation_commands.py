@@ -191,6 +191,7 @@ def relay(
     state: Annotated[Path, typer.Option(help="The folder of what it holds for its clients and its server.")] = Path(
         "relay-state"
     ),
+    name: Annotated[str, typer.Option(help="The relay's name, with --insecure.")] = "relay",
     clients: Annotated[int, typer.Option(min=1, help="How many of its own clients it waits for before it joins.")] = 1,
     insecure: Annotated[bool, typer.Option("--insecure", help="Plain HTTP on this machine, for trials.")] = False,
     proxy: Annotated[
@@ -206,4 +207,4 @@ def relay(
     """Join a server for the clients that join here, and send it the exact sum of their updates."""
     from headway.cli.relay_command import RelayChoices, relay_server
 
-    relay_server(url, RelayChoices(identity, ca, host, port, state, clients, insecure, proxy, wait, json))
+    relay_server(url, RelayChoices(identity, ca, host, port, state, clients, insecure, proxy, wait, json, name))

@@ -36,7 +36,8 @@ class RelayOptions:
 
     host, port: where it listens for its clients; port 0 is a free one.  clients: how many it waits for before it joins
     its server.  proxy: of the connection to the server.  patience_s: how long a server is waited for that has not
-    answered once; `None` without end.  sink: receives events of its work.
+    answered once; `None` without end.  lease_s: the seconds without contact after which a client counts as gone.  sink:
+    receives events of its work.
     """
 
     host: str = "127.0.0.1"
@@ -102,6 +103,12 @@ class Relay:
             thread.close()
             store.close()
 
+    def _host(self) -> str:
+        """The host in the relay's address: a name of its certificate, if it has one."""
+        hosts = self.access.hosts
+        usual = "localhost" if self.options.host in ("127.0.0.1", "0.0.0.0") else self.options.host
+        return usual if not hosts or usual in hosts else hosts[0]
+
     async def _decline(self, why: str) -> None:
         """Lets the server show why there is no relay, and ends.
 
@@ -122,9 +129,7 @@ class Relay:
         reason = ""
         try:
             desk.server.start(self.options.host, self.options.port, self.access.context)
-            host, port = desk.server.address
-            hosts = self.access.hosts  # by another name its clients would refuse its certificate
-            self.address = f"{self.access.scheme}://{host if not hosts or host in hosts else hosts[0]}:{port}"
+            self.address = f"{self.access.scheme}://{self._host()}:{desk.server.address[1]}"
             self.listening.set()
             self.log.write("listening", f"Clients of {job.name!r} may join at {self.address}.", address=self.address)
             await self._wait_for_clients(desk)
