@@ -25,6 +25,7 @@ def test_four_processes_have_the_weights_of_the_simulation_and_its_report(tmp_pa
     shown = demonstrate(tmp_path / "demo", *options)
     assert "https://localhost:" in shown
     page = (tmp_path / "demo" / "run" / "report.html").read_text()
+    assert "Times of a federation are those of its server&#39;s clock" in page
     for hospital in ("cleveland", "hungary", "switzerland", "va"):
         assert hospital in page
     code, out, err = headway("run", "hospitals", "--rounds", str(ROUNDS), "--out", str(tmp_path / "simulated"))

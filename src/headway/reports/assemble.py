@@ -52,6 +52,10 @@ def evidence(paths: Sequence[Path]) -> Evidence:
     comparison = only.comparison if only is not None else _compared(groups, found)
     left_out = [f"Left out: {words}" for words in (*map(str, dead), *(each.trouble for each in found if each.trouble))]
     notices = [*left_out, *unfinished, *_unlike(groups)]
+    if any("federation" in each.tables for each in found):  # the run of a server
+        notices.append(
+            "Times of a federation are those of its server's clock, also where a heading says simulated time."
+        )
     methods = _methods(groups, comparison)
     partition, seed = _partition(found)
     return Evidence(
