@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class FailingSpool(Spool):
     """A spool on a disk that refuses."""
 
     disk: Disk
+    ending = threading.local()
 
     def _write(self, held: object, data: bytes) -> None:
         if self.disk.refuses("piece"):
@@ -59,11 +61,16 @@ class FailingSpool(Spool):
         super()._write(held, data)  # type: ignore[arg-type]
 
     def _keep(self, held: object, digest: str) -> None:
-        if self.disk.refuses("end of an upload"):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(os, "fsync", lambda handle: fail(errno.EIO))
-                super()._keep(held, digest)  # type: ignore[arg-type]
-        super()._keep(held, digest)  # type: ignore[arg-type]
+        self.ending.refused = self.disk.refuses("end of an upload")
+        try:
+            super()._keep(held, digest)  # type: ignore[arg-type]
+        finally:
+            self.ending.refused = False
+
+    def _rename(self, path: Path, digest: str) -> None:
+        if getattr(self.ending, "refused", False):
+            fail(errno.EIO)  # as `os.fsync` does, for this thread alone
+        super()._rename(path, digest)
 
     def put_file(self, path: Path, *, move: bool = False, digest: str | None = None) -> str:
         if self.disk.refuses("message"):
