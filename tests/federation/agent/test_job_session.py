@@ -146,30 +146,6 @@ def test_work_that_is_withdrawn_stops_between_two_steps(tmp_path):
         assert agent.thread.is_alive()
 
 
-def test_heartbeats_go_on_while_a_client_trains(tmp_path):
-    training, go_on = threading.Event(), threading.Event()
-
-    def loss(outputs, targets):
-        if threading.current_thread().name == "training":
-            training.set()
-            assert go_on.wait(20)
-        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
-
-    task = hw.Task(lambda: torch.nn.Linear(4, 3), loss=loss, metrics=())
-    options = {"lease_s": 0.5, "rounds": 1}
-    with Federation(tmp_path, hw.recipes.fedavg(trainer=TRAINER), task, sizes=(9,), **options) as federation:
-        agent = federation.agent("client-0")
-        go_on.set()  # of the trial of the model
-        until(lambda: federation.network.members.get("client-0") is not None)
-        go_on.clear()
-        assert training.wait(10)
-        contacts = set()
-        until(lambda: len(contacts.add(federation.network.members.get("client-0").contact) or contacts) > 8)
-        assert "client-0" in federation.network.members.available()
-        go_on.set()
-        assert agent.join() == "finished"
-
-
 @pytest.mark.parametrize("state", ["failed", "stopped"])
 def test_an_agent_stops_working_for_a_run_that_has_ended(tmp_path, state):
     slow = hw.LocalSGD(lr=0.1, batch_size=1, steps=100_000)
