@@ -207,7 +207,7 @@ class FailingLog(EventLog):
         return number
 
 
-@pytest.mark.parametrize("crash", [2, 3, 4, 7])  # after each arrival of the first round, and in the second
+@pytest.mark.parametrize("crash", [2, 3, 4, 6, 7, 8])  # after each arrival of the first round, and in the second
 def test_a_server_that_ends_amid_the_events_of_a_sum_counts_it_once_and_whole(tmp_path, crash):
     data, algorithm = blobs((7, 12, 5)), CHAINS["scaffold"]()
     local = hw.Run(algorithm, data, TASK, rounds=2, engine=hw.LocalEngine(group=1))

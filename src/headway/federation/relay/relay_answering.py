@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from headway.core import stopping
@@ -16,7 +16,7 @@ from headway.federation.serving.network_engine import NetworkEngine, NetworkOpti
 from headway.federation.serving.request_channel import KINDS, RequestChannel
 from headway.federation.spool.round_event import RoundLog
 from headway.protocol import wire
-from headway.protocol.messages import Answer, Ask, Declined, Reply, Request, SumReply
+from headway.protocol.messages import Answer, Ask, Declined, Reply, Request, SumReply, Train
 from headway.protocol.reports import Reports
 from headway.protocol.wire_messages import Binding, read_request, write_reply
 
@@ -26,16 +26,24 @@ CLOCK = ("asked_s", "ended_s", "age")  # metrics by the relay's own clock
 class RelayAnswering:
     """Answers assignments with the clients of a relay.
 
-    job: as `relay_job` makes it.  channel: to these clients.  log: of the rounds here.  most: the largest number of
-    bytes of a request.
+    job: as `relay_job` makes it.  channel: to these clients.  log: of the rounds here.  forget: drops the contents of
+    the spool but for some.  most: the largest number of bytes of a request.
     """
 
     telemetry = True
 
-    def __init__(self, job: Job, channel: RequestChannel, log: RoundLog, parameters: int) -> None:
-        self.job, self.channel, self.log = job, channel, log
+    def __init__(
+        self,
+        job: Job,
+        channel: RequestChannel,
+        log: RoundLog,
+        forget: Callable[[Collection[str]], object],
+        parameters: int,
+    ) -> None:
+        self.job, self.channel, self.log, self.forget = job, channel, log, forget
         self.engine = NetworkEngine(channel, log, NetworkOptions(drift=False, group=1))
         self.engine.open(self.job)
+        self._go_on()
         broadcasts = job.algorithm.chain.broadcast(
             job.algorithm.chain.init(self.engine.training.setup.flat_module.shared)
         )
@@ -93,13 +101,16 @@ class RelayAnswering:
     def _reply(self, request: Request, assignment: Assignment) -> Reply:
         """The sum over the clients, or their reports alone."""
         ask = Ask(request, tuple(sorted(assignment.clients)), self.job.algorithm.quorum, assignment.ask)
-        self._forget_other_rounds(ask)
+        if isinstance(request, Train):
+            self._forget_other_rounds(ask)
         try:
             answer = self.engine.ask(ask)
         except stopping.Interrupted:
             self._begin_anew()
             raise
         self.engine.training.verdicts(())  # what was open here is over; the server gives the verdicts
+        if isinstance(request, Train):
+            self.forget(self._digests())
         return (
             SumReply(answer.total, _reports(answer, ask))
             if len(answer.reports)
@@ -114,14 +125,32 @@ class RelayAnswering:
         ):
             self._begin_anew()
 
+    def _go_on(self) -> None:
+        """Goes back to just before the last round that was opened here, whose events are then fed again: its requests
+        have the same names, so that clients send what they have computed, and its sum has the same updates."""
+        events = self.log.after(0)
+        opened = [(place, event) for place, event in events if event.kind == "opened"]
+        if opened:
+            place, event = opened[-1]
+            self._set(place - 1, int(event.more["first"]), event.at)
+
     def _begin_anew(self) -> None:
         """A state in which nothing is open; requests get numbers that none had before."""
         events = self.log.after(0)
-        number = 1 + max((event.number for _, event in events), default=0)
-        last = events[-1][0] if events else 0
-        now = self.engine.now
+        begun = [int(event.more["first"]) + len(event.more["cohort"]) for _, event in events if event.kind == "opened"]
+        number = max([*begun, *(event.number + 1 for _, event in events)], default=0)
         self.channel.assignments.withdraw(self.channel.members.names())
         self.engine.open(self.job)
+        self._set(events[-1][0] if events else 0, number + len(events), self.engine.now)
+
+    def _digests(self) -> set[str]:
+        """The contents that the last round here needs, should it be gone on with."""
+        events = [event for _, event in self.log.after(0)]
+        last = max(place for place, event in enumerate(events) if event.kind == "opened")
+        return {event.digest for event in events[last:] if event.digest}
+
+    def _set(self, last: int, number: int, now: float) -> None:
+        """The state after an event, from which requests are numbered on."""
         pool = {"now": now, "number": number, "served": {}, "flying": [], "accepted": []}
         record = self.engine.rounds.record.to_state()
         notes = {"pool": pool, "steps": [], "record": record, "event": last, "now": now}

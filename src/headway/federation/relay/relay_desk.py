@@ -63,7 +63,9 @@ class RelayDesk:
         )
         desk.offer(description)
         assignments.set_state("running")
-        answering = RelayAnswering(job, channel, log, description.task.parameters + description.task.statistics)
+        answering = RelayAnswering(
+            job, channel, log, spool.forget, description.task.parameters + description.task.statistics
+        )
         server = HttpServer(desk, members, assignments, spool, access.admission)
         return cls(description, members, assignments, log, server, answering)
 

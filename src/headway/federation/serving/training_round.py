@@ -221,6 +221,7 @@ class TrainingRounds:
                 "available": list(self.available),
                 "cohort": list(ask.cohort),
                 "reserve": list(reserve),
+                "first": self.coordinator.pool.asked,
             }
             more |= {"sizes": self.sizes} if self.sizes else {}
             self._write(RoundEvent("opened", ask.round, ask.attempt, now, digest=sent.digest, more=more))
