@@ -53,6 +53,7 @@ def test_the_tables_of_the_page_are_taken(tmp_path):
     section = FederationSection.model_validate(tomllib.loads(shown[0])["federation"])
     assert section.clients == ["hospital-a", "hospital-b"]
     (tmp_path / "agent.toml").write_text(shown[1])
+    (tmp_path / "patients.csv").write_text("age_in_years,ill\n40,yes\n")
     file = AgentFile.of(tmp_path / "agent.toml")
     assert AgentData.of(file).form.columns == {"age": "age_in_years"}
     assert build(LocalPolicy, file.policy) == LocalPolicy(clip=1.0, telemetry=False)
