@@ -94,6 +94,7 @@ def check(folder, rounds):
     return counted
 
 
+@pytest.mark.soak
 def test_rounds_with_dropouts(tmp_path):
     check(tmp_path, 6)
 
