@@ -99,8 +99,9 @@ class AgentStore:
             raise unwritable(folder, error) from error
 
     def close(self) -> None:
-        """Lets another process have the folder."""
-        self._database.close()
+        """Lets another process have the folder; a call of another thread that is under way ends first."""
+        with self._lock:
+            self._database.close()
 
     # replies --------------------------------------------------------------------------------------------
 

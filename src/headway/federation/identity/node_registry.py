@@ -97,8 +97,9 @@ class NodeRegistry:
         return cls(folder)
 
     def close(self) -> None:
-        """Closes the file."""
-        self._database.close()
+        """Closes the file; a call of another thread that is under way ends first."""
+        with self._lock:
+            self._database.close()
 
     def of_name(self, name: str) -> Sequence[Issued]:
         """The certificates of a node, the newest last."""

@@ -130,8 +130,9 @@ class SequenceWindows:
         }
 
     def close(self) -> None:
-        """Closes the file."""
-        self._database.close()
+        """Closes the file; a call of another thread that is under way ends first."""
+        with self._lock:
+            self._database.close()
 
     def accept(self, node: str, sequence: int) -> None:
         """Marks a number as used, durably.
