@@ -14,6 +14,7 @@ import headway as hw
 from headway.core import fault_points
 from headway.federation import http_api as api
 from headway.federation.agent import job_session
+from headway.federation.agent.agent_store import AgentStore
 from headway.federation.spool.event_log import EventLog
 from headway.federation.spool.spool import Spool
 
@@ -197,3 +198,14 @@ def test_a_client_whose_training_fails_says_where_and_goes_on(tmp_path):
         federation.thread.join(20)
     assert [agent.kinds().count("failed") for agent in agents] in ([0, 1], [1, 0])
     assert not any("patient" in note for report in federation.reports for note in report.notes)
+
+
+def test_a_store_is_closed_after_the_call_that_is_under_way(tmp_path):
+    store, closed = AgentStore(tmp_path), threading.Event()
+    with store._transaction() as database:
+        ender = threading.Thread(target=lambda: (store.close(), closed.set()))
+        ender.start()
+        assert not closed.wait(0.2)
+        assert database.execute("SELECT value FROM facts").fetchone() is not None
+    ender.join(10)
+    assert closed.is_set()
