@@ -92,7 +92,7 @@ SUITES: dict[str, str] = {
     ),
     "federation/agent/test_agent.py": (
         "federation.agent.agent_job federation.agent.agent_log federation.agent.agent_memory "
-        "federation.agent.agent_store federation.agent.answering federation.agent.job_building "
+        "federation.agent.agent_store federation.agent.answering "
         "federation.agent.machine_limits federation.agent.own_data federation.agent.training_thread "
         "federation.agent.task_building federation.agent.whole_files"
     ),

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from headway.cli.identity_command import identity_app
+from headway.cli.table_options import Categories, Drop, Gaps, Target, TargetTask
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -23,20 +24,11 @@ def add_commands(app: typer.Typer) -> None:
 
 def schema(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Tables of the same columns.")],
-    target: Annotated[Optional[str], typer.Option(help="The column to predict.")] = None,  # noqa: UP045
-    task: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="classification or regression, where the target may be either."),
-    ] = None,
-    drop: Annotated[Optional[list[str]], typer.Option(help="A column to leave out; repeatable.")] = None,  # noqa: UP045
-    categories: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="A column whose numbers are names, not quantities; repeatable."),
-    ] = None,
-    gaps: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="A text that is a gap, '' for an empty cell, instead of NA, None, ? and such; repeatable."),
-    ] = None,
+    target: Target = None,
+    task: TargetTask = None,
+    drop: Drop = None,
+    categories: Categories = None,
+    gaps: Gaps = None,
     out: Annotated[Optional[Path], typer.Option(help="The file to write; standard output by default.")] = None,  # noqa: UP045
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:

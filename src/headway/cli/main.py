@@ -18,6 +18,7 @@ import typer
 
 from headway import __version__
 from headway.cli.federation_commands import add_commands
+from headway.cli.table_options import Categories, Drop, Gaps, Target, TargetTask
 from headway.core.errors import HeadwayError
 
 # torch's threads wait for each other spinning, by default for so long that a busy machine comes to a halt
@@ -269,20 +270,11 @@ def init(
         Optional[str],  # noqa: UP045
         typer.Option(help="The column with the client of each row."),
     ] = None,
-    target: Annotated[Optional[str], typer.Option(help="The column to predict.")] = None,  # noqa: UP045
-    task: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="classification or regression, where the target may be either."),
-    ] = None,
-    drop: Annotated[Optional[list[str]], typer.Option(help="A column to leave out; repeatable.")] = None,  # noqa: UP045
-    categories: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="A column whose numbers are names, not quantities; repeatable."),
-    ] = None,
-    gaps: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="A text that is a gap, '' for an empty cell, instead of NA, None, ? and such; repeatable."),
-    ] = None,
+    target: Target = None,
+    task: TargetTask = None,
+    drop: Drop = None,
+    categories: Categories = None,
+    gaps: Gaps = None,
     separator: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="What separates cells, such as ';', if the guess is wrong."),

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import headway.samplers
+import headway.stages  # noqa: F401 (both register what algorithms name)
 from headway.core.algorithm import Algorithm
 from headway.core.chain import Chain
 from headway.core.errors import HeadwayError, RunFolderError

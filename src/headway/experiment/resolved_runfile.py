@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from headway.experiment.identity import described
 from headway.experiment.key_paths import key_path
 from headway.experiment.presets import Applied
 from headway.experiment.run import Run
-from headway.experiment.runfile_schema import DataSection, Sections
+from headway.experiment.runfile_schema import DataSection, Sections, none_as_text
 from headway.experiment.target_scaling import scale_notes, scaled_task
 from headway.experiment.task_section import task_of
 from headway.model.task import Task
@@ -78,7 +78,7 @@ class RunFile:
         tables = self.sections.model_dump(exclude_none=True, exclude={"compare", "methods", "algorithm", "advise"})
         if not tables["engine"]:
             del tables["engine"]
-        tables["algorithm"] = _none_as_text(described(self.algorithm))
+        tables["algorithm"] = none_as_text(described(self.algorithm))
         if ":" in (own := str(self.sections.algorithm.trainer.get("trainer", ""))):
             tables["algorithm"]["trainer"]["trainer"] = own  # a class of one's own is found by its module
         return tables
@@ -157,12 +157,3 @@ class RunFile:
                 shift=section.shift,
                 **(section.model_extra or {}),
             )
-
-
-def _none_as_text(value: Any) -> Any:
-    """The value with "none" for nothing, since TOML has no null."""
-    if isinstance(value, Mapping):
-        return {key: _none_as_text(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_none_as_text(item) for item in value]
-    return "none" if value is None else value

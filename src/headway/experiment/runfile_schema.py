@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -264,3 +265,12 @@ class Sections(_Section):
     compare: CompareSection = Field(default_factory=CompareSection)
     advise: AdviseSection = Field(default_factory=AdviseSection)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+def none_as_text(value: Any) -> Any:
+    """The value with "none" for nothing, since TOML has no null."""
+    if isinstance(value, Mapping):
+        return {key: none_as_text(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [none_as_text(item) for item in value]
+    return "none" if value is None else value

@@ -20,7 +20,14 @@ from headway.experiment.identity import described
 from headway.experiment.key_paths import key_path
 from headway.experiment.presets import apply_preset
 from headway.experiment.runfile_check import check_tables
-from headway.experiment.runfile_schema import AlgorithmSection, ModelSection, RunSection, Sections, TaskSection
+from headway.experiment.runfile_schema import (
+    AlgorithmSection,
+    ModelSection,
+    RunSection,
+    Sections,
+    TaskSection,
+    none_as_text,
+)
 from headway.experiment.runfile_text import plain_name, read_runfile
 from headway.experiment.target_scaling import scaled_task
 from headway.experiment.task_section import task_of
@@ -145,7 +152,7 @@ def _job(tables: dict[str, Any], folder: Path, title: str, rounds: int | None) -
         schema=schema,
         model={} if _is_own(resolved["model"]) else resolved["model"],
         task_section={} if _is_own(resolved.get("task", {})) else resolved.get("task", {}),
-        config=tomli_w.dumps(_none_as_text(resolved)),
+        config=tomli_w.dumps(none_as_text(resolved)),
     )
 
 
@@ -221,12 +228,3 @@ def _is_own(table: Mapping[str, Any]) -> bool:
     """Whether a section names code that only the server has."""
     texts = [text for value in table.values() for text in (value if isinstance(value, list | tuple) else [value])]
     return table.get("path") is not None or any(isinstance(text, str) and ":" in text for text in texts)
-
-
-def _none_as_text(value: Any) -> Any:
-    """The value with "none" for nothing, since TOML has no null."""
-    if isinstance(value, Mapping):
-        return {key: _none_as_text(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_none_as_text(item) for item in value]
-    return "none" if value is None else value

@@ -39,10 +39,9 @@ class JobClients:
             why = "has left" if member is not None and member.left else "takes no part any more"
             self.log.write("gone", f"{client} {why} ({len(present)} are connected)", client=client)
         self._present = present
-        for row in self.members.snapshot():
-            if row.get("declined"):
-                sentence = f"{row['name']} does not take part: {row['declined']}"
-                self.log.change(f"declined {row['name']}", sentence, client=row["name"], reason=row["declined"])
+        for client, reason in self.members.declined().items():
+            sentence = f"{client} does not take part: {reason}"
+            self.log.change(f"declined {client}", sentence, client=client, reason=reason)
 
     def dismiss(self, state: State, reason: str, patience_s: float) -> None:
         """Shows the state of the job to the clients that are connected, which takes so long at most."""

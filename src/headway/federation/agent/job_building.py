@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import headway.samplers
-import headway.stages  # noqa: F401 (both register what jobs name)
 from headway.core.algorithm import Algorithm
-from headway.core.chain import Chain
 from headway.core.errors import ConfigError
-from headway.core.registry import build
-from headway.core.sampler import samplers
+from headway.experiment.identity import algorithm_of
 from headway.federation.agent.received_names import texts_in
-from headway.protocol.quorum import Quorum
-from headway.training.registered_trainers import trainers
 
 PARTS = {"chain", "trainer", "sampler", "quorum"}
 MOST_STAGES = 64
@@ -38,11 +32,6 @@ def algorithm_of_names(described: Mapping[str, Any]) -> Algorithm:
                 "installed on its own machine. Install the package that has it, with an entry point, at both sides."
             )
     try:
-        return Algorithm(
-            Chain.from_config(described["chain"]),
-            trainers.build(described["trainer"]),
-            samplers.build(described["sampler"]),
-            build(Quorum, described["quorum"]),
-        )
+        return algorithm_of(described)
     except (TypeError, AttributeError, ValueError) as error:
         raise ConfigError(f"the algorithm of the job cannot be read ({error}).") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Literal
 from headway.core.errors import FrameError
 from headway.core.update import Tensors
 from headway.federation.serving.assignments import MembersChanged, ReplyArrived
-from headway.federation.serving.request_channel import KINDS, RequestChannel, SentMessage
+from headway.federation.serving.request_channel import KINDS, TURN_S, RequestChannel, SentMessage
 from headway.protocol.messages import Answer, Ask, Declined, Evaluate, Exchange, ExchangeReply, Reply, Scores, SumReply
 from headway.protocol.reports import Reports, columns_of
 from headway.protocol.total_frames import largest_sum
@@ -38,7 +39,7 @@ class Gathering:
     def __init__(self, channel: RequestChannel, other: Callable[[ReplyArrived], None], prefix: str) -> None:
         self.channel, self.other, self.prefix = channel, other, prefix
         self.on_change: Callable[[Collection[str]], None] = lambda names: None  # given those that have not answered
-        self._asked = 0
+        self._numbers = itertools.count()
 
     def answer(self, ask: Ask) -> Answer:
         """The answer to a request to evaluate, to measure, or of a protocol."""
@@ -64,13 +65,15 @@ class Gathering:
     def gather(self, ask: Ask, sent: SentMessage) -> Gathered:
         """The replies of the cohort; a client that leaves, or does not answer by the quorum's deadline, is missing."""
         channel, gathered = self.channel, Gathered()
-        self._asked += 1
         gathered.missing = channel.members.silent(ask.cohort)
         nodes, names = self._send(ask, sent, [client for client in ask.cohort if client not in gathered.missing])
         seconds = ask.quorum.deadline_s
         last = math.inf if seconds is None else channel.clock.now() + seconds
+        shown = -math.inf
         while names:
-            self.on_change(names)
+            if channel.clock.now() - shown >= TURN_S:
+                self.on_change(names)
+                shown = channel.clock.now()
             event = channel.event(last - channel.clock.now())
             if isinstance(event, ReplyArrived):
                 if names.get(event.client) == event.assignment.assignment:
@@ -99,7 +102,7 @@ class Gathering:
         """Sends the request to some clients: the nodes that have it for which of them, and each node's assignment."""
         channel, nodes, names = self.channel, self.channel.by_node(clients), dict[str, str]()
         for node, own in nodes.items():
-            names[node] = f"{self.prefix}-{self._asked}-{client_number(ask, own[0])}"
+            names[node] = f"{self.prefix}-{next(self._numbers)}"
             behind = own if channel.members.relays(node) else ()
             limit = REPLY_ROOM if isinstance(ask.request, Exchange) else largest_sum({}, len(behind))
             channel.send(node, names[node], ask, sent, limit, behind)
@@ -137,11 +140,6 @@ def _take_reports(reply: Reply, behind: Sequence[str], gathered: Gathered) -> No
             gathered.bytes_up[client] = row.bytes_up
         elif row is None or row.reason:
             gathered.missing[client] = "its relay has no report on it" if row is None else row.reason
-
-
-def client_number(ask: Ask, client: str) -> int:
-    """The place of a client in the cohort."""
-    return ask.cohort.index(client)
 
 
 def _missing(

@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from headway.core.errors import HeadwayError
 from headway.federation import http_api as api
+from headway.federation.identity.request_signature import BODY_DIGEST
 from headway.federation.serving.refusals import Refused
 
 log = logging.getLogger("headway.federation")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-SIGNED_BODY = "Headway-Body"  # the digest of the body, which a signed request carries
 BODY_S = 60.0  # without a single byte for so long, a body is given up
 STATUS = {
     "unauthorised": 401,
@@ -83,8 +83,14 @@ async def body_of(request: web.Request) -> bytes:
     return raw
 
 
+def peer_certificate(request: web.Request) -> bytes | None:
+    """The certificate of the other side of a request's connection, DER; `None` without TLS or certificate."""
+    tls = None if request.transport is None else request.transport.get_extra_info("ssl_object")
+    return None if tls is None else tls.getpeercert(binary_form=True)
+
+
 def check_signed(request: web.Request, found: str) -> None:
     """Refuses a body that is not the one whose digest was signed."""
-    claimed = request.headers.get(SIGNED_BODY)
+    claimed = request.headers.get(BODY_DIGEST)
     if claimed is not None and claimed != found:
         raise Refused("malformed", "the body is not the one that was signed.", claimed, found)

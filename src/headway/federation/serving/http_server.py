@@ -20,7 +20,15 @@ from headway.federation import http_api as api
 from headway.federation.identity.admission import NotAdmitted
 from headway.federation.identity.request_signature import RUN, SEQUENCE, name_to_header
 from headway.federation.serving.assignments import Assignments, ReplyArrived
-from headway.federation.serving.http_bodies import BODY_S, Handler, answer_problems, body_of, check_signed, json_of
+from headway.federation.serving.http_bodies import (
+    BODY_S,
+    Handler,
+    answer_problems,
+    body_of,
+    check_signed,
+    json_of,
+    peer_certificate,
+)
 from headway.federation.serving.members import Members
 from headway.federation.serving.refusals import Refused
 
@@ -301,9 +309,7 @@ class HttpServer:
 
     def _caller(self, request: web.Request) -> str:
         """The client that calls, by the head of its request alone."""
-        certificate = None
-        if request.transport is not None and (tls := request.transport.get_extra_info("ssl_object")) is not None:
-            certificate = tls.getpeercert(binary_form=True)
+        certificate = peer_certificate(request)
         try:
             name = self.admission.authenticate(request.method, request.path_qs, request.headers, None, certificate)
         except NotAdmitted as refused:

@@ -90,15 +90,17 @@ class Members:
     def join(self, name: str, facts: JoinRequest) -> Member:
         """Adds a client, or renews the facts of one that joins again; a relay with the clients behind it."""
         with self._lock:
+            before = len(self._members)
             known = self._join(name, facts, "")
-            known.relays = bool(facts.members)
             behind = {each.client: each.data for each in facts.members}
             for client, data in behind.items():
                 self._join(client, facts.model_copy(update={"data": data, "members": ()}), name)
-            for member in self._members.values():
+            for member in self._members.values() if known.relays else ():  # those that it had, and has no longer
                 if member.via == name and member.name not in behind:
                     member.left = True
-            self._members = dict(sorted(self._members.items()))
+            known.relays = bool(behind)
+            if len(self._members) > before:
+                self._members = dict(sorted(self._members.items()))
         self.on_change()
         return known
 
@@ -237,6 +239,12 @@ class Members:
                 row |= {"outcomes": dict(member.outcomes), "train": member.data.train, "test": member.data.test}
                 rows.append({**row, "present": self._present(member), "silent_s": now - member.contact})
             return rows + [{"name": name, "present": False, "declined": why} for name, why in self._declined.items()]
+
+    def declined(self) -> dict[str, str]:
+        """The clients that take no part, and why."""
+        with self._lock:
+            joined = {name: member.declined for name, member in self._members.items() if member.declined}
+            return joined | self._declined
 
     def facts(self) -> Mapping[str, DataFacts]:
         """The facts of the data of each client."""

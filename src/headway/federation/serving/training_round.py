@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -113,12 +114,8 @@ class ReplyReader:
             UpdateRejected: naming what is wrong with it.
         """
         relay = arrived.client
-        if arrived.message != sent.digest:
-            raise UpdateRejected(relay, "it was computed from another model than the one that the server sent")
-        try:
+        with _from_model(arrived, sent):
             reply = self.sum(arrived.digest, sent.binding)
-        except FrameError as error:
-            raise UpdateRejected(relay, str(error).rstrip(".")) from error
         if isinstance(reply, SumReply):
             if strangers := set(reply.reports.clients) - set(arrived.assignment.clients):
                 raise UpdateRejected(relay, f"its sum holds {min(strangers)!r}, which was not asked through it")
@@ -138,18 +135,25 @@ class ReplyReader:
             UpdateRejected: naming what is wrong with it.
         """
         client = arrived.client
-        if arrived.message != sent.digest:
-            raise UpdateRejected(client, "it was computed from another model than the one that the server sent")
-        try:
+        with _from_model(arrived, sent):
             reply = self.read(arrived.digest, sent.binding, first=True)
-        except FrameError as error:
-            raise UpdateRejected(client, str(error).rstrip(".")) from error
         if isinstance(reply, Declined):
             return reply
         if not isinstance(reply, UpdateReply):
             raise UpdateRejected(client, f"an update was asked for, found {type(reply).__name__}")
         self.setup.collector.check_received(ask, client, reply.update, examples)
         return reply
+
+
+@contextmanager
+def _from_model(arrived: ReplyArrived, sent: SentMessage) -> Iterator[None]:
+    """Reads a reply to a message; one to another message, or that is no such reply, is rejected."""
+    if arrived.message != sent.digest:
+        raise UpdateRejected(arrived.client, "it was computed from another model than the one that the server sent")
+    try:
+        yield
+    except FrameError as error:
+        raise UpdateRejected(arrived.client, str(error).rstrip(".")) from error
 
 
 class RoundSum:

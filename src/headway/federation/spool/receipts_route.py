@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from headway.federation.http_api import RECEIPTS
-from headway.federation.serving.http_bodies import Handler, json_of
+from headway.federation.serving.http_bodies import Handler, json_of, peer_certificate
 from headway.federation.serving.http_server import Caller
 from headway.federation.serving.refusals import Refused
 from headway.federation.spool.receipts import extract
@@ -19,10 +19,9 @@ def receipts_routes(admission: Caller, run: Path | Callable[[], Path]) -> list[t
     """The handler for `HttpServer(routes=...)`.  run: the run's folder; a function, where the server has several."""
 
     async def receipts(request: web.Request) -> web.StreamResponse:
-        certificate = None
-        if request.transport is not None and (tls := request.transport.get_extra_info("ssl_object")) is not None:
-            certificate = tls.getpeercert(binary_form=True)
-        client = admission.authenticate(request.method, request.path_qs, request.headers, None, certificate)
+        client = admission.authenticate(
+            request.method, request.path_qs, request.headers, None, peer_certificate(request)
+        )
         after = request.query.get("after", "0")
         if not (after.isascii() and after.isdigit() and len(after) <= 9):
             raise Refused("malformed", "after is the number of a round.", found=after)

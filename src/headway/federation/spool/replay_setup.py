@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
-import headway.samplers
-import headway.stages  # noqa: F401 (both register what runs name)
 from headway.core.algorithm import State
 from headway.core.errors import HeadwayError
-from headway.core.flow import EngineFacts, Flow
+from headway.core.flow import Flow
 from headway.core.layout import Entry, Layout
 from headway.experiment.identity import algorithm_of
+from headway.federation.job_facts import NETWORK
 from headway.federation.spool.manifest import Manifest
 from headway.model.device import Device
 from headway.numerics.keys import Key
@@ -48,7 +47,7 @@ class ReplaySetup:
 
     def flows(self, planned: int | None) -> tuple[Flow, ...]:
         """The facts after each stage; planned: how many clients the run is for, if that is fixed."""
-        return self.algorithm.flows(EngineFacts("Network", clock=True), population=planned)
+        return self.algorithm.flows(NETWORK, population=planned)
 
     def at(self, manifest: Manifest) -> tuple[Promise, UpdateCollector, dict[str, int]]:
         """The promises on updates, the collector of their sum, and how many numbers each summed vector has."""
