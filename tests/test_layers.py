@@ -9,7 +9,7 @@ import headway
 
 ROOT = Path(headway.__file__).parent
 RANK = {"numerics": 0, "core": 1, "protocol": 1}
-RANK |= dict.fromkeys(("stages", "samplers", "data", "client_state"), 2)
+RANK |= dict.fromkeys(("stages", "samplers", "data", "client_state", "privacy"), 2)
 RANK |= {
     "model": 3,
     "training": 4,
@@ -20,7 +20,7 @@ RANK |= {
     "observe": 7,
     "experiment": 8,
 }
-APART = [{"stages", room} for room in ("engines", "training", "vectorized", "client", "data", "model")]
+APART = [{"stages", room} for room in ("engines", "training", "vectorized", "client", "data", "model", "privacy")]
 ALLOWED_HEAVY = {"mlxtend", "pandas", "matplotlib", "pyarrow", "sklearn", "scipy", "ray", "grpc", "dp_accounting"}
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"}

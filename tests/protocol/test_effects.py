@@ -1,5 +1,8 @@
 """A round's effects: budget is reserved before noise is drawn, a release is kept, completed effects are replayed."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from conformance.teststages import NoisyRelease
@@ -7,6 +10,7 @@ from conformance.tiny import engine
 
 import headway as hw
 from headway.core.errors import HeadwayError
+from headway.core.flow import Flow, PrivacyEvent
 from headway.protocol.effects import EffectHandler, Persist, Reserve, drive
 from headway.protocol.messages import Ask, Train
 
@@ -73,3 +77,36 @@ def test_a_round_without_updates_reserves_nothing():
     tiny, reserved = noisy(), []
     drive(tiny.generator(tiny.start(), cohort=()), EffectHandler(tiny.send, reserve=reserved.append))
     assert reserved == []
+
+
+@dataclass(frozen=True)
+class NoiseOfClients(hw.Stage):
+    """Promises noise that clients draw."""
+
+    place: ClassVar[hw.Place] = hw.Place.NOISE
+
+    def connect(self, flow: Flow) -> Flow:
+        event = PrivacyEvent("gaussian", 1.0, 0.5, at="client")
+        return flow.set(self, events=(*flow.events, event)).keep(self, "additive", "dense", "bound")
+
+
+def test_a_release_that_clients_make_is_reserved_before_they_are_asked():
+    """Their messages are the release: after a refusal none must have been sent."""
+    tiny, order = engine(hw.Clip(norm=0.5), NoiseOfClients(), hw.Mean(over="expected"), NoisyRelease(0.1)), []
+    handler = EffectHandler(tiny.send, completed=lambda effect, _: order.append(effect))
+    drive(tiny.generator(tiny.start()), handler)
+    assert [type(effect) for effect in order] == [Reserve, Ask, Reserve, Persist]
+    places = [{event.at for event in effect.events} for effect in order if isinstance(effect, Reserve)]
+    assert places == [{"client"}, {"server"}]
+
+
+def test_a_round_that_asks_nobody_reserves_nothing_for_clients():
+    tiny, reserved = engine(hw.Clip(norm=0.5), NoiseOfClients(), hw.Mean(over="expected")), []
+    drive(tiny.generator(tiny.start(), cohort=()), EffectHandler(tiny.send, reserve=reserved.append))
+    assert reserved == []
+
+
+def test_an_event_with_details_is_a_value_like_others():
+    one = PrivacyEvent("skellam", 1.0, 2.0, at="distributed", details={"l1": 3.0})
+    assert one == PrivacyEvent("skellam", 1.0, 2.0, at="distributed", details={"l1": 3.0})
+    assert len({one, PrivacyEvent("skellam", 1.0, 2.0, at="distributed", details={"l1": 4.0})}) == 2

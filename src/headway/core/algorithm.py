@@ -186,6 +186,8 @@ class Algorithm:
             population=population,
             asked_params=state.params,
         )
+        if cohort and (made_by_clients := tuple(event for event in flows[-1].events if event.at != "server")):
+            yield Reserve(made_by_clients, state.round)  # their messages are the release
         if self.chain.protocol is None:
             answer = yield ask
         else:
@@ -194,8 +196,8 @@ class Algorithm:
             return replace(state, round=state.round + 1)
         ctx = replace(ctx, counted=answer.total.count)
         update, stages = self.aggregate(answer, state.stages, ctx, flows)
-        if flows[-1].events:
-            yield Reserve(flows[-1].events, state.round)
+        if made_here := tuple(event for event in flows[-1].events if event.at == "server"):
+            yield Reserve(made_here, state.round)
         update = self.release(update, ctx, flows)
         if flows[-1].events:
             kept = yield Persist(RELEASE, wire.of_update(update), state.round)

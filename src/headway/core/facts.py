@@ -10,17 +10,35 @@ from headway.core.errors import ConfigError
 
 StepRule = Literal["gradient", "step"]
 Reading = Literal["sizes", "participation", "losses", "times", "availability"]
+Mechanism = Literal["gaussian", "skellam", "matrix", "example_gaussian"]
+PrivacyUnit = Literal["client", "example"]
+Relation = Literal["add_remove", "zero_out"]
+NoisePlace = Literal["server", "client", "distributed"]
 EARLIER_READINGS = {"turns": "participation", "presence": "availability"}  # names of earlier versions
 
 
 @dataclass(frozen=True, slots=True)
 class PrivacyEvent:
-    """One noisy release: how it is made, how much noise relative to the sensitivity, what it covers."""
+    """One noisy release: how it is made, how much noise relative to the sensitivity, what it covers, whom it protects.
 
-    mechanism: str
+    mechanism: "gaussian", "skellam", "matrix" (noise that is correlated over rounds), or "example_gaussian" (noise on
+    every local step).  noise_multiplier: the standard deviation of the noise over the sensitivity; of correlated noise
+    the effective one of all rounds together.
+    sensitivity: the largest L2 change of what is covered by one unit.  covers: the names of what is released.
+    unit, relation: what may be added or removed, or replaced by nothing, without showing.
+    at: where the noise is drawn; "distributed" for shares of clients that add up.  A release that clients make is
+    reserved before they are asked.
+    details: further numbers that the accountant needs of the mechanism, by name.
+    """
+
+    mechanism: Mechanism
     noise_multiplier: float
     sensitivity: float
     covers: tuple[str, ...] = ("delta",)
+    unit: PrivacyUnit = "client"
+    relation: Relation = "add_remove"
+    at: NoisePlace = "server"
+    details: Mapping[str, float | str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ R = TypeVar("R")
 @dataclass(frozen=True, slots=True)
 class Reserve:
     """The effect before a noisy release: a ledger writes the events, or refuses, and the round stops before any noise
-    is drawn."""
+    is drawn; before clients are asked, if they draw it."""
 
     events: tuple[PrivacyEvent, ...]
     round: int = 0
