@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from headway.core.context import ClientContext, ServerContext
+from headway.core.context import ClientContext, ExchangeContext, ServerContext
 from headway.core.flow import Flow, PrivacyEvent
 from headway.core.stage import Aggregator, Place, Protocol, Stage, Tensors
 from headway.core.update import Rows, Update
@@ -57,9 +57,9 @@ class PairwiseMasks(Protocol):
         flow = flow.carry(self, "weight", scalar=True).set(self, server_sees="sum", exposed=())
         return flow.keep(self, "additive", "dense", "bound")
 
-    def answer(self, request: Exchange, secret: Tensors, client: str, key: Key) -> tuple[Tensors, Tensors]:
+    def answer(self, request: Exchange, secret: Tensors, ctx: ExchangeContext) -> tuple[Tensors, Tensors]:
         if request.name == "advertise":
-            own = key.derive("public").bits(1)
+            own = ctx.key.derive("public").bits(1)
             return {"public": own}, {"public": own}
         told = request.message.stages["PairwiseMasks"]
         lost = {name: _masks(secret["public"], told["lost"], told[name]) for name in told if name != "lost"}

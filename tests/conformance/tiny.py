@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from headway.client.derived_signer import DerivedSigner
 from headway.core.algorithm import Algorithm, State
 from headway.core.chain import at, chain
-from headway.core.context import ClientContext, CombineContext, ServerContext, StepContext
+from headway.core.context import ClientContext, CombineContext, ExchangeContext, ServerContext, StepContext
 from headway.core.flow import EngineFacts, SamplerFacts, TrainerFacts
 from headway.core.layout import Layout
 from headway.core.sampler import Sampler
@@ -123,11 +124,27 @@ class Tiny:
         return Answer(total, reports=sorted(reports, key=lambda report: report.client))
 
     def _replies(self, ask: Ask) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        _, protocol = self.algorithm.chain.protocol
+        label, protocol = self.algorithm.chain.protocol
         for client in ask.cohort:
-            key = Key.root(self.seed).derive(ask.round, client)
-            reply, self.secrets[client] = protocol.answer(ask.request, self.secrets.get(client, {}), client, key)
+            own, facts = ask.request_for(client), self.exchange_context(ask, client)
+            reply, self.secrets[client] = protocol.answer(own, self.secrets.get(client, {}), facts.at(label))
             yield client, reply
+
+    def exchange_context(self, ask: Ask, client: str) -> ExchangeContext:
+        """The facts of a protocol's exchanges."""
+        key, (label, _) = Key.root(self.seed), self.algorithm.chain.protocol
+        return ExchangeContext(
+            client=client,
+            key=key.derive(ask.round, client),
+            private=key.derive("private", client),
+            signer=DerivedSigner(client, key),
+            run="run",
+            round=ask.round,
+            attempt=ask.attempt,
+            chain=self.algorithm.chain.fingerprint,
+            flow=self.flows[-1],
+            model_hash=ask.message.digest(label) if isinstance(ask.request, Train) else b"",
+        )
 
     def _count(self, client: str, ask: Ask, total: ExactTotal) -> str:
         links, size = self.algorithm.chain, self.size
@@ -140,6 +157,8 @@ class Tiny:
         else:
             total.add(lifted)
         self.memory[client] = memory
+        if client in self.secrets:
+            self.secrets[client] = self.algorithm.spent(self.secrets[client])
         return "counted"
 
     def _at_server(self, ask: Ask) -> ServerContext:
@@ -187,6 +206,7 @@ class Tiny:
                 "label_entropy": torch.tensor(1 / problem.examples, dtype=torch.float64),
             },
             secret=self.secrets.get(client, {}),
+            exchange=self.exchange_context(ask, client) if client in self.secrets else None,
             **{name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()},
         )
         delta = movement + self._extra(torch.stack(steps), ctx, told)

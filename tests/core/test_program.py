@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,8 +36,8 @@ class Spread:
         variance = sum(reply["total"] for reply in squares.replies.values()) / count
         return torch.stack([mean, variance])
 
-    def answer(self, request, secret, client, key):
-        own = COLUMNS[client]
+    def answer(self, request, secret, ctx):
+        own = COLUMNS[ctx.client]
         if request.name == "sum":
             return {"total": own.sum(), "count": torch.tensor(float(len(own)))}, {}
         return {"total": (own - request.message.params).square().sum()}, secret
@@ -47,7 +48,8 @@ def send(program: Program, asked):
         asked.append(ask)
         return Answer(
             replies={
-                client: program.answer(ask.request_for(client), {}, client, Key.root(0))[0] for client in ask.cohort
+                client: program.answer(ask.request_for(client), {}, SimpleNamespace(client=client))[0]
+                for client in ask.cohort
             }
         )
 
@@ -68,4 +70,4 @@ def test_an_algorithm_is_a_program():
     algorithm: Program = hw.recipes.fedavg()
     assert isinstance(algorithm, Algorithm)
     with pytest.raises(ConfigError, match="no stage of the chain answers the exchange 'advertise'"):
-        algorithm.answer(Exchange(Message(torch.zeros(1)), name="advertise"), {}, "a", Key.root(0))
+        algorithm.answer(Exchange(Message(torch.zeros(1)), name="advertise"), {}, None)

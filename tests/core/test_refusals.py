@@ -13,7 +13,6 @@ from headway.core.chain import Chain, chain
 from headway.core.errors import ChainRefused, ConfigError
 from headway.core.flow import EngineFacts, Flow, TrainerFacts
 from headway.core.stage import Place, Stage
-from headway.numerics.keys import Key
 from headway.protocol.messages import Exchange, Message
 from headway.protocol.quorum import Quorum
 from headway.samplers import All, Fixed, Oort, Poisson
@@ -252,4 +251,4 @@ def test_a_chain_is_refused_by_trainer_sampler_quorum_and_engine(case) -> None:
 def test_an_exchange_that_no_stage_answers_is_refused() -> None:
     algorithm = Algorithm(chain(Mean()), LocalSGD(), All())
     with pytest.raises(ConfigError, match="no stage of the chain answers the exchange 'keys'"):
-        algorithm.answer(Exchange(Message(torch.empty(0)), name="keys"), {}, "a", Key.root(0))
+        algorithm.answer(Exchange(Message(torch.empty(0)), name="keys"), {}, None)

@@ -3,14 +3,16 @@
 import json
 import pickle
 import random
+from dataclasses import replace
 
 import pytest
+import torch
 from conformance.teststages import NoisyRelease
 from toys import blobs, linear_task
 
 import headway as hw
 from headway.observe.round_report import RoundReport
-from headway.protocol.messages import Answer
+from headway.protocol.messages import Answer, Message
 from headway.protocol.reports import ClientReport, Reports, Same, columns_of, total
 
 
@@ -200,3 +202,19 @@ def test_what_a_protected_chain_hides_is_in_no_column(engine):
         assert set(reports.examples) == set(reports.steps) == {0}
         assert set(reports.norms) == {None}
         assert min(reports.bytes_up) > 0
+
+
+def test_the_digest_of_a_message_is_that_of_every_tensor_but_one_stage() -> None:
+    message = Message(torch.arange(3.0), {"A": {"x": torch.ones(2)}, "B": {"y": torch.ones(1)}})
+    digest = message.digest(without="B")
+    assert len(digest) == 32
+    assert digest == replace(message, stages={"A": {"x": torch.ones(2)}}).digest("B")
+    others = (
+        replace(message, params=torch.tensor([0.0, 1.0, 2.0000002])),
+        replace(message, params=message.params.double()),
+        replace(message, buffers=torch.zeros(1)),
+        replace(message, stages={"A": {"x": torch.zeros(2)}}),
+        replace(message, stages={"A": {"z": torch.ones(2)}}),
+        replace(message, stages={"A": {"x": torch.ones(2, 1)}}),
+    )
+    assert len({digest, *(other.digest("B") for other in others)}) == 1 + len(others)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
+from headway.client.derived_signer import DerivedSigner
 from headway.client_state.store import TRAINER, Memory
 from headway.core.algorithm import Algorithm
+from headway.core.context import ClientSigner, ExchangeContext
 from headway.core.flow import Flow
 from headway.core.update import Tensors
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key, Keys
-from headway.protocol.messages import Ask, Message
+from headway.protocol.messages import Ask, Message, Request, Train
 from headway.training.trainer import Trainer
 
 
@@ -21,6 +23,8 @@ class ClientAlgorithm:
 
     measure: whether to measure the lengths of each client's steps.
     keeps_own: whether a part of the model stays with each client.
+    run: the identifier of the run.  signer, private: each client's identity, and the key of its secrets, which a
+    deployment replaces by its own.
     """
 
     def __init__(
@@ -33,6 +37,10 @@ class ClientAlgorithm:
         assert isinstance(trainer, Trainer)
         trainer.check(flat_module)
         self.trainer = trainer
+        self.run = key.derive("run").secret.hex()
+        self.signer: Callable[[str], ClientSigner] = lambda client: DerivedSigner(client, self.key)
+        self.private: Callable[[str], Key] = lambda client: self.key.derive("private", client)
+        self._digest: tuple[Message, bytes] | None = None  # of the message that was asked with last
 
     def client_key(self, client: str, round_: int) -> Key:
         """The client's key in a round, from which its stages' and its trainer's keys are derived."""
@@ -47,6 +55,28 @@ class ClientAlgorithm:
         if not ask.earlier:
             return self.client_keys(clients, ask.round)
         return Keys.of([self.client_key(client, ask.asked_in(client)) for client in clients])
+
+    def exchange_context(self, client: str, request: Request) -> ExchangeContext:
+        """The facts of a protocol's exchanges for a client that answers this request."""
+        return ExchangeContext(
+            client=client,
+            key=self.client_key(client, request.round),
+            private=self.private(client),
+            signer=self.signer(client),
+            run=self.run,
+            round=request.round,
+            attempt=request.attempt,
+            chain=self.algorithm.chain.fingerprint,
+            flow=self.flows[-1],
+            model_hash=self._model_hash(request.message) if isinstance(request, Train) else b"",
+        )
+
+    def _model_hash(self, message: Message) -> bytes:
+        """The digest of all that a client is asked with, but for the protocol's own part."""
+        if self._digest is None or self._digest[0] is not message:
+            protocol = self.algorithm.chain.protocol
+            self._digest = (message, message.digest("" if protocol is None else protocol[0]))
+        return self._digest[1]
 
     def dropped(self, clients: Sequence[str], ask: Ask) -> list[str]:
         """The stragglers among the clients whose work would be dropped."""

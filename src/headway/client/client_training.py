@@ -10,7 +10,7 @@ from torch import Tensor
 from headway.client.client_algorithm import ClientAlgorithm
 from headway.client.group_facts import GroupFacts
 from headway.client_state.store import TRAINER, Memory
-from headway.core.context import NOTHING, ClientContext, StepContext
+from headway.core.context import NOTHING, ClientContext, ExchangeContext, StepContext
 from headway.core.errors import ConfigError, UpdateRejected
 from headway.core.update import Tensors, Update
 from headway.data import Examples
@@ -79,7 +79,8 @@ class ClientTraining:
                 self._refuse_unapplied(work)
             if (trouble := not_finite(trained.movement)) is not None:
                 raise UpdateRejected(client, f"its local training ended with a model that {trouble}")
-            return self.send(work, trained, facts.messages[place].buffers, secret)
+            exchange = self.algorithm.exchange_context(client, facts.request) if secret else None
+            return self.send(work, trained, facts.messages[place].buffers, secret, exchange)
         except BaseException as error:
             if (failure := trace.failure(error)) is None:
                 raise
@@ -166,9 +167,17 @@ class ClientTraining:
         )
 
     def send(
-        self, work: TrainingInputs, trained: Trained, buffers: Tensor | None = None, secret: Tensors | None = None
+        self,
+        work: TrainingInputs,
+        trained: Trained,
+        buffers: Tensor | None = None,
+        secret: Tensors | None = None,
+        exchange: ExchangeContext | None = None,
     ) -> Outcome:
-        """The update and the next memory of one client, or of many `[C, ...]`; buffers: the message's averaged ones."""
+        """The update and the next memory of one client, or of many `[C, ...]`.
+
+        buffers: the message's averaged ones.  secret, exchange: of a protocol, for one client.
+        """
         flat_module, chain, memory, trace = self.flat_module, self.chain, work.memory, work.trace
         free = trained.effective_lr if trained.free_effective_lr is None else trained.free_effective_lr
         steps, effective_lr, free_effective_lr, lr_sum = self._numbers(
@@ -187,7 +196,8 @@ class ClientTraining:
             free_effective_lr=free_effective_lr,
             lr_sum=lr_sum,
             measurements=flat_module.site.tensors(trained.measurements) if trained.measurements else NOTHING,
-            secret=flat_module.site.tensors(secret) if secret else NOTHING,
+            secret=secret or NOTHING,
+            exchange=exchange,
         )
         delta = trained.movement
         if chain.combiner is not None:

@@ -12,7 +12,7 @@ from headway.client_state.store import TRAINER
 from headway.core.chain import at
 from headway.core.context import StepContext
 from headway.numerics.keys import Key
-from headway.protocol.messages import Ask, Message
+from headway.protocol.messages import Ask, Message, Request
 from headway.training.client_steps import ClientSteps
 from headway.training.training_inputs import GradientFunction
 
@@ -21,14 +21,16 @@ from headway.training.training_inputs import GradientFunction
 class GroupFacts:
     """The facts of clients that train one after another in one ask, derived for all of them at once.
 
-    messages, rounds: the message with which each client was asked, and its round.  examples: the number of examples of
-    each, `[]` on the device.  keys, trainer_keys: of each client, and of its trainer; stage_keys: of each stage, by its
-    label.  seeds: for torch's generator.  dropout: the keys of dropout.  steps: the number of local steps of each,
-    where it is not the trainer's.  client_steps: the steps of each, where the trainer plans them ahead.
+    request: of the ask.  messages, rounds: the message with which each client was asked, and its round.
+    examples: the number of examples of each, `[]` on the device.  keys, trainer_keys: of each client, and of its
+    trainer; stage_keys: of each stage, by its label.  seeds: for torch's generator.  dropout: the keys of dropout.
+    steps: the number of local steps of each, where it is not the trainer's.  client_steps: the steps of each, where the
+    trainer plans them ahead.
     step_contexts: of each rule for local steps and shared tensor, but for the client's key and examples.
     gradients: the function that gives the gradients of their steps, if not the model's own passes.
     """
 
+    request: Request
     messages: Sequence[Message]
     rounds: Sequence[int]
     examples: Sequence[Tensor]
@@ -61,6 +63,7 @@ class GroupFacts:
         distinct = {id(own[0]): own for own in zip(messages, rounds, each, strict=True)}
         contexts = {own: _step_contexts(algorithm, *facts, sizes[0]) for own, facts in distinct.items()}
         return cls(
+            request=ask.request,
             messages=messages,
             rounds=rounds,
             examples=algorithm.flat_module.site.put(sizes).unbind(),

@@ -58,9 +58,8 @@ class Participant:
                 case Evaluate() | Measure():
                     return self._scores(request)
                 case Exchange():
-                    key = self.algorithm.client_key(self.client, request.round)
-                    program = self.algorithm.algorithm
-                    tensors, self.secret = program.answer(request, self.secret, self.client, key)
+                    program, facts = self.algorithm.algorithm, self.algorithm.exchange_context(self.client, request)
+                    tensors, self.secret = program.answer(request, self.secret, facts)
                     return ExchangeReply(tensors)
                 case Settle():
                     self.memory.settle((request.round, request.attempt), [self.client] if request.counted else [])
@@ -82,6 +81,8 @@ class Participant:
         except UpdateRejected as refusal:
             return Declined("rejected", refusal.reason)
         self.memory.propose(self.client, (request.round, request.attempt), outcome.memory)
+        if self.secret:
+            self.secret = self.algorithm.algorithm.spent(self.secret)
         if self.algorithm.algorithm.protected:
             return UpdateReply(outcome.update)
         steps, loss = float(outcome.trained.count), float(outcome.trained.loss)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from headway.core.chain import Chain, Labelled
-from headway.core.context import ServerContext
+from headway.core.context import ExchangeContext, ServerContext
 from headway.core.errors import ChainRefused, ConfigError
 from headway.core.explain import Explanation, explain
 from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
@@ -214,7 +214,7 @@ class Algorithm:
         """The aggregate with its noise; all that follows only processes it further."""
         return self.chain.release(update, ctx, flows)
 
-    def answer(self, request: Exchange, secret: Tensors, client: str, key: Key) -> tuple[Tensors, Tensors]:
+    def answer(self, request: Exchange, secret: Tensors, ctx: ExchangeContext) -> tuple[Tensors, Tensors]:
         """The participant half of an exchange: the reply of the chain's protocol, and the client's next secret.
 
         Raises:
@@ -223,7 +223,11 @@ class Algorithm:
         if self.chain.protocol is None:
             raise ConfigError(f"no stage of the chain answers the exchange {request.name!r}.")
         label, protocol = self.chain.protocol
-        return protocol.answer(request, secret, client, key.derive(label, request.attempt))
+        return protocol.answer(request, secret, ctx.at(label))
+
+    def spent(self, secret: Tensors) -> Tensors:
+        """A client's secret after its update is made, to be kept before that leaves."""
+        return secret if self.chain.protocol is None else self.chain.protocol[1].spent(secret)
 
     def too_few(self, counted: int) -> str | None:
         """Why a round of so many counted updates changes nothing, as a sentence; `None` if it may, or has none."""

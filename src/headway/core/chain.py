@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -61,6 +63,11 @@ class Chain:
     def to_config(self) -> list[dict[str, Any]]:
         """Names and numbers from which `from_config` makes an equal chain."""
         return [stages.describe(stage) for stage in self.stages]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 digest of the names and numbers of all stages, in hexadecimal."""
+        return hashlib.sha256(json.dumps(self.to_config(), sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -177,7 +184,8 @@ class Chain:
                 continue
             here = at(ctx, label, broadcasts, flows, index, None if keys is None else keys[label])
             if isinstance(stage, Protocol):
-                here = replace(here, secret=ctx.secret)
+                exchange = None if ctx.exchange is None else ctx.exchange.at(label)
+                here = replace(here, secret=ctx.secret, exchange=exchange)
             update, kept = stage.send(update, memory.get(label, {}), here)
             if kept:
                 after[label] = kept
@@ -290,7 +298,7 @@ def at(
 
     key: the stage's, where it is derived already.
     """
-    changes: dict[str, Any] = {"secret": NOTHING} if isinstance(ctx, ClientContext) else {}
+    changes: dict[str, Any] = {"secret": NOTHING, "exchange": None} if isinstance(ctx, ClientContext) else {}
     flow = flows[index - 1] if index else flows[0]
     key = ctx.key.derive(label) if key is None else key
     return replace(ctx, key=key, received=broadcasts.get(label, {}), flow=flow, **changes)

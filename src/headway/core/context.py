@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self, final
+from typing import Protocol, Self, final
 
 import torch
 from torch import Tensor
@@ -58,6 +58,46 @@ class Context:
         return [replace(self, global_params=model, received=named) for model, named in parts]
 
 
+class ClientSigner(Protocol):
+    """The identity of a client: an Ed25519 key of its own, and those by which it knows the others."""
+
+    def sign(self, data: bytes) -> bytes:
+        """The client's signature of data, 64 bytes."""
+
+    def verify(self, name: str, data: bytes, signature: bytes) -> bool:
+        """Whether the signature of data is that of the client of this name."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeContext:
+    """The facts that a protocol's client half may read when it answers a request, and when it masks an update.
+
+    client: its own name.  key: of the protocol for this client, round and attempt.  private: the key of secrets, which
+        nobody else knows: from the operating system in a deployment, derived in a simulation, whose runs repeat.
+    signer: the client's identity.  run: the identifier of the run, the same for all its clients.
+    round, attempt: of the request.  chain: the fingerprint of the chain, as the client itself has built it.
+    model_hash: when it trains, the digest of all that it was asked with (`Message.digest`); empty before.
+    flow: the facts after the last stage.
+    """
+
+    client: str
+    key: Key
+    private: Key
+    signer: ClientSigner
+    run: str
+    round: int
+    attempt: int
+    chain: str
+    flow: Flow
+    model_hash: bytes = b""
+
+    def at(self, label: str) -> ExchangeContext:
+        """The facts as the protocol of this label sees them: with keys of its own."""
+        own = self.key.derive(label, self.attempt)
+        return replace(self, key=own, private=self.private.derive(label, self.round, self.attempt))
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepContext(Context):
@@ -96,7 +136,8 @@ class ClientContext(Context):
     lr_sum: the learning rates of the steps, summed.
     measurements: by name, what the stages asked for in `connect` with `flow.measure`: numbers `[...]` in float64,
         vectors `[..., P]`.
-    secret: of a `Protocol`, what it keeps at the client during a round; empty for every other stage.
+    secret, exchange: of a `Protocol`, what it keeps at the client during a round, and the facts of its exchanges; empty
+        and `None` for every other stage.
     """
 
     examples: Tensor
@@ -107,6 +148,7 @@ class ClientContext(Context):
     lr_sum: Tensor
     measurements: Mapping[str, Tensor] = field(default_factory=dict)
     secret: Tensors = field(default_factory=dict)
+    exchange: ExchangeContext | None = None
 
 
 @final

@@ -12,6 +12,7 @@ from headway.core.update import Tensors
 from headway.numerics.keys import Key
 
 if TYPE_CHECKING:
+    from headway.core.context import ExchangeContext
     from headway.core.flow import Flow
     from headway.protocol.effects import Effect
     from headway.protocol.messages import Answer, Exchange
@@ -43,6 +44,6 @@ class Program(Protocol[S]):
         """One round as a generator of effects, deterministic in the state at its start and the answers."""
         ...
 
-    def answer(self, request: Exchange, secret: Tensors, client: str, key: Key) -> tuple[Tensors, Tensors]:
+    def answer(self, request: Exchange, secret: Tensors, ctx: ExchangeContext) -> tuple[Tensors, Tensors]:
         """The participant half: the reply to an exchange, and the client's next secret of this round."""
         ...

@@ -15,11 +15,18 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from headway.core.context import NOTHING, ClientContext, CombineContext, Context, ServerContext, StepContext
+from headway.core.context import (
+    NOTHING,
+    ClientContext,
+    CombineContext,
+    Context,
+    ExchangeContext,
+    ServerContext,
+    StepContext,
+)
 from headway.core.flow import Flow, StepRule
 from headway.core.registry import Plain, Registry
 from headway.core.update import Rows, Tensors, Update
-from headway.numerics.keys import Key
 
 if TYPE_CHECKING:
     from headway.protocol.messages import Answer, Ask, Exchange
@@ -188,16 +195,20 @@ class Protocol(Stage):
     """A stage that needs more than one exchange in a round.
 
     Its server half is a generator of asks with no I/O inside; its client half answers one of them, and the
-    engine keeps the returned secret durably until the round is over.
+    engine keeps the returned secret durably, before the answer leaves, until the round is over.
     """
 
     def exchange(self, train: Ask, ctx: ServerContext) -> Generator[Ask, Answer, Answer]:
         """Asks what it must before and after `train`, and returns the answer that the round goes on with."""
         raise NotImplementedError
 
-    def answer(self, request: Exchange, secret: Tensors, client: str, key: Key) -> tuple[Tensors, Tensors]:
+    def answer(self, request: Exchange, secret: Tensors, ctx: ExchangeContext) -> tuple[Tensors, Tensors]:
         """At the client: the reply to one of the protocol's own asks, and the next secret."""
         raise NotImplementedError
+
+    def spent(self, secret: Tensors) -> Tensors:
+        """At the client: the secret after `send` has used it, to be kept durably before the update leaves."""
+        return secret
 
 
 stages: Registry[Stage] = Registry("stage", "headway.stages")

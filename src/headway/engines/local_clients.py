@@ -45,8 +45,8 @@ class LocalClients:
                     return self._measure(ask, window)
                 case Settle():
                     return self._settle(ask)
-                case Exchange() as request:
-                    return self._exchange(ask, request)
+                case Exchange():
+                    return self._exchange(ask)
         raise ConfigError(f"this engine has no answer to a {type(ask.request).__name__} request.")
 
     def _train(self, ask: Ask) -> Answer:
@@ -56,6 +56,8 @@ class LocalClients:
             result = self.groups.run(ask, members, self.secrets, meter)
             total.add_group(result.group)
             parts += result.parts
+        for client in self.secrets.keys() & set(ask.cohort):
+            self.secrets[client] = self.setup.job.algorithm.spent(self.secrets[client])
         return replace(answered(total, parts, meter), notes=self.execution.fallbacks.take())
 
     def _evaluate(self, ask: Ask, window: Window) -> Answer:
@@ -84,11 +86,12 @@ class LocalClients:
         self.secrets.clear()
         return Answer()
 
-    def _exchange(self, ask: Ask, request: Exchange) -> Answer:
+    def _exchange(self, ask: Ask) -> Answer:
         """A request of the protocol's own: each client answers and keeps its secret until the round is over."""
         algorithm, replies = self.setup.job.algorithm, dict[str, Tensors]()
         for client in sorted(ask.cohort):
-            key = self.setup.client_algorithm.client_key(client, ask.round)
-            secret = self.secrets.get(client, {})
-            replies[client], self.secrets[client] = algorithm.answer(request, secret, client, key)
+            own, secret = ask.request_for(client), self.secrets.get(client, {})
+            assert isinstance(own, Exchange)
+            facts = self.setup.client_algorithm.exchange_context(client, own)
+            replies[client], self.secrets[client] = algorithm.answer(own, secret, facts)
         return Answer(replies=replies)

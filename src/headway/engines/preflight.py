@@ -86,8 +86,8 @@ def _train(setup: ClientSetup, state: State, client: str) -> None:
 
     def send(ask: Ask) -> Answer:
         if isinstance(ask.request, Exchange):
-            key = setup.client_algorithm.client_key(client, state.round)
-            reply, secrets[client] = algorithm.answer(ask.request, secrets.get(client, {}), client, key)
+            facts = setup.client_algorithm.exchange_context(client, ask.request)
+            reply, secrets[client] = algorithm.answer(ask.request, secrets.get(client, {}), facts)
             return Answer(replies={client: reply})
         here = replace(ask, steps=steps).map_broadcasts(setup.device.message)
         outcome = setup.training.train(client, here, examples, job.memory.get(client), secrets.get(client))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,16 @@ class Message:
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under flat names, as they go on the wire."""
         return flat_names(self.params, self.buffers, self.stages, "")
+
+    def digest(self, without: str) -> bytes:
+        """The SHA-256 digest of all tensors, of their names, shapes and number types, but for those of one stage."""
+        found = hashlib.sha256()
+        for name, tensor in sorted(
+            replace(self, stages={k: v for k, v in self.stages.items() if k != without}).tensors().items()
+        ):
+            found.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return found.digest()
 
     @classmethod
     def from_tensors(cls, named: Tensors, prefix: str = "") -> Message:
