@@ -191,30 +191,46 @@ def _facts(kind: type[Stage]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())])
 
 
-def _flow(**facts: object) -> Flow:
-    """What a usual surrounding knows."""
+CLIPPED = {"bound": 1.0}
+MASKED = CLIPPED | {"weighted": True, "lifted": 1.0, "number": "ring", "largest": 32767}
+BEFORE: tuple[dict[str, object], ...] = ({}, CLIPPED, MASKED)  # what earlier stages may have set, the plainest first
+
+
+def _flow(stage: Stage, **facts: object) -> Flow:
+    """What a usual surrounding knows, and the earlier stages that this one cannot do without."""
     trainer = TrainerFacts("LocalSGD", frozenset({"steps", *MEASUREMENTS}), applies=frozenset({"gradient", "step"}))
-    return dataclasses.replace(Flow(trainer=trainer, engine=EngineFacts("Local")), **facts)
+    plain = Flow(trainer=trainer, engine=EngineFacts("Local"))
+    for before in BEFORE:
+        flow = dataclasses.replace(plain, **before)
+        if not _refuses(stage, flow):
+            break
+    return dataclasses.replace(flow, **facts)
+
+
+def _refuses(stage: Stage, flow: Flow) -> bool:
+    try:
+        stage.connect(flow)
+    except ChainRefused:
+        return True
+    return False
 
 
 def _connected(stage: Stage) -> Flow:
-    return stage.connect(_flow())
+    return stage.connect(_flow(stage))
 
 
 def _needs(stage: Stage) -> str:
     """What the stage refuses to be without, found by leaving out one thing after another."""
     found = [NEEDED.get(need, need.replace("_", " ")) for need in sorted(_connected(stage).needs)]
     surroundings = {
-        "clients that keep memory between rounds": _flow(engine=EngineFacts("none", memory=False)),
-        "rounds in step (no updates of any age)": _flow(asynchronous=True),
-        "plain numbers, not a ring": _flow(number="ring"),
-        "that the server sees each update": _flow(server_sees="sum"),
+        "clients that keep memory between rounds": _flow(stage, engine=EngineFacts("none", memory=False)),
+        "rounds in step (no updates of any age)": _flow(stage, asynchronous=True),
+        "plain numbers, not a ring": _flow(stage, number="ring"),
+        "integers of a quantiser": _flow(stage, number="real"),
+        "a bound of each client's update": _flow(stage, bound=None),
+        "that the server sees each update": _flow(stage, server_sees="sum"),
     }
-    for need, flow in surroundings.items():
-        try:
-            stage.connect(flow)
-        except ChainRefused:
-            found.append(need)
+    found += [need for need, flow in surroundings.items() if _refuses(stage, flow)]
     if _connected(stage).equal:
         found.append("a mean in which clients count the same")
     return "; ".join(found) or "nothing special"
@@ -238,8 +254,8 @@ def _tensors(tensors: typing.Mapping[str, torch.Tensor]) -> str:
 
 
 def _sets(stage: Stage) -> str:
-    after, before = _connected(stage), _flow()
-    hidden = {"vectors", "scalars", "needs", "additive", "dense", "equal"}
+    after, before = _connected(stage), _flow(stage)
+    hidden = {"vectors", "scalars", "specs", "needs", "additive", "dense", "equal"}
     facts = {name: getattr(after, name) for name in sorted(after.set_by) if name not in hidden}
     changed = {name: value for name, value in facts.items() if value != getattr(before, name)}
     return ", ".join(f"`{name}` = {_fact(value)}" for name, value in changed.items()) or "none"

@@ -29,6 +29,7 @@ from headway.stages import (
     FedProx,
     Mean,
     QFedAvg,
+    Quantize,
     Rebase,
     Scaffold,
     ServerAdagrad,
@@ -49,6 +50,7 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "FedNova": (FedNova(),),
     "FedProx": (FedProx(), FedProx(0.0), FedProx(3.0)),
     "Mean": (Mean("examples"), Mean("clients"), Mean("expected")),
+    "Quantize": (Quantize(), Quantize(4), Quantize(32)),
     "QFedAvg": (QFedAvg(), QFedAvg(0.0), QFedAvg(0.3)),
     "Scaffold": (Scaffold("I"), Scaffold("II"), Scaffold("II", "step")),
     "ServerAdam": (
@@ -102,6 +104,8 @@ def around(stage: Stage) -> tuple[Stage, ...]:
         return (stage,)
     if isinstance(stage, NoisyRelease):
         return (Clip(), Mean("expected"), stage)
+    if isinstance(stage, Quantize):
+        return (Clip(2.0), stage, Mean())
     over = "clients" if isinstance(stage, (FedDyn, QFedAvg)) else "examples"
     return (stage, Mean(over)) if stage.place < Place.AGGREGATE else (Mean(), stage)
 
@@ -110,7 +114,7 @@ def flow_at(stage: Stage, before: bool = True) -> Flow:
     """The facts that reach a stage in its chain, or that hold after it."""
     stages = around(stage)
     index = stages.index(stage)
-    start = Flow(trainer=ALL_OFFERS, sampler=ALL if isinstance(stage, AFL) else SOME)
+    start = Flow(trainer=ALL_OFFERS, sampler=ALL if isinstance(stage, AFL) else SOME, size=SIZE + 1)
     flows = (start, *chain(*stages).trace(start))
     return flows[index + (not before)]
 

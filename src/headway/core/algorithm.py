@@ -83,8 +83,16 @@ class Algorithm:
     def __post_init__(self) -> None:
         self.flows()
 
-    def flows(self, engine: EngineFacts | None = None, population: int | None = None) -> tuple[Flow, ...]:
+    def flows(
+        self,
+        engine: EngineFacts | None = None,
+        population: int | None = None,
+        size: int | None = None,
+        statistics: int = 0,
+    ) -> tuple[Flow, ...]:
         """The facts after each stage, given all that is known of the surroundings.
+
+        size, statistics: how many parameters, and averaged statistics, a client's update is of.
 
         Raises:
             ChainRefused: if a stage, or the engine, cannot work with them.
@@ -95,6 +103,8 @@ class Algorithm:
             sampler=self.sampler.facts(population),
             engine=engine,
             asynchronous=keep,
+            size=size,
+            statistics=statistics,
             buffer=self.quorum.count if keep else None,
             set_by={
                 "trainer": self.trainer.facts.name,
@@ -119,6 +129,13 @@ class Algorithm:
         _check_enough(flows[-1], self.quorum, start.sampler)
         _check_pace(self.quorum, self.trainer.facts)
         return _check_readings(type(self.sampler).__name__, start.sampler, flows)
+
+    def sized(self, flows: tuple[Flow, ...], size: int, statistics: int = 0) -> tuple[Flow, ...]:
+        """These facts for a model of so many parameters and averaged statistics, on which some bounds depend."""
+        last = flows[-1]
+        if (last.size, last.statistics) == (size, statistics):
+            return flows
+        return self.flows(last.engine, None if last.sampler is None else last.sampler.population, size, statistics)
 
     @cached_property
     def protected(self) -> bool:

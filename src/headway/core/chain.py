@@ -15,7 +15,7 @@ from torch import Tensor
 from headway.core.context import NOTHING, ClientContext, Context, ServerContext
 from headway.core.errors import ChainRefused
 from headway.core.flow import Flow, StepRule
-from headway.core.stage import Aggregator, Protocol, Stage, stages
+from headway.core.stage import Aggregator, Place, Protocol, Stage, stages
 from headway.core.update import Tensors, Update
 from headway.numerics.keys import Key, Keys
 from headway.protocol.sums import ExactTotal
@@ -115,6 +115,11 @@ class Chain:
         return frozenset(stage.step_rule for _, stage in self.step_rules)
 
     @cached_property
+    def masked(self) -> bool:
+        """Whether a stage hides single updates, so that the server sees only their sum."""
+        return any(stage.place is Place.MASK for stage in self.stages)
+
+    @cached_property
     def has_codecs(self) -> bool:
         """Whether a stage undoes at the server what it did at the client."""
         return any(stage.has("send") and stage.has("decode") for stage in self.stages)
@@ -134,8 +139,11 @@ class Chain:
 
     def trace(self, flow: Flow) -> tuple[Flow, ...]:
         """The facts after each stage; raises `ChainRefused` where a stage cannot stand."""
-        flows = []
-        for stage in self.stages:
+        flows: list[Flow] = []
+        for index, stage in enumerate(self.stages):
+            if self.masked and index == self._first_codec:
+                flow = flow.set(self.aggregator, weighted=True, lifted=self.aggregator.largest_weight(flow))
+                flows[-1:] = [flow] if flows else []
             flow = stage.connect(replace(flow, restated=frozenset()))
             if stage.has("step"):
                 flow.check_rule(stage, stage.step_rule)

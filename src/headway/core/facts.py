@@ -129,7 +129,8 @@ class FlowFacts:
     server_sees: "each" update, or only their "sum".
     additive: whether encoded updates may be added as they are.
     dense: whether every coordinate is sent by every client.
-    weighted: whether the weights are already folded in.
+    weighted: whether weights are folded into the vectors before they leave the client, as a sum needs it;
+    lifted: the largest of these weights, if there is a limit.
     bound: L2 bound of one client's contribution, all vectors taken together; after the aggregator, of
         its effect on the aggregate.
     weight_bound: the largest weight that a client can have.
@@ -139,6 +140,9 @@ class FlowFacts:
     vectors: the names of the vectors that travel; scalars: the ones of one number, not P; specs: of the ones
         with another length or number type than the parameters.
     mixing: the share by which averaged statistics move towards the updates' own, where models are mixed.
+    size: how many parameters the model has, where that is known; statistics: how many averaged ones travel beside.
+    largest: the largest absolute value of the integers that one client adds to a sum; noise_variance: that of
+        the noise which one client adds to each of them.
     proximal: strength of the pull towards w_t that step rules add, which shortens what a gradient moves.
     equal: whether every client must count the same.
     min_updates: the fewest updates that can be aggregated: a round with fewer is skipped, an algorithm that never has
@@ -152,6 +156,7 @@ class FlowFacts:
     additive: bool = True
     dense: bool = True
     weighted: bool = False
+    lifted: float | None = None
     bound: float | None = None
     weight_bound: float | None = None
     by_examples: bool = True
@@ -161,6 +166,10 @@ class FlowFacts:
     scalars: tuple[str, ...] = ()
     specs: Mapping[str, VectorSpec] = field(default_factory=dict)
     mixing: float = 1.0
+    size: int | None = None
+    statistics: int = 0
+    largest: int | None = None
+    noise_variance: float = 0.0
     proximal: float = 0.0
     equal: bool = False
     rebased: bool = False

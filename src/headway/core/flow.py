@@ -122,7 +122,13 @@ class Flow(FlowFacts):
 
     def lengths(self, size: int) -> dict[str, int]:
         """The length of each travelling vector, P being `size`."""
-        return {name: self.spec(name).count(size) for name in dict.fromkeys((*self.vectors, *self.specs))}
+        travelling = dict.fromkeys((*self.vectors, *(name for name in self.specs if name != "buffers")))
+        return {name: self.spec(name).count(size) for name in travelling}
+
+    @property
+    def coordinates(self) -> int | None:
+        """How many numbers travel in all vectors together; `None` where the size of the model is not known yet."""
+        return None if self.size is None else sum(self.lengths(self.size).values()) + self.statistics
 
     @property
     def integers(self) -> bool | frozenset[str]:

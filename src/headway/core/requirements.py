@@ -90,6 +90,20 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         lambda flow: "none",
         lambda flow: 'use Clip and Mean(over="expected")',
     ),
+    "finite_bound": Requirement(
+        "bound",
+        lambda flow: flow.bound is not None and flow.bound < float("inf"),
+        "a finite bound of each client's update, from which all clients have the same scale",
+        lambda flow: "none" if flow.bound is None else "an infinite one",
+        lambda flow: "put Clip(norm) before it",
+    ),
+    "limited_terms": Requirement(
+        "weighted",
+        lambda flow: not flow.weighted or flow.lifted is not None,
+        "weights with an upper limit, since they are multiplied in before the vectors become integers",
+        lambda flow: "weights by number of examples",
+        lambda flow: 'use Mean(over="clients") or Mean(over="expected"), or Weigh(by="capped", cap=...) before it',
+    ),
     "each_update": Requirement(
         "server_sees",
         lambda flow: flow.server_sees == "each",

@@ -166,6 +166,10 @@ class Aggregator(Stage):
         flow.require(self, sum_of_one_round=True, fix="leave the secure sum out")
         return flow.require(self, private_weights=True, fix="weigh by examples")
 
+    def largest_weight(self, flow: Flow) -> float | None:
+        """The largest number with which `lift` multiplies a vector; `None` without a limit."""
+        return flow.weight_bound
+
     def lift(self, update: Update, ctx: Context) -> Update:
         """One client's term of the sum, `weight * vector` in float64; the weight becomes what is summed below."""
         return update.scaled_exactly(update.weight)

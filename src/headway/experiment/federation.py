@@ -72,6 +72,9 @@ class Federation:
         try:
             history = history_of(algorithm, engine, known)
             flat_module = FlatModule(task, key, engine.site)
+            averages = task.buffers == "average" and flat_module.has_statistics
+            averaged = flat_module.statistics_layout.size if averages else 0
+            flows = algorithm.sized(flows, flat_module.layout.size, averaged)
             central = None if known.central is None else CentralTest(flat_module, known.central, algorithm, key)
         except BaseException:
             engine.close()

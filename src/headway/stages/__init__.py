@@ -4,6 +4,7 @@ from headway.core.stage import stages as _registry
 from headway.stages.aggregators.agnostic import AFL
 from headway.stages.aggregators.mean import Mean
 from headway.stages.clipping import Clip
+from headway.stages.compression.quantize import Quantize
 from headway.stages.local_rules import FedDyn, FedProx, Scaffold
 from headway.stages.normalisation import FedNova, QFedAvg
 from headway.stages.quality_weighting import WeighByQuality
@@ -22,6 +23,7 @@ __all__ = [
     "FedProx",
     "Mean",
     "QFedAvg",
+    "Quantize",
     "Rebase",
     "Scaffold",
     "ServerAdagrad",

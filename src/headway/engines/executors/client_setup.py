@@ -53,12 +53,13 @@ class ClientSetup:
         examine(flat_module, job.data.store.rows(0, EXAMINED))
         with untouched(flat_module):
             check_shapes(flat_module, [job.data.store, *([] if job.data.central is None else [job.data.central])])
-        clients = ClientAlgorithm(job.algorithm, flat_module, flows, job.key, measure)
-        clients.check(job.data.train_sizes.tolist())
-        training = ClientTraining(clients)
         size, statistics = flat_module.layout.size, 0
         if job.task.buffers == "average" and flat_module.has_statistics:
             statistics = flat_module.statistics_layout.size
+        flows = job.algorithm.sized(flows, size, statistics)
+        clients = ClientAlgorithm(job.algorithm, flat_module, flows, job.key, measure)
+        clients.check(job.data.train_sizes.tolist())
+        training = ClientTraining(clients)
         guard = Promise.of(job.algorithm.chain, flows, size, statistics)
         population = len(job.data.clients)
         collector = UpdateCollector(job.algorithm, job.key, flows, flat_module.layout, device, guard, population)

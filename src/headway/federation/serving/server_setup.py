@@ -50,6 +50,7 @@ class ServerSetup:
         device, algorithm = Device(), job.algorithm
         flat_module = FlatModule(job.task, job.key, device)
         size, statistics = flat_module.layout.size, task_facts(flat_module).statistics
+        flows = algorithm.sized(flows, size, statistics)
         guard = Promise.of(algorithm.chain, flows, size, statistics)
         summed = algorithm.chain.summed_lengths(flows, size) | ({"buffers": statistics} if statistics else {})
         population = job.population

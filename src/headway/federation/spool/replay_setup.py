@@ -47,7 +47,7 @@ class ReplaySetup:
 
     def flows(self, planned: int | None) -> tuple[Flow, ...]:
         """The facts after each stage; planned: how many clients the run is for, if that is fixed."""
-        return self.algorithm.flows(NETWORK, population=planned)
+        return self.algorithm.flows(NETWORK, planned, self.layout.size, self.statistics)
 
     def at(self, manifest: Manifest) -> tuple[Promise, UpdateCollector, dict[str, int]]:
         """The promises on updates, the collector of their sum, and how many numbers each summed vector has."""

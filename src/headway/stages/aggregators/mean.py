@@ -71,11 +71,19 @@ class Mean(Aggregator):
         # a cohort that is not known yet has at least one client; the run's flows know it
         return flow.set(self, bound=flow.bound / (flow.cohort or 1.0))
 
+    def largest_weight(self, flow: Flow) -> float | None:
+        """The limit of the weights, or 1 where all clients count the same."""
+        return flow.weight_bound if self._weighs(flow) else 1.0
+
     def lift(self, update: Update, ctx: Context) -> Update:
         """`w_i delta_i` and w_i."""
-        if self.over == "examples" or (self.over == "expected" and ctx.flow.weighed_by):
+        if self._weighs(ctx.flow):
             return update.scaled_exactly(update.weight)
         return update.with_weight(torch.ones_like(update.weight)).scaled_exactly(torch.ones_like(update.weight))
+
+    def _weighs(self, flow: Flow) -> bool:
+        """Whether each update is multiplied by its weight."""
+        return self.over == "examples" or (self.over == "expected" and bool(flow.weighed_by))
 
     def finish(self, total: ExactTotal, ctx: ServerContext) -> Update:
         """The sums over the denominator; the sum `clients` is the number of clients that the mean is over."""

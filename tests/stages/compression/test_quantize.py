@@ -1,0 +1,132 @@
+"""Integers on one scale: their sums are exact, the mean of rounding is the update, the bound is restated."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from conformance.cases import case
+from conformance.teststages import PairwiseMasks
+from conformance.tiny import engine
+from toys import blobs, linear_task
+
+import headway as hw
+from headway.core.flow import Flow
+from headway.core.update import Update
+from headway.numerics.keys import Key
+from headway.numerics.rounding import rounded_norm
+from headway.server.guard import Promise
+from headway.stages import Clip, Mean, Quantize, Weigh
+
+KEY = Key.root(5)
+
+
+def flow_of(*stages, size=3):
+    """The facts that reach Quantize, and that leave it."""
+    flows = hw.chain(*stages).trace(Flow(size=size))
+    place = next(i for i, stage in enumerate(stages) if isinstance(stage, Quantize))
+    return flows[place - 1], flows[place]
+
+
+def sent(stage, update, flow, key=KEY):
+    ctx = replace(case(stage).ctx, key=key, flow=flow)
+    return stage.send(update, {}, ctx)[0]
+
+
+def read(stage, update, flow, **facts):
+    return stage.decode(update, replace(case(stage).server, flow=flow, **facts))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16, 32])
+def test_an_update_comes_back_to_within_a_step(bits):
+    stage = Quantize(bits)
+    before, _ = flow_of(Clip(2.0), stage, Mean())
+    update = Update.of(torch.tensor([0.5, -1.25, 0.0]), 3.0)
+    codes = sent(stage, update, before)
+    assert codes.delta.dtype == torch.int64
+    assert bool(((codes.delta >= 0) & (codes.delta < 2**bits)).all())
+    back = read(stage, codes, before).delta
+    step = 2.0 / (2 ** (bits - 1) - 1)
+    assert bool(((back - update.delta).abs() < step).all())
+    assert float(back[2]) == 0.0  # a zero is exact
+
+
+def test_the_mean_of_many_draws_is_the_update():
+    """Closed form: variance g^2 f (1 - f) per coordinate, f being the fraction; six standard errors of 20,000 draws."""
+    stage, draws = Quantize(5), 20_000
+    before, _ = flow_of(Clip(2.0), stage, Mean())
+    x = torch.tensor([0.5, -1.25, 0.031]).double()
+    codes = sent(stage, Update.of(x.expand(draws, 3)), before, KEY.for_each("draw", names=range(draws)))
+    back, step = read(stage, codes, before).delta, 2.0 / 15
+    fraction = x / step - (x / step).floor()
+    error = (fraction * (1 - fraction) / draws).sqrt() * step
+    assert bool(((back.mean(0) - x).abs() <= 6 * error).all())
+    assert torch.allclose(back.var(0), fraction * (1 - fraction) * step**2, rtol=0.05)
+
+
+def test_the_bound_is_restated_as_rounding_leaves_it():
+    size, bits = 1000, 6
+    _, after = flow_of(Clip(2.0), Quantize(bits), Mean(), size=size)
+    step = 2.0 / 31
+    assert after.bound == pytest.approx(step * rounded_norm(31, size))
+    spread = math.sqrt(2 * 0.5) * step * (2.0 + step * math.sqrt(size) / 2)
+    assert after.bound == pytest.approx(math.sqrt(4 + step**2 * size / 4 + spread))
+    _, fine = flow_of(Clip(2.0), Quantize(32), Mean(), size=size)
+    assert fine.bound == pytest.approx(2.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("weighing", [(), (Weigh("capped", 7),), (Weigh("uniform"),)], ids=repr)
+def test_sums_of_integers_are_sums_of_what_was_rounded(weighing):
+    """Behind a mask: weights are multiplied in first, and the sum of codes decodes to the sum of the decoded."""
+    stage = Quantize(10)
+    over = "examples" if weighing else "clients"
+    before, after = flow_of(*weighing, Clip(2.0), stage, PairwiseMasks(), Mean(over))
+    heaviest = 7.0 if weighing and weighing[0].by == "capped" else 1.0
+    assert (before.weighted, before.lifted) == (True, heaviest)
+    assert (after.number, after.additive, after.largest) == ("ring", True, 511)
+    lanes = torch.tensor([[2.0, 0.0, 0.0], [-1.0, 1.0, 0.1], [0.0, 0.0, -2.0]]).double() * heaviest
+    codes = sent(stage, Update.of(lanes), before, KEY.for_each("c", names=range(3)))
+    assert int(codes.delta.abs().max()) == 511
+    together = read(stage, Update.of(codes.delta.sum(0)), before).delta
+    assert torch.allclose(together, read(stage, codes, before).delta.sum(0), rtol=1e-12, atol=0)
+    assert bool(((together - lanes.sum(0)).abs() < 3 * 2.0 * heaviest / 511).all())
+
+
+def test_a_masked_sum_is_the_plain_quantised_sum():
+    problems = None
+    masked = engine(Clip(0.5), Quantize(20), PairwiseMasks(), Mean("clients"), problems=problems).run(3)
+    plain = engine(Clip(0.5), Quantize(20), Mean("clients"), problems=problems).run(3)
+    assert torch.allclose(masked.params, plain.params, rtol=0, atol=3 * 0.5 / 2**19)
+
+
+def test_the_norm_of_a_decoded_update_is_checked():
+    links = hw.chain(Clip(1.0), Quantize(4), Mean())
+    promise = Promise.of(links, links.trace(Flow(size=3)), 3)
+    assert promise.bits == {"delta": 4, "buffers": 4}
+    with pytest.raises(hw.core.errors.UpdateRejected, match="do not fit in 4 bits"):
+        promise.check(Update.of(torch.tensor([16, 0, 0])), "c", 1)
+    assert promise.bound == pytest.approx(rounded_norm(7, 3) / 7)
+
+
+def test_a_chain_of_a_run_restates_the_bound_for_its_model():
+    algorithm = hw.Algorithm(hw.chain(Clip(1.0), Quantize(8), Mean()), hw.LocalSGD(lr=0.1, batch_size=4), hw.All())
+    run = hw.Run(algorithm, blobs((6, 9, 4)), linear_task(), rounds=2)
+    assert [len(report.clients) for report in run] == [3, 3]
+    size = run.federation.flat_module.layout.size
+    assert run.federation.flows[1].bound == pytest.approx(rounded_norm(127, size) / 127)
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("stages", "sentence"),
+    [
+        ((Quantize(), Mean()), r"a finite bound .* found: none; .* put Clip\(norm\) before it"),
+        ((Clip(math.inf), Quantize(), Mean()), "found: an infinite one"),
+        ((Clip(), Quantize(), PairwiseMasks(), Mean()), "weights with an upper limit"),
+        ((Quantize(), Clip(), Mean()), "put Clip before Quantize"),
+        ((Clip(), PairwiseMasks(), Mean("clients")), "FixedPoint"),
+    ],
+)
+def test_what_cannot_be_quantised_is_refused(stages, sentence):
+    with pytest.raises(hw.ChainRefused, match=sentence):
+        hw.chain(*stages)
