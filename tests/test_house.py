@@ -26,10 +26,13 @@ MANY_PARAMETERS: dict[str, str] = {
 SAME_MODULE_NAMES: dict[str, str] = {}
 SUITES: dict[str, str] = {
     "advice/test_advise.py": "advice.findings advice.plan advice.probe cli.advise_command",
+    "audit/test_auditing.py": ("audit.audit_page audit.audit_result audit.dense_attack audit.picture_grid"),
+    "audit/test_shadow_federation.py": "audit.shadow_clients",
     "cases/test_few_clients.py": "experiment.population",
     "cases/test_going_on.py": "experiment.identity observe.run_folder",
     "cases/test_statistics.py": "model.blame",
     "cases/test_trouble.py": "engines.processes.worker",
+    "cli/test_audit_command.py": "cli.audit_options",
     "cli/test_compare_command.py": "cli.comparison_output cli.method_files cli.trial_progress experiment.trials",
     "cli/test_join_command.py": "federation.agent.agent_check",
     "cli/test_mistakes.py": "core.errors experiment.key_paths",

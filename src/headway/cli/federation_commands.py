@@ -1,4 +1,4 @@
-"""The commands of a federation of machines; each imports its own file when it is called."""
+"""The commands of a federation of machines, and the audit; each imports its own file when it is called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from headway.cli.audit_options import audit
 from headway.cli.identity_command import identity_app
 from headway.cli.table_options import Categories, Drop, Gaps, Target, TargetTask
 
@@ -20,6 +21,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(relay)
     app.command()(status)
     app.command()(verify)
+    app.command()(audit)
 
 
 def schema(

@@ -1,0 +1,118 @@
+"""The page of an audit: one HTML file that loads nothing and explains the result in plain words."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+from torch import Tensor
+
+from headway.audit.audit_result import CAUTION, AuditReport, Gallery
+from headway.audit.picture_grid import is_picture, picture_grid
+from headway.observe.text import number_text
+from headway.reports.page.charts import look
+from headway.reports.page.components import Figure, PageTable, Section
+from headway.reports.page.page_parts import content_policy, environment, page_file
+
+PACKAGE = "headway.audit"
+GENERATOR = "headway audit"
+MOST_FEATURES = 14
+VERDICTS = {"failed": "attack failed", "succeeded": "ATTACK SUCCEEDED", "not judged": "not judged"}
+
+
+def render_audit(report: AuditReport) -> str:
+    """The whole page as HTML; the same report gives the same text."""
+    style, script = page_file("style.css") + page_file("audit.css", PACKAGE), page_file("page.js")
+    parts = [summary_section(report), *(gallery_section(report)), about_section(report)]
+    pages = environment({"audit.html": page_file("audit.html", PACKAGE)})
+    return pages.get_template("audit.html").render(
+        report=report,
+        sections=parts,
+        looks=[look(0)],
+        generator=GENERATOR,
+        policy=content_policy(style, script),
+        style=Markup(style),
+        script=Markup(script),
+    )
+
+
+def summary_section(report: AuditReport) -> Section:
+    """A row for each attack."""
+    columns, rows = result_table(report)
+    rows = [[*cells, row.reason] for cells, row in zip(rows, report.rows, strict=True)]
+    protected = ", ".join(report.protections) or "none"
+    lead = f"The server sees {report.sees}. Protections of the chain: {protected}."
+    return Section("attacks", "The attacks", lead, tables=[PageTable([*columns, "why"], rows, words=True)])
+
+
+def result_table(report: AuditReport) -> tuple[list[str], list[list[str]]]:
+    """Columns, and a row for each attack; the results without protections only where the chain has some."""
+    protected = bool(report.protections)
+    columns = [
+        "attack",
+        "by",
+        "on",
+        *(["without protections", "with protections"] if protected else ["found"]),
+        "result",
+    ]
+    rows = [
+        [row.attack, row.observer, row.seen, *([row.before] if protected else []), row.after, VERDICTS[row.verdict]]
+        for row in report.rows
+    ]
+    return columns, rows
+
+
+def gallery_section(report: AuditReport) -> list[Section]:
+    """What was reconstructed, as pictures, or as tables of values."""
+    if not report.galleries:
+        return []
+    protected = bool(report.protections)
+    figures = [_pictures(gallery, protected) for gallery in report.galleries if _has_pictures(gallery)]
+    tables = [_values(gallery, protected) for gallery in report.galleries if not _has_pictures(gallery)]
+    how = ", without and with the chain's protections" if protected else ""
+    lead = f"Training records beside what an attacker made of what was seen{how}."
+    return [Section("reconstructions", "What was reconstructed", lead, figures, tables)]
+
+
+def _has_pictures(gallery: Gallery) -> bool:
+    return all(is_picture(tuple(item.original.shape)) for item in gallery.items)
+
+
+def _pictures(gallery: Gallery, protected: bool) -> Figure:
+    items = gallery.items
+    rows: list[tuple[str, list[Tensor | None]]]
+    rows = [("record", [item.original for item in items]), ("without\nprotections", [item.before for item in items])]
+    rows.append(("with\nprotections" if protected else "as attacked", [item.after for item in items]))
+    captions = [[item.captions[k] for item in items] for k in range(3)]
+    if not protected:
+        del rows[1], captions[1]
+    names = [item.name for item in items]
+    picture = picture_grid(gallery.title, rows, names, captions, (gallery.low, gallery.high))
+    return Figure(gallery.title, gallery.caption, picture, wide=True)
+
+
+def _values(gallery: Gallery, protected: bool) -> PageTable:
+    """The largest values of the first record, beside what was made of them."""
+    item = gallery.items[0]
+    original = item.original.flatten()
+    names = gallery.features or tuple(f"input {k}" for k in range(len(original)))
+    order = original.abs().argsort(descending=True, stable=True)[:MOST_FEATURES].sort().values.tolist()
+    shown = [("without protections", item.before, item.captions[1])] if protected else []
+    shown.append(("with protections" if protected else "as attacked", item.after, item.captions[2]))
+    flat = [None if made is None else made.flatten() for _, made, _ in shown]
+    rows = [
+        [names[k], number_text(float(original[k])), *("-" if m is None else number_text(float(m[k])) for m in flat)]
+        for k in order
+    ]
+    errors = ", ".join(f"{name}: {caption or 'nothing'}" for name, _, caption in shown)
+    columns = [", ".join(item.name.splitlines()), "record", *(name for name, _, _ in shown)]
+    return PageTable(columns, rows, f"{gallery.title}; {errors}. {gallery.caption}")
+
+
+def about_section(report: AuditReport) -> Section:
+    """What was attacked, and what the result does not show."""
+    rows = [
+        ["chain", report.chain],
+        ["seed", str(report.seed)],
+        ["effort", "thorough" if report.thorough else "quick"],
+        ["limits", CAUTION],
+    ]
+    return Section("about", "What was audited", tables=[PageTable(["", ""], rows, words=True)])

@@ -1,0 +1,135 @@
+"""The result of an audit: a row for each attack and observer, what was reconstructed, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+Verdict = Literal["failed", "succeeded", "not judged"]
+CAUTION = (
+    "A failed attack proves nothing more than that: these attacks, with this effort, from this seed, did not succeed. "
+    "Other attacks may."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AttackRow:
+    """One attack on what one observer sees.
+
+    attack: its name.  observer: the party that sees it.  seen: what that is.  before, after: the attack's result
+    without and with the chain's protections.  verdict: of the attack with them.  reason: why so, as a sentence.
+    figures: the numbers, by name.
+    """
+
+    attack: str
+    observer: str
+    seen: str
+    before: str
+    after: str
+    verdict: Verdict
+    reason: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """A record beside what an attack made of what was seen.
+
+    name: which record.  original, before, after: in the shape of an input; `None` where there is nothing to show.
+    captions: a short text under each of the three.
+    """
+
+    name: str
+    original: Tensor
+    before: Tensor | None
+    after: Tensor | None
+    captions: tuple[str, str, str] = ("", "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Reconstructions of one attack.
+
+    low, high: the range of the values, for the shades of a picture.  features: the names of a table's inputs.
+    """
+
+    attack: str
+    title: str
+    caption: str
+    items: Sequence[Reconstruction]
+    low: float = 0.0
+    high: float = 1.0
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A receiver operating characteristic: the true positive rate at each false positive rate."""
+
+    name: str
+    false_positive: tuple[float, ...]
+    true_positive: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """All that an audit found.
+
+    name: of the run file.  chain, protections: in words.  rows: the attacks.  notes: what was not attacked, and why.
+    """
+
+    name: str
+    seed: int
+    chain: str
+    protections: tuple[str, ...]
+    sees: str
+    rows: tuple[AttackRow, ...]
+    galleries: tuple[Gallery, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    epsilons: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    thorough: bool = False
+
+    @property
+    def succeeded(self) -> tuple[AttackRow, ...]:
+        """The attacks that succeeded in spite of the protections."""
+        return tuple(row for row in self.rows if row.verdict == "succeeded")
+
+    @property
+    def passed(self) -> bool:
+        """Whether no attack succeeded."""
+        return not self.succeeded
+
+    @property
+    def sentence(self) -> str:
+        """The result in plain words."""
+        judged = [row for row in self.rows if row.verdict != "not judged"]
+        if not judged:
+            return "No attack could be run on this algorithm, so nothing is known. " + CAUTION
+        if self.passed:
+            return f"None of {len(judged)} attacks succeeded. {CAUTION}"
+        count = len(self.succeeded)
+        return (
+            f"{count} of {len(judged)} attacks succeeded: what leaves the clients under this algorithm gives single "
+            "clients' data or participation away."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: everything but the pictures."""
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "thorough": self.thorough,
+            "passed": self.passed,
+            "sentence": self.sentence,
+            "chain": self.chain,
+            "protections": list(self.protections),
+            "server_sees": self.sees,
+            "attacks": [asdict(row) for row in self.rows],
+            "epsilons": dict(self.epsilons),
+            "roc": [asdict(curve) for curve in self.curves],
+            "notes": list(self.notes),
+        }

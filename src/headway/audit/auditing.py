@@ -1,0 +1,134 @@
+"""The audit of a run: which attacks, in which order, within a time budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from headway.audit.audit_result import AttackRow, AuditReport, Gallery
+from headway.audit.dense_attack import DenseAttack
+from headway.audit.protections import protections, without_protections
+from headway.audit.shadow_federation import ShadowFederation
+from headway.core.registry import brief
+from headway.experiment.resolved_runfile import Experiment, RunFile
+
+QUICK_S, THOROUGH_S = 45.0, 900.0
+MOST_CLIENTS = 64  # of a round that is attacked
+
+
+@dataclass(frozen=True, slots=True)
+class AuditOptions:
+    """The effort of an audit.
+
+    budget_s: seconds after which no further attack begins; `None` for 45, or 900 if it is thorough.
+    """
+
+    thorough: bool = False
+    budget_s: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The budget."""
+        return self.budget_s if self.budget_s is not None else THOROUGH_S if self.thorough else QUICK_S
+
+
+@dataclass
+class Findings:
+    """What the attacks have found so far."""
+
+    rows: list[AttackRow] = field(default_factory=list)
+    galleries: list[Gallery] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+Step = tuple[str, Callable[[Findings], None]]
+
+
+class Audit:
+    """The attacks on one run, made ready; `run` carries them out.
+
+    Raises:
+        ConfigError, DataError, ChainRefused: if the run file's parts do not fit.
+    """
+
+    def __init__(self, runfile: RunFile, options: AuditOptions | None = None) -> None:
+        self.runfile, self.options = runfile, options or AuditOptions()
+        experiment = runfile.build()
+        self.seed = runfile.sections.run.seed
+        self.algorithm = experiment.algorithm
+        self.real = ShadowFederation(experiment.algorithm, experiment.data, experiment.task, self.seed)
+        self.plain = self._plain(experiment)
+        self.found = Findings()
+        self.cohort = self._cohort()
+
+    def _plain(self, experiment: Experiment) -> ShadowFederation:
+        algorithm = without_protections(experiment.algorithm)
+        if algorithm is experiment.algorithm:
+            return self.real
+        return ShadowFederation(algorithm, experiment.data, experiment.task, self.seed)
+
+    def _cohort(self) -> tuple[str, ...]:
+        """The clients of the first round, as the sampler draws them; all, if it draws none."""
+        clients = self.real.data.clients
+        drawn = self.algorithm.cohort(clients, 0, self.real.key) or tuple(clients)
+        if len(drawn) > MOST_CLIENTS:
+            self.found.notes.append(
+                f"the attacked round has {MOST_CLIENTS} of its {len(drawn)} clients, to take less time."
+            )
+        return tuple(drawn[:MOST_CLIENTS])
+
+    def steps(self) -> list[Step]:
+        """The attacks by name, in their order."""
+        dense = DenseAttack(self.plain, self.real, self.cohort)
+        if dense.missing is not None:
+            self.found.notes.append(dense.missing)
+            return []
+        paced = self.algorithm.trainer.facts.paced
+        made: list[Step] = []
+        for steps, words in ((1, "one step"), (None, "a round")):
+            if steps == 1 and not paced:
+                trainer = self.algorithm.trainer.facts.name
+                self.found.notes.append(f"an update of one step was not attacked: {trainer} cannot stop after one.")
+                continue
+            made.append((f"dense-layer inversion, {words}", _dense(dense, steps)))
+        return made
+
+    def run(self, steps: Sequence[Step], progress: Callable[[str], None] = lambda name: None) -> AuditReport:
+        """The report, after all attacks, or those that began within the budget.
+
+        steps: what `steps` has made.  progress: called with the name of each attack when it is done.
+        """
+        begun, left_out = time.perf_counter(), list[str]()
+        for name, attack in steps:
+            if time.perf_counter() - begun > self.options.seconds:
+                left_out.append(name)
+            else:
+                attack(self.found)
+            progress(name)
+        if left_out:
+            self.found.notes.append(f"not run, since the time budget was spent: {', '.join(left_out)}.")
+        return self._report()
+
+    def _report(self) -> AuditReport:
+        found = self.found
+        return AuditReport(
+            name=self.runfile.name,
+            seed=self.seed,
+            chain=", ".join(brief(stage) for stage in self.algorithm.chain.stages),
+            protections=tuple(brief(stage) for stage in protections(self.algorithm)),
+            sees="each client's update" if self.real.sees_each else "only the sum of the updates",
+            rows=tuple(found.rows),
+            galleries=tuple(found.galleries),
+            notes=tuple(found.notes),
+            thorough=self.options.thorough,
+        )
+
+
+def _dense(attack: DenseAttack, steps: int | None) -> Callable[[Findings], None]:
+    def run(found: Findings) -> None:
+        attack.galleries.clear()
+        found.rows += attack.rows(steps)
+        found.galleries += attack.galleries
+
+    return run
