@@ -20,7 +20,7 @@ import torch
 
 from headway import recipes
 from headway.core.errors import ChainRefused
-from headway.core.flow import EngineFacts, Flow, TrainerFacts
+from headway.core.flow import EngineFacts, Flow, PrivacyEvent, TrainerFacts
 from headway.core.registry import to_numbers
 from headway.core.stage import Aggregator, Place, Stage, stages
 from headway.observe.text import to_toml
@@ -227,7 +227,7 @@ def _needs(stage: Stage) -> str:
         "rounds in step (no updates of any age)": _flow(stage, asynchronous=True),
         "plain numbers, not a ring": _flow(stage, number="ring"),
         "integers of a quantiser": _flow(stage, number="real"),
-        "a bound of each client's update": _flow(stage, bound=None),
+        "a bound of one client's effect": _flow(stage, bound=None),
         "that the server sees each update": _flow(stage, server_sees="sum"),
     }
     found += [need for need, flow in surroundings.items() if _refuses(stage, flow)]
@@ -262,8 +262,10 @@ def _sets(stage: Stage) -> str:
 
 
 def _fact(value: object) -> str:
+    if isinstance(value, PrivacyEvent):
+        return f"{value.mechanism} noise at the {value.at}"
     if isinstance(value, tuple):
-        return ", ".join(map(str, value))
+        return ", ".join(map(_fact, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

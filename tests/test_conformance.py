@@ -190,13 +190,24 @@ def test_one_parameter_and_one_client_are_enough(stage, clients, size) -> None:
     assert not torch.equal(after.params, tiny.start().params)
 
 
-@of(*EVERY)
-def test_an_empty_cohort_only_advances_the_round(stage) -> None:
+def after_an_empty_round(stage):
     tiny = engine(*around(stage))
     start = tiny.run(1)
-    after = drive(tiny.generator(start, cohort=()), EffectHandler(tiny.send))
+    return start, drive(tiny.generator(start, cohort=()), EffectHandler(tiny.send))
+
+
+@of(*EVERY, having=lambda s: not s.has("release"))
+def test_an_empty_cohort_only_advances_the_round(stage) -> None:
+    start, after = after_an_empty_round(stage)
     assert after.round == start.round + 1
     assert same_bits(replace(after, round=0), replace(start, round=0))
+
+
+@of(*EVERY, having=lambda s: s.has("release"))
+def test_an_empty_cohort_is_hidden_by_noise(stage) -> None:
+    start, after = after_an_empty_round(stage)
+    assert after.round == start.round + 1
+    assert bool((after.params != start.params).all())
 
 
 @of(*REGISTERED, having=lambda s: s.has("step"))

@@ -125,6 +125,7 @@ SUITES: dict[str, str] = {
     "run/test_resume.py": "client_state.sqlite_versions experiment.checkpointer",
     "run/test_whole_runs.py": "experiment.evaluator experiment.federation experiment.round_driver experiment.run",
     "samplers/test_draws.py": "samplers.drawing samplers.poisson samplers.power_of_choice samplers.uniform",
+    "stages/privacy/test_gaussian.py": "stages.privacy.noise_grid",
     "test_conformance.py": "core.stage stages.aggregators.mean stages.local_rules stages.normalisation",
     "test_engines_agree.py": "engines.engine engines.group_runner engines.pooled server.collector",
     "test_registries.py": "data.sources.source_registry",

@@ -11,7 +11,8 @@ NAMES = set(
     """
 __version__ Adagrad Adam AdamW AFL Aggregator Algorithm All Always AverageModel Bernoulli BySize chain Chain Charging
 ChainRefused ClientFailed Clip ClockEngine ConfigError Context data DataError DeviceFleet Diurnal Diverged ECGR
-Examples FedDyn FederatedData FedNova FedProx Fixed Flow HeadwayError Layout LeastAvailable LocalEngine LocalOptimizer
+Examples FedDyn FederatedData FedNova FedProx Fixed Flow GaussianNoise HeadwayError Layout LeastAvailable LocalEngine
+LocalOptimizer
 LocalSGD LossTerm Mean models Moon Observer Oort Place Poisson PowerOfChoice ProcessEngine Protocol QFedAvg Quantize
 Quorum RayEngine Rebase RMSprop SGD recipes RoundReport RoundRobin rounds Run RunFolderError Sampler Scaffold Schedule
 ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Staleness step_rules Task Trace Trainer Uniform Update

@@ -27,6 +27,7 @@ from headway.stages import (
     FedDyn,
     FedNova,
     FedProx,
+    GaussianNoise,
     Mean,
     QFedAvg,
     Quantize,
@@ -49,6 +50,7 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "FedDyn": (FedDyn(), FedDyn(2.0)),
     "FedNova": (FedNova(),),
     "FedProx": (FedProx(), FedProx(0.0), FedProx(3.0)),
+    "GaussianNoise": (GaussianNoise(1.1), GaussianNoise(0.3, discrete=True)),
     "Mean": (Mean("examples"), Mean("clients"), Mean("expected")),
     "Quantize": (Quantize(), Quantize(4), Quantize(32)),
     "QFedAvg": (QFedAvg(), QFedAvg(0.0), QFedAvg(0.3)),
@@ -102,7 +104,7 @@ def around(stage: Stage) -> tuple[Stage, ...]:
     """A chain in which the stage can stand."""
     if isinstance(stage, Aggregator):
         return (stage,)
-    if isinstance(stage, NoisyRelease):
+    if stage.place is Place.RELEASE:
         return (Clip(), Mean("expected"), stage)
     if isinstance(stage, Quantize):
         return (Clip(2.0), stage, Mean())

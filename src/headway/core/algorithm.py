@@ -24,6 +24,7 @@ from headway.protocol.client_history import ClientHistory
 from headway.protocol.effects import Effect, Persist, Reserve
 from headway.protocol.messages import Answer, Ask, Exchange, Measure, Message, Train
 from headway.protocol.quorum import Quorum
+from headway.protocol.sums import ExactTotal
 
 RELEASE = "release"  # the name under which a noisy release is kept
 
@@ -187,10 +188,13 @@ class Algorithm:
         layout: Layout,
         flows: Sequence[Flow],
         population: int,
+        system: Key | None = None,
     ) -> Generator[Effect, Answer, State]:
         """One round as a generator of effects: no sockets, no Ray, no clock in here.
 
         Deterministic in the state at its start and the answers.  With too few counted updates only the round advances.
+        system: in deployment, a key of the operating system's randomness, a fresh one for each call; noise is drawn
+        from it, and a release that was kept is used again in its place.
         """
         message = Message(state.params, self.chain.broadcast(state.stages), state.buffers)
         ask = Ask(Train(message, state.round), cohort, self.quorum)
@@ -202,6 +206,7 @@ class Algorithm:
             global_params=state.params,
             population=population,
             asked_params=state.params,
+            system=system,
         )
         if cohort and (made_by_clients := tuple(event for event in flows[-1].events if event.at != "server")):
             yield Reserve(made_by_clients, state.round)  # their messages are the release
@@ -209,17 +214,31 @@ class Algorithm:
             answer = yield ask
         else:
             answer = yield from self.chain.protocol[1].exchange(ask, ctx)
-        if answer.total.count < flows[-1].min_updates:
+        made_here = tuple(event for event in flows[-1].events if event.at == "server")
+        if made_here and not answer.total.count and flows[-1].server_sees == "each":
+            answer = replace(answer, total=self._nobody(state, layout, flows))
+        elif answer.total.count < flows[-1].min_updates:
             return replace(state, round=state.round + 1)
         ctx = replace(ctx, counted=answer.total.count)
         update, stages = self.aggregate(answer, state.stages, ctx, flows)
-        if made_here := tuple(event for event in flows[-1].events if event.at == "server"):
+        if made_here:
             yield Reserve(made_here, state.round)
         update = self.release(update, ctx, flows)
         if flows[-1].events:
             kept = yield Persist(RELEASE, wire.of_update(update), state.round)
             update = wire.to_update(kept.replies[RELEASE])
         return self._advance(replace(state, stages=stages), update, ctx, flows)
+
+    def _nobody(self, state: State, layout: Layout, flows: Sequence[Flow]) -> ExactTotal:
+        """The sum over no clients, zeros: a noisy release hides that nobody took part, too."""
+        lengths = self.chain.summed_lengths(flows, layout.size)
+        zeros = {name: torch.zeros(length, dtype=torch.float64) for name, length in lengths.items()}
+        if state.buffers is not None:
+            zeros["buffers"] = torch.zeros_like(state.buffers, dtype=torch.float64)
+        total = ExactTotal()
+        total.add(Update(zeros, torch.zeros((), dtype=torch.float64)))
+        total.count = 0
+        return total
 
     def aggregate(
         self, answer: Answer, state: Labelled, ctx: ServerContext, flows: Sequence[Flow]

@@ -307,6 +307,8 @@ def at(
     key: the stage's, where it is derived already.
     """
     changes: dict[str, Any] = {"secret": NOTHING, "exchange": None} if isinstance(ctx, ClientContext) else {}
+    if ctx.system is not None:
+        changes["system"] = ctx.system.derive(label)
     flow = flows[index - 1] if index else flows[0]
     key = ctx.key.derive(label) if key is None else key
     return replace(ctx, key=key, received=broadcasts.get(label, {}), flow=flow, **changes)

@@ -30,6 +30,8 @@ class Context:
     flow: the static facts that reach this stage.
     global_params: w_t, the model with which the client was asked, `[..., P]`; at the server, the present one.
     received: the stage's own broadcast.
+    system: in deployment, a key of the operating system's randomness that is this stage's in this round alone; `None`
+        in simulation.  Hooks read `private`.
     """
 
     round: int | Tensor
@@ -38,6 +40,16 @@ class Context:
     flow: Flow
     global_params: Tensor
     received: Tensors = field(default_factory=dict)
+    system: Key | Keys | None = field(default=None, repr=False)
+
+    @property
+    def private(self) -> Key | Keys:
+        """The key for what nobody else may predict: noise, masks, stochastic rounding.  In deployment it comes from the
+        operating system where the hook runs, and not from the run's seed; in simulation it is derived from `key`, so
+        that runs repeat."""
+        if self.system is not None:
+            return self.system
+        return self.key.derive("private") if isinstance(self.key, Key | Keys) else Keys.of(self.key).derive("private")
 
     def uniform(self, count: int) -> Tensor:
         """Uniform numbers in [0, 1), float64 `[..., count]`, each lane from its own key."""

@@ -40,8 +40,12 @@ class Program(Protocol[S]):
         layout: Layout,
         flows: Sequence[Flow],
         population: int,
+        system: Key | None = None,
     ) -> Generator[Effect, Answer, S]:
-        """One round as a generator of effects, deterministic in the state at its start and the answers."""
+        """One round as a generator of effects, deterministic in the state at its start and the answers.
+
+        system: in deployment, a fresh key of the operating system's randomness for the noise of this call.
+        """
         ...
 
     def answer(self, request: Exchange, secret: Tensors, ctx: ExchangeContext) -> tuple[Tensors, Tensors]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -85,7 +86,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     ),
     "bound": Requirement(
         "bound",
-        lambda flow: flow.bound is not None,
+        lambda flow: flow.bound is not None and math.isfinite(flow.bound),
         "a bound of one client's effect",
         lambda flow: "none",
         lambda flow: 'use Clip and Mean(over="expected")',

@@ -7,6 +7,7 @@ version of a generator, or on anything drawn before.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -55,6 +56,11 @@ class Key:
     def root(cls, seed: int) -> Key:
         """The key of a whole run."""
         return cls(hashlib.blake2b(_encode(seed), digest_size=32, person=b"headway-root").digest())
+
+    @classmethod
+    def system(cls) -> Key:
+        """A fresh key of the operating system's randomness, which nobody can derive again."""
+        return cls(os.urandom(32))
 
     @classmethod
     def of(cls, seed: int | Key, purpose: str) -> Key:

@@ -7,6 +7,7 @@ from headway.stages.clipping import Clip
 from headway.stages.compression.quantize import Quantize
 from headway.stages.local_rules import FedDyn, FedProx, Scaffold
 from headway.stages.normalisation import FedNova, QFedAvg
+from headway.stages.privacy.gaussian import GaussianNoise
 from headway.stages.quality_weighting import WeighByQuality
 from headway.stages.server_optimizers import AverageModel, ServerAdagrad, ServerAdam, ServerSGD, ServerYogi
 from headway.stages.staleness import Rebase, Staleness
@@ -21,6 +22,7 @@ __all__ = [
     "FedDyn",
     "FedNova",
     "FedProx",
+    "GaussianNoise",
     "Mean",
     "QFedAvg",
     "Quantize",

@@ -29,7 +29,8 @@ class Mean(Aggregator):
     `expected` divides by the cohort that the sampler announces, however many answer: one client's effect is
     then at most its bound over E|S|, which privacy accounting needs.  The same mean is taken of every
     vector that travels; only averaged statistics are divided by no less than the weights that arrived, so that no
-    variance becomes negative where more clients answer than were expected.
+    variance becomes negative where more clients answer than were expected; not so behind a clip, whose bound would not
+    hold for such a quotient.
 
     Raises:
         ConfigError: for another denominator.
@@ -95,7 +96,9 @@ class Mean(Aggregator):
         else:
             denominator = summed.weight if float(summed.weight) > 0 else torch.ones_like(summed.weight)
         vectors = {name: vector / denominator for name, vector in summed.vectors.items()}
-        if "buffers" in vectors:  # an average of statistics goes no further than to the clients' own
+        if (
+            "buffers" in vectors and ctx.flow.bound is None
+        ):  # an average of statistics goes no further than to the clients' own
             vectors["buffers"] = summed.vectors["buffers"] / torch.maximum(denominator, summed.weight)
         mean = Update(vectors, summed.weight, summed.sums)
         return mean.with_sums(clients=clients)

@@ -1,0 +1,1 @@
+"""Noise that hides single clients: differential privacy as stages of a chain."""

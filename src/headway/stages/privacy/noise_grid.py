@@ -1,0 +1,73 @@
+"""Noise on a grid: value and noise are rounded to multiples of one power of two before they are added."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headway.core.errors import ConfigError
+from headway.core.update import Update
+from headway.numerics.secure_random import SecureStream
+
+CONTINUOUS, DISCRETE = 32, 23  # the standard deviation of the noise is 2^bits to 2^(bits + 1) steps of the grid
+LEAST_STEP = 1e-290  # below which float64 is not exact
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseGrid:
+    """A grid with noise of a multiplier times the sensitivity, for so many numbers.
+
+    Formula: `g = 2^(floor(log2(z S)) - bits)`; `sigma = z (S + g sqrt(count))`; `released = g (round(v / g) + k)`,
+    k a whole number of standard deviation sigma / g.  Rounding moves the values of two neighbours apart by at most one
+    step in each of `count` numbers, which the second term of sigma pays for.
+
+    As everything that can be released is a multiple of g, whatever the values were, no low bit of a release tells them
+    apart.  discrete: k follows the discrete Gaussian distribution exactly; otherwise it is a rounded Gaussian in
+    float64, whose probabilities are those of the distribution up to rounding.
+
+    Raises:
+        ConfigError: if the numbers are too many, or the sensitivity too small, for the grid.
+
+    Reference: Canonne, Kamath and Steinke, arXiv 2004.00010; Mironov, CCS 2012, for the attack on low bits.
+    """
+
+    multiplier: float
+    sensitivity: float
+    count: int
+    discrete: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.step > LEAST_STEP and self.std < math.ldexp(self.step, DISCRETE + 2 if self.discrete else 52)):
+            raise ConfigError(
+                f"noise of {self.multiplier:g} times the bound {self.sensitivity:g} cannot be drawn for {self.count} "
+                f"numbers{' from the discrete distribution' if self.discrete else ''}; use another clip norm or model."
+            )
+
+    @property
+    def step(self) -> float:
+        """The step g of the grid."""
+        _, exponent = math.frexp(self.multiplier * self.sensitivity)
+        return math.ldexp(1.0, exponent - 1 - (DISCRETE if self.discrete else CONTINUOUS))
+
+    @property
+    def std(self) -> float:
+        """The standard deviation sigma of the noise."""
+        least = self.multiplier * (self.sensitivity + self.step * math.sqrt(self.count))
+        return math.ceil(least / self.step) * self.step if self.discrete else least
+
+    def noise(self, count: int, stream: SecureStream) -> Tensor:
+        """The noise of so many numbers, multiples of g, float64 `[count]`."""
+        if self.discrete:
+            return stream.discrete_gaussian(round(self.std / self.step), count).double() * self.step
+        return torch.round(stream.gaussian(count) * (self.std / self.step)) * self.step
+
+    def add(self, update: Update, stream: SecureStream) -> Update:
+        """The update with noise on every number of its vectors, which are drawn for in the order of their names."""
+        noisy = {}
+        for name, vector in sorted(update.vectors.items()):
+            rounded = torch.round(vector.double() / self.step) * self.step
+            noisy[name] = rounded + self.noise(vector.numel(), stream).to(vector.device).reshape(vector.shape)
+        return update.with_vectors(**{name: noisy[name].to(vector.dtype) for name, vector in update.vectors.items()})
