@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from headway.numerics.keys import Key
-from headway.numerics.secure_random import SecureStream
+from headway.numerics.secure_random import AT_A_TIME, SecureStream, normal, normals
 
 KEY = Key.root(5).derive("secure random")
 
@@ -93,3 +93,13 @@ def test_nothing_is_drawn_where_nothing_is_asked_for():
     assert stream("none").discrete_gaussian(3, 0).shape == (0,)
     assert stream("none").gaussian(1).dtype == torch.float64
     assert math.isfinite(float(stream("none").gaussian(1)))
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, AT_A_TIME + 3])
+def test_many_keys_draw_as_each_of_them_alone(count):
+    keys = KEY.for_each("many", names=("a", "b", "c"))
+    together = normals(keys, count)
+    assert together.shape == (3, count)
+    assert all(torch.equal(together[place], normal(keys[place], count)) for place in range(3))
+    assert torch.equal(normals(keys[1], count), together[1])
+    assert normals(keys[:0], count).shape == (0, count)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headway.numerics.keys import Key
+from headway.numerics.keys import Key, Keys
 
 AT_A_TIME = 1 << 18  # numbers that are made together, which bounds the memory
 LARGEST_SCALE = 1 << 25  # of the discrete Gaussian distribution: squares of what is drawn then fit in 63 bits
@@ -72,12 +73,7 @@ class SecureStream:
 
         Reference: Box and Muller, 1958.
         """
-        parts = []
-        for start in range(0, count, AT_A_TIME):
-            half = (min(AT_A_TIME, count - start) + 1) // 2
-            lengths = torch.from_numpy((self.words(half).astype(np.float64) + 1.0) * 2.0**-64).log_().mul_(-2).sqrt_()
-            angles = self.uniform(half).mul_(2 * math.pi)
-            parts += [lengths * angles.cos(), lengths * angles.sin()]
+        parts = [_normal(self.words(length)) for length in _lengths(count)]
         return torch.cat(parts)[:count] if parts else torch.empty(0, dtype=torch.float64)
 
     def below(self, limit: int, count: int) -> NDArray[np.int64]:
@@ -165,3 +161,33 @@ class SecureStream:
             found[going] += 1
             going = going[found[going] < LARGEST_MULTIPLE]
         return found
+
+
+def normal(key: Key, count: int) -> Tensor:
+    """The first `count` numbers of the standard normal distribution of a key's stream, float64 `[count]`."""
+    return SecureStream(key).gaussian(count)
+
+
+def normals(keys: Key | Keys, count: int) -> Tensor:
+    """`normal` of one key `[count]`, or of each of many, float64 `[C, count]`."""
+    if isinstance(keys, Key):
+        return normal(keys, count)
+    streams = [SecureStream(key) for key in keys.each()]
+    if not streams:
+        return torch.empty(0, count, dtype=torch.float64)
+    parts = [_normal(np.stack([stream.words(length) for stream in streams])) for length in _lengths(count)]
+    return torch.cat([torch.empty(len(streams), 0, dtype=torch.float64), *parts], dim=-1)[:, :count]
+
+
+def _lengths(count: int) -> Iterator[int]:
+    """How many words, an even number, make each part of so many normal numbers."""
+    for start in range(0, count, AT_A_TIME):
+        yield (min(AT_A_TIME, count - start) + 1) // 2 * 2
+
+
+def _normal(words: Words) -> Tensor:
+    """As many normal numbers as there are words, of the first half the lengths and of the second the angles."""
+    half = words.shape[-1] // 2
+    lengths = torch.from_numpy((words[..., :half].astype(np.float64) + 1.0) * 2.0**-64).log_().mul_(-2).sqrt_()
+    angles = torch.from_numpy((words[..., half:] >> np.uint64(11)).astype(np.float64)).mul_(2 * math.pi * 2.0**-53)
+    return torch.cat([lengths * angles.cos(), lengths * angles.sin()], dim=-1)

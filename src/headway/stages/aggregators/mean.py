@@ -96,9 +96,7 @@ class Mean(Aggregator):
         else:
             denominator = summed.weight if float(summed.weight) > 0 else torch.ones_like(summed.weight)
         vectors = {name: vector / denominator for name, vector in summed.vectors.items()}
-        if (
-            "buffers" in vectors and ctx.flow.bound is None
-        ):  # an average of statistics goes no further than to the clients' own
+        if "buffers" in vectors and ctx.flow.bound is None:  # goes no further than to the clients' own statistics
             vectors["buffers"] = summed.vectors["buffers"] / torch.maximum(denominator, summed.weight)
         mean = Update(vectors, summed.weight, summed.sums)
         return mean.with_sums(clients=clients)
