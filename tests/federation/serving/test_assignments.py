@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from headway.federation.http_api import Assignment, Receipt
 from headway.federation.serving.assignments import Assignments, ReplyArrived
+from headway.federation.serving.refusals import Refused
 
 ASSIGNMENT = Assignment(assignment="a-1", job="job", kind="train", round=0, message="0" * 64, size=1, limit=10)
 
@@ -41,3 +44,23 @@ def test_other_bytes_under_a_name_that_was_answered_are_for_the_run_to_refuse():
     board.answer(first, receipt(first))
     assert not board.arrived(other).done()
     assert [board.events.get_nowait(), board.events.get_nowait()] == [first, other]
+
+
+@pytest.mark.parametrize(("state", "kind"), [("finished", "late"), ("failed", "busy"), ("stopped", "busy")])
+def test_replies_of_a_run_that_has_ended_are_let_go_of_at_once(state, kind):
+    """The connection of a client does not stay open for a decision that nobody will make."""
+    board, before, after = opened(), reply(), reply()
+    waiting = board.arrived(before)
+    board.set_state(state)
+    for verdict in (waiting, board.arrived(after)):
+        with pytest.raises(Refused) as caught:
+            verdict.result(0)
+        assert caught.value.problem.kind == kind
+    assert not board.undecided()
+
+
+def test_requests_are_taken_back_by_name_from_whoever_has_them():
+    board = opened()
+    board.open("other", ASSIGNMENT.model_copy(update={"assignment": "a-2"}))
+    board.withdraw_named({"a-1", "a-3"})
+    assert (board.of("client"), board.of("other").assignment) == (None, "a-2")

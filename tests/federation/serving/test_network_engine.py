@@ -292,3 +292,32 @@ def test_a_server_that_has_just_been_started_withdraws_nothing(tmp_path):
         thread.join(20)
         run.close()
     network.close()
+
+
+def test_a_client_that_was_lost_and_comes_back_is_not_given_the_lost_request_again(tmp_path):
+    """It would train for nothing: that request has ended, and the next round asks it anew."""
+    data, task, algorithm = blobs((7, 12)), linear_task(), CHAINS["fedavg"]()
+    network = network_of(tmp_path, algorithm, task, 2, expected=frozenset(data.clients))
+    run = hw.Run(algorithm, data, task, rounds=2, engine=network.engine, evaluate_every=None)
+    reports = []
+    thread = threading.Thread(target=lambda: reports.extend(run), daemon=True)
+    first, second = (RawClient(network.url, client) for client in data.clients)
+    for raw in (first, second):
+        assert raw.join(7).status == 200
+    thread.start()
+    lost, other = first.assignment(), second.assignment()
+    assert first.post(api.LEAVE, b"{}").status == 200
+    pool, until = network.engine.coordinator.pool, time.monotonic() + 10
+    while data.clients[0] in pool.busy and time.monotonic() < until:
+        time.sleep(0.01)
+    assert first.join(7).status == 200
+    assert first.work(0.1, working=(lost.assignment,)).assignment is None
+    assert first.put(lost, b"0").status == 410  # late, before its bytes are sent
+    assert second.answer(other, 7.0).status == 200
+    for raw in (first, second):
+        assert raw.answer(raw.assignment(), 7.0).status == 200
+    thread.join(10)
+    network.close()
+    for raw in (first, second):
+        raw.close()
+    assert [report.count("counted") for report in reports] == [1, 2]

@@ -18,6 +18,7 @@ from headway.federation.serving.refusals import Refused
 State = Literal["waiting", "running", "finished", "failed", "stopped", "paused"]
 SENT = 8  # messages that a client was sent last, which it may fetch
 KEPT = 10_000  # receipts of answered assignments that are remembered in memory
+ENDED = ("finished", "failed", "stopped")  # states in which a job's run takes no replies
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,16 @@ class Assignments:
     # the thread of the run ------------------------------------------------------------------------------
 
     def set_state(self, state: State, reason: str = "") -> None:
-        """The state of the job, which all clients are shown at their next contact."""
+        """The state of the job, which all clients are shown at their next contact; replies that its run has not decided
+        about at its end are let go of."""
+        undecided: list[ReplyArrived] = []
         with self._lock:
             self.state, self.reason = state, reason
-            if state in ("finished", "failed", "stopped"):
+            if state in ENDED:
                 self._open.clear()
+                undecided, self._deciding = list(self._deciding.values()), {}
+        for arrived in undecided:
+            _let_go(arrived, state)
         self._wake(list(self._waiting))
 
     def undecided(self) -> set[str]:
@@ -97,6 +103,12 @@ class Assignments:
             for client in clients:
                 self._open.pop(client, None)
         self._wake(clients)
+
+    def withdraw_named(self, names: Collection[str]) -> None:
+        """Takes back the requests of these names, from whichever clients have them."""
+        with self._lock:
+            held = [client for client, own in self._open.items() if own.assignment in names] if names else []
+        self.withdraw(held)
 
     def add_verdicts(self, verdicts: Mapping[str, RoundVerdict], node_of: Callable[[str], str] = str) -> None:
         """Verdicts on rounds, which each client receives at its next contact, until it has carried them out.
@@ -139,7 +151,7 @@ class Assignments:
             deciding, self._deciding = list(self._deciding.values()), {}
             self._listening = self._complete = False
         for arrived in deciding:
-            _ask_again(arrived)
+            _let_go(arrived, self.state)
         self._wake(list(self._waiting))
 
     # the thread of the HTTP server ----------------------------------------------------------------------
@@ -176,8 +188,8 @@ class Assignments:
             if receipt is not None and (receipt.client, receipt.digest) == (arrived.client, arrived.digest):
                 arrived.verdict.set_result(receipt)
                 return arrived.verdict
-            if not self._listening:
-                _ask_again(arrived)
+            if not self._listening or self.state in ENDED:
+                _let_go(arrived, self.state)
                 return arrived.verdict
             self._deciding[name] = arrived
         self.events.put(arrived)
@@ -262,7 +274,12 @@ class Assignments:
                 loop.call_soon_threadsafe(event.set)
 
 
-def _ask_again(arrived: ReplyArrived) -> None:
-    """Has a client hand over its reply later."""
-    if not arrived.verdict.done():
+def _let_go(arrived: ReplyArrived, state: State) -> None:
+    """Answers a reply that no run decides about: once the run has finished it is late, before that the client hands it
+    over again later."""
+    if arrived.verdict.done():
+        return
+    if state == "finished":
+        arrived.verdict.set_exception(Refused("late", "the run was over before the reply arrived."))
+    else:
         arrived.verdict.set_exception(Refused("busy", "no run is waiting for replies at present: ask again later."))

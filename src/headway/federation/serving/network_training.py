@@ -146,6 +146,7 @@ class NetworkTraining:
         now = self._now()
         if pool.due() <= now:
             self.rounds.feed(RoundEvent("passed", pool.round, 0, now))
+            self._withdraw()
         if event is None or isinstance(event, MembersChanged):
             self.lose_silent()
         return not plain or pool.asked != asked
@@ -156,12 +157,15 @@ class NetworkTraining:
         self.show(Progress("training", ask.round, self._begun, tuple(sorted(pool.busy)), pool.deadline))
 
     def lose_silent(self) -> None:
-        """Gives up the clients in flight that are gone."""
+        """Gives up the clients in flight that are gone; one that comes back is not given the same request again."""
         pool = self.coordinator.pool
-        for client, why in sorted(self.channel.members.silent(pool.busy).items()):
+        gone = self.channel.members.silent(pool.busy)
+        for client, why in sorted(gone.items()):
             if (ticket := pool.ticket_of(client)) is not None:
                 self._fail(ticket, why)
                 self.channel.members.count(client, "lost", why)
+        if gone:
+            self._withdraw()
 
     def _arrived(self, arrived: ReplyArrived) -> None:
         """Checks a reply, has it decided about, and answers the client."""
@@ -295,15 +299,13 @@ class NetworkTraining:
         return Ask(Train(self.coordinator.message_for(ticket), ticket.round), (ticket.client,))
 
     def _withdraw(self) -> None:
-        """Takes back requests that are no longer open."""
+        """Takes back requests of which no ticket is in flight any more."""
         numbers = {ticket.number for ticket in self.coordinator.pool.flying}
-        gone = {number for number in self._sent if number not in numbers}
+        gone = [number for number in self._sent if number not in numbers]
         names = {self._sent.pop(number) for number in gone}
         for number in gone:
             self._sent_to.pop(number, None)
-        board = self.channel.assignments
-        held = [(client, board.of(client)) for client in self.channel.members.names()]
-        board.withdraw([client for client, own in held if own is not None and own.assignment in names])
+        self.channel.assignments.withdraw_named(names.difference(self._sent.values()))  # a relay's may be in part
 
     def _ticket(self, arrived: ReplyArrived) -> Ticket | None:
         """The ticket in flight that a reply answers."""
