@@ -129,6 +129,10 @@ SUITES: dict[str, str] = {
     "test_conformance.py": "core.stage stages.aggregators.mean stages.local_rules stages.normalisation",
     "test_engines_agree.py": "engines.engine engines.group_runner engines.pooled server.collector",
     "test_registries.py": "data.sources.source_registry",
+    "training/test_dp_sgd.py": (
+        "training.example_privacy training.gradient_noise training.per_example_gradients training.private_loop "
+        "vectorized.batched_privacy"
+    ),
     "training/test_local_sgd.py": (
         "client.client_algorithm client.client_training training.local_loop training.loop_trainer "
         "training.sgd_options training.single_example training.step_rules training.update_rule"

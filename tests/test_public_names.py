@@ -10,7 +10,7 @@ import headway
 NAMES = set(
     """
 __version__ Adagrad Adam AdamW AFL Aggregator Algorithm All Always AverageModel Bernoulli BySize chain Chain Charging
-ChainRefused ClientFailed Clip ClockEngine ConfigError Context data DataError DeviceFleet Diurnal Diverged ECGR
+ChainRefused ClientFailed Clip ClockEngine ConfigError Context data DataError DeviceFleet Diurnal Diverged DPSGD ECGR
 Examples FedDyn FederatedData FedNova FedProx Fixed Flow GaussianNoise HeadwayError Layout LeastAvailable LocalEngine
 LocalOptimizer
 LocalSGD LossTerm Mean models Moon Observer Oort Place Poisson PowerOfChoice ProcessEngine Protocol QFedAvg Quantize

@@ -41,6 +41,7 @@ _WHERE = {
     "FederatedData": "data",
     "Fixed": "samplers",
     "GaussianNoise": "stages",
+    "DPSGD": "training.dp_sgd",
     "DeviceFleet": "engines",
     "Flow": "core.flow",
     "HeadwayError": "core.errors",
@@ -162,6 +163,7 @@ if TYPE_CHECKING:
         WeighByQuality,
     )
     from headway.training import (
+        DPSGD,
         SGD,
         Adagrad,
         Adam,

@@ -99,16 +99,19 @@ class Algorithm:
             ChainRefused: if a stage, or the engine, cannot work with them.
         """
         keep = self.quorum.late == "keep"
+        trainer = self.trainer.facts
         start = Flow(
-            trainer=self.trainer.facts,
+            trainer=trainer,
             sampler=self.sampler.facts(population),
             engine=engine,
+            events=trainer.events,
             asynchronous=keep,
             size=size,
             statistics=statistics,
             buffer=self.quorum.count if keep else None,
             set_by={
-                "trainer": self.trainer.facts.name,
+                "trainer": trainer.name,
+                **({"events": trainer.name} if trainer.events else {}),
                 "sampler": type(self.sampler).__name__,
                 "asynchronous": 'Quorum(late="keep")',
                 "buffer": 'Quorum(late="keep")',

@@ -107,6 +107,7 @@ class TrainerFacts:
     rules on the direction of the "step".  A chain with a rule that the trainer does not apply is refused.
     linear: whether its steps are linear in the gradients, so that the learning rate that these received
     (`effective_lr`) has a meaning; optimizer: what makes them otherwise.
+    events: what a client's training in one round releases with noise.  A stage can then ask only for what they cover.
     """
 
     name: str
@@ -119,6 +120,7 @@ class TrainerFacts:
     hints: Mapping[str, str] = field(default_factory=dict)
     linear: bool = True
     optimizer: str = ""
+    events: tuple[PrivacyEvent, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,24 @@ class Flow(FlowFacts):
                     caused_by=self.trainer.name,
                     do_this=f"{self.trainer.hints.get(name, 'train with LocalSGD')}, or leave {_name(stage)} out",
                 )
+            self._check_covered(stage, name)
         return self.set(stage, needs=self.needs | set(names))
+
+    def _check_covered(self, stage: object, name: str) -> None:
+        """Refuses what a trainer that adds noise offers without noise.
+
+        Raises:
+            ChainRefused: if the trainer's events do not cover it.
+        """
+        trainer = self.trainer
+        if trainer is None or not trainer.events or any(name in event.covers for event in trainer.events):
+            return
+        raise ChainRefused(
+            needed=f"only what has the trainer's noise ({_name(stage)} reads the client's {name.replace('_', ' ')})",
+            found=f"{trainer.name}, whose noise covers {', '.join(trainer.events[0].covers)}",
+            caused_by=trainer.name,
+            do_this=f"leave {_name(stage)} out, or train with LocalSGD and protect whole clients (Clip, GaussianNoise)",
+        )
 
     def measure(self, stage: object, *names: str) -> Flow:
         """Asks for measurements of each client at the start of a round, which `ctx.measurements` then holds by name:

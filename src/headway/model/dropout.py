@@ -76,10 +76,13 @@ class Draws:
             self.calls = [0] * len(self.layers)
 
     @contextmanager
-    def during(self, key: int | Tensor, step: int | Tensor) -> Iterator[None]:
-        """`at` for the forward pass of one lane, whose batched key must not outlive `torch.func.vmap`."""
+    def during(self, key: int | Tensor, step: int | Tensor, place: Tensor | None = None) -> Iterator[None]:
+        """`at` for the forward pass of one lane, whose batched key must not outlive `torch.func.vmap`; place: of a
+        single example `[1, ...]`, its place in the batch with whose draws it goes, int64 `[]`."""
         before = self.stream, self.calls
         self.at(key, step)
+        if place is not None and self.layers:
+            self.stream = self.stream + place * power(FACTOR, 2)
         try:
             yield
         finally:

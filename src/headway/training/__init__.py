@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from headway.core.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from headway.training.dp_sgd import DPSGD as DPSGD
     from headway.training.function_trainer import TRAINING_FUNCTIONS as TRAINING_FUNCTIONS
     from headway.training.function_trainer import FunctionTrainer as FunctionTrainer
     from headway.training.local_optimizer import LocalOptimizer as LocalOptimizer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __getattr__ = lazy_names(
     __name__,
     {
+        "dp_sgd": ("DPSGD",),
         "function_trainer": ("FunctionTrainer", "TRAINING_FUNCTIONS"),
         "local_optimizer": ("LocalOptimizer",),
         "local_sgd": ("LocalSGD",),

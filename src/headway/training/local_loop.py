@@ -152,7 +152,7 @@ class LocalLoop:
             effective_lr=made.effective_lr,
             free_effective_lr=free.effective_lr,
             lr_sum=made.lr_sum,
-            loss=sum(map(mul, torch.stack(self.losses).tolist(), made.sizes)) / sum(made.sizes),
+            loss=sum(map(mul, torch.stack(self.losses).tolist(), made.sizes)) / (sum(made.sizes) or 1),
             measurements=measurements,
             keep={} if term is None else term.keep(self.flat_module),
             squares=step_squares(self.lengths, self.lrs) if self.measure else None,

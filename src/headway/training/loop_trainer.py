@@ -88,8 +88,10 @@ class LoopTrainer(Trainer, ABC):
 
     def steps_of_group(
         self, keys: Keys, asked: Sequence[tuple[int, int, int | None]], proximal: float
-    ) -> list[ClientSteps]:
-        """The local steps of clients that train one after another."""
+    ) -> Sequence[ClientSteps | None]:
+        """The local steps of clients that train one after another; private batches are drawn by each client itself."""
+        if self.plan.privacy is not None:
+            return [None] * len(asked)
         return steps_of_group(self.plan.options, self.plan.momentum_rule, proximal, keys, asked)
 
     train = train_by_plan

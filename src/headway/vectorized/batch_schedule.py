@@ -24,6 +24,8 @@ class BatchSchedule:
     index: places in the store, int64 `[C, K, B]`; sizes: how many of the B are examples, int64 `[C, K]`, the rest
     being padding (an example of the same client); rates: learning rates, float64 `[C, K]`; counts: steps, int64
     `[C]`.  lanes: the order of the clients, as places in the order in which they were given.
+    denominators: the number by which each client divides the sum over a batch, float64 `[C]`, where that is not the
+    number of its examples.
     """
 
     index: Tensor
@@ -31,10 +33,16 @@ class BatchSchedule:
     rates: Tensor
     counts: Tensor
     lanes: list[int]
+    denominators: Tensor | None = None
+
+    @property
+    def made(self) -> Tensor:
+        """Which steps each client makes, bool `[C, K]`; a Poisson batch of a step may be empty."""
+        return torch.arange(self.sizes.shape[1]) < self.counts.unsqueeze(1)
 
     def active(self, lanes: slice = slice(None)) -> list[int]:
         """How many of these lanes have a step of each number."""
-        return (self.sizes[lanes] > 0).sum(0).tolist()
+        return self.made[lanes].sum(0).tolist()
 
     def widths(self, lanes: slice = slice(None)) -> list[int]:
         """The largest batch of each step of these lanes."""
@@ -43,7 +51,8 @@ class BatchSchedule:
     def weights(self, number: torch.dtype) -> Tensor:
         """The weight of each example in the mean of its batch, `[C, K, B]`; padding counts nothing."""
         real = torch.arange(self.index.shape[2]) < self.sizes.unsqueeze(2)
-        return real.to(number) / self.sizes.clamp_min(1).unsqueeze(2)
+        counts = self.sizes.clamp_min(1) if self.denominators is None else self.denominators.view(-1, 1).to(number)
+        return real.to(number) / counts.unsqueeze(2)
 
     def served(self, store: Examples, site: Device, number: torch.dtype) -> DeviceSchedule:
         """The parts of it and of the store that steps read, on the device of training."""
@@ -53,14 +62,14 @@ class BatchSchedule:
     def mean_losses(self, losses: Tensor) -> Tensor:
         """The mean over the examples used, float64 `[C]`, of the losses of each step `[C, K]`."""
         losses = losses.cpu()
-        return (losses * self.sizes).sum(1) / self.sizes.sum(1)
+        return (losses * self.sizes).sum(1) / self.sizes.sum(1).clamp_min(1)
 
     def effective_lrs(self, momentum_rule: tuple[float, bool], proximal: float) -> Tensor:
         """The result of each client's loop for a gradient that is always 1, float64 `[C]`: see `StepStatistics`."""
         momentum, nesterov = momentum_rule
         effective_lr = torch.zeros(len(self.counts), dtype=torch.float64)
         velocity = torch.zeros_like(effective_lr)
-        for rate, made in zip(self.rates.T, (self.sizes > 0).T, strict=True):
+        for rate, made in zip(self.rates.T, self.made.T, strict=True):
             unit = 1.0 - proximal * effective_lr
             velocity = momentum * velocity + unit
             effective_lr = effective_lr + torch.where(

@@ -23,10 +23,10 @@ from headway.training.trainer import Trained
 from headway.training.training_inputs import TrainingInputs
 from headway.training.update_rule import UpdateRule
 from headway.vectorized.batch_measurements import held_out_rows, measure_each
-from headway.vectorized.batch_schedule import BatchSchedule, DeviceSchedule, batch_schedule_of
+from headway.vectorized.batch_schedule import BatchSchedule, DeviceSchedule
+from headway.vectorized.batched_privacy import gradients_of, noise_of, schedule_of
 from headway.vectorized.client_batch import ClientBatch
 from headway.vectorized.compiled_gradients import BatchedGradients
-from headway.vectorized.gradient_functions import batch_gradients
 
 ALIKE = 1e-3  # of its largest output, to which what a model gives is the same, in any precision
 
@@ -36,7 +36,7 @@ class BatchedSGD:
 
     def __init__(self, loop: LoopPlan, flat_module: FlatModule) -> None:
         self.loop, self.flat_module = loop, flat_module
-        self.gradients = batch_gradients(flat_module)
+        self.gradients = gradients_of(loop, flat_module)
 
     def plan(self, batch: ClientBatch, ask: Ask) -> tuple[ClientBatch, BatchPlan]:
         """The batch in the order of its lanes, and the work of each lane."""
@@ -45,7 +45,7 @@ class BatchedSGD:
         rounds = ask.rounds(batch.clients)
         places = enumerate(batch.clients if ask.steps else ())
         steps = {place: ask.steps[client] for place, client in places if client in ask.steps}
-        table = batch_schedule_of(options, keys, training, rounds, steps)
+        table = schedule_of(self.loop, keys, training, rounds, steps)
         return batch.chosen(table.lanes), BatchPlan(table, training.chosen(table.lanes), held_out.chosen(table.lanes))
 
     def probe(self, examples: Examples) -> str | None:
@@ -143,6 +143,7 @@ class BatchedLoop:
         self.active = lane_count
         self._look_at_front()
         layout = self.flat_module.layout
+        self.noise = noise_of(self.loop, work.key, table)
         self.update_rule = UpdateRule(self.loop, work, list(self.views.values()), layout.slices(self.vectors), True)
 
     def run(self) -> None:
@@ -167,6 +168,8 @@ class BatchedLoop:
         grads, losses = self._gradients(number, width)
         before = self.vectors[front].clone() if self.steps is not None else None
         rates, here = table.rates[front, number], self.served.rates[front, number]
+        if self.noise is not None:
+            grads = self.noise.added(grads, number)
         with torch.no_grad():
             directions = self.update_rule.directions(grads)
             for view, direction in zip(self.views.values(), directions, strict=True):
@@ -199,7 +202,7 @@ class BatchedLoop:
     def result(self) -> Trained:
         """The outcome, `[C, ...]`."""
         rule, table, proximal = self.loop.momentum_rule, self.table, self.work.flows[-1].proximal
-        made = table.sizes > 0
+        made = table.made
         return Trained(
             movement=self.vectors.sub_(self.start),
             count=table.counts,

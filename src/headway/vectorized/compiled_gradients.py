@@ -234,6 +234,8 @@ class Compiler:
         if not isinstance(trainer, LoopTrainer):
             raise NotCompiled(f"{type(trainer).__name__} has a loop of its own")
         options, term = trainer.plan.options, trainer.plan.loss_term
+        if trainer.plan.privacy is not None:
+            raise NotCompiled("gradients of single examples are not compiled")
         if term is not None:
             raise NotCompiled(f"{type(term).__name__} looks at each client's last model")
         steps: Counter[int] = Counter()

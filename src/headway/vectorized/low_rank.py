@@ -58,6 +58,8 @@ MOST_BYTES = 256 * 2**20  # of what came into the layers and of the errors
 def not_suited(loop: LoopPlan, flat_module: FlatModule, chain: Chain, flow: Flow) -> str | None:
     """The reason why clients cannot train in low-rank form, as a phrase; `None` if they can: steps are linear in
     gradients of a model with linear layers, and no stage looks at a client's vector."""
+    if loop.privacy is not None:
+        return "each example's gradient is clipped"
     if not isinstance(loop.optimizer, SGD):
         return f"steps of {type(loop.optimizer).__name__} are not linear in the gradients"
     if loop.optimizer.weight_decay or loop.options.clip_gradient is not None:
