@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-AT_A_TIME = 1 << 16  # integers whose single bits are made at a time: a multiple of 8, so that parts end with a byte
+Words = NDArray[Any]
+CACHE = 1 << 18  # bytes of integers that are packed at a time, so that they stay in a processor's cache
 
 
 def packed_length(count: int, bits: int) -> int:
@@ -15,18 +20,23 @@ def packed_length(count: int, bits: int) -> int:
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """The bytes of integers in `[0, 2^bits)`, the lowest bit of the first one first, uint8 `[packed_length]`.
+    """The bytes of integers in `[0, 2^bits)`, the lowest bit of the first one first, uint8 `[packed_length]`; of an
+    integer with more bits, the lower ones.
 
     >>> pack(torch.tensor([1, 2, 3]), 4).tolist()
     [33, 3]
     """
-    places = np.arange(bits, dtype=np.int64)
-    numbers = codes.detach().cpu().to(torch.int64).reshape(-1).numpy()
-    parts = [
-        np.packbits((numbers[start : start + AT_A_TIME, None] >> places & 1).astype(np.uint8), bitorder="little")
-        for start in range(0, len(numbers), AT_A_TIME)
-    ]
-    return torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, dtype=torch.uint8)
+    word, period, words, step = _plan(bits)
+    numbers = codes.detach().cpu().to(torch.int64).reshape(-1).numpy().astype(word)
+    length, groups = packed_length(len(numbers), bits), -(-len(numbers) // period)
+    if words == period:  # a whole word for each
+        return torch.from_numpy(numbers.view(np.uint8))
+    packed = np.empty((groups, words), dtype=word)
+    for first in range(0, groups, step):
+        columns = _columns(numbers[first * period : (first + step) * period], period)
+        columns &= word.type((1 << bits) - 1)
+        packed[first : first + step] = _joined(columns, bits, words).T
+    return torch.from_numpy(packed.reshape(-1).view(np.uint8)[:length])
 
 
 def unpack(raw: Tensor, bits: int, count: int) -> Tensor:
@@ -35,11 +45,53 @@ def unpack(raw: Tensor, bits: int, count: int) -> Tensor:
     >>> unpack(pack(torch.tensor([1, 2, 3]), 20), 20, 3).tolist()
     [1, 2, 3]
     """
-    places = np.arange(bits, dtype=np.int64)
-    numbers = np.empty(count, dtype=np.int64)
-    step = AT_A_TIME * bits // 8
-    for place, start in enumerate(range(0, count, AT_A_TIME)):
-        held = min(AT_A_TIME, count - start)
-        part = np.unpackbits(raw[place * step : (place + 1) * step].numpy(), count=held * bits, bitorder="little")
-        numbers[start : start + held] = (part.reshape(held, bits).astype(np.int64) << places).sum(1)
-    return torch.from_numpy(numbers)
+    word, period, words, step = _plan(bits)
+    length, groups = packed_length(count, bits), -(-count // period)
+    whole = np.zeros(groups * words * word.itemsize, dtype=np.uint8)
+    whole[:length] = raw[:length].numpy()
+    packed = whole.view(word)
+    numbers = np.empty((groups, period), dtype=np.int64)
+    for first in range(0, groups, step):
+        columns = _columns(packed[first * words : (first + step) * words], words)
+        numbers[first : first + step] = (columns if words == period else _parted(columns, bits, period)).T
+    return torch.from_numpy(numbers.reshape(-1)[:count])
+
+
+def _plan(bits: int) -> tuple[np.dtype[Any], int, int, int]:
+    """The type of word to work with; after how many integers a word begins with one again, how many words that are,
+    and how many such groups are packed at a time."""
+    size = next(size for size in (8, 16, 32, 64) if bits <= size)
+    period = size // math.gcd(bits, size)
+    return np.dtype(f"<u{size // 8}"), period, period * bits // size, max(1, CACHE * 8 // size // period)
+
+
+def _columns(numbers: Words, width: int) -> Words:
+    """A copy of the numbers in groups of this width, filled up with zeros: `[width, groups]`."""
+    if missing := -len(numbers) % width:
+        numbers = np.concatenate([numbers, np.zeros(missing, dtype=numbers.dtype)])
+    return np.array(numbers.reshape(-1, width).T, order="C")
+
+
+def _joined(columns: Words, bits: int, words: int) -> Words:
+    """The words `[words, groups]` of integers `[period, groups]`."""
+    size, number = columns.itemsize * 8, columns.dtype.type
+    packed, shifted = np.zeros((words, columns.shape[1]), dtype=columns.dtype), np.empty_like(columns[0])
+    for place, column in enumerate(columns):
+        word, shift = divmod(place * bits, size)
+        packed[word] |= np.left_shift(column, number(shift), out=shifted)
+        if shift + bits > size:  # the upper bits are in the next word
+            packed[word + 1] |= np.right_shift(column, number(size - shift), out=shifted)
+    return packed
+
+
+def _parted(columns: Words, bits: int, period: int) -> Words:
+    """The integers `[period, groups]` of words `[words, groups]`."""
+    size, number = columns.itemsize * 8, columns.dtype.type
+    parted, shifted = np.empty((period, columns.shape[1]), dtype=columns.dtype), np.empty_like(columns[0])
+    for place, part in enumerate(parted):
+        word, shift = divmod(place * bits, size)
+        np.right_shift(columns[word], number(shift), out=part)
+        if shift + bits > size:
+            part |= np.left_shift(columns[word + 1], number(size - shift), out=shifted)
+    parted &= number((1 << bits) - 1)
+    return parted
