@@ -110,6 +110,17 @@ class Krum(hw.Aggregator):
         return rows.update(joined[chosen]), {"chosen": torch.tensor([float(chosen)])}
 
 
+@dataclass(frozen=True)
+class OnlyTheSum(hw.Stage):
+    """What a secure sum is to the other stages, without any protocol: integers that are added before they are read."""
+
+    place: ClassVar[hw.Place] = hw.Place.MASK
+
+    def connect(self, flow):
+        flow = flow.require(self, ring=True, additive=True, dense=True)
+        return flow.set(self, server_sees="sum", exposed=()).keep(self, "additive", "dense", "bound")
+
+
 def trained(*stages, engine=None, rounds=2):
     mean = () if isinstance(stages[-1], hw.Aggregator) else (hw.Mean(),)
     algorithm = hw.Algorithm(hw.chain(*stages, *mean), hw.LocalSGD(lr=0.1, batch_size=4), hw.All())
@@ -125,7 +136,16 @@ ENGINES = {
     "lanes": lambda: hw.LocalEngine(lanes=3),
     "workers": lambda: hw.ProcessEngine(2),
 }
-CHAINS = {"top-k": (TopK(),), "ring": (Ring(),), "both": (TopK(), Ring()), "low rank": (LowRank(),), "krum": (Krum(),)}
+QUANTISED = (hw.Clip(0.5), hw.Quantize(24), OnlyTheSum(), hw.Mean("clients"))
+CHAINS = {
+    "sum": QUANTISED,
+    "quantised": (hw.Clip(0.5), hw.Quantize(24)),
+    "top-k": (TopK(),),
+    "ring": (Ring(),),
+    "both": (TopK(), Ring()),
+    "low rank": (LowRank(),),
+    "krum": (Krum(),),
+}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -135,6 +155,17 @@ def test_engines_agree(engine, name):
     others, _ = trained(*CHAINS[name], engine=ENGINES[engine]())
     torch.testing.assert_close(others.params, alone.params, rtol=1e-4, atol=1e-5)
     assert all(report.count("counted") == len(SIZES) for report in reports)
+
+
+def test_workers_add_integers_to_the_same_bits():
+    alone = trained(*QUANTISED)[0]
+    for engine in (hw.ProcessEngine(2, lanes=1), hw.ProcessEngine(3, lanes=1)):
+        assert torch.equal(trained(*QUANTISED, engine=engine)[0].params, alone.params)
+
+
+def test_a_sum_of_integers_is_the_sum_of_the_decoded_updates():
+    summed, seen = trained(*QUANTISED)[0], trained(*QUANTISED[:2], hw.Mean("clients"))[0]
+    torch.testing.assert_close(summed.params, seen.params, rtol=0, atol=1e-6)
 
 
 def test_a_fine_ring_is_nearly_the_plain_mean():

@@ -49,6 +49,7 @@ def total_to_arrays(total: ExactTotal) -> dict[str, Any]:
             name: (held.terms, {k: array_of(part) for k, part in held.bins.items()})
             for name, held in total.vectors.items()
         },
+        "integers": arrays_of(total.integers),
         **total.to_state(),
     }
 
@@ -59,7 +60,9 @@ def total_from_arrays(state: Mapping[str, Any]) -> ExactTotal:
         name: ExactSum({k: tensor_of(part) for k, part in bins.items()}, terms)
         for name, (terms, bins) in state["bins"].items()
     }
-    return ExactTotal.from_state(state, vectors)
+    total = ExactTotal.from_state(state, vectors)
+    total.integers = tensors_of(state["integers"])
+    return total
 
 
 def rows_to_arrays(total: ExactTotal, number: torch.dtype) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -65,6 +65,16 @@ class Sums:
                 row.copy_(part)
             written[name] = (list(held.bins), held.terms)
         return written
+
+    def write_integers(self, integers: Mapping[str, Tensor]) -> list[str]:
+        """Writes sums of integers, in the memory of a bin each; their names."""
+        for name, vector in integers.items():
+            self.rows[name][0].view(torch.int64).copy_(vector)
+        return list(integers)
+
+    def read_integers(self, written: Sequence[str]) -> dict[str, Tensor]:
+        """The sums of integers, as views of what was written."""
+        return {name: self.rows[name][0].view(torch.int64) for name in written}
 
     def read(self, written: Mapping[str, tuple[list[int], int]]) -> dict[str, ExactSum]:
         """The sums, as views of what was written."""

@@ -154,10 +154,13 @@ class Worker:
 
     def _sum(self) -> dict[str, Any]:
         total = self.totals.take()
-        written = self.areas.sums[self.number].write(total.vectors) if self.areas.sums else {}
+        if not self.areas.sums:
+            return {"bins": {}, "integers": [], **total.to_state()}
+        sums = self.areas.sums[self.number]
+        written, integers = sums.write(total.vectors), sums.write_integers(total.integers)
         if written is None:
             return {"failed": "the sum has more bins than there is room for"}
-        return {"bins": written, **total.to_state()}
+        return {"bins": written, "integers": integers, **total.to_state()}
 
 
 def _room(messages: int) -> int:
@@ -171,7 +174,9 @@ def _room(messages: int) -> int:
 
 def read_total(reply: dict[str, Any], sums: Sums) -> ExactTotal:
     """The sum of a worker's groups, from its reply."""
-    return ExactTotal.from_state(reply, sums.read(reply["bins"]))
+    total = ExactTotal.from_state(reply, sums.read(reply["bins"]))
+    total.integers = sums.read_integers(reply["integers"])
+    return total
 
 
 def read_work(reply: dict[str, Any], unit: Sequence[str], first: int, areas: Areas) -> WorkerResult:
