@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from conformance.teststages import OnlyTheSum
 from torch import nn
 from torch.nn import functional as F
 
@@ -303,6 +304,21 @@ def test_a_codec_that_permutes_the_vector(alone, engine, monkeypatch):
     agree(alone("classes"), run(CASES["classes"], made, chain=hw.chain(Permutes(), hw.Mean())), 1e-9)
     if engine != "wire":
         assert getattr(made, "inner", made).sequential_reason is None
+
+
+@pytest.mark.parametrize("sums", [True, False], ids=["a sum", "each update"])
+@pytest.mark.parametrize("name", ["classes", "BatchNorm averaged"])
+def test_integers_of_a_quantiser(name, sums):
+    """Draws of rounding are those of each client, so that all engines add the same integers."""
+    protected = (OnlyTheSum(),) if sums else ()
+    links = hw.chain(hw.Clip(0.5), hw.Quantize(12), *protected, hw.Mean("clients"))
+    plain = run(CASES[name], hw.LocalEngine(), chain=links)
+    for engine in ENGINES.values():
+        made = engine()
+        other = run(CASES[name], made, chain=links)
+        torch.testing.assert_close(other[0].state.params, plain[0].state.params, rtol=0, atol=1e-9)
+        if plain[0].state.buffers is not None:
+            torch.testing.assert_close(other[0].state.buffers, plain[0].state.buffers, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(

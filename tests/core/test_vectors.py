@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from conformance.teststages import OnlyTheSum
 from toys import blobs, linear_task
 
 import headway as hw
@@ -108,17 +109,6 @@ class Krum(hw.Aggregator):
         assert rows.names == tuple(sorted(rows.names))
         assert ctx.counted == len(rows.names) == len(rows.weights)
         return rows.update(joined[chosen]), {"chosen": torch.tensor([float(chosen)])}
-
-
-@dataclass(frozen=True)
-class OnlyTheSum(hw.Stage):
-    """What a secure sum is to the other stages, without any protocol: integers that are added before they are read."""
-
-    place: ClassVar[hw.Place] = hw.Place.MASK
-
-    def connect(self, flow):
-        flow = flow.require(self, ring=True, additive=True, dense=True)
-        return flow.set(self, server_sees="sum", exposed=()).keep(self, "additive", "dense", "bound")
 
 
 def trained(*stages, engine=None, rounds=2):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conformance.teststages import OnlyTheSum
 from torch import nn
 from toys import blobs
 
@@ -21,7 +22,10 @@ TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2, momentum=0.5)
 
 
 def started(recipe, engine, rounds=3, trainer=TRAINER, make=None, buffers=None, **options):
-    algorithm = hw.recipes.recipe(recipe, trainer=trainer)
+    if isinstance(recipe, str):
+        algorithm = hw.recipes.recipe(recipe, trainer=trainer)
+    else:
+        algorithm = hw.Algorithm(recipe, trainer, hw.All())
     task = hw.Task(make or (lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))), buffers=buffers)
     return hw.Run(algorithm, blobs(sizes=SIZES), task, rounds=rounds, engine=engine, seed=3, **options)
 
@@ -89,6 +93,12 @@ def test_the_bits_are_those_of_worker_processes(cluster, recipe, lanes):
     processes = trained(recipe, hw.ProcessEngine(2, lanes=lanes))
     same(processes, trained(recipe, hw.RayEngine(2, lanes=lanes)))
     assert ray.is_initialized(), "a cluster that was there before stays"
+
+
+def test_sums_of_integers_come_back_to_the_bit(cluster):
+    links = hw.chain(hw.Clip(0.5), hw.Quantize(16), OnlyTheSum(), hw.Mean("clients"))
+    alone = trained(links, hw.ProcessEngine(2, lanes=4), rounds=2)
+    same(alone, trained(links, hw.RayEngine(2, lanes=4), rounds=2))
 
 
 def test_a_worker_and_a_keeper_that_are_killed_are_replaced_and_nothing_changes(cluster):

@@ -73,7 +73,7 @@ class Quantize(Stage):
             self.largest / reach
         )
         limit = rounded_norm(self.largest, whole.shape[-1])
-        codes = conditional_rounding(whole, ctx.key, limit).clamp_(-self.largest, self.largest).to(torch.int64)
+        codes = conditional_rounding(whole, ctx.private, limit).clamp_(-self.largest, self.largest).to(torch.int64)
         if not ctx.flow.weighted:
             codes = residues(codes, self.bits)
         return update.with_vectors(**_parted(codes, update.vectors)), memory
