@@ -10,6 +10,7 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.experiment import replay
 from headway.observe.journal import Journal
+from headway.privacy.options import PrivacyOptions
 from headway.protocol.messages import Evaluate, Settle, Train
 
 ROUNDS = 6
@@ -52,7 +53,8 @@ def make(name, folder, rounds=ROUNDS, **options):
     algorithm = hw.Algorithm(hw.chain(*CHAINS[name]), TRAINER, hw.Uniform(count=3), quorum)
     task = linear_task() if name != "statistics" else hw.Task(norm, buffers="average")
     data = blobs(sizes=(7, 12, 5, 9))
-    made = {"engine": engine_of(name), "checkpoint_every": 10, **options}
+    privacy = PrivacyOptions(client_metrics="released")  # evaluation is one of the requests that end a run here
+    made = {"engine": engine_of(name), "checkpoint_every": 10, "privacy": privacy, **options}
     return hw.Run(algorithm, data, task, rounds=rounds, folder=folder, **made)
 
 

@@ -60,6 +60,10 @@ class Diverged(HeadwayError):
     """The run no longer learns: the model or most updates are not finite, or the loss exploded."""
 
 
+class PrivacyBudgetSpent(HeadwayError):
+    """A release that would pass the privacy budget, refused before it is made."""
+
+
 class FrameError(HeadwayError):
     """A received message is not the message that was expected; nothing of it was used."""
 

@@ -20,6 +20,11 @@ from headway.observe.round_report import RoundReport
 from headway.protocol.messages import Answer, Ask, Evaluate, Message
 
 CENTRAL = "the central test set"
+UNSEEN = (
+    "the chain protects single clients, so none is evaluated on its own test part: such metrics would be a release "
+    'without noise. A central test set costs nothing; privacy.client_metrics = "released" evaluates clients all the '
+    "same, and the privacy ledger lists it."
+)
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,16 @@ class MetricFacts:
 class Evaluator:
     """Evaluates the model of a round on every client and on the central test set.
 
-    every: in rounds; `None` evaluates no client.
+    every: in rounds; `None` evaluates no client.  released: whether clients are evaluated also under a chain that
+    protects them, which releases their metrics without noise.
+    notices: what a user should know of what is not evaluated.
     """
 
-    def __init__(self, federation: Federation, every: int | None) -> None:
+    def __init__(self, federation: Federation, every: int | None, released: bool = False) -> None:
         self.federation, self.every = federation, every
-        self.facts = MetricFacts.of(federation.task, federation.known, every is not None)
+        self.asks_clients = every is not None and (released or not federation.algorithm.protected)
+        self.notices = [UNSEEN] if every is not None and not self.asks_clients else []
+        self.facts = MetricFacts.of(federation.task, federation.known, self.asks_clients)
 
     def is_due(self, round_: int) -> bool:
         """Whether a round is to be evaluated that is not the last."""
@@ -70,7 +79,7 @@ class Evaluator:
     def evaluate(self, report: RoundReport, state: State, last: bool) -> EvaluatedRound:
         """The report with the metrics of every client and of the central test set; last: whether no round follows."""
         federation, answer = self.federation, Answer()
-        if self.every is not None:
+        if self.asks_clients:
             message = Message(state.model, buffers=state.buffers)
             answer = federation.engine.ask(Ask(Evaluate(message, state.round), tuple(federation.engine.clients())))
         scores = {r.client: r.metrics for r in answer.reports}

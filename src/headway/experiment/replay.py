@@ -19,7 +19,7 @@ from headway.client_state.store import Memory, MemoryStore
 from headway.core.algorithm import State
 from headway.core.errors import RunFolderError
 from headway.experiment.federation import Federation
-from headway.observe.run_folder import read_tensors, write_tensors, writing
+from headway.observe.run_folder import read_notes, read_tensors, write_tensors, writing
 from headway.protocol.answer_state import answer_from_state, answer_to_state
 from headway.protocol.effects import Effect, EffectHandler, Persist, drive
 from headway.protocol.messages import Answer, Ask
@@ -75,6 +75,15 @@ class RoundReplay:
         """The notices since the last call."""
         notices, self.notices = self.notices, []
         return notices
+
+    def has_release(self, round_: int) -> bool:
+        """Whether the privacy events of this round were reserved, and are replayed with what followed."""
+        if self.folder is None or not (path := self._path(round_, self.folder)).is_file():
+            return False
+        try:
+            return any(not each["asked"] for each in read_notes(path)["answers"])
+        except RunFolderError:
+            return False  # it is damaged, and the round is carried out anew
 
     def forget_before(self, round_: int) -> None:
         """Removes what is kept of rounds that a resumed run no longer goes through, since a checkpoint has them."""

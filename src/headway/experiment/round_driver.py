@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from headway.core.algorithm import State
@@ -11,16 +11,21 @@ from headway.experiment.population import refresh_sizes
 from headway.experiment.replay import RoundReplay
 from headway.observe.observer import TrainedRound
 from headway.observe.round_report import RoundReport
-from headway.protocol.effects import EffectHandler
+from headway.protocol.effects import EffectHandler, Reserve
 from headway.protocol.messages import Answer, Ask, Settle
 from headway.training.trainer import Trainer
 
 
 class RoundDriver:
-    """Carries out rounds of an algorithm on an engine."""
+    """Carries out rounds of an algorithm on an engine.
+
+    reserve: writes the privacy events of a release before it is made, given the size of the cohort and the number of
+    clients.
+    """
 
     def __init__(self, federation: Federation) -> None:
         self.federation, self.replay = federation, RoundReplay(federation)
+        self.reserve: Callable[[Reserve, int, int], None] = _grant
 
     def perform(self, ask: Ask) -> Answer:
         """Carries out one effect of a round: has the engine put it to the clients."""
@@ -64,7 +69,8 @@ class RoundDriver:
             flows=federation.flows,
             population=population,
         )
-        return self.replay.drive(effects, before, EffectHandler(self.perform))
+        handler = EffectHandler(self.perform, lambda effect: self.reserve(effect, len(cohort), population))
+        return self.replay.drive(effects, before, handler)
 
     def _measure(self, state: State, available: Sequence[str]) -> Answer:
         """Has the losses measured that the sampler asks for before it draws."""
@@ -80,3 +86,7 @@ class RoundDriver:
         """The trainer's learning rate in a round."""
         trainer = self.federation.algorithm.trainer
         return trainer.rate(round_) if isinstance(trainer, Trainer) else None
+
+
+def _grant(effect: Reserve, asked: int, population: int) -> None:
+    """Grants a reservation, before there is a ledger."""

@@ -18,7 +18,7 @@ from headway.experiment.dry_run import dry_run
 from headway.experiment.evaluator import Evaluator, MetricFacts
 from headway.experiment.federation import Federation
 from headway.experiment.round_driver import RoundDriver
-from headway.experiment.run_observers import RunObservers
+from headway.experiment.run_observers import RunObservers, Spent
 from headway.experiment.run_options import RunArguments, RunOptions
 from headway.experiment.trained_model import trained_model
 from headway.model.task import Task
@@ -35,10 +35,10 @@ class Run:
     can be resumed, and ends with the same bits as an uninterrupted one.
 
     options: see `RunOptions`, which lists all of them: seed, engine, folder, resume, evaluate_every, checkpoint_every,
-        keep, until_s, config, observers.
+        keep, until_s, config, observers, privacy.
     notices: what a user should know of how the model is used, and of going on with a run, such as a damaged checkpoint
         that was passed over.
-    stopped_because: why an observer has ended the run; empty if none has.
+    stopped_because: why an observer, or the privacy budget, has ended the run; empty if none has.
 
     Raises:
         ConfigError, DataError, ChainRefused, RunFolderError: before any training.
@@ -59,13 +59,21 @@ class Run:
         self._driver = RoundDriver(parts)
         try:
             self.state = parts.initial_state()
-            self._evaluator = Evaluator(parts, given.evaluate_every)
+            self._evaluator = Evaluator(parts, given.evaluate_every, given.privacy.client_metrics == "released")
             kept = self._begin()
             self._observers = RunObservers(
-                parts, self._evaluator.facts, start=self.state.round, folder=self.folder, others=given.observers
+                parts,
+                self._evaluator.facts,
+                start=self.state.round,
+                folder=self.folder,
+                options=given,
+                replay=self._driver.replay,
             )
             if kept is not None:
                 self._observers.from_state(kept)
+            self.notices += [*self._evaluator.notices, *self._observers.ledger.notices]
+            self._driver.reserve = self._observers.ledger.reserve
+            self.stopped_because = self._observers.ledger.refusal(self.state.round) or ""
         except BaseException:
             self.close()
             raise
@@ -164,7 +172,8 @@ class Run:
         self._driver.record(trained)
         report = trained.report
         spent, notes = time.perf_counter() - begun, (*report.notes, *settled, *remarks)
-        report = replace(report, seconds=spent, notes=notes, alarms=alarms)
+        privacy = self._observers.ledger.figures(report.round)
+        report = replace(report, seconds=spent, notes=notes, alarms=alarms, privacy=privacy)
         self._engine_state = self.engine.saved()
         evaluated = self._evaluator.is_due(report.round) or self.finished
         if evaluated:
@@ -217,6 +226,11 @@ class Run:
         """The values of the observers that a checkpoint keeps: "best" (round, metric and value of the best model so
         far), "first_loss" (before training), and "observers" (the values of the user's)."""
         return self._observers.to_state()
+
+    @property
+    def privacy(self) -> Spent | None:
+        """What the run has spent of its privacy budget; `None` if its chain adds no noise."""
+        return self._observers.ledger.spent
 
     @property
     def folder(self) -> RunFolder | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,18 +11,26 @@ from headway.data.dataset.labels import LabelCounts
 from headway.experiment.best_model import BestModel
 from headway.experiment.evaluator import MetricFacts
 from headway.experiment.federation import Federation
+from headway.experiment.replay import RoundReplay
+from headway.experiment.run_ledger import RunLedger
+from headway.experiment.run_options import RunOptions
 from headway.observe.alarms import AlarmWatch
 from headway.observe.divergence import Divergence, loss_before_training
 from headway.observe.learning import Learning
 from headway.observe.observer import EvaluatedRound, Observer, TrainedRound
 from headway.observe.round_report import Alarm, RoundReport
 from headway.observe.run_folder import RunFolder
+from headway.privacy.ledger import Spent as Spent
 
 
 class RunObservers:
     """Calls the observers of a run, and puts their remarks into the report.
 
-    start: the round that the run goes on from.  folder: where the best model is kept.  others: the user's observers.
+    start: the round that the run goes on from.  folder: where the best model and the privacy ledger are kept.
+    options: of the run, with the user's observers.  replay: has the releases of rounds that are gone through again.
+
+    Raises:
+        ConfigError, RunFolderError: if the privacy budget, or the ledger that is there, allows no round.
     """
 
     def __init__(
@@ -32,7 +40,8 @@ class RunObservers:
         *,
         start: int,
         folder: RunFolder | None,
-        others: Sequence[Observer],
+        options: RunOptions,
+        replay: RoundReplay,
     ) -> None:
         module, algorithm = federation.flat_module, federation.algorithm
         statistics = module.statistics_layout if federation.averages_statistics else None
@@ -46,8 +55,11 @@ class RunObservers:
         )
         self.alarms = AlarmWatch(None if (held := federation.known.held) is None else LabelCounts(held))
         self.best = BestModel(facts.headline, folder)
-        self.others = tuple(others)
-        self._all: tuple[Observer, ...] = (self.divergence, self.learning, self.alarms, self.best, *self.others)
+        place = None if folder is None else folder.path
+        self.ledger = RunLedger(federation, options.privacy, replay, folder=place, rounds=options.rounds, start=start)
+        self.others = tuple(options.observers)
+        own = (self.divergence, self.learning, self.alarms, self.best, self.ledger)
+        self._all: tuple[Observer, ...] = (*own, *self.others)
 
     def on_trained(self, trained: TrainedRound) -> tuple[list[str], tuple[Alarm, ...]]:
         """The notes and alarms about a round that has trained.
@@ -79,7 +91,7 @@ class RunObservers:
 
     def to_state(self) -> dict[str, Any]:
         """The values that a checkpoint keeps: the run's by their names, those of others by their classes."""
-        kept: dict[str, Any] = {**self.best.to_state(), **self.divergence.to_state()}
+        kept: dict[str, Any] = {**self.best.to_state(), **self.divergence.to_state(), **self.ledger.to_state()}
         others = {name: dict(each.to_state()) for name, each in self._named().items()}
         others = {name: values for name, values in others.items() if values}
         return {**kept, "observers": others} if others else kept
@@ -88,6 +100,7 @@ class RunObservers:
         """Goes on from the values of a checkpoint."""
         self.best.from_state(kept)
         self.divergence.from_state(kept)
+        self.ledger.from_state(kept)
         for name, each in self._named().items():
             if name in (others := kept.get("observers", {})):
                 each.from_state(others[name])

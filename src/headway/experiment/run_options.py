@@ -11,6 +11,7 @@ from typing import TypedDict
 from headway.core.errors import ConfigError
 from headway.engines import Engine
 from headway.observe.observer import Observer
+from headway.privacy.options import PrivacyOptions
 
 
 class RunArguments(TypedDict, total=False):
@@ -26,6 +27,7 @@ class RunArguments(TypedDict, total=False):
     until_s: float | None
     config: str | None
     observers: Sequence[Observer]
+    privacy: PrivacyOptions
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class RunOptions:
     until_s: by a simulated clock, the seconds after which no round begins, however few have been.
     config: the text of the run file, kept in the folder.
     observers: objects that look at each round, and may stop the run; called after those of the run itself.
+    privacy: the budget of a chain that adds noise, and what else may be released; see `PrivacyOptions`.
 
     Raises:
         ConfigError: for a number that is no whole number or too small, or an observer that is none.
@@ -58,6 +61,7 @@ class RunOptions:
     until_s: float | None = None
     config: str | None = None
     observers: Sequence[Observer] = ()
+    privacy: PrivacyOptions = PrivacyOptions()
 
     def __post_init__(self) -> None:
         for name, least in (("rounds", 1), ("seed", 0), ("evaluate_every", 1), ("checkpoint_every", 1), ("keep", 1)):

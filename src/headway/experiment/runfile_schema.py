@@ -12,6 +12,7 @@ from headway.core.errors import ConfigError
 from headway.core.registry import build, to_numbers
 from headway.engines import ENGINES, FLEETS, DeviceFleet, Engine, PooledEngine, build_engine
 from headway.model.device import Precision
+from headway.privacy.options import PrivacyOptions
 
 
 class _Section(BaseModel):
@@ -230,6 +231,25 @@ class EngineSection(_Section):
         return {"device": self.device or "cpu", "precision": self.precision or "float32"}
 
 
+class PrivacySection(_Section):
+    """The table [privacy]: the budget of a chain that adds noise, and what else may be released.
+
+    The keys are those of `PrivacyOptions`.
+    """
+
+    epsilon: float | None = Field(default=None, gt=0)
+    delta: float | None = Field(default=None, gt=0, lt=1)
+    example_epsilon: float | None = Field(default=None, gt=0)
+    local_epsilon: float | None = Field(default=None, gt=0)
+    client_metrics: Literal["off", "released"] = "off"
+    randomness: Literal["derived", "system"] | None = None
+
+    @property
+    def options(self) -> PrivacyOptions:
+        """The options of a run."""
+        return PrivacyOptions(**self.model_dump())
+
+
 class ClockSection(_Section):
     """A virtual clock, and what the clients are like: further keys are fields of `DeviceFleet`.
 
@@ -262,6 +282,7 @@ class Sections(_Section):
     algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
     engine: EngineSection = Field(default_factory=EngineSection)
     clock: ClockSection | None = None
+    privacy: PrivacySection | None = None
     compare: CompareSection = Field(default_factory=CompareSection)
     advise: AdviseSection = Field(default_factory=AdviseSection)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -23,6 +23,7 @@ from headway.experiment.runfile_check import check_tables
 from headway.experiment.runfile_schema import (
     AlgorithmSection,
     ModelSection,
+    PrivacySection,
     RunSection,
     Sections,
     TaskSection,
@@ -70,6 +71,7 @@ class FederationSections(BaseModel):
     task: TaskSection = Field(default_factory=TaskSection)
     algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
     federation: FederationSection = Field(default_factory=FederationSection)
+    privacy: PrivacySection = Field(default_factory=PrivacySection)
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,7 @@ def _options(sections: FederationSections) -> JobOptions:
         evaluate_every=None if run.evaluate_every == "never" else run.evaluate_every,
         keep=run.keep,
         until_s=run.until_s,
+        privacy=sections.privacy.options,
     )
 
 

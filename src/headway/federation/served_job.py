@@ -57,6 +57,7 @@ class ServedJob:
             checkpoint_every=1,
             keep=options.keep,
             until_s=options.until_s,
+            privacy=options.privacy,
             config=job.config,
             observers=[self.stores.manifests_of(self.engine, options.keep_rounds), self.status.observer],
         )

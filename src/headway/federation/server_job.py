@@ -16,6 +16,7 @@ from headway.federation.serving.network_engine import NetworkOptions
 from headway.federation.serving.server_setup import describe_job
 from headway.federation.spool.round_manifests import KEEP_ROUNDS
 from headway.model.task import Task
+from headway.privacy.options import PrivacyOptions
 
 FEWEST = 2  # clients of a federation, where nothing else is said
 
@@ -29,7 +30,7 @@ class JobOptions:
     end.  lease_s: seconds without any contact after which a client counts as gone.  keys: "derived" from the seed, or
     "private" to each client.  drift: whether to measure how far clients pull apart.  group: how many clients are summed
     together.  relays: nodes that may join for other clients.  keep_rounds: the updates of so many rounds stay on disk
-    at least; 0 keeps all.  evaluate_every, keep, until_s: as in `Run`.
+    at least; 0 keeps all.  evaluate_every, keep, until_s, privacy: as in `Run`.
 
     Raises:
         ConfigError: for a number that is out of range.
@@ -46,6 +47,7 @@ class JobOptions:
     evaluate_every: int | None = 1
     keep: int = 3
     until_s: float | None = None
+    privacy: PrivacyOptions = PrivacyOptions()
 
     def __post_init__(self) -> None:
         if self.min_clients is not None and self.min_clients < 1:

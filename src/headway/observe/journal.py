@@ -49,10 +49,10 @@ class Journal(Observer):
     """Appends finished rounds, one transaction each.
 
     In `metrics` the scope is "clients" (the mean over them), "central", "drift", "clock", "training" (the learning
-    rate, as "lr") or "client:NAME".  In `alarms`, clients, clusters and numbers are JSON.  `earlier` has the requests
-    that came to nothing, to clients that were asked again in the same round (the later request is in `clients`);
-    `flying` the requests that were open after the last round.  `notes` has other events, such as batches of clients
-    that trained one at a time.
+    rate, as "lr"), "privacy" (the epsilon of each account) or "client:NAME".  In `alarms`, clients, clusters and
+    numbers are JSON.  `earlier` has the requests that came to nothing, to clients that were asked again in the same
+    round (the later request is in `clients`); `flying` the requests that were open after the last round.  `notes` has
+    other events, such as batches of clients that trained one at a time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -266,6 +266,7 @@ def _metric_rows(report: RoundReport) -> list[tuple[Any, ...]]:
         "drift": dict(report.drift),
         "clock": dict(report.clock),
         "training": {} if report.lr is None else {"lr": report.lr},
+        "privacy": dict(report.privacy),
     }
     for client, metrics in report.evaluation.items():
         scopes[f"client:{client}"] = dict(metrics)

@@ -42,6 +42,7 @@ class RoundReport:
     clock: of a simulated clock, in its seconds: when the round began and ended, and how long clients worked in vain;
     and of how many clients.
     lr: the learning rate with which clients began the round, where the trainer has one.
+    privacy: what the run has spent with this round: the epsilon of each account of its ledger, and the "delta".
     alarms: see `observe.alarms`.  notes: other events, in sentences.
     seconds: of training and aggregation.  bytes: as a message's frame counts them.
     """
@@ -63,6 +64,7 @@ class RoundReport:
     alarms: tuple[Alarm, ...] = ()
     notes: tuple[str, ...] = ()
     lr: float | None = None
+    privacy: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clients", Reports.of(self.clients))

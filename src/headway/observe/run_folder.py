@@ -4,6 +4,7 @@ run.toml        the resolved configuration          run.json     identity: versi
 data.json       the names of the classes, and what reading the data took: what was dropped, filled in or rescaled
 journal.sqlite  rounds, clients, metrics            memory.sqlite  what clients keep
 checkpoints/    round-000010.safetensors, the last k   best.safetensors   the best model so far
+ledger.jsonl    the privacy ledger: every noisy release, written before it is made
 replay/         answers of rounds since the newest checkpoint, where clients took long
 events.sqlite, spool/, manifests/   of a server: what happened, the updates, and the manifests of rounds
 """
@@ -39,8 +40,9 @@ IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST = (
     "memory.sqlite",
     "best.safetensors",
 )
+LEDGER = "ledger.jsonl"  # see `privacy.ledger_file`
 EVENTS, SPOOL, MANIFESTS, JOB = "events.sqlite", "spool", "manifests", "job.json"  # of a server: see `federation.spool`
-OWN = {IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST, REPLAY, LOCK, EVENTS, SPOOL, MANIFESTS, JOB}
+OWN = {IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST, REPLAY, LEDGER, LOCK, EVENTS, SPOOL, MANIFESTS, JOB}
 OWN |= {"checkpoints"}
 SIDE_FILES = ("-wal", "-shm", "-journal")  # of SQLite, beside its own
 
@@ -190,10 +192,28 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         RunFolderError: if it is missing or damaged.
     """
+    with _reading(path) as file:
+        notes: dict[str, Any] = json.loads((file.metadata() or {})["headway"])
+        return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """The notes alone of a file that `write_tensors` made.
+
+    Raises:
+        RunFolderError: if it is missing or damaged.
+    """
+    with _reading(path) as file:
+        notes: dict[str, Any] = json.loads((file.metadata() or {})["headway"])
+        return notes
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """An open file of tensors; what is wrong with it as a sentence."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            notes: dict[str, Any] = json.loads((file.metadata() or {})["headway"])
-            return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+            yield file
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunFolderError(f"the checkpoint {path} is missing or damaged ({error}).") from error
 
@@ -237,7 +257,14 @@ def is_begun(path: Path) -> bool:
     if not (path / IDENTITY).is_file():
         return False
     kept = (path / "checkpoints").glob("round-*.safetensors")
-    return all(int(each.stem.removeprefix("round-")) == 0 for each in kept)
+    return all(int(each.stem.removeprefix("round-")) == 0 for each in kept) and not _has_released(path)
+
+
+def _has_released(path: Path) -> bool:
+    """Whether the run's privacy ledger holds more than its first line: what is spent stays spent, also of a first round
+    that came to nothing."""
+    with writing(path):
+        return (path / LEDGER).is_file() and (path / LEDGER).read_bytes().count(b"\n") > 1
 
 
 def _check_place(path: Path) -> bool:

@@ -11,7 +11,6 @@ from headway.federation.http_api import Receipt
 from headway.federation.identity.authority import Authority
 from headway.federation.identity.node_identity import NodeIdentity
 from headway.federation.spool import receipts as receipts_module
-from headway.federation.spool.manifest import canonical, digest_of
 from headway.federation.spool.manifest_folder import ManifestFolder
 from headway.federation.spool.receipts import (
     ReceiptsAnswer,
@@ -23,6 +22,7 @@ from headway.federation.spool.receipts import (
     signer,
 )
 from headway.federation.spool.run_check import RunCheck
+from headway.numerics.canonical import canonical, digest_of
 
 CLIENT = "client-1"
 

@@ -13,10 +13,11 @@ from recorded_run import TRAINER, recorded_run
 import headway as hw
 from headway.core.errors import RunFolderError
 from headway.experiment import replay
-from headway.federation.spool.manifest import ModelDigests, digest_of
+from headway.federation.spool.manifest import ModelDigests
 from headway.federation.spool.manifest_folder import ManifestFolder
 from headway.federation.spool.run_check import RunCheck
 from headway.federation.spool.spool import Spool
+from headway.numerics.canonical import digest_of
 from headway.observe.journal import Journal
 
 

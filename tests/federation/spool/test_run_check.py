@@ -11,9 +11,10 @@ from recorded_run import TRAINER, recorded_run
 
 import headway as hw
 from headway.core.errors import RunFolderError
-from headway.federation.spool.manifest import ModelDigests, RoundDocument, digest_of
+from headway.federation.spool.manifest import ModelDigests, RoundDocument
 from headway.federation.spool.manifest_folder import ManifestFolder
 from headway.federation.spool.run_check import RunCheck
+from headway.numerics.canonical import digest_of
 from headway.observe.run_folder import BEST, read_tensors, write_tensors
 
 ROUNDS = 4

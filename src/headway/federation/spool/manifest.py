@@ -8,7 +8,6 @@ a client that is shown its entries can check them without seeing those of others
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -17,23 +16,10 @@ import torch
 from torch import Tensor
 
 from headway.core.algorithm import State
+from headway.numerics.canonical import digest_of
 
 FORMAT = 1
 Verdict = Literal["counted", "skipped", "refused", "lost"]
-
-
-def canonical(value: Any) -> bytes:
-    """The JSON of plain values in one form: sorted keys, no spaces, UTF-8, numbers that are finite.
-
-    >>> canonical({"b": 0.1, "a": ["ü"]}).decode()
-    '{"a":["ü"],"b":0.1}'
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-
-def digest_of(value: Any) -> str:
-    """The SHA-256 of plain values in their canonical form."""
-    return hashlib.sha256(canonical(value)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

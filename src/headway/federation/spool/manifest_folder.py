@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from headway.core.algorithm import State
 from headway.core.errors import RunFolderError
-from headway.federation.spool.manifest import Manifest, RoundDocument, canonical, digest_of
+from headway.federation.spool.manifest import Manifest, RoundDocument
+from headway.numerics.canonical import canonical, digest_of
 from headway.observe.run_folder import MANIFESTS, read_tensors, write_atomically, write_tensors, writing
 
 START, HEAD = "start.json", "head.json"

@@ -13,8 +13,9 @@ from pydantic import Field, ValidationError
 
 from headway.core.errors import ConfigError, HeadwayError
 from headway.federation.http_api import Body, Digest, Receipt, Text
-from headway.federation.spool.manifest import Manifest, UpdateEntry, canonical, digest_of
+from headway.federation.spool.manifest import Manifest, UpdateEntry
 from headway.federation.spool.manifest_folder import ManifestFolder, Signer
+from headway.numerics.canonical import canonical, digest_of
 
 ROUNDS_AT_A_TIME = 200  # in one answer of the server
 Certificate = Annotated[str, Field(max_length=4000)]

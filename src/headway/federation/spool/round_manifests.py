@@ -19,11 +19,11 @@ from headway.federation.spool.manifest import (
     RoundDocument,
     UpdateEntry,
     Verdict,
-    digest_of,
     entry_digests,
 )
 from headway.federation.spool.manifest_folder import ManifestError, ManifestFolder, Signer
 from headway.federation.spool.spool import Spool
+from headway.numerics.canonical import digest_of
 from headway.observe.journal import digest_of_round
 from headway.observe.observer import Observer, TrainedRound
 from headway.observe.round_report import RoundReport

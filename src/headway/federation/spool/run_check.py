@@ -10,12 +10,13 @@ from pathlib import Path
 from headway.core.algorithm import State
 from headway.core.errors import ConfigError, HeadwayError, RunFolderError
 from headway.federation.spool.event_log import EventLog
-from headway.federation.spool.manifest import ModelDigests, RoundDocument, canonical, digest_of
+from headway.federation.spool.manifest import ModelDigests, RoundDocument
 from headway.federation.spool.manifest_folder import ManifestError, ManifestFolder
 from headway.federation.spool.receipts import signer_of
 from headway.federation.spool.replay_setup import NotReplayable, ReplaySetup
 from headway.federation.spool.round_replay import ManifestReplay
 from headway.federation.spool.spool import Spool
+from headway.numerics.canonical import canonical, digest_of
 from headway.observe.journal import digest_of_round, rounds_of
 from headway.observe.run_folder import BEST, EVENTS, JOURNAL, SPOOL, read_identity, read_tensors
 

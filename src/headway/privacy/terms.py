@@ -1,0 +1,127 @@
+"""The terms under which a run releases: the events of a round, the sampling, and what is needed to judge them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from headway.core.algorithm import Algorithm
+from headway.core.errors import ConfigError
+from headway.core.facts import PrivacyEvent, PrivacyUnit
+from headway.core.flow import Flow
+from headway.core.registry import brief
+from headway.core.stage import Place
+from headway.privacy.options import PrivacyOptions
+from headway.privacy.spends import Sampling
+
+UNITS: dict[PrivacyUnit, str] = {"client": "one client with all of its data", "example": "one example of one client"}
+
+
+@dataclass(frozen=True)
+class PrivacyTerms:
+    """The terms of a run, which hold in each of its rounds.
+
+    events: of each round.  described: clip, weights, denominator and chain in plain values.  other: what else is
+    released, or seen, beside what the events cover; each as what, how protected, and to whom.
+    """
+
+    events: tuple[PrivacyEvent, ...]
+    sampling: Sampling
+    population: int | None
+    described: dict[str, Any]
+    other: tuple[dict[str, str], ...]
+
+    @classmethod
+    def of(
+        cls,
+        algorithm: Algorithm,
+        flows: Sequence[Flow],
+        options: PrivacyOptions,
+        population: int | None = None,
+        central: bool = False,
+    ) -> PrivacyTerms:
+        """The terms of an algorithm whose facts after each stage are `flows`.
+
+        central: whether there is a central test set.
+        """
+        last = flows[-1]
+        released_anyway = last.server_sees == "each" and last.min_updates <= 1
+        sampling = Sampling.of(last.sampler, 0 if released_anyway else last.min_updates)
+        population = sampling.population if sampling.population is not None else population
+        other = tuple(_other_releases(last, options, central))
+        return cls(last.events, sampling, population, _described(algorithm, flows), other)
+
+    def to_values(self) -> dict[str, Any]:
+        """The terms in plain values."""
+        units = sorted({event.unit for event in self.events})
+        return {
+            "events": [event_values(event) for event in self.events],
+            "units": {unit: UNITS[unit] for unit in units},
+            "relations": sorted({event.relation for event in self.events}),
+            "sampling": self.sampling.to_values(),
+            "population": self.population,
+            **self.described,
+            "other_releases": [dict(each) for each in self.other],
+        }
+
+
+def event_values(event: PrivacyEvent) -> dict[str, Any]:
+    """An event in plain values."""
+    values = asdict(event) | {"covers": list(event.covers)}
+    details = {name: each if isinstance(each, str) else float(each) for name, each in event.details.items()}
+    numbers = {name: float(values[name]) for name in ("noise_multiplier", "sensitivity")}
+    return {**values, **numbers, "details": details}
+
+
+def event_of(values: dict[str, Any]) -> PrivacyEvent:
+    """The event of what `event_values` gave.
+
+    Raises:
+        ConfigError: for something else.
+    """
+    try:
+        return PrivacyEvent(**{**values, "covers": tuple(values["covers"])})
+    except (TypeError, KeyError) as error:
+        raise ConfigError(f"{values!r} is no privacy event.") from error
+
+
+def _described(algorithm: Algorithm, flows: Sequence[Flow]) -> dict[str, Any]:
+    """How one unit's contribution is limited, and how the noise is related to it."""
+    chain, last = algorithm.chain, flows[-1]
+    place = chain.stages.index(chain.aggregator)
+    clips = [brief(stage) for stage in chain.stages if stage.place is Place.CLIP]
+    before = flows[place - 1] if place else None
+    cohort = last.cohort
+    expected = getattr(chain.aggregator, "over", None) == "expected"
+    return {
+        "clip": {
+            "stages": clips,
+            "bound": None if before is None else before.bound,
+            "scope": [] if before is None else list(before.vectors),
+        },
+        "weights": last.weighed_by or ("each client counts 1" if expected else "number of examples"),
+        "weight_bound": last.weight_bound,
+        "denominator": f"the expected cohort of {cohort:g}" if expected and cohort else brief(chain.aggregator),
+        "server_sees": last.server_sees,
+        "chain": chain.to_config(),
+        "sampler": brief(algorithm.sampler),
+    }
+
+
+def _other_releases(last: Flow, options: PrivacyOptions, central: bool) -> Iterator[dict[str, str]]:
+    """What is released or seen without noise."""
+    if options.client_metrics == "released":
+        yield _release("mean metrics on the clients' own test parts", "no noise: not covered by any epsilon", "reports")
+    if central:
+        yield _release("metrics on the central test set", "they follow from the model, and cost nothing", "reports")
+    if last.server_sees == "each" and any(event.at == "server" for event in last.events):
+        seen = ", ".join(("each update", *last.exposed))
+        yield _release(seen, "no noise: the server is trusted with them", "the server")
+    if last.server_sees == "sum" and any(event.at == "server" for event in last.events):
+        yield _release("the sum of the updates", "no noise: the server is trusted with it", "the server")
+    yield _release("the names of each cohort", "no noise: whoever knows them has no amplification", "the journal")
+
+
+def _release(what: str, protection: str, to: str) -> dict[str, str]:
+    return {"what": what, "protection": protection, "to": to}
