@@ -9,7 +9,7 @@ import headway
 
 ROOT = Path(headway.__file__).parent
 RANK = {"numerics": 0, "core": 1, "protocol": 1}
-RANK |= dict.fromkeys(("stages", "samplers", "data", "client_state", "privacy"), 2)
+RANK |= dict.fromkeys(("stages", "samplers", "data", "client_state"), 2)
 RANK |= {
     "model": 3,
     "training": 4,
@@ -18,6 +18,7 @@ RANK |= {
     "server": 7,
     "engines": 7,
     "observe": 7,
+    "privacy": 7,
     "experiment": 8,
 }
 APART = [{"stages", room} for room in ("engines", "training", "vectorized", "client", "data", "model", "privacy")]

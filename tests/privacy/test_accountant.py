@@ -71,7 +71,9 @@ def test_more_of_anything_costs_more():
 
 
 def test_a_truncated_sample_that_is_never_cut_is_a_sample():
-    assert epsilon({Spend(1.0, rate=0.1, most=100, population=100): 3}, 1e-5) == epsilon({Spend(1.0, rate=0.1): 3}, 1e-5)
+    assert epsilon({Spend(1.0, rate=0.1, most=100, population=100): 3}, 1e-5) == epsilon(
+        {Spend(1.0, rate=0.1): 3}, 1e-5
+    )
 
 
 def test_without_noise_there_is_no_epsilon():
