@@ -1,4 +1,4 @@
-"""The accountant against published values, closed forms, an independent integral, and bounds that must not be passed."""
+"""The accountant against published values, closed forms, an independent integral, and what must cost more."""
 
 import math
 

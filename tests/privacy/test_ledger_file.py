@@ -113,7 +113,7 @@ def test_an_entry_is_on_the_disk_when_it_counts(path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunFolderError, match="No space left on device. Nothing was released"):
+    with pytest.raises(RunFolderError, match=r"No space left on device\. Nothing was released"):
         file.append({"kind": "reserve", "round": 6})
     assert len(file.entries) == 5
     monkeypatch.setattr(os, "fsync", fsync)
