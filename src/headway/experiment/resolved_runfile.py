@@ -26,7 +26,6 @@ from headway.experiment.task_section import task_of
 from headway.model.task import Task
 from headway.numerics.keys import Key
 from headway.observe.observer import Observer
-from headway.privacy.options import PrivacyOptions
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,6 @@ class RunFile:
         """The run's name."""
         assert self.sections.run.name is not None
         return self.sections.run.name
-
-    @property
-    def privacy(self) -> PrivacyOptions:
-        """The privacy budget, and what else may be released."""
-        section = self.sections.privacy
-        return PrivacyOptions() if section is None else section.options
 
     def with_seed(self, seed: int) -> RunFile:
         """The same run from another seed."""
@@ -135,7 +128,7 @@ class RunFile:
             until_s=section.until_s,
             config=self.to_toml(),
             observers=observers,
-            privacy=self.privacy,
+            privacy=self.sections.privacy_options,
         )
 
     def _engine(self) -> Engine:

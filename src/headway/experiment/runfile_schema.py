@@ -287,6 +287,11 @@ class Sections(_Section):
     advise: AdviseSection = Field(default_factory=AdviseSection)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
+    @property
+    def privacy_options(self) -> PrivacyOptions:
+        """The privacy budget, and what else may be released."""
+        return PrivacyOptions() if self.privacy is None else self.privacy.options
+
 
 def none_as_text(value: Any) -> Any:
     """The value with "none" for nothing, since TOML has no null."""
