@@ -5,7 +5,7 @@ import pytest
 from headway.core.errors import PrivacyBudgetSpent
 from headway.core.facts import PrivacyEvent
 from headway.privacy.accountant import epsilon
-from headway.privacy.ledger import Ledger, Spent, book_of, epsilon_text
+from headway.privacy.ledger import Ledger, PrivacySpent, book_of, epsilon_text
 from headway.privacy.ledger_file import LedgerFile
 from headway.privacy.options import PrivacyOptions
 from headway.privacy.spends import Sampling, Spend
@@ -110,6 +110,6 @@ def test_entries_give_the_book_again(tmp_path):
 
 
 def test_the_summary_names_each_promise():
-    spent = Spent({"client": 1.2341, "local": 0.5}, {"client": 8.0, "local": None}, 1e-5, 3)
+    spent = PrivacySpent({"client": 1.2341, "local": 0.5}, {"client": 8.0, "local": None}, 1e-5, 3)
     assert spent.summary == "epsilon 1.24 of 8, local epsilon 0.5"
     assert epsilon_text(0.00012345) == "0.000124"

@@ -18,7 +18,7 @@ from headway.experiment.dry_run import dry_run
 from headway.experiment.evaluator import Evaluator, MetricFacts
 from headway.experiment.federation import Federation
 from headway.experiment.round_driver import RoundDriver
-from headway.experiment.run_observers import RunObservers, Spent
+from headway.experiment.run_observers import RunObservers, PrivacySpent
 from headway.experiment.run_options import RunArguments, RunOptions
 from headway.experiment.trained_model import trained_model
 from headway.model.task import Task
@@ -228,7 +228,7 @@ class Run:
         return self._observers.to_state()
 
     @property
-    def privacy(self) -> Spent | None:
+    def privacy(self) -> PrivacySpent | None:
         """What the run has spent of its privacy budget; `None` if its chain adds no noise."""
         return self._observers.ledger.spent
 

@@ -12,7 +12,7 @@ from headway.experiment.federation import Federation
 from headway.experiment.replay import RoundReplay
 from headway.observe.observer import Observer
 from headway.observe.round_report import RoundReport
-from headway.privacy.ledger import Ledger, Spent
+from headway.privacy.ledger import Ledger, PrivacySpent
 from headway.privacy.ledger_file import LEDGER, LedgerFile
 from headway.privacy.options import PrivacyOptions
 from headway.privacy.terms import PrivacyTerms
@@ -72,7 +72,7 @@ class RunLedger(Observer):
         return [] if self.ledger is None else self.ledger.file.notices
 
     @property
-    def spent(self) -> Spent | None:
+    def spent(self) -> PrivacySpent | None:
         """What is spent so far; `None` without noise."""
         return None if self.ledger is None else self.ledger.spent()
 

@@ -21,7 +21,7 @@ from headway.protocol.effects import Reserve
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class PrivacySpent:
     """What a run has spent.
 
     epsilons: by account.  limits: the budget of each account, where it has one.  releases: how many were reserved.
@@ -36,7 +36,7 @@ class Spent:
     def summary(self) -> str:
         """The epsilons in words.
 
-        >>> Spent({"client": 1.234}, {"client": 8.0}, 1e-5, 3).summary
+        >>> PrivacySpent({"client": 1.234}, {"client": 8.0}, 1e-5, 3).summary
         'epsilon 1.23 of 8'
         """
         return ", ".join(
@@ -67,14 +67,14 @@ class Ledger:
         elif self._latest_start() != self._start_values:
             self._append({"kind": "resume", **self._start_values})
 
-    def spent(self, until: int | None = None) -> Spent:
+    def spent(self, until: int | None = None) -> PrivacySpent:
         """What is spent so far, 0 in an account before its first release; with the rounds up to `until` alone, counted
         from 1, where it is given."""
         book = self._book if until is None else self._book.until(until - 1)
         found = book.epsilons(self.delta)
         epsilons: dict[Account, float] = {account: found.get(account, 0.0) for account in self.accounts}
         releases = sum(entry["kind"] == "reserve" for entry in self.file.entries)
-        return Spent(epsilons, self.limits, self.delta, releases)
+        return PrivacySpent(epsilons, self.limits, self.delta, releases)
 
     def refusal(self, round_: int) -> str | None:
         """Why the round after `round_` would not be allowed, as a sentence; `None` if it would be."""
