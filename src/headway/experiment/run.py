@@ -18,7 +18,7 @@ from headway.experiment.dry_run import dry_run
 from headway.experiment.evaluator import Evaluator, MetricFacts
 from headway.experiment.federation import Federation
 from headway.experiment.round_driver import RoundDriver
-from headway.experiment.run_observers import RunObservers, PrivacySpent
+from headway.experiment.run_observers import PrivacySpent, RunObservers
 from headway.experiment.run_options import RunArguments, RunOptions
 from headway.experiment.trained_model import trained_model
 from headway.model.task import Task

@@ -173,7 +173,7 @@ def _example_costs(events: Iterable[PrivacyEvent]) -> Iterator[Cost]:
     for event in events:
         if account_of(event) != "example":
             continue
-        rate, steps = detail(event, "rate"), math.ceil(detail(event, "steps"))
+        rate, steps = detail(event, "sample_rate"), math.ceil(detail(event, "steps"))
         yield Cost("example", Spend(event.noise_multiplier, rate=min(rate, 1.0), relation=event.relation), steps)
 
 
