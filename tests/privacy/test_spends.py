@@ -40,7 +40,9 @@ def test_accounts_stay_apart():
     events = [
         PrivacyEvent("gaussian", 1.0, 1.0),
         PrivacyEvent("gaussian", 4.0, 1.0, at="client"),
-        PrivacyEvent("example_gaussian", 0.7, 1.0, unit="example", at="client", details={"sample_rate": 0.02, "steps": 50}),
+        PrivacyEvent(
+            "example_gaussian", 0.7, 1.0, unit="example", at="client", details={"sample_rate": 0.02, "steps": 50}
+        ),
     ]
     assert [account_of(event) for event in events] == ["client", "local", "example"]
     assert costs(events, POISSON) == [
