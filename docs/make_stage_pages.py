@@ -192,7 +192,7 @@ def _facts(kind: type[Stage]) -> str:
 
 
 CLIPPED = {"bound": 1.0}
-MASKED = CLIPPED | {"weighted": True, "lifted": 1.0, "number": "ring", "largest": 32767}
+MASKED = CLIPPED | {"weighted": True, "lifted": 1.0, "number": "ring", "largest": 32767, "unit": 1 / 32767}
 BEFORE: tuple[dict[str, object], ...] = ({}, CLIPPED, MASKED)  # what earlier stages may have set, the plainest first
 
 

@@ -52,7 +52,7 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "FedProx": (FedProx(), FedProx(0.0), FedProx(3.0)),
     "GaussianNoise": (GaussianNoise(1.1), GaussianNoise(0.3, discrete=True)),
     "Mean": (Mean("examples"), Mean("clients"), Mean("expected")),
-    "Quantize": (Quantize(), Quantize(4), Quantize(32)),
+    "Quantize": (Quantize(), Quantize(8), Quantize(32), Quantize(10, rotate=True)),
     "QFedAvg": (QFedAvg(), QFedAvg(0.0), QFedAvg(0.3)),
     "Scaffold": (Scaffold("I"), Scaffold("II"), Scaffold("II", "step")),
     "ServerAdam": (

@@ -17,6 +17,8 @@ BROKEN = {
     "additive": Flow(additive=False),
     "dense": Flow(dense=False),
     "bound": Flow(),
+    "finite_bound": Flow(bound=float("inf")),
+    "limited_terms": Flow(weighted=True),
     "each_update": Flow(server_sees="sum"),
     "known_count": Flow(asynchronous=True),
     "sum_of_one_round": Flow(asynchronous=True, server_sees="sum"),
@@ -27,7 +29,7 @@ BROKEN = {
     "limited_weights": Flow().set("Weigher", weight_bound=None),
     "not_rebased": Flow().set("Rebase", rebased=True),
 }
-HOLDS = {"ring": Flow(number="ring"), "bound": Flow(bound=1.0)}
+HOLDS = {"ring": Flow(number="ring"), "bound": Flow(bound=1.0), "finite_bound": Flow(bound=1.0)}
 
 
 def test_every_requirement_has_a_flow_that_breaks_it():

@@ -143,7 +143,8 @@ class FlowFacts:
         with another length or number type than the parameters.
     mixing: the share by which averaged statistics move towards the updates' own, where models are mixed.
     size: how many parameters the model has, where that is known; statistics: how many averaged ones travel beside.
-    largest: the largest absolute value of the integers that one client adds to a sum; noise_variance: that of
+    largest: the largest absolute value of the integers that one client adds to a sum, and `unit` the real that an
+        integer of 1 stands for; noise_variance: that of
         the noise which one client adds to each of them.
     proximal: strength of the pull towards w_t that step rules add, which shortens what a gradient moves.
     equal: whether every client must count the same.
@@ -171,6 +172,7 @@ class FlowFacts:
     size: int | None = None
     statistics: int = 0
     largest: int | None = None
+    unit: float | None = None
     noise_variance: float = 0.0
     proximal: float = 0.0
     equal: bool = False

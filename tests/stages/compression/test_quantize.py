@@ -13,6 +13,7 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.core.flow import Flow
 from headway.core.update import Update
+from headway.numerics.hadamard import spread
 from headway.numerics.keys import Key
 from headway.numerics.rounding import rounded_norm
 from headway.server.guard import Promise
@@ -130,3 +131,56 @@ def test_a_chain_of_a_run_restates_the_bound_for_its_model():
 def test_what_cannot_be_quantised_is_refused(stages, sentence):
     with pytest.raises(hw.ChainRefused, match=sentence):
         hw.chain(*stages)
+
+
+@pytest.mark.parametrize("size", [3, 1000])
+def test_a_rotated_update_comes_back_to_within_the_finer_step(size):
+    stage = Quantize(12, rotate=True)
+    before, after = flow_of(Clip(2.0), stage, Mean(), size=size)
+    x = KEY.derive("x").uniform(2 * size).reshape(2, size) - 0.5
+    x = 2.0 * x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    keys = KEY.for_each("c", names="ab")
+    back = read(stage, sent(stage, Update.of(x), before, keys), before, age=torch.zeros(2).long()).delta
+    step = stage.unit(before, size)
+    assert step == pytest.approx(2.0 * spread(size) / 2047)
+    error = torch.linalg.vector_norm(back - x, dim=-1)
+    assert bool((error <= step * math.sqrt(size)).all())
+    assert bool((error >= 0.1 * step).all())
+    assert bool((torch.linalg.vector_norm(back, dim=-1) <= after.bound).all())
+
+
+def test_sums_of_rotated_integers_turn_back_as_one():
+    stage = Quantize(16, rotate=True)
+    before, _ = flow_of(Clip(2.0), stage, PairwiseMasks(), Mean("clients"), size=300)
+    x = (KEY.derive("y").uniform(4 * 300).reshape(4, 300) - 0.5) / 10
+    codes = sent(stage, Update.of(x), before, KEY.for_each("c", names=range(4)))
+    together = read(stage, Update.of(codes.delta.sum(0)), before, age=torch.tensor(0)).delta
+    assert bool(((together - x.sum(0)).abs() < 6 * stage.unit(before, 300)).all())
+
+
+def test_a_late_update_turns_back_with_the_signs_of_its_own_round():
+    stage = Quantize(16, rotate=True)
+    before, _ = flow_of(Clip(2.0), stage, Mean(), size=300)
+    x = (KEY.derive("z").uniform(2 * 300).reshape(2, 300) - 0.5) / 10
+    keys = KEY.for_each("c", names="ab")
+    ctx = replace(case(stage).ctx, key=keys, flow=before, round=torch.tensor([[3.0], [5.0]]))
+    codes, _ = stage.send(Update.of(x), {}, ctx)
+    server = replace(case(stage).server, flow=before, round=6)
+    back = stage.decode(codes, replace(server, age=torch.tensor([3, 1]))).delta
+    assert bool(((back - x).abs() < 6 * stage.unit(before, 300)).all())
+    alone = stage.decode(codes.lane(1), replace(server, age=torch.tensor(1))).delta
+    assert torch.equal(alone, back[1])
+    wrong = stage.decode(codes, replace(server, age=torch.tensor([0, 0]))).delta
+    assert float((wrong - x).norm()) > 0.5 * float(x.norm())
+
+
+def test_several_vectors_are_taken_as_one_in_the_order_of_their_names():
+    stage = Quantize(16, rotate=True)
+    before, _ = flow_of(Clip(2.0), stage, Mean(), size=40)
+    delta, control = torch.linspace(-0.1, 0.2, 40).double(), torch.linspace(0.3, 0.0, 40).double()
+    codes = sent(stage, Update.of(delta, control=control), before)
+    swapped = replace(codes, vectors=dict(reversed(list(codes.vectors.items()))))
+    for arrived in (codes, swapped):
+        back = read(stage, arrived, before, age=torch.tensor(3), round=6)
+        assert bool(((back.delta - delta).abs() < 6 * stage.unit(before, 80)).all())
+        assert bool(((back.vectors["control"] - control).abs() < 6 * stage.unit(before, 80)).all())
