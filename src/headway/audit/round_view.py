@@ -20,8 +20,8 @@ class RoundView:
 
     message: what each client receives.  updates: each client's update as the server reads it; empty where the server
     sees only the sum.  aggregate: the aggregate before any noise, which the server sees; released: after it.
-    before, after: the server's state, whose models every client receives.  declined: the clients without an update,
-    and why.
+    before, after: the server's state, whose models every client receives.  counted: the clients in the aggregate.
+    declined: those without an update, and why.
     """
 
     message: Message
@@ -30,6 +30,7 @@ class RoundView:
     released: Update | None
     before: State
     after: State
+    counted: tuple[str, ...]
     declined: Mapping[str, str]
 
 

@@ -16,6 +16,8 @@ from headway.protocol.messages import (
     Declined,
     ExchangeReply,
     Reply,
+    Request,
+    Settle,
     Train,
     UpdateReply,
 )
@@ -29,15 +31,18 @@ MOST = 1 << 32  # bytes of a message
 class ShadowClients:
     """The clients of one round, each reached by bytes, and what the server reads of their replies.
 
+    remote: the clients that were made before, by name; those that are made now are added.
     steps: the number of local steps that the server asks for, where these are not the trainer's own.
-    seen: each client's update, decoded; none where the server sees only the sum.  declined: the clients without an
-    update, and why.
+    seen: each client's update, decoded; none where the server sees only the sum.  counted, declined: the clients in
+    the sum, and those without an update, and why.
     """
 
-    def __init__(self, setup: ClientSetup, steps: int | None) -> None:
-        self.setup, self.steps = setup, steps
-        self.remote: dict[str, RemoteClient] = {}
+    def __init__(self, setup: ClientSetup, remote: dict[str, RemoteClient], steps: int | None) -> None:
+        self.setup, self.remote, self.steps = setup, remote, steps
+        self.asked: set[str] = set()
         self.seen: dict[str, Update] = {}
+        self.counted: list[str] = []
+        self.round = 0
         self.declined: dict[str, str] = {}
 
     def answer(self, ask: Ask) -> Answer:
@@ -53,19 +58,28 @@ class ShadowClients:
         return Answer(replies=replies)
 
     def _reply(self, ask: Ask, client: str) -> Reply:
-        stopping.check()
-        request, setup = ask.request_for(client), self.setup
+        request = ask.request_for(client)
         if isinstance(request, Train) and self.steps is not None:
             request = replace(request, steps=self.steps)
+        return self._reply_to(request, client, ask.number)
+
+    def forget(self) -> None:
+        """Has the clients forget the round: no memory is kept, and no secret."""
+        for client in sorted(self.asked):
+            self._reply_to(Settle(round=self.round, counted=False), client, 0)
+
+    def _reply_to(self, request: Request, client: str, number: int) -> Reply:
+        stopping.check()
+        setup, self.round = self.setup, request.round
+        self.asked.add(client)
         if client not in self.remote:
             self.remote[client] = RemoteClient.of(client, setup.client_algorithm, setup.job.data, None, MOST)
-        data = self.remote[client].serve(encode_request(request, ask.number))
-        return decode_reply(
-            data, Binding(request.round, request.attempt, ask.number), MOST, setup.guard.bits, setup.guard.lengths
-        )
+        data = self.remote[client].serve(encode_request(request, number))
+        binding = Binding(request.round, request.attempt, number)
+        return decode_reply(data, binding, MOST, setup.guard.bits, setup.guard.lengths)
 
     def _train(self, ask: Ask) -> Answer:
-        result, counted = GroupResult(), []
+        result = GroupResult()
         for client in sorted(ask.cohort):
             reply = self._reply(ask, client)
             if not isinstance(reply, UpdateReply):
@@ -77,12 +91,12 @@ class ShadowClients:
             except UpdateRejected as refusal:
                 self.declined[client] = refusal.reason
                 continue
-            counted.append(client)
+            self.counted.append(client)
             if self.setup.flows[-1].server_sees == "each":
                 self.seen[client] = self._decoded(reply.update, ask)
         total = ExactTotal()
         total.add_group(result.group)
-        reports = self.setup.collector.reports_of(counted, (0.0, 0, 0), 0, 0, 0.0, 0.0, 0.0)
+        reports = self.setup.collector.reports_of(self.counted, (0.0, 0, 0), 0, 0, 0.0, 0.0, 0.0)
         return Answer(total=total, reports=reports)
 
     def _decoded(self, update: Update, ask: Ask) -> Update:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from headway.audit.round_view import RoundView, TappedAlgorithm
 from headway.audit.shadow_clients import ShadowClients
+from headway.client.remote_client import RemoteClient
 from headway.client_state.store import MemoryStore
 from headway.core.algorithm import Algorithm, State
 from headway.core.flow import EngineFacts
@@ -27,7 +28,7 @@ class ShadowFederation:
     """A run's server and clients for rounds that are looked into: nothing is learned, kept, or spent of a budget.
 
     Requests and replies travel as bytes, as on a network, and pass the checks of the server.  Each round starts from a
-    state that is given, with clients that remember nothing.  Sampling is the caller's: a round has the cohort that it
+    state that is given, and the clients forget it when it is over.  Sampling is the caller's: a round has the cohort that it
     names.
 
     Raises:
@@ -46,6 +47,7 @@ class ShadowFederation:
         )
         self.flat_module = self.setup.flat_module
         self.start = self._initial_state(task)
+        self.remote: dict[str, RemoteClient] = {}
 
     def _initial_state(self, task: Task) -> State:
         averaged = task.buffers == "average" and self.flat_module.has_statistics
@@ -66,7 +68,7 @@ class ShadowFederation:
             What a run's round raises.
         """
         state = self.start if state is None else state
-        tapped, clients = TappedAlgorithm.of(self.algorithm), ShadowClients(self.setup, steps)
+        tapped, clients = TappedAlgorithm.of(self.algorithm), ShadowClients(self.setup, self.remote, steps)
         effects = tapped.round(
             state,
             tuple(sorted(cohort)),
@@ -75,7 +77,10 @@ class ShadowFederation:
             flows=self.flows,
             population=len(self.data.clients),
         )
-        after = drive(effects, EffectHandler(clients.answer))
+        try:
+            after = drive(effects, EffectHandler(clients.answer))
+        finally:
+            clients.forget()
         return RoundView(
             Message(state.params, self.algorithm.chain.broadcast(state.stages), state.buffers),
             clients.seen,
@@ -83,5 +88,6 @@ class ShadowFederation:
             tapped.releases[0] if tapped.releases else None,
             state,
             after,
+            tuple(clients.counted),
             clients.declined,
         )
