@@ -61,6 +61,18 @@ def test_a_clip_alone_hides_nothing(plain):
     assert dense(clipped)[0].verdict == "succeeded"
 
 
+def test_canaries_measure_the_noise_of_a_shipped_stage():
+    report = audited(
+        sets=["model.hidden=[4]"], chain=hw.chain(hw.Clip(1.0), hw.Mean(over="expected"), hw.GaussianNoise(1.2))
+    )
+    (row,) = [row for row in report.rows if row.attack == "canary clients"]
+    assert row.verdict == "failed"
+    assert row.figures["multiplier"] == pytest.approx(1.2, rel=0.1)
+    page = render_audit(report)
+    assert "Epsilon, counted and measured" in page
+    assert "took part" in page
+
+
 def test_a_budget_that_is_spent_is_noted():
     report = audited(budget_s=0.0)
     assert report.rows == ()

@@ -6,6 +6,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from headway.audit.audit_result import CAUTION, AuditReport, Gallery
+from headway.audit.canary_section import canary_section
 from headway.audit.picture_grid import is_picture, picture_grid
 from headway.observe.text import number_text
 from headway.reports.page.charts import look
@@ -21,12 +22,17 @@ VERDICTS = {"failed": "attack failed", "succeeded": "ATTACK SUCCEEDED", "not jud
 def render_audit(report: AuditReport) -> str:
     """The whole page as HTML; the same report gives the same text."""
     style, script = page_file("style.css") + page_file("audit.css", PACKAGE), page_file("page.js")
-    parts = [summary_section(report), *(gallery_section(report)), about_section(report)]
+    parts = [
+        summary_section(report),
+        *canary_section(report.canaries),
+        *gallery_section(report),
+        about_section(report),
+    ]
     pages = environment({"audit.html": page_file("audit.html", PACKAGE)})
     return pages.get_template("audit.html").render(
         report=report,
         sections=parts,
-        looks=[look(0)],
+        looks=[look(index) for index in range(4)],
         generator=GENERATOR,
         policy=content_policy(style, script),
         style=Markup(style),

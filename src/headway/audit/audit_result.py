@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-Verdict = Literal["failed", "succeeded", "not judged"]
+from headway.audit.canary_outcome import CanaryOutcome, Verdict
+
 CAUTION = (
     "A failed attack proves nothing more than that: these attacks, with this effort, from this seed, did not succeed. "
     "Other attacks may."
@@ -89,7 +90,7 @@ class AuditReport:
     rows: tuple[AttackRow, ...]
     galleries: tuple[Gallery, ...] = ()
     curves: tuple[Curve, ...] = ()
-    epsilons: Mapping[str, float] = field(default_factory=dict)
+    canaries: tuple[CanaryOutcome, ...] = ()
     notes: tuple[str, ...] = ()
     thorough: bool = False
 
@@ -129,7 +130,6 @@ class AuditReport:
             "protections": list(self.protections),
             "server_sees": self.sees,
             "attacks": [asdict(row) for row in self.rows],
-            "epsilons": dict(self.epsilons),
             "roc": [asdict(curve) for curve in self.curves],
             "notes": list(self.notes),
         }

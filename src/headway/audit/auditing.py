@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from headway.audit.audit_result import AttackRow, AuditReport, Gallery
+from headway.audit.canary_attack import canary_outcome, canary_row, promises
+from headway.audit.canary_outcome import CanaryOutcome
 from headway.audit.dense_attack import DenseAttack
 from headway.audit.protections import protections, without_protections
 from headway.audit.shadow_federation import ShadowFederation
@@ -14,6 +16,8 @@ from headway.core.registry import brief
 from headway.experiment.resolved_runfile import Experiment, RunFile
 
 QUICK_S, THOROUGH_S = 45.0, 900.0
+DELTA = 1e-5
+CANARY_SHARE = 0.5  # of the budget, at most, for canaries
 MOST_CLIENTS = 64  # of a round that is attacked
 
 
@@ -22,10 +26,12 @@ class AuditOptions:
     """The effort of an audit.
 
     budget_s: seconds after which no further attack begins; `None` for 45, or 900 if it is thorough.
+    delta: of all epsilons; `None` for 1e-5.
     """
 
     thorough: bool = False
     budget_s: float | None = None
+    delta: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -39,6 +45,7 @@ class Findings:
 
     rows: list[AttackRow] = field(default_factory=list)
     galleries: list[Gallery] = field(default_factory=list)
+    canaries: list[CanaryOutcome] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -57,6 +64,7 @@ class Audit:
         experiment = runfile.build()
         self.seed = runfile.sections.run.seed
         self.algorithm = experiment.algorithm
+        self.parts = (experiment.algorithm, experiment.data, experiment.task, self.seed)
         self.real = ShadowFederation(experiment.algorithm, experiment.data, experiment.task, self.seed)
         self.plain = self._plain(experiment)
         self.found = Findings()
@@ -85,7 +93,7 @@ class Audit:
             self.found.notes.append(dense.missing)
             return []
         paced = self.algorithm.trainer.facts.paced
-        made: list[Step] = []
+        made: list[Step] = self._canaries()
         for steps, words in ((1, "one step"), (None, "a round")):
             if steps == 1 and not paced:
                 trainer = self.algorithm.trainer.facts.name
@@ -93,6 +101,32 @@ class Audit:
                 continue
             made.append((f"dense-layer inversion, {words}", _dense(dense, steps)))
         return made
+
+    def _canaries(self) -> list[Step]:
+        """Canary rounds, for each place where noise is promised to hide whole clients."""
+        events = self.real.flows[-1].events
+        places = [place for place in ("server", "client") if promises(events, place)]
+        if not places:
+            unit = "single examples" if events else "nothing"
+            self.found.notes.append(
+                f"no canary clients: the chain promises differential privacy for {unit}, so there is no epsilon of "
+                "clients to compare with."
+            )
+        return [(f"canary clients, {place}", self._canary(place)) for place in places]
+
+    def _canary(self, place: str) -> Callable[[Findings], None]:
+        def run(found: Findings) -> None:
+            seconds = self.options.seconds * CANARY_SHARE
+            outcome = canary_outcome(self.parts, place, self.delta, self.runfile.sections.run.rounds, seconds)
+            found.rows.append(canary_row(outcome))
+            found.canaries.append(outcome)
+
+        return run
+
+    @property
+    def delta(self) -> float:
+        """The delta of all epsilons."""
+        return self.options.delta if self.options.delta is not None else DELTA
 
     def run(self, steps: Sequence[Step], progress: Callable[[str], None] = lambda name: None) -> AuditReport:
         """The report, after all attacks, or those that began within the budget.
@@ -120,6 +154,7 @@ class Audit:
             sees="each client's update" if self.real.sees_each else "only the sum of the updates",
             rows=tuple(found.rows),
             galleries=tuple(found.galleries),
+            canaries=tuple(found.canaries),
             notes=tuple(found.notes),
             thorough=self.options.thorough,
         )

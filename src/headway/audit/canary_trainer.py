@@ -18,7 +18,8 @@ def direction(key: Key, size: int) -> Tensor:
     """A vector `[size]` of length 1 in a uniformly random direction, a pure function of the key."""
     generator = torch.Generator().manual_seed(key.derive("canary").seed())
     drawn = torch.randn(size, generator=generator)
-    return drawn / torch.linalg.vector_norm(drawn, dtype=torch.float64).float()
+    length: Tensor = torch.linalg.vector_norm(drawn, dtype=torch.float64).float()
+    return drawn / length
 
 
 def is_canary(key: Key, share: float) -> bool:

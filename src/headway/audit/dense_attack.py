@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headway.audit.audit_result import AttackRow, Gallery, Reconstruction, Verdict
+from headway.audit.audit_result import AttackRow, Gallery, Reconstruction
+from headway.audit.canary_outcome import Verdict
 from headway.audit.dense_inversion import (
     RECOVERED,
     DenseLayer,

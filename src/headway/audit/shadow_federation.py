@@ -28,8 +28,7 @@ class ShadowFederation:
     """A run's server and clients for rounds that are looked into: nothing is learned, kept, or spent of a budget.
 
     Requests and replies travel as bytes, as on a network, and pass the checks of the server.  Each round starts from a
-    state that is given, and the clients forget it when it is over.  Sampling is the caller's: a round has the cohort that it
-    names.
+    state that is given, and the clients forget it when it is over.  A round has the cohort that the caller names.
 
     Raises:
         ConfigError, DataError, ChainRefused: if the parts of the run do not fit.
@@ -40,11 +39,10 @@ class ShadowFederation:
         task = task if task.example is not None else replace(task, example=data.example)
         self.key, self.algorithm = Key.root(seed), algorithm
         self.data = data.with_notes(check_data(task, data, self.key))
-        self.flows = algorithm.flows(FACTS, population=data.population)
-        memory = MemoryStore(data.clients, None)
-        self.setup = ClientSetup.of(
-            Job(algorithm, task, self.data, self.key, memory), self.flows, False, Device(), False
-        )
+        flows = algorithm.flows(FACTS, population=data.population)
+        job = Job(algorithm, task, self.data, self.key, MemoryStore(data.clients))
+        self.setup = ClientSetup.of(job, flows, False, Device(), False)
+        self.flows = self.setup.flows
         self.flat_module = self.setup.flat_module
         self.start = self._initial_state(task)
         self.remote: dict[str, RemoteClient] = {}
