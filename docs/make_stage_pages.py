@@ -20,7 +20,7 @@ import torch
 
 from headway import recipes
 from headway.core.errors import ChainRefused
-from headway.core.flow import EngineFacts, Flow, PrivacyEvent, TrainerFacts
+from headway.core.flow import EngineFacts, Flow, PrivacyEvent, SamplerFacts, TrainerFacts
 from headway.core.registry import to_numbers
 from headway.core.stage import Aggregator, Place, Stage, stages
 from headway.observe.text import to_toml
@@ -192,7 +192,9 @@ def _facts(kind: type[Stage]) -> str:
 
 
 CLIPPED = {"bound": 1.0}
-MASKED = CLIPPED | {"weighted": True, "lifted": 1.0, "number": "ring", "largest": 32767, "unit": 1 / 32767}
+COHORT = SamplerFacts("all", 100.0, 100)
+INTEGERS = {"number": "ring", "largest": 32767, "unit": 1 / 32767}
+MASKED = CLIPPED | INTEGERS | {"weighted": True, "lifted": 1.0, "sampler": COHORT}
 BEFORE: tuple[dict[str, object], ...] = ({}, CLIPPED, MASKED)  # what earlier stages may have set, the plainest first
 
 
@@ -255,7 +257,7 @@ def _tensors(tensors: typing.Mapping[str, torch.Tensor]) -> str:
 
 def _sets(stage: Stage) -> str:
     after, before = _connected(stage), _flow(stage)
-    hidden = {"vectors", "scalars", "specs", "needs", "additive", "dense", "equal"}
+    hidden = {"sampler", "vectors", "scalars", "specs", "needs", "additive", "dense", "equal"}
     facts = {name: getattr(after, name) for name in sorted(after.set_by) if name not in hidden}
     changed = {name: value for name, value in facts.items() if value != getattr(before, name)}
     return ", ".join(f"`{name}` = {_fact(value)}" for name, value in changed.items()) or "none"

@@ -36,7 +36,7 @@ from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.effects import EffectHandler, drive
 from headway.protocol.sums import ExactTotal
-from headway.stages import ECGR, Clip, FedProx, Mean, Rebase, ServerSGD, Staleness, Weigh, WeighByQuality
+from headway.stages import ECGR, Clip, FedProx, Mean, Rebase, SecureSum, ServerSGD, Staleness, Weigh, WeighByQuality
 
 ALL_HOOKS = CLIENT_HOOKS | SERVER_HOOKS
 CODECS = [stage for stage in EVERY if stage.has("decode")]
@@ -114,7 +114,11 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 # 1.5e-6 / (2 * 3.4e38) is a float32 subnormal, which would round up
-@of(*EVERY, Clip(1.5e-6), having=lambda s: s.has("send") and flow_at(s, before=False).bound is not None)
+@of(
+    *EVERY,
+    Clip(1.5e-6),
+    having=lambda s: s.has("send") and flow_at(s).number == "real" and flow_at(s, before=False).bound is not None,
+)
 def test_a_claimed_bound_holds_for_hostile_updates(stage, kind) -> None:
     hostile = HOSTILE[kind]
     bound = flow_at(stage, before=False).bound
@@ -180,7 +184,7 @@ def test_ecgr_on_one_local_step_is_fedavg_to_the_bit() -> None:
     assert torch.equal(engine(ECGR(), Mean(), loop=loop).run(4).params, engine(Mean(), loop=loop).run(4).params)
 
 
-@of(*EVERY)
+@of(*EVERY, having=lambda s: not isinstance(s, SecureSum))  # which refuses so few clients
 @pytest.mark.parametrize(("clients", "size"), [(1, 1), (1, 3), (3, 1)])
 def test_one_parameter_and_one_client_are_enough(stage, clients, size) -> None:
     tiny = engine(*around(stage), problems=quadratics(clients, size))
@@ -241,7 +245,7 @@ def test_where_encoded_updates_add_merging_and_decoding_commute(stage) -> None:
 def test_the_vectors_that_a_stage_sends_are_those_that_it_announces(stage) -> None:
     tiny = engine(*around(stage))
     tiny.run(1)
-    assert all(set(update.vectors) == set(tiny.flows[-1].vectors) for update in tiny.sent.values())
+    assert all(set(update.vectors) == set(tiny.flows[-1].lengths(SIZE)) for update in tiny.sent.values())
 
 
 @of(*EVERY, having=lambda s: s.has("init"))

@@ -15,8 +15,9 @@ Examples FedDyn FederatedData FedNova FedProx Fixed Flow GaussianNoise HeadwayEr
 LocalOptimizer
 LocalSGD LossTerm Mean models Moon Observer Oort Place Poisson PowerOfChoice ProcessEngine Protocol QFedAvg Quantize
 Quorum RayEngine Rebase RMSprop SGD recipes RoundReport RoundRobin rounds Run RunFolderError Sampler Scaffold Schedule
-ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Staleness step_rules Task Trace Trainer Uniform Update
-Weigh WeighByQuality
+SecureSum ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Staleness step_rules Task Trace Trainer Uniform
+Update Weigh
+WeighByQuality
 """.split()  # noqa: SIM905
 )
 

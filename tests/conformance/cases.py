@@ -33,6 +33,7 @@ from headway.stages import (
     Quantize,
     Rebase,
     Scaffold,
+    SecureSum,
     ServerAdagrad,
     ServerAdam,
     ServerSGD,
@@ -41,6 +42,7 @@ from headway.stages import (
     Weigh,
     WeighByQuality,
 )
+from headway.stages.secure_aggregation.secure_sum import NUMBERS
 
 EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "AverageModel": (AverageModel(),),
@@ -54,6 +56,7 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "Mean": (Mean("examples"), Mean("clients"), Mean("expected")),
     "Quantize": (Quantize(), Quantize(8), Quantize(32), Quantize(10, rotate=True)),
     "QFedAvg": (QFedAvg(), QFedAvg(0.0), QFedAvg(0.3)),
+    "SecureSum": tuple(SecureSum(share, min_cohort=3, min_survivors=2, mode="ideal") for share in (0.7, 0.9)),
     "Scaffold": (Scaffold("I"), Scaffold("II"), Scaffold("II", "step")),
     "ServerAdam": (
         ServerAdam(),
@@ -108,6 +111,8 @@ def around(stage: Stage) -> tuple[Stage, ...]:
         return (Clip(), Mean("expected"), stage)
     if isinstance(stage, Quantize):
         return (Clip(2.0), stage, Mean())
+    if isinstance(stage, SecureSum):
+        return (Clip(2.0), Quantize(), stage, Mean("clients"))
     over = "clients" if isinstance(stage, (FedDyn, QFedAvg)) else "examples"
     return (stage, Mean(over)) if stage.place < Place.AGGREGATE else (Mean(), stage)
 
@@ -116,7 +121,7 @@ def flow_at(stage: Stage, before: bool = True) -> Flow:
     """The facts that reach a stage in its chain, or that hold after it."""
     stages = around(stage)
     index = stages.index(stage)
-    start = Flow(trainer=ALL_OFFERS, sampler=ALL if isinstance(stage, AFL) else SOME, size=SIZE + 1)
+    start = Flow(trainer=ALL_OFFERS, sampler=ALL if isinstance(stage, (AFL, SecureSum)) else SOME, size=SIZE + 1)
     flows = (start, *chain(*stages).trace(start))
     return flows[index + (not before)]
 
@@ -153,8 +158,11 @@ def case(stage: Stage, seed: int = 0) -> Case:
         },
     )
     lengths = flow_at(stage, before=False).lengths(SIZE)
-    beside = {name: draw(name, LANES, length) for name, length in lengths.items() if name != "delta"}
+    beside = {name: draw(name, LANES, length) for name, length in lengths.items() if name not in ("delta", NUMBERS)}
     update = Update.of(draw("delta", LANES, SIZE), ctx.examples.double(), **beside)
+    if isinstance(stage, SecureSum):  # behind a quantiser, and of clients that count the same
+        codes = {name: (1000 * vector).to(torch.int64) for name, vector in update.vectors.items()}
+        update = Update(codes, torch.ones(LANES, dtype=torch.float64))
     memory = {name: draw(f"memory {name}", *kept.shape) for name, kept in stage.remember(lanes).items()}
     arrived = stage.send(update, memory, ctx)[0] if isinstance(stage, Aggregator) else update
     total = ExactTotal()

@@ -158,7 +158,8 @@ class Tiny:
             total.add(lifted)
         self.memory[client] = memory
         if client in self.secrets:
-            self.secrets[client] = self.algorithm.spent(self.secrets[client])
+            own, facts = ask.request_for(client), self.exchange_context(ask, client)
+            self.secrets[client] = self.algorithm.spent(own, self.secrets[client], facts)
         return "counted"
 
     def _at_server(self, ask: Ask) -> ServerContext:

@@ -14,6 +14,8 @@ BROKEN = {
     "linear_steps": Flow(trainer=TrainerFacts("Adaptive", linear=False, optimizer="Adam")),
     "real": Flow(number="ring"),
     "ring": Flow(),
+    "bounded_integers": Flow(number="ring"),
+    "large_cohort": Flow(sampler=SamplerFacts("all", 4.0, 4), min_cohort=5),
     "additive": Flow(additive=False),
     "dense": Flow(dense=False),
     "bound": Flow(),
@@ -29,7 +31,12 @@ BROKEN = {
     "limited_weights": Flow().set("Weigher", weight_bound=None),
     "not_rebased": Flow().set("Rebase", rebased=True),
 }
-HOLDS = {"ring": Flow(number="ring"), "bound": Flow(bound=1.0), "finite_bound": Flow(bound=1.0)}
+HOLDS = {
+    "ring": Flow(number="ring"),
+    "bound": Flow(bound=1.0),
+    "finite_bound": Flow(bound=1.0),
+    "bounded_integers": Flow(largest=7),
+}
 
 
 def test_every_requirement_has_a_flow_that_breaks_it():

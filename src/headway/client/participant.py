@@ -6,7 +6,7 @@ from headway.client.client_algorithm import ClientAlgorithm
 from headway.client.client_training import ClientTraining
 from headway.client.evaluation import evaluate_client, training_loss
 from headway.client_state.store import Memories
-from headway.core.errors import ConfigError, UpdateRejected
+from headway.core.errors import ConfigError, ExchangeRefused, UpdateRejected
 from headway.core.update import Tensors
 from headway.data import Examples
 from headway.model.module_checks import undisturbed
@@ -59,7 +59,10 @@ class Participant:
                     return self._scores(request)
                 case Exchange():
                     program, facts = self.algorithm.algorithm, self.algorithm.exchange_context(self.client, request)
-                    tensors, self.secret = program.answer(request, self.secret, facts)
+                    try:
+                        tensors, self.secret = program.answer(request, self.secret, facts)
+                    except ExchangeRefused as refusal:
+                        return Declined("rejected", str(refusal))
                     return ExchangeReply(tensors)
                 case Settle():
                     self.memory.settle((request.round, request.attempt), [self.client] if request.counted else [])
@@ -82,7 +85,8 @@ class Participant:
             return Declined("rejected", refusal.reason)
         self.memory.propose(self.client, (request.round, request.attempt), outcome.memory)
         if self.secret:
-            self.secret = self.algorithm.algorithm.spent(self.secret)
+            facts = self.algorithm.exchange_context(self.client, request)
+            self.secret = self.algorithm.algorithm.spent(request, self.secret, facts)
         if self.algorithm.algorithm.protected:
             return UpdateReply(outcome.update)
         steps, loss = float(outcome.trained.count), float(outcome.trained.loss)

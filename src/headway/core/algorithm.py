@@ -264,9 +264,12 @@ class Algorithm:
         label, protocol = self.chain.protocol
         return protocol.answer(request, secret, ctx.at(label))
 
-    def spent(self, secret: Tensors) -> Tensors:
+    def spent(self, request: Train, secret: Tensors, ctx: ExchangeContext) -> Tensors:
         """A client's secret after its update is made, to be kept before that leaves."""
-        return secret if self.chain.protocol is None else self.chain.protocol[1].spent(secret)
+        if self.chain.protocol is None or not secret:
+            return secret
+        label, protocol = self.chain.protocol
+        return protocol.spent(secret, request, ctx.at(label))
 
     def too_few(self, counted: int) -> str | None:
         """Why a round of so many counted updates changes nothing, as a sentence; `None` if it may, or has none."""

@@ -56,6 +56,10 @@ class UpdateRejected(HeadwayError):
         super().__init__(f"the update of client {client!r} was rejected: {reason}.")
 
 
+class ExchangeRefused(HeadwayError):
+    """A client does not answer a request of a protocol: the answer could reveal more than the protocol allows."""
+
+
 class Diverged(HeadwayError):
     """The run no longer learns: the model or most updates are not finite, or the loss exploded."""
 

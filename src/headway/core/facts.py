@@ -150,6 +150,7 @@ class FlowFacts:
     equal: whether every client must count the same.
     min_updates: the fewest updates that can be aggregated: a round with fewer is skipped, an algorithm that never has
         so many is refused.
+    min_cohort: the fewest clients that may be asked in a round.
     asynchronous: whether late updates are kept; buffer: how many updates end a round then, if a number is set.
     rebased: whether updates lead away from the server's model of now, not from that which their client was asked with.
     """
@@ -184,6 +185,7 @@ class FlowFacts:
     engine: EngineFacts | None = None
     trainer: TrainerFacts | None = None
     min_updates: int = 1
+    min_cohort: int = 1
     asynchronous: bool = False
     buffer: int | None = None
     set_by: Mapping[str, str] = field(default_factory=dict)

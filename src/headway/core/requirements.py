@@ -49,6 +49,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         lambda flow: "one that does not",
         lambda flow: "use All, Uniform or Fixed",
     ),
+    "large_cohort": Requirement(
+        "sampler",
+        lambda flow: flow.cohort is None or flow.cohort >= flow.min_cohort,
+        "cohorts in which single clients are hidden",
+        lambda flow: f"cohorts of {flow.cohort or 0:g}, where at least {flow.min_cohort} are asked for",
+        lambda flow: "ask more clients in a round, or set a lower min_cohort, which protects each of them less",
+    ),
     "linear_steps": Requirement(
         "trainer",
         lambda flow: flow.trainer is None or flow.trainer.linear,
@@ -69,6 +76,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "integers in a ring",
         lambda flow: "real numbers",
         lambda flow: "put a quantiser before it",
+    ),
+    "bounded_integers": Requirement(
+        "number",
+        lambda flow: flow.largest is not None,
+        "integers with a largest value, from which follows that their sum cannot overflow",
+        lambda flow: f"those of {flow.set_by.get('number', 'a stage')}, which have none",
+        lambda flow: "quantise with Quantize",
     ),
     "additive": Requirement(
         "additive",

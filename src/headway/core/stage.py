@@ -29,7 +29,7 @@ from headway.core.registry import Plain, Registry
 from headway.core.update import Rows, Tensors, Update
 
 if TYPE_CHECKING:
-    from headway.protocol.messages import Answer, Ask, Exchange
+    from headway.protocol.messages import Answer, Ask, Exchange, Train
     from headway.protocol.sums import ExactTotal
 
 
@@ -168,7 +168,7 @@ class Aggregator(Stage):
 
     def largest_weight(self, flow: Flow) -> float | None:
         """The largest number with which `lift` multiplies a vector; `None` without a limit."""
-        return flow.weight_bound
+        return 1.0 if self.whole_cohort else flow.weight_bound
 
     def lift(self, update: Update, ctx: Context) -> Update:
         """One client's term of the sum, `weight * vector` in float64; the weight becomes what is summed below."""
@@ -210,7 +210,7 @@ class Protocol(Stage):
         """At the client: the reply to one of the protocol's own asks, and the next secret."""
         raise NotImplementedError
 
-    def spent(self, secret: Tensors) -> Tensors:
+    def spent(self, secret: Tensors, request: Train, ctx: ExchangeContext) -> Tensors:
         """At the client: the secret after `send` has used it, to be kept durably before the update leaves."""
         return secret
 

@@ -57,8 +57,15 @@ class LocalClients:
             total.add_group(result.group)
             parts += result.parts
         for client in self.secrets.keys() & set(ask.cohort):
-            self.secrets[client] = self.setup.job.algorithm.spent(self.secrets[client])
+            self._spend(ask, client)
         return replace(answered(total, parts, meter), notes=self.execution.fallbacks.take())
+
+    def _spend(self, ask: Ask, client: str) -> None:
+        """A client's secret after its update."""
+        setup, request = self.setup, ask.request_for(client)
+        assert isinstance(request, Train)
+        facts = setup.client_algorithm.exchange_context(client, request)
+        self.secrets[client] = setup.job.algorithm.spent(request, self.secrets[client], facts)
 
     def _evaluate(self, ask: Ask, window: Window) -> Answer:
         setup = self.setup

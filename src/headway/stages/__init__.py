@@ -9,6 +9,7 @@ from headway.stages.local_rules import FedDyn, FedProx, Scaffold
 from headway.stages.normalisation import FedNova, QFedAvg
 from headway.stages.privacy.gaussian import GaussianNoise
 from headway.stages.quality_weighting import WeighByQuality
+from headway.stages.secure_aggregation.secure_sum import SecureSum
 from headway.stages.server_optimizers import AverageModel, ServerAdagrad, ServerAdam, ServerSGD, ServerYogi
 from headway.stages.staleness import Rebase, Staleness
 from headway.stages.step_combination import ECGR
@@ -28,6 +29,7 @@ __all__ = [
     "Quantize",
     "Rebase",
     "Scaffold",
+    "SecureSum",
     "ServerAdagrad",
     "ServerAdam",
     "ServerSGD",

@@ -1,0 +1,1 @@
+"""The secure sum: the server sees the sum of all updates, and no single one."""
