@@ -57,7 +57,7 @@ def test_each_report_and_the_journal_have_what_is_spent(tmp_path):
     run = make(tmp_path / "run")
     reports = list(run)
     assert [report.privacy for report in reports] == [{"client": budget(n), "delta": 1e-5} for n in (1, 2, 3, 4)]
-    assert run.privacy.epsilons == {"client": budget(4)}
+    assert run.ledger.spent().epsilons == {"client": budget(4)}
     run.close()
     journal = Journal(tmp_path / "run" / "journal.sqlite")
     assert journal.series("privacy", "client") == [(n, budget(n)) for n in (1, 2, 3, 4)]
@@ -69,10 +69,10 @@ def test_each_report_and_the_journal_have_what_is_spent(tmp_path):
 def test_sampling_that_was_executed_decides():
     poisson = make(sampler=hw.Poisson(rate=0.5))
     list(poisson)
-    assert poisson.privacy.epsilons == {"client": budget(4, rate=0.5)}
+    assert poisson.ledger.spent().epsilons == {"client": budget(4, rate=0.5)}
     fixed = make(sampler=hw.Uniform(count=1))
     list(fixed)
-    assert fixed.privacy.epsilons == {"client": budget(4)}
+    assert fixed.ledger.spent().epsilons == {"client": budget(4)}
 
 
 def test_the_run_ends_before_the_round_that_would_pass_the_budget(tmp_path):
@@ -84,7 +84,7 @@ def test_the_run_ends_before_the_round_that_would_pass_the_budget(tmp_path):
     assert run.finished
     assert "allows no round 3" in run.stopped_because
     assert "the run ends with this round" in reports[-1].notes[-1]
-    assert run.privacy.epsilons == {"client": budget(2)}
+    assert run.ledger.spent().epsilons == {"client": budget(2)}
     run.close()
     resumed = make(tmp_path / "run", rounds=9, privacy=limited(2), evaluate_every=5, resume=True)
     assert resumed.finished
@@ -102,7 +102,7 @@ def test_a_larger_budget_goes_on(tmp_path):
     run.close()
     resumed = make(tmp_path / "run", privacy=limited(3), resume=True)
     assert [report.round for report in resumed] == [3]
-    assert resumed.privacy.epsilons == {"client": budget(3)}
+    assert resumed.ledger.spent().epsilons == {"client": budget(3)}
     resumed.close()
 
 
@@ -119,7 +119,7 @@ def test_a_budget_without_noise_is_refused():
 def test_a_run_without_noise_has_no_ledger(tmp_path):
     run = make(tmp_path / "run", stages=(hw.Mean(),), privacy=PrivacyOptions())
     assert all(report.privacy == {} for report in run)
-    assert run.privacy is None
+    assert run.ledger is None
     run.close()
     assert not (tmp_path / "run" / LEDGER).exists()
 
@@ -143,7 +143,7 @@ def test_a_round_that_came_to_nothing_stays_spent(tmp_path):
     (replayed,) = (tmp_path / "run" / "replay").glob("round-000001*")
     replayed.unlink()  # the release is not kept either
     resumed = make(tmp_path / "run", resume=True)
-    assert resumed.privacy.epsilons == {"client": budget(2)}
+    assert resumed.ledger.spent().epsilons == {"client": budget(2)}
     assert [report.privacy["client"] for report in resumed] == [budget(3), budget(4), budget(5)]
     resumed.close()
 
@@ -159,7 +159,7 @@ def test_a_release_that_is_kept_is_used_again_and_costs_nothing_more(tmp_path):
     assert resumed.state.round == 0
     assert [report.privacy["client"] for report in resumed] == [budget(n) for n in (1, 2, 3, 4)]
     assert torch.equal(resumed.state.params, expected.state.params)
-    assert resumed.privacy.epsilons == {"client": budget(ROUNDS)}
+    assert resumed.ledger.spent().epsilons == {"client": budget(ROUNDS)}
 
 
 KILLED = """
@@ -192,7 +192,7 @@ def test_a_kill_between_ledger_and_noise_counts_as_spent(tmp_path):
     assert [entry.get("round") for entry in read_entries(folder / LEDGER)] == [None, 1, 2, 3]
     resumed = make(folder, resume=True)
     assert resumed.state.round == 2
-    assert resumed.privacy.epsilons == {"client": budget(3)}
+    assert resumed.ledger.spent().epsilons == {"client": budget(3)}
     assert [report.privacy["client"] for report in resumed] == [budget(4), budget(5)]
     resumed.close()
     rounds = [entry.get("round") for entry in read_entries(folder / LEDGER)]
@@ -243,7 +243,7 @@ def test_single_clients_are_not_evaluated_where_they_are_protected():
     assert any("none is evaluated on its own test part" in notice for notice in run.notices)
     released = make(privacy=PrivacyOptions(delta=1e-5, client_metrics="released"))
     assert "accuracy" in list(released)[-1].metrics
-    others = [each["what"] for each in released._observers.ledger.ledger.terms.other]
+    others = [each["what"] for each in released.ledger.terms.other]
     assert "mean metrics on the clients' own test parts" in others
 
 

@@ -55,6 +55,8 @@ def _facts(run: Run, runfile: RunFile, folder: Path) -> list[tuple[str, str]]:
     facts.append(("steps", _steps_kept(run)))
     if isinstance(run.engine, ClockEngine):
         facts += [("clock", run.engine.fleet.summary), ("quorum", run.algorithm.quorum.summary)]
+    if run.ledger is not None:
+        facts += [("privacy", line) for line in run.ledger.terms.lines()]
     facts.append(("engine", run.engine.summary))
     if options := run.engine.repeat:
         line = f"what is measured may differ another time, and then the last bits do: repeat this run with {options}"

@@ -81,8 +81,13 @@ def _go_on(run: Run, runfile: RunFile, folder: Path, as_json: bool, page: RunPag
     """Trains the rounds that are left, if there are some."""
     if run.finished:
         if as_json:
-            emit({"event": "complete", "round": run.state.round, "folder": str(folder)})
+            more = {"because": run.stopped_because} if run.stopped_because else {}
+            emit({"event": "complete", "round": run.state.round, "folder": str(folder), **more})
         else:
+            if run.stopped_because:
+                console().print(f"{folder} has ended: {run.stopped_because}", markup=False, soft_wrap=True)
+                run.close()
+                return
             done = f"{run.state.round} of {run.rounds}" if run.state.round <= run.rounds else str(run.state.round)
             more = "" if run.state.round <= run.rounds else f", more than the {run.rounds} that were asked for"
             console().print(f"{folder} is complete: {done} rounds are done{more}.")
@@ -241,6 +246,8 @@ def _news(report: RoundReport, run: Run) -> str:
         parts.append(f"{name} {number_text(value)}")
     if report.clock:
         parts.append(f"{time_text(report.clock['ended_s'])} simulated")
+    if run.ledger is not None:
+        parts.append(run.ledger.spent(report.round).summary)
     return "  ".join([*parts, f"{bytes_text(report.bytes_up + report.bytes_down)} a round"])
 
 
@@ -255,6 +262,7 @@ def _record(report: RoundReport) -> dict[str, Any]:
         "central": dict(report.central),
         "drift": dict(report.drift),
         "clock": dict(report.clock),
+        "privacy": dict(report.privacy),
         "alarms": [
             {"kind": a.kind, "clients": list(a.clients), "clusters": list(map(list, a.clusters)), "text": a.text}
             for a in report.alarms
@@ -335,6 +343,10 @@ def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> Non
     best = run.notes["best"]
     if best is not None:
         screen.print(f"\nBest {best['metric']}: {number_text(best['value'])}, in round {best['round']}.")
+    if run.ledger is not None:
+        for line in run.ledger.lines():
+            screen.print(line, markup=False, soft_wrap=True)
+        screen.print(f"Recomputed apart from the run: headway privacy verify {shlex.quote(str(folder))}", soft_wrap=True)
     screen.print(f"The run is in {folder}: resume it for more rounds, or `headway export {folder}`.")
     screen.print(f"Curves, drift and clients on one page: headway report {shlex.quote(str(folder))}", soft_wrap=True)
 

@@ -22,6 +22,7 @@ from headway.federation.operations.status_text import (
     state_sentence,
     whole_time,
 )
+from headway.privacy.ledger import spent_text
 from headway.observe.text import bytes_text, console, emit, name_text, number_text, plain_table, show_table
 
 EVERY_S, PATIENCE_S = 2.0, 60.0  # between two looks, and how long a server may be away while it is watched
@@ -188,6 +189,9 @@ def _figures(status: StatusSnapshot) -> list[tuple[str, str]]:
     results += [f"{name} {value}" for name, value in metric_pairs(status)[:3]]
     if results:
         figures.append(("results", ", ".join(results)))
+    if (held := status.privacy).delta is not None:
+        spent = {} if last is None else last.epsilon
+        figures.append(("privacy", f"{spent_text(spent, held.budgets)} at delta {held.delta:g}"))
     return figures
 
 

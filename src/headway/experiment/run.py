@@ -18,7 +18,7 @@ from headway.experiment.dry_run import dry_run
 from headway.experiment.evaluator import Evaluator, MetricFacts
 from headway.experiment.federation import Federation
 from headway.experiment.round_driver import RoundDriver
-from headway.experiment.run_observers import PrivacySpent, RunObservers
+from headway.experiment.run_observers import Ledger, RunObservers
 from headway.experiment.run_options import RunArguments, RunOptions
 from headway.experiment.trained_model import trained_model
 from headway.model.task import Task
@@ -228,9 +228,9 @@ class Run:
         return self._observers.to_state()
 
     @property
-    def privacy(self) -> PrivacySpent | None:
-        """What the run has spent of its privacy budget; `None` if its chain adds no noise."""
-        return self._observers.ledger.spent
+    def ledger(self) -> Ledger | None:
+        """The privacy ledger; `None` if the chain adds no noise."""
+        return self._observers.ledger.ledger
 
     @property
     def folder(self) -> RunFolder | None:

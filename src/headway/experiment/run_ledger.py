@@ -12,7 +12,7 @@ from headway.experiment.federation import Federation
 from headway.experiment.replay import RoundReplay
 from headway.observe.observer import Observer
 from headway.observe.round_report import RoundReport
-from headway.privacy.ledger import Ledger, PrivacySpent
+from headway.privacy.ledger import Ledger
 from headway.privacy.ledger_file import LEDGER, LedgerFile
 from headway.privacy.options import PrivacyOptions
 from headway.privacy.terms import PrivacyTerms
@@ -70,11 +70,6 @@ class RunLedger(Observer):
     def notices(self) -> list[str]:
         """What a user should know of the ledger's file."""
         return [] if self.ledger is None else self.ledger.file.notices
-
-    @property
-    def spent(self) -> PrivacySpent | None:
-        """What is spent so far; `None` without noise."""
-        return None if self.ledger is None else self.ledger.spent()
 
     def figures(self, round_: int) -> dict[str, float]:
         """The epsilon of each account with the rounds up to this one, and the delta, for the report of the round."""

@@ -20,7 +20,7 @@ from headway.observe.learning import Learning
 from headway.observe.observer import EvaluatedRound, Observer, TrainedRound
 from headway.observe.round_report import Alarm, RoundReport
 from headway.observe.run_folder import RunFolder
-from headway.privacy.ledger import PrivacySpent as PrivacySpent
+from headway.privacy.ledger import Ledger as Ledger
 
 
 class RunObservers:

@@ -39,11 +39,7 @@ class PrivacySpent:
         >>> PrivacySpent({"client": 1.234}, {"client": 8.0}, 1e-5, 3).summary
         'epsilon 1.23 of 8'
         """
-        return ", ".join(
-            f"{'' if account == 'client' else f'{account} '}epsilon {epsilon_text(found)}"
-            + ("" if (limit := self.limits.get(account)) is None else f" of {limit:g}")
-            for account, found in self.epsilons.items()
-        )
+        return spent_text(self.epsilons, self.limits)
 
 
 class Ledger:
@@ -75,6 +71,15 @@ class Ledger:
         epsilons: dict[Account, float] = {account: found.get(account, 0.0) for account in self.accounts}
         releases = sum(entry["kind"] == "reserve" for entry in self.file.entries)
         return PrivacySpent(epsilons, self.limits, self.delta, releases)
+
+    def lines(self) -> list[str]:
+        """What is promised, a sentence for each account."""
+        spent = self.spent()
+        return [
+            f"Privacy, {ACCOUNTS[account]}: epsilon {epsilon_text(found)} at delta {self.delta:g}"
+            + ("." if (limit := self.limits[account]) is None else f", of a budget of {limit:g}.")
+            for account, found in spent.epsilons.items()
+        ]
 
     def refusal(self, round_: int) -> str | None:
         """Why the round after `round_` would not be allowed, as a sentence; `None` if it would be."""
@@ -151,13 +156,31 @@ def book_of(entries: list[Entry]) -> AccountBook:
     book = AccountBook()
     for entry in entries:
         if entry["kind"] == "reserve":
-            values = {name: value for name, value in entry["sampling"].items() if name != "amplifies"}
-            try:
-                sampling = Sampling(**values)
-            except TypeError as error:
-                raise ConfigError(f"{entry['sampling']!r} is no sampling.") from error
+            sampling = sampling_of(entry["sampling"])
             book.add([event_of(each) for each in entry["events"]], int(entry["round"]) - 1, sampling)
     return book
+
+
+def sampling_of(values: Mapping[str, Any]) -> Sampling:
+    """The sampling of what `Sampling.to_values` gave.
+
+    Raises:
+        ConfigError: for something else.
+    """
+    try:
+        return Sampling(**{name: value for name, value in values.items() if name != "amplifies"})
+    except TypeError as error:
+        raise ConfigError(f"{values!r} is no sampling.") from error
+
+
+def spent_text(epsilons: Mapping[Any, float | None], limits: Mapping[Any, float | None]) -> str:
+    """The epsilon of each account with its budget, in words; accounts without a release have spent nothing."""
+    every = {**dict.fromkeys(limits, 0.0), **epsilons}
+    return ", ".join(
+        f"{'' if account == 'client' else f'{account} '}epsilon {epsilon_text(math.inf if found is None else found)}"
+        + ("" if (limit := limits.get(account)) is None else f" of {limit:g}")
+        for account, found in every.items()
+    )
 
 
 def epsilon_text(epsilon: float) -> str:

@@ -8,13 +8,18 @@ from typing import Any
 
 from headway.core.algorithm import Algorithm
 from headway.core.errors import ConfigError
-from headway.core.facts import PrivacyEvent, PrivacyUnit
+from headway.core.facts import NoisePlace, PrivacyEvent, PrivacyUnit
 from headway.core.flow import Flow
 from headway.core.registry import brief
 from headway.core.stage import Place
 from headway.privacy.options import PrivacyOptions
 from headway.privacy.spends import Sampling
 
+PLACES: dict[NoisePlace, str] = {
+    "server": "at the server",
+    "client": "at each client",
+    "distributed": "in shares of all clients",
+}
 UNITS: dict[PrivacyUnit, str] = {"client": "one client with all of its data", "example": "one example of one client"}
 
 
@@ -52,6 +57,10 @@ class PrivacyTerms:
         other = tuple(_other_releases(last, options, central))
         return cls(last.events, sampling, population, _described(algorithm, flows), other)
 
+    def lines(self) -> list[str]:
+        """The releases of a round, a line for each, and the sampling."""
+        return [*map(event_line, self.events), self.sampling.summary]
+
     def to_values(self) -> dict[str, Any]:
         """The terms in plain values."""
         units = sorted({event.unit for event in self.events})
@@ -72,6 +81,36 @@ def event_values(event: PrivacyEvent) -> dict[str, Any]:
     details = {name: each if isinstance(each, str) else float(each) for name, each in event.details.items()}
     numbers = {name: float(values[name]) for name in ("noise_multiplier", "sensitivity")}
     return {**values, **numbers, "details": details}
+
+
+def event_line(event: PrivacyEvent) -> str:
+    """An event in words.
+
+    >>> event_line(PrivacyEvent("gaussian", 1.1, 0.5, ("delta", "buffers")))
+    'gaussian noise at the server on delta, buffers: 1.1 times the sensitivity of 0.5 to one client'
+    """
+    return (
+        f"{event.mechanism.replace('_', ' ')} noise {PLACES[event.at]} on {', '.join(event.covers)}: "
+        f"{event.noise_multiplier:.4g} times the sensitivity of {event.sensitivity:.4g} to one {event.unit}"
+    )
+
+
+RELEASE_COLUMNS = ("release", "noise", "multiplier", "sensitivity", "protects", "drawn")
+
+
+def release_rows(events: Sequence[PrivacyEvent]) -> list[list[str]]:
+    """A row of texts for each release of a round, under `RELEASE_COLUMNS`."""
+    return [
+        [
+            ", ".join(event.covers),
+            event.mechanism.replace("_", " "),
+            f"{event.noise_multiplier:.4g}",
+            f"{event.sensitivity:.4g}",
+            UNITS[event.unit],
+            PLACES[event.at],
+        ]
+        for event in events
+    ]
 
 
 def event_of(values: dict[str, Any]) -> PrivacyEvent:

@@ -16,6 +16,7 @@ from headway.core.errors import RunFolderError
 from headway.experiment.comparison import Comparison, Tuned
 from headway.experiment.trials import TAIL, Trial, trial_folder
 from headway.observe.run_folder import CONFIG, DATA_NOTES, IDENTITY, JOURNAL, read_identity
+from headway.reports.ledger_reader import read_privacy
 from headway.reports.naming import Numbers, flat_numbers
 from headway.reports.page import DataNotes, Record, SeedRun, read_record
 
@@ -121,6 +122,7 @@ def _of_run(path: Path) -> ReadRun:
         versions=versions,
         simulated_s=tuple(times[r] for r in rounds) if all(r in times for r in rounds) else (),
         data=kept,
+        privacy=read_privacy(path, record),
     )
     return ReadRun(run, metric, metric in record.central, plain, path, None, planned, text)
 
@@ -225,6 +227,7 @@ def _of_trial(path: Path, comparison: Comparison, trial: Trial, tables: Mapping[
         versions,
         trial.simulated_s,
         read_data_notes(folder, comparison.central),
+        None if record is None else read_privacy(folder, record),
     )
     return ReadRun(run, comparison.metric, comparison.central, tables, path, trial.method, None, text, trouble)
 

@@ -25,13 +25,15 @@ SECTIONS = {
     "events": "Late, refused, lost",
     "rounds": "Bytes and time",
     "drift": "Drift",
-    "algorithm": "Algorithm and privacy",
+    "privacy": "Privacy",
+    "algorithm": "Algorithm",
 }
 MAKERS = {
     "learning": sections.learning,
     "events": sections.troubles,
     "rounds": sections.costs,
     "drift": sections.drift,
+    "privacy": sections.privacy,
     "algorithm": sections.algorithm,
 }
 

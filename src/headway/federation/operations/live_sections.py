@@ -9,6 +9,8 @@ from headway.federation.operations.status_text import whole_time
 from headway.observe.text import bytes_text, name_text, number_text
 from headway.reports.page.charts import Line, line_chart
 from headway.reports.page.components import Figure, PageTable, Section, curves_table, round_text
+from headway.reports.page.privacy_facts import PrivacyFacts
+from headway.reports.page.privacy_section import privacy_section
 
 LAST_ROUNDS = 10  # in the table of rounds
 BYTE_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("bytes", 1.0))
@@ -130,15 +132,22 @@ def troubles(status: StatusSnapshot) -> Section:
 
 
 def algorithm(status: StatusSnapshot) -> Section:
-    """The chain of stages, what the server sees, and the privacy events of a round."""
+    """The chain of stages, and what the server sees."""
     chain = status.chain
-    if chain.privacy:
-        times = f"{status.round} times so far" if status.round != 1 else "once so far"
-        lead = f"Each round releases, {times}: {' '.join(chain.privacy)}"
-    else:
-        lead = "No stage adds noise: there is no privacy budget and no ledger."
     tables = [PageTable(chain.columns, chain.rows, _sentences(chain.notes), words=True)] if chain.rows else []
-    return Section("algorithm", "Algorithm and privacy", lead, tables=tables)
+    return Section("algorithm", "Algorithm", tables=tables)
+
+
+def privacy(status: StatusSnapshot) -> Section:
+    """The privacy budget: epsilon over rounds, what is left, and what each round releases."""
+    held = status.privacy
+    accounts = dict.fromkeys(account for each in status.history for account in each.epsilon)
+    curves = {
+        account: {each.round: float(spent) for each in status.history if (spent := each.epsilon.get(account)) is not None}
+        for account in accounts
+    }
+    facts = PrivacyFacts("", curves, held.budgets, held.delta, held.sampling, held.releases, held.others)
+    return privacy_section([facts] if held.delta is not None else [])
 
 
 def _sentences(notes: Sequence[str]) -> str:

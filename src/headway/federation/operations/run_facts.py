@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from headway.core.algorithm import Algorithm
-from headway.core.facts import PrivacyEvent
 from headway.data import known_population
 from headway.experiment.run import Run
 from headway.federation.operations.status_board import StatusBoard
 from headway.federation.operations.status_history import journal_rounds
-from headway.federation.operations.status_snapshot import ChainStatus, RoundStatus
+from headway.federation.operations.status_snapshot import ChainStatus, PrivacyStatus, RoundStatus
 from headway.observe.journal import Journal
 from headway.observe.run_folder import JOURNAL
+from headway.privacy.ledger import Ledger
+from headway.privacy.terms import release_rows
 
 
 def describe_run(board: StatusBoard, run: Run) -> None:
     """Puts the facts of a run that is ready on the board."""
+    board.privacy = privacy_status(run.ledger)
     board.describe(run.facts.headline, chain_status(run.algorithm), known_population(run.known), earlier_rounds(run))
 
 
@@ -32,19 +32,20 @@ def earlier_rounds(run: Run) -> list[RoundStatus]:
 
 
 def chain_status(algorithm: Algorithm) -> ChainStatus:
-    """An algorithm as a table, and the privacy events of a round."""
+    """An algorithm as a table."""
     shown = algorithm.explain()
-    return ChainStatus(
-        columns=shown.columns,
-        rows=shown.rows,
-        notes=(*shown.notes, *shown.warnings),
-        privacy=_privacy(algorithm.flows()[-1].events),
-    )
+    return ChainStatus(columns=shown.columns, rows=shown.rows, notes=(*shown.notes, *shown.warnings))
 
 
-def _privacy(events: Sequence[PrivacyEvent]) -> tuple[str, ...]:
-    return tuple(
-        f"{event.mechanism} noise on {', '.join(event.covers)}: {event.noise_multiplier:g} times the sensitivity of "
-        f"{event.sensitivity:g}."
-        for event in events
+def privacy_status(ledger: Ledger | None) -> PrivacyStatus:
+    """The privacy budget of a run and what each round releases; empty without noise."""
+    if ledger is None:
+        return PrivacyStatus()
+    terms = ledger.terms
+    return PrivacyStatus(
+        delta=ledger.delta,
+        budgets={str(account): limit for account, limit in ledger.limits.items()},
+        sampling=terms.sampling.summary,
+        releases=tuple(tuple(row) for row in release_rows(terms.events)),
+        others=tuple((each["what"], each["protection"], each["to"]) for each in terms.other),
     )

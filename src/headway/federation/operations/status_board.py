@@ -17,6 +17,7 @@ from headway.federation.operations.status_snapshot import (
     ClientStatus,
     EventSort,
     PhaseStatus,
+    PrivacyStatus,
     RoundStatus,
     RunState,
     StatusEvent,
@@ -66,6 +67,7 @@ class StatusBoard:
         self.name, self.rounds, self.clients, self.job, self.wall, self.pace = name, rounds, clients, job, wall, pace
         self.started, self.population, self.metric = wall(), 0, ""
         self.chain = ChainStatus()
+        self.privacy = PrivacyStatus()  # of a run that is ready
         self.history = StatusHistory()
         self._state: tuple[RunState, str] = ("waiting", "")
         self._phase = PhaseStatus(since=self.started)
@@ -196,6 +198,7 @@ class StatusBoard:
                 history=self.history.rounds(),
                 events=tuple(reversed(self._events)),
                 chain=self.chain,
+                privacy=self.privacy,
             )
 
     def _seen_clients(self) -> ClientsNow:

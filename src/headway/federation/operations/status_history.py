@@ -8,6 +8,7 @@ from typing import Any
 from headway.federation.operations.status_snapshot import RoundStatus, Totals
 from headway.observe.journal import Journal
 from headway.observe.round_report import RoundReport
+from headway.privacy.spends import ACCOUNTS
 
 MOST_ROUNDS = 400
 
@@ -75,6 +76,7 @@ def round_status(report: RoundReport, metric: str) -> RoundStatus:
         evaluation_seconds=report.evaluation_seconds,
         headway=report.drift.get("headway"),
         leeway=report.drift.get("leeway"),
+        epsilon={name: spent for name, spent in report.privacy.items() if name != "delta"},
     )
 
 
@@ -88,9 +90,11 @@ def journal_rounds(journal: Journal, metric: str) -> list[RoundStatus]:
         "headway": dict(journal.series("drift", "headway")),
         "leeway": dict(journal.series("drift", "leeway")),
     }
+    spent = {account: dict(journal.series("privacy", account)) for account in ACCOUNTS}
     rounds = []
     for row in journal.rows("rounds"):
         more: dict[str, Any] = {name: series.get(row["round"]) for name, series in found.items()}
+        more["epsilon"] = {name: curve[row["round"]] for name, curve in spent.items() if row["round"] in curve}
         row["asked"] = row.pop("cohort")
         rounds.append(RoundStatus(**row, **more))
     return rounds

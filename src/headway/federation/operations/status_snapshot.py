@@ -62,6 +62,7 @@ class RoundStatus(StatusPart):
     """One finished round.
 
     value: of the deciding metric; loss: on the same examples.  headway, leeway: see `observe.drift`.
+    epsilon: what the run had spent by then, by the accounts of its privacy ledger.
     """
 
     round: int
@@ -78,6 +79,7 @@ class RoundStatus(StatusPart):
     evaluation_seconds: Number = None
     headway: Number = None
     leeway: Number = None
+    epsilon: dict[str, Number] = Field(default_factory=dict)
 
 
 class StatusEvent(StatusPart):
@@ -115,12 +117,26 @@ class Totals(StatusPart):
 
 
 class ChainStatus(StatusPart):
-    """The algorithm as a table (see `core.explain`), its notes, and the privacy events of a round, in words."""
+    """The algorithm as a table (see `core.explain`), and its notes."""
 
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
-    privacy: tuple[str, ...] = ()
+
+
+class PrivacyStatus(StatusPart):
+    """The privacy budget of a run whose chain adds noise.
+
+    delta: of all accounts; `None` without noise.  budgets: the largest epsilon of each account, where it has one.
+    sampling: in words, with what it is worth.  releases: what each round releases with noise, a row of texts each (see
+    `privacy.terms`).  others: what else is released or seen, how it is protected, and to whom.
+    """
+
+    delta: Number = None
+    budgets: dict[str, Number] = Field(default_factory=dict)
+    sampling: str = ""
+    releases: tuple[tuple[str, ...], ...] = ()
+    others: tuple[tuple[str, ...], ...] = ()
 
 
 class StatusSnapshot(StatusPart):
@@ -162,6 +178,7 @@ class StatusSnapshot(StatusPart):
     history: tuple[RoundStatus, ...] = ()
     events: tuple[StatusEvent, ...] = ()
     chain: ChainStatus = Field(default_factory=ChainStatus)
+    privacy: PrivacyStatus = Field(default_factory=PrivacyStatus)
 
     @property
     def over(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from headway.experiment.comparison import Summary
 from headway.model.metrics import measured_on
 from headway.reports.page.journal_reader import Record
+from headway.reports.page.privacy_facts import PrivacyFacts
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class SeedRun:
     values, losses, bytes_total: at the evaluated `rounds`; simulated_s too, where the run had a clock.
     clients: each client's own value over the last rounds.  failure: why it counts for nothing, if so.
     record: its journal, where one was kept.  fingerprint: of the data, where known.  versions: of what made it.
-    data: what was kept of its data.
+    data: what was kept of its data.  privacy: what it spent, where its chain adds noise.
     """
 
     seed: int
@@ -50,6 +51,7 @@ class SeedRun:
     versions: Mapping[str, str] | None = None
     simulated_s: tuple[float, ...] = ()
     data: DataNotes = DataNotes()
+    privacy: PrivacyFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from headway.core.errors import RunFolderError
 from headway.observe.workload import Workload, read_work
 
 DRIFT = ("headway", "leeway", "cosine")  # what the journal holds of each client's drift
+SCOPES = ("central", "clients", "drift", "clock", "privacy")
 TIMES = ("asked_s", "ended_s", "age")  # and of each ask, by a simulated clock
 Curve = Mapping[int, float]  # a value by round
 
@@ -57,6 +58,7 @@ class Record:
 
     rounds: all that were finished.  loss, bytes_up, bytes_down, seconds, evaluation_seconds: by round; a loss
     that is protected has no entry.  central, clients, drift, clock: metrics by name, then by round.
+    privacy: the epsilon of each account of the privacy ledger, and "delta", by round.
     work: what clients did by a simulated clock.  empty: the rounds in which no client was counted.
     tails: each client's own metrics by name, each a mean over the last evaluated rounds.
     """
@@ -77,6 +79,7 @@ class Record:
     clock: Mapping[str, Curve] = field(default_factory=dict)
     work: Workload | None = None
     empty: tuple[int, ...] = ()
+    privacy: Mapping[str, Curve] = field(default_factory=dict)
 
     def headline(self, metric: str) -> Curve:
         """A metric by round: on the central test set where there is one, else over the clients."""
@@ -127,12 +130,12 @@ def _record(database: sqlite3.Connection, tail: int) -> Record:
         for place, value in enumerate(values):
             if value is not None or place:  # a loss may be protected; the others were always measured
                 figures[place][int(round_)] = float(value or 0)
-    scopes: dict[str, dict[str, dict[int, float]]] = {"central": {}, "clients": {}, "drift": {}, "clock": {}}
+    scopes: dict[str, dict[str, dict[int, float]]] = {name: {} for name in SCOPES}
     query = (
-        "SELECT scope, name, round, value FROM metrics WHERE scope IN ('central', 'clients', 'drift', 'clock') "
+        f"SELECT scope, name, round, value FROM metrics WHERE scope IN ({', '.join('?' * len(SCOPES))}) "
         "AND value IS NOT NULL ORDER BY round, rowid"
     )
-    for scope, name, round_, value in database.execute(query):
+    for scope, name, round_, value in database.execute(query, SCOPES):
         scopes[scope].setdefault(str(name), {})[int(round_)] = float(value)
     evaluated = sorted({r for scope in ("central", "clients") for curve in scopes[scope].values() for r in curve})
     return Record(
@@ -152,6 +155,7 @@ def _record(database: sqlite3.Connection, tail: int) -> Record:
         clock=scopes["clock"],
         work=read_work(database),
         empty=_empty(database),
+        privacy=scopes["privacy"],
     )
 
 

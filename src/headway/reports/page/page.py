@@ -10,6 +10,7 @@ from headway.reports.page import round_sections as sections
 from headway.reports.page.charts import look
 from headway.reports.page.content import Evidence
 from headway.reports.page.page_parts import content_policy, environment, page_file
+from headway.reports.page.privacy_section import privacy_of
 from headway.reports.page.timeline import clock_section
 
 GENERATOR = "headway report"
@@ -26,6 +27,7 @@ def render(evidence: Evidence) -> str:
         per_client.distribution(evidence),
         per_client.holdings(evidence),
         *([] if (timed := clock_section(evidence)) is None else [timed]),
+        *([privacy_of(evidence.methods)] if _is_private(evidence) else []),
         sections.costs(evidence),
         ran.troubles(evidence),
         ran.made_of(evidence),
@@ -40,3 +42,8 @@ def render(evidence: Evidence) -> str:
         style=Markup(style),  # ours, and without the two letters that would end the element
         script=Markup(script),
     )
+
+
+def _is_private(evidence: Evidence) -> bool:
+    """Whether a run has a privacy ledger."""
+    return any(run.privacy is not None for method in evidence.methods for run in method.runs)
