@@ -81,8 +81,8 @@ def _go_on(run: Run, runfile: RunFile, folder: Path, as_json: bool, page: RunPag
     """Trains the rounds that are left, if there are some."""
     if run.finished:
         if as_json:
-            more = {"because": run.stopped_because} if run.stopped_because else {}
-            emit({"event": "complete", "round": run.state.round, "folder": str(folder), **more})
+            because = {"because": run.stopped_because} if run.stopped_because else {}
+            emit({"event": "complete", "round": run.state.round, "folder": str(folder), **because})
         else:
             if run.stopped_because:
                 console().print(f"{folder} has ended: {run.stopped_because}", markup=False, soft_wrap=True)
@@ -346,7 +346,9 @@ def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> Non
     if run.ledger is not None:
         for line in run.ledger.lines():
             screen.print(line, markup=False, soft_wrap=True)
-        screen.print(f"Recomputed apart from the run: headway privacy verify {shlex.quote(str(folder))}", soft_wrap=True)
+        screen.print(
+            f"Recomputed apart from the run: headway privacy verify {shlex.quote(str(folder))}", soft_wrap=True
+        )
     screen.print(f"The run is in {folder}: resume it for more rounds, or `headway export {folder}`.")
     screen.print(f"Curves, drift and clients on one page: headway report {shlex.quote(str(folder))}", soft_wrap=True)
 

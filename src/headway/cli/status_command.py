@@ -22,8 +22,8 @@ from headway.federation.operations.status_text import (
     state_sentence,
     whole_time,
 )
-from headway.privacy.ledger import spent_text
 from headway.observe.text import bytes_text, console, emit, name_text, number_text, plain_table, show_table
+from headway.privacy.ledger import spent_text
 
 EVERY_S, PATIENCE_S = 2.0, 60.0  # between two looks, and how long a server may be away while it is watched
 SHOWN, SHOWN_EVENTS = 40, 8

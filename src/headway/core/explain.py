@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from headway.core.flow import Flow
+from headway.core.flow import Flow, PrivacyEvent
 from headway.core.registry import brief
 from headway.core.stage import Aggregator, Place, Protocol, Stage
 
@@ -46,15 +46,22 @@ def explain(chain: Chain, flows: Sequence[Flow]) -> Explanation:
     defaults are shown."""
     rows = []
     for index, (stage, flow) in enumerate(zip(chain.stages, flows, strict=True)):
-        before = flows[index - 1].events if index else ()
-        events = flow.events[len(before) :]
-        noise = ", ".join(f"{e.mechanism} (noise x{e.noise_multiplier:g})" for e in events)
+        before = flows[index - 1].events if index else () if flow.trainer is None else flow.trainer.events
+        noise = "; ".join(map(_event, flow.events[len(before) :]))
         rows.append((brief(stage), _where(stage), _seen(stage, flow, flows[-1]), _bound(stage, flow), noise or "-"))
     last = flows[-1]
     travels = [*last.vectors, *(["weight"] if "weight" not in last.vectors else [])]
     notes = [f"travels: {', '.join(travels)}"]
-    if last.server_sees == "each" and not last.events:
-        notes.append(f"the server sees each client's update, and in the clear: {', '.join(last.exposed)}.")
+    if last.server_sees == "each" and not any(event.at != "server" for event in last.events):
+        trusted = " The noise is added after that: the server is trusted." if last.events else ""
+        seen = [
+            name for name in last.exposed if not (last.events and name == "training loss")
+        ]  # which is not sent then
+        notes.append(f"the server sees each client's update, and in the clear: {', '.join(seen)}.{trusted}")
+    if last.trainer is not None and last.trainer.events:
+        notes.append(f"privacy events of {last.trainer.name}: {'; '.join(map(_event, last.trainer.events))}")
+    if last.events:
+        notes.append(_sample(last))
     if last.needs:
         notes.append(f"asked of the trainer: {', '.join(sorted(n.replace('_', ' ') for n in last.needs))}")
     if last.trainer is not None and last.trainer.adds:
@@ -67,6 +74,25 @@ def explain(chain: Chain, flows: Sequence[Flow]) -> Explanation:
         tuple(tuple(row[i] for i in shown) for row in rows),
         tuple(notes),
         last.warnings,
+    )
+
+
+def _event(event: PrivacyEvent) -> str:
+    """A privacy event: the noise, of what, whom it hides, and where it is drawn."""
+    where = {"server": "at the server", "client": "at each client", "distributed": "in shares of the clients"}[event.at]
+    noise = f"{event.mechanism.replace('_', ' ')} noise x{event.noise_multiplier:.4g} on {', '.join(event.covers)}"
+    return f"{noise}, {where}, hides one {event.unit} ({event.relation.replace('_', ' or ', 1)})"
+
+
+def _sample(last: Flow) -> str:
+    """What the sampling of clients is worth to the privacy of one client."""
+    sampler = last.sampler
+    if sampler is None or sampler.rate is None or sampler.rate == 1:
+        kind = "unknown" if sampler is None else sampler.kind
+        return f"the cohort hides nobody (sampling: {kind}): each round counts in full; Poisson sampling amplifies"
+    cut = "" if sampler.most is None else f", at most {sampler.most}"
+    return (
+        f"each client is drawn with probability {sampler.rate:g}{cut}, which amplifies privacy while nobody sees whom"
     )
 
 
@@ -90,7 +116,7 @@ def _seen(stage: Stage, flow: Flow, last: Flow) -> str:
         return "-"
     if isinstance(stage, Aggregator):
         return "only the sum" if last.server_sees == "sum" else "each update"
-    return "the aggregate, with noise" if flow.events else "the aggregate"
+    return "the aggregate, with noise" if any(event.at == "server" for event in flow.events) else "the aggregate"
 
 
 def _bound(stage: Stage, flow: Flow) -> str:

@@ -155,7 +155,7 @@ def _other_releases(last: Flow, options: PrivacyOptions, central: bool) -> Itera
     if central:
         yield _release("metrics on the central test set", "they follow from the model, and cost nothing", "reports")
     if last.server_sees == "each" and any(event.at == "server" for event in last.events):
-        seen = ", ".join(("each update", *last.exposed))
+        seen = ", ".join(("each update", *(name for name in last.exposed if name != "training loss")))
         yield _release(seen, "no noise: the server is trusted with them", "the server")
     if last.server_sees == "sum" and any(event.at == "server" for event in last.events):
         yield _release("the sum of the updates", "no noise: the server is trusted with it", "the server")

@@ -10,7 +10,8 @@ from headway.privacy.ledger import sampling_of
 from headway.privacy.ledger_file import LEDGER, read_entries
 from headway.privacy.spends import ACCOUNTS
 from headway.privacy.terms import event_of, release_rows
-from headway.reports.page import PrivacyFacts, Record
+from headway.reports.page import Record
+from headway.reports.page.privacy_facts import PrivacyFacts
 
 
 def read_privacy(folder: Path, record: Record) -> PrivacyFacts | None:

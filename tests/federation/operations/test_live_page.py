@@ -11,7 +11,7 @@ from browser import CHROMIUM, Browser
 from headway.federation.operations.live_page import SECTIONS, fragments, render_page
 from headway.federation.operations.page_server import PageServer
 from headway.federation.operations.status_board import StatusBoard
-from headway.federation.operations.status_snapshot import ChainStatus, ClientStatus
+from headway.federation.operations.status_snapshot import ChainStatus, ClientStatus, PrivacyStatus, RoundStatus
 
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: no chromium was found")
 
@@ -87,9 +87,24 @@ def test_what_it_waits_for_and_since_when():
 
 def test_privacy_events_are_shown_where_there_are_some():
     board = server_board([])
-    assert "no privacy budget" in fragments(board.snapshot())["algorithm"]
-    board.describe("accuracy", ChainStatus(privacy=("Gaussian noise on delta: 1.1 times the sensitivity of 1.",)), 0)
-    assert "Gaussian noise on delta" in fragments(board.snapshot())["algorithm"]
+    assert "no privacy budget" in fragments(board.snapshot())["privacy"]
+    board.privacy = PrivacyStatus(
+        delta=1e-5,
+        budgets={"client": 8.0},
+        sampling="independent draws with probability 0.1",
+        releases=(("delta", "gaussian", "1.1", "0.05", "one client", "at the server"),),
+        others=(("the names of each cohort", "no noise", "the journal"),),
+    )
+    shown = fragments(board.snapshot())["privacy"]
+    assert "independent draws with probability 0.1" in shown
+    assert "the names of each cohort" in shown
+    assert "<svg" not in shown
+    for round_ in (1, 2):
+        board.history.add(RoundStatus(round=round_, epsilon={"client": 1.5 * round_}))
+    shown = fragments(board.snapshot())["privacy"]
+    assert "<svg" in shown
+    for text in ("Epsilon over rounds", "<td>3</td>", "<td>8</td>", "<td>5</td>"):  # spent, budget, left
+        assert text in shown
 
 
 def test_many_clients_are_cut_and_the_page_says_so():

@@ -143,7 +143,9 @@ def privacy(status: StatusSnapshot) -> Section:
     held = status.privacy
     accounts = dict.fromkeys(account for each in status.history for account in each.epsilon)
     curves = {
-        account: {each.round: float(spent) for each in status.history if (spent := each.epsilon.get(account)) is not None}
+        account: {
+            each.round: float(spent) for each in status.history if (spent := each.epsilon.get(account)) is not None
+        }
         for account in accounts
     }
     facts = PrivacyFacts("", curves, held.budgets, held.delta, held.sampling, held.releases, held.others)

@@ -17,8 +17,8 @@ from headway.reports.page.privacy_facts import PrivacyFacts
 
 NONE = "No stage adds noise: there is no privacy budget and no ledger."
 NOTE = (
-    "Two promises are two numbers, and their sum means nothing. Epsilon counts every release that was reserved, also of "
-    "rounds that came to nothing. It holds for one run: what several runs on the same data release adds up, and no "
+    "Two promises are two numbers, and their sum means nothing. Epsilon counts every release that was reserved, also "
+    "of rounds that came to nothing. It holds for one run: what several runs on the same data release adds up, and no "
     "ledger knows of the others."
 )
 
@@ -28,7 +28,9 @@ def privacy_section(runs: Sequence[PrivacyFacts]) -> Section:
     anchor, title = "privacy", "Privacy"
     if not runs:
         return Section(anchor, title, NONE)
-    lead = " ".join([*(f"The ledger of {each.name or 'the run'}: {each.trouble}" for each in runs if each.trouble), NOTE])
+    lead = " ".join(
+        [*(f"The ledger of {each.name or 'the run'}: {each.trouble}" for each in runs if each.trouble), NOTE]
+    )
     figures = [found for found in (_picture(runs),) if found is not None]
     tables = [_promises(runs), *_releases(runs), *_others(runs)]
     return Section(anchor, title, lead, figures, tables)
@@ -75,7 +77,7 @@ def _promises(runs: Sequence[PrivacyFacts]) -> PageTable:
             curve = run.curves.get(account, {})
             spent = curve[max(curve)] if curve else 0.0
             limit = run.budgets.get(account)
-            rest = "-" if limit is None else number_text(max(0.0, limit - spent))
+            rest = "-" if limit is None else f"{max(0.0, limit - spent):.3g}"
             rows.append(
                 [
                     _named(run, account),
@@ -94,7 +96,11 @@ def _releases(runs: Sequence[PrivacyFacts]) -> list[PageTable]:
     rows = [[*([run.name] if several else []), *row] for run in runs for row in run.releases]
     notes = [f"{f'{run.name}: ' if several else ''}{run.sampling}." for run in runs if run.sampling]
     columns = [*(["run"] if several else []), *RELEASE_COLUMNS]
-    return [PageTable(columns, rows, "With noise, in each round. Sampling: " + " ".join(notes), words=True)] if rows else []
+    return (
+        [PageTable(columns, rows, "With noise, in each round. Sampling: " + " ".join(notes), words=True)]
+        if rows
+        else []
+    )
 
 
 def _others(runs: Sequence[PrivacyFacts]) -> list[PageTable]:
