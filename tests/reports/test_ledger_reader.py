@@ -5,25 +5,38 @@ import json
 import pytest
 from reporting import make_run
 
+from headway.experiment.runfile import load_runfile
 from headway.observe.run_folder import LEDGER
 from headway.reports.assemble import evidence
 from headway.reports.ledger_reader import read_privacy
 from headway.reports.page import read_record, render
 
-PRIVATE = [
-    'algorithm.chain=[{stage="Clip", norm=1.0}, {stage="Mean", over="expected"}, {stage="GaussianNoise", multiplier=3}]',
-    'algorithm.sampler={sampler="All"}',
-    "privacy.epsilon=6.0",
-    "privacy.delta=1e-3",
-    'privacy.client_metrics="released"',
-]
+PRIVATE = """
+[run]
+rounds = 3
+[data]
+source = "hospitals"
+[model]
+name = "mlp"
+hidden = [4]
+[algorithm]
+chain = [{stage="Clip", norm=1.0}, {stage="Mean", over="expected"}, {stage="GaussianNoise", multiplier=3.0}]
+sampler = {sampler="All"}
+[privacy]
+epsilon = 6.0
+delta = 1e-3
+client_metrics = "released"
+"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    make_run(folder, sets=PRIVATE)
-    return folder
+    place = tmp_path_factory.mktemp("runs")
+    (place / "private.toml").write_text(PRIVATE)
+    run = load_runfile(str(place / "private.toml")).start(place / "run")
+    list(run)
+    run.close()
+    return place / "run"
 
 
 def facts_of(folder):
