@@ -9,15 +9,13 @@ import headway
 
 NAMES = set(
     """
-__version__ Adagrad Adam AdamW AFL Aggregator Algorithm All Always AverageModel Bernoulli BySize chain Chain Charging
-ChainRefused ClientFailed Clip ClockEngine ConfigError Context data DataError DeviceFleet Diurnal Diverged DPSGD ECGR
-Examples FedDyn FederatedData FedNova FedProx Fixed Flow GaussianNoise HeadwayError Layout LeastAvailable LocalEngine
-LocalOptimizer
-LocalSGD LossTerm Mean models Moon Observer Oort Place Poisson PowerOfChoice ProcessEngine Protocol QFedAvg Quantize
-Quorum RayEngine Rebase RMSprop SGD recipes RoundReport RoundRobin rounds Run RunFolderError Sampler Scaffold Schedule
-SecureSum ServerAdagrad ServerAdam ServerSGD ServerYogi Stage stages Staleness step_rules Task Trace Trainer Uniform
-Update Weigh
-WeighByQuality
+__version__ Adagrad Adam AdamW AdaptiveClip AFL Aggregator Algorithm All Always AverageModel Bernoulli BySize Chain
+chain ChainRefused Charging ClientFailed Clip ClockEngine ConfigError Context data DataError DeviceFleet Diurnal
+Diverged DPSGD ECGR Examples FedDyn FederatedData FedNova FedProx Fixed Flow GaussianNoise HeadwayError Layout
+LeastAvailable LocalEngine LocalGaussian LocalOptimizer LocalSGD LossTerm Mean models Moon Observer Oort Place Poisson
+PowerOfChoice ProcessEngine Protocol QFedAvg Quantize Quorum RayEngine Rebase recipes RMSprop RoundReport RoundRobin
+rounds Run RunFolderError Sampler Scaffold Schedule SecureSum ServerAdagrad ServerAdam ServerSGD ServerYogi SGD Stage
+stages Staleness step_rules Task Trace Trainer Uniform Update Weigh WeighByQuality
 """.split()  # noqa: SIM905
 )
 

@@ -22,12 +22,14 @@ from headway.protocol.sums import ExactTotal
 from headway.stages import (
     AFL,
     ECGR,
+    AdaptiveClip,
     AverageModel,
     Clip,
     FedDyn,
     FedNova,
     FedProx,
     GaussianNoise,
+    LocalGaussian,
     Mean,
     QFedAvg,
     Quantize,
@@ -46,6 +48,7 @@ from headway.stages.secure_aggregation.secure_sum import NUMBERS
 
 EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "AverageModel": (AverageModel(),),
+    "AdaptiveClip": (AdaptiveClip(), AdaptiveClip(2.0, 0.9, 0.0, 0.5)),
     "AFL": (AFL(), AFL(0.0), AFL(5.0)),
     "Clip": (Clip(), Clip(0.03), Clip(1e9)),
     "ECGR": (ECGR(), ECGR(0.3, 0.0), ECGR(1.0, 1.0), *(ECGR(rule=r) for r in ("smallest", "random", "centred"))),
@@ -53,6 +56,7 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "FedNova": (FedNova(),),
     "FedProx": (FedProx(), FedProx(0.0), FedProx(3.0)),
     "GaussianNoise": (GaussianNoise(1.1), GaussianNoise(0.3, discrete=True)),
+    "LocalGaussian": (LocalGaussian(2.0), LocalGaussian(0.1, discrete=True)),
     "Mean": (Mean("examples"), Mean("clients"), Mean("expected")),
     "Quantize": (Quantize(), Quantize(8), Quantize(32), Quantize(10, rotate=True)),
     "QFedAvg": (QFedAvg(), QFedAvg(0.0), QFedAvg(0.3)),
@@ -109,7 +113,7 @@ def around(stage: Stage) -> tuple[Stage, ...]:
         return (stage,)
     if stage.place is Place.RELEASE:
         return (Clip(), Mean("expected"), stage)
-    if isinstance(stage, Quantize):
+    if isinstance(stage, (Quantize, LocalGaussian)):
         return (Clip(2.0), stage, Mean())
     if isinstance(stage, SecureSum):
         return (Clip(2.0), Quantize(), stage, Mean("clients"))

@@ -21,6 +21,7 @@ BROKEN = {
     "bound": Flow(),
     "finite_bound": Flow(bound=float("inf")),
     "limited_terms": Flow(weighted=True),
+    "sum": Flow().set("Median", reduced=True),
     "each_update": Flow(server_sees="sum"),
     "known_count": Flow(asynchronous=True),
     "sum_of_one_round": Flow(asynchronous=True, server_sees="sum"),

@@ -135,6 +135,9 @@ class FlowFacts:
     lifted: the largest of these weights, if there is a limit.
     bound: L2 bound of one client's contribution, all vectors taken together; after the aggregator, of
         its effect on the aggregate.
+    sensitivity: the same of what a client's data change in its update, where noise is added at the client, so that the
+        update itself has no bound.
+    reduced: whether the aggregator is a rule over the whole cohort (a median), which need not be a sum.
     weight_bound: the largest weight that a client can have.
     weight_leaks: what a weight reveals of one client's data, beyond how many examples there are.
     exposed: what else leaves the client unprotected.
@@ -162,6 +165,8 @@ class FlowFacts:
     weighted: bool = False
     lifted: float | None = None
     bound: float | None = None
+    sensitivity: float | None = None
+    reduced: bool = False
     weight_bound: float | None = None
     by_examples: bool = True
     weight_leaks: str | None = None

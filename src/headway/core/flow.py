@@ -2,8 +2,8 @@
 
 A stage's `connect` reads the facts it needs, refuses what cannot mean anything, and returns the facts
 that hold after it.  Every fact remembers which stage set it, so that a refusal can name the cause.
-**Guarantees are lost unless a stage restates them**: `bound`, `additive` and `dense` fall back after every
-stage that changes the update, except where that stage calls `set` or `keep`.
+**Guarantees are lost unless a stage restates them**: `bound`, `sensitivity`, `additive` and `dense` fall back after
+every stage that changes the update, except where that stage calls `set` or `keep`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from headway.core.facts import (
 )
 from headway.core.requirements import REQUIREMENTS
 
-GUARANTEES: Mapping[str, Any] = {"bound": None, "additive": False, "dense": False}
+GUARANTEES: Mapping[str, Any] = {"bound": None, "sensitivity": None, "additive": False, "dense": False}
 
 __all__ = [
     "EngineFacts",

@@ -20,6 +20,12 @@ class Requirement:
     do_this: Callable[[FlowFacts], str]
 
 
+def _effect(flow: FlowFacts) -> float:
+    """The bound of what one client's data change, infinite if there is none."""
+    bounds = [bound for bound in (flow.bound, flow.sensitivity) if bound is not None]
+    return bounds[0] if bounds else math.inf
+
+
 REQUIREMENTS: Mapping[str, Requirement] = {
     "memory": Requirement(
         "engine",
@@ -100,10 +106,19 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     ),
     "bound": Requirement(
         "bound",
-        lambda flow: flow.bound is not None and math.isfinite(flow.bound),
+        lambda flow: math.isfinite(_effect(flow)),
         "a bound of one client's effect",
         lambda flow: "none",
         lambda flow: 'use Clip and Mean(over="expected")',
+    ),
+    "sum": Requirement(
+        "reduced",
+        lambda flow: not flow.reduced,
+        "an aggregate that is a sum, whose change by one client is known",
+        lambda flow: (
+            f"{flow.set_by.get('reduced')}, a rule over the whole cohort, which may release one client's update"
+        ),
+        lambda flow: 'use Mean(over="expected")',
     ),
     "finite_bound": Requirement(
         "bound",

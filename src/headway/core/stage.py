@@ -163,6 +163,12 @@ class Aggregator(Stage):
         data, and no update may be late."""
         if self.whole_cohort:
             flow.require(self, known_count=True, fix="use Mean()").require(self, each_update=True, fix="use Mean()")
+            flow = flow.set(self, reduced=True)
+            if any(event.at == "client" for event in flow.events):
+                flow = flow.warn(
+                    f"{type(self).__name__} compares updates that clients have added noise to: their privacy holds, "
+                    "but the more parameters there are, the less it tells an attacker's update from the others."
+                )
         flow.require(self, sum_of_one_round=True, fix="leave the secure sum out")
         return flow.require(self, private_weights=True, fix="weigh by examples")
 

@@ -7,7 +7,7 @@ from headway.stages.clipping import Clip
 from headway.stages.compression.quantize import Quantize
 from headway.stages.local_rules import FedDyn, FedProx, Scaffold
 from headway.stages.normalisation import FedNova, QFedAvg
-from headway.stages.privacy.gaussian import GaussianNoise
+from headway.stages.privacy import AdaptiveClip, GaussianNoise, LocalGaussian
 from headway.stages.quality_weighting import WeighByQuality
 from headway.stages.secure_aggregation.secure_sum import SecureSum
 from headway.stages.server_optimizers import AverageModel, ServerAdagrad, ServerAdam, ServerSGD, ServerYogi
@@ -17,6 +17,7 @@ from headway.stages.weighting import Weigh
 
 __all__ = [
     "AFL",
+    "AdaptiveClip",
     "AverageModel",
     "ECGR",
     "Clip",
@@ -24,6 +25,7 @@ __all__ = [
     "FedNova",
     "FedProx",
     "GaussianNoise",
+    "LocalGaussian",
     "Mean",
     "QFedAvg",
     "Quantize",

@@ -45,7 +45,7 @@ class Clip(Stage):
 
     def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """The update, shortened where it is too long."""
-        norm = _joint_norm(update)
+        norm = joint_norm(update)
         finite = torch.isfinite(norm)
         factor = torch.where(norm > self.norm, self.norm / norm, torch.ones_like(norm))
         vectors = {
@@ -55,7 +55,7 @@ class Clip(Stage):
         return update.with_vectors(**vectors), memory
 
 
-def _joint_norm(update: Update) -> Tensor:
+def joint_norm(update: Update) -> Tensor:
     """The L2 norm of all vectors as one, float64 `[...]`: scaled, so that it cannot overflow."""
     largest = torch.stack([v.double().abs().amax(-1) for v in update.vectors.values()]).amax(0)
     unit = torch.where(largest > 0, largest, torch.ones_like(largest)).unsqueeze(-1)

@@ -65,12 +65,12 @@ class Mean(Aggregator):
                 "clients are drawn by size and count by size in the mean, so large ones count twice: "
                 f'use Mean(over="clients") with {flow.set_by.get("sampler", "this sampler")}, or draw with Uniform.'
             )
-        if flow.bound is None:
-            return flow
+        bounds = {"bound": flow.bound, "sensitivity": flow.sensitivity}
+        known = {name: bound for name, bound in bounds.items() if bound is not None}
         if self.over != "expected":
-            return flow.set(self, bound=None)
+            return flow.set(self, **dict.fromkeys(known))
         # a cohort that is not known yet has at least one client; the run's flows know it
-        return flow.set(self, bound=flow.bound / (flow.cohort or 1.0))
+        return flow.set(self, **{name: bound / (flow.cohort or 1.0) for name, bound in known.items()})
 
     def largest_weight(self, flow: Flow) -> float | None:
         """The limit of the weights, or 1 where all clients count the same."""

@@ -8,12 +8,11 @@ from typing import ClassVar, final
 import torch
 
 from headway.core.context import ServerContext
+from headway.core.facts import Relation
 from headway.core.fields import positive
 from headway.core.flow import Flow, PrivacyEvent
 from headway.core.stage import Place, Stage, stages
 from headway.core.update import Update
-from headway.numerics.keys import Key, Keys
-from headway.numerics.secure_random import SecureStream
 from headway.stages.privacy.noise_grid import NoiseGrid
 
 
@@ -37,12 +36,13 @@ class GaussianNoise(Stage):
 
     Raises:
         ConfigError: unless multiplier > 0.
-        ChainRefused: without a bound of one client's effect (a clip before `Mean(over="expected")`).
+        ChainRefused: without a bound of one client's effect (a clip before `Mean(over="expected")`); behind a rule
+            over the whole cohort (a median), or with Rebase, whose effects have no such bound.
 
     Reference: McMahan et al., arXiv 1710.06963, Algorithm 1, with the fixed denominator; Canonne, Kamath and Steinke,
     arXiv 2004.00010, for discrete noise.
-    Differs from the paper: the standard deviation is larger by a part below 10^-6 (10^-3 if discrete, at a million
-    numbers), which pays for the rounding.
+    Differs from the paper: the standard deviation is larger by a part of about 2 10^-5 (10^-3 if discrete, at a
+    million numbers), which pays for all rounding.
 
     >>> GaussianNoise(multiplier=1.1)
     GaussianNoise(multiplier=1.1, discrete=False)
@@ -54,27 +54,27 @@ class GaussianNoise(Stage):
 
     def connect(self, flow: Flow) -> Flow:
         """Needs the bound; sets the privacy event."""
-        flow.require(self, bound=True)
-        event = PrivacyEvent("gaussian", self.multiplier, bound_of(flow), released(flow))
+        flow.require(self, sum=True, bound=True, not_rebased="what it adds is not clipped")
+        event = PrivacyEvent("gaussian", self.multiplier, effect_of(flow), released(flow), relation=relation_of(flow))
         return flow.set(self, events=(*flow.events, event))
 
     def release(self, update: Update, ctx: ServerContext) -> Update:
         """The aggregate with noise."""
-        count = sum(vector.numel() for vector in update.vectors.values())
-        grid = NoiseGrid(self.multiplier, bound_of(ctx.flow), count, self.discrete)
-        return without_numbers(grid.add(update, SecureStream(one_key(ctx.private))), ctx.flow)
+        grid = NoiseGrid.of(update, self.multiplier, effect_of(ctx.flow), self.discrete)
+        return without_numbers(grid.add(update, ctx.private), ctx.flow)
 
 
-def bound_of(flow: Flow) -> float:
-    """The bound of one client's effect, which there is."""
-    assert flow.bound is not None
-    return flow.bound
+def effect_of(flow: Flow) -> float:
+    """The most that one client's data can change what travels, which is known."""
+    effect = flow.sensitivity if flow.bound is None else flow.bound
+    assert effect is not None
+    return effect
 
 
-def one_key(key: Key | Keys) -> Key:
-    """The key of the server, which is not one of many clients."""
-    assert isinstance(key, Key)
-    return key
+def relation_of(flow: Flow) -> Relation:
+    """What is protected: that a client took part; or, where clients add noise of their own, which the release shows,
+    what its data were."""
+    return "add_remove" if flow.bound is not None else "zero_out"
 
 
 def released(flow: Flow) -> tuple[str, ...]:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from headway.core.errors import ConfigError
 from headway.core.update import Update
-from headway.numerics.secure_random import SecureStream
+from headway.numerics.keys import Key, Keys
+from headway.numerics.secure_random import SecureStream, normals
 
 CONTINUOUS, DISCRETE = 32, 23  # the standard deviation of the noise is 2^bits to 2^(bits + 1) steps of the grid
+SLACK = 2.1e-5  # relative: how much more a client may add than its bound, as the server's guard allows for rounding
 LEAST_STEP = 1e-290  # below which float64 is not exact
 
 
@@ -20,9 +22,10 @@ LEAST_STEP = 1e-290  # below which float64 is not exact
 class NoiseGrid:
     """A grid with noise of a multiplier times the sensitivity, for so many numbers.
 
-    Formula: `g = 2^(floor(log2(z S)) - bits)`; `sigma = z (S + g sqrt(count))`; `released = g (round(v / g) + k)`,
-    k a whole number of standard deviation sigma / g.  Rounding moves the values of two neighbours apart by at most one
-    step in each of `count` numbers, which the second term of sigma pays for.
+    Formula: `g = 2^(floor(log2(z S)) - bits)`; `sigma = z (S' + g sqrt(count))`; `released = g (round(v / g) +
+    k)`, k a whole number of standard deviation sigma / g.  Rounding moves the values of two neighbours apart by at most
+    one step in each of `count` numbers, which the second term of sigma pays for; S' is S with the 10^-5 by which the
+    server lets an update's norm and weight pass their limits.
 
     As everything that can be released is a multiple of g, whatever the values were, no low bit of a release tells them
     apart.  discrete: k follows the discrete Gaussian distribution exactly; otherwise it is a rounded Gaussian in
@@ -46,6 +49,11 @@ class NoiseGrid:
                 f"numbers{' from the discrete distribution' if self.discrete else ''}; use another clip norm or model."
             )
 
+    @classmethod
+    def of(cls, update: Update, multiplier: float, sensitivity: float, discrete: bool = False) -> NoiseGrid:
+        """The grid for all numbers of an update."""
+        return cls(multiplier, sensitivity, sum(v.shape[-1] for v in update.vectors.values()), discrete)
+
     @property
     def step(self) -> float:
         """The step g of the grid."""
@@ -55,19 +63,24 @@ class NoiseGrid:
     @property
     def std(self) -> float:
         """The standard deviation sigma of the noise."""
-        least = self.multiplier * (self.sensitivity + self.step * math.sqrt(self.count))
+        least = self.multiplier * (self.sensitivity * (1 + SLACK) + self.step * math.sqrt(self.count))
         return math.ceil(least / self.step) * self.step if self.discrete else least
 
-    def noise(self, count: int, stream: SecureStream) -> Tensor:
-        """The noise of so many numbers, multiples of g, float64 `[count]`."""
-        if self.discrete:
-            return stream.discrete_gaussian(round(self.std / self.step), count).double() * self.step
-        return torch.round(stream.gaussian(count) * (self.std / self.step)) * self.step
+    def noise(self, count: int, key: Key | Keys) -> Tensor:
+        """The noise of so many numbers, multiples of g, float64 `[..., count]`: of each client, of its own key."""
+        if not self.discrete:
+            return torch.round(normals(key, count) * (self.std / self.step)) * self.step
+        scale, keys = round(self.std / self.step), [key] if isinstance(key, Key) else key.each()
+        drawn = [SecureStream(each).discrete_gaussian(scale, count).double() for each in keys]
+        return (drawn[0] if isinstance(key, Key) else torch.stack(drawn)) * self.step
 
-    def add(self, update: Update, stream: SecureStream) -> Update:
+    def add(self, update: Update, key: Key | Keys) -> Update:
         """The update with noise on every number of its vectors, which are drawn for in the order of their names."""
-        noisy = {}
-        for name, vector in sorted(update.vectors.items()):
-            rounded = torch.round(vector.double() / self.step) * self.step
-            noisy[name] = rounded + self.noise(vector.numel(), stream).to(vector.device).reshape(vector.shape)
-        return update.with_vectors(**{name: noisy[name].to(vector.dtype) for name, vector in update.vectors.items()})
+        lengths = {name: vector.shape[-1] for name, vector in sorted(update.vectors.items())}
+        drawn = self.noise(sum(lengths.values()), key).to(update.delta.device).split(list(lengths.values()), dim=-1)
+        noise = dict(zip(lengths, drawn, strict=True))
+        noisy = {
+            name: (torch.round(vector.double() / self.step) * self.step + noise[name]).to(vector.dtype)
+            for name, vector in update.vectors.items()
+        }
+        return update.with_vectors(**noisy)
