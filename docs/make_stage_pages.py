@@ -21,7 +21,7 @@ import torch
 from headway import recipes
 from headway.core.errors import ChainRefused
 from headway.core.flow import EngineFacts, Flow, PrivacyEvent, SamplerFacts, TrainerFacts
-from headway.core.registry import to_numbers
+from headway.core.registry import brief, to_numbers
 from headway.core.stage import Aggregator, Place, Stage, stages
 from headway.observe.text import to_toml
 from headway.training.measurements import MEASUREMENTS
@@ -140,6 +140,8 @@ def _range(field: dataclasses.Field[typing.Any]) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, Stage):
+        return brief(value)
     return "none" if value is None else to_toml(value).strip('"')
 
 

@@ -128,6 +128,10 @@ SUITES: dict[str, str] = {
     "run/test_resume.py": "client_state.sqlite_versions experiment.checkpointer",
     "run/test_whole_runs.py": "experiment.evaluator experiment.federation experiment.round_driver experiment.run",
     "samplers/test_draws.py": "samplers.drawing samplers.poisson samplers.power_of_choice samplers.uniform",
+    "stages/robust/test_rules.py": (
+        "numerics.distances numerics.order_statistics stages.robust.central_points stages.robust.krum"
+        " stages.robust.pre_aggregation stages.robust.subset_rules"
+    ),
     "stages/privacy/test_gaussian.py": "stages.privacy.noise_grid",
     "test_conformance.py": "core.stage stages.aggregators.mean stages.local_rules stages.normalisation",
     "test_engines_agree.py": "engines.engine engines.group_runner engines.pooled server.collector",

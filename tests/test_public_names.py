@@ -16,6 +16,8 @@ LeastAvailable LocalEngine LocalGaussian LocalOptimizer LocalSGD LossTerm Mean m
 PowerOfChoice ProcessEngine Protocol QFedAvg Quantize Quorum RayEngine Rebase recipes RMSprop RoundReport RoundRobin
 rounds Run RunFolderError Sampler Scaffold Schedule SecureSum ServerAdagrad ServerAdam ServerSGD ServerYogi SGD Stage
 stages Staleness step_rules Task Trace Trainer Uniform Update Weigh WeighByQuality
+AdaptiveRobustClipping Bucketing Bulyan CentredClipping ClientMomentum FLTrust GeometricMedian Krum
+MeanAroundMedian Median MinimumDiameter MultiKrum NNM NormBound TrimmedMean
 """.split()  # noqa: SIM905
 )
 

@@ -13,6 +13,7 @@ from headway.advice.findings import THRESHOLDS, Finding, UserFacts, dominant, fi
 from headway.advice.likeness import LabelMix, Likeness
 from headway.advice.probe import Probe, probe, traffic
 from headway.core.errors import ConfigError
+from headway.core.stage import stages
 from headway.experiment.runfile import load_runfile
 
 HEAD = '[run]\nrounds = 2\n[data]\nsource = "hospitals"\n[model]\nname = "logistic"\n'
@@ -142,11 +143,20 @@ def test_bytes_are_dear_where_sending_takes_longer_than_computing(uplink, expect
     assert level(findings(likely(), seen, UserFacts(uplink=uplink), 600_000), "bytes") == expected
 
 
-def test_what_is_not_there_is_said_and_not_advised(headway):
+def test_protections_are_advised_where_somebody_is_not_trusted(headway):
+    found, _ = advice(headway, "mine.toml", "--quick", "--untrusted-server", "--untrusted-clients")
+    assert any("robust aggregator: put NNM" in sentence for sentence in found["reasons"])
+    assert any("secure sums" in sentence for sentence in [*found["reasons"], *found["missing"]])
+    trusting = advice(headway, "mine.toml", "--quick")[0]
+    assert not trusting["missing"]
+    assert not any("robust aggregator" in sentence for sentence in trusting["reasons"])
+
+
+def test_what_is_not_there_is_said_and_not_advised(headway, monkeypatch):
+    monkeypatch.setattr(stages, "names", list)
     found, _ = advice(headway, "mine.toml", "--quick", "--untrusted-server", "--untrusted-clients")
     assert any("secure sums; this version has none" in sentence for sentence in found["missing"])
     assert any("robust aggregator; this version has none" in sentence for sentence in found["missing"])
-    assert not advice(headway, "mine.toml", "--quick")[0]["missing"]
 
 
 def test_the_file_may_say_what_cannot_be_measured(headway, tmp_path):

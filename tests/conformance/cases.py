@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conformance.teststages import FixedPoint, Median, NoisyRelease
+from conformance.teststages import FixedPoint, NoisyRelease
+from conformance.teststages import Median as AnyMedian
 from conformance.tiny import ALL_OFFERS
 from headway.core.chain import chain
 from headway.core.context import ClientContext, CombineContext, Context, ServerContext, StepContext
@@ -22,15 +23,29 @@ from headway.protocol.sums import ExactTotal
 from headway.stages import (
     AFL,
     ECGR,
+    NNM,
     AdaptiveClip,
+    AdaptiveRobustClipping,
     AverageModel,
+    Bucketing,
+    Bulyan,
+    CentredClipping,
+    ClientMomentum,
     Clip,
     FedDyn,
     FedNova,
     FedProx,
+    FLTrust,
     GaussianNoise,
+    GeometricMedian,
+    Krum,
     LocalGaussian,
     Mean,
+    MeanAroundMedian,
+    Median,
+    MinimumDiameter,
+    MultiKrum,
+    NormBound,
     QFedAvg,
     Quantize,
     Rebase,
@@ -41,6 +56,7 @@ from headway.stages import (
     ServerSGD,
     ServerYogi,
     Staleness,
+    TrimmedMean,
     Weigh,
     WeighByQuality,
 )
@@ -72,6 +88,21 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "ServerYogi": (ServerYogi(), ServerYogi(0.3, 0.0, 0.5, 0.1, bias_correction=True), ServerYogi(start=1e-6)),
     "ServerSGD": (ServerSGD(), ServerSGD(0.5, momentum=0.9)),
     "Rebase": (Rebase(),),
+    "Median": (Median(0), Median(1)),
+    "TrimmedMean": (TrimmedMean(0), TrimmedMean(1)),
+    "MeanAroundMedian": (MeanAroundMedian(1),),
+    "Krum": (Krum(0),),
+    "MultiKrum": (MultiKrum(0), MultiKrum(0, keep=2)),
+    "Bulyan": (Bulyan(0),),
+    "GeometricMedian": (GeometricMedian(1),),
+    "CentredClipping": (CentredClipping(1.0), CentredClipping(0.1, iterations=3, f=0)),
+    "NormBound": (NormBound(1.0),),
+    "NNM": (NNM(1, then=Median(1)), NNM(0, then=Krum(0))),
+    "Bucketing": (Bucketing(2, then=Median(0)),),
+    "AdaptiveRobustClipping": (AdaptiveRobustClipping(1, then=Median(1)),),
+    "MinimumDiameter": (MinimumDiameter(1),),
+    "FLTrust": (FLTrust("c000"),),
+    "ClientMomentum": (ClientMomentum(0.0), ClientMomentum(0.9)),
     "Staleness": (Staleness("constant"), Staleness(), Staleness("polynomial", 2.0), Staleness("hinge", grace=1)),
     "Weigh": (Weigh("examples"), Weigh("uniform"), Weigh("capped", 3)),
     "WeighByQuality": (
@@ -81,7 +112,7 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
         WeighByQuality("entropy", floor=1e-9, cap=1e4),
     ),
 }
-TEST_ONLY: tuple[Stage, ...] = (FixedPoint(), Median(), NoisyRelease())
+TEST_ONLY: tuple[Stage, ...] = (FixedPoint(), AnyMedian(), NoisyRelease())
 REGISTERED = tuple(stage for stages in EXAMPLES.values() for stage in stages)
 EVERY = REGISTERED + TEST_ONLY
 
@@ -125,7 +156,8 @@ def flow_at(stage: Stage, before: bool = True) -> Flow:
     """The facts that reach a stage in its chain, or that hold after it."""
     stages = around(stage)
     index = stages.index(stage)
-    start = Flow(trainer=ALL_OFFERS, sampler=ALL if isinstance(stage, (AFL, SecureSum)) else SOME, size=SIZE + 1)
+    everyone = isinstance(stage, (AFL, FLTrust, SecureSum))
+    start = Flow(trainer=ALL_OFFERS, sampler=ALL if everyone else SOME, size=SIZE + 1)
     flows = (start, *chain(*stages).trace(start))
     return flows[index + (not before)]
 
@@ -172,7 +204,7 @@ def case(stage: Stage, seed: int = 0) -> Case:
     total = ExactTotal()
     for lane in range(LANES):
         one = arrived.lane(lane)
-        total.add_row(f"c{lane}", one) if is_whole_cohort(stage) else total.add(one)
+        total.add_row(f"c{lane:03d}", one) if is_whole_cohort(stage) else total.add(one)
     sums = {name: torch.tensor(2.0).double() for name in ("clients", "threshold")}
     return Case(
         ctx=ctx,

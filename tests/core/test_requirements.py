@@ -30,6 +30,7 @@ BROKEN = {
     "equal_weights": Flow().set("Weigher", weight_bound=None),
     "any_weights": Flow().set("FedDyn", equal=True),
     "limited_weights": Flow().set("Weigher", weight_bound=None),
+    "one_vector": Flow().carry("Scaffold", "control"),
     "not_rebased": Flow().set("Rebase", rebased=True),
 }
 HOLDS = {

@@ -20,11 +20,27 @@ from headway.training.local_sgd import LocalSGD
 
 SEEDS = 5
 MOST_METHODS = 4
-NOT_YET = {
-    ("SecureSum",): ("untrusted_server", "A server that may not see single updates needs secure sums"),
-    ("GaussianNoise",): ("untrusted_server", "A model that may not betray a client needs noise, differential privacy"),
-    ("Median", "TrimmedMean", "Krum"): ("untrusted_clients", "Clients that may lie need a robust aggregator"),
-    ("Quantize", "TopK"): ("bytes", "Smaller messages need a quantiser or a sparsifier"),
+PROTECTIONS = {
+    ("SecureSum",): (
+        "untrusted_server",
+        "A server that may not see single updates needs secure sums",
+        "put Clip, Quantize and SecureSum before the mean",
+    ),
+    ("GaussianNoise",): (
+        "untrusted_server",
+        "A model that may not betray a client needs noise, differential privacy",
+        'put Clip before and GaussianNoise behind Mean(over="expected"), and draw with Poisson',
+    ),
+    ("NNM", "Krum"): (
+        "untrusted_clients",
+        "Clients that may lie need a robust aggregator",
+        "put NNM(f, then=Krum(f)) in the place of the mean, f being how many may lie",
+    ),
+    ("Quantize", "TopK"): (
+        "bytes",
+        "Smaller messages need a quantiser or a sparsifier",
+        "put Clip and Quantize before the mean",
+    ),
 }
 
 
@@ -71,12 +87,11 @@ def make_plan(
         raise ConfigError(f"none of {', '.join(candidates)} can be run with this file: {refused[0]}")
     if recipe not in methods:
         recipe = methods[0]
-    reasons = (why, because, *notes, *refused)
-    missing = tuple(
-        f"{need}; this version has none."
-        for names, (when, need) in NOT_YET.items()
-        if not set(names) & set(stages.names()) and _matters(when, found, facts)
-    )
+    needs = [(names, need, how) for names, (when, need, how) in PROTECTIONS.items() if _matters(when, found, facts)]
+    there = set(stages.names())
+    protections = [f"{need}: {how}." for names, need, how in needs if set(names) & there]
+    missing = tuple(f"{need}; this version has none." for names, need, _ in needs if not set(names) & there)
+    reasons = (why, because, *notes, *refused, *protections)
     return AdvicePlan(dominant(found), preset, recipe, tuple(sets), tuple(methods), reasons, missing)
 
 

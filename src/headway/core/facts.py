@@ -154,6 +154,7 @@ class FlowFacts:
     min_updates: the fewest updates that can be aggregated: a round with fewer is skipped, an algorithm that never has
         so many is refused.
     min_cohort: the fewest clients that may be asked in a round.
+    attackers: how many clients may send anything at all, without the aggregate following them.
     asynchronous: whether late updates are kept; buffer: how many updates end a round then, if a number is set.
     rebased: whether updates lead away from the server's model of now, not from that which their client was asked with.
     """
@@ -191,6 +192,7 @@ class FlowFacts:
     trainer: TrainerFacts | None = None
     min_updates: int = 1
     min_cohort: int = 1
+    attackers: int = 0
     asynchronous: bool = False
     buffer: int | None = None
     set_by: Mapping[str, str] = field(default_factory=dict)

@@ -190,6 +190,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         lambda flow: "weights by number of examples",
         lambda flow: f"use {flow.weighed_by} with a cap",
     ),
+    "one_vector": Requirement(
+        "vectors",
+        lambda flow: set(flow.vectors) <= {"delta", "buffers"},
+        "no vector beside the delta",
+        lambda flow: " and ".join(name for name in flow.vectors if name not in ("delta", "buffers")),
+        lambda flow: "choose whole clients (Krum, GeometricMedian, NNM before either)",
+    ),
     "not_rebased": Requirement(
         "rebased",
         lambda flow: not flow.rebased,

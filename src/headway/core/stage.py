@@ -84,6 +84,7 @@ class Stage(Plain):
     """One idea in a chain.  Override the hooks that the idea needs; all are pure."""
 
     place: ClassVar[Place]
+    registry: ClassVar[Registry[Stage]] = Registry("stage", "headway.stages")
 
     def connect(self, flow: Flow) -> Flow:
         """Reads and changes the static facts; refuses what cannot mean anything."""
@@ -221,4 +222,4 @@ class Protocol(Stage):
         return secret
 
 
-stages: Registry[Stage] = Registry("stage", "headway.stages")
+stages = Stage.registry

@@ -9,6 +9,23 @@ from headway.stages.local_rules import FedDyn, FedProx, Scaffold
 from headway.stages.normalisation import FedNova, QFedAvg
 from headway.stages.privacy import AdaptiveClip, GaussianNoise, LocalGaussian
 from headway.stages.quality_weighting import WeighByQuality
+from headway.stages.robust import (
+    NNM,
+    AdaptiveRobustClipping,
+    Bucketing,
+    Bulyan,
+    CentredClipping,
+    ClientMomentum,
+    FLTrust,
+    GeometricMedian,
+    Krum,
+    MeanAroundMedian,
+    Median,
+    MinimumDiameter,
+    MultiKrum,
+    NormBound,
+    TrimmedMean,
+)
 from headway.stages.secure_aggregation.secure_sum import SecureSum
 from headway.stages.server_optimizers import AverageModel, ServerAdagrad, ServerAdam, ServerSGD, ServerYogi
 from headway.stages.staleness import Rebase, Staleness
@@ -16,6 +33,21 @@ from headway.stages.step_combination import ECGR
 from headway.stages.weighting import Weigh
 
 __all__ = [
+    "TrimmedMean",
+    "NormBound",
+    "NNM",
+    "MultiKrum",
+    "MinimumDiameter",
+    "Median",
+    "MeanAroundMedian",
+    "Krum",
+    "GeometricMedian",
+    "FLTrust",
+    "ClientMomentum",
+    "CentredClipping",
+    "Bulyan",
+    "Bucketing",
+    "AdaptiveRobustClipping",
     "AFL",
     "AdaptiveClip",
     "AverageModel",

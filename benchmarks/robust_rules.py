@@ -1,0 +1,67 @@
+"""Time and memory of the robust rules, beside one reading of the updates and a sort along the clients.
+
+    python benchmarks/robust_rules.py [--clients 100] [--numbers 1000000] [--repeats 5]
+
+All are taken in turn in one process, and the medians of the repeats are printed in milliseconds, with the ratio to one
+reading of the n x d numbers (their plain mean over clients) and, for rules by coordinate, to `torch.sort` along the
+clients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import torch
+
+from headway.core.update import Rows
+from headway.numerics.keys import Key
+from headway.stages import (
+    NNM,
+    Bulyan,
+    CentredClipping,
+    GeometricMedian,
+    Krum,
+    MeanAroundMedian,
+    Median,
+    MultiKrum,
+    TrimmedMean,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clients", type=int, default=100)
+    parser.add_argument("--numbers", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    count, f = options.clients, options.clients // 5
+    x = torch.randn(count, options.numbers)
+    rows = Rows(tuple(f"c{i:04d}" for i in range(count)), {"delta": x}, torch.ones(count, dtype=torch.float64))
+    ctx = SimpleNamespace(key=Key.root(0))
+    rules = (
+        *(Krum(f), MultiKrum(f), GeometricMedian(f), CentredClipping(tau=100.0), NNM(f, Krum(f))),
+        *(Median(f), TrimmedMean(f), MeanAroundMedian(f), Bulyan(f)),
+    )
+    cases: dict[str, Callable[[], object]] = {"mean": lambda: x.mean(0), "torch.sort": lambda: x.sort(0)}
+    for rule in rules:
+        state = rule.init(x[0])
+        cases[repr(rule)] = lambda rule=rule, state=state: rule.reduce(rows, state, ctx)
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(options.repeats):
+        for name, run in cases.items():
+            begun = time.perf_counter()
+            run()
+            times[name].append(1e3 * (time.perf_counter() - begun))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print(f"{count} clients, {options.numbers} numbers each, {torch.get_num_threads()} threads")
+    print(f"{'rule':40} {'ms':>9} {'x mean':>8} {'sort / it':>10}")
+    for name, value in medians.items():
+        print(f"{name:40} {value:9.1f} {value / medians['mean']:8.2f} {medians['torch.sort'] / value:10.2f}")
+
+
+if __name__ == "__main__":
+    main()
