@@ -27,7 +27,8 @@ SAME_MODULE_NAMES: dict[str, str] = {}
 SUITES: dict[str, str] = {
     "advice/test_advise.py": "advice.findings advice.plan advice.probe cli.advise_command",
     "audit/test_auditing.py": ("audit.audit_page audit.audit_result audit.dense_attack audit.picture_grid"),
-    "audit/test_canaries.py": ("audit.canary_attack audit.canary_section audit.canary_trainer audit.normal_privacy"),
+    "audit/test_canaries.py": ("audit.canary_attack audit.canary_section audit.canary_trainer"),
+    "audit/test_membership.py": "audit.membership_attack",
     "audit/test_shadow_federation.py": "audit.shadow_clients",
     "cases/test_few_clients.py": "experiment.population",
     "cases/test_going_on.py": "experiment.identity observe.run_folder",

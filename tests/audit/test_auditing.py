@@ -17,12 +17,12 @@ from headway.experiment.runfile import load_runfile
 SMALL = ["model.hidden=[8]", "algorithm.trainer.epochs=1"]
 
 
-def audited(name="hospitals", sets=(), chain=None, **options):
+def audited(name="hospitals", sets=(), chain=None, attacks=("dense",), **options):
     runfile = load_runfile(name, [*SMALL, *sets])
     if chain is not None:
         algorithm = hw.Algorithm(chain, runfile.algorithm.trainer, runfile.algorithm.sampler)
         runfile = RunFile(runfile.sections, algorithm)
-    audit = Audit(runfile, AuditOptions(**options))
+    audit = Audit(runfile, AuditOptions(attacks=attacks, **options))
     return audit.run(audit.steps())
 
 
@@ -62,9 +62,8 @@ def test_a_clip_alone_hides_nothing(plain):
 
 
 def test_canaries_measure_the_noise_of_a_shipped_stage():
-    report = audited(
-        sets=["model.hidden=[4]"], chain=hw.chain(hw.Clip(1.0), hw.Mean(over="expected"), hw.GaussianNoise(1.2))
-    )
+    chain = hw.chain(hw.Clip(1.0), hw.Mean(over="expected"), hw.GaussianNoise(1.2))
+    report = audited(chain=chain, attacks=("canaries",))
     (row,) = [row for row in report.rows if row.attack == "canary clients"]
     assert row.verdict == "failed"
     assert row.figures["multiplier"] == pytest.approx(1.2, rel=0.1)

@@ -13,7 +13,6 @@ import headway as hw
 from headway.audit.canaries import HOSTILE, CanaryEstimate, CanaryRounds
 from headway.audit.canary_attack import canary_outcome, canary_row, promises
 from headway.audit.canary_trainer import direction
-from headway.audit.normal_privacy import gaussian_epsilon
 from headway.core.facts import PrivacyEvent
 from headway.numerics.keys import Key
 
@@ -75,13 +74,6 @@ def outcome(*stages, place="server", seconds=TIME, **options):
 
 def private(noise, clip=None):
     return clip or hw.Clip(0.5), hw.Mean(over="expected"), noise
-
-
-def test_the_closed_form_is_that_of_the_gaussian_mechanism():
-    assert gaussian_epsilon(1.0, 1e-5) == pytest.approx(4.377178, abs=1e-5)
-    assert gaussian_epsilon(2 / 16**0.5, 1e-6) == pytest.approx(10.997151, abs=1e-5)
-    assert gaussian_epsilon(1e6, 0.5) == 0.0
-    assert gaussian_epsilon(1e-4, 1e-5) == math.inf
 
 
 @pytest.mark.parametrize("multiplier", [0.7, 1.5])

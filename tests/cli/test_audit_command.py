@@ -2,11 +2,12 @@
 
 import json
 
+DENSE = ["--attacks", "dense"]
 SMALL = ["--set", "model.hidden=[4]", "--set", "algorithm.trainer.epochs=1"]
 
 
 def test_an_attack_that_succeeds_is_exit_code_1(headway, tmp_path):
-    code, out, err = headway("audit", "hospitals", *SMALL, "--set", "algorithm.trainer.batch_size=1", "--budget", "5")
+    code, out, err = headway("audit", "hospitals", *SMALL, "--set", "algorithm.trainer.batch_size=1", *DENSE)
     assert (code, err) == (1, "")
     assert "ATTACK SUCCEEDED" in out
     assert (tmp_path / "audits" / "hospitals.html").read_text().startswith("<!doctype html>")
@@ -16,7 +17,7 @@ def test_an_attack_that_succeeds_is_exit_code_1(headway, tmp_path):
 
 
 def test_bad_input_is_exit_code_2(headway, tmp_path):
-    for arguments in (["nothing"], ["hospitals", "--out", "page.txt"], ["hospitals", "--set", "run.rounds=0"]):
+    for arguments in (["nothing"], ["hospitals", "--out", "page.txt"], ["hospitals", "--attacks", "dens"]):
         code, _, err = headway("audit", *arguments)
         assert code == 2
         assert err.startswith("error: ")
@@ -28,7 +29,7 @@ def test_bad_input_is_exit_code_2(headway, tmp_path):
 
 
 def test_json_alone(headway):
-    code, out, _ = headway("audit", "hospitals", *SMALL, "--json", "--out", "a.html")
+    code, out, _ = headway("audit", "hospitals", *SMALL, *DENSE, "--json", "--out", "a.html")
     (line,) = out.splitlines()
     record = json.loads(line)
     assert record["event"] == "audit"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from markupsafe import Markup
 from torch import Tensor
 
-from headway.audit.audit_result import CAUTION, AuditReport, Gallery
+from headway.audit.audit_charts import roc_chart
+from headway.audit.audit_result import CAUTION, AuditReport, Curve, Gallery
 from headway.audit.canary_section import canary_section
 from headway.audit.picture_grid import is_picture, picture_grid
 from headway.observe.text import number_text
@@ -25,6 +26,7 @@ def render_audit(report: AuditReport) -> str:
     parts = [
         summary_section(report),
         *canary_section(report.canaries),
+        *membership_section(report),
         *gallery_section(report),
         about_section(report),
     ]
@@ -76,6 +78,28 @@ def gallery_section(report: AuditReport) -> list[Section]:
     how = ", without and with the chain's protections" if protected else ""
     lead = f"Training records beside what an attacker made of what was seen{how}."
     return [Section("reconstructions", "What was reconstructed", lead, figures, tables)]
+
+
+def membership_section(report: AuditReport) -> list[Section]:
+    """The curve of the attack on membership."""
+    if not report.curves:
+        return []
+    caption = (
+        "How many training examples an attacker finds at each rate of false alarms. What counts is the left: few false "
+        "alarms, so that the attacker can be sure of those found."
+    )
+    shown = (0.001, 0.01, 0.05, 0.1, 0.5)
+    rows = [[f"{low:.1%}", *(f"{_at(curve, low):.1%}" for curve in report.curves)] for low in shown]
+    table = PageTable(["false alarms", *(curve.name for curve in report.curves)], rows)
+    figure = Figure("Who was trained on", caption, roc_chart("membership inference", report.curves), table)
+    lead = "Examples that a model was trained on tend to have a lower loss. A threshold on the loss guesses who was."
+    return [Section("membership", "Membership inference", lead, [figure])]
+
+
+def _at(curve: Curve, low: float) -> float:
+    """The share found at a rate of false alarms."""
+    known = zip(curve.false_positive, curve.true_positive, strict=True)
+    return max((true for false, true in known if false <= low + 1e-9), default=0.0)
 
 
 def _has_pictures(gallery: Gallery) -> bool:

@@ -6,17 +6,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from headway.audit.audit_result import AttackRow, AuditReport, Gallery
+from headway.audit.audit_result import AttackRow, AuditReport, Curve, Gallery
 from headway.audit.canary_attack import canary_outcome, canary_row, promises
 from headway.audit.canary_outcome import CanaryOutcome
 from headway.audit.dense_attack import DenseAttack
+from headway.audit.membership_attack import NAME, MembershipAttack, seconds_of_round
 from headway.audit.protections import protections, without_protections
 from headway.audit.shadow_federation import ShadowFederation
+from headway.core.errors import ConfigError, nearest
 from headway.core.registry import brief
 from headway.experiment.resolved_runfile import Experiment, RunFile
 
+ATTACKS = ("canaries", "dense", "membership")
 QUICK_S, THOROUGH_S = 45.0, 900.0
-DELTA = 1e-5
+QUICK_RUN_S, THOROUGH_RUN_S = 3.0, 60.0  # of the training of one model for membership inference
 CANARY_SHARE = 0.5  # of the budget, at most, for canaries
 MOST_CLIENTS = 64  # of a round that is attacked
 
@@ -26,12 +29,22 @@ class AuditOptions:
     """The effort of an audit.
 
     budget_s: seconds after which no further attack begins; `None` for 45, or 900 if it is thorough.
-    delta: of all epsilons; `None` for 1e-5.
+    delta: of all epsilons; `None` for that of the run's ledger.
+    attacks: the names of those that are run, of `ATTACKS`; all, if none are given.
+
+    Raises:
+        ConfigError: for an attack that there is not.
     """
 
     thorough: bool = False
     budget_s: float | None = None
     delta: float | None = None
+    attacks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.attacks:
+            if name not in ATTACKS:
+                raise ConfigError(f"there is no attack named {name!r}{nearest(name, ATTACKS)}.")
 
     @property
     def seconds(self) -> float:
@@ -45,6 +58,7 @@ class Findings:
 
     rows: list[AttackRow] = field(default_factory=list)
     galleries: list[Gallery] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
     canaries: list[CanaryOutcome] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -63,7 +77,7 @@ class Audit:
         self.runfile, self.options = runfile, options or AuditOptions()
         experiment = runfile.build()
         self.seed = runfile.sections.run.seed
-        self.algorithm = experiment.algorithm
+        self.algorithm, self.task = experiment.algorithm, experiment.task
         self.parts = (experiment.algorithm, experiment.data, experiment.task, self.seed)
         self.real = ShadowFederation(experiment.algorithm, experiment.data, experiment.task, self.seed)
         self.plain = self._plain(experiment)
@@ -88,19 +102,45 @@ class Audit:
 
     def steps(self) -> list[Step]:
         """The attacks by name, in their order."""
+        made = {"canaries": self._canaries, "dense": self._dense, "membership": self._membership}
+        return [step for name, make in made.items() if name in (self.options.attacks or ATTACKS) for step in make()]
+
+    def _dense(self) -> list[Step]:
+        """Inversion of the first dense layer, on an update of one step and of a round."""
         dense = DenseAttack(self.plain, self.real, self.cohort)
         if dense.missing is not None:
             self.found.notes.append(dense.missing)
             return []
-        paced = self.algorithm.trainer.facts.paced
-        made: list[Step] = self._canaries()
+        made: list[Step] = []
         for steps, words in ((1, "one step"), (None, "a round")):
-            if steps == 1 and not paced:
+            if steps == 1 and not self.algorithm.trainer.facts.paced:
                 trainer = self.algorithm.trainer.facts.name
                 self.found.notes.append(f"an update of one step was not attacked: {trainer} cannot stop after one.")
-                continue
-            made.append((f"dense-layer inversion, {words}", _dense(dense, steps)))
+            else:
+                made.append((f"dense-layer inversion, {words}", _dense(dense, steps)))
         return made
+
+    def _membership(self) -> list[Step]:
+        """Membership inference on the model after as many rounds as there is time for."""
+        seconds, shadows = (THOROUGH_RUN_S, 4) if self.options.thorough else (QUICK_RUN_S, 1)
+        asked = self.runfile.sections.run.rounds
+        rounds = max(1, min(asked, int(seconds / seconds_of_round(self.real, self.cohort))))
+        plain = self.plain.algorithm
+        attack = MembershipAttack(plain, self.real, self.task, self.seed, rounds)
+        if attack.missing is not None:
+            self.found.notes.append(attack.missing)
+            return []
+        if rounds < asked:
+            effort = "" if self.options.thorough else "; --thorough trains for longer"
+            self.found.notes.append(
+                f"membership inference is on the model after {rounds} of {asked} rounds, to take less time{effort}."
+            )
+
+        def run(found: Findings) -> None:
+            found.rows.append(attack.row(shadows))
+            found.curves += attack.curves
+
+        return [(NAME, run)]
 
     def _canaries(self) -> list[Step]:
         """Canary rounds, for each place where noise is promised to hide whole clients."""
@@ -125,8 +165,10 @@ class Audit:
 
     @property
     def delta(self) -> float:
-        """The delta of all epsilons."""
-        return self.options.delta if self.options.delta is not None else DELTA
+        """The delta of all epsilons: that of the run's ledger, if no other is asked for."""
+        if self.options.delta is not None:
+            return self.options.delta
+        return self.runfile.sections.privacy_options.delta_for(self.real.data.population)
 
     def run(self, steps: Sequence[Step], progress: Callable[[str], None] = lambda name: None) -> AuditReport:
         """The report, after all attacks, or those that began within the budget.
@@ -154,6 +196,7 @@ class Audit:
             sees="each client's update" if self.real.sees_each else "only the sum of the updates",
             rows=tuple(found.rows),
             galleries=tuple(found.galleries),
+            curves=tuple(found.curves),
             canaries=tuple(found.canaries),
             notes=tuple(found.notes),
             thorough=self.options.thorough,

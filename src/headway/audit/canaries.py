@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from headway.audit.canary_trainer import CanaryTrainer, direction, is_canary
-from headway.audit.normal_privacy import gaussian_epsilon
 from headway.audit.round_view import RoundView
 from headway.audit.shadow_federation import ShadowFederation
 from headway.client_state.store import TRAINER
@@ -20,6 +19,7 @@ from headway.data import FederatedData
 from headway.engines.grouping import expected_cohort
 from headway.model.task import Task
 from headway.numerics.keys import Key
+from headway.privacy.gaussian_epsilon import gaussian_epsilon
 
 HOSTILE = 100.0  # times the bound: the length of a canary, so that a clip that does not work shows
 PRECISION = 0.035  # the relative standard error of the estimated noise that is aimed at

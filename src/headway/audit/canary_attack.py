@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from headway.audit.audit_result import AttackRow
 from headway.audit.canaries import COARSEST, CanaryRounds
 from headway.audit.canary_outcome import TOLERANCE, CanaryOutcome
-from headway.audit.normal_privacy import gaussian_epsilon
 from headway.core.algorithm import Algorithm
 from headway.core.facts import PrivacyEvent
+from headway.core.flow import Flow
 from headway.data import FederatedData
 from headway.model.task import Task
+from headway.privacy.account_book import AccountBook
+from headway.privacy.gaussian_epsilon import gaussian_epsilon
+from headway.privacy.spends import Sampling
 
 NAME = "canary clients"
 
@@ -31,8 +34,13 @@ def claimed_multiplier(events: Sequence[PrivacyEvent]) -> float:
     return 1 / math.sqrt(sum(event.noise_multiplier**-2 for event in events))
 
 
-RunEpsilon = Callable[[Sequence[PrivacyEvent], float], float]
-"""The epsilon of a whole run with these events in each round, at a delta."""
+def run_epsilon(events: Sequence[PrivacyEvent], last: Flow, rounds: int, delta: float) -> float | None:
+    """The epsilon that the ledger counts for so many rounds with these events, of one account."""
+    book, sampling = AccountBook(), Sampling.of(last.sampler, last.min_updates)
+    for round_ in range(rounds):
+        book.add(events, round_, sampling)
+    found = book.epsilons(delta)
+    return next(iter(found.values()), None)
 
 
 def canary_outcome(
@@ -44,10 +52,18 @@ def canary_outcome(
     """
     algorithm, data, task, seed = parts
     canaries = CanaryRounds(algorithm, data, task, seed, local=place == "client")
-    events = promises(algorithm.flows(population=data.population)[-1].events, place)
+    last = algorithm.flows(population=data.population)[-1]
+    events = promises(last.events, place)
     claimed = claimed_multiplier(events)
     estimate = canaries.estimate(seconds)
     low, high = estimate.interval(delta)
+    fresh = all(event.mechanism != "matrix" for event in events)
+    run, shown_run = run_epsilon(events, last, rounds, delta), None
+    if fresh and math.isfinite(estimate.multiplier):
+        measured = PrivacyEvent(
+            "gaussian", estimate.multiplier, events[0].sensitivity, relation=events[0].relation, at=events[0].at
+        )
+        shown_run = run_epsilon([measured], last, rounds, delta)
     return CanaryOutcome(
         where="each client's message" if place == "client" else "the released aggregate",
         estimate=estimate,
@@ -58,7 +74,9 @@ def canary_outcome(
         low=low,
         high=high,
         rounds=rounds,
-        fresh=all(event.mechanism != "matrix" for event in events),
+        fresh=fresh,
+        run=run,
+        shown_run=shown_run,
     )
 
 
@@ -87,8 +105,8 @@ def canary_row(outcome: CanaryOutcome) -> AttackRow:
         )
     else:
         reason = (
-            f"a release shows epsilon {_text(outcome.shown)} ({bounds}), {outcome.ratio:.2f} times what the ledger "
-            f"counts; above {TOLERANCE} times would be a fault."
+            f"a release shows epsilon {_text(outcome.shown)} ({bounds}), the ledger counts {_text(outcome.release)}"
+            f"{_run_text(outcome)}; above {TOLERANCE} times would be a fault."
         )
     figures = {
         "canaries": len(estimate.cosines),
@@ -110,6 +128,13 @@ def canary_row(outcome: CanaryOutcome) -> AttackRow:
     }
     after = f"epsilon {_text(outcome.shown)}, ledger {_text(outcome.release)}"
     return AttackRow(NAME, observer, f"{outcome.where} of one round", "no promise", after, verdict, reason, figures)
+
+
+def _run_text(outcome: CanaryOutcome) -> str:
+    if outcome.run is None or outcome.shown_run is None:
+        return ""
+    shown, counted = _text(outcome.shown_run), _text(outcome.run)
+    return f" (of the run's {outcome.rounds} rounds: {shown}, ledger {counted})"
 
 
 def _text(epsilon: float) -> str:

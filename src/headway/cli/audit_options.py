@@ -26,6 +26,10 @@ def audit(
         Optional[float],  # noqa: UP045
         typer.Option(metavar="SECONDS", min=0, help="After so long no further attack begins; 45 by default."),
     ] = None,
+    attacks: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAMES", help="Only these, separated by commas: canaries, dense, membership."),
+    ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE.html", help="Where to write the page, and the numbers beside it as .json."),
@@ -39,8 +43,10 @@ def audit(
     from headway.audit.auditing import AuditOptions
     from headway.cli.audit_command import audit_file
 
+    only = tuple(name.strip() for name in (attacks or "").split(",") if name.strip())
     try:
-        code = audit_file(file, set_ or [], seed, AuditOptions(thorough, budget), out, json)
+        options = AuditOptions(thorough, budget, attacks=only)
+        code = audit_file(file, set_ or [], seed, options, out, json)
     except (HeadwayError, OSError) as error:
         if context.find_root().obj:  # --debug
             raise
