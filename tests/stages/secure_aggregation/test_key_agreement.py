@@ -8,20 +8,26 @@ from headway.stages.secure_aggregation import key_agreement as keys
 def test_x25519_of_rfc_7748_section_5_2():
     scalar = bytes.fromhex("a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4")
     point = bytes.fromhex("e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c")
-    assert keys.agreed(scalar, point).hex() == "c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552"
+    assert (
+        keys.PrivateKey(scalar).agreed(point).hex()
+        == "c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552"
+    )
 
 
 def test_x25519_of_rfc_7748_section_6_1():
     alice = bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f92ebc099890a1e7a7d27f8e8f9")
     bob = bytes.fromhex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb")
-    assert keys.public_key(bob).hex() == "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
-    one, other = keys.agreed(alice, keys.public_key(bob)), keys.agreed(bob, keys.public_key(alice))
+    assert keys.PrivateKey(bob).public.hex() == "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
+    one, other = (
+        keys.PrivateKey(alice).agreed(keys.PrivateKey(bob).public),
+        keys.PrivateKey(bob).agreed(keys.PrivateKey(alice).public),
+    )
     assert one == other
 
 
 def test_a_public_key_of_low_order_is_refused():
     with pytest.raises(ValueError, match="shared key"):
-        keys.agreed(bytes(range(32)), bytes(32))
+        keys.PrivateKey(bytes(range(32))).agreed(bytes(32))
 
 
 def test_hkdf_of_rfc_5869_case_1():

@@ -221,8 +221,8 @@ def test_a_second_update_is_not_masked_with_the_same_keys():
 def test_what_is_over_is_not_kept():
     names = {
         Phase.ADVERTISED: {"mask", "channel", "own", "shares", "names", "context", "tag"},
-        Phase.SHARED: {"mask", "channel", "own", "own_share", "names", "context", "present", "peers", "tag"},
-        Phase.MASKED: {"channel", "own_share", "names", "context", "present", "peers", "sharing", "binding", "tag"},
+        Phase.SHARED: {"mask", "own", "own_share", "names", "context", "present", "peers", "tag"},
+        Phase.MASKED: {"own_share", "names", "context", "present", "peers", "sharing", "binding", "tag"},
         Phase.CONFIRMED: {"names", "sharing", "binding", "survivors", "shares", "tag"},
     }
     for phase, held in names.items():

@@ -14,18 +14,24 @@ KEY, TAG = 32, 16  # bytes of a key, and of an authentication tag
 _NONCE = bytes(12)  # a channel's key seals one message only
 
 
-def public_key(private: bytes) -> bytes:
-    """The X25519 public key of 32 private bytes."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+class PrivateKey:
+    """An X25519 key of 32 private bytes."""
 
+    def __init__(self, private: bytes) -> None:
+        self._key = X25519PrivateKey.from_private_bytes(private)
 
-def agreed(private: bytes, public: bytes) -> bytes:
-    """The X25519 secret of one client's private key and another's public key.
+    @property
+    def public(self) -> bytes:
+        """Its public key, 32 bytes."""
+        return self._key.public_key().public_bytes_raw()
 
-    Raises:
-        ValueError: for a public key of low order, whose secret anybody would know.
-    """
-    return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    def agreed(self, public: bytes) -> bytes:
+        """The secret that it has in common with another's public key.
+
+        Raises:
+            ValueError: for a public key of low order, whose secret anybody would know.
+        """
+        return self._key.exchange(X25519PublicKey.from_public_bytes(public))
 
 
 def derived(secret: bytes, salt: bytes, *info: bytes) -> bytes:

@@ -76,7 +76,7 @@ class MaskingClient:
             raise ExchangeRefused(f"{self.ctx.client!r} was asked, and is not in the cohort.")
         context = cohort.context(self.ctx.run, self.ctx.chain, self.ctx.round, self.ctx.attempt)
         own = {name: self.ctx.private.derive(name).secret for name in ("mask", "channel", "own", "shares")}
-        public = keys.public_key(own["mask"]) + keys.public_key(own["channel"])
+        public = keys.PrivateKey(own["mask"]).public + keys.PrivateKey(own["channel"]).public
         signature = self.ctx.signer.sign(transcript.keys_text(context, self.ctx.client, public))
         reply = {"keys": public, "signature": signature, "context": context, "commitment": commitment_of(own["own"])}
         secret = {name: to_tensor(key) for name, key in own.items()}
@@ -91,20 +91,21 @@ class MaskingClient:
         self._check_members(present, "sent keys")
         around = cohort.graph(context, present, [own])[own]
         peers = self._peers(around, rows_of(private["keys"], len(around), 2 * keys.KEY + SIGNATURE))
-        threshold, holders = cohort.plan(present).threshold, (own, *around)
-        points, seed = [place + 1 for place in holders], self._held("shares")
-        of_own = shares_of(self._held("own"), threshold, points, keys.derived(seed, context, b"own"))
-        of_mask = shares_of(self._held("mask"), threshold, points, keys.derived(seed, context, b"mask"))
-        sealed = []
+        threshold, points = cohort.plan(present).threshold, [place + 1 for place in (own, *around)]
+        seed, salt = self._held("shares"), keys.digest("shares", context, to_bytes(request["present"]))
+        of_own = shares_of(self._held("own"), threshold, points, keys.derived(seed, salt, b"own"))
+        of_mask = shares_of(self._held("mask"), threshold, points, keys.derived(seed, salt, b"mask"))
+        sealed, opening = list[bytes](), list[bytes]()
+        channel = keys.PrivateKey(self._held("channel"))
         for place, first, second in zip(around, of_own[1:], of_mask[1:], strict=True):
-            key = self._channel(peers[place][keys.KEY :], present, own, place)
+            common = channel.agreed(peers[place][keys.KEY :])
+            key = keys.derived(common, salt, transcript.direction(own, place))
             sealed.append(keys.sealed(key, first + second, transcript.share_message(context, own, place)))
-        secret = {name: self.secret[name] for name in ("mask", "channel", "own", "names", "context")}
-        secret |= {"present": request["present"], "own_share": to_tensor(of_own[0])}
-        secret |= {
-            "peers": to_tensor(b"".join(peers[place] for place in around), len(around)),
-            **self._tag(Phase.SHARED),
-        }
+            opening.append(keys.derived(common, salt, transcript.direction(place, own)))
+        secret = {name: self.secret[name] for name in ("mask", "own", "names", "context")}
+        secret |= {"present": request["present"], "own_share": to_tensor(of_own[0]), **self._tag(Phase.SHARED)}
+        rows = (peers[place][: keys.KEY] + key for place, key in zip(around, opening, strict=True))
+        secret["peers"] = to_tensor(b"".join(rows), len(around))  # the public key of masks, and the key of its shares
         return {"shares": to_tensor(b"".join(sealed), len(around))}, secret
 
     def mask_keys(self, received: Tensors) -> tuple[list[bytes], list[bytes]]:
@@ -113,16 +114,17 @@ class MaskingClient:
         own, sharing = self.place, self._sharing(received)
         binding = self._binding(received).digest
         added, subtracted = [own_mask_key(self._held("own"), binding)], list[bytes]()
+        private = keys.PrivateKey(self._held("mask"))
         for place, peer in self._held_peers().items():
             if place in sharing:
-                pair = pair_mask_key(keys.agreed(self._held("mask"), peer[: keys.KEY]), binding, own, place)
+                pair = pair_mask_key(private.agreed(peer[: keys.KEY]), binding, own, place)
                 (added if own < place else subtracted).append(pair)
         return added, subtracted
 
     def spent(self, received: Tensors) -> Tensors:
         """The secret once the update is masked: without the keys of masks."""
         self._check(Phase.SHARED)
-        secret = {name: self.secret[name] for name in ("channel", "names", "context", "present", "peers", "own_share")}
+        secret = {name: self.secret[name] for name in ("names", "context", "present", "peers", "own_share")}
         binding = to_tensor(self._binding(received).digest)
         return {**secret, "sharing": received["sharing"], "binding": binding, **self._tag(Phase.MASKED)}
 
@@ -130,7 +132,7 @@ class MaskingClient:
         """The signature of the list of survivors, for the sum that the client's own update is masked for."""
         self._check(Phase.MASKED)
         cohort, context, own = self.cohort, self._held("context"), self.place
-        present, sharing = cohort.members(self.secret["present"]), cohort.members(self.secret["sharing"])
+        sharing = cohort.members(self.secret["sharing"])
         survivors = cohort.members(request["survivors"])
         self._check_members(survivors, "sent masked vectors")
         if not survivors <= sharing:
@@ -138,8 +140,7 @@ class MaskingClient:
         peers = {place: peer for place, peer in self._held_peers().items() if place in sharing}
         shares = [to_bytes(self.secret["own_share"])]
         for (place, peer), message in zip(peers.items(), rows_of(private["shares"], len(peers), SEALED), strict=True):
-            key = self._channel(peer[keys.KEY :], present, place, own)
-            plain = keys.opened(key, message, transcript.share_message(context, place, own))
+            plain = keys.opened(peer[keys.KEY :], message, transcript.share_message(context, place, own))
             if plain is None:
                 raise ExchangeRefused(
                     f"the shares that come in the name of {cohort.names[place]!r} were sealed for another client, "
@@ -250,15 +251,10 @@ class MaskingClient:
         return found
 
     def _held_peers(self) -> dict[int, bytes]:
-        """The public keys of the neighbours, as they were checked."""
+        """Of each neighbour its public key of masks, as it was checked, and the key that opens its shares."""
         present = self.cohort.members(self.secret["present"])
         around = self.cohort.graph(self._held("context"), present, [self.place])[self.place]
         return dict(zip(around, rows_of(self.secret["peers"], len(around), 2 * keys.KEY), strict=True))
-
-    def _channel(self, public: bytes, present: Members, sender: int, receiver: int) -> bytes:
-        """The key of the one message from a sender to a receiver."""
-        secret, context = keys.agreed(self._held("channel"), public), self._held("context")
-        return keys.derived(secret, context, b"channel", transcript.direction(sender, receiver), _set_digest(present))
 
     def _sharing(self, received: Tensors) -> Members:
         sharing = self.cohort.members(received["sharing"])
@@ -285,7 +281,3 @@ def pair_mask_key(secret: bytes, binding: bytes, one: int, other: int) -> bytes:
 def commitment_of(seed: bytes) -> bytes:
     """The digest by which the server knows that it has put the key of an own mask together rightly."""
     return keys.digest("own mask", seed)
-
-
-def _set_digest(members: Members) -> bytes:
-    return keys.digest("present", b"".join(place.to_bytes(4, "big") for place in sorted(members)))

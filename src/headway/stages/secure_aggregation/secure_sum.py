@@ -16,7 +16,7 @@ from headway.core.fields import at_least, between
 from headway.core.flow import Flow, VectorSpec
 from headway.core.stage import Place, Protocol, stages
 from headway.core.update import Tensors, Update
-from headway.numerics.ring import RingLayout, residues, ring_bits
+from headway.numerics.ring import RingLayout, ring_bits
 from headway.protocol.messages import Answer, Ask, Exchange, Train
 from headway.protocol.sums import ExactTotal
 from headway.stages.secure_aggregation.rules import RoundEnded, Rules
@@ -138,7 +138,8 @@ class SecureSum(Protocol):
             raise UpdateRejected(ctx.exchange.client, str(refusal).removesuffix(".")) from refusal
         numbers = whole.cpu().numpy().astype(word_type(bits))
         add_masks(numbers, added, subtracted, self.cipher)
-        return residues(torch.from_numpy(numbers.astype("int64")), bits).to(whole.device)
+        numbers &= (1 << bits) - 1
+        return torch.from_numpy(numbers.astype("int64")).to(whole.device)
 
     # the server ------------------------------------------------------------------------------------------------
 

@@ -162,10 +162,10 @@ class SumServer:
         added = [own_mask_key(self._secret(place, commitment=True), binding) for place in sorted(survivors)]
         subtracted = list[bytes]()
         for lost in sorted(sharing - survivors):
-            private = self._secret(lost, commitment=False)
+            private = keys.PrivateKey(self._secret(lost, commitment=False))
             for place in self.graph[lost]:
                 if place in survivors:
-                    secret = keys.agreed(private, self.advertised[place]["keys"][: keys.KEY])
+                    secret = private.agreed(self.advertised[place]["keys"][: keys.KEY])
                     (added if place < lost else subtracted).append(pair_mask_key(secret, binding, place, lost))
         return Masks(tuple(added), tuple(subtracted), self.cipher)
 
@@ -178,7 +178,7 @@ class SumServer:
         if commitment:
             right = secret is not None and commitment_of(secret) == sent["commitment"]
         else:
-            right = secret is not None and keys.public_key(secret) == sent["keys"][: keys.KEY]
+            right = secret is not None and keys.PrivateKey(secret).public == sent["keys"][: keys.KEY]
         if secret is None or not right:
             raise RoundEnded(f"the shares of the secret of {name!r} do not give it: a client sent another share")
         return secret
