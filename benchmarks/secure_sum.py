@@ -3,9 +3,9 @@
     python benchmarks/secure_sum.py [--clients 100] [--size 1000000] [--lost 0.3]
 
 One round for real: keys, shares, masked vectors, signatures, shares of those that remain; a share of the clients is
-lost when vectors are sent.  With 100 clients each has 50 neighbours, and 21 shares give a secret.  Beside the time of all
-that a client does (all phases, of the median survivor) and of all that the server does stands the time of expanding as
-many AES-CTR bytes as there are masks and adding them to a vector, measured in the same run, before, amid and after.
+lost when vectors are sent.  With 100 clients each has 50 neighbours, and 21 shares give a secret.  Beside the time of
+all that a client does (all phases, of the median survivor) and of all that the server does stands the time of expanding
+as many AES-CTR bytes as there are masks and adding them to a vector, measured in the same run, before, amid and after.
 Times are those of the processor in one thread, so that other work on the machine counts little.  The sum is compared
 with the plain one.  Traffic is counted in bytes of frames.
 """
