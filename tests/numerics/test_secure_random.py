@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from headway.numerics.keys import Key
-from headway.numerics.secure_random import AT_A_TIME, SecureStream, normal, normals
+from headway.numerics.secure_random import AT_A_TIME, SINGLES, SecureStream, normal, normals, single_normals
 
 KEY = Key.root(5).derive("secure random")
 
@@ -103,3 +103,23 @@ def test_many_keys_draw_as_each_of_them_alone(count):
     assert all(torch.equal(together[place], normal(keys[place], count)) for place in range(3))
     assert torch.equal(normals(keys[1], count), together[1])
     assert normals(keys[:0], count).shape == (0, count)
+
+
+def test_numbers_in_single_precision_have_the_normal_distribution():
+    drawn = single_normals(KEY.derive("single"), 400_000)
+    assert drawn.dtype == torch.float32
+    assert stats.kstest(drawn.numpy(), "norm").pvalue > 1e-4
+    pairs = drawn.view(2, -1) if len(drawn) <= 2 * SINGLES else drawn[:SINGLES].view(2, -1)
+    assert abs(float(torch.corrcoef(pairs)[0, 1])) < 0.03
+    assert abs(float(torch.corrcoef(pairs.square())[0, 1])) < 0.03
+    tail = float((drawn.abs() > 3).double().mean())
+    assert tail == pytest.approx(2 * stats.norm.sf(3), rel=0.15)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, SINGLES, SINGLES + 3])
+def test_many_keys_draw_single_numbers_as_each_of_them_alone(count):
+    keys = KEY.for_each("lanes", names=("a", "b", "c"))
+    drawn = single_normals(keys, count)
+    assert drawn.shape == (3, count)
+    for row, key in zip(drawn, keys.each(), strict=True):
+        assert torch.equal(row, single_normals(key, count))

@@ -10,7 +10,7 @@ from torch import Tensor
 from headway.core.facts import PrivacyEvent
 from headway.numerics.keys import Key, Keys
 
-PRIVATE, SAMPLES, NOISE = "private", "sample", "noise"  # purposes of keys
+TRAINER, SAMPLES, NOISE = "trainer", "sample", "noise"  # purposes of private keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from headway.numerics.keys import Key, Keys
+from headway.numerics.secure_random import normals, single_normals
 from headway.training.example_privacy import NOISE, ExamplePrivacy
-from headway.training.per_example_gradients import parts_of
 
 
 class GradientNoise:
     """The noise of each local step: `z C / denominator` times standard normal numbers, for each parameter by itself.
 
+    The numbers come from a cryptographic generator, in the precision of the model.  They are floating-point numbers, so
+    the lowest bits of a step are not covered by the promise in theory (arXiv 2107.10138).
     keys: private, of one client or of many.  denominators: float64 `[C]` of many, or one.
     """
 
@@ -26,24 +28,21 @@ class GradientNoise:
         )
 
     def added(self, gradients: Sequence[Tensor], step: int) -> list[Tensor]:
-        """The gradients `[..., *shape]` with the noise of this step; of many clients, of the first ones."""
+        """The gradients `[..., *shape]`, which are changed in place, with the noise of this step; of many clients, of
+        the first ones."""
         if not bool((self.scale > 0).any()):
             return list(gradients)
         scale, keys = self.scale, self.keys.derive(NOISE, step)
         shapes = [each.shape[scale.ndim :] for each in gradients]
         if isinstance(keys, Keys):
             keys, scale = keys[: len(gradients[0])], scale[: len(gradients[0]), None]
-        drawn = normal(keys, sum(map(math.prod, shapes))) * scale
-        drawn = drawn.to(gradients[0].device, gradients[0].dtype)
-        return [grad + noise for grad, noise in zip(gradients, parts_of(drawn, shapes), strict=True)]
+        number, count = gradients[0].dtype, sum(map(math.prod, shapes))
+        drawn = single_normals(keys, count) if number == torch.float32 else normals(keys, count)
+        drawn = drawn.mul_(scale.to(drawn.dtype)).to(gradients[0].device, number)
+        return [grad.add_(noise) for grad, noise in zip(gradients, parts_of(drawn, shapes), strict=True)]
 
 
-def normal(keys: Key | Keys, count: int) -> Tensor:
-    """Standard normal numbers, float64 `[count]`, or `[C, count]`, each row from its own key.
-
-    Reference: Box, Muller, "A note on the generation of random normal deviates", 1958.
-    """
-    half = (count + 1) // 2
-    one, other = keys.uniform(2 * half).unflatten(-1, (2, half)).unbind(-2)
-    radius, angle = torch.log1p(-one).mul_(-2).sqrt_(), other * (2 * math.pi)
-    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=-1)[..., :count]
+def parts_of(vector: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """A vector `[..., P]` as tensors of these shapes `[..., *shape]`."""
+    front, pieces = vector.shape[:-1], vector.split([shape.numel() for shape in shapes], dim=-1)
+    return [piece.reshape(*front, *shape) for piece, shape in zip(pieces, shapes, strict=True)]

@@ -1,8 +1,8 @@
-"""Sums of clipped gradients of single examples, by `torch.func`, of one client or of many at once."""
+"""Gradients of single examples by `torch.func`, written down, and their clipped sums; of one client or of many."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,68 +10,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from headway.model.flat_module import FlatModule
 
-AT_A_TIME = 1 << 23  # numbers of single gradients that are held at once
 ExampleGradients = Callable[..., tuple[dict[str, Tensor], Tensor]]
-
-
-class ClippedGradients:
-    """The sums of the clipped gradients of a model's examples.
-
-        sum_b weight_b g_b min(1, C / ||g_b||),    g_b the gradient of the loss of example b alone
-
-    An example whose gradient has a norm that is not finite counts nothing.  Examples go through the model one by one,
-    in one batched program, so that no gradient depends on another example; they are taken some at a time, which bounds
-    the memory and leaves the sum as it is, to rounding.
-
-    clip_norm: C.  at_a_time: how many numbers the single gradients that are held at once may have.
-    """
-
-    def __init__(self, flat_module: FlatModule, clip_norm: float, at_a_time: int = AT_A_TIME) -> None:
-        self.clip_norm, self.at_a_time = clip_norm, at_a_time
-        self.flat_module = flat_module
-        self.gradients = example_gradients(flat_module)
-
-    def __call__(
-        self,
-        parameters: Mapping[str, Tensor],
-        inputs: Tensor,
-        targets: Tensor,
-        weights: Tensor,
-        keys: Tensor,
-        step: Tensor,
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """The sums by the parameters' names, `[C, *shape]`, and the mean losses of the examples with a weight, `[C]`.
-
-        Shapes: parameters `[C, *shape]`, inputs and targets `[C, B, ...]`, weights `[C, B]`, keys of dropout `[C]`,
-        the number of the step `[]`.
-        """
-        sums = {name: torch.zeros_like(each) for name, each in parameters.items()}
-        total = weights.new_zeros(len(weights), dtype=torch.float64)
-        for lanes, examples in self._parts(parameters, *weights.shape):
-            weighed = weights[lanes, examples]
-            places = torch.arange(examples.start, examples.stop, device=weights.device)
-            part = {name: each[lanes] for name, each in parameters.items()}
-            gradients, losses = self.gradients(
-                part, inputs[lanes, examples], targets[lanes, examples], keys[lanes], step, places
-            )
-            with torch.no_grad():
-                clipped = clipped_sums(gradients, weighed, self.clip_norm)
-                for name, each in clipped.items():
-                    sums[name][lanes] += each
-                total[lanes] += torch.where(weighed > 0, losses.detach(), 0.0).sum(1, dtype=torch.float64)
-        return sums, total / (weights > 0).sum(1).clamp_min(1)
-
-    def _parts(self, parameters: Mapping[str, Tensor], lanes: int, width: int) -> list[tuple[slice, slice]]:
-        """Which lanes and examples are taken at a time."""
-        size = sum(each[0].numel() for each in parameters.values())
-        many = max(1, self.at_a_time // max(size, 1))
-        wide = min(width, many)
-        high = max(1, many // max(width, 1))
-        return [
-            (slice(lane, min(lane + high, lanes)), slice(place, min(place + wide, width)))
-            for lane in range(0, lanes, high)
-            for place in range(0, width, max(wide, 1))
-        ]
 
 
 def clipped_sums(gradients: Mapping[str, Tensor], weights: Tensor, clip_norm: float) -> dict[str, Tensor]:
@@ -108,9 +47,3 @@ def example_gradients(flat_module: FlatModule) -> ExampleGradients:
     of_examples = vmap(grad_and_value(loss), in_dims=(None, 0, 0, None, None, 0))
     gradients: ExampleGradients = vmap(of_examples, in_dims=(0, 0, 0, 0, None, None))
     return gradients
-
-
-def parts_of(vector: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """A vector `[..., P]` as tensors of these shapes `[..., *shape]`."""
-    front, pieces = vector.shape[:-1], vector.split([shape.numel() for shape in shapes], dim=-1)
-    return [piece.reshape(*front, *shape) for piece, shape in zip(pieces, shapes, strict=True)]

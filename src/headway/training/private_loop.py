@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -14,17 +13,14 @@ from headway.core.errors import ConfigError
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
 from headway.training.client_steps import ClientSteps, StepStatistics
-from headway.training.example_privacy import PRIVATE, ExamplePrivacy, poisson_batches
+from headway.training.clipped_gradients import ClippedGradients
+from headway.training.example_privacy import TRAINER, ExamplePrivacy, poisson_batches
 from headway.training.gradient_noise import GradientNoise
 from headway.training.local_loop import HasPlan, train_by_plan
 from headway.training.loop_plan import LoopPlan
-from headway.training.per_example_gradients import ClippedGradients
 from headway.training.sgd_options import Batch
 from headway.training.trainer import Trained
 from headway.training.training_inputs import TrainingInputs
-
-CHECKED: WeakSet[FlatModule] = WeakSet()  # models that mix no examples
-ALIKE = 1e-3  # of its largest output, to which what a model gives is the same
 
 
 def check_layers(flat_module: FlatModule) -> None:
@@ -45,9 +41,9 @@ def check_layers(flat_module: FlatModule) -> None:
 
 def train_privately(trainer: HasPlan, privacy: ExamplePrivacy, work: TrainingInputs) -> Trained:
     """Runs the local loop of a trainer with the gradients of DP-SGD, and where they are Poisson samples its batches."""
-    key, examples = work.key, len(work.examples)
-    assert isinstance(key, Key)
-    private = key.derive(PRIVATE)
+    examples = len(work.examples)
+    private = work.ctx.private.derive(TRAINER)
+    assert isinstance(private, Key)
     noise = GradientNoise(privacy, private, privacy.denominator(examples))
     work = replace(work, gradients=PrivateGradients(work.flat_module, privacy, noise, examples))
     if privacy.sample_rate is not None:
@@ -82,7 +78,6 @@ class PrivateGradients:
 
     def __call__(self, inputs: Tensor, targets: Tensor, dropout: int, step: int) -> tuple[list[Tensor], Tensor]:
         """The noised gradients in the order of the module's parameters, and the batch's loss, which has no noise."""
-        _check_apart(self.flat_module, inputs)
         parameters = {
             name: parameter.detach().unsqueeze(0)
             for name, parameter in zip(self.names, self.flat_module.parameters, strict=True)
@@ -93,27 +88,3 @@ class PrivateGradients:
             parameters, inputs.unsqueeze(0), targets.unsqueeze(0), weights, keys, torch.tensor(step)
         )
         return self.noise.added([sums[name][0] for name in self.names], step), losses[0]
-
-
-def _check_apart(flat_module: FlatModule, inputs: Tensor) -> None:
-    """Refuses a model whose outputs for an example depend on the others of a batch; each model is tried once.
-
-    Raises:
-        ConfigError: if they do.
-    """
-    if flat_module in CHECKED or len(inputs) < 2:
-        return
-    flat_module.module.eval()  # without dropout
-    with torch.no_grad():
-        together, alone = (
-            flat_module.module(flat_module.to_memory_format(inputs[:count]))[0].double() for count in (2, 1)
-        )
-    flat_module.module.train()
-    if together.shape != alone.shape or bool((together - alone).abs().max() > ALIKE * alone.abs().max()):
-        raise ConfigError(
-            "DPSGD needs a model in which no example depends on the others of its batch, since the noise is sized for "
-            f"one example's gradient, found that {type(flat_module.module).__name__} gives other outputs for an "
-            "example when another is beside it: leave out what it computes over the first axis (a mean or a softmax "
-            "over the batch, for instance)."
-        )
-    CHECKED.add(flat_module)

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 
 from headway.model.flat_module import FlatModule
-from headway.numerics.keys import Keys
-from headway.training.example_privacy import PRIVATE, poisson_batches_of_each
+from headway.numerics.keys import Key, Keys
+from headway.training.clipped_gradients import ClippedGradients
+from headway.training.example_privacy import TRAINER, poisson_batches_of_each
 from headway.training.gradient_noise import GradientNoise
 from headway.training.loop_plan import LoopPlan
-from headway.training.per_example_gradients import ClippedGradients
 from headway.vectorized.batch_schedule import BatchSchedule, batch_schedule_of
 from headway.vectorized.client_batch import ClientBatch
 from headway.vectorized.gradient_functions import BatchFunction, batch_gradients
@@ -25,20 +25,20 @@ def gradients_of(loop: LoopPlan, flat_module: FlatModule) -> BatchFunction:
     return ClippedGradients(flat_module, loop.privacy.clip_norm)
 
 
-def noise_of(loop: LoopPlan, keys: Keys, table: BatchSchedule) -> GradientNoise | None:
-    """The noise of the lanes' steps; keys: the clients' own, for the trainer."""
+def noise_of(loop: LoopPlan, private: Key | Keys, table: BatchSchedule) -> GradientNoise | None:
+    """The noise of the lanes' steps; private: the clients' private keys."""
     if loop.privacy is None:
         return None
     assert table.denominators is not None
-    return GradientNoise(loop.privacy, keys.derive(PRIVATE), table.denominators)
+    return GradientNoise(loop.privacy, private.derive(TRAINER), table.denominators)
 
 
 def schedule_of(
-    loop: LoopPlan, keys: Keys, training: ClientBatch, rounds: Sequence[int], steps: Mapping[int, int]
+    loop: LoopPlan, training: ClientBatch, rounds: Sequence[int], steps: Mapping[int, int]
 ) -> BatchSchedule:
     """The batches that each client would see if clients trained one at a time; of a private loop, with the
     denominators of their sums.  The arguments are those of `batch_schedule_of`."""
-    privacy, sizes = loop.privacy, training.sizes
+    privacy, sizes, keys = loop.privacy, training.sizes, training.keys.derive(TRAINER)
     if privacy is None:
         return batch_schedule_of(loop.options, keys, training, rounds, steps)
     denominators = privacy.denominators(sizes)
@@ -47,8 +47,8 @@ def schedule_of(
         return replace(table, denominators=denominators[table.lanes])
     counts = torch.tensor([steps.get(place, privacy.steps) for place in range(len(sizes))])
     lanes = torch.argsort(counts, descending=True, stable=True)
-    most = int(counts.max())
-    places, held = poisson_batches_of_each(keys.derive(PRIVATE), sizes, rate, most)
+    most, private = int(counts.max()), training.keys.derive("private").derive(TRAINER)
+    places, held = poisson_batches_of_each(private, sizes, rate, most)
     held = torch.where(torch.arange(most) < counts.unsqueeze(1), held, 0)
     starts = (sizes.cumsum(0) - sizes).view(-1, 1, 1)
     index = training.rows[(starts + places).clamp_max(len(training.rows) - 1)]

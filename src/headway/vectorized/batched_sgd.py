@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from headway.client_state.store import TRAINER
 from headway.core import stopping
 from headway.data import Examples
 from headway.model.flat_module import FlatModule
@@ -40,12 +39,11 @@ class BatchedSGD:
 
     def plan(self, batch: ClientBatch, ask: Ask) -> tuple[ClientBatch, BatchPlan]:
         """The batch in the order of its lanes, and the work of each lane."""
-        options, keys = self.loop.options, batch.keys.derive(TRAINER)
-        training, held_out = held_out_rows(batch, options.validation)
+        training, held_out = held_out_rows(batch, self.loop.options.validation)
         rounds = ask.rounds(batch.clients)
         places = enumerate(batch.clients if ask.steps else ())
         steps = {place: ask.steps[client] for place, client in places if client in ask.steps}
-        table = schedule_of(self.loop, keys, training, rounds, steps)
+        table = schedule_of(self.loop, training, rounds, steps)
         return batch.chosen(table.lanes), BatchPlan(table, training.chosen(table.lanes), held_out.chosen(table.lanes))
 
     def probe(self, examples: Examples) -> str | None:
@@ -143,7 +141,7 @@ class BatchedLoop:
         self.active = lane_count
         self._look_at_front()
         layout = self.flat_module.layout
-        self.noise = noise_of(self.loop, work.key, table)
+        self.noise = noise_of(self.loop, work.ctx.private, table)
         self.update_rule = UpdateRule(self.loop, work, list(self.views.values()), layout.slices(self.vectors), True)
 
     def run(self) -> None:

@@ -1,0 +1,199 @@
+"""Sums of clipped gradients of single examples, of one client or of many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from headway.core.errors import ConfigError
+from headway.model.flat_module import FlatModule
+from headway.training.layer_gradients import LayerGradients, rules_of
+from headway.training.layer_rules import LayerRule
+from headway.training.per_example_gradients import clipped_sums, example_gradients
+
+AT_A_TIME = 1 << 22  # numbers that are held at once
+FEW = 4  # examples on which the two ways are compared
+ALIKE = 1e-3  # of its largest output, to which what a model gives is the same
+SMALL = 1e-6
+AGREE = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+RULES: WeakKeyDictionary[FlatModule, list[LayerRule] | None] = WeakKeyDictionary()
+"""Of each model that has been tried: the rules of its layers, `None` where single gradients are written down."""
+
+
+class ClippedGradients:
+    """The sums of the clipped gradients of a model's examples.
+
+        sum_b weight_b g_b min(1, C / ||g_b||),    g_b the gradient of the loss of example b alone
+
+    An example whose gradient has a norm that is not finite counts nothing.  Where all of the model's layers with
+    parameters are linear, convolutions or norms of single examples, the sum comes from their inputs and errors
+    (`LayerGradients`), if that gives the same for a few examples; else single gradients are written down.  Examples are
+    taken some at a time, which bounds the memory and leaves the sum as it is, to rounding.
+
+    clip_norm: C.  at_a_time: how many numbers may be held at once.  written: whether single gradients are written down
+    in any case.
+    """
+
+    def __init__(
+        self, flat_module: FlatModule, clip_norm: float, at_a_time: int = AT_A_TIME, written: bool = False
+    ) -> None:
+        self.flat_module, self.clip_norm, self.at_a_time = flat_module, clip_norm, at_a_time
+        self.written = written
+        self.gradients = example_gradients(flat_module)
+        self.layers: LayerGradients | None = None
+        self.chosen = written
+
+    def __call__(
+        self,
+        parameters: Mapping[str, Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        keys: Tensor,
+        step: Tensor,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The sums by the parameters' names, `[C, *shape]`, and the mean losses of the examples with a weight, `[C]`.
+
+        Shapes: parameters `[C, *shape]`, inputs and targets `[C, B, ...]`, weights `[C, B]`, keys of dropout `[C]`,
+        the number of the step `[]`.
+
+        Raises:
+            ConfigError: if the model's outputs for an example depend on the others of the batch.
+        """
+        if not self.chosen and weights.numel():
+            self._choose(parameters, inputs, targets, keys, step)
+        made = [self._sums(rows, parameters, inputs, targets, weights, keys, step) for rows in self._lanes(weights)]
+        if len(made) == 1:
+            sums, losses = made[0]
+        else:
+            sums = {name: torch.cat([part[name] for part, _ in made]) for name in parameters}
+            losses = torch.cat([part for _, part in made])
+        return sums, losses
+
+    def _sums(
+        self,
+        rows: slice,
+        parameters: Mapping[str, Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        keys: Tensor,
+        step: Tensor,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The same of some of the lanes."""
+        here, width = {name: each[rows] for name, each in parameters.items()}, max(1, self.at_a_time // self._held)
+        sums = {name: torch.zeros_like(each) for name, each in here.items()} if not weights.shape[1] else {}
+        total = weights.new_zeros(rows.stop - rows.start, dtype=torch.float64)
+        for start in range(0, weights.shape[1], width):
+            part = slice(start, start + width)
+            weighed = weights[rows, part]
+            arguments = here, inputs[rows, part], targets[rows, part], weighed, keys[rows], step
+            made, losses = (self.layers or self._written)(*arguments, start)
+            sums = made if not sums else {name: sums[name] + made[name] for name in made}
+            total += torch.where(weighed > 0, losses, 0.0).sum(1, dtype=torch.float64)
+        return sums, total / (weights[rows] > 0).sum(1).clamp_min(1)
+
+    def _written(
+        self,
+        parameters: dict[str, Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        keys: Tensor,
+        step: Tensor,
+        first: int = 0,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The sums and losses of examples, the first of which has the place `first`, from gradients written down."""
+        places = torch.arange(first, first + inputs.shape[1], device=weights.device)
+        gradients, losses = self.gradients(parameters, inputs, targets, keys, step, places)
+        with torch.no_grad():
+            return clipped_sums(gradients, weights, self.clip_norm), losses.detach()
+
+    def _lanes(self, weights: Tensor) -> Iterator[slice]:
+        """The lanes that are taken at a time."""
+        lanes = len(weights)
+        high = max(1, self.at_a_time // max(self._held * weights.shape[1], 1))
+        if self.layers and self.flat_module.draws.layers:  # each has its own dropout
+            high = 1
+        for start in range(0, max(lanes, 1), high):
+            yield slice(start, min(start + high, lanes))
+
+    @property
+    def _held(self) -> int:
+        """About how many numbers are held for each example."""
+        return max(self.layers.held if self.layers else sum(p.numel() for p in self.flat_module.parameters), 1)
+
+    def _choose(
+        self, parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor, keys: Tensor, step: Tensor
+    ) -> None:
+        """Chooses one of the two ways, by a trial on a few examples of the first lane."""
+        flat_module, self.chosen = self.flat_module, True
+        if flat_module not in RULES:
+            few = inputs[:1, :FEW], targets[:1, :FEW]
+            one = {name: each[:1].detach() for name, each in parameters.items()}
+            _check_apart(flat_module, few[0][0])
+            RULES[flat_module] = self._tried(one, *few, keys[:1], step)
+        if (rules := RULES[flat_module]) is not None:
+            self.layers = LayerGradients(flat_module, self.clip_norm, rules)
+
+    def _tried(
+        self, parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor, keys: Tensor, step: Tensor
+    ) -> list[LayerRule] | None:
+        """The rules of the model's layers, if they give what gradients that are written down give.
+
+        Raises:
+            ConfigError: if the model cannot be called for one example by itself.
+        """
+        flat_module = self.flat_module
+        weights = torch.arange(1, inputs.shape[1] + 1, device=inputs.device).to(flat_module.shared.dtype).unsqueeze(0)
+        arguments = parameters, inputs, targets, weights, keys, step
+        small = ClippedGradients(flat_module, SMALL, written=True)  # so small that every gradient is clipped
+        try:
+            wanted, _ = small._written(*arguments)
+        except Exception as error:  # whatever the model or torch may raise
+            first = next(iter(str(error).strip().splitlines()), "")
+            raise ConfigError(
+                "DPSGD needs the gradient of each example by itself, by torch.func, found that "
+                f"{type(flat_module.module).__name__} fails in it with {type(error).__name__}: {first}. Use layers "
+                "that torch.func.vmap maps over; recurrent layers, and layers that change their buffers, are none."
+            ) from error
+        try:
+            rules = rules_of(flat_module, flat_module.to_memory_format(inputs[0]))
+            if rules is None:
+                return None
+            made, _ = LayerGradients(flat_module, SMALL, rules)(*arguments)
+        except Exception:  # whatever the model or torch may raise: single gradients are written down
+            return None
+        close = AGREE[flat_module.shared.dtype]
+        for name, each in wanted.items():
+            if not torch.allclose(made[name], each, rtol=close, atol=close * float(each.abs().max())):
+                return None
+        return rules
+
+
+def _check_apart(flat_module: FlatModule, inputs: Tensor) -> None:
+    """Refuses a model whose outputs for an example depend on the others of a batch.
+
+    Raises:
+        ConfigError: if they do.
+    """
+    if len(inputs) < 2:
+        return
+    mode = flat_module.module.training
+    flat_module.module.eval()  # without dropout
+    with torch.no_grad():
+        together, alone = (
+            flat_module.module(flat_module.to_memory_format(inputs[:count]))[0].double() for count in (2, 1)
+        )
+    flat_module.module.train(mode)
+    if together.shape != alone.shape or bool((together - alone).abs().max() > ALIKE * alone.abs().max()):
+        raise ConfigError(
+            "DPSGD needs a model in which no example depends on the others of its batch, since the noise is sized for "
+            f"one example's gradient, found that {type(flat_module.module).__name__} gives other outputs for an "
+            "example when another is beside it: leave out what it computes over the first axis (a mean or a softmax "
+            "over the batch, for instance)."
+        )
