@@ -37,7 +37,7 @@ def plan_graph(clients: int, needed: int, corrupt: float) -> GraphPlan | None:
     server.
 
     With c = floor(corrupt n) colluding clients and d = n - needed that drop out, k neighbours and the threshold t:
-    `n P(H(n-1, c, k) >= t) <= 2^-40` (no secret from colluding neighbours), `n P(H(n-1, needed, k) < t) <= 2^-20` (each
+    `n P(H(n-1, c, k) >= t) <= 2^-41` (no secret from colluding neighbours), `n P(H(n-1, needed, k) < t) <= 2^-20` (each
     secret that is needed is found), and `n^2 / 2 C(n-k, c+d-k) / C(n, c+d) <= 2^-41`: the others stay connected, since
     a circle falls apart only where k/2 neighbours in a row are missing at two places.
 
