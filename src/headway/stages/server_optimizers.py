@@ -15,6 +15,8 @@ from headway.core.flow import Flow
 from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
 
+LEAST_TAU = 1e-3  # behind a robust rule: a step divided by less makes much of the bias that attackers leave
+
 
 @final
 @stages.register
@@ -264,8 +266,17 @@ def _moments(stage: _Adaptive, w: Tensor) -> dict[str, Tensor]:
 
 
 def _warn_of_pairs(stage: Stage, flow: Flow) -> Flow:
-    """For control variates under an adaptive server there is no theory; late updates make its steps too long."""
+    """For control variates under an adaptive server there is no theory; late updates make its steps too long; behind a
+    robust rule a small tau would magnify the bias that attackers leave."""
     name = type(stage).__name__
+    if flow.attackers and getattr(stage, "tau", 1.0) < LEAST_TAU:
+        flow.refuse(
+            stage,
+            "attackers",
+            needed=f"tau of at least {LEAST_TAU:g} behind a robust rule",
+            found="a smaller one",
+            do_this=f"set tau = {LEAST_TAU:g}",
+        )
     if flow.asynchronous:
         flow = flow.warn(
             f"{name} takes late updates for fresh ones, and its steps do not shorten as they do: choose its lr with "

@@ -58,7 +58,7 @@ class NNM(Aggregator):
 
     def connect(self, flow: Flow) -> Flow:
         """Needs a majority of honest updates, and what the rule behind it needs."""
-        return robust_facts(self.then.connect(super().connect(flow)), self, self.f, 2 * self.f + 1)
+        return robust_facts(super().connect(self.then.connect(flow)), self, self.f, 2 * self.f + 1)
 
     def init(self, w: Tensor) -> Tensors:
         """The state of the rule behind it."""
@@ -105,8 +105,9 @@ class Bucketing(Aggregator):
 
     def connect(self, flow: Flow) -> Flow:
         """Needs as many buckets as the rule behind it needs updates."""
-        inner = self.then.connect(super().connect(flow))
-        return robust_facts(inner, self, inner.attackers, self.size * (inner.min_updates - 1) + 1)
+        inner = self.then.connect(flow)
+        fewest = self.size * (inner.min_updates - 1) + 1
+        return robust_facts(super().connect(inner), self, inner.attackers, fewest)
 
     def init(self, w: Tensor) -> Tensors:
         """The state of the rule behind it."""
@@ -153,7 +154,7 @@ class AdaptiveRobustClipping(Aggregator):
 
     def connect(self, flow: Flow) -> Flow:
         """Needs a majority of honest updates, and what the rule behind it needs."""
-        return robust_facts(self.then.connect(super().connect(flow)), self, self.f, 2 * self.f + 1)
+        return robust_facts(super().connect(self.then.connect(flow)), self, self.f, 2 * self.f + 1)
 
     def init(self, w: Tensor) -> Tensors:
         """The state of the rule behind it."""
