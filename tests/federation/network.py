@@ -94,7 +94,11 @@ class Network:
             self.remotes[client] = RemoteClient.of(client, mine, data, None, 1 << 30)
         remote = self.remotes[client]
         with self.connect(self.url, client) as raw:
-            open_ = api.Pending(round=self.pending[client][0], attempt=0) if client in self.pending else None
+            open_ = (
+                api.Pending(round=self.pending[client][0], attempt=self.pending[client][1])
+                if client in self.pending
+                else None
+            )
             assert (
                 raw.join(len(data.train[client]), len(data.test[client]), data=FINGERPRINT, pending=open_).status == 200
             )
@@ -114,7 +118,7 @@ class Network:
                 with contextlib.nullcontext() if gate is None else gate(client, work.assignment):
                     reply = remote.serve(raw.message(work.assignment))
                     if work.assignment.kind == "train":
-                        self.pending[client] = (work.assignment.round, 0)
+                        self.pending[client] = (work.assignment.round, work.assignment.attempt)
                     deliver(raw, work.assignment, reply)
 
     def close(self, state="finished") -> None:

@@ -192,15 +192,17 @@ class Algorithm:
         flows: Sequence[Flow],
         population: int,
         system: Key | None = None,
+        attempt: int = 0,
     ) -> Generator[Effect, Answer, State]:
         """One round as a generator of effects: no sockets, no Ray, no clock in here.
 
         Deterministic in the state at its start and the answers.  With too few counted updates only the round advances.
         system: in deployment, a key of the operating system's randomness, a fresh one for each call; noise is drawn
-        from it, and a release that was kept is used again in its place.
+        from it, and a release that was kept is used again in its place.  attempt: at this round, above 0 where a
+        protocol has begun its exchanges again.
         """
         message = Message(state.params, self.chain.broadcast(state.stages), state.buffers)
-        ask = Ask(Train(message, state.round), cohort, self.quorum)
+        ask = Ask(Train(message, state.round, attempt), cohort, self.quorum)
         ctx = ServerContext(
             round=state.round,
             key=key.derive("server", state.round),

@@ -134,6 +134,11 @@ class Engine(ABC):
         return ()
 
     @property
+    def attempt(self) -> int:
+        """The attempt at the round for which `candidates` was called last; above 0 where a protocol begins it again."""
+        return 0
+
+    @property
     def busy(self) -> int:
         """The number of clients that are at work on an earlier ask."""
         return 0

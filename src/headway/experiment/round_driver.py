@@ -68,6 +68,7 @@ class RoundDriver:
             layout=federation.flat_module.layout,
             flows=federation.flows,
             population=population,
+            attempt=federation.engine.attempt,
         )
         handler = EffectHandler(self.perform, lambda effect: self.reserve(effect, len(cohort), population))
         return self.replay.drive(effects, before, handler)

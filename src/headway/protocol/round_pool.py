@@ -95,6 +95,10 @@ class RoundPool:
         """The number of asks that have ever been made."""
         return self._number
 
+    def renumber(self, number: int) -> None:
+        """Numbers asks from here on, if this number was not reached."""
+        self._number = max(self._number, number)
+
     def ticket_of(self, client: str) -> Ticket | None:
         """The ask that a client has in flight."""
         return self._flying.get(client)

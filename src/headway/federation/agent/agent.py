@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from headway.core.errors import ChainRefused, ConfigError, DataError, HeadwayError
@@ -208,7 +209,8 @@ class Agent:
 
         def prepare() -> AgentJob:
             memory = AgentMemory(self.surroundings.name, store.committed(description.job))
-            return AgentJob.of(description, self.surroundings, store.private_key(), memory)
+            known = partial(store.exchanges.known, description.job)
+            return AgentJob.of(description, self.surroundings, store.private_key(), memory, known)
 
         try:
             return await thread.run(prepare)

@@ -11,6 +11,7 @@ from headway.engines.engine import Job
 from headway.engines.executors.client_setup import ClientSetup
 from headway.federation.agent.agent_memory import AgentMemory
 from headway.federation.agent.answering import Answering
+from headway.federation.agent.exchange_record import Known, Step
 from headway.federation.agent.job_building import algorithm_of_names
 from headway.federation.agent.local_policy import LocalPolicy
 from headway.federation.agent.own_data import DataSource, data_facts, fitted, read_data
@@ -64,10 +65,18 @@ class AgentJob:
         )
 
     @classmethod
-    def of(cls, description: JobDescription, own: Surroundings, private_key: Key, memory: AgentMemory) -> AgentJob:
+    def of(
+        cls,
+        description: JobDescription,
+        own: Surroundings,
+        private_key: Key,
+        memory: AgentMemory,
+        known: Callable[[Step], Known | None] = lambda step: None,
+    ) -> AgentJob:
         """The job of a description; reads the data.
 
         private_key: of this agent, from which it draws where the job says so.  memory: its own of this job.
+        known: what a step of a protocol has had before.
 
         Raises:
             ConfigError, DataError, ChainRefused: if the job, the policy, the data and the task do not fit.
@@ -90,6 +99,6 @@ class AgentJob:
         test = held.test_of(client) if len(held.test[client]) else None
         participant = Participant(own.name, setup.client_algorithm, held.train_of(client), test, memory)
         largest = setup.first_ask([own.name]).message
-        answering = Answering(participant, memory, largest, own.policy.telemetry)
+        answering = Answering(participant, memory, largest, own.policy.telemetry, known)
         facts = data_facts(data, notes=own.policy.telemetry)
         return cls(description, setup, memory, answering, task_facts(setup.flat_module), facts)

@@ -1,7 +1,8 @@
 """An agent's files: replies that are not delivered yet, its memory with what awaits a verdict, its receipts.
 
-    folder/agent.sqlite     what there is, committed with synchronous=FULL before anything is sent
-    folder/blobs/DIGEST     bytes of replies, memories and secrets, by the SHA-256 of their contents
+    folder/agent.sqlite     what there is, committed with synchronous=FULL before anything is sent; the secrets of
+                            exchanges, until their round is settled
+    folder/blobs/DIGEST     bytes of replies and memories, by the SHA-256 of their contents
     folder/messages/        requests as they are fetched
     folder/receipts/JOB/    the server's receipts, a JSON file for each update
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import secrets
 import sqlite3
@@ -26,8 +28,9 @@ import safetensors
 from headway.client_state.sqlite_versions import memory_from_bytes, memory_to_bytes
 from headway.client_state.store import Memory, Tag
 from headway.core import fault_points
-from headway.core.update import Tensors
+from headway.federation.agent import exchange_record
 from headway.federation.agent.answering import Answered
+from headway.federation.agent.exchange_record import ExchangeRecord, keep_step, settle_steps
 from headway.federation.agent.whole_files import AgentStateError, in_a_sentence, move_whole, unwritable, write_whole
 from headway.federation.http_api import Assignment, Pending, Receipt
 from headway.numerics.keys import Key
@@ -38,7 +41,7 @@ CREATE TABLE IF NOT EXISTS replies (
     message TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, delivered INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (job, assignment));
 CREATE TABLE IF NOT EXISTS memory (
-    job TEXT PRIMARY KEY, committed TEXT, secret TEXT,
+    job TEXT PRIMARY KEY, committed TEXT,
     round INTEGER, attempt INTEGER, digest TEXT, pending TEXT);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -74,11 +77,13 @@ class AgentStore:
     def __init__(self, folder: Path) -> None:
         self.folder, self.blobs, self.messages = folder, folder / "blobs", folder / "messages"
         self._lock = threading.RLock()
+        self.exchanges = ExchangeRecord(self._transaction)
         try:
             for each in (self.blobs, self.messages, folder / "receipts"):
                 each.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(OSError):
                 folder.chmod(0o700)
+            os.close(os.open(folder / "agent.sqlite", os.O_RDWR | os.O_CREAT, 0o600))
             self._database = sqlite3.connect(folder / "agent.sqlite", check_same_thread=False, timeout=1.0)
         except (OSError, sqlite3.Error) as error:
             raise unwritable(folder, error) from error
@@ -86,7 +91,8 @@ class AgentStore:
             self._database.execute("PRAGMA locking_mode=EXCLUSIVE")  # a lock of the system, which ends with the process
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(SCHEMA)
+            self._database.execute("PRAGMA secure_delete=ON")  # of secrets nothing stays in the file
+            self._database.executescript(SCHEMA + exchange_record.SCHEMA)
             with self._database:
                 self._database.execute("INSERT OR REPLACE INTO facts VALUES ('schema', '1')")
         except sqlite3.Error as error:
@@ -120,13 +126,13 @@ class AgentStore:
         Raises:
             AgentStateError: if the disk refuses; nothing is then kept.
         """
-        a, written, proposed, secret = assignment, answered.written, answered.proposed, answered.secret
+        a, written, proposed, step = assignment, answered.written, answered.proposed, answered.step
         with self._lock:
             digest = written.digest
-            with in_a_sentence(self.folder):
-                move_whole(answered.file, self.blob(digest))
+            if not answered.again:
+                with in_a_sentence(self.folder):
+                    move_whole(answered.file, self.blob(digest))
             pending = None if proposed is None else self._put(memory_to_bytes(proposed[1]))
-            kept = None if secret is None else self._put(memory_to_bytes({"secret": secret}))
             fault_points.at("agent: between a reply's file and its entry")
             row = (a.job, a.assignment, a.kind, a.round, a.attempt, a.message, digest, written.size)
             with self._transaction() as database:
@@ -137,8 +143,8 @@ class AgentStore:
                         "UPDATE memory SET round = ?, attempt = ?, digest = ?, pending = ? WHERE job = ?",
                         (*proposed[0], digest, pending, a.job),
                     )
-                if kept is not None:
-                    database.execute("UPDATE memory SET secret = ? WHERE job = ?", (kept, a.job))
+                if step is not None and not answered.again:
+                    keep_step(database, a.job, step, digest, written.size, answered.secret)
         return StoredReply(*row, False)
 
     def deliver(self, reply: StoredReply, receipt: Receipt | None) -> None:
@@ -179,15 +185,10 @@ class AgentStore:
         row = self._row(job)
         return None if row is None or row[0] is None else self._memory(row[0])
 
-    def exchange_secret(self, job: str) -> Tensors:
-        """The secret of the protocol's exchanges in the open round."""
-        row = self._row(job)
-        return {} if row is None or row[1] is None else self._memory(row[1])["secret"]
-
     def pending(self, job: str) -> Pending | None:
         """The memory without a verdict, by its round, attempt and update."""
         row = self._row(job)
-        return None if row is None or row[5] is None else Pending(round=row[2], attempt=row[3], digest=row[4])
+        return None if row is None or row[4] is None else Pending(round=row[1], attempt=row[2], digest=row[3])
 
     def settle(self, job: str, tag: Tag, counted: bool) -> bool:
         """Carries out a verdict: pending memory of exactly this attempt is committed, or dropped; whether there was
@@ -199,8 +200,10 @@ class AgentStore:
                 "WHERE job = ? AND round = ? AND attempt = ? AND pending IS NOT NULL",
                 (job, *tag),
             ).rowcount
-            database.execute("UPDATE memory SET secret = NULL WHERE job = ?", (job,))
+            settle_steps(database, job, tag)
         self._sweep()
+        with self._lock, in_a_sentence(self.folder):
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # of secrets nothing stays in the log either
         return bool(done)
 
     def private_key(self) -> Key:
@@ -221,7 +224,8 @@ class AgentStore:
                 "DELETE FROM memory WHERE rowid NOT IN (SELECT rowid FROM memory ORDER BY rowid DESC LIMIT ?)",
                 (KEPT_JOBS,),
             )
-            database.execute("DELETE FROM replies WHERE job NOT IN (SELECT job FROM memory)")
+            for table in ("replies", "exchanges", "secrets"):
+                database.execute(f"DELETE FROM {table} WHERE job NOT IN (SELECT job FROM memory)")
         self._sweep()
         for stale in self.messages.iterdir():
             with contextlib.suppress(OSError):
@@ -246,10 +250,10 @@ class AgentStore:
             rows = self._database.execute(f"SELECT * FROM replies {condition}", values).fetchall()
         return [StoredReply(*(*row[:-1], bool(row[-1]))) for row in rows]
 
-    def _row(self, job: str) -> tuple[str | None, str | None, int, int, str | None, str | None] | None:
-        columns = "committed, secret, round, attempt, digest, pending"
+    def _row(self, job: str) -> tuple[str | None, int, int, str | None, str | None] | None:
+        columns = "committed, round, attempt, digest, pending"
         with self._lock, in_a_sentence(self.folder):
-            row: tuple[str | None, str | None, int, int, str | None, str | None] | None = self._database.execute(
+            row: tuple[str | None, int, int, str | None, str | None] | None = self._database.execute(
                 f"SELECT {columns} FROM memory WHERE job = ?", (job,)
             ).fetchone()
         return row
@@ -278,10 +282,9 @@ class AgentStore:
         """Removes the blobs that nothing names any more."""
         with self._lock, in_a_sentence(self.folder):
             rows = self._database.execute(
-                "SELECT digest FROM replies UNION SELECT committed FROM memory UNION SELECT pending FROM memory "
-                "UNION SELECT secret FROM memory"
+                "SELECT digest FROM replies UNION SELECT committed FROM memory UNION SELECT pending FROM memory"
             ).fetchall()
-            named = {row[0] for row in rows}
+            named = {row[0] for row in rows} | self.exchanges.digests()
             for blob in self.blobs.iterdir():
                 if blob.name not in named:
                     with contextlib.suppress(OSError):

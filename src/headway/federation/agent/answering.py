@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from headway.client_state.store import Memory, Tag
 from headway.core.errors import ClientFailed, FrameError
 from headway.core.update import Tensors
 from headway.federation.agent.agent_memory import AgentMemory
+from headway.federation.agent.exchange_record import TRAINING, Known, Step
 from headway.federation.agent.whole_files import in_a_sentence, private_file
 from headway.federation.http_api import Assignment
 from headway.protocol import wire
@@ -17,6 +19,7 @@ from headway.protocol.messages import (
     Declined,
     Evaluate,
     Exchange,
+    ExchangeReply,
     Measure,
     Message,
     Reply,
@@ -36,7 +39,8 @@ ROOM = 1 << 20  # bytes of a request beyond the model and the broadcasts
 class Answered:
     """A reply in a file, with the memory that training proposes and the next secret of an exchange.
 
-    failure: of the client's work, for the agent's own log.
+    failure: of the client's work, for the agent's own log.  step: of a protocol, which is answered once.  again: the
+    reply was made before, and is in no new file.
     """
 
     file: Path
@@ -44,17 +48,26 @@ class Answered:
     proposed: tuple[Tag, Memory] | None = None
     secret: Tensors | None = None
     failure: ClientFailed | None = None
+    step: Step | None = None
+    again: bool = False
 
 
 class Answering:
     """Answers assignments with a participant.
 
     memory: of the participant.  first: a message of the first round; a request has four times its bytes at most.
-    telemetry: whether figures of training and evaluation are sent.
+    telemetry: whether figures of training and evaluation are sent.  known: what a step of a protocol has had before.
     """
 
-    def __init__(self, participant: Participant, memory: AgentMemory, first: Message, telemetry: bool = True) -> None:
-        self.participant, self.memory, self.telemetry = participant, memory, telemetry
+    def __init__(
+        self,
+        participant: Participant,
+        memory: AgentMemory,
+        first: Message,
+        telemetry: bool = True,
+        known: Callable[[Step], Known | None] = lambda step: None,
+    ) -> None:
+        self.participant, self.memory, self.telemetry, self.known = participant, memory, telemetry, known
         self.most = 4 * wire.size(first.tensors()) + ROOM
 
     def check(self, assignment: Assignment) -> None:
@@ -83,10 +96,14 @@ class Answering:
         """
         request = self._request(assignment, message, private)
         binding = Binding(assignment.round, assignment.attempt, assignment.ask)
-        self.participant.secret, failure = secret, None
+        step, failure = self._step(request, assignment), None
+        known = None if step is None else self.known(step)
+        if known is not None and not known.refusal:
+            return Answered(into, WrittenFrame(known.size, known.digest), step=step, again=True)
+        self.participant.secret = secret
         self.memory.take()
         try:
-            reply = self._reply(request)
+            reply = Declined("rejected", known.refusal) if known is not None else self._reply(request)
         except ClientFailed as failed:
             failure, kind = failed, type(failed.__cause__).__name__
             reply = Declined("rejected", f"its work failed in {failed.where} with {kind}; the agent's log has the rest")
@@ -95,8 +112,17 @@ class Answering:
         if written.size > assignment.limit:
             raise FrameError(f"the reply has {written.size} bytes, and the server takes {assignment.limit}.")
         proposed = self.memory.take() if isinstance(reply, UpdateReply) else None
-        following = self.participant.secret if isinstance(request, Exchange) else None
-        return Answered(into, written, proposed, following, failure)
+        following = self.participant.secret if isinstance(reply, ExchangeReply) else None
+        self.participant.secret = {}
+        return Answered(into, written, proposed, following, failure, None if isinstance(reply, Declined) else step)
+
+    def _step(self, request: Request, assignment: Assignment) -> Step | None:
+        """The step of the protocol that a request is; `None` if it is none, or there is no protocol."""
+        if self.participant.algorithm.algorithm.chain.protocol is None or not isinstance(request, Train | Exchange):
+            return None
+        name = request.name if isinstance(request, Exchange) else TRAINING
+        digests = f"{assignment.message} {assignment.private or ''}"
+        return Step((assignment.round, assignment.attempt), name, digests)
 
     def _request(self, assignment: Assignment, message: Path, private: Path | None) -> Request:
         """The request in the files, which must be the one that was assigned."""

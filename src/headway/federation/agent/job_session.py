@@ -20,6 +20,7 @@ from headway.federation.agent.agent_store import AgentStore, StoredReply
 from headway.federation.agent.answering import Answered
 from headway.federation.agent.backoff import Backoff
 from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
+from headway.federation.agent.exchange_record import TRAINING
 from headway.federation.agent.training_thread import TrainingThread, WorkWithdrawn
 from headway.federation.agent.transfers import complete, download, is_wanted, upload
 from headway.observe.text import bytes_text
@@ -247,6 +248,9 @@ class JobSession:
     async def _until_settled(self, assignment: api.Assignment) -> None:
         """Waits for the verdict on pending memory: a client never trains from memory that may not have counted."""
         while (pending := await asyncio.to_thread(self.store.pending, self.name)) is not None:
+            tag = (assignment.round, assignment.attempt)
+            if await asyncio.to_thread(self.store.exchanges.answered, self.name, tag, TRAINING):
+                break  # the same reply is sent again
             if pending.round == assignment.round and pending.attempt < assignment.attempt:
                 await self._settle(pending.round, pending.attempt, False, "the round was begun again")
                 continue
@@ -264,7 +268,7 @@ class JobSession:
         private = None
         if assignment.private is not None:
             private = await self._fetched(assignment.private, assignment.private_size)
-        secret = await asyncio.to_thread(self.store.exchange_secret, self.name)
+        secret = await asyncio.to_thread(self.store.exchanges.secret, self.name, (assignment.round, assignment.attempt))
         self._activity, self._done = (
             {"train": "training", "exchange": "exchanging"}.get(assignment.kind, "scoring"),
             None,

@@ -6,10 +6,9 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Protocol
 
 from headway.core.errors import FrameError
-from headway.core.update import Tensors
 from headway.federation.serving.assignments import MembersChanged, ReplyArrived
 from headway.federation.serving.request_channel import KINDS, TURN_S, RequestChannel, SentMessage
 from headway.protocol.messages import Answer, Ask, Declined, Evaluate, Exchange, ExchangeReply, Reply, Scores, SumReply
@@ -29,6 +28,18 @@ class Gathered:
     bytes_up: dict[str, int] = field(default_factory=dict)
 
 
+class Recorder(Protocol):
+    """Writes what becomes of each client, on the disk before it is acted upon."""
+
+    def replied(self, arrived: ReplyArrived) -> None:
+        """A reply that is taken."""
+        ...
+
+    def missing(self, client: str, reason: str) -> None:
+        """A client that is given up."""
+        ...
+
+
 class Gathering:
     """Puts a request to clients and waits until each has answered or is gone.
 
@@ -42,16 +53,10 @@ class Gathering:
         self._numbers = itertools.count()
 
     def answer(self, ask: Ask) -> Answer:
-        """The answer to a request to evaluate, to measure, or of a protocol."""
-        sent = self.channel.encode(ask)
-        gathered = self.gather(ask, sent)
-        kind = KINDS[type(ask.request)]
-        notes = _missing(gathered.missing, kind)
-        if isinstance(ask.request, Exchange):
-            tensors: dict[str, Tensors] = {
-                client: reply.tensors for client, reply in gathered.replies.items() if isinstance(reply, ExchangeReply)
-            }
-            return Answer(replies=tensors, notes=notes)
+        """The answer to a request to evaluate or to measure."""
+        sent, gathered = self.channel.encode(ask), Gathered()
+        self.gather(ask, sent, gathered)
+        notes = missing_notes(gathered.missing, f"request to {KINDS[type(ask.request)]}")
         scores = {client: reply for client, reply in gathered.replies.items() if isinstance(reply, Scores)}
         scores = {client: scores[client] for client in sorted(scores) if scores[client].examples}
         examples = [each.examples for each in scores.values()] if isinstance(ask.request, Evaluate) else 0
@@ -62,11 +67,25 @@ class Gathering:
             reports = Reports.joined([reports, Reports(sorted(gathered.missing), "dropped", bytes_down=sent.size)])
         return Answer(reports=reports, notes=notes)
 
-    def gather(self, ask: Ask, sent: SentMessage) -> Gathered:
-        """The replies of the cohort; a client that leaves, or does not answer by the quorum's deadline, is missing."""
-        channel, gathered = self.channel, Gathered()
-        gathered.missing = channel.members.silent(ask.cohort)
-        nodes, names = self._send(ask, sent, [client for client in ask.cohort if client not in gathered.missing])
+    def gather(
+        self,
+        ask: Ask,
+        sent: SentMessage,
+        gathered: Gathered,
+        recorder: Recorder | None = None,
+        name_of: Callable[[str], str] | None = None,
+    ) -> None:
+        """Adds the replies of the cohort that are not there; a client that leaves, or does not answer by the quorum's
+        deadline, is missing.
+
+        recorder: is given each reply before its client has a receipt.  name_of: the name of a node's assignment, by
+        default one that no other has.
+        """
+        channel = self.channel
+        wanted = [client for client in ask.cohort if client not in gathered.replies and client not in gathered.missing]
+        _lose(gathered, channel.members.silent(wanted), recorder)
+        wanted = [client for client in wanted if client not in gathered.missing]
+        nodes, names = self._send(ask, sent, wanted, name_of)
         seconds = ask.quorum.deadline_s
         last = math.inf if seconds is None else channel.clock.now() + seconds
         shown = -math.inf
@@ -77,7 +96,7 @@ class Gathering:
             event = channel.event(last - channel.clock.now())
             if isinstance(event, ReplyArrived):
                 if names.get(event.client) == event.assignment.assignment:
-                    self._take(event, sent, gathered)
+                    self._take(event, ask, sent, gathered, recorder)
                     del names[event.client]
                 else:
                     self.other(event)
@@ -89,43 +108,55 @@ class Gathering:
                 if moved:  # they have come back behind a relay, since the server was started
                     channel.assignments.withdraw(moved)
                     names = {node: name for node, name in names.items() if node not in moved}
-                    others, more = self._send(ask, sent, [client for clients in moved.values() for client in clients])
+                    clients = [client for own in moved.values() for client in own]
+                    others, more = self._send(ask, sent, clients, name_of)
                     nodes, names = {**nodes, **others}, {**names, **more}
                 if channel.clock.now() >= last:
                     gone = dict.fromkeys(names, f"it has not answered within {seconds:g} s") | gone
                 channel.assignments.withdraw(gone)
-                gathered.missing |= {client: why for node, why in gone.items() for client in nodes[node]}
+                _lose(gathered, {client: why for node, why in gone.items() for client in nodes[node]}, recorder)
                 names = {node: name for node, name in names.items() if node not in gone}
-        return gathered
 
-    def _send(self, ask: Ask, sent: SentMessage, clients: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    def _send(
+        self, ask: Ask, sent: SentMessage, clients: Sequence[str], name_of: Callable[[str], str] | None
+    ) -> tuple[dict[str, list[str]], dict[str, str]]:
         """Sends the request to some clients: the nodes that have it for which of them, and each node's assignment."""
         channel, nodes, names = self.channel, self.channel.by_node(clients), dict[str, str]()
         for node, own in nodes.items():
-            names[node] = f"{self.prefix}-{next(self._numbers)}"
+            names[node] = name_of(node) if name_of is not None else f"{self.prefix}-{next(self._numbers)}"
             behind = own if channel.members.relays(node) else ()
             limit = REPLY_ROOM if isinstance(ask.request, Exchange) else largest_sum({}, len(behind))
             channel.send(node, names[node], ask, sent, limit, behind)
+        if name_of is not None:
+            channel.assignments.begin()  # whatever else a client still holds is not wanted
         return nodes, names
 
     def _moved(self, node: str, clients: Sequence[str]) -> bool:
         """Whether some clients are reached by another node by now."""
         return any(self.channel.members.node_of(client) != node for client in clients)
 
-    def _take(self, arrived: ReplyArrived, sent: SentMessage, gathered: Gathered) -> None:
+    def _take(
+        self, arrived: ReplyArrived, ask: Ask, sent: SentMessage, gathered: Gathered, recorder: Recorder | None
+    ) -> None:
         """Reads a reply, of a client or of a relay for its clients."""
         behind = arrived.assignment.clients
         try:
             reply = decode_reply(arrived.path.read_bytes(), sent.binding, arrived.assignment.limit)
             if behind and not isinstance(reply, SumReply | Declined):
                 raise FrameError(f"a relay's reports were expected, found {type(reply).__name__}.")
+            if isinstance(ask.request, Exchange) and not isinstance(reply, ExchangeReply | Declined):
+                raise FrameError(f"the reply to an exchange was expected, found {type(reply).__name__}.")
         except FrameError as error:
-            gathered.missing |= dict.fromkeys(behind or [arrived.client], f"its reply was refused: {error}")
+            _lose(gathered, dict.fromkeys(behind or [arrived.client], f"its reply was refused: {error}"), recorder)
             self.channel.decide(arrived, "refused", str(error))
             return
         if behind:
             _take_reports(reply, behind, gathered)
+        elif isinstance(reply, Declined):
+            _lose(gathered, {arrived.client: reply.reason}, recorder)
         else:
+            if recorder is not None:
+                recorder.replied(arrived)
             gathered.replies[arrived.client], gathered.bytes_up[arrived.client] = reply, arrived.size
         self.channel.decide(arrived, "answered")
 
@@ -142,12 +173,18 @@ def _take_reports(reply: Reply, behind: Sequence[str], gathered: Gathered) -> No
             gathered.missing[client] = "its relay has no report on it" if row is None else row.reason
 
 
-def _missing(
-    missing: Mapping[str, str], kind: Literal["train", "evaluate", "measure", "exchange", "settle"]
-) -> list[str]:
-    """A sentence on the clients that have not answered."""
+def missing_notes(missing: Mapping[str, str], request: str) -> list[str]:
+    """A sentence on the clients that have not answered a request."""
     if not missing:
         return []
     first = sorted(missing)[0]
     more = f", and {len(missing) - 1} more clients have not either" if len(missing) > 1 else ""
-    return [f"client {first!r} has not answered the request to {kind}, since {missing[first]}{more}."]
+    return [f"client {first!r} has not answered the {request}, since {missing[first]}{more}."]
+
+
+def _lose(gathered: Gathered, missing: Mapping[str, str], recorder: Recorder | None) -> None:
+    """Gives up clients, each with the reason."""
+    for client, why in missing.items():
+        if recorder is not None:
+            recorder.missing(client, why)
+        gathered.missing[client] = why

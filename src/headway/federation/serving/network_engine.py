@@ -19,14 +19,15 @@ from headway.federation.http_api import Pending, RoundVerdict
 from headway.federation.serving.assignments import ReplyArrived
 from headway.federation.serving.gathering import Gathering
 from headway.federation.serving.network_training import NetworkTraining, Progress
+from headway.federation.serving.protocol_rounds import BEGUN_AGAIN, ProtocolRounds
 from headway.federation.serving.request_channel import RequestChannel
 from headway.federation.serving.server_setup import ServerSetup
 from headway.federation.serving.training_round import RoundRecord, TrainingRounds
 from headway.federation.spool.round_event import RoundLog
-from headway.protocol.messages import Answer, Ask, Evaluate, Measure, Request, Settle, Train
+from headway.protocol.messages import Answer, Ask, Evaluate, Exchange, Measure, Request, Settle, Train
 from headway.server.coordinator import Coordinator
 
-PHASES: Mapping[type[Request], str] = {Evaluate: "evaluating", Measure: "measuring"}
+PHASES: Mapping[type[Request], str] = {Evaluate: "evaluating", Measure: "measuring", Exchange: "exchanging keys"}
 
 
 class WaitedTooLong(HeadwayError):
@@ -108,7 +109,15 @@ class NetworkEngine(Engine):
         self._training = NetworkTraining(setup, self.channel, self.rounds, self._show)
         self.gathering = Gathering(self.channel, self._training.between, secrets.token_hex(4))
         self.gathering.on_change = lambda names: self._show(replace(self.progress, waiting_for=tuple(names)))
+        self.protocol: ProtocolRounds | None = None
+        if job.algorithm.chain.protocol is not None:
+            self.protocol = ProtocolRounds(self.channel, self.rounds, self.gathering, self.log)
         self._recall(0)
+
+    @property
+    def attempt(self) -> int:
+        """The attempt at the present round, above 0 where a restart has begun the exchanges of a protocol again."""
+        return 0 if self.protocol is None else self.protocol.attempt
 
     @property
     def training(self) -> NetworkTraining:
@@ -132,7 +141,8 @@ class NetworkEngine(Engine):
             WaitedTooLong: if that takes longer than the limit.
         """
         self.rounds.replay_between()
-        if (opened := self.rounds.opened) is not None:  # the round that a crash interrupted had these
+        opened = self.rounds.opened if self.protocol is None else self.protocol.recall()
+        if opened is not None:  # the round that a crash interrupted had these
             self.training.take_in(opened.more.get("sizes", {}))
             return tuple(opened.more["available"])
         self.channel.assignments.begin()
@@ -152,12 +162,15 @@ class NetworkEngine(Engine):
         """Puts a request to clients and waits for its quorum."""
         match ask.request:
             case Train():
-                answer = self.training.train(ask)
+                answer = self._train(ask)
                 self._show(Progress("between rounds", ask.round, self.now))
                 return answer
             case Settle():
                 return self._settle(ask)
-        self._show(Progress(PHASES.get(type(ask.request), "exchanging"), ask.round, self.now, ask.cohort))
+        self._show(Progress(PHASES[type(ask.request)], ask.round, self.now, ask.cohort))
+        if isinstance(ask.request, Exchange):
+            assert self.protocol is not None
+            return self.protocol.exchange(ask)
         return self.gathering.answer(ask)
 
     def close(self) -> None:
@@ -187,6 +200,8 @@ class NetworkEngine(Engine):
             return known
         if self._training is None:
             return None
+        if self.protocol is not None and self.protocol.is_left(pending.round, pending.attempt):
+            return RoundVerdict(round=pending.round, attempt=pending.attempt, counted=False, reason=BEGUN_AGAIN)
         ticket = self.coordinator.pool.ticket_of(client)
         if ticket is not None and ticket.round == pending.round:
             return None
@@ -205,6 +220,15 @@ class NetworkEngine(Engine):
             self.channel.clock.set(recorded[-1][1].at)
 
     # parts ----------------------------------------------------------------------------------------------
+
+    def _train(self, ask: Ask) -> Answer:
+        """The answer to a request to train, which is one step of a round where there is a protocol."""
+        if self.protocol is None:
+            return self.training.train(ask)
+        self.protocol.begin(ask)
+        self.protocol.took_part(ask.cohort)
+        answer = self.training.train(ask)
+        return replace(answer, notes=(*answer.notes, *self.protocol.trained()))
 
     def _wait(self, begun: float, there: int, missing: Sequence[str]) -> None:
         """Waits a moment for clients."""
@@ -226,6 +250,8 @@ class NetworkEngine(Engine):
     def _settle(self, ask: Ask) -> Answer:
         """Writes the verdicts on the round, which each client receives at its next contact."""
         verdicts = self.training.verdicts(ask.cohort)
+        if self.protocol is not None:
+            verdicts = self.protocol.end(verdicts)
         self.log.record_verdicts(verdicts)
         self._decided = max(self._decided, ask.round + 1)
         self.channel.assignments.add_verdicts(verdicts, self.channel.members.node_of)

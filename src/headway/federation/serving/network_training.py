@@ -105,11 +105,15 @@ class NetworkTraining:
         """The verdicts on the requests that ended with the last round; counted: the clients that were counted."""
         record, mine, found = self.rounds.record, set(counted), dict[str, RoundVerdict]()
         for client, (ticket, reason) in record.lost.items():
-            found[client] = RoundVerdict(round=ticket.round, attempt=0, counted=False, reason=reason[:2000])
+            found[client] = RoundVerdict(
+                round=ticket.round, attempt=self.rounds.attempt(ticket.round), counted=False, reason=reason[:2000]
+            )
         for client, ticket in record.counted.items():
             is_counted = client in mine
             reason = "" if is_counted else "the round was skipped"
-            found[client] = RoundVerdict(round=ticket.round, attempt=0, counted=is_counted, reason=reason)
+            found[client] = RoundVerdict(
+                round=ticket.round, attempt=self.rounds.attempt(ticket.round), counted=is_counted, reason=reason
+            )
             if is_counted:
                 self.channel.members.count(client, "counted")
         self.rounds.forget()
@@ -145,7 +149,7 @@ class NetworkTraining:
             self._arrived(event)
         now = self._now()
         if pool.due() <= now:
-            self.rounds.feed(RoundEvent("passed", pool.round, 0, now))
+            self.rounds.feed(RoundEvent("passed", pool.round, ask.attempt, now))
             self._withdraw()
         if event is None or isinstance(event, MembersChanged):
             self.lose_silent()
@@ -204,7 +208,11 @@ class NetworkTraining:
         member, more = self.channel.members.get(client), dict[str, str | int]({"relay": relay} if relay else {})
         if member is not None:
             more |= {"examples": member.data.train, "data": member.data.fingerprint}
-        return self.rounds.feed(RoundEvent("arrived", ticket.round, 0, at, number, client, digest, weight, "", more))
+        return self.rounds.feed(
+            RoundEvent(
+                "arrived", ticket.round, self.rounds.attempt(ticket.round), at, number, client, digest, weight, "", more
+            )
+        )
 
     def _sum_arrived(self, arrived: ReplyArrived) -> None:
         """Checks the sum of a relay, and has its clients decided about; all that are in the sum count, or none."""
@@ -269,7 +277,18 @@ class NetworkTraining:
         digest = "" if arrived is None else arrived.digest
         more = {"refused": True} if refused else {}
         self.rounds.feed(
-            RoundEvent("failed", ticket.round, 0, self._now(), ticket.number, ticket.client, digest, 0.0, reason, more)
+            RoundEvent(
+                "failed",
+                ticket.round,
+                self.rounds.attempt(ticket.round),
+                self._now(),
+                ticket.number,
+                ticket.client,
+                digest,
+                0.0,
+                reason,
+                more,
+            )
         )
 
     # requests -------------------------------------------------------------------------------------------

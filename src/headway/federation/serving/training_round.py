@@ -217,7 +217,7 @@ class TrainingRounds:
         """
         again = bool(self.recorded)
         if again:
-            event = self._next()
+            event = self.take()
             self._check_same(event, ask, sent)
             now, reserve = event.at, event.more["reserve"]
         else:
@@ -228,40 +228,40 @@ class TrainingRounds:
                 "first": self.coordinator.pool.asked,
             }
             more |= {"sizes": self.sizes} if self.sizes else {}
-            self._write(RoundEvent("opened", ask.round, ask.attempt, now, digest=sent.digest, more=more))
+            self.write(RoundEvent("opened", ask.round, ask.attempt, now, digest=sent.digest, more=more))
         self.record.messages[ask.round] = sent
         self.record.refused.clear()
         self.coordinator.begin(ask, now, reserve)
-        while self._kind not in ("", "opened", "closed"):
-            self._feed(self._next())
+        while self.next_kind not in ("", "opened", "closed"):
+            self._feed(self.take())
         return again
 
     def feed(self, event: RoundEvent) -> str:
         """Writes an event and feeds it; the verdict on an arrival."""
-        self._write(event)
+        self.write(event)
         return self._feed(event)
 
     def replay_between(self) -> None:
         """Feeds the recorded events up to the opening of the next round."""
-        while self._kind not in ("", "opened"):
-            self._feed(self._next())
+        while self.next_kind not in ("", "opened", "begun"):
+            self._feed(self.take())
 
     @property
     def opened(self) -> RoundEvent | None:
         """The opening of the next round, if it was open before the restart."""
-        return self.recorded[0][1] if self._kind == "opened" else None
+        return self.recorded[0][1] if self.next_kind == "opened" else None
 
     @property
     def was_closed(self) -> bool:
         """Whether the round that is gone on with was closed before the restart."""
-        return self._kind == "closed"
+        return self.next_kind == "closed"
 
     def close(self, ask: Ask) -> tuple[Ask, Closed]:
         """Ends the round: the ask to the clients that count, and the pool's record."""
         if self.was_closed:
-            self._next()
+            self.take()
         else:
-            self._write(RoundEvent("closed", ask.round, ask.attempt, self.coordinator.pool.now))
+            self.write(RoundEvent("closed", ask.round, ask.attempt, self.coordinator.pool.now))
         counting, closed = self.coordinator.close(ask)
         self.record.closed = closed
         self.record.counted = {arrival.ticket.client: arrival.ticket for arrival in closed.counted}
@@ -276,17 +276,23 @@ class TrainingRounds:
         record.summed &= record.replies.keys()
         record.messages = {round_: sent for round_, sent in record.messages.items() if round_ in rounds}
 
+    def attempt(self, round_: int) -> int:
+        """The attempt at a round whose message is held."""
+        sent = self.record.messages.get(round_)
+        return 0 if sent is None else sent.attempt
+
     @property
-    def _kind(self) -> str:
+    def next_kind(self) -> str:
         """The kind of the next recorded event; empty if there is none."""
         return self.recorded[0][1].kind if self.recorded else ""
 
-    def _next(self) -> RoundEvent:
-        """The next recorded event."""
+    def take(self) -> RoundEvent:
+        """The next recorded event, which is then no longer waiting."""
         self.last, event = self.recorded.popleft()
         return event
 
-    def _write(self, event: RoundEvent) -> None:
+    def write(self, event: RoundEvent) -> None:
+        """Writes an event, which is on disk when this returns."""
         self.last = self.append(event)
 
     def _feed(self, event: RoundEvent) -> str:

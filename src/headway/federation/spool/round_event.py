@@ -8,7 +8,9 @@ from typing import Any, Literal, Protocol
 
 from headway.federation.http_api import RoundVerdict
 
-EventKind = Literal["opened", "arrived", "failed", "passed", "closed"]
+EventKind = Literal[
+    "opened", "arrived", "failed", "passed", "closed", "begun", "asked", "replied", "missing", "gathered"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,11 @@ class RoundEvent:
     update that was accepted by the guard is on disk; more has the number of the client's examples and the fingerprint
     of its data, and the relay in whose sum it is.  failed: a request came to nothing; more has "refused" if its
     update was refused.  passed: time passed without a reply.  closed: the round is over.
+
+    Of a protocol, whose exchanges stand around the training, with the number of the ask in the round: begun: an attempt
+    at the round began; more has the available clients and the number of the next ticket.  asked: an exchange; more has
+    its name and cohort.  replied: the reply of a client is on disk.  missing: a client has not replied.  gathered: all
+    replies are there that are waited for.
     """
 
     kind: EventKind

@@ -69,7 +69,8 @@ class RoundManifests(Observer):
     def on_trained(self, trained: TrainedRound) -> tuple[str, ...]:
         """Takes down what became of every update of the round."""
         remarks = () if self._previous is not None else self._begin(trained.before)
-        message = self.engine.rounds.record.messages[trained.before.round].digest
+        sent = self.engine.rounds.record.messages.get(trained.before.round)
+        message = "" if sent is None else sent.digest  # of a round that a protocol ended before the training
         self._trained = _Trained(trained, self._entries(trained), message, self.engine.coordinator.pool.now)
         return remarks
 

@@ -1,0 +1,259 @@
+"""Rounds of a protocol over a network: the attempts at each, and its exchanges, whose replies are on disk first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headway.core.errors import RunFolderError
+from headway.federation.http_api import RoundVerdict
+from headway.federation.serving.assignments import ReplyArrived
+from headway.federation.serving.gathering import Gathered, Gathering, missing_notes
+from headway.federation.serving.request_channel import RequestChannel, SentMessage
+from headway.federation.serving.training_round import TrainingRounds
+from headway.federation.spool.round_event import RoundEvent, RoundLog
+from headway.protocol.messages import Answer, Ask, Exchange, ExchangeReply
+from headway.protocol.reports import Reports
+from headway.protocol.round_pool import Closed
+from headway.protocol.wire_messages import decode_reply
+
+BEGUN_AGAIN = "the round was begun again"
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """An attempt at a round: the clients that were asked in it, and whether its training is over."""
+
+    round: int
+    number: int
+    clients: set[str] = field(default_factory=set)
+    trained: bool = False
+
+
+class ProtocolRounds:
+    """The attempts at the rounds of a protocol.
+
+    A server that ends before the training of an attempt is closed begins the round again as a new attempt, for which
+    clients make new keys.  One that ends later goes on with the attempt from the recorded replies: clients may have
+    revealed shares in it, and a second sum over nearly the same updates would show the difference, which is the update
+    of a single client.
+
+    attempt: at the present round.
+    """
+
+    def __init__(self, channel: RequestChannel, rounds: TrainingRounds, gathering: Gathering, log: RoundLog) -> None:
+        self.channel, self.rounds, self.gathering, self.log = channel, rounds, gathering, log
+        self.attempt = 0
+        self._now: _Attempt | None = None
+        self._left: list[_Attempt] = []  # attempts at the present round that were given up, without verdicts
+        self._notes: list[str] = []
+
+    # a restart ------------------------------------------------------------------------------------------
+
+    def recall(self) -> RoundEvent | None:
+        """Takes up the round that was open before a restart: the beginning of the attempt that is gone on with; `None`
+        if a new attempt, or a new round, is to begin."""
+        self.attempt, self._now, self._left = 0, None, []
+        recorded = [event for _, event in self.rounds.recorded]
+        if not recorded:
+            return None
+        own = [event for event in recorded if event.round == recorded[0].round]
+        begun = [place for place, event in enumerate(own) if event.kind == "begun"]
+        tries = [_attempt(own[place:end]) for place, end in zip(begun, [*begun[1:], len(own)], strict=True)]
+        last = tries[-1]
+        if last.trained:
+            self._left, self.attempt = tries[:-1], last.number
+            for _ in range(begun[-1]):
+                self.rounds.take()
+            return own[begun[-1]]
+        self._left, self.attempt = tries, last.number + 1
+        self.rounds.coordinator.pool.renumber(_next_ticket(recorded))
+        while self.rounds.recorded:
+            self.rounds.take()
+        self._notes.append(
+            "the server was restarted before this round had trained, so that it was begun again with new keys, as "
+            f"attempt {self.attempt + 1}."
+        )
+        return None
+
+    def is_left(self, round_: int, attempt: int) -> bool:
+        """Whether an attempt at the present round was given up."""
+        return any((each.round, each.number) == (round_, attempt) for each in self._left)
+
+    # one round ------------------------------------------------------------------------------------------
+
+    def begin(self, ask: Ask) -> None:
+        """Notes that an attempt begins with this ask, if it is the first."""
+        if self._now is not None:
+            return
+        pool, rounds = self.rounds.coordinator.pool, self.rounds
+        if rounds.next_kind == "begun":
+            event = rounds.take()
+            pool.renumber(int(event.more["first"]))
+        else:
+            now = max(self.channel.clock.now(), pool.now, 0.0)
+            more = {"available": list(rounds.available), "first": pool.asked, "sizes": rounds.sizes}
+            event = RoundEvent("begun", ask.round, self.attempt, now, more=more)
+            rounds.write(event)
+        self._now = _Attempt(ask.round, self.attempt)
+        rounds.record.counted, rounds.record.lost = {}, {}
+        rounds.record.closed = Closed(ask.round, event.at, (), ())
+        for left in self._left:
+            self._give_verdicts(left, BEGUN_AGAIN)
+
+    def exchange(self, ask: Ask) -> Answer:
+        """The answer to an exchange of the protocol."""
+        self.begin(ask)
+        assert self._now is not None
+        assert isinstance(ask.request, Exchange)
+        self._now.clients |= set(ask.cohort)
+        sent, name = self.channel.encode(ask), ask.request.name
+        gathered = self._recorded(ask, sent)
+        if self.rounds.next_kind == "gathered":
+            self.rounds.take()
+        else:
+            job = self.channel.assignments.job
+            own = f"{job}-{ask.round}.{ask.attempt}.{ask.number}"
+            self.gathering.gather(ask, sent, gathered, _Recorder(self, ask), lambda node: own)
+            self.rounds.write(RoundEvent("gathered", ask.round, ask.attempt, self._time(), ask.number))
+        replies = {
+            client: gathered.replies[client].tensors  # type: ignore[attr-defined]
+            for client in sorted(gathered.replies)
+        }
+        notes, self._notes = self._notes, []
+        lost = sorted(gathered.missing) if not self.was_trained else []  # of others the training has reports
+        reasons = [f"it took no part in the exchange {name!r}, since {gathered.missing[client]}" for client in lost]
+        reports = Reports(lost, "dropped", bytes_down=sent.size, reasons=reasons) if lost else Reports()
+        return Answer(
+            replies=replies, reports=reports, notes=[*notes, *missing_notes(gathered.missing, f"exchange {name!r}")]
+        )
+
+    def took_part(self, clients: Sequence[str]) -> None:
+        """Notes the clients that are asked to train."""
+        if self._now is not None:
+            self._now.clients |= set(clients)
+
+    def trained(self) -> list[str]:
+        """Notes that the training of the attempt is over; sentences on the round."""
+        if self._now is not None:
+            self._now.trained = True
+        notes, self._notes = self._notes, []
+        return notes
+
+    @property
+    def was_trained(self) -> bool:
+        """Whether the training of the present attempt is over."""
+        return self._now is not None and self._now.trained
+
+    def end(self, verdicts: Mapping[str, RoundVerdict]) -> dict[str, RoundVerdict]:
+        """Ends the round: the verdicts on all clients that took part, so that they forget their secrets."""
+        now, self._now = self._now, None
+        if now is None:
+            return dict(verdicts)
+        if not now.trained:
+            if self.rounds.next_kind == "closed":
+                self.rounds.take()
+            else:
+                self.rounds.write(RoundEvent("closed", now.round, now.number, self._time()))
+        others = now.clients - verdicts.keys()
+        reason = "it was not in the sum"
+        own = RoundVerdict(round=now.round, attempt=now.number, counted=False, reason=reason)
+        self._left, self.attempt = [], 0
+        return {**dict.fromkeys(sorted(others), own), **verdicts}
+
+    # inside ---------------------------------------------------------------------------------------------
+
+    def keep_reply(self, ask: Ask, arrived: ReplyArrived) -> None:
+        """Writes that a reply is on disk, before its client is given a receipt."""
+        self.rounds.write(
+            RoundEvent("replied", ask.round, ask.attempt, self._time(), ask.number, arrived.client, arrived.digest)
+        )
+
+    def keep_missing(self, ask: Ask, client: str, reason: str) -> None:
+        """Writes that a client has not replied."""
+        self.rounds.write(
+            RoundEvent("missing", ask.round, ask.attempt, self._time(), ask.number, client, reason=reason)
+        )
+
+    def _recorded(self, ask: Ask, sent: SentMessage) -> Gathered:
+        """The replies that were there before a restart; of a new exchange, that it begins.
+
+        Raises:
+            RunFolderError: if another exchange was recorded.
+        """
+        rounds, gathered = self.rounds, Gathered()
+        if rounds.next_kind != "asked":
+            more = {"name": ask.request.name, "cohort": list(ask.cohort)}  # type: ignore[attr-defined]
+            rounds.write(
+                RoundEvent("asked", ask.round, ask.attempt, self._time(), ask.number, digest=sent.digest, more=more)
+            )
+            return gathered
+        event = rounds.take()
+        if (event.number, event.digest) != (ask.number, sent.digest):
+            raise RunFolderError(
+                f"an exchange {event.more.get('name')!r} was recorded in round {event.round + 1} that is not the one "
+                "that the run has come to: the checkpoint and the event log are not of one run. Restore the run folder "
+                "from a copy, or start a new run."
+            )
+        while rounds.next_kind in ("replied", "missing"):
+            event = rounds.take()
+            if event.kind == "missing":
+                gathered.missing[event.client] = event.reason
+            else:
+                path = self.channel.files.path(event.digest)
+                gathered.replies[event.client] = _read(path, sent)
+        return gathered
+
+    def _give_verdicts(self, attempt: _Attempt, reason: str) -> None:
+        """Has the clients of an attempt that was given up drop what they hold of it."""
+        verdict = RoundVerdict(round=attempt.round, attempt=attempt.number, counted=False, reason=reason)
+        verdicts = dict.fromkeys(sorted(attempt.clients), verdict)
+        self.log.record_verdicts(verdicts)
+        self.channel.assignments.add_verdicts(verdicts, self.channel.members.node_of)
+
+    def _time(self) -> float:
+        return max(self.channel.clock.now(), self.rounds.coordinator.pool.now, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorder:
+    """Writes what becomes of each client in an exchange."""
+
+    rounds: ProtocolRounds
+    ask: Ask
+
+    def replied(self, arrived: ReplyArrived) -> None:
+        """A reply that is taken."""
+        self.rounds.keep_reply(self.ask, arrived)
+
+    def missing(self, client: str, reason: str) -> None:
+        """A client that is given up."""
+        self.rounds.keep_missing(self.ask, client, reason)
+
+
+def _attempt(events: list[RoundEvent]) -> _Attempt:
+    """The attempt whose events these are."""
+    made = _Attempt(events[0].round, events[0].attempt)
+    for event in events:
+        made.clients |= set(event.more.get("cohort", ()))
+        made.trained |= event.kind == "closed"
+    return made
+
+
+def _next_ticket(events: list[RoundEvent]) -> int:
+    """A number for tickets that none of these events has."""
+    numbers = [0]
+    for event in events:
+        if event.kind in ("begun", "opened"):
+            numbers.append(int(event.more["first"]) + len(event.more.get("cohort", ())))
+        elif event.kind in ("arrived", "failed"):
+            numbers.append(event.number + 1)
+    return max(numbers) + len(events)  # of clients that were asked again and have not ended
+
+
+def _read(path: Path, sent: SentMessage) -> ExchangeReply:
+    """A recorded reply."""
+    reply = decode_reply(path.read_bytes(), sent.binding, path.stat().st_size)
+    assert isinstance(reply, ExchangeReply)
+    return reply
