@@ -93,6 +93,7 @@ class AgentJob:
         job = Job(algorithm, task, data, key, memory, description.rounds)
         setup = ClientSetup.of(job, flows, False, own.device, False)
         client = data.clients[0]
+        setup.client_algorithm.run = description.job
         if description.keys == "private":
             setup.client_algorithm.key = private_key
         held = setup.job.data

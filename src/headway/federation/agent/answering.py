@@ -19,7 +19,6 @@ from headway.protocol.messages import (
     Declined,
     Evaluate,
     Exchange,
-    ExchangeReply,
     Measure,
     Message,
     Reply,
@@ -112,7 +111,7 @@ class Answering:
         if written.size > assignment.limit:
             raise FrameError(f"the reply has {written.size} bytes, and the server takes {assignment.limit}.")
         proposed = self.memory.take() if isinstance(reply, UpdateReply) else None
-        following = self.participant.secret if isinstance(reply, ExchangeReply) else None
+        following = self.participant.secret if step is not None and not isinstance(reply, Declined) else None
         self.participant.secret = {}
         return Answered(into, written, proposed, following, failure, None if isinstance(reply, Declined) else step)
 

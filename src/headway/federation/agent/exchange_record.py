@@ -116,7 +116,7 @@ def keep_step(
         "WHERE job = ? AND round = ? AND attempt = ?",
         (job, round_, attempt, step.name, step.request, digest, size, job, round_, attempt),
     )
-    if secret is not None:
+    if secret:
         held = memory_to_bytes({"secret": secret})
         database.execute("INSERT OR REPLACE INTO secrets VALUES (?, ?, ?, ?)", (job, round_, attempt, held))
 

@@ -70,6 +70,7 @@ class NetworkEngine(Engine):
         self.progress = Progress()
         self._decided = 0  # rounds whose verdicts are on disk
         self._training: NetworkTraining | None = None  # until it is opened
+        self.protocol: ProtocolRounds | None = None  # of a chain that has one
 
     @property
     def facts(self) -> EngineFacts:
@@ -109,7 +110,6 @@ class NetworkEngine(Engine):
         self._training = NetworkTraining(setup, self.channel, self.rounds, self._show)
         self.gathering = Gathering(self.channel, self._training.between, secrets.token_hex(4))
         self.gathering.on_change = lambda names: self._show(replace(self.progress, waiting_for=tuple(names)))
-        self.protocol: ProtocolRounds | None = None
         if job.algorithm.chain.protocol is not None:
             self.protocol = ProtocolRounds(self.channel, self.rounds, self.gathering, self.log)
         self._recall(0)
