@@ -10,8 +10,7 @@ from headway.data import FederatedData
 from headway.engines.engine import Job
 from headway.engines.executors.client_setup import ClientSetup
 from headway.federation.agent.agent_memory import AgentMemory
-from headway.federation.agent.answering import Answering
-from headway.federation.agent.exchange_record import Known, Step
+from headway.federation.agent.answering import Answering, KnownSteps
 from headway.federation.agent.job_building import algorithm_of_names
 from headway.federation.agent.local_policy import LocalPolicy
 from headway.federation.agent.own_data import DataSource, data_facts, fitted, read_data
@@ -71,7 +70,7 @@ class AgentJob:
         own: Surroundings,
         private_key: Key,
         memory: AgentMemory,
-        known: Callable[[Step], Known | None] = lambda step: None,
+        known: KnownSteps = lambda step: None,
     ) -> AgentJob:
         """The job of a description; reads the data.
 

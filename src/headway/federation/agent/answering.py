@@ -31,6 +31,7 @@ from headway.protocol.wire_files import WrittenFrame
 from headway.protocol.wire_messages import Binding, read_request, write_reply
 
 KINDS: dict[str, type[Request]] = {"train": Train, "evaluate": Evaluate, "measure": Measure, "exchange": Exchange}
+KnownSteps = Callable[[Step], Known | None]  # what a step of a protocol has had before
 ROOM = 1 << 20  # bytes of a request beyond the model and the broadcasts
 
 
@@ -64,7 +65,7 @@ class Answering:
         memory: AgentMemory,
         first: Message,
         telemetry: bool = True,
-        known: Callable[[Step], Known | None] = lambda step: None,
+        known: KnownSteps = lambda step: None,
     ) -> None:
         self.participant, self.memory, self.telemetry, self.known = participant, memory, telemetry, known
         self.most = 4 * wire.size(first.tensors()) + ROOM

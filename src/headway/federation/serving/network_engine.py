@@ -16,7 +16,6 @@ from headway.core.flow import EngineFacts
 from headway.engines.engine import Engine, Job
 from headway.engines.grouping import GROUP
 from headway.federation.http_api import Pending, RoundVerdict
-from headway.federation.serving.assignments import ReplyArrived
 from headway.federation.serving.gathering import Gathering
 from headway.federation.serving.network_training import NetworkTraining, Progress
 from headway.federation.serving.protocol_rounds import BEGUN_AGAIN, ProtocolRounds
@@ -242,8 +241,7 @@ class NetworkEngine(Engine):
             )
         self._show(Progress("waiting for clients", self.coordinator.pool.round + 1, begun, tuple(missing), note=of))
         event = self.channel.event()
-        if isinstance(event, ReplyArrived):
-            self.training.between(event)
+        self.training.between(event)
         if self.coordinator.pool.busy:
             self.training.lose_silent()
 

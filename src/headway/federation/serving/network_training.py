@@ -10,7 +10,7 @@ from typing import Any
 from headway.core import fault_points
 from headway.core.errors import UpdateRejected
 from headway.federation.http_api import RoundVerdict
-from headway.federation.serving.assignments import MembersChanged, ReplyArrived
+from headway.federation.serving.assignments import Event, MembersChanged, ReplyArrived
 from headway.federation.serving.joined_clients import Sizes, reported_sizes, take_in
 from headway.federation.serving.request_channel import TURN_S, RequestChannel
 from headway.federation.serving.server_setup import ServerSetup
@@ -130,9 +130,10 @@ class NetworkTraining:
         self._notes += notes
         return {client: reported[client] for client in changed}
 
-    def between(self, arrived: ReplyArrived) -> None:
+    def between(self, event: Event | None) -> None:
         """Takes a reply that comes between two rounds, or while another request is open."""
-        self._arrived(arrived)
+        if isinstance(event, ReplyArrived):
+            self._arrived(event)
 
     # events ---------------------------------------------------------------------------------------------
 
