@@ -22,7 +22,7 @@ BEGUN_AGAIN = "the round was begun again"
 
 
 @dataclass(slots=True)
-class _Attempt:
+class _RoundAttempt:
     """An attempt at a round: the clients that were asked in it, and whether its training is over."""
 
     round: int
@@ -45,8 +45,8 @@ class ProtocolRounds:
     def __init__(self, channel: RequestChannel, rounds: TrainingRounds, gathering: Gathering, log: RoundLog) -> None:
         self.channel, self.rounds, self.gathering, self.log = channel, rounds, gathering, log
         self.attempt = 0
-        self._now: _Attempt | None = None
-        self._left: list[_Attempt] = []  # attempts at the present round that were given up, without verdicts
+        self._now: _RoundAttempt | None = None
+        self._left: list[_RoundAttempt] = []  # attempts at the present round that were given up, without verdicts
         self._notes: list[str] = []
 
     # a restart ------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ class ProtocolRounds:
             more = {"available": list(rounds.available), "first": pool.asked, "sizes": rounds.sizes}
             event = RoundEvent("begun", ask.round, self.attempt, now, more=more)
             rounds.write(event)
-        self._now = _Attempt(ask.round, self.attempt)
+        self._now = _RoundAttempt(ask.round, self.attempt)
         rounds.record.counted, rounds.record.lost = {}, {}
         rounds.record.closed = Closed(ask.round, event.at, (), ())
         for left in self._left:
@@ -205,7 +205,7 @@ class ProtocolRounds:
                 gathered.replies[event.client] = _read(path, sent)
         return gathered
 
-    def _give_verdicts(self, attempt: _Attempt, reason: str) -> None:
+    def _give_verdicts(self, attempt: _RoundAttempt, reason: str) -> None:
         """Has the clients of an attempt that was given up drop what they hold of it."""
         verdict = RoundVerdict(round=attempt.round, attempt=attempt.number, counted=False, reason=reason)
         verdicts = dict.fromkeys(sorted(attempt.clients), verdict)
@@ -232,9 +232,9 @@ class _Recorder:
         self.rounds.keep_missing(self.ask, client, reason)
 
 
-def _attempt(events: list[RoundEvent]) -> _Attempt:
+def _attempt(events: list[RoundEvent]) -> _RoundAttempt:
     """The attempt whose events these are."""
-    made = _Attempt(events[0].round, events[0].attempt)
+    made = _RoundAttempt(events[0].round, events[0].attempt)
     for event in events:
         made.clients |= set(event.more.get("cohort", ()))
         made.trained |= event.kind == "closed"
