@@ -10,6 +10,8 @@ from headway.audit.audit_result import AttackRow, AuditReport, Curve, Gallery
 from headway.audit.canary_attack import canary_outcome, canary_row, promises
 from headway.audit.canary_outcome import CanaryOutcome
 from headway.audit.dense_attack import DenseAttack
+from headway.audit.gradient_attack import GradientAttack
+from headway.audit.gradient_inversion import InversionEffort
 from headway.audit.membership_attack import NAME, MembershipAttack, seconds_of_round
 from headway.audit.protections import protections, without_protections
 from headway.audit.shadow_federation import ShadowFederation
@@ -17,7 +19,7 @@ from headway.core.errors import ConfigError, nearest
 from headway.core.registry import brief
 from headway.experiment.resolved_runfile import Experiment, RunFile
 
-ATTACKS = ("canaries", "dense", "membership")
+ATTACKS = ("canaries", "dense", "gradients", "membership")
 QUICK_S, THOROUGH_S = 45.0, 900.0
 QUICK_RUN_S, THOROUGH_RUN_S = 3.0, 60.0  # of the training of one model for membership inference
 CANARY_SHARE = 0.5  # of the budget, at most, for canaries
@@ -102,7 +104,12 @@ class Audit:
 
     def steps(self) -> list[Step]:
         """The attacks by name, in their order."""
-        made = {"canaries": self._canaries, "dense": self._dense, "membership": self._membership}
+        made = {
+            "canaries": self._canaries,
+            "dense": self._dense,
+            "gradients": self._gradients,
+            "membership": self._membership,
+        }
         return [step for name, make in made.items() if name in (self.options.attacks or ATTACKS) for step in make()]
 
     def _dense(self) -> list[Step]:
@@ -118,6 +125,21 @@ class Audit:
                 self.found.notes.append(f"an update of one step was not attacked: {trainer} cannot stop after one.")
             else:
                 made.append((f"dense-layer inversion, {words}", _dense(dense, steps)))
+        return made
+
+    def _gradients(self) -> list[Step]:
+        """Gradient inversion on an update of one step."""
+        thorough = self.options.thorough
+        effort = InversionEffort(2000, 4) if thorough else InversionEffort()
+        made: list[Step] = []
+        for records in (1, 4) if thorough else (1,):
+            attack = GradientAttack(self.parts, self.plain.algorithm, self.cohort, effort, records)
+            missing = attack.missing(self.real.flat_module.layout.size)
+            if missing is not None:
+                self.found.notes.append(missing)
+                return []
+            if attack.records not in [int(name.split()[-2]) for name, _ in made]:
+                made.append((f"gradient inversion, {attack.records} record(s)", _gradients(attack)))
         return made
 
     def _membership(self) -> list[Step]:
@@ -207,6 +229,14 @@ def _dense(attack: DenseAttack, steps: int | None) -> Callable[[Findings], None]
     def run(found: Findings) -> None:
         attack.galleries.clear()
         found.rows += attack.rows(steps)
+        found.galleries += attack.galleries
+
+    return run
+
+
+def _gradients(attack: GradientAttack) -> Callable[[Findings], None]:
+    def run(found: Findings) -> None:
+        found.rows.append(attack.row())
         found.galleries += attack.galleries
 
     return run

@@ -28,7 +28,7 @@ def audit(
     ] = None,
     attacks: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAMES", help="Only these, separated by commas: canaries, dense, membership."),
+        typer.Option(metavar="NAMES", help="Only these, separated by commas: canaries, dense, gradients, membership."),
     ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
