@@ -11,8 +11,8 @@ from conformance.tiny import engine
 import headway as hw
 from headway.core.errors import HeadwayError
 from headway.core.flow import Flow, PrivacyEvent
-from headway.protocol.effects import EffectHandler, Persist, Reserve, drive
-from headway.protocol.messages import Ask, Train
+from headway.protocol.effects import Concluded, EffectHandler, Persist, Reserve, drive
+from headway.protocol.messages import Answer, Ask, Train
 
 
 class Refused(HeadwayError):
@@ -111,3 +111,11 @@ def test_an_event_with_details_is_a_value_like_others():
     one = PrivacyEvent("skellam", 1.0, 2.0, at="distributed", details={"l1": 3.0})
     assert one == PrivacyEvent("skellam", 1.0, 2.0, at="distributed", details={"l1": 3.0})
     assert len({one, PrivacyEvent("skellam", 1.0, 2.0, at="distributed", details={"l1": 4.0})}) == 2
+
+
+def test_what_a_protocol_has_concluded_is_its_own_answer():
+    answer = Answer(notes=("nothing was unmasked",))
+    seen = []
+    handler = EffectHandler(lambda ask: Answer(), completed=lambda effect, given: seen.append(given))
+    assert handler(Concluded(answer)) is answer
+    assert seen == [answer]

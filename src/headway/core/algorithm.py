@@ -21,7 +21,7 @@ from headway.core.update import Tensors, Update, flat_names, unflat_names
 from headway.numerics.keys import Key
 from headway.protocol import wire
 from headway.protocol.client_history import ClientHistory
-from headway.protocol.effects import Effect, Persist, Reserve
+from headway.protocol.effects import Concluded, Effect, Persist, Reserve
 from headway.protocol.messages import Answer, Ask, Exchange, Measure, Message, Train
 from headway.protocol.quorum import Quorum
 from headway.protocol.sums import ExactTotal
@@ -219,6 +219,7 @@ class Algorithm:
             answer = yield ask
         else:
             answer = yield from self.chain.protocol[1].exchange(ask, ctx)
+            yield Concluded(answer)
         made_here = tuple(event for event in flows[-1].events if event.at == "server")
         if made_here and not answer.total.count and flows[-1].server_sees == "each":
             answer = replace(answer, total=self._nobody(state, layout, flows))

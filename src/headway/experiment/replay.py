@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,8 +22,9 @@ from headway.core.errors import RunFolderError
 from headway.experiment.federation import Federation
 from headway.observe.run_folder import read_notes, read_tensors, write_tensors, writing
 from headway.protocol.answer_state import answer_from_state, answer_to_state
-from headway.protocol.effects import Effect, EffectHandler, Persist, drive
+from headway.protocol.effects import Concluded, Effect, EffectHandler, Persist, drive
 from headway.protocol.messages import Answer, Ask
+from headway.protocol.reports import Reports
 
 KEEP_AFTER_S = 20.0  # a round whose effects took less is sooner carried out again than written to disk
 R = TypeVar("R")
@@ -60,7 +62,9 @@ class RoundReplay:
             nonlocal spent
             begun = time.perf_counter()
             answer = handler(effect)
-            self._completed.append((isinstance(effect, Ask), answer))
+            if isinstance(effect, Concluded):  # its reports and notes include those of the answer to Train
+                self._completed = [(asked, _without_reports(one)) for asked, one in self._completed]
+            self._completed.append((isinstance(effect, Ask | Concluded), answer))
             spent += time.perf_counter() - begun
             if spent >= self.keep_after_s or isinstance(effect, Persist):
                 self._keep(before)
@@ -157,6 +161,13 @@ class RoundReplay:
 
     def _path(self, round_: int, folder: Path) -> Path:
         return folder / f"round-{round_:06d}.safetensors"
+
+
+def _without_reports(answer: Answer) -> Answer:
+    """An answer without what another one holds instead: the reports and notes of an answer to Train."""
+    if not len(answer.reports):
+        return answer
+    return replace(answer, reports=Reports(), earlier=Reports(), notes=())
 
 
 def _digest(state: State) -> str:

@@ -1,7 +1,8 @@
 """The effects of a round: its needs, carried out by a handler, and replayed when the round is resumed.
 
 A round is a generator of effects, with no I/O inside: `Ask` has a request answered by clients, `Reserve` has a privacy
-ledger write events before noise is drawn, and `Persist` keeps tensors that must not be made a second time.
+ledger write events before noise is drawn, `Persist` keeps tensors that must not be made a second time, and `Concluded`
+has the answer of a protocol's exchanges.
 """
 
 from __future__ import annotations
@@ -36,7 +37,15 @@ class Persist:
     round: int = 0
 
 
-Effect: TypeAlias = Ask | Reserve | Persist
+@dataclass(frozen=True, slots=True)
+class Concluded:
+    """The effect after the exchanges of a protocol: the answer that the round goes on with, in the place of that to
+    Train.  Where the protocol has ended without a sum, nobody is counted in it, and its notes say why."""
+
+    answer: Answer
+
+
+Effect: TypeAlias = Ask | Reserve | Persist | Concluded
 
 
 def _grant(effect: Reserve) -> None:
@@ -65,6 +74,8 @@ class EffectHandler:
                 answer = Answer()
             case Persist():
                 answer = Answer(replies={effect.name: dict(effect.tensors)})
+            case Concluded():
+                answer = effect.answer
         if self.completed is not None:
             self.completed(effect, answer)
         return answer

@@ -304,3 +304,22 @@ def test_chains_that_compose(stages):
     assert (last.server_sees, last.exposed, last.number) == ("sum", (), "ring")
     assert any("nobody can check whether a client has clipped" in warning for warning in last.warnings)
     assert hw.Algorithm(links, hw.LocalSGD(), hw.All()).protected
+
+
+@pytest.mark.parametrize("mode", ["real", "ideal"])
+def test_a_round_without_a_sum_changes_nothing_and_says_why(mode):
+    """Most clients are stragglers whose work is dropped, after the others have sent their masked vectors."""
+    stages = (hw.Scaffold(), hw.Clip(), hw.Quantize(), hw.SecureSum(mode=mode), hw.Mean("clients"))
+    algorithm = hw.Algorithm(
+        hw.chain(*stages), hw.LocalSGD(lr=0.1, epochs=2, stragglers=0.6, straggler_policy="drop"), hw.All()
+    )
+    run = hw.Run(algorithm, blobs(sizes=TEN), linear_task(), rounds=2, seed=3, engine=hw.LocalEngine(drift=False))
+    start = run.state.params.clone()
+    for report in run:
+        assert report.count("counted") == 0
+        assert report.count("dropped") == 10
+        assert any("the round has no secure sum" in note and "7 must remain" in note for note in report.notes)
+        assert all("no secure sum" in client.reason or "straggler" in client.reason for client in report.clients)
+    assert torch.equal(run.state.params, start)
+    assert all(run.memory.get(client) is None for client in run.data.clients)
+    run.close()

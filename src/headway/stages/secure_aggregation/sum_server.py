@@ -58,8 +58,8 @@ class SumServer:
         present = yield from self._keys()
         sharing, sealed = yield from self._shares(present)
         answer = yield self._training(sharing)
-        survivors = self._enough(self._places(answer.counted) & sharing, "sent a masked vector")
         try:
+            survivors = self._enough(self._places(answer.counted) & sharing, "sent a masked vector")
             signatures = yield from self._signatures(survivors, sharing, sealed)
             yield from self._reveal(signatures, survivors, sharing)
             return answer, self._masks(survivors, sharing)
