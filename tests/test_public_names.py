@@ -14,8 +14,8 @@ chain ChainRefused Charging ClientFailed Clip ClockEngine ConfigError Context da
 Diverged DPSGD ECGR Examples FedDyn FederatedData FedNova FedProx Fixed Flow GaussianNoise HeadwayError Layout
 LeastAvailable LocalEngine LocalGaussian LocalOptimizer LocalSGD LossTerm Mean models Moon Observer Oort Place Poisson
 PowerOfChoice ProcessEngine Protocol QFedAvg Quantize Quorum RayEngine Rebase recipes RMSprop RoundReport RoundRobin
-rounds Run RunFolderError Sampler Scaffold Schedule SecureSum ServerAdagrad ServerAdam ServerSGD ServerYogi SGD Stage
-stages Staleness step_rules Task Trace Trainer Uniform Update Weigh WeighByQuality
+rounds Run RunFolderError Sampler Scaffold Schedule SecureSum ServerAdagrad ServerAdam ServerSGD ServerYogi SGD
+Skellam Stage stages Staleness step_rules Task Trace Trainer Uniform Update Weigh WeighByQuality
 AdaptiveRobustClipping Bucketing Bulyan CentredClipping ClientMomentum FLTrust GeometricMedian Krum
 MeanAroundMedian Median MinimumDiameter MultiKrum NNM NormBound TrimmedMean
 """.split()  # noqa: SIM905

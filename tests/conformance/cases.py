@@ -55,6 +55,7 @@ from headway.stages import (
     ServerAdam,
     ServerSGD,
     ServerYogi,
+    Skellam,
     Staleness,
     TrimmedMean,
     Weigh,
@@ -86,6 +87,7 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     ),
     "ServerAdagrad": (ServerAdagrad(), ServerAdagrad(0.3, 0.5, 0.1), ServerAdagrad(start=0.1, epsilon="inside")),
     "ServerYogi": (ServerYogi(), ServerYogi(0.3, 0.0, 0.5, 0.1, bias_correction=True), ServerYogi(start=1e-6)),
+    "Skellam": (Skellam(0.5, survivors=1), Skellam(3.0, survivors=1)),
     "ServerSGD": (ServerSGD(), ServerSGD(0.5, momentum=0.9)),
     "Rebase": (Rebase(),),
     "Median": (Median(0), Median(1)),
@@ -148,16 +150,18 @@ def around(stage: Stage) -> tuple[Stage, ...]:
         return (Clip(2.0), stage, Mean())
     if isinstance(stage, SecureSum):
         return (Clip(2.0), Quantize(), stage, Mean("clients"))
+    if isinstance(stage, Skellam):
+        return (Clip(2.0), Quantize(8), stage, SecureSum(min_cohort=3, min_survivors=2, mode="ideal"), Mean("expected"))
     over = "clients" if isinstance(stage, (FedDyn, QFedAvg)) else "examples"
     return (stage, Mean(over)) if stage.place < Place.AGGREGATE else (Mean(), stage)
 
 
-def flow_at(stage: Stage, before: bool = True) -> Flow:
+def flow_at(stage: Stage, before: bool = True, size: int = SIZE) -> Flow:
     """The facts that reach a stage in its chain, or that hold after it."""
     stages = around(stage)
     index = stages.index(stage)
-    everyone = isinstance(stage, (AFL, FLTrust, SecureSum))
-    start = Flow(trainer=ALL_OFFERS, sampler=ALL if everyone else SOME, size=SIZE + 1)
+    everyone = isinstance(stage, (AFL, FLTrust, SecureSum, Skellam))
+    start = Flow(trainer=ALL_OFFERS, sampler=ALL if everyone else SOME, size=size)
     flows = (start, *chain(*stages).trace(start))
     return flows[index + (not before)]
 
@@ -196,7 +200,7 @@ def case(stage: Stage, seed: int = 0) -> Case:
     lengths = flow_at(stage, before=False).lengths(SIZE)
     beside = {name: draw(name, LANES, length) for name, length in lengths.items() if name not in ("delta", NUMBERS)}
     update = Update.of(draw("delta", LANES, SIZE), ctx.examples.double(), **beside)
-    if isinstance(stage, SecureSum):  # behind a quantiser, and of clients that count the same
+    if ctx.flow.number == "ring":  # behind a quantiser, and of clients that count the same
         codes = {name: (1000 * vector).to(torch.int64) for name, vector in update.vectors.items()}
         update = Update(codes, torch.ones(LANES, dtype=torch.float64))
     memory = {name: draw(f"memory {name}", *kept.shape) for name, kept in stage.remember(lanes).items()}

@@ -88,8 +88,8 @@ class Tiny:
     def __post_init__(self) -> None:
         self.clients = [f"c{i:03d}" for i in range(len(self.problems))]
         self.population = dict(zip(self.clients, self.problems, strict=True))
-        self.flows = self.algorithm.flows(EngineFacts("tiny"), len(self.clients))
         self.size = len(self.problems[0].b)
+        self.flows = self.algorithm.flows(EngineFacts("tiny"), len(self.clients), self.size)
         self.layout = Layout.of({"w": torch.zeros(self.size, dtype=torch.float64)})
         self.memory: dict[str, dict[str, dict[str, Tensor]]] = {}
         self.secrets: dict[str, dict[str, Tensor]] = {}

@@ -19,6 +19,9 @@ BROKEN = {
     "additive": Flow(additive=False),
     "dense": Flow(dense=False),
     "bound": Flow(),
+    "behind_sum": Flow(),
+    "known_unit": Flow(number="ring"),
+    "same_weights": Flow().set("Weigher", weight_bound=7.0),
     "finite_bound": Flow(bound=float("inf")),
     "limited_terms": Flow(weighted=True),
     "sum": Flow().set("Median", reduced=True),
@@ -35,6 +38,8 @@ BROKEN = {
 }
 HOLDS = {
     "ring": Flow(number="ring"),
+    "behind_sum": Flow(weighted=True),
+    "known_unit": Flow(number="ring", unit=0.5),
     "bound": Flow(bound=1.0),
     "finite_bound": Flow(bound=1.0),
     "bounded_integers": Flow(largest=7),

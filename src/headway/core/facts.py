@@ -141,14 +141,16 @@ class FlowFacts:
     weight_bound: the largest weight that a client can have.
     weight_leaks: what a weight reveals of one client's data, beyond how many examples there are.
     exposed: what else leaves the client unprotected.
-    by_examples: whether a client's weight is at most its number of examples.
+    by_examples: whether a client's weight is at most its number of examples.  uniform: whether a stage has set all
+        weights to 1.
     vectors: the names of the vectors that travel; scalars: the ones of one number, not P; specs: of the ones
         with another length or number type than the parameters.
     mixing: the share by which averaged statistics move towards the updates' own, where models are mixed.
     size: how many parameters the model has, where that is known; statistics: how many averaged ones travel beside.
     largest: the largest absolute value of the integers that one client adds to a sum, and `unit` the real that an
-        integer of 1 stands for; noise_variance: that of
-        the noise which one client adds to each of them.
+        integer of 1 stands for.
+    noise_variance: that of the noise which one client adds to each of its integers; survivors: how many such clients
+        must be in a sum, at least, for the noise that is promised.
     proximal: strength of the pull towards w_t that step rules add, which shortens what a gradient moves.
     equal: whether every client must count the same.
     min_updates: the fewest updates that can be aggregated: a round with fewer is skipped, an algorithm that never has
@@ -170,6 +172,7 @@ class FlowFacts:
     reduced: bool = False
     weight_bound: float | None = None
     by_examples: bool = True
+    uniform: bool = False
     weight_leaks: str | None = None
     exposed: tuple[str, ...] = ("number of examples", "training loss")
     vectors: tuple[str, ...] = ("delta",)
@@ -181,6 +184,7 @@ class FlowFacts:
     largest: int | None = None
     unit: float | None = None
     noise_variance: float = 0.0
+    survivors: int = 0
     proximal: float = 0.0
     equal: bool = False
     rebased: bool = False

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from headway.core.errors import ChainRefused
+from headway.core.errors import ChainRefused, ConfigError
 from headway.core.facts import (
     EngineFacts,
     FlowFacts,
@@ -49,7 +49,7 @@ class Flow(FlowFacts):
     def set(self, stage: object, **facts: Any) -> Flow:
         """The flow with these facts, remembered as this stage's."""
         if "weight_bound" in facts:  # weights of a stage are not the numbers of examples, unless it sets that as well
-            facts = {"by_examples": False, **facts}
+            facts = {"by_examples": False, "uniform": False, **facts}
         return replace(
             self,
             **facts,
@@ -162,6 +162,18 @@ class Flow(FlowFacts):
     def warn(self, sentence: str) -> Flow:
         """Adds a warning that `explain` and the command line show."""
         return replace(self, warnings=(*self.warnings, sentence))
+
+    def check_coordinates(self, stage: object, count: int) -> None:
+        """Refuses an update of more or fewer numbers than the noise of a stage is scaled for.
+
+        Raises:
+            ConfigError: naming both.
+        """
+        if count != self.coordinates:
+            raise ConfigError(
+                f"{_name(stage)} scales its noise for an update of {self.coordinates} numbers, found {count}: the "
+                "facts of the chain must be those of this model, as Algorithm.sized gives them."
+            )
 
     def require(self, stage: object, *, fix: str = "", **requirements: bool | str) -> Flow:
         """Refuses the chain unless the named requirements hold; `REQUIREMENTS` lists them, with the sentences of each.

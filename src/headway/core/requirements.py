@@ -134,6 +134,27 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         lambda flow: "weights by number of examples",
         lambda flow: 'use Mean(over="clients") or Mean(over="expected"), or Weigh(by="capped", cap=...) before it',
     ),
+    "behind_sum": Requirement(
+        "weighted",
+        lambda flow: flow.weighted,
+        "a secure sum after it",
+        lambda flow: "a server that sees each client's update",
+        lambda flow: "add SecureSum() before the aggregator, or use LocalGaussian",
+    ),
+    "known_unit": Requirement(
+        "unit",
+        lambda flow: flow.number == "ring" and flow.unit is not None,
+        "integers of a known unit, by which the noise is scaled",
+        lambda flow: "real numbers" if flow.number == "real" else "integers of a unit that no stage has set",
+        lambda flow: "put Quantize before it",
+    ),
+    "same_weights": Requirement(
+        "weight_bound",
+        lambda flow: flow.weighed_by is None or flow.uniform,
+        "weights that are the same for all clients, since the sum of weights is seen without noise",
+        lambda flow: f"weights set by {flow.weighed_by}",
+        lambda flow: 'use Weigh(by="uniform")',
+    ),
     "each_update": Requirement(
         "server_sees",
         lambda flow: flow.server_sees == "each",

@@ -40,9 +40,9 @@ class Weigh(Stage):
         """Sets the largest weight; the vectors are left alone."""
         flow.require(self, own_weights=True)
         bound = {"examples": None, "uniform": 1.0, "capped": float(self.cap or 0)}[self.by]
-        return flow.set(self, weight_bound=bound, by_examples=self.by != "uniform").keep(
-            self, "bound", "additive", "dense"
-        )
+        uniform = self.by == "uniform"
+        flow = flow.set(self, weight_bound=bound, by_examples=not uniform, uniform=uniform)
+        return flow.keep(self, "bound", "additive", "dense")
 
     def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """The update with its weight."""
