@@ -37,7 +37,19 @@ from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.effects import EffectHandler, drive
 from headway.protocol.sums import ExactTotal
-from headway.stages import ECGR, Clip, FedProx, Mean, Rebase, SecureSum, ServerSGD, Skellam, Staleness, Weigh, WeighByQuality
+from headway.stages import (
+    ECGR,
+    Clip,
+    FedProx,
+    Mean,
+    Rebase,
+    SecureSum,
+    ServerSGD,
+    Skellam,
+    Staleness,
+    Weigh,
+    WeighByQuality,
+)
 
 ALL_HOOKS = CLIENT_HOOKS | SERVER_HOOKS
 CODECS = [stage for stage in EVERY if stage.has("decode")]
