@@ -20,7 +20,7 @@ import torch
 
 from headway import recipes
 from headway.core.errors import ChainRefused
-from headway.core.flow import EngineFacts, Flow, PrivacyEvent, SamplerFacts, TrainerFacts
+from headway.core.flow import EngineFacts, Flow, PrivacyEvent, SamplerFacts, TrainerFacts, VectorSpec
 from headway.core.registry import brief, to_numbers
 from headway.core.stage import Aggregator, Place, Stage, stages
 from headway.observe.text import to_toml
@@ -195,7 +195,7 @@ def _facts(kind: type[Stage]) -> str:
 
 CLIPPED = {"bound": 1.0}
 COHORT = SamplerFacts("all", 100.0, 100)
-INTEGERS = {"number": "ring", "largest": 32767, "unit": 1 / 32767}
+INTEGERS = {"specs": {"delta": VectorSpec(None, "integer")}, "number": "ring", "largest": 32767, "unit": 1 / 32767}
 MASKED = CLIPPED | INTEGERS | {"weighted": True, "lifted": 1.0, "sampler": COHORT}
 BEFORE: tuple[dict[str, object], ...] = ({}, CLIPPED, MASKED)  # what earlier stages may have set, the plainest first
 

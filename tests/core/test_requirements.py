@@ -3,7 +3,7 @@
 import pytest
 
 from headway.core.errors import ChainRefused
-from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
+from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts, VectorSpec
 from headway.core.requirements import REQUIREMENTS
 
 BROKEN = {
@@ -20,6 +20,7 @@ BROKEN = {
     "dense": Flow(dense=False),
     "bound": Flow(),
     "behind_sum": Flow(),
+    "quantised": Flow(),
     "known_unit": Flow(number="ring"),
     "same_weights": Flow().set("Weigher", weight_bound=7.0),
     "finite_bound": Flow(bound=float("inf")),
@@ -39,6 +40,7 @@ BROKEN = {
 HOLDS = {
     "ring": Flow(number="ring"),
     "behind_sum": Flow(weighted=True),
+    "quantised": Flow(specs={"delta": VectorSpec(None, "integer")}),
     "known_unit": Flow(number="ring", unit=0.5),
     "bound": Flow(bound=1.0),
     "finite_bound": Flow(bound=1.0),

@@ -141,6 +141,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         lambda flow: "a server that sees each client's update",
         lambda flow: "add SecureSum() before the aggregator, or use LocalGaussian",
     ),
+    "quantised": Requirement(
+        "specs",
+        lambda flow: "delta" in flow.specs and flow.specs["delta"].number == "integer",
+        "integers of a quantiser",
+        lambda flow: "real numbers",
+        lambda flow: "put Quantize before it",
+    ),
     "known_unit": Requirement(
         "unit",
         lambda flow: flow.number == "ring" and flow.unit is not None,

@@ -184,3 +184,11 @@ def test_several_vectors_are_taken_as_one_in_the_order_of_their_names():
         back = read(stage, arrived, before, age=torch.tensor(3), round=6)
         assert bool(((back.delta - delta).abs() < 6 * stage.unit(before, 80)).all())
         assert bool(((back.vectors["control"] - control).abs() < 6 * stage.unit(before, 80)).all())
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_the_stated_unit_is_that_of_the_integers(rotate):
+    stage = Quantize(10, rotate)
+    before, after = flow_of(Clip(2.0), stage, PairwiseMasks(), Mean("clients"), size=500)
+    assert after.unit == stage.unit(before, 500)
+    assert after.bound / after.unit == pytest.approx(rounded_norm(511 / (spread(500) if rotate else 1.0), 500))

@@ -66,10 +66,11 @@ class Quantize(Stage):
         bits = None if flow.weighted else self.bits
         codes = {name: replace(flow.spec(name), number="integer", bits=bits) for name in (*flow.vectors, "buffers")}
         size = flow.coordinates or 1
-        longest = rounded_norm(_reach(flow) / self.unit(flow, size), size) * self.unit(flow, size)
+        unit = self.unit(flow, size)
+        longest = rounded_norm(_reach(flow) / unit, size) * unit
         flow = flow.recode(self, **codes).set(self, bound=longest / _weight(flow)).keep(self, "dense")
         if flow.weighted:
-            flow = flow.set(self, number="ring", largest=self.largest, unit=self.unit(flow, size))
+            flow = flow.set(self, number="ring", largest=self.largest, unit=unit)
             flow = flow.keep(self, "additive")
         return flow
 

@@ -16,7 +16,7 @@ from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
 from headway.numerics.keys import Key
 from headway.numerics.secure_random import SecureStream
-from headway.numerics.skellam import skellam
+from headway.numerics.skellam_noise import skellam
 
 
 @final
@@ -56,7 +56,7 @@ class Skellam(Stage):
 
     def connect(self, flow: Flow) -> Flow:
         """Needs integers of a bounded norm that only a sum is seen of; sets the privacy event."""
-        flow.require(self, behind_sum="only then do the shares of noise add up before anybody sees them")
+        flow.require(self, quantised=True, behind_sum="only there do the shares of noise add up before they are seen")
         flow.require(self, known_unit=True, finite_bound=True, same_weights=True)
         flow.require(self, synchronous="the noise is that of one cohort")
         l2, variance = self._sensitivity(flow), self.survivors * self.share(flow)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy import stats
 
-from headway.numerics import skellam as drawn
+from headway.numerics import skellam_noise as drawn
 from headway.numerics.keys import Key
 from headway.numerics.secure_random import SecureStream
-from headway.numerics.skellam import poisson, skellam
+from headway.numerics.skellam_noise import poisson, skellam
 
 COUNT = 200_000
 
