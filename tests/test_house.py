@@ -40,6 +40,7 @@ SUITES: dict[str, str] = {
     "cli/test_join_command.py": "federation.agent.agent_check",
     "cli/test_mistakes.py": "core.errors experiment.key_paths",
     "cli/test_partition_command.py": "reports.partition_picture",
+    "cli/test_privacy_command.py": "cli.privacy_options cli.privacy_plan cli.privacy_verify",
     "cli/test_report_command.py": "reports.assemble reports.naming",
     "cli/test_run_command.py": "cli.explain_command cli.export_command cli.header cli.list_command cli.main",
     "cli/test_run_drift.py": "observe.progress",

@@ -9,12 +9,14 @@ import typer
 
 from headway.cli.audit_options import audit
 from headway.cli.identity_command import identity_app
+from headway.cli.privacy_options import privacy_app
 from headway.cli.table_options import Categories, Drop, Gaps, Target, TargetTask
 
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the commands to the application."""
     app.add_typer(identity_app, name="identity")
+    app.add_typer(privacy_app, name="privacy")
     app.command()(schema)
     app.command()(serve)
     app.command()(join)

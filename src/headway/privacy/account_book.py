@@ -92,12 +92,17 @@ class AccountBook:
 
     def epsilons(self, delta: float) -> dict[Account, float]:
         """The epsilon of each account that has spends, at a delta, of which rounds that can be skipped take a part."""
-        lost = math.fsum(each.sampling.lost_delta for attempts in self._rounds.values() for each in attempts)
-        left = {account: delta - lost if account == "client" else delta for account in ORDER}
-        return {
-            account: epsilon(each, left[account]) if left[account] > 0 else math.inf
-            for account, each in self.counts().items()
-        }
+        found: dict[Account, float] = {}
+        for account, each in self.counts().items():
+            left = self.delta_left(account, delta)
+            found[account] = epsilon(each, left) if left > 0 else math.inf
+        return found
+
+    def delta_left(self, account: Account, delta: float) -> float:
+        """What rounds that can be skipped leave of a delta."""
+        if account != "client":
+            return delta
+        return delta - math.fsum(each.sampling.lost_delta for attempts in self._rounds.values() for each in attempts)
 
     def _count(self, attempt: _Attempt, sign: int) -> None:
         for cost in costs(attempt.events, attempt.sampling):

@@ -7,7 +7,7 @@ for replacement by another unit the sampled bounds do not hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from headway.privacy.spends import Spend
@@ -15,17 +15,19 @@ from headway.privacy.spends import Spend
 ORDERS = (*range(2, 65), *range(66, 129, 2), *range(132, 257, 4), 320, 384, 448, 512, 640, 768, 1024)
 
 
-def renyi_epsilon(counts: Mapping[Spend, int], delta: float) -> float:
+def renyi_epsilon(counts: Mapping[Spend, int], delta: float, orders: Sequence[int] = ORDERS) -> float:
     """The epsilon at a delta of composed spends; every Renyi divergence is a bound, so the epsilon is one.
 
         epsilon = min over a of  R(a) + log((a - 1) / a) - (log delta + log a) / (a - 1)
+
+    orders: those that are tried; with fewer the epsilon is larger.
 
     Reference: Canonne, Kamath and Steinke, arXiv 2004.00010, Proposition 12.
     """
     if not counts:
         return 0.0
     best = math.inf
-    for order in ORDERS:
+    for order in orders:
         total = math.fsum(times * spend_divergence(spend, order) for spend, times in counts.items())
         if math.isfinite(total):
             found = total + math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
