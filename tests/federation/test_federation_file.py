@@ -1,5 +1,7 @@
 """The file of a federation: its jobs, and the sentences about what is wrong in it."""
 
+from pathlib import Path
+
 import pytest
 
 from headway.core.errors import ConfigError
@@ -34,13 +36,18 @@ def load(tmp_path, text, **options):
     return load_federation(str(path), **options)
 
 
+def waited_for(job):
+    options = job.network_options(Path("sums"))
+    return options.expected, options.min_clients
+
+
 def test_a_file_is_a_job(tmp_path):
     file = load(tmp_path, FILE)
     (job,) = file.jobs
     assert (job.name, job.rounds, job.seed) == ("study", 4, 3)
     assert job.data.expected == ("a", "b")
     assert job.data.class_names == ("no", "yes")
-    assert job.network_options().expected == {"a", "b"}
+    assert waited_for(job) == ({"a", "b"}, 2)
     offered = job.description("x")
     assert (offered.job, offered.population, offered.seed) == ("x", 2, 3)
     assert offered.model == {"name": "mlp", "hidden": [4]}
@@ -66,9 +73,9 @@ def test_several_jobs_differ_in_what_their_tables_say(tmp_path):
 def test_any_client_may_join_where_none_is_listed(tmp_path):
     (job,) = load(tmp_path, FILE.replace('clients = ["b", "a"]', "")).jobs
     assert job.data.population is None
-    assert (job.network_options().expected, job.network_options().min_clients) == (frozenset(), 2)
+    assert waited_for(job) == (frozenset(), 2)
     (job,) = load(tmp_path, FILE.replace('"a"]', '"a"]\nmin_clients = 1')).jobs
-    assert (job.network_options().expected, job.network_options().min_clients) == (frozenset(), 1)
+    assert waited_for(job) == (frozenset(), 1)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +85,7 @@ def test_any_client_may_join_where_none_is_listed(tmp_path):
         ("rounds = 4", "rounds = 4\nroundz = 4", "unknown key 'run.roundz'"),
         ('clients = ["b", "a"]', 'clients = ["a", "a"]', "names a client twice"),
         ('clients = ["b", "a"]', "clients = []", "federation.clients is empty"),
+        ('clients = ["b", "a"]', 'memory = "2 cups"', "federation.memory must be a number of bytes"),
         ('"a"]', '"a"]\nmin_clients = 3', "min_clients is 3, but federation.clients lists 2"),
         ('"a"]', '"a"]\nwait_limit_s = -1.0', "federation.wait_limit_s must be"),
         ("seed = 3", 'seed = 3\nimports = ["mine"]', "installed on their own machine"),

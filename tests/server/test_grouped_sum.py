@@ -20,7 +20,9 @@ from headway.protocol.messages import Declined, SumReply, UpdateReply
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
 from headway.protocol.wire_messages import Binding, read_reply, write_reply
-from headway.server.grouped_sum import GroupedSum, StoredUpdate
+from headway.server.group_summer import GroupSummer, StoredUpdate
+from headway.server.grouped_sum import GroupedSum
+from headway.server.sum_memory import SumMemory
 
 SIZES = (7, 12, 5, 9, 6, 8, 11)
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, momentum=0.5, last_batch="merge")
@@ -34,13 +36,21 @@ CHAINS = {
 }
 
 
-def spooled(folder, group, seed, calls):
-    """Training of the wire engine, whose replies are written to files and are summed from there, in some order."""
+def spooled(folder, group, seed, calls, columns=None):
+    """Training of the wire engine, whose replies are written to files and are summed from there, in some order.
+
+    columns: how many columns are summed at a time, in files.
+    """
     order = random.Random(seed)
 
     def train(self, ask):
         guard, waiting = self.setup.guard, list(ask.cohort)
-        sums = GroupedSum(self.setup.collector, ask, groups_of(ask.cohort, {}, group=group))
+        summer = None
+        if columns is not None:
+            summer = GroupSummer(self.setup.collector, ask, SumMemory(1, folder / "sums"))
+            assert (summer.columns is None) == (summer.note is not None)
+            summer.columns = columns if summer.columns else None
+        sums = GroupedSum(self.setup.collector, ask, groups_of(ask.cohort, {}, group=group), summer=summer)
         order.shuffle(waiting)
         for client in waiting:
             self.trained[client] = ask.request_for(client)
@@ -88,6 +98,34 @@ def test_the_bits_of_local_for_any_order(name, group, tmp_path, monkeypatch):
             own = [(c.client, c.status, c.examples, c.steps, c.norm) for c in one.clients]
             assert own == [(c.client, c.status, c.examples, c.steps, c.norm) for c in other.clients]
             assert {c.seconds for c in other.clients} == {0.5}
+
+
+WHOLE = {"codes": "decoded at the server", "whole cohort": "AFL needs all updates at once"}
+
+
+@pytest.mark.parametrize(("group", "columns"), [(1, 1), (4, 3), (64, 7)])
+@pytest.mark.parametrize("name", CHAINS)
+def test_columns_in_files_have_the_same_bits(name, group, columns, tmp_path, monkeypatch):
+    """Sums whose memory is limited are made a few columns at a time, where the chain lets them be."""
+    local, reports = final(hw.LocalEngine(drift=False, group=group), CHAINS[name])
+    taken, notes = [], []
+    rounded = GroupSummer._rounded
+    monkeypatch.setattr(GroupSummer, "_rounded", lambda self, *a: (taken.append(a[1]), rounded(self, *a))[1])
+    made = GroupSummer.__init__
+    monkeypatch.setattr(
+        GroupSummer, "__init__", lambda self, *a, **k: (made(self, *a, **k), notes.append(self.note))[0]
+    )
+    monkeypatch.setattr(WireEngine, "_train", spooled(tmp_path, group, 3, [], columns))
+    sent, others = final(WireEngine(), CHAINS[name])
+    assert set(taken) == (set() if name in WHOLE else {columns})
+    assert all(WHOLE[name] in note for note in notes) if name in WHOLE else set(notes) == {None}
+    for key, value in local.items():
+        assert torch.equal(value, sent[key]) if isinstance(value, torch.Tensor) else value == sent[key]
+    for one, other in zip(reports, others, strict=True):
+        assert [(c.client, c.status, c.norm) for c in one.clients] == [
+            (c.client, c.status, c.norm) for c in other.clients
+        ]
+    assert list((tmp_path / "sums").glob("*")) == []
 
 
 class World:
@@ -160,8 +198,11 @@ def test_an_update_that_is_wrong_is_refused_by_the_check_and_named_where_that_wa
         world.sum.check(first, world.update(weight=4.0), 3)
     world.sum.accept(first, world.stored(float("nan")))
     world.sum.accept(second, world.stored())
-    assert "not finite" in world.sum.rejected[first]
-    assert world.sum.answer().counted == (second,)
+    answer = world.sum.answer()
+    assert answer.counted == (second,)
+    refused = {row.client: row for row in answer.reports}[first]
+    assert refused.status == "rejected"
+    assert "not finite" in refused.reason
 
 
 @dataclass(frozen=True)

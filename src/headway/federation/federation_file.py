@@ -45,8 +45,9 @@ class FederationSection(BaseModel):
     wait_limit_s: seconds after which waiting for them ends the run; no limit by default.  lease_s: seconds without any
     contact after which a client counts as gone.  keys: "derived" from the seed, as in a simulation, or "private": each
     client draws from a secret of its own.  drift: whether to measure how far clients pull apart.  group: how many
-    clients are summed together.  relays: the nodes that may join for other clients.  keep_rounds: the updates of
-    so many rounds stay on disk at least; 0 keeps all.
+    clients are summed together.  memory: the main memory that the sum of a round may take, such as "2 GB"; for larger
+    models it is made in files.  relays: the nodes that may join for other clients.  keep_rounds: the updates of so many
+    rounds stay on disk at least; 0 keeps all.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -57,6 +58,7 @@ class FederationSection(BaseModel):
     keys: Literal["derived", "private"] = "derived"
     drift: bool = True
     group: int | None = Field(default=None, ge=1)
+    memory: int | str = JobOptions.memory
     relays: list[str] = Field(default_factory=list)
     keep_rounds: int = Field(default=20, ge=0)
 
@@ -214,6 +216,7 @@ def _options(sections: FederationSections) -> JobOptions:
         keys=federation.keys,
         drift=federation.drift,
         group=federation.group,
+        memory=federation.memory,
         relays=tuple(federation.relays),
         keep_rounds=federation.keep_rounds,
         evaluate_every=None if run.evaluate_every == "never" else run.evaluate_every,

@@ -21,6 +21,7 @@ from headway.federation.serving.network_engine import NetworkEngine
 from headway.federation.serving.network_training import Progress
 from headway.federation.serving.request_channel import RequestChannel
 
+SUMS = "sums"  # the folder of vectors that a sum keeps in files while a round is open
 FAREWELL_S = 15.0  # how long clients are given to learn that a job has ended: more than between two heartbeats
 
 
@@ -38,7 +39,7 @@ class ServedJob:
         self.clients, self.stores = JobClients(options.lease_s, log), JobStores(folder)
         members, assignments = self.clients.members, self.clients.assignments
         channel = RequestChannel(members, assignments, self.stores.files)
-        self.engine = NetworkEngine(channel, self.stores.log, job.network_options(), self._show)
+        self.engine = NetworkEngine(channel, self.stores.log, job.network_options(folder / SUMS), self._show)
         check, verdict = AgreedData(job.schema).check, self.engine.verdict
         self.desk = JobDesk(members, assignments, job.data.expected, check, verdict, options.relays)
         now = channel.clock.now

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from headway.core.algorithm import Algorithm
 from headway.core.errors import ConfigError
 from headway.data import RemoteData
 from headway.data.sources.data_schema import DataSchema
+from headway.engines.grouping import GROUP
 from headway.federation.http_api import JobDescription
 from headway.federation.serving.members import LEASE_S
 from headway.federation.serving.network_engine import NetworkOptions
 from headway.federation.serving.server_setup import describe_job
 from headway.federation.spool.round_manifests import KEEP_ROUNDS
 from headway.model.task import Task
+from headway.numerics.units import bytes_of
 from headway.privacy.options import PrivacyOptions
 
+MEMORY = "1 GB"  # of main memory that the sum of a round may take
 FEWEST = 2  # clients of a federation, where nothing else is said
 
 
@@ -29,8 +33,9 @@ class JobOptions:
     where no names are known.  wait_limit_s: seconds after which waiting for them ends the run; `None` waits without
     end.  lease_s: seconds without any contact after which a client counts as gone.  keys: "derived" from the seed, or
     "private" to each client.  drift: whether to measure how far clients pull apart.  group: how many clients are summed
-    together.  relays: nodes that may join for other clients.  keep_rounds: the updates of so many rounds stay on disk
-    at least; 0 keeps all.  evaluate_every, keep, until_s, privacy: as in `Run`.
+    together.  memory: the main memory that the sum of a round may take beside the model, in bytes or as a text such as
+    "2 GB".  relays: nodes that may join for other clients.  keep_rounds: the updates of so many rounds stay on disk at
+    least; 0 keeps all.  evaluate_every, keep, until_s, privacy: as in `Run`.
 
     Raises:
         ConfigError: for a number that is out of range.
@@ -42,6 +47,7 @@ class JobOptions:
     keys: Literal["derived", "private"] = "derived"
     drift: bool = True
     group: int | None = None
+    memory: int | str = MEMORY
     relays: tuple[str, ...] = ()
     keep_rounds: int = KEEP_ROUNDS
     evaluate_every: int | None = 1
@@ -52,6 +58,7 @@ class JobOptions:
     def __post_init__(self) -> None:
         if self.min_clients is not None and self.min_clients < 1:
             raise ConfigError(f"min_clients must be at least 1, found {self.min_clients}.")
+        bytes_of(self.memory, "federation.memory")
         if self.keep_rounds < 0:
             raise ConfigError(f"keep_rounds must be at least 0, found {self.keep_rounds}.")
         for name in ("wait_limit_s", "lease_s"):
@@ -83,14 +90,15 @@ class ServerJob:
     task_section: Mapping[str, Any] = field(default_factory=dict)
     config: str | None = None
 
-    def network_options(self) -> NetworkOptions:
-        """The options of the engine."""
+    def network_options(self, files: Path) -> NetworkOptions:
+        """The options of the engine; files: the folder of vectors that take more than the memory."""
         options, expected = self.options, frozenset[str]()
         if options.min_clients is None:
             expected = frozenset(self.data.expected)
         least = options.min_clients or len(expected) or FEWEST
-        more = {} if options.group is None else {"group": options.group}
-        return NetworkOptions(expected, least, options.wait_limit_s, options.drift, **more)
+        group = options.group or GROUP
+        memory = bytes_of(options.memory, "federation.memory")
+        return NetworkOptions(expected, least, options.wait_limit_s, options.drift, group, memory, files)
 
     def description(self, identifier: str) -> JobDescription:
         """The job as agents receive it; identifier: of this run."""

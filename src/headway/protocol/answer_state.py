@@ -22,6 +22,7 @@ def answer_to_state(answer: Answer) -> tuple[dict[str, Any], dict[str, Tensor]]:
         bins[name] = {"terms": held.terms, "bins": sorted(held.bins)}
         tensors |= {f"bins/{name}/{k}": part for k, part in held.bins.items()}
     tensors |= {f"integers/{name}": vector for name, vector in total.integers.items()}
+    tensors |= {f"rounded/{name}": vector for name, vector in total.rounded.items()}
     rows = sorted(total.rows)  # names of clients may hold anything, so tensors are named by their place
     for place, client in enumerate(rows):
         update = total.rows[client]
@@ -53,7 +54,7 @@ def answer_from_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         for name, held in values["vectors"].items()
     }
     total = ExactTotal.from_state(values["total"], vectors)
-    total.integers = _under("integers/", tensors)
+    total.integers, total.rounded = _under("integers/", tensors), _under("rounded/", tensors)
     for place, client in enumerate(values["rows"]):
         own = _under(f"rows/{place}/", tensors)
         total.rows[client] = Update(_under("v/", own), own["weight"], _under("s/", own))

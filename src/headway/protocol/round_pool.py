@@ -178,6 +178,11 @@ class RoundPool:
         return tuple(self._flying.values())
 
     @property
+    def accepted(self) -> tuple[Ticket, ...]:
+        """The asks whose updates may count when the round is closed."""
+        return tuple(arrival.ticket for arrival in self._accepted)
+
+    @property
     def open_rounds(self) -> set[int]:
         """The rounds whose asks may still be answered, or have been by updates that wait to count."""
         return {t.round for t in self._flying.values()} | {a.ticket.round for a in self._accepted}

@@ -56,6 +56,10 @@ class GroupSum:
                 self.vectors[name] = vector.clone()
             else:
                 held += vector
+        self.add_numbers(term)
+
+    def add_numbers(self, term: Update) -> None:
+        """Adds the weight and the sums of one lifted update alone."""
         self._weights.append(float(term.weight))
         for name, number in term.sums.items():
             self._sums.setdefault(name, []).append(float(number))
@@ -91,7 +95,8 @@ class ExactTotal:
     """The exact sum of lifted updates: merging is associative and commutative, to the bit.
 
     Integer vectors (a ring) add with wrap-around.  A whole-cohort rule keeps the updates themselves in
-    `rows`, by client.  It lies in main memory, wherever its terms come from.
+    `rows`, by client.  It lies in main memory, wherever its terms come from; but for vectors in `rounded`, whose sum
+    was rounded to float64 a block of columns at a time, and to which nothing is added any more.
     """
 
     def __init__(self) -> None:
@@ -101,6 +106,7 @@ class ExactTotal:
         self.sums: dict[str, ExactScalar] = {}
         self.count = 0
         self.rows: dict[str, Update] = {}
+        self.rounded: dict[str, Tensor] = {}
 
     def add(self, term: Update) -> None:
         """Adds one lifted update."""
@@ -147,6 +153,7 @@ class ExactTotal:
 
     def merge(self, other: ExactTotal) -> None:
         """Adds all that another total holds."""
+        assert not self.rounded | other.rounded, "a rounded sum is no term of another"
         for name, held in other.vectors.items():
             self.vectors.setdefault(name, ExactSum()).merge(held)
         for name, integers in other.integers.items():
@@ -160,7 +167,7 @@ class ExactTotal:
 
     def value(self) -> Update:
         """The sum as an update: float64 vectors (integers in a ring), total weight, total sums."""
-        vectors = {name: held.value() for name, held in self.vectors.items()} | self.integers
+        vectors = {name: held.value() for name, held in self.vectors.items()} | self.integers | self.rounded
         return Update(
             vectors,
             torch.tensor(self.weight.value(), dtype=torch.float64),

@@ -37,6 +37,7 @@ def sum_to_tensors(reply: SumReply) -> dict[str, Tensor]:
         FrameError: for a total that holds single updates, as a whole-cohort rule needs them.
     """
     total = reply.total
+    assert not total.rounded, "a relay keeps its sum exact"
     if total.rows:
         raise FrameError("a total that keeps each client's update cannot be sent as a sum.")
     named = {COUNT: torch.tensor(total.count), WEIGHT: _digits(total.weight), REPORTS: _text(reply.reports)}

@@ -31,7 +31,7 @@ from headway.protocol.messages import (
     UpdateReply,
 )
 from headway.protocol.total_frames import sum_from_tensors, sum_to_tensors
-from headway.protocol.wire_files import WrittenFrame, read_frame, write_frame
+from headway.protocol.wire_files import MAPPED, WrittenFrame, read_frame, write_frame
 
 NOT_PACKED: Mapping[str, int] = MappingProxyType({})
 REQUESTS: Mapping[type[Request], str] = {
@@ -191,13 +191,14 @@ def read_reply(
     lengths: Mapping[str, int] = NOT_PACKED,
     *,
     checked: bool = False,
+    mapped: int = MAPPED,
 ) -> Reply:
     """The reply in a file, with large tensors mapped; see `decode_reply` and `read_frame`.
 
     Raises:
         FrameError: for a file that holds no reply, or the reply to another request.
     """
-    return reply_of(read_frame(path, most, checked=checked), binding, packed, lengths)
+    return reply_of(read_frame(path, most, checked=checked, mapped=mapped), binding, packed, lengths)
 
 
 def reply_of(

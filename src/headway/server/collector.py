@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -92,6 +92,26 @@ class UpdateCollector:
             UpdateRejected: as `count`.
         """
         self.count(ask, client, Outcome(update, {}, Trained(update.delta, 0, 0.0, 0.0, 0.0)), result)
+
+    def needs_whole_vectors(self, ask: Ask) -> str | None:
+        """Why updates cannot be summed a block of columns at a time, as a phrase; `None` if they can."""
+        if self.chain.aggregator.whole_cohort:
+            return f"{type(self.chain.aggregator).__name__} needs all updates at once"
+        if self._contexts_of(ask, ask.cohort[0]).decodes if ask.cohort else False:
+            return "updates are decoded at the server"
+        if self.guard.integers:
+            return "updates hold integers"
+        return "clients are asked with models of different rounds" if ask.earlier else None
+
+    def lifted_columns(self, ask: Ask, client: str, update: Update, columns: slice) -> Update:
+        """Some columns of a client's update as they enter the sum, where that does not need whole vectors."""
+        here = self._contexts
+        if here is None or here.ask is not ask:
+            here = self._contexts = self._contexts_of(ask, client)
+        part = replace(update, vectors={name: vector[columns] for name, vector in update.vectors.items()})
+        if not self.lifts:
+            return part
+        return self.chain.aggregator.lift(part, here.aggregator.sliced(columns.start, columns.stop))
 
     def check_received(self, ask: Ask, client: str, update: Update, examples: int | None = None) -> float:
         """The norm of the delta of an update that came over a wire, after all checks, as `count` would make them.

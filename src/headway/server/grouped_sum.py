@@ -6,48 +6,38 @@ paid once for each group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
-from headway.core.errors import FrameError, UpdateRejected
+from headway.core.errors import FrameError
 from headway.observe.drift import DriftMeter
 from headway.protocol.messages import Answer, Ask, SumReply, UpdateReply
 from headway.protocol.reports import Reports
-from headway.protocol.sums import ExactTotal
 from headway.server.collector import GroupResult, UpdateCollector, answered
-
-
-@dataclass(frozen=True, slots=True)
-class StoredUpdate:
-    """An accepted update that lies on disk.
-
-    read: the reply, read anew.  seconds, bytes_up, bytes_down: what it took.  norm: of its delta, if it is known from
-    its check.
-    """
-
-    read: Callable[[], UpdateReply]
-    seconds: float = 0.0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    norm: float | None = None
+from headway.server.group_summer import GroupSummer, StoredUpdate
 
 
 class GroupedSum:
     """The sum over one round, fed with its clients in any order; used from one thread.
 
-    Memory: the sum of one group, the exact total, and one update at a time, whatever the number of clients.
+    Memory: the sums of the groups, the exact total, and one update at a time; see `SumMemory`.
 
     collector: decodes, lifts and sums updates.  ask: the round's; groups: its cohort in groups, each summed in float64
     in the given order (`engines.grouping.groups_of`); a client that is in none, such as one that was asked instead of
-    another, is summed at the end.  meter: of the drift, where it is measured.
+    another, is summed at the end.  meter: of the drift, where it is measured.  summer: what sums the groups, where some
+    were summed before.
     """
 
     def __init__(
-        self, collector: UpdateCollector, ask: Ask, groups: Iterable[Sequence[str]], meter: DriftMeter | None = None
+        self,
+        collector: UpdateCollector,
+        ask: Ask,
+        groups: Iterable[Sequence[str]],
+        meter: DriftMeter | None = None,
+        summer: GroupSummer | None = None,
     ) -> None:
-        self.collector, self.ask, self.meter = collector, ask, meter
-        self.total, self.parts = ExactTotal(), list[Reports]()
-        self.rejected: dict[str, str] = {}  # reasons, of clients whose update was found to be wrong as it was summed
+        self.collector, self.ask = collector, ask
+        self.summer = summer or GroupSummer(collector, ask, meter=meter)
+        self.parts = list[Reports]()
         self._groups = [tuple(group) for group in groups]
         self._place = {client: place for place, group in enumerate(self._groups) for client in group}
         self._undecided = [set(group) for group in self._groups]
@@ -57,6 +47,10 @@ class GroupedSum:
     def undecided(self) -> frozenset[str]:
         """The clients that are neither accepted nor dropped."""
         return frozenset().union(*self._undecided)
+
+    def awaits(self, client: str) -> bool:
+        """Whether a client is neither accepted nor dropped, nor in a group that was summed before."""
+        return client not in self._place or client in self._undecided[self._place[client]]
 
     def check(self, client: str, reply: UpdateReply, examples: int | None = None) -> float:
         """The norm of an update's delta, after all checks of the guard, so that an accepted update is never refused
@@ -82,10 +76,17 @@ class GroupedSum:
         """
         if strangers := set(reply.reports.clients) - self.undecided:
             raise FrameError(f"a sum holds {min(strangers)!r}, which the round does not wait for.")
-        self.total.merge(reply.total)
+        self.summer.add_sum(reply.total)
         self.parts.append(reply.reports)
         for client in reply.reports.clients:
             self._decide(client)
+
+    def take(self, group: Sequence[str], result: GroupResult) -> None:
+        """Takes the sum of a whole group that was made before, by the same summer's rules."""
+        for client in group:
+            self._undecided[self._place[client]].discard(client)
+        self.summer.add(result)
+        self.parts += result.parts
 
     def drop(self, client: str, reports: Reports | None = None) -> None:
         """Goes on without a client; reports: the one on it, if there is to be one."""
@@ -100,7 +101,7 @@ class GroupedSum:
         others, size = sorted(self._stored), max(map(len, self._groups), default=1)
         for start in range(0, len(others), size):
             self._sum(others[start : start + size])
-        return answered(self.total, self.parts, self.meter)
+        return answered(self.summer.total(), self.parts, self.summer.meter)
 
     def _decide(self, client: str) -> None:
         """Notes a decision about a client; sums its group, if it was the last."""
@@ -112,29 +113,8 @@ class GroupedSum:
 
     def _sum(self, group: Sequence[str]) -> None:
         """Adds the sum of a group."""
-        result = GroupResult(meter=self.meter)
-        for client in group:
-            if (stored := self._stored.pop(client, None)) is not None:
-                self.parts.append(self._count(client, stored, result))
-        self.total.add_group(result.group)
-
-    def _count(self, client: str, stored: StoredUpdate, result: GroupResult) -> Reports:
-        """Adds a client's update to the result of its group; its report."""
-        reply = stored.read()
-        update, figures = reply.update, reply.figures
-        costs = stored.seconds, stored.bytes_up, stored.bytes_down
-        try:
-            norm = stored.norm
-            if norm is None:
-                norm = self.collector.guard.check(update, client)
-            self.collector.count_received(self.ask, client, update, result)
-        except UpdateRejected as refusal:
-            self.rejected[client] = refusal.reason
-            return Reports([client], "rejected", 0, 0, None, *costs, reasons=refusal.reason)
-        return self.collector.reports_of([client], costs, *numbers_of(figures, norm, float(update.weight)))
-
-
-def numbers_of(figures: Mapping[str, float], norm: float, weight: float) -> tuple[int, int, float, float, float]:
-    """The numbers of a report: examples, steps, norm, loss and weight."""
-    examples, steps = int(figures.get("examples", 0)), int(figures.get("steps", 0))
-    return examples, steps, norm, figures.get("train_loss", 0.0), weight
+        stored = {client: self._stored.pop(client) for client in group if client in self._stored}
+        if stored:
+            result = self.summer.group(stored)
+            self.summer.add(result)
+            self.parts += result.parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from headway.federation.serving.gathering import Gathering
 from headway.federation.serving.network_training import NetworkTraining, Progress
 from headway.federation.serving.protocol_rounds import BEGUN_AGAIN, ProtocolRounds
 from headway.federation.serving.request_channel import RequestChannel
+from headway.federation.serving.round_sum import SumOptions
 from headway.federation.serving.server_setup import ServerSetup
 from headway.federation.serving.training_round import RoundRecord, TrainingRounds
 from headway.federation.spool.round_event import RoundLog
@@ -41,6 +43,7 @@ class NetworkOptions:
     wait_limit_s: the seconds after which waiting for them ends the run; `None` waits without end.
     group: how many clients are summed in float64, in the order of their names, before the exact sum is paid.
     drift: whether to measure how far the clients pull apart, where single updates are seen.
+    memory: bytes of main memory that the sum of a round may take; files: the folder of what is beyond it.
     """
 
     expected: frozenset[str] = field(default_factory=frozenset)
@@ -48,6 +51,8 @@ class NetworkOptions:
     wait_limit_s: float | None = None
     drift: bool = True
     group: int = GROUP
+    memory: float = math.inf
+    files: Path | None = None
 
 
 @final
@@ -103,10 +108,11 @@ class NetworkEngine(Engine):
             )
         self.job = job
         flows = job.algorithm.flows(self.facts, population=job.known.population)
-        setup = ServerSetup.of(job, flows, self.options.drift, self.options.group)
+        setup = ServerSetup.of(job, flows, self.options.drift)
+        summing = SumOptions(self.options.group, self.options.memory, self.options.files)
         self.coordinator = Coordinator(job.algorithm.quorum)
         self.rounds = TrainingRounds(self.coordinator, self.log.append)
-        self._training = NetworkTraining(setup, self.channel, self.rounds, self._show)
+        self._training = NetworkTraining(setup, self.channel, self.rounds, self._show, summing)
         self.gathering = Gathering(self.channel, self._training.between, secrets.token_hex(4))
         self.gathering.on_change = lambda names: self._show(replace(self.progress, waiting_for=tuple(names)))
         if job.algorithm.chain.protocol is not None:
@@ -175,6 +181,8 @@ class NetworkEngine(Engine):
     def close(self) -> None:
         """Stops waiting for replies; requests that are open stay so, for a run that is gone on with."""
         self.channel.assignments.end()
+        if self._training is not None:
+            self._training.sum.close()
 
     # what a resumed run needs ---------------------------------------------------------------------------
 

@@ -13,10 +13,10 @@ from headway.federation.http_api import RoundVerdict
 from headway.federation.serving.assignments import Event, MembersChanged, ReplyArrived
 from headway.federation.serving.joined_clients import Sizes, reported_sizes, take_in
 from headway.federation.serving.request_channel import TURN_S, RequestChannel
+from headway.federation.serving.round_sum import RoundSum, SumOptions
 from headway.federation.serving.server_setup import ServerSetup
 from headway.federation.serving.training_round import (
     ReplyReader,
-    RoundSum,
     TrainingRounds,
     refused_reports,
 )
@@ -46,7 +46,7 @@ class Progress:
 class NetworkTraining:
     """Carries out requests to train.
 
-    show: is given the progress.
+    show: is given the progress.  summing: how a round is summed.
     """
 
     def __init__(
@@ -55,10 +55,12 @@ class NetworkTraining:
         channel: RequestChannel,
         rounds: TrainingRounds,
         show: Callable[[Progress], None],
+        summing: SumOptions | None = None,
     ) -> None:
         self.setup, self.channel, self.rounds, self.show = setup, channel, rounds, show
         self.coordinator = rounds.coordinator
         self.reader = ReplyReader(setup, channel.files.path)
+        self.sum = RoundSum(setup, self.reader, summing or SumOptions())
         self._asks: dict[int, Ask] = {}  # by round, of tickets in flight
         self._sent: dict[int, str] = {}  # the assignment of each ticket that was sent, by its number
         self._sent_to: dict[int, str] = {}  # and the node that it was sent to: the client, or its relay
@@ -80,6 +82,10 @@ class NetworkTraining:
                 f"the server was restarted in this round; {len(pool.open_asks) - len(pool.flying)} updates were there."
             )
             self._complete_sums(ask)
+        self.sum.begin(ask, pool.quorum, self.rounds.record, lambda client: pool.ticket_of(client) is not None)
+        for ticket in pool.accepted:
+            if ticket.number not in self.rounds.record.summed:
+                self.sum.accepted(ticket)
         unsent = True
         while not pool.done and not self.rounds.was_closed:
             if unsent:
@@ -91,9 +97,7 @@ class NetworkTraining:
         measure = pool.quorum.late == "drop" and not self.rounds.record.summed
         if self.rounds.record.summed and self.setup.measure:
             self._notes.append("drift is not measured, since the updates behind a relay are seen as their sum only.")
-        summed = RoundSum(self.setup, self.reader, self.rounds.record, self.setup.group).answer(
-            counting, self.rounds.record.counted, measure
-        )
+        summed = self.sum.answer(counting, self.rounds.record.counted, measure)
         fault_points.at("after updates are summed")
         answer = self.coordinator.answer(summed, closed, self.setup.job.population)
         record = self.rounds.record
@@ -200,6 +204,8 @@ class NetworkTraining:
 
     def _accept(self, ticket: Ticket, arrived: ReplyArrived, reply: UpdateReply) -> None:
         verdict = self._feed_arrival(ticket, arrived.digest, float(reply.update.weight), self._now())
+        if verdict == "accepted":
+            self.sum.accepted(ticket)
         reasons = {"late": "the round was over before it arrived", "stale": "its model is too old"}
         self.channel.decide(arrived, verdict, reasons.get(verdict, ""))  # type: ignore[arg-type]
 
@@ -291,6 +297,7 @@ class NetworkTraining:
                 more,
             )
         )
+        self.sum.lost(ticket.client)
 
     # requests -------------------------------------------------------------------------------------------
 

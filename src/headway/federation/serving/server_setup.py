@@ -10,7 +10,6 @@ from typing import Any
 from headway.core.algorithm import Algorithm
 from headway.core.flow import Flow
 from headway.engines.engine import Job
-from headway.engines.grouping import GROUP
 from headway.experiment.identity import described
 from headway.federation import http_api as api
 from headway.federation.job_facts import own_versions, task_facts
@@ -31,8 +30,7 @@ class ServerSetup:
     """The server's parts of a job.
 
     guard: what updates must be.  collector: decodes, lifts and sums them.  measure: whether drift is measured.
-    group: how many clients are summed in float64 before the exact sum is paid.  summed: how many numbers each vector of
-    the sum has.
+    summed: how many numbers each vector of the sum has.
     """
 
     job: Job
@@ -41,11 +39,10 @@ class ServerSetup:
     guard: Promise
     collector: UpdateCollector
     measure: bool
-    group: int
     summed: Mapping[str, int]
 
     @classmethod
-    def of(cls, job: Job, flows: tuple[Flow, ...], measure: bool, group: int = GROUP) -> ServerSetup:
+    def of(cls, job: Job, flows: tuple[Flow, ...], measure: bool) -> ServerSetup:
         """The parts of a job; measure: whether drift is measured, where single updates are seen."""
         device, algorithm = Device(), job.algorithm
         flat_module = FlatModule(job.task, job.key, device)
@@ -55,7 +52,7 @@ class ServerSetup:
         summed = algorithm.chain.summed_lengths(flows, size) | ({"buffers": statistics} if statistics else {})
         population = job.population
         collector = UpdateCollector(algorithm, job.key, flows, flat_module.layout, device, guard, population)
-        return cls(job, flows, flat_module, guard, collector, measure and not algorithm.protected, group, summed)
+        return cls(job, flows, flat_module, guard, collector, measure and not algorithm.protected, summed)
 
     def meter(self, ask: Ask) -> DriftMeter | None:
         """The meter of a round's drift, if that is measured."""

@@ -6,12 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from headway.core.errors import FrameError, RunFolderError, UpdateRejected
-from headway.engines.grouping import GROUP, groups_of
 from headway.federation.serving.assignments import ReplyArrived
 from headway.federation.serving.request_channel import SentMessage
 from headway.federation.serving.server_setup import ServerSetup
@@ -19,9 +17,9 @@ from headway.federation.spool.round_event import RoundEvent
 from headway.protocol.messages import Answer, Ask, Declined, Reply, SumReply, UpdateReply
 from headway.protocol.reports import Reports
 from headway.protocol.round_pool import Arrival, Closed, LostClient, Ticket
+from headway.protocol.wire_files import MAPPED
 from headway.protocol.wire_messages import Binding, read_reply
 from headway.server.coordinator import Coordinator
-from headway.server.grouped_sum import GroupedSum, StoredUpdate
 
 
 @dataclass(slots=True)
@@ -80,18 +78,21 @@ class ReplyReader:
     def __init__(self, setup: ServerSetup, path: Callable[[str], Path]) -> None:
         self.setup, self.path = setup, path
 
-    def read(self, digest: str, binding: Binding, first: bool = False) -> Reply:
+    def read(self, digest: str, binding: Binding, first: bool = False, mapped: int = MAPPED) -> Reply:
         """The reply in a file, whose digest was compared when it came in; first: its own checksum is compared, too.
+
+        mapped: the bytes from which a vector stays in the file.
 
         Raises:
             FrameError: for bytes that are no reply to this request.
         """
         path, guard = self.path(digest), self.setup.guard
-        return read_reply(path, binding, path.stat().st_size, guard.bits, guard.lengths, checked=not first)
+        size = path.stat().st_size
+        return read_reply(path, binding, size, guard.bits, guard.lengths, checked=not first, mapped=mapped)
 
-    def update(self, digest: str, binding: Binding) -> UpdateReply:
+    def update(self, digest: str, binding: Binding, mapped: int = MAPPED) -> UpdateReply:
         """The update in a file that was accepted."""
-        reply = self.read(digest, binding)
+        reply = self.read(digest, binding, mapped=mapped)
         assert isinstance(reply, UpdateReply)
         return reply
 
@@ -154,40 +155,6 @@ def _from_model(arrived: ReplyArrived, sent: SentMessage) -> Iterator[None]:
         yield
     except FrameError as error:
         raise UpdateRejected(arrived.client, str(error).rstrip(".")) from error
-
-
-class RoundSum:
-    """The sum of the updates of a round, read from the spool a group at a time.
-
-    group: how many clients are summed in float64 before the exact sum is paid.
-    """
-
-    def __init__(self, setup: ServerSetup, reader: ReplyReader, record: RoundRecord, group: int = GROUP) -> None:
-        self.setup, self.reader, self.record, self.group = setup, reader, record, group
-
-    def answer(self, ask: Ask, tickets: Mapping[str, Ticket], measure: bool) -> Answer:
-        """The answer of the clients that count; ask: to them, each with its own message and round."""
-        meter = self.setup.meter(ask) if measure else None
-        summed = GroupedSum(self.setup.collector, ask, groups_of(ask.cohort, {}, group=self.group), meter)
-        relayed: dict[str, list[str]] = {}
-        for client in ask.cohort:
-            if (ticket := tickets[client]).number in self.record.summed:
-                relayed.setdefault(self.record.replies[ticket.number], []).append(client)
-            else:
-                summed.accept(client, self.stored(ticket))
-        for digest, clients in sorted(relayed.items()):
-            reply = self.reader.sum(digest, self.record.messages[tickets[clients[0]].round].binding)
-            assert isinstance(reply, SumReply)
-            counted = reply.reports.with_status("counted")
-            assert set(counted.clients) == set(clients), "a sum counts as a whole"
-            summed.accept_sum(SumReply(reply.total, counted))
-        return summed.answer()
-
-    def stored(self, ticket: Ticket) -> StoredUpdate:
-        """The accepted update of a ticket."""
-        digest, sent = self.record.replies[ticket.number], self.record.messages[ticket.round]
-        size = self.reader.path(digest).stat().st_size
-        return StoredUpdate(partial(self.reader.update, digest, sent.binding), 0.0, size, sent.size)
 
 
 class TrainingRounds:

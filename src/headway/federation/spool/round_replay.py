@@ -17,7 +17,8 @@ from headway.federation.spool.spool import Spool
 from headway.protocol.effects import EffectHandler, drive
 from headway.protocol.messages import Answer, Ask, Message, Reply, SumReply, Train, UpdateReply, Version
 from headway.protocol.wire_messages import Binding, read_reply, read_request
-from headway.server.grouped_sum import GroupedSum, StoredUpdate
+from headway.server.group_summer import StoredUpdate
+from headway.server.grouped_sum import GroupedSum
 from headway.server.guard import Promise
 
 
