@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,6 @@ from headway.client_state.store import Memories, MemoryStore
 from headway.core.errors import ConfigError, HeadwayError
 from headway.core.flow import EngineFacts
 from headway.engines.engine import Engine, Job
-from headway.engines.grouping import GROUP
 from headway.federation.http_api import Pending, RoundVerdict
 from headway.federation.serving.gathering import Gathering
 from headway.federation.serving.network_training import NetworkTraining, Progress
@@ -50,9 +48,9 @@ class NetworkOptions:
     min_clients: int = 1
     wait_limit_s: float | None = None
     drift: bool = True
-    group: int = GROUP
-    memory: float = math.inf
-    files: Path | None = None
+    group: int = SumOptions.group
+    memory: float = SumOptions.memory
+    files: Path | None = SumOptions.folder
 
 
 @final
@@ -84,7 +82,7 @@ class NetworkEngine(Engine):
     @property
     def pinned_settings(self) -> dict[str, Any]:
         """The size of groups, where it is not the usual one."""
-        return {} if self.options.group == GROUP else {"group": self.options.group}
+        return {} if self.options.group == SumOptions.group else {"group": self.options.group}
 
     @property
     def now(self) -> float:

@@ -26,7 +26,7 @@ from headway.server.sum_memory import SumMemory
 PIECE = 1 << 20  # bytes of a vector from which it stays in its file, where columns are summed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SumOptions:
     """How a round is summed.
 
