@@ -209,6 +209,11 @@ class Protocol(Stage):
     engine keeps the returned secret durably, before the answer leaves, until the round is over.
     """
 
+    @property
+    def exchanges(self) -> bool:
+        """Whether clients are asked for more than updates, and keep secrets."""
+        return True
+
     def exchange(self, train: Ask, ctx: ServerContext) -> Generator[Ask, Answer, Answer]:
         """Asks what it must before and after `train`, and returns the answer that the round goes on with."""
         raise NotImplementedError

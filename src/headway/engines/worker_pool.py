@@ -189,7 +189,7 @@ class WorkerClients:
         setup = local.setup
         chain = setup.job.algorithm.chain
         self.local_reason: str | None = None
-        if chain.protocol is not None:
+        if chain.protocol is not None and chain.protocol[1].exchanges:
             self.local_reason = f"{chain.protocol[0]} exchanges secrets with each client"
         elif setup.flows[-1].number == "ring":
             self.local_reason = "updates are whole numbers"

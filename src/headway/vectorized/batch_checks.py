@@ -14,7 +14,7 @@ RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 def why_not(trainer: Trainer, flat_module: FlatModule, chain: Chain) -> str | None:
     """The reason why clients cannot train as one program, as a phrase; `None` if they can."""
-    if chain.protocol is not None:
+    if chain.protocol is not None and chain.protocol[1].exchanges:
         return f"{chain.protocol[0]} exchanges secrets with each client"
     if not isinstance(trainer, LoopTrainer):
         return f"{type(trainer).__name__} has a loop of its own"

@@ -201,6 +201,32 @@ def test_every_engine_and_mode_ends_with_the_same_bits(stages):
     assert torch.equal(sent.params, wanted.params)
 
 
+@pytest.mark.parametrize(
+    "engine",
+    [
+        lambda: hw.LocalEngine(lanes=5, drift=False),
+        lambda: hw.ProcessEngine(2, lanes=2),
+        lambda: hw.ClockEngine(hw.LocalEngine(), hw.DeviceFleet()),
+    ],
+    ids=["lanes", "processes", "clock"],
+)
+def test_the_ideal_sum_is_on_every_engine_the_same(engine):
+    stages = (hw.Weigh("capped", cap=9), hw.Clip(1.0), hw.Quantize(12), hw.SecureSum(mode="ideal"), hw.Mean())
+    wanted, _ = final(hw.LocalEngine(drift=False), *stages)
+    found, _ = final(engine(), *stages)
+    torch.testing.assert_close(found.params, wanted.params, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["real", "ideal"])
+def test_noise_that_needs_more_survivors_raises_the_threshold(mode):
+    """Nothing is unmasked below it: the clients sign no shorter list."""
+    for lost, counted in (({"c000"}, 9), ({"c000", "c001"}, 0)):
+        parties = Parties(hw.SecureSum(mode=mode), count=10, lost={"train": lost})
+        parties.flows = tuple(replace(flow, min_updates=9) for flow in parties.flows)
+        assert parties.run().total.count == counted
+        assert "unmask" not in parties.replies or counted
+
+
 def test_it_is_the_mean_of_the_quantised_updates():
     stages = (hw.Clip(1.0), hw.Quantize(16), hw.Mean("clients"))
     secure, _ = final(hw.LocalEngine(), *stages[:2], hw.SecureSum(), stages[2])

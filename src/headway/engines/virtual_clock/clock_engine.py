@@ -112,7 +112,7 @@ class ClockEngine(Engine):
     def open(self, job: Job) -> None:
         """Opens the engine inside, whose clients answer at once."""
         algorithm = job.algorithm
-        if algorithm.chain.protocol is not None:
+        if algorithm.chain.protocol is not None and algorithm.chain.protocol[1].exchanges:
             raise ConfigError(
                 f"{algorithm.chain.protocol[0]} exchanges secrets with each client, which the virtual clock does not "
                 "time: leave the clock or that stage out."

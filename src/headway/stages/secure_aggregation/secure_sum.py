@@ -99,8 +99,12 @@ class SecureSum(Protocol):
 
     @cached_property
     def rules(self) -> Rules:
-        """The numbers that every client holds the server to."""
+        """The stage's own numbers."""
         return Rules(self.threshold, self.min_cohort, self.min_survivors, self.corrupt)
+
+    def rules_in(self, flow: Flow) -> Rules:
+        """The numbers that every client holds the server to: shared noise may need more survivors."""
+        return replace(self.rules, min_survivors=max(self.min_survivors, flow.min_updates))
 
     # the client ------------------------------------------------------------------------------------------------
 
@@ -109,7 +113,7 @@ class SecureSum(Protocol):
         from headway.stages.secure_aggregation.masking_client import MaskingClient
 
         sent = request.message.stages.get(_label(self), {})
-        return MaskingClient(self.rules, secret, ctx).answer(request.name, sent, request.private)
+        return MaskingClient(self.rules_in(ctx.flow), secret, ctx).answer(request.name, sent, request.private)
 
     def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """The update as one vector modulo `2^b`, masked; its weight is in it, and zero outside."""
@@ -125,7 +129,7 @@ class SecureSum(Protocol):
         """The secret without the keys of masks, which no second update can be masked with."""
         from headway.stages.secure_aggregation.masking_client import MaskingClient
 
-        return MaskingClient(self.rules, secret, ctx).spent(request.message.stages[_label(self)])
+        return MaskingClient(self.rules_in(ctx.flow), secret, ctx).spent(request.message.stages[_label(self)])
 
     def _masked(self, whole: Tensor, bits: int, ctx: ClientContext) -> Tensor:
         from headway.stages.secure_aggregation.mask_stream import add_masks, word_type
@@ -133,7 +137,8 @@ class SecureSum(Protocol):
 
         assert ctx.exchange is not None
         try:
-            added, subtracted = MaskingClient(self.rules, ctx.secret, ctx.exchange).mask_keys(ctx.received)
+            client = MaskingClient(self.rules_in(ctx.exchange.flow), ctx.secret, ctx.exchange)
+            added, subtracted = client.mask_keys(ctx.received)
         except ExchangeRefused as refusal:
             raise UpdateRejected(ctx.exchange.client, str(refusal).removesuffix(".")) from refusal
         numbers = whole.cpu().numpy().astype(word_type(bits))
@@ -145,10 +150,11 @@ class SecureSum(Protocol):
 
     def exchange(self, train: Ask, ctx: ServerContext) -> Generator[Ask, Answer, Answer]:
         """The five phases around Train, and the sum of the survivors; nothing is counted where too few remain."""
-        self.rules.check_quorum(train)
+        rules = self.rules_in(ctx.flow)
+        rules.check_quorum(train)
         try:
             if self.mode == "ideal":
-                answer = yield from self.rules.plain(train)
+                answer = yield from rules.plain(train)
                 return replace(answer, total=self._total(answer, None, ctx.flow))
             return (yield from self._protected(train, ctx.flow))
         except RoundEnded as end:
@@ -158,7 +164,7 @@ class SecureSum(Protocol):
     def _protected(self, train: Ask, flow: Flow) -> Generator[Ask, Answer, Answer]:
         from headway.stages.secure_aggregation.sum_server import SumServer
 
-        server = SumServer(_label(self), self.rules, train, self.cipher)
+        server = SumServer(_label(self), self.rules_in(flow), train, self.cipher)
         answer, masks = yield from server.masked()
         return replace(answer, total=self._total(answer, masks, flow), notes=(*answer.notes, *server.notes))
 
