@@ -72,6 +72,15 @@ def test_canaries_measure_the_noise_of_a_shipped_stage():
     assert "took part" in page
 
 
+def test_what_a_trusted_server_sees_does_not_count():
+    chain = hw.chain(hw.Clip(1.0), hw.Mean(over="expected"), hw.GaussianNoise(1.0))
+    report = audited(chain=chain, trusted_server=True)
+    assert "succeeded" in [row.verdict for row in report.rows]
+    assert report.passed
+    assert "besides those of the server" in report.sentence
+    assert not audited(chain=chain).passed
+
+
 def test_a_budget_that_is_spent_is_noted():
     report = audited(budget_s=0.0)
     assert report.rows == ()

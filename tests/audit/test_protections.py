@@ -3,7 +3,7 @@
 from conformance.teststages import NoisyRelease
 
 import headway as hw
-from headway.audit.protections import protections, without_protections
+from headway.audit.protections import described, protections, without_protections
 
 
 def algorithm(*stages):
@@ -19,3 +19,9 @@ def test_clips_and_noise_protect_and_the_rest_stays():
 def test_an_algorithm_without_protections_is_itself():
     plain = algorithm(hw.Mean())
     assert without_protections(plain) is plain
+
+
+def test_a_private_trainer_is_a_protection():
+    private = hw.Algorithm(hw.chain(hw.Mean()), hw.DPSGD(lr=0.3, noise_multiplier=2.0, epochs=3), hw.All())
+    assert described(private) == ("DPSGD(lr=0.3, noise_multiplier=2.0, epochs=3)",)
+    assert without_protections(private).trainer == hw.LocalSGD(lr=0.3, batch_size=32, epochs=3)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headway.audit.canary_outcome import CanaryOutcome, Verdict
 
+SERVER = "server"  # the observer that receives what clients send
 CAUTION = (
     "A failed attack proves nothing more than that: these attacks, with this effort, from this seed, did not succeed. "
     "Other attacks may."
@@ -80,6 +81,7 @@ class AuditReport:
     """All that an audit found.
 
     name: of the run file.  chain, protections: in words.  rows: the attacks.  notes: what was not attacked, and why.
+    trusted_server: whether attacks by the server do not count.
     """
 
     name: str
@@ -93,11 +95,16 @@ class AuditReport:
     canaries: tuple[CanaryOutcome, ...] = ()
     notes: tuple[str, ...] = ()
     thorough: bool = False
+    trusted_server: bool = False
+
+    def counts(self, row: AttackRow) -> bool:
+        """Whether an attack counts: not that of a server which is trusted with what it sees."""
+        return row.verdict != "not judged" and not (self.trusted_server and row.observer == SERVER)
 
     @property
     def succeeded(self) -> tuple[AttackRow, ...]:
-        """The attacks that succeeded in spite of the protections."""
-        return tuple(row for row in self.rows if row.verdict == "succeeded")
+        """The attacks that succeeded in spite of the protections, and count."""
+        return tuple(row for row in self.rows if row.verdict == "succeeded" and self.counts(row))
 
     @property
     def passed(self) -> bool:
@@ -107,11 +114,12 @@ class AuditReport:
     @property
     def sentence(self) -> str:
         """The result in plain words."""
-        judged = [row for row in self.rows if row.verdict != "not judged"]
+        judged = [row for row in self.rows if self.counts(row)]
         if not judged:
             return "No attack could be run on this algorithm, so nothing is known. " + CAUTION
         if self.passed:
-            return f"None of {len(judged)} attacks succeeded. {CAUTION}"
+            besides = " besides those of the server, which is trusted" if self.trusted_server else ""
+            return f"None of {len(judged)} attacks succeeded{besides}. {CAUTION}"
         count = len(self.succeeded)
         return (
             f"{count} of {len(judged)} attacks succeeded: what leaves the clients under this algorithm gives single "
@@ -124,6 +132,7 @@ class AuditReport:
             "name": self.name,
             "seed": self.seed,
             "thorough": self.thorough,
+            "trusted_server": self.trusted_server,
             "passed": self.passed,
             "sentence": self.sentence,
             "chain": self.chain,

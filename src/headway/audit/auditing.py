@@ -13,7 +13,7 @@ from headway.audit.dense_attack import DenseAttack
 from headway.audit.gradient_attack import GradientAttack
 from headway.audit.gradient_inversion import InversionEffort
 from headway.audit.membership_attack import NAME, MembershipAttack, seconds_of_round
-from headway.audit.protections import protections, without_protections
+from headway.audit.protections import described, without_protections
 from headway.audit.shadow_federation import ShadowFederation
 from headway.core.errors import ConfigError, nearest
 from headway.core.registry import brief
@@ -33,6 +33,7 @@ class AuditOptions:
     budget_s: seconds after which no further attack begins; `None` for 45, or 900 if it is thorough.
     delta: of all epsilons; `None` for that of the run's ledger.
     attacks: the names of those that are run, of `ATTACKS`; all, if none are given.
+    trusted_server: whether what only the server sees is shown and does not count.
 
     Raises:
         ConfigError: for an attack that there is not.
@@ -42,6 +43,7 @@ class AuditOptions:
     budget_s: float | None = None
     delta: float | None = None
     attacks: tuple[str, ...] = ()
+    trusted_server: bool = False
 
     def __post_init__(self) -> None:
         for name in self.attacks:
@@ -214,7 +216,8 @@ class Audit:
             name=self.runfile.name,
             seed=self.seed,
             chain=", ".join(brief(stage) for stage in self.algorithm.chain.stages),
-            protections=tuple(brief(stage) for stage in protections(self.algorithm)),
+            protections=described(self.algorithm),
+            trusted_server=self.options.trusted_server,
             sees="each client's update" if self.real.sees_each else "only the sum of the updates",
             rows=tuple(found.rows),
             galleries=tuple(found.galleries),

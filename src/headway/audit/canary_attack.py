@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from headway.audit.audit_result import AttackRow
+from headway.audit.audit_result import SERVER, AttackRow
 from headway.audit.canaries import COARSEST, CanaryRounds
 from headway.audit.canary_outcome import TOLERANCE, CanaryOutcome
 from headway.core.algorithm import Algorithm
@@ -83,7 +83,7 @@ def canary_outcome(
 def canary_row(outcome: CanaryOutcome) -> AttackRow:
     """The row of the table."""
     estimate = outcome.estimate
-    observer = "server" if outcome.where.startswith("each") else "anyone with the released model"
+    observer = SERVER if outcome.where.startswith("each") else "anyone with the released model"
     verdict = outcome.verdict
     bounds = f"{_text(outcome.low)} to {_text(outcome.high)}"
     if verdict == "not judged" and estimate.refusal:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headway.audit.audit_result import AttackRow, Gallery, Reconstruction
+from headway.audit.audit_result import SERVER, AttackRow, Gallery, Reconstruction
 from headway.audit.canary_outcome import Verdict
 from headway.audit.dense_inversion import (
     RECOVERED,
@@ -91,7 +91,7 @@ class DenseAttack:
         what = ONE_STEP if steps == 1 else WHOLE_ROUND
         server = [self._server(self.plain, before, steps), self._server(self.real, after, steps)]
         seen = f"{'each update' if self.real.sees_each else 'the sum of the updates'}, {what}"
-        rows = [self._row("server", seen, *server)]
+        rows = [self._row(SERVER, seen, *server)]
         self._show(what, *server)
         if steps is None and len(self.cohort) > 1:
             clients = [self._client(self.plain, before), self._client(self.real, after)]

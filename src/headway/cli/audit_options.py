@@ -30,6 +30,9 @@ def audit(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="NAMES", help="Only these, separated by commas: canaries, dense, gradients, membership."),
     ] = None,
+    trusted_server: Annotated[
+        bool, typer.Option("--trusted-server", help="Show what only the server sees, and do not count it.")
+    ] = False,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE.html", help="Where to write the page, and the numbers beside it as .json."),
@@ -45,7 +48,7 @@ def audit(
 
     only = tuple(name.strip() for name in (attacks or "").split(",") if name.strip())
     try:
-        options = AuditOptions(thorough, budget, attacks=only)
+        options = AuditOptions(thorough, budget, attacks=only, trusted_server=trusted_server)
         code = audit_file(file, set_ or [], seed, options, out, json)
     except (HeadwayError, OSError) as error:
         if context.find_root().obj:  # --debug
