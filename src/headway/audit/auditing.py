@@ -10,6 +10,7 @@ from headway.audit.audit_result import AttackRow, AuditReport, Curve, Gallery
 from headway.audit.canary_attack import canary_outcome, canary_row, promises
 from headway.audit.canary_outcome import CanaryOutcome
 from headway.audit.dense_attack import DenseAttack
+from headway.audit.example_canaries import example_row
 from headway.audit.gradient_attack import GradientAttack
 from headway.audit.gradient_inversion import InversionEffort
 from headway.audit.membership_attack import NAME, MembershipAttack, seconds_of_round
@@ -18,6 +19,7 @@ from headway.audit.shadow_federation import ShadowFederation
 from headway.core.errors import ConfigError, nearest
 from headway.core.registry import brief
 from headway.experiment.resolved_runfile import Experiment, RunFile
+from headway.training.dp_sgd import DPSGD
 
 ATTACKS = ("canaries", "dense", "gradients", "membership")
 QUICK_S, THOROUGH_S = 45.0, 900.0
@@ -170,13 +172,17 @@ class Audit:
         """Canary rounds, for each place where noise is promised to hide whole clients."""
         events = self.real.flows[-1].events
         places = [place for place in ("server", "client") if promises(events, place)]
-        if not places:
-            unit = "single examples" if events else "nothing"
+        made = [(f"canary clients, {place}", self._canary(place)) for place in places]
+        if isinstance(self.algorithm.trainer, DPSGD) and any(event.unit == "example" for event in events):
+            made.append(("canary examples", self._canary_examples))
+        if not made:
             self.found.notes.append(
-                f"no canary clients: the chain promises differential privacy for {unit}, so there is no epsilon of "
-                "clients to compare with."
+                "no canaries: the algorithm promises no differential privacy, so there is no epsilon to compare with."
             )
-        return [(f"canary clients, {place}", self._canary(place)) for place in places]
+        return made
+
+    def _canary_examples(self, found: Findings) -> None:
+        found.rows.append(example_row(*self.parts, self.runfile.sections.run.rounds, self.delta))
 
     def _canary(self, place: str) -> Callable[[Findings], None]:
         def run(found: Findings) -> None:
