@@ -20,6 +20,7 @@ BROKEN = {
     "dense": Flow(dense=False),
     "bound": Flow(),
     "behind_sum": Flow(),
+    "enough_shares": Flow(survivors=7, fewest=6),
     "quantised": Flow(),
     "known_unit": Flow(number="ring"),
     "same_weights": Flow().set("Weigher", weight_bound=7.0),

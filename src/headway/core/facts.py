@@ -150,7 +150,8 @@ class FlowFacts:
     largest: the largest absolute value of the integers that one client adds to a sum, and `unit` the real that an
         integer of 1 stands for.
     noise_variance: that of the noise which one client adds to each of its integers; survivors: how many such clients
-        must be in a sum, at least, for the noise that is promised.
+        must be in a sum, at least, for the noise that is promised; fewest: how many there are at least in a sum that
+        is unmasked.
     proximal: strength of the pull towards w_t that step rules add, which shortens what a gradient moves.
     equal: whether every client must count the same.
     min_updates: the fewest updates that can be aggregated: a round with fewer is skipped, an algorithm that never has
@@ -185,6 +186,7 @@ class FlowFacts:
     unit: float | None = None
     noise_variance: float = 0.0
     survivors: int = 0
+    fewest: int | None = None
     proximal: float = 0.0
     equal: bool = False
     rebased: bool = False

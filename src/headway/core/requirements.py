@@ -148,6 +148,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         lambda flow: "real numbers",
         lambda flow: "put Quantize before it",
     ),
+    "enough_shares": Requirement(
+        "survivors",
+        lambda flow: flow.fewest is None or flow.survivors <= flow.fewest,
+        "as many clients in every sum as the shares of noise are counted on",
+        lambda flow: f"sums of {flow.fewest} clients that may be unmasked, and noise that needs {flow.survivors}",
+        lambda flow: f"set min_survivors and min_cohort of the secure sum to {flow.survivors} or more",
+    ),
     "known_unit": Requirement(
         "unit",
         lambda flow: flow.number == "ring" and flow.unit is not None,

@@ -79,7 +79,7 @@ def test_the_formula_is_above_the_exact_divergence_of_one_integer(shift, varianc
 
 
 def share_of(stage, flow, update, keys):
-    ctx = replace(case(stage).ctx, key=keys, flow=flow)
+    ctx = replace(case(Skellam(1.0, 1)).ctx, key=keys, flow=flow)
     return stage.send(update, {}, ctx)[0]
 
 
@@ -170,12 +170,19 @@ def test_what_skellam_cannot_stand_with_is_refused(stages, sentence):
         hw.chain(*stages)
 
 
+def test_a_secure_sum_that_unmasks_fewer_shares_is_refused():
+    with pytest.raises(hw.ChainRefused, match="sums of 4 clients that may be unmasked, and noise that needs 5"):
+        hw.chain(Clip(), Quantize(), Skellam(1.0, 5), SUM, Mean("expected"))
+    hw.chain(Clip(), Quantize(), Skellam(1.0, 5), SecureSum(min_survivors=5), Mean("expected"))
+
+
 def test_weights_of_one_are_the_same_weights():
     flows_of(Weigh("uniform"), *private())
 
 
 def test_late_updates_and_cohorts_below_the_survivors_are_refused():
-    links = hw.chain(*private(survivors=6))
+    enough = SecureSum(min_cohort=6, min_survivors=6, mode="ideal")
+    links = hw.chain(Clip(2.0), Quantize(12), Skellam(1.5, 6), enough, Mean("expected"))
     late = hw.core.algorithm.Quorum(count=6, late="keep")
     with pytest.raises(hw.ChainRefused, match="synchronous"):
         hw.Algorithm(links, hw.LocalSGD(lr=0.1), hw.Uniform(count=6), late)

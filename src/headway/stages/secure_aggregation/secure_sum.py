@@ -84,9 +84,11 @@ class SecureSum(Protocol):
         names = dict.fromkeys((*flow.vectors, *flow.specs))
         specs = {name: replace(flow.spec(name), number="integer", bits=bits) for name in names}
         flow = flow.recode(self, **specs, **{NUMBERS: VectorSpec(layout.size, "integer", bits)})
-        least = max(flow.min_updates, self.rules.needed(self.min_cohort))
+        fewest = self.rules.needed(self.min_cohort)
+        least = max(flow.min_updates, fewest)
         flow = flow.set(self, server_sees="sum", exposed=(), min_updates=least, min_cohort=self.min_cohort)
-        flow = flow.keep(self, "additive", "dense", "bound").require(self, large_cohort=True)
+        flow = flow.set(self, fewest=fewest).keep(self, "additive", "dense", "bound")
+        flow.require(self, large_cohort=True, enough_shares=True)
         return flow.warn(
             "what single clients send is hidden by SecureSum, so that nobody can check whether a client has clipped: a "
             "client that lies may move the sum without limit."
