@@ -8,6 +8,7 @@ import torch
 from conformance.teststages import FixedPoint, Median, NoisyRelease, PairwiseMasks
 from conformance.tiny import Listed, Loop, engine
 
+import headway as hw
 from headway.core.algorithm import Algorithm, State
 from headway.core.chain import chain
 from headway.core.context import ServerContext
@@ -268,3 +269,12 @@ def test_a_round_in_which_nobody_answers_only_advances(stages) -> None:
     assert same_state(State(0, after.params, after.stages), start)
     nobody = drive(tiny.generator(start, cohort=()), EffectHandler(tiny.send))
     assert same_state(nobody, after)
+
+
+def test_the_first_answers_are_no_sample_that_amplifies_privacy() -> None:
+    """Who answers first is not drawn independently: the accounting of Poisson sampling would promise too much."""
+    noisy, quorum = hw.chain(hw.Clip(1.0), hw.Mean("expected"), hw.GaussianNoise(1.0)), hw.Quorum(count=2)
+    with pytest.raises(hw.ChainRefused, match="a cohort of all that were drawn"):
+        hw.Algorithm(noisy, hw.LocalSGD(lr=0.1), hw.Poisson(rate=0.5), quorum)
+    hw.Algorithm(noisy, hw.LocalSGD(lr=0.1), hw.Uniform(count=4), quorum)
+    hw.Algorithm(hw.chain(hw.Mean("clients")), hw.LocalSGD(lr=0.1), hw.Poisson(rate=0.5), quorum)

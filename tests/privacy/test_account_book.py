@@ -1,14 +1,15 @@
 """The account book: every reservation counts, correlated noise once, rounds that are gone through again once more."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from headway.core.errors import ConfigError
 from headway.core.facts import PrivacyEvent
-from headway.privacy.account_book import AccountBook, accounts_of, exceeded
+from headway.privacy.account_book import AccountBook, exceeded
 from headway.privacy.accountant import epsilon
-from headway.privacy.spends import Sampling, Spend
+from headway.privacy.spends import Sampling, Spend, accounts_of
 
 POISSON = Sampling("poisson", 0.1, None, 50, 5.0)
 ALL = Sampling("all", None, None, 50, 50.0)
@@ -33,9 +34,16 @@ def test_rounds_add_up_and_an_aborted_one_stays_spent():
 
 def test_what_clients_and_server_reserve_apart_is_of_one_cohort():
     joined = Spend(2.0, ((10.0, 4.0, 400.0),), 0.1)
-    assert book_of((0, OWN), (0, GAUSSIAN)).counts() == {"client": {joined: 1}}
+    assert book_of((0, OWN), (0, GAUSSIAN)).counts()["client"] == {joined: 1}
     aborted = book_of((0, OWN), (0, OWN), (0, GAUSSIAN))  # it ended before the server drew
-    assert aborted.counts() == {"client": {joined: 1, Spend(math.inf, joined.skellam, 0.1): 1}}
+    assert aborted.counts()["client"] == {joined: 1, Spend(math.inf, joined.skellam, 0.1): 1}
+
+
+def test_sampling_hides_nobody_from_the_server_that_draws():
+    """It sees the sum with the clients' own noise alone, and knows who is in it."""
+    counts = book_of((0, OWN), (0, GAUSSIAN), (1, OWN), (1, GAUSSIAN)).counts()
+    assert counts["server"] == {Spend(math.inf, ((10.0, 4.0, 400.0),)): 2}
+    assert "server" not in book_of((0, OWN), sampling=ALL).counts()
 
 
 def test_correlated_noise_is_one_release_of_all_its_rounds():
@@ -73,10 +81,14 @@ def test_skipped_rounds_take_their_part_of_delta():
     assert 0 < lost < 1e-2
     assert book.epsilons(1e-2)["client"] == epsilon({Spend(2.0, rate=0.2): 2}, 1e-2 - lost) > plain
     assert book.epsilons(lost / 2)["client"] == math.inf
+    zeros = replace(GAUSSIAN, relation="zero_out")  # it may show who took part, and not what they sent
+    assert book_of((0, zeros), (1, zeros), sampling=few).delta_left("client", 1e-2) == 1e-2
 
 
 def test_accounts_and_budgets():
     local = PrivacyEvent("gaussian", 2.0, 1.0, at="client")
-    assert accounts_of([local, GAUSSIAN]) == ("client", "local")
+    assert accounts_of([local, GAUSSIAN], POISSON) == ("client", "local")
+    assert accounts_of([OWN], POISSON) == ("client", "server")
+    assert accounts_of([OWN], ALL) == ("client",)
     assert exceeded({"client": 1.0, "local": 9.0}, {"client": 1.0, "local": 8.0}) == "local"
     assert exceeded({"client": 1.0, "local": 9.0}, {"client": None}) is None

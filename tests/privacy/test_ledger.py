@@ -31,7 +31,13 @@ def test_an_entry_holds_what_is_needed_to_judge_a_release(tmp_path):
     reserve(made, 0)
     start, entry = LedgerFile(tmp_path / "ledger.jsonl").entries
     assert start["kind"] == "start"
-    assert start["budget"] == {"epsilon": 3.0, "example_epsilon": None, "local_epsilon": None, "delta": 1e-5}
+    assert start["budget"] == {
+        "epsilon": 3.0,
+        "example_epsilon": None,
+        "local_epsilon": None,
+        "server_epsilon": None,
+        "delta": 1e-5,
+    }
     assert start["accountant"].startswith("dp-accounting 0.")
     assert start["terms"]["units"] == {"client": "one client with all of its data"}
     assert start["terms"]["relations"] == ["add_remove"]

@@ -56,7 +56,12 @@ def test_distributed_noise_protects_clients_as_noise_of_the_server_does():
     event = PrivacyEvent(
         "skellam", 5.0, 1.0, at="distributed", details={"l1": 10.0, "l2": 4.0, "variance": 400.0, "bits": 16}
     )
-    assert costs([event], POISSON) == [Cost("client", Spend(math.inf, ((10.0, 4.0, 400.0),), 0.1))]
+    noise = ((10.0, 4.0, 400.0),)
+    assert costs([event], POISSON) == [
+        Cost("client", Spend(math.inf, noise, 0.1)),
+        Cost("server", Spend(math.inf, noise)),  # which knows whom it has drawn
+    ]
+    assert costs([event], UNIFORM) == [Cost("client", Spend(math.inf, noise))]
 
 
 @pytest.mark.parametrize("details", [{}, {"l1": 1.0, "l2": 1.0}, {"l1": 1.0, "l2": 1.0, "variance": "much"}])

@@ -36,7 +36,7 @@ def claimed_multiplier(events: Sequence[PrivacyEvent]) -> float:
 
 def run_epsilon(events: Sequence[PrivacyEvent], last: Flow, rounds: int, delta: float) -> float | None:
     """The epsilon that the ledger counts for so many rounds with these events, of one account."""
-    book, sampling = AccountBook(), Sampling.of(last.sampler, last.min_updates)
+    book, sampling = AccountBook(), Sampling.of_flow(last)
     for round_ in range(rounds):
         book.add(events, round_, sampling)
     found = book.epsilons(delta)

@@ -14,12 +14,11 @@ from headway.experiment.federation import Federation
 from headway.experiment.run_options import RunOptions
 from headway.experiment.runfile import RunFile, load_runfile
 from headway.observe.text import console, emit, number_text, plain_table, show_table
-from headway.privacy.account_book import accounts_of
 from headway.privacy.calibration import epsilon_after, noise_for, rounds_within
 from headway.privacy.ledger import epsilon_text
 from headway.privacy.noise_plan import USABLE, PrivacyPlan
 from headway.privacy.options import PrivacyOptions
-from headway.privacy.spends import ACCOUNTS, Sampling
+from headway.privacy.spends import ACCOUNTS, Sampling, accounts_of
 
 NEEDED = {
     "population": "--population, how many clients there are",
@@ -59,7 +58,7 @@ class OwnNoise:
     def lines(self) -> list[str]:
         """A sentence for each promise: epsilon after all rounds, and how many the budget allows."""
         lines = []
-        for account in accounts_of(self.events):
+        for account in accounts_of(self.events, self.sampling):
             spent = epsilon_after(self.events, self.sampling, self.rounds, self.delta, account)
             text = f"this file ({ACCOUNTS[account]}): epsilon {epsilon_text(spent)} after {self.rounds} rounds"
             limit = self.options.limit(account)
@@ -131,7 +130,7 @@ def _of_file(runfile: RunFile, given: PlanOptions) -> tuple[PlanOptions, OwnNois
         norm = getattr(clips[-1], "norm", None) if clips else None
     finally:
         parts.engine.close()
-    sampling = Sampling.of(last.sampler)
+    sampling = Sampling.of_flow(last)
     share = 1.0 if sampling.expected is None else sampling.expected / len(experiment.data.clients)
     filled = replace(
         given,

@@ -132,6 +132,7 @@ class Algorithm:
         flows = self.chain.trace(start)
         _check_enough(flows[-1], self.quorum, start.sampler)
         _check_pace(self.quorum, self.trainer.facts)
+        _check_drawn(self.quorum, flows[-1])
         return _check_readings(type(self.sampler).__name__, start.sampler, flows)
 
     def sized(self, flows: tuple[Flow, ...], size: int, statistics: int = 0) -> tuple[Flow, ...]:
@@ -357,6 +358,18 @@ def _check_enough(flow: Flow, quorum: Quorum, sampler: SamplerFacts) -> None:
                 caused_by=cause,
                 do_this=f"ask more clients in a round, or use another stage than {name}",
             )
+
+
+def _check_drawn(quorum: Quorum, last: Flow) -> None:
+    """Refuses a round of the first answers where privacy is accounted for by who was drawn."""
+    hidden = any(event.unit == "client" and event.at != "client" for event in last.events)
+    if hidden and quorum.count is not None and last.sampler is not None and last.sampler.rate is not None:
+        raise ChainRefused(
+            needed="a cohort of all that were drawn, each independently, which amplifies the privacy of the noise",
+            found=f"rounds of the first {quorum.count} that answer",
+            caused_by=repr(quorum),
+            do_this="leave quorum.count out, or draw with Uniform, which amplifies nothing",
+        )
 
 
 def _check_pace(quorum: Quorum, trainer: TrainerFacts) -> None:

@@ -19,6 +19,7 @@ from headway.observe.run_folder import JOURNAL, LEDGER, read_identity, read_note
 from headway.privacy.account_book import AccountBook
 from headway.privacy.ledger import epsilon_text, sampling_of
 from headway.privacy.ledger_file import LedgerFile, read_entries
+from headway.privacy.options import PrivacyOptions
 from headway.privacy.recomputation import TOLERANCE, recomputed_epsilon
 from headway.privacy.spends import Account, Sampling
 from headway.privacy.terms import event_of
@@ -123,9 +124,9 @@ def _check_epsilon(
 
 
 def _check_budget(line: int, budget: Mapping[str, Any], recorded: Mapping[Account, float]) -> Iterator[tuple[int, str]]:
-    own = {"example": budget.get("example_epsilon"), "local": budget.get("local_epsilon")}
+    options = PrivacyOptions.of_budget(budget)
     for account, found in recorded.items():
-        limit = budget.get("epsilon") if own.get(account) is None else own[account]
+        limit = options.limit(account)
         if limit is not None and found > limit:
             yield line, f"{account} epsilon {epsilon_text(found)} is above the budget of {limit:g}"
 
@@ -146,8 +147,8 @@ def _check_algorithm(
     recorded = [event_of(each) for each in start["terms"]["events"]]
     if [_facts(event) for event in recorded] != [_facts(event) for event in flows[-1].events]:
         yield 1, "the releases of the ledger's terms are not those of the run's chain and trainer"
-    made, held = Sampling.of(flows[-1].sampler), sampling_of(start["terms"]["sampling"])
-    if (made.rate, made.most) != (held.rate, held.most):
+    made, held = Sampling.of_flow(flows[-1]), sampling_of(start["terms"]["sampling"])
+    if (made.rate, made.most, made.least) != (held.rate, held.most, held.least):
         yield 1, "the sampling of the ledger's terms is not that of the run's sampler"
 
 

@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from headway.core.errors import ConfigError
 from headway.core.facts import PrivacyEvent
 from headway.privacy.accountant import epsilon
-from headway.privacy.spends import Account, Sampling, Spend, account_of, costs, detail
-
-ORDER: tuple[Account, ...] = ("client", "example", "local")
+from headway.privacy.spends import ACCOUNTS, Account, Sampling, Spend, account_of, costs, detail
 
 
 @dataclass
@@ -21,6 +19,11 @@ class _Attempt:
 
     sampling: Sampling
     events: list[PrivacyEvent] = field(default_factory=list)
+
+    @property
+    def hides_presence(self) -> bool:
+        """Whether it must not show that a client took part, and not only what its data were."""
+        return any(account_of(event) == "client" and event.relation == "add_remove" for event in self.events)
 
 
 class AccountBook:
@@ -87,7 +90,7 @@ class AccountBook:
         found: dict[Account, Counter[Spend]] = {account: Counter(each) for account, each in self._counts.items()}
         for (account, spend), rounds in self._correlated.items():
             found.setdefault(account, Counter())[spend] += max(rounds.values())
-        kept = {account: {s: n for s, n in found[account].items() if n} for account in ORDER if account in found}
+        kept = {account: {s: n for s, n in found[account].items() if n} for account in ACCOUNTS if account in found}
         return {account: each for account, each in kept.items() if each}
 
     def epsilons(self, delta: float) -> dict[Account, float]:
@@ -99,20 +102,15 @@ class AccountBook:
         return found
 
     def delta_left(self, account: Account, delta: float) -> float:
-        """What rounds that can be skipped leave of a delta."""
+        """What rounds that can be skipped leave of a delta, where it must not show that a client took part."""
         if account != "client":
             return delta
-        return delta - math.fsum(each.sampling.lost_delta for attempts in self._rounds.values() for each in attempts)
+        attempts = [each for every in self._rounds.values() for each in every]
+        return delta - math.fsum(each.sampling.lost_delta for each in attempts if each.hides_presence)
 
     def _count(self, attempt: _Attempt, sign: int) -> None:
         for cost in costs(attempt.events, attempt.sampling):
             self._counts.setdefault(cost.account, Counter())[cost.spend] += sign * cost.times
-
-
-def accounts_of(events: Sequence[PrivacyEvent]) -> tuple[Account, ...]:
-    """The accounts that events are in."""
-    found = {account_of(event) for event in events}
-    return tuple(account for account in ORDER if account in found)
 
 
 def exceeded(epsilons: Mapping[Account, float], limits: Mapping[Account, float | None]) -> Account | None:

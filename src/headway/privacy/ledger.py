@@ -11,11 +11,11 @@ from typing import Any
 
 from headway.core import fault_points
 from headway.core.errors import ConfigError, PrivacyBudgetSpent
-from headway.privacy.account_book import AccountBook, accounts_of, exceeded
+from headway.privacy.account_book import AccountBook, exceeded
 from headway.privacy.accountant import accountant_version, method_of
 from headway.privacy.ledger_file import Entry, LedgerFile, plain
 from headway.privacy.options import PrivacyOptions
-from headway.privacy.spends import ACCOUNTS, Account, Sampling
+from headway.privacy.spends import ACCOUNTS, Account, Sampling, accounts_of
 from headway.privacy.terms import PrivacyTerms, event_of, event_values
 from headway.protocol.effects import Reserve
 
@@ -55,7 +55,7 @@ class Ledger:
     def __init__(self, terms: PrivacyTerms, options: PrivacyOptions, file: LedgerFile) -> None:
         self.terms, self.options, self.file = terms, options, file
         self.delta = options.delta_for(terms.population)
-        self.accounts = accounts_of(terms.events)
+        self.accounts = accounts_of(terms.events, terms.sampling)
         self.limits: dict[Account, float | None] = {account: options.limit(account) for account in self.accounts}
         self._book = book_of(file.entries)
         if not file.entries:

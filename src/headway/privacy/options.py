@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +20,9 @@ class PrivacyOptions(Plain):
     epsilon, delta: the budget: a round that would pass it is refused, and the run ends before it.  Without epsilon
     there is no limit, and the ledger is kept all the same.  delta is below 1 over the number of clients by default.
     example_epsilon, local_epsilon: budgets of their own for the promise to single examples, and for that which each
-    message of a client makes by itself; by default both are held to epsilon.
+    message of a client makes by itself; by default both are held to epsilon.  server_epsilon: the budget of what the
+    server itself sees of noise in shares of the clients: it knows whom it has drawn, so that this number is far larger
+    than epsilon where sampling hides clients from all others; no limit by default.
     client_metrics: of a chain that protects clients, "off" asks no client for metrics on its own test part; "released"
     does, and the ledger lists them as a release without noise.  A central test set costs nothing either way.
     randomness: where noise and masks come from: "derived" from the run's seed, so that a simulation repeats, or
@@ -33,18 +36,21 @@ class PrivacyOptions(Plain):
     delta: float | None = between(0, 1, None, without=0)
     example_epsilon: float | None = positive(None)
     local_epsilon: float | None = positive(None)
+    server_epsilon: float | None = positive(None)
     client_metrics: Literal["off", "released"] = "off"
     randomness: Literal["derived", "system"] | None = None
 
     def limit(self, account: Account) -> float | None:
         """The budget of an account; `None` for no limit."""
+        if account == "server":
+            return self.server_epsilon
         own = {"example": self.example_epsilon, "local": self.local_epsilon}.get(account)
         return self.epsilon if own is None else own
 
     @property
     def limited(self) -> bool:
         """Whether any account has a budget."""
-        return (self.epsilon, self.example_epsilon, self.local_epsilon) != (None, None, None)
+        return any(limit is not None for limit in self.budget_values().values())
 
     def delta_for(self, population: int | None) -> float:
         """The delta: what is asked for, else the smaller of 1e-5 and `population^-1.1`.
@@ -58,4 +64,10 @@ class PrivacyOptions(Plain):
 
     def budget_values(self) -> dict[str, Any]:
         """The budget in plain values."""
-        return {"epsilon": self.epsilon, "example_epsilon": self.example_epsilon, "local_epsilon": self.local_epsilon}
+        names = ("epsilon", "example_epsilon", "local_epsilon", "server_epsilon")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def of_budget(cls, values: Mapping[str, Any]) -> PrivacyOptions:
+        """The options with the budget and delta that a ledger holds."""
+        return cls(**{name: value for name, value in values.items() if value is not None})

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from headway.core.errors import ConfigError
 from headway.core.facts import PrivacyEvent, Relation, SamplerFacts
+from headway.core.flow import Flow
 
-Account = Literal["client", "example", "local"]
+Account = Literal["client", "example", "local", "server"]
 ACCOUNTS: Mapping[Account, str] = {
     "client": "whether a client took part, from what the server releases",
     "example": "whether a client's data held one example, from the client's updates",
     "local": "what a client sent, from its own message",
+    "server": "what a client sent, from the sum that the server itself sees, which knows the cohort",
 }
 
 
@@ -45,6 +47,13 @@ class Sampling:
     population: int | None = None
     expected: float | None = None
     least: int = 0
+
+    @classmethod
+    def of_flow(cls, last: Flow) -> Sampling:
+        """The sampling of an algorithm with these facts after its last stage.  Where the server sees each update,
+        noise is released also of nobody."""
+        always = last.server_sees == "each" and last.min_updates <= 1
+        return cls.of(last.sampler, 0 if always else last.min_updates)
 
     @classmethod
     def of(cls, facts: SamplerFacts | None, least: int = 0) -> Sampling:
@@ -128,7 +137,7 @@ def joined_multiplier(multipliers: Iterable[float]) -> float:
     return precision**-0.5 if precision else math.inf
 
 
-def costs(events: Iterable[PrivacyEvent], sampling: Sampling) -> list[Cost]:
+def costs(events: Sequence[PrivacyEvent], sampling: Sampling) -> list[Cost]:
     """The costs of the events of one round, without those of noise that is correlated over rounds.
 
     Releases of one cohort are joined before the amplification by its sampling, since they are of the same sample.
@@ -150,7 +159,15 @@ def costs(events: Iterable[PrivacyEvent], sampling: Sampling) -> list[Cost]:
         if sample[1] is None:
             sample = (sample[0], None, None)
         found.append(Cost(account, Spend(gaussian, skellam, *sample, own[0].relation)))
-    return found
+    return [*found, *_server_costs(events, sampling)]
+
+
+def accounts_of(events: Sequence[PrivacyEvent], sampling: Sampling) -> tuple[Account, ...]:
+    """The accounts that events are in."""
+    found = {account_of(event) for event in events}
+    if sampling.amplifies and any(event.at == "distributed" for event in events):
+        found.add("server")
+    return tuple(account for account in ACCOUNTS if account in found)
 
 
 def detail(event: PrivacyEvent, name: str) -> float:
@@ -175,6 +192,16 @@ def _example_costs(events: Iterable[PrivacyEvent]) -> Iterator[Cost]:
             continue
         rate, steps = detail(event, "sample_rate"), math.ceil(detail(event, "steps"))
         yield Cost("example", Spend(event.noise_multiplier, rate=min(rate, 1.0), relation=event.relation), steps)
+
+
+def _server_costs(events: Iterable[PrivacyEvent], sampling: Sampling) -> Iterator[Cost]:
+    """The costs of noise in shares of clients, as the server itself sees their sum: it knows who was drawn, so that
+    sampling hides nobody from it.  Without amplification this is the account of clients."""
+    own = [event for event in events if event.at == "distributed" and event.unit == "client"]
+    if own and sampling.amplifies:
+        gaussian = joined_multiplier(event.noise_multiplier for event in own if event.mechanism == "gaussian")
+        skellam = tuple(_skellam(event) for event in own if event.mechanism == "skellam")
+        yield Cost("server", Spend(gaussian, skellam, relation=own[0].relation))
 
 
 def _skellam(event: PrivacyEvent) -> tuple[float, float, float]:

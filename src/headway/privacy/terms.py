@@ -51,8 +51,7 @@ class PrivacyTerms:
         central: whether there is a central test set.
         """
         last = flows[-1]
-        released_anyway = last.server_sees == "each" and last.min_updates <= 1
-        sampling = Sampling.of(last.sampler, 0 if released_anyway else last.min_updates)
+        sampling = Sampling.of_flow(last)
         population = sampling.population if sampling.population is not None else population
         other = tuple(_other_releases(last, options, central))
         return cls(last.events, sampling, population, _described(algorithm, flows), other)

@@ -8,7 +8,8 @@ from typing import Any
 from headway.core.errors import HeadwayError
 from headway.privacy.ledger import sampling_of
 from headway.privacy.ledger_file import LEDGER, read_entries
-from headway.privacy.spends import ACCOUNTS
+from headway.privacy.options import PrivacyOptions
+from headway.privacy.spends import ACCOUNTS, accounts_of
 from headway.privacy.terms import event_of, release_rows
 from headway.reports.page import Record
 from headway.reports.page.privacy_facts import PrivacyFacts
@@ -35,14 +36,14 @@ def read_privacy(folder: Path, record: Record) -> PrivacyFacts | None:
 def _facts(start: dict[str, Any], curves: dict[str, Any]) -> PrivacyFacts:
     budget, terms = start["budget"], start["terms"]
     events = [event_of(each) for each in terms["events"]]
-    own = {"example": budget.get("example_epsilon"), "local": budget.get("local_epsilon")}
-    limits = {name: own.get(name) if own.get(name) is not None else budget.get("epsilon") for name in curves}
+    sampling, options = sampling_of(terms["sampling"]), PrivacyOptions.of_budget(budget)
+    limits: dict[str, float | None] = {name: options.limit(name) for name in accounts_of(events, sampling)}
     return PrivacyFacts(
         "",
         curves,
         limits,
         float(budget["delta"]),
-        sampling_of(terms["sampling"]).summary,
+        sampling.summary,
         release_rows(events),
         [(each["what"], each["protection"], each["to"]) for each in terms["other_releases"]],
     )
