@@ -9,6 +9,7 @@ from headway.core.requirements import REQUIREMENTS
 BROKEN = {
     "memory": Flow(engine=EngineFacts("Forgetful", memory=False)),
     "synchronous": Flow(asynchronous=True),
+    "simulated": Flow(engine=EngineFacts("Network", deployed=True)),
     "whole_population": Flow(sampler=SamplerFacts("uniform", 2.0, 8)),
     "cohort_size": Flow(engine=EngineFacts("Local"), sampler=SamplerFacts("own")),
     "linear_steps": Flow(trainer=TrainerFacts("Adaptive", linear=False, optimizer="Adam")),

@@ -88,12 +88,13 @@ class SamplerFacts:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """An engine's abilities."""
+    """An engine's abilities; deployed: whether its clients are machines of their own, and not simulated."""
 
     name: str
     memory: bool = True
     synchronous: bool = True
     clock: bool = False
+    deployed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         lambda flow: "updates of any age",
         lambda flow: 'use Quorum(late="drop")',
     ),
+    "simulated": Requirement(
+        "engine",
+        lambda flow: flow.engine is None or not flow.engine.deployed,
+        "simulated clients, since nothing hides what they send",
+        lambda flow: f"the {flow.engine.name if flow.engine else ''} engine, whose clients are machines of their own",
+        lambda flow: 'set mode = "real"',
+    ),
     "whole_population": Requirement(
         "sampler",
         lambda flow: flow.sampler is None or flow.sampler.population in (None, flow.sampler.expected),

@@ -13,7 +13,7 @@ from headway.model.flat_module import FlatModule
 from headway.numerics.keys import DRAWS
 from headway.protocol import wire
 
-NETWORK = EngineFacts("Network", clock=True)  # the abilities of an engine whose clients are agents
+NETWORK = EngineFacts("Network", clock=True, deployed=True)  # the abilities of an engine whose clients are agents
 
 
 def own_versions() -> Versions:

@@ -16,6 +16,7 @@ import headway as hw
 from headway.core.errors import ChainRefused, ConfigError
 from headway.core.flow import Flow, SamplerFacts
 from headway.engines.wire_engine import WireEngine
+from headway.federation.job_facts import NETWORK
 from headway.numerics.ring import MOST_BITS
 from headway.protocol.quorum import Quorum
 
@@ -283,6 +284,13 @@ REFUSED = {
         "SecureSum",
     ),
     "AFL": (lambda: hw.chain(*SECURE, hw.AFL()), "", ""),
+    "no masks between real machines": (
+        lambda: hw.Algorithm(
+            hw.chain(hw.Clip(), hw.Quantize(), hw.SecureSum(mode="ideal"), hw.Mean("clients")), hw.LocalSGD(), hw.All()
+        ).flows(NETWORK, population=9),
+        "machines of their own",
+        "Network",
+    ),
 }
 
 

@@ -6,6 +6,7 @@ from secure_parties import PHASES, Parties
 
 from headway.stages.secure_aggregation.mask_stream import mask_stream
 from headway.stages.secure_aggregation.sum_server import Masks
+from headway.stages.secure_aggregation.transcript import keys_text, to_bytes, to_tensor
 
 WRONG = "c001"
 
@@ -115,3 +116,24 @@ def test_masks_are_taken_off():
     masks.taken_off(total)
     assert not total.any()
     assert "b" * 10 not in repr(masks)
+
+
+@pytest.mark.parametrize("lost", [{"train": {"c009"}}, {}], ids=["with a lost client", "without"])
+def test_a_key_with_which_no_secret_is_agreed_ends_the_round(lost):
+    """X25519's neutral key: everybody would know what it gives.  Its neighbours send no vector, and the round ends."""
+    parties = Parties(count=10, lost=lost)
+    answer_of = parties.exchange
+
+    def exchange(name, request):
+        if name != WRONG or request.name != "advertise":
+            return answer_of(name, request)
+        reply, facts = answer_of(name, request), parties.facts(name, request)
+        keys = bytes(32) + to_bytes(reply["keys"])[32:]
+        text = keys_text(to_bytes(reply["context"]), name, keys)
+        return {**reply, "keys": to_tensor(keys), "signature": to_tensor(facts.signer.sign(text))}
+
+    parties.exchange = exchange
+    answer = parties.run()
+    assert answer.total.count == 0
+    assert "must remain" in answer.notes[0]
+    assert all("shared key" in refusal for refusal in parties.refusals.values())

@@ -77,7 +77,7 @@ class NetworkEngine(Engine):
     @property
     def facts(self) -> EngineFacts:
         """Keeps memory, at the clients; has a clock, the real one."""
-        return EngineFacts("Network", clock=True)
+        return EngineFacts("Network", clock=True, deployed=True)
 
     @property
     def pinned_settings(self) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class SecureSum(Protocol):
     def connect(self, flow: Flow) -> Flow:
         """Needs integers of one scale that all clients send whole, in one round; then only their sum is seen."""
         flow.require(self, ring=True, bounded_integers=True, additive=True, dense=True, limited_terms=True)
+        flow.require(self, simulated=self.mode == "ideal")
         flow.require(self, cohort_size=True, synchronous="the masks of different rounds do not cancel")
         layout = self._layout(flow, {})
         bits = layout.bits if _most(flow) else None
@@ -141,7 +142,7 @@ class SecureSum(Protocol):
         try:
             client = MaskingClient(self.rules_in(ctx.exchange.flow), ctx.secret, ctx.exchange)
             added, subtracted = client.mask_keys(ctx.received)
-        except ExchangeRefused as refusal:
+        except (ExchangeRefused, ValueError) as refusal:  # a neighbour may have sent a key of low order
             raise UpdateRejected(ctx.exchange.client, str(refusal).removesuffix(".")) from refusal
         numbers = whole.cpu().numpy().astype(word_type(bits))
         add_masks(numbers, added, subtracted, self.cipher)

@@ -165,9 +165,16 @@ class SumServer:
             private = keys.PrivateKey(self._secret(lost, commitment=False))
             for place in self.graph[lost]:
                 if place in survivors:
-                    secret = private.agreed(self.advertised[place]["keys"][: keys.KEY])
+                    secret = self._agreed(private, place)
                     (added if place < lost else subtracted).append(pair_mask_key(secret, binding, place, lost))
         return Masks(tuple(added), tuple(subtracted), self.cipher)
+
+    def _agreed(self, private: keys.PrivateKey, place: int) -> bytes:
+        """What a lost client has in common with a survivor."""
+        try:
+            return private.agreed(self.advertised[place]["keys"][: keys.KEY])
+        except ValueError as error:
+            raise RoundEnded(f"the key of {self.cohort.names[place]!r} agrees with none ({error})") from error
 
     def _secret(self, place: int, commitment: bool) -> bytes:
         """The key of a survivor's own mask, or the private key of a lost client, from its shares."""
