@@ -329,14 +329,17 @@ def test_numbers_with_which_two_lists_of_survivors_could_be_signed_are_refused(f
         (hw.ECGR(), *SECURE, hw.Mean("clients"), hw.ServerAdam()),
         (hw.WeighByQuality("alignment", cap=2.0), *SECURE, hw.Mean()),
         (hw.Weigh("uniform"), *SECURE, hw.Mean("expected"), NoisyRelease()),
+        (*SECURE, hw.Mean("expected"), hw.GaussianNoise(1.0)),
     ],
-    ids=["fedprox", "scaffold", "ecgr", "quality", "noise"],
+    ids=["fedprox", "scaffold", "ecgr", "quality", "noise", "gaussian noise"],
 )
 def test_chains_that_compose(stages):
     links = hw.chain(*stages)
     last = links.trace(Flow(sampler=SamplerFacts("all", 10.0, 10), size=4))[-1]
     assert (last.server_sees, last.exposed, last.number) == ("sum", (), "ring")
     assert any("nobody can check whether a client has clipped" in warning for warning in last.warnings)
+    noisy = any(isinstance(stage, hw.GaussianNoise) for stage in stages)
+    assert noisy == any("the server sees the sum before the noise" in warning for warning in last.warnings)
     assert hw.Algorithm(links, hw.LocalSGD(), hw.All()).protected
 
 

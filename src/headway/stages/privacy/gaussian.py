@@ -15,6 +15,11 @@ from headway.core.stage import Place, Stage, stages
 from headway.core.update import Update
 from headway.stages.privacy.noise_grid import NoiseGrid
 
+SUM_WITHOUT_NOISE = (
+    "the server sees the sum before the noise, so that the promise of the ledger is one to those who see the model; "
+    "with Skellam before the secure sum it holds towards the server too."
+)
+
 
 @final
 @stages.register
@@ -56,7 +61,8 @@ class GaussianNoise(Stage):
         """Needs the bound; sets the privacy event."""
         flow.require(self, sum=True, bound=True, not_rebased="what it adds is not clipped")
         event = PrivacyEvent("gaussian", self.multiplier, effect_of(flow), released(flow), relation=relation_of(flow))
-        return flow.set(self, events=(*flow.events, event))
+        flow = flow.set(self, events=(*flow.events, event))
+        return flow.warn(SUM_WITHOUT_NOISE) if flow.server_sees == "sum" else flow
 
     def release(self, update: Update, ctx: ServerContext) -> Update:
         """The aggregate with noise."""
