@@ -21,6 +21,8 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.core.errors import FrameError, UpdateRejected
 from headway.federation import http_api as api
+from headway.federation.spool.event_log import EventLog
+from headway.federation.spool.spool import Spool
 from headway.protocol.messages import UpdateReply
 from headway.protocol.wire_messages import Binding, decode_reply
 from headway.server.guard import guard
@@ -134,13 +136,14 @@ def test_memory_is_flat_over_a_thousand_rounds(tmp_path):
     rounds = int(os.environ.get("HEADWAY_ROUNDS", "1000"))
     data, task = blobs((7, 12, 5)), linear_task()
     algorithm = hw.recipes.recipe("scaffold", trainer=hw.LocalSGD(lr=0.01, batch_size=4))
-    spool, log = stores(tmp_path)
+    spool, log = Spool(tmp_path / "spool", grace_s=0.0), EventLog(tmp_path)
     network = Network.of(algorithm, task, spool, log, rounds, expected=frozenset(data.clients))
     network.join(algorithm, task, data, data.clients)
     run = hw.Run(algorithm, data, task, rounds=rounds, engine=network.engine, folder=tmp_path / "run")
     memory, files = [], []
     try:
         for report in run:
+            spool.forget(network.assignments.undecided())  # as a server does between rounds
             if report.round % (rounds // 10) == 0:
                 gc.collect()
                 memory.append(rss())

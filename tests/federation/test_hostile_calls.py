@@ -8,12 +8,14 @@ import time
 
 import pytest
 import torch
+from aiohttp.streams import StreamReader
 from processes import until
 from raw_client import join_request, prepared
 from serving_run import DATA, ROUNDS, Serving
 
 import headway as hw
 from headway.federation import http_api as api
+from headway.federation.serving.http_server import BUFFER
 
 
 @pytest.fixture
@@ -250,6 +252,47 @@ def test_slow_clients_do_not_delay_the_others(tmp_path):
         for sock in sockets:
             sock.close()
         serving.close()
+
+
+def test_a_client_that_is_gone_amid_a_piece_is_no_failure_of_the_server(serving, undisturbed, caplog):
+    with serving.client() as raw:
+        assert raw.join(5).status == 200
+        assignment = raw.assignment()
+        data = prepared(assignment, raw.message(assignment), 5.0, 0.25)
+        head = f"PUT {api.REPLY.format(assignment=assignment.assignment)} HTTP/1.1\r\nHost: x\r\n"
+        head += f"{api.NODE}: {raw.name}\r\n{api.OFFSET}: 0\r\nContent-Length: {len(data)}\r\n\r\n"
+        with raw.socket() as sock:
+            sock.sendall(head.encode() + data[:100])
+            until(lambda: serving.network.server._writing, 20, "the piece has not begun")
+        until(lambda: not serving.network.server._writing, 20, "the piece has not ended")
+        kept = raw.received(assignment)  # what was read of it before the connection was lost
+        assert kept in (0, 100)
+        assert raw.put(assignment, data[kept:], kept).status == 200
+        assert raw.complete(assignment, data).status == 200
+        assert torch.equal(serving.finish(raw), undisturbed)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_the_bytes_of_an_upload_that_wait_in_memory_are_few(serving, monkeypatch):
+    """Hundreds of clients upload at once, and a server holds a little of each."""
+    waiting, feed = [0], StreamReader.feed_data
+
+    def measured(reader, data, *more):
+        result = feed(reader, data, *more)
+        waiting[0] = max(waiting[0], reader._size)
+        return result
+
+    monkeypatch.setattr(StreamReader, "feed_data", measured)
+    serving.network.assignments.open(
+        DATA.clients[2],
+        api.Assignment(assignment="large", job="job", kind="train", round=0, message="0" * 64, size=1, limit=1 << 23),
+    )
+    with serving.client() as raw:
+        assert raw.join(5).status == 200
+        large = serving.network.assignments.of(raw.name)
+        assert raw.put(large, bytes(api.CHUNK)).status == 200
+        assert raw.received(large) == api.CHUNK
+    assert 0 < waiting[0] <= 2 * BUFFER + (1 << 18)
 
 
 def test_connections_that_come_and_go_leave_nothing_behind(shared):

@@ -45,6 +45,8 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
             raise
         kind = {404: "unknown", 413: "too_large"}.get(error.status, "malformed")
         return problem_response(api.Problem(kind=kind, message=error.reason), error.status)  # type: ignore[arg-type]
+    except ConnectionError:  # of a client that is gone: nobody reads the answer
+        return problem_response(api.Problem(kind="malformed", message="the connection was lost."), 400)
     except TimeoutError:
         return problem_response(api.Problem(kind="malformed", message="the body did not arrive."), 408)
     except HeadwayError as error:

@@ -34,6 +34,7 @@ from headway.federation.serving.refusals import Refused
 
 B = TypeVar("B", bound=BaseModel)
 PART = 1 << 17  # bytes of a body that are written at a time
+BUFFER = 1 << 14  # bytes of a connection from which no more is read until they are taken
 DECISION_S = 20.0  # how long the end of an upload waits for the run's decision before the client is to ask again
 
 
@@ -122,6 +123,7 @@ class HttpServer:
                 shutdown_timeout=2.0,
                 keepalive_timeout=75.0,
                 auto_decompress=False,  # a small body may become a large one
+                read_bufsize=BUFFER,
             )
             await runner.setup()
             try:
@@ -270,14 +272,15 @@ class HttpServer:
 
         def keep() -> None:
             nonlocal place
-            digest.update(held)
-            self.uploads.append(name, place, bytes(held), most=most, client=client)
-            place += len(held)
-            self.members.add_bytes(client, up=len(held))
+            data = bytes(held)
             held.clear()
+            digest.update(data)
+            self.uploads.append(name, place, data, most=most, client=client)
+            place += len(data)
+            self.members.add_bytes(client, up=len(data))
 
         try:
-            while part := await asyncio.wait_for(request.content.readany(), BODY_S):
+            while part := await asyncio.wait_for(request.content.read(PART - len(held)), BODY_S):
                 held += part
                 if len(held) >= PART:
                     keep()
