@@ -50,7 +50,20 @@ class Network:
 
     @classmethod
     def of(
-        cls, algorithm, task, spool, log, rounds, seed=0, lease_s=20.0, before=None, access=None, relays=(), **options
+        cls,
+        algorithm,
+        task,
+        spool,
+        log,
+        rounds,
+        seed=0,
+        lease_s=20.0,
+        before=None,
+        access=None,
+        relays=(),
+        randomness="derived",
+        population=0,
+        **options,
     ) -> Network:
         """A server; access: its admission, TLS settings and further routes, by default none of them."""
         assignments = Assignments()
@@ -58,7 +71,11 @@ class Network:
         channel = RequestChannel(members, assignments, spool)
         engine = NetworkEngine(channel, log, NetworkOptions(**options))
         desk = JobDesk(members, assignments, verdict=engine.verdict, relays=relays)
-        desk.offer(describe_job("job", "test", algorithm, task, rounds, seed=seed))
+        desk.offer(
+            describe_job(
+                "job", "test", algorithm, task, rounds, seed=seed, randomness=randomness, population=population
+            )
+        )
         assignments.set_state("running")
         admission, context, routes = access or (TrustingAdmission(), None, [])
         server = HttpServer(desk, members, assignments, spool, admission, routes)

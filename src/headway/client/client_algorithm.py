@@ -23,8 +23,8 @@ class ClientAlgorithm:
 
     measure: whether to measure the lengths of each client's steps.
     keeps_own: whether a part of the model stays with each client.
-    run: the identifier of the run.  signer, private: each client's identity, and the key of its secrets, which a
-    deployment replaces by its own.
+    system: whether private draws come from the operating system.  run: the identifier of the run.
+    signer, private: each client's identity, and the key of its secrets, which a deployment replaces by its own.
     """
 
     def __init__(
@@ -40,7 +40,20 @@ class ClientAlgorithm:
         self.run = key.derive("run").secret.hex()
         self.signer: Callable[[str], ClientSigner] = lambda client: DerivedSigner(client, self.key)
         self.private: Callable[[str], Key] = lambda client: self.key.derive("private", client)
+        self.system = False
         self._digest: tuple[Message, bytes] | None = None  # of the message that was asked with last
+
+    def use_system_randomness(self) -> None:
+        """Draws noise, masks and rounding from the operating system from here on, and not from the run's seed."""
+        self.system, self.private = True, lambda client: Key.system()
+
+    def system_key(self) -> Key | None:
+        """A fresh key of the operating system, where private draws come from it."""
+        return Key.system() if self.system else None
+
+    def system_keys(self, clients: Sequence[str]) -> Keys | None:
+        """Fresh keys of many clients, likewise."""
+        return Key.system().for_each("client", names=clients) if self.system else None
 
     def client_key(self, client: str, round_: int) -> Key:
         """The client's key in a round, from which its stages' and its trainer's keys are derived."""

@@ -117,6 +117,7 @@ class ClientTraining:
             flow=self.flows[-1],
             global_params=message.params,
             examples=facts.examples[place],
+            system=self.algorithm.system_key(),
         )
         return TrainingInputs(
             flat_module,
@@ -152,6 +153,7 @@ class ClientTraining:
             flow=self.flows[-1],
             global_params=message.params,
             examples=site.put(batch.sizes),
+            system=self.algorithm.system_keys(batch.clients),
         )
         return TrainingInputs(
             flat_module,
@@ -191,6 +193,7 @@ class ClientTraining:
             global_params=work.ctx.global_params,
             examples=work.ctx.examples,
             movement=trained.movement,
+            system=work.ctx.system,
             steps=steps,
             effective_lr=effective_lr,
             free_effective_lr=free_effective_lr,

@@ -25,7 +25,8 @@ class Job:
     """A run's parts for an engine: the algorithm, the task, the data, the run's key, the clients' memory.
 
     known: the clients with their sizes, and their examples where these lie here.
-    rounds: how many the run has, at most, on which the worth of preparation depends.
+    rounds: how many the run has, at most, on which the worth of preparation depends.  system: whether noise, masks and
+    rounding are drawn from the operating system, so that the run does not repeat.
     """
 
     algorithm: Algorithm
@@ -34,6 +35,7 @@ class Job:
     key: Key
     memory: Memories
     rounds: int = 1
+    system: bool = False
 
     @property
     def data(self) -> FederatedData:
@@ -132,6 +134,11 @@ class Engine(ABC):
             HeadwayError: naming what fails.
         """
         return ()
+
+    @property
+    def is_deployed(self) -> bool:
+        """Whether clients are elsewhere, with randomness of their own, and the run is not to repeat."""
+        return False
 
     @property
     def attempt(self) -> int:

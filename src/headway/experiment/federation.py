@@ -32,7 +32,7 @@ class Federation:
     key: of the run, from its seed.  memory: of the clients.  flows: the facts after each stage of the chain.
     history: what samplers know of the clients' earlier rounds, where the sampler asks for it.
     flat_module: the model, with its initial weights.  central: scores models on the central test set, where there is
-    one.
+    one.  system: whether noise is drawn from the operating system.
     """
 
     algorithm: Algorithm
@@ -45,6 +45,7 @@ class Federation:
     history: ClientHistory | None
     flat_module: FlatModule
     central: CentralTest | None
+    system: bool = False
 
     @classmethod
     def open(cls, algorithm: Algorithm, known: ClientData, task: Task, options: RunOptions) -> Federation:
@@ -68,7 +69,9 @@ class Federation:
         memory = engine.memory(known.clients, options.place)
         flows = algorithm.flows(engine.facts, population=known.population)
         check_population(algorithm, engine, known)
-        engine.open(Job(algorithm, task, known, key, memory, options.rounds))
+        asked = options.privacy.randomness
+        system = asked == "system" or (asked is None and engine.is_deployed)
+        engine.open(Job(algorithm, task, known, key, memory, options.rounds, system))
         try:
             history = history_of(algorithm, engine, known)
             flat_module = FlatModule(task, key, engine.site)
@@ -79,7 +82,7 @@ class Federation:
         except BaseException:
             engine.close()
             raise
-        return cls(algorithm, known, task, engine, key, memory, flows, history, flat_module, central)
+        return cls(algorithm, known, task, engine, key, memory, flows, history, flat_module, central, system)
 
     @property
     def population(self) -> int:

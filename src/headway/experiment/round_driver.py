@@ -9,6 +9,7 @@ from headway.core.algorithm import State
 from headway.experiment.federation import Federation
 from headway.experiment.population import refresh_sizes
 from headway.experiment.replay import RoundReplay
+from headway.numerics.keys import Key
 from headway.observe.observer import TrainedRound
 from headway.observe.round_report import RoundReport
 from headway.protocol.effects import EffectHandler, Reserve
@@ -68,6 +69,7 @@ class RoundDriver:
             layout=federation.flat_module.layout,
             flows=federation.flows,
             population=population,
+            system=Key.system() if federation.system else None,
             attempt=federation.engine.attempt,
         )
         handler = EffectHandler(self.perform, lambda effect: self.reserve(effect, len(cohort), population))

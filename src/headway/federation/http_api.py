@@ -28,6 +28,7 @@ HEARTBEAT = "/v1/heartbeat"
 MESSAGE = "/v1/messages/{digest}"
 REPLY = "/v1/replies/{assignment}"
 COMPLETE = "/v1/replies/{assignment}/complete"
+CERTIFICATES = "/v1/certificates"
 RECEIPTS = "/v1/receipts"
 STATUS = "/v1/status"
 METRICS = "/metrics"
@@ -108,8 +109,10 @@ class JobDescription(Body):
 
     job: the identifier of the job, new for each run.  algorithm: chain, trainer, sampler and quorum by names and
     numbers (`experiment.identity.described`).  seed: of the run, from which keys are derived.  keys: "derived" from the
-    seed, as in a simulation, or "private": each client draws from a secret of its own.  model, task: the sections of a
-    run file, which an agent uses where its own configuration names neither.  schema: of tables, likewise.
+    seed, as in a simulation, or "private": each client draws from a secret of its own.  randomness: of noise, masks and
+    rounding: "system", the operating system's at each client, or "derived", which the server can predict.  model, task:
+    the sections of a run file, which an agent uses where its own configuration names neither.  schema: of tables,
+    likewise.
     """
 
     job: Name
@@ -119,6 +122,7 @@ class JobDescription(Body):
     task: TaskFacts
     seed: int = Field(ge=0)
     keys: Literal["derived", "private"] = "derived"
+    randomness: Literal["system", "derived"] = "system"
     rounds: int = Field(ge=1)
     population: int = Field(default=0, ge=0)
     model: dict[str, Any] = Field(default_factory=dict)
@@ -146,7 +150,8 @@ class JoinRequest(Body):
     """A client's request to take part in a job.
 
     pending: its memory without a verdict, if any.  memory: whether it has committed memory of this job.  members: the
-    clients for which a relay joins, all of them in each request; `data` are then counts over them.
+    clients for which a relay joins, all of them in each request; `data` are then counts over them.  certificate: of the
+    client, DER in base64, by which the others know its signatures; each checks it against the authority itself.
     """
 
     job: Name
@@ -156,6 +161,14 @@ class JoinRequest(Body):
     pending: Pending | None = None
     memory: bool = False
     members: tuple[RelayedClient, ...] = Field(default=(), max_length=10_000)
+    certificate: Text = ""
+
+
+class Certificates(Body):
+    """The certificates of some clients that have joined, sorted by name, DER in base64; and whether there are more."""
+
+    certificates: dict[Name, Text]
+    more: bool = False
 
 
 class Problem(Body):

@@ -110,6 +110,7 @@ class ServerJob:
             self.rounds,
             seed=self.seed,
             keys=self.options.keys,
+            randomness=self.options.privacy.randomness or "system",
             population=self.data.population or 0,
             model=dict(self.model),
             task_section=dict(self.task_section),

@@ -70,7 +70,8 @@ def test_a_job_is_trained_and_its_update_is_kept(tmp_path):
         f"""
         from pathlib import Path
         import headway as hw
-        from headway.federation.agent.agent_job import AgentJob, Surroundings
+        from headway.federation.agent.agent_job import AgentJob
+        from headway.federation.agent.surroundings import Surroundings
         from headway.federation.agent.agent_memory import AgentMemory
         from headway.federation.agent.agent_store import AgentStore
         from headway.federation.agent.machine_limits import MachineLimits

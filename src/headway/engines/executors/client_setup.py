@@ -58,6 +58,8 @@ class ClientSetup:
             statistics = flat_module.statistics_layout.size
         flows = job.algorithm.sized(flows, size, statistics)
         clients = ClientAlgorithm(job.algorithm, flat_module, flows, job.key, measure)
+        if job.system:
+            clients.use_system_randomness()
         clients.check(job.data.train_sizes.tolist())
         training = ClientTraining(clients)
         guard = Promise.of(job.algorithm.chain, flows, size, statistics)

@@ -38,6 +38,7 @@ class WorkerJob:
     measure: bool
     plan: ExecutionPlan
     remote: RayActors
+    system: bool
 
     @classmethod
     def of(cls, execution: ClientExecution, remote: RayActors) -> WorkerJob:
@@ -48,7 +49,8 @@ class WorkerJob:
             object.__setattr__(hollow, field, None)
         names = ClientIndex.of(job.data.train).names
         flows, measure = setup.flows, setup.measure
-        return cls(job.algorithm, job.task, job.key, hollow, names, flows, measure, execution.plan, remote)
+        plan = execution.plan
+        return cls(job.algorithm, job.task, job.key, hollow, names, flows, measure, plan, remote, job.system)
 
     def job(self, arrays: Arrays) -> Job:
         """The job again; the data were checked where they came from, and are not looked through again."""
@@ -56,7 +58,8 @@ class WorkerJob:
         object.__setattr__(data, "store", Examples(held["inputs"], held["targets"]))
         object.__setattr__(data, "train", _index(self.names, held, "train"))
         object.__setattr__(data, "test", _index(self.names, held, "test"))
-        return Job(self.algorithm, self.task, data, self.key, RemoteMemory(self.names, self.remote))
+        memory = RemoteMemory(self.names, self.remote)
+        return Job(self.algorithm, self.task, data, self.key, memory, system=self.system)
 
 
 def data_arrays(data: FederatedData) -> dict[str, Array]:

@@ -12,19 +12,20 @@ from pathlib import Path
 from headway.core.errors import ChainRefused, ConfigError, DataError, HeadwayError
 from headway.federation import http_api as api
 from headway.federation.agent.agent_check import check_agent
-from headway.federation.agent.agent_job import AgentJob, Surroundings, TaskSource
+from headway.federation.agent.agent_job import AgentJob
 from headway.federation.agent.agent_log import AgentLog, Sink
-from headway.federation.agent.agent_memory import AgentMemory
 from headway.federation.agent.agent_store import AgentStore
 from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
 from headway.federation.agent.job_session import JobSession
 from headway.federation.agent.local_policy import LocalPolicy
 from headway.federation.agent.machine_limits import MachineLimits
 from headway.federation.agent.own_data import DataSource
+from headway.federation.agent.surroundings import Surroundings, TaskSource
 from headway.federation.agent.training_thread import TrainingThread
 from headway.federation.identity.node_identity import Identity, OpenIdentity
 from headway.model.device import Device
 
+FETCH_S = 60.0  # within which the certificates of the other clients must come
 NEXT_JOB_S = 30.0  # at most between two questions for another job, after one that has ended
 
 
@@ -94,6 +95,7 @@ class Agent:
             self.connection.check_loopback()
         device = Device.named(self.options.limits.device, "float32")
         self.surroundings = Surroundings(identity.name, data, task, self.options.policy, device)
+        self.surroundings = self.surroundings.known_as(identity, self._certificates)
         self.state = Path(state)
         self.session: JobSession | None = None
         self._main: asyncio.Task[str] | None = None
@@ -144,6 +146,11 @@ class Agent:
             self._main = None
             self.still_training = not thread.close()
             store.close()
+
+    def _certificates(self) -> dict[str, str]:
+        """The certificates of the clients that have joined, by name; called in the thread that trains."""
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(self.connection.certificates(), self._loop).result(FETCH_S)
 
     async def _jobs(self, store: AgentStore, thread: TrainingThread) -> str:
         """One job after another."""
@@ -208,7 +215,7 @@ class Agent:
         """The job on the agent's data; the server learns why, if it does not fit."""
 
         def prepare() -> AgentJob:
-            memory = AgentMemory(self.surroundings.name, store.committed(description.job))
+            memory = store.memory(description.job, self.surroundings.name)
             known = partial(store.exchanges.known, description.job)
             return AgentJob.of(description, self.surroundings, store.private_key(), memory, known)
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from headway.core.algorithm import State
 from headway.core.errors import ConfigError
 from headway.engines.preflight import try_client
-from headway.federation.agent.agent_job import AgentJob, Surroundings
+from headway.federation.agent.agent_job import AgentJob
 from headway.federation.agent.agent_memory import AgentMemory
 from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
 from headway.federation.agent.machine_limits import MachineLimits
+from headway.federation.agent.surroundings import Surroundings
 from headway.federation.http_api import JOB, JobDescription
 from headway.federation.job_facts import own_versions, task_differences, version_differences
 from headway.numerics.keys import Key

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from headway.client.participant import Participant
-from headway.data import FederatedData
 from headway.engines.engine import Job
 from headway.engines.executors.client_setup import ClientSetup
 from headway.federation.agent.agent_memory import AgentMemory
 from headway.federation.agent.answering import Answering, KnownSteps
 from headway.federation.agent.job_building import algorithm_of_names
-from headway.federation.agent.local_policy import LocalPolicy
-from headway.federation.agent.own_data import DataSource, data_facts, fitted, read_data
+from headway.federation.agent.own_data import data_facts, fitted, read_data
+from headway.federation.agent.surroundings import Surroundings
 from headway.federation.agent.task_building import task_of_names
 from headway.federation.http_api import DataFacts, JobDescription, JoinRequest, Pending, TaskFacts
 from headway.federation.job_facts import NETWORK, own_versions, task_facts
-from headway.model.device import Device
 from headway.model.task import Task
 from headway.numerics.keys import Key
-
-TaskSource = Task | Callable[[JobDescription, FederatedData], Task]  # of one's own
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What an agent brings to every job: its name, data, task, policy and device.
-
-    task: its own; `None` for the task that the job names.
-    """
-
-    name: str
-    data: DataSource
-    task: TaskSource | None = None
-    policy: LocalPolicy = LocalPolicy()
-    device: Device = Device()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +32,7 @@ class AgentJob:
     answering: Answering
     task: TaskFacts
     data: DataFacts
+    certificate: str
 
     def join_request(self, pending: Pending | None) -> JoinRequest:
         """The request to join; pending: its memory without a verdict."""
@@ -61,6 +43,7 @@ class AgentJob:
             data=self.data,
             pending=pending,
             memory=self.memory.committed is not None,
+            certificate=self.certificate,
         )
 
     @classmethod
@@ -82,17 +65,19 @@ class AgentJob:
         """
         algorithm = algorithm_of_names(description.algorithm)
         flows = algorithm.flows(NETWORK, population=description.population or None)
-        own.policy.check(algorithm, flows)
+        own.policy.check(algorithm, flows, description.randomness)
         data, key = read_data(own.data, description), Key.root(description.seed)
         task = own.task(description, data) if own.task is not None and not isinstance(own.task, Task) else own.task
         if task is None:
             task = task_of_names(description.model, description.task_section, data)
         data = fitted(data, task, key)
         task = task if task.example is not None else replace(task, example=data.store.inputs[:1].clone())
-        job = Job(algorithm, task, data, key, memory, description.rounds)
+        job = Job(algorithm, task, data, key, memory, description.rounds, description.randomness == "system")
         setup = ClientSetup.of(job, flows, False, own.device, False)
         client = data.clients[0]
         setup.client_algorithm.run = description.job
+        signer = own.signer or setup.client_algorithm.signer(own.name)
+        setup.client_algorithm.signer = lambda client: signer
         if description.keys == "private":
             setup.client_algorithm.key = private_key
         held = setup.job.data
@@ -101,4 +86,5 @@ class AgentJob:
         largest = setup.first_ask([own.name]).message
         answering = Answering(participant, memory, largest, own.policy.telemetry, known)
         facts = data_facts(data, notes=own.policy.telemetry)
-        return cls(description, setup, memory, answering, task_facts(setup.flat_module), facts)
+        known_task = task_facts(setup.flat_module)
+        return cls(description, setup, memory, answering, known_task, facts, own.certificate)

@@ -29,6 +29,7 @@ from headway.client_state.sqlite_versions import memory_from_bytes, memory_to_by
 from headway.client_state.store import Memory, Tag
 from headway.core import fault_points
 from headway.federation.agent import exchange_record
+from headway.federation.agent.agent_memory import AgentMemory
 from headway.federation.agent.answering import Answered
 from headway.federation.agent.exchange_record import ExchangeRecord, keep_step, settle_steps
 from headway.federation.agent.whole_files import AgentStateError, in_a_sentence, move_whole, unwritable, write_whole
@@ -175,6 +176,10 @@ class AgentStore:
         return self.blobs / digest
 
     # memory ---------------------------------------------------------------------------------------------
+
+    def memory(self, job: str, client: str) -> AgentMemory:
+        """The memory that the client's work on a job begins with."""
+        return AgentMemory(client, self.committed(job))
 
     def committed(self, job: str) -> Memory | None:
         """The client's memory of a job, `None` before the first update that counted.

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 from pydantic import BaseModel, ValidationError
@@ -135,6 +135,17 @@ class Connection:
             while not response.content.at_eof() and len(content) <= api.BODY:
                 content += await response.content.read(api.BODY)
         return self.parsed(content, answer)
+
+    async def certificates(self) -> dict[str, str]:
+        """The certificates of the clients that have joined the server, DER in base64, by name."""
+        found: dict[str, str] = {}
+        more, after = True, ""
+        while more:
+            path = f"{api.CERTIFICATES}?after={quote(after, safe='')}"
+            answer = await self.call("GET", path, None, api.Certificates)
+            found |= answer.certificates
+            more, after = answer.more and max(found, default="") > after, max(found, default="")
+        return found
 
     async def send_once(self, method: str, path: str, body: BaseModel) -> None:
         """A call that is made once, and whose answer says nothing.

@@ -41,13 +41,21 @@ class LocalPolicy:
             if value is not None and not value > 0:
                 raise ConfigError(f"policy.{name} must be above 0, found {value!r}; leave it out where none is needed.")
 
-    def check(self, algorithm: Algorithm, flows: tuple[Flow, ...]) -> None:
+    def check(self, algorithm: Algorithm, flows: tuple[Flow, ...], randomness: str = "system") -> None:
         """Refuses an algorithm that lacks what the policy requires.
+
+        randomness: where masks and noise come from in the job.
 
         Raises:
             PolicyRefused: with all that it lacks, in a sentence for the server.
         """
         lacking = list(self._lacking(algorithm, flows))
+        if randomness != "system" and (self.secure_sum or self.noise is not None):
+            name = "secure_sum" if self.secure_sum else "noise"
+            lacking.append(
+                f"policy.{name} needs masks and noise that the server cannot predict, found a job that derives them "
+                'from its seed (privacy.randomness = "derived")'
+            )
         if lacking:
             raise PolicyRefused(
                 f"the local policy of this client does not allow the job: {'; '.join(lacking)}. Change the job's "

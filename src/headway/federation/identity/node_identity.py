@@ -286,6 +286,15 @@ def check_signature(
     return facts
 
 
+def issued_by(facts: NodeCertificate, authority: x509.Certificate) -> bool:
+    """Whether a certificate was issued by an authority; dates are not checked."""
+    try:
+        x509.load_der_x509_certificate(facts.der).verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
 def check_dates(facts: NodeCertificate, what: str, now: float | None = None) -> None:
     """Refuses a certificate outside its dates.
 

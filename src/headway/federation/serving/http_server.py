@@ -33,6 +33,7 @@ from headway.federation.serving.members import Members
 from headway.federation.serving.refusals import Refused
 
 B = TypeVar("B", bound=BaseModel)
+CERTIFICATES_AT_A_TIME = 256  # so that an answer stays far below the largest body
 PART = 1 << 17  # bytes of a body that are written at a time
 BUFFER = 1 << 14  # bytes of a connection from which no more is read until they are taken
 DECISION_S = 20.0  # how long the end of an upload waits for the run's decision before the client is to ask again
@@ -166,6 +167,7 @@ class HttpServer:
         add("GET", api.HEALTH, self._health)
         add("GET", api.JOB, self._job)
         add("POST", api.JOIN, self._join)
+        add("GET", api.CERTIFICATES, self._certificates)
         add("POST", api.DECLINE, self._decline)
         add("POST", api.LEAVE, self._leave)
         add("POST", api.WORK, self._work)
@@ -194,6 +196,11 @@ class HttpServer:
         client, body = await self._called(request, api.JoinRequest)
         await asyncio.get_running_loop().run_in_executor(None, self.desk.join, client, body)
         return json_of(self._state(client, ()))
+
+    async def _certificates(self, request: web.Request) -> web.Response:
+        self._caller(request)
+        held, more = self.members.certificates(request.query.get("after", ""), CERTIFICATES_AT_A_TIME)
+        return json_of(api.Certificates(certificates=held, more=more))
 
     async def _decline(self, request: web.Request) -> web.Response:
         client, body = await self._called(request, api.Problem)

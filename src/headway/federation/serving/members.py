@@ -246,6 +246,12 @@ class Members:
             joined = {name: member.declined for name, member in self._members.items() if member.declined}
             return joined | self._declined
 
+    def certificates(self, after: str, most: int) -> tuple[dict[str, str], bool]:
+        """The certificates of clients whose names come after one, at most so many; and whether there are more."""
+        with self._lock:
+            names = [name for name, member in self._members.items() if name > after and member.facts.certificate]
+            return {name: self._members[name].facts.certificate for name in names[:most]}, len(names) > most
+
     def facts(self) -> Mapping[str, DataFacts]:
         """The facts of the data of each client."""
         with self._lock:
