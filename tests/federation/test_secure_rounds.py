@@ -142,7 +142,8 @@ def test_a_client_that_is_lost_in_a_phase(tmp_path, monkeypatch, phase):
     in_sum = [client for client in DATA.clients if client != gone or phase in ("confirm", "unmask")]
     assert sorted(report.clients.with_status("counted").clients) == in_sum
     assert torch.equal(served.run.state.params, of_clients(in_sum))
-    assert any(gone in note or "left" in str(report.clients) for note in report.notes) or phase == "train"
+    assert any(gone in note for note in report.notes) == (phase != "train")
+    assert [row.status for row in report.clients if row.client == gone] == ["counted" if gone in in_sum else "dropped"]
 
 
 def of_clients(names):

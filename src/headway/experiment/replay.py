@@ -23,7 +23,7 @@ from headway.experiment.federation import Federation
 from headway.observe.run_folder import read_notes, read_tensors, write_tensors, writing
 from headway.protocol.answer_state import answer_from_state, answer_to_state
 from headway.protocol.effects import Concluded, Effect, EffectHandler, Persist, drive
-from headway.protocol.messages import Answer, Ask
+from headway.protocol.messages import Answer, Ask, Train
 from headway.protocol.reports import Reports
 
 KEEP_AFTER_S = 20.0  # a round whose effects took less is sooner carried out again than written to disk
@@ -56,14 +56,17 @@ class RoundReplay:
         before: the state at the start of the round.
         """
         self._completed = self._replayed(before)
-        spent = 0.0
+        spent, trainings = 0.0, list[int]()
 
         def carry_out(effect: Effect) -> Answer:
             nonlocal spent
             begun = time.perf_counter()
             answer = handler(effect)
             if isinstance(effect, Concluded):  # its reports and notes include those of the answer to Train
-                self._completed = [(asked, _without_reports(one)) for asked, one in self._completed]
+                for place in trainings:
+                    self._completed[place] = (True, _without_reports(self._completed[place][1]))
+            if isinstance(effect, Ask) and isinstance(effect.request, Train):
+                trainings.append(len(self._completed))
             self._completed.append((isinstance(effect, Ask | Concluded), answer))
             spent += time.perf_counter() - begun
             if spent >= self.keep_after_s or isinstance(effect, Persist):
