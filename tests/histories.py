@@ -18,6 +18,7 @@ COUNTED = {
     "Uniform": hw.Uniform(count=4),
     "BySize": hw.BySize(count=4),
     "RoundRobin": hw.RoundRobin(count=4),
+    "Spaced": hw.Spaced(count=4, separation=2),
     "LeastAvailable": hw.LeastAvailable(count=4),
     "PowerOfChoice": hw.PowerOfChoice(count=4, candidates=7),
     "rpow-d": hw.PowerOfChoice(count=4, candidates=7, refresh=False),

@@ -9,15 +9,15 @@ import headway
 
 NAMES = set(
     """
-__version__ Adagrad Adam AdamW AdaptiveClip AFL Aggregator Algorithm All Always AverageModel Bernoulli BySize Chain
-chain ChainRefused Charging ClientFailed Clip ClockEngine ConfigError Context data DataError DeviceFleet Diurnal
-Diverged DPSGD ECGR Examples FedDyn FederatedData FedNova FedProx Fixed Flow GaussianNoise HeadwayError Layout
-LeastAvailable LocalEngine LocalGaussian LocalOptimizer LocalSGD LossTerm Mean models Moon Observer Oort Place Poisson
-PowerOfChoice ProcessEngine Protocol QFedAvg Quantize Quorum RayEngine Rebase recipes RMSprop RoundReport RoundRobin
-rounds Run RunFolderError Sampler Scaffold Schedule SecureSum ServerAdagrad ServerAdam ServerSGD ServerYogi SGD
-Skellam Stage stages Staleness step_rules Task Trace Trainer Uniform Update Weigh WeighByQuality
-AdaptiveRobustClipping Bucketing Bulyan CentredClipping ClientMomentum FLTrust GeometricMedian Krum
-MeanAroundMedian Median MinimumDiameter MultiKrum NNM NormBound TrimmedMean
+__version__ Adagrad Adam AdamW AdaptiveClip AdaptiveRobustClipping AFL Aggregator Algorithm All Always AverageModel
+Bernoulli Bucketing Bulyan BySize CentredClipping Chain chain ChainRefused Charging ClientFailed ClientMomentum Clip
+ClockEngine ConfigError Context data DataError DeviceFleet Diurnal Diverged DPSGD ECGR Examples FedDyn FederatedData
+FedNova FedProx Fixed Flow FLTrust GaussianNoise GeometricMedian HeadwayError Krum Layout LeastAvailable LocalEngine
+LocalGaussian LocalOptimizer LocalSGD LossTerm MatrixNoise Mean MeanAroundMedian Median MinimumDiameter models Moon
+MultiKrum NNM NormBound Observer Oort Place Poisson PowerOfChoice ProcessEngine Protocol QFedAvg Quantize Quorum
+RayEngine Rebase recipes RMSprop RoundReport RoundRobin rounds Run RunFolderError Sampler Scaffold Schedule SecureSum
+ServerAdagrad ServerAdam ServerSGD ServerYogi SGD Skellam Spaced Stage stages Staleness step_rules Task Trace Trainer
+TrimmedMean Uniform Update Weigh WeighByQuality
 """.split()  # noqa: SIM905
 )
 

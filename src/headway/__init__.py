@@ -68,6 +68,7 @@ _WHERE = {
     "LocalOptimizer": "training",
     "LocalSGD": "training.local_sgd",
     "LossTerm": "training.loss_terms",
+    "MatrixNoise": "stages",
     "Mean": "stages",
     "Moon": "training.loss_terms",
     "Observer": "observe.observer",
@@ -96,6 +97,7 @@ _WHERE = {
     "ServerAdam": "stages",
     "ServerSGD": "stages",
     "ServerYogi": "stages",
+    "Spaced": "samplers",
     "Stage": "core.stage",
     "Skellam": "stages",
     "Staleness": "stages",
@@ -158,7 +160,18 @@ if TYPE_CHECKING:
     from headway.observe.observer import Observer
     from headway.observe.round_report import RoundReport
     from headway.protocol.quorum import Quorum
-    from headway.samplers import All, BySize, Fixed, LeastAvailable, Oort, Poisson, PowerOfChoice, RoundRobin, Uniform
+    from headway.samplers import (
+        All,
+        BySize,
+        Fixed,
+        LeastAvailable,
+        Oort,
+        Poisson,
+        PowerOfChoice,
+        RoundRobin,
+        Spaced,
+        Uniform,
+    )
     from headway.stages import (
         AFL,
         ECGR,
@@ -179,6 +192,7 @@ if TYPE_CHECKING:
         GeometricMedian,
         Krum,
         LocalGaussian,
+        MatrixNoise,
         Mean,
         MeanAroundMedian,
         Median,

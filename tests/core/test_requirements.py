@@ -27,6 +27,8 @@ BROKEN = {
     "same_weights": Flow().set("Weigher", weight_bound=7.0),
     "finite_bound": Flow(bound=float("inf")),
     "limited_terms": Flow(weighted=True),
+    "separated": Flow(bands=3, sampler=SamplerFacts("uniform", 2.0, 8)),
+    "fixed_units": Flow().set("AdaptiveClip", rescaled=True),
     "sum": Flow().set("Median", reduced=True),
     "each_update": Flow(server_sees="sum"),
     "known_count": Flow(asynchronous=True),

@@ -16,8 +16,8 @@ from headway.core.errors import ChainRefused, ConfigError
 from headway.core.explain import Explanation, explain
 from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
 from headway.core.layout import Layout
-from headway.core.sampler import Sampler
-from headway.core.update import Tensors, Update, flat_names, unflat_names
+from headway.core.sampler import Sampler, check_draw
+from headway.core.update import Tensors, Update, flat_names, unflat_names, without_own
 from headway.numerics.keys import Key
 from headway.protocol import wire
 from headway.protocol.client_history import ClientHistory
@@ -132,7 +132,7 @@ class Algorithm:
         flows = self.chain.trace(start)
         _check_enough(flows[-1], self.quorum, start.sampler)
         _check_pace(self.quorum, self.trainer.facts)
-        _check_drawn(self.quorum, flows[-1])
+        check_draw(self.quorum, flows[-1])
         return _check_readings(type(self.sampler).__name__, start.sampler, flows)
 
     def sized(self, flows: tuple[Flow, ...], size: int, statistics: int = 0) -> tuple[Flow, ...]:
@@ -230,10 +230,12 @@ class Algorithm:
         update, stages = self.aggregate(answer, state.stages, ctx, flows)
         if made_here:
             yield Reserve(made_here, state.round)
-        update = self.release(update, ctx, flows)
+        update = self.release(update, replace(ctx, states=stages), flows)
         if flows[-1].events:
             kept = yield Persist(RELEASE, wire.of_update(update), state.round)
             update = wire.to_update(kept.replies[RELEASE])
+        update, own = without_own(update)  # what noise of later rounds depends on
+        stages = {**stages, **{label: {**stages.get(label, {}), **tensors} for label, tensors in own.items()}}
         return self._advance(replace(state, stages=stages), update, ctx, flows)
 
     def _nobody(self, state: State, layout: Layout, flows: Sequence[Flow]) -> ExactTotal:
@@ -358,18 +360,6 @@ def _check_enough(flow: Flow, quorum: Quorum, sampler: SamplerFacts) -> None:
                 caused_by=cause,
                 do_this=f"ask more clients in a round, or use another stage than {name}",
             )
-
-
-def _check_drawn(quorum: Quorum, last: Flow) -> None:
-    """Refuses a round of the first answers where privacy is accounted for by who was drawn."""
-    hidden = any(event.unit == "client" and event.at != "client" for event in last.events)
-    if hidden and quorum.count is not None and last.sampler is not None and last.sampler.rate is not None:
-        raise ChainRefused(
-            needed="a cohort of all that were drawn, each independently, which amplifies the privacy of the noise",
-            found=f"rounds of the first {quorum.count} that answer",
-            caused_by=repr(quorum),
-            do_this="leave quorum.count out, or draw with Uniform, which amplifies nothing",
-        )
 
 
 def _check_pace(quorum: Quorum, trainer: TrainerFacts) -> None:

@@ -171,6 +171,7 @@ class ServerContext(Context):
     population: how many clients there are.  counted: how many updates the aggregate is of.
     age, asked_params: how many rounds the model has moved on since the client was asked, `[...]`, and the model that
         it was asked with, `[..., P]`; 0 and the present model where no single update is meant.
+    states: the state of each stage by its label, where noise depends on that of earlier rounds (`release`).
     buffers, asked_buffers: the averaged statistics of the model, if it has any, and the ones with which the client
         was asked.
     """
@@ -179,6 +180,7 @@ class ServerContext(Context):
     asked_params: Tensor
     age: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     counted: int = 0
+    states: Mapping[str, Tensors] = field(default_factory=dict)
     buffers: Tensor | None = None
     asked_buffers: Tensor | None = None
 

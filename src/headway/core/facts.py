@@ -75,6 +75,7 @@ class SamplerFacts:
     kind: how it draws.  expected: the mean size of a cohort.  rate: of independent draws, the probability of each
     client; most: the largest cohort that is then drawn.  reads: what it must know of each client (see `ClientHistory`).
     tops_up: whether it can draw as many as are missing while others are at work on earlier asks.
+    separation: of a client's rounds, how many at least from one to the next in which its update counts.
     """
 
     kind: str
@@ -84,6 +85,7 @@ class SamplerFacts:
     most: int | None = None
     reads: frozenset[Reading] = frozenset()
     tops_up: bool = True
+    separation: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,8 @@ class FlowFacts:
         its effect on the aggregate.
     sensitivity: the same of what a client's data change in its update, where noise is added at the client, so that the
         update itself has no bound.
+    bands: how many rounds the noise of one round lasts, within which no client may take part twice.
+    rescaled: whether what travels is in units that change from round to round.
     reduced: whether the aggregator is a rule over the whole cohort (a median), which need not be a sum.
     weight_bound: the largest weight that a client can have.
     weight_leaks: what a weight reveals of one client's data, beyond how many examples there are.
@@ -171,6 +175,8 @@ class FlowFacts:
     lifted: float | None = None
     bound: float | None = None
     sensitivity: float | None = None
+    bands: int = 1
+    rescaled: bool = False
     reduced: bool = False
     weight_bound: float | None = None
     by_examples: bool = True

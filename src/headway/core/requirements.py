@@ -127,6 +127,20 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
         lambda flow: 'use Mean(over="expected")',
     ),
+    "separated": Requirement(
+        "sampler",
+        lambda flow: flow.sampler is None or flow.sampler.separation >= flow.bands,
+        "a sampler that keeps the rounds of a client as far apart as the noise of one round lasts",
+        lambda flow: f"{flow.sampler.separation if flow.sampler else 1} rounds apart at least, and {flow.bands} bands",
+        lambda flow: f"use Spaced(count=..., separation={flow.bands}), or fewer bands",
+    ),
+    "fixed_units": Requirement(
+        "rescaled",
+        lambda flow: not flow.rescaled,
+        "vectors in the same units in every round",
+        lambda flow: f"{flow.set_by.get('rescaled')}, whose units follow the clients' norms",
+        lambda flow: "use Clip",
+    ),
     "finite_bound": Requirement(
         "bound",
         lambda flow: flow.bound is not None and flow.bound < float("inf"),

@@ -134,7 +134,11 @@ class Stage(Plain):
         return update
 
     def release(self, update: Update, ctx: ServerContext) -> Update:
-        """Adds noise to the aggregate, before anything else reads it."""
+        """Adds noise to the aggregate, before anything else reads it.
+
+        A vector that is named after the stage, `"Stage/name"`, is no part of the release: it is kept with it, and
+        becomes part of the stage's state, `name` (`ctx.states` holds the states here).
+        """
         return update
 
     def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:

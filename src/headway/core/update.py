@@ -111,6 +111,17 @@ class Update:
         )
 
 
+def without_own(update: Update) -> tuple[Update, dict[str, dict[str, Tensor]]]:
+    """An update without the vectors that are named after a stage (`"Stage/name"`); and those, by stage."""
+    own: dict[str, dict[str, Tensor]] = {}
+    for path in update.vectors:
+        if "/" in path:
+            label, name = path.split("/", 1)
+            own.setdefault(label, {})[name] = update.vectors[path]
+    vectors = {name: vector for name, vector in update.vectors.items() if "/" not in name}
+    return (replace(update, vectors=vectors) if own else update), own
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """All updates of a round, one client a row, for a rule that needs the whole cohort at once.

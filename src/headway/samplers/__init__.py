@@ -1,6 +1,6 @@
 """Samplers: the choice of the cohort of a round."""
 
-from headway.samplers.availability import BySize, LeastAvailable, RoundRobin
+from headway.samplers.availability import BySize, LeastAvailable, RoundRobin, Spaced
 from headway.samplers.drawing import in_order, smallest
 from headway.samplers.oort import Oort
 from headway.samplers.poisson import Poisson
@@ -16,6 +16,7 @@ __all__ = [
     "Poisson",
     "PowerOfChoice",
     "RoundRobin",
+    "Spaced",
     "Uniform",
     "in_order",
     "smallest",

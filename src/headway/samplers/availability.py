@@ -7,6 +7,7 @@ from typing import final
 
 from torch import Tensor
 
+from headway.core.fields import at_least
 from headway.core.flow import SamplerFacts
 from headway.core.sampler import samplers
 from headway.numerics.keys import Key
@@ -87,6 +88,59 @@ class RoundRobin(FixedNumber):
     def facts(self, population: int | None) -> SamplerFacts:
         """The cohort has a fixed size; how often each was asked is read."""
         return SamplerFacts("round robin", float(self.count), population, reads=frozenset({"participation"}))
+
+
+@final
+@samplers.register
+@dataclass(frozen=True)
+class Spaced(FixedNumber):
+    """A fixed number, the least often asked clients first, of those whose last update is `separation` rounds ago.
+
+        S = the `count` clients with the smallest (asked_i, u_i) among those with  round - last_i >= separation
+
+    So no client is counted twice in `separation` rounds in a row, whoever is available and whoever joins: the
+    participation that banded matrix factorisation needs (MatrixNoise).  Where fewer have rested for long enough, fewer
+    are asked; `separation count` clients are always enough.
+
+    Raises:
+        ConfigError: if count or separation is below 1; when drawing, if fewer than `count` are available.
+        ChainRefused: in an algorithm that keeps late updates.
+
+    Reference: Choquette-Choo et al., arXiv 2306.08153, section 3 (b-min-sep participation).
+
+    >>> import torch
+    >>> from headway.protocol.reports import ClientReport
+    >>> people = tuple("abcd")
+    >>> history = ClientHistory(people, torch.ones(4, dtype=torch.int64), {"participation"})
+    >>> cohorts = []
+    >>> for round in range(4):
+    ...     cohort = Spaced(count=2, separation=2).draw(people, round, Key.root(round), history)
+    ...     history.record_round(round, people, cohort, [ClientReport(client, "counted") for client in cohort])
+    ...     cohorts.append(cohort)
+    >>> [set(one) & set(two) for one, two in zip(cohorts, cohorts[1:])]
+    [set(), set(), set()]
+    """
+
+    separation: int = at_least(1, 1)
+
+    def choose(self, history: ClientHistory, places: Tensor, count: int, round: int, key: Key) -> list[int]:
+        """The least often asked ones that have rested."""
+        last = history.column("last", places)
+        rested = places[(last < 0) | (round - last >= self.separation)]
+        drawn = first_of(min(count, len(rested)), history.column("asked", rested), key.bits(len(rested)))
+        chosen: list[int] = rested[drawn].tolist()
+        return chosen
+
+    def facts(self, population: int | None) -> SamplerFacts:
+        """The cohort has a fixed size, while enough clients have rested; how often and when each was asked is read."""
+        return SamplerFacts(
+            "spaced",
+            float(self.count),
+            population,
+            reads=frozenset({"participation"}),
+            tops_up=False,
+            separation=self.separation,
+        )
 
 
 @final

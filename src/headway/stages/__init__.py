@@ -7,7 +7,7 @@ from headway.stages.clipping import Clip
 from headway.stages.compression.quantize import Quantize
 from headway.stages.local_rules import FedDyn, FedProx, Scaffold
 from headway.stages.normalisation import FedNova, QFedAvg
-from headway.stages.privacy import AdaptiveClip, GaussianNoise, LocalGaussian, Skellam
+from headway.stages.privacy import AdaptiveClip, GaussianNoise, LocalGaussian, MatrixNoise, Skellam
 from headway.stages.quality_weighting import WeighByQuality
 from headway.stages.robust import (
     NNM,
@@ -58,6 +58,7 @@ __all__ = [
     "FedProx",
     "GaussianNoise",
     "LocalGaussian",
+    "MatrixNoise",
     "Mean",
     "QFedAvg",
     "Quantize",

@@ -65,7 +65,7 @@ class AdaptiveClip(Stage):
     def connect(self, flow: Flow) -> Flow:
         """Sets a bound of 1, in units of C, for all vectors together with the bit."""
         flow.require(self, real=True, synchronous="late updates were clipped by an older norm")
-        return flow.carry(self, BIT, scalar=True).set(self, bound=1.0).keep(self, "additive", "dense")
+        return flow.carry(self, BIT, scalar=True).set(self, bound=1.0, rescaled=True).keep(self, "additive", "dense")
 
     def init(self, w: Tensor) -> Tensors:
         """C of the first round."""

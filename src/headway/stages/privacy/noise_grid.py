@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError
-from headway.core.update import Update
+from headway.core.update import Tensors, Update
 from headway.numerics.keys import Key, Keys
 from headway.numerics.secure_random import SecureStream, normals
 
@@ -78,9 +78,15 @@ class NoiseGrid:
         """The update with noise on every number of its vectors, which are drawn for in the order of their names."""
         lengths = {name: vector.shape[-1] for name, vector in sorted(update.vectors.items())}
         drawn = self.noise(sum(lengths.values()), key).to(update.delta.device).split(list(lengths.values()), dim=-1)
-        noise = dict(zip(lengths, drawn, strict=True))
-        noisy = {
-            name: (torch.round(vector.double() / self.step) * self.step + noise[name]).to(vector.dtype)
-            for name, vector in update.vectors.items()
-        }
-        return update.with_vectors(**noisy)
+        return self._sum(update, dict(zip(lengths, drawn, strict=True)))
+
+    def shift(self, update: Update, noise: Tensors) -> Update:
+        """The update with this noise, in units of its standard deviation, on the grid."""
+        return self._sum(update, {name: self._rounded(drawn * self.std) for name, drawn in noise.items()})
+
+    def _sum(self, update: Update, noise: Tensors) -> Update:
+        noisy = {name: self._rounded(vector.double()) + noise[name] for name, vector in update.vectors.items()}
+        return update.with_vectors(**{name: noisy[name].to(vector.dtype) for name, vector in update.vectors.items()})
+
+    def _rounded(self, values: Tensor) -> Tensor:
+        return torch.round(values / self.step) * self.step
