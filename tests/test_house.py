@@ -130,7 +130,9 @@ SUITES: dict[str, str] = {
     "reports/test_timeline.py": "numerics.units",
     "run/test_resume.py": "client_state.sqlite_versions experiment.checkpointer",
     "run/test_whole_runs.py": "experiment.evaluator experiment.federation experiment.round_driver experiment.run",
-    "samplers/test_draws.py": "samplers.drawing samplers.poisson samplers.power_of_choice samplers.uniform",
+    "samplers/test_draws.py": (
+        "samplers.availability samplers.drawing samplers.poisson samplers.power_of_choice samplers.uniform"
+    ),
     "server/test_grouped_sum.py": "server.group_summer",
     "stages/robust/test_rules.py": (
         "numerics.distances numerics.order_statistics stages.robust.central_points stages.robust.krum"
