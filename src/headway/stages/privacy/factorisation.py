@@ -17,12 +17,7 @@ from torch import Tensor
 
 
 class Factorisation(Protocol):
-    """A factorisation that is applied row by row.
-
-    rows: how many vectors are kept between rounds.
-    """
-
-    rounds: int
+    """A factorisation that is applied row by row."""
 
     @property
     def rows(self) -> int:
