@@ -69,7 +69,9 @@ def check_draw(quorum: Quorum, flow: Flow) -> None:
     raise ChainRefused(
         needed=f"the cohort as the sampler drew it, since the privacy of {flow.set_by.get('events', 'noise')} rests "
         "on how it draws",
-        found="the first clients to answer" if changed == "count" else "other clients in the place of those that fail",
+        found=f"rounds of the first {quorum.count} that answer"
+        if changed == "count"
+        else "others instead of those that fail",
         caused_by=repr(quorum),
         do_this=f"leave quorum.{changed} out, or draw with Uniform, which has no amplification to lose",
     )

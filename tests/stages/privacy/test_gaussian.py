@@ -64,9 +64,9 @@ def test_rounds_and_system_keys_draw_anew_and_one_key_draws_the_same(noise):
     others = [released(noise, zero, round=1), released(noise, zero, system=Key.system())]
     others.append(released(noise, zero, system=Key.system()))
     for other in others:
-        assert not bool((other.delta == first).any())
+        assert int((other.delta == first).sum()) < 3  # two draws may fall on the same step of the grid
         assert abs(float(torch.corrcoef(torch.stack([other.delta, first]))[0, 1])) < 0.15
-    assert not bool((others[1].delta == others[2].delta).any())
+    assert int((others[1].delta == others[2].delta).sum()) < 3
 
 
 @BOTH
@@ -155,7 +155,7 @@ def test_a_release_that_was_kept_is_used_again():
     again = drive(generator(), EffectHandler(tiny.send), done)
     assert torch.equal(first.params, again.params)
     other = drive(generator(), EffectHandler(tiny.send), done[:-1])
-    assert not bool((first.params == other.params).any())  # was not kept, so it is drawn again
+    assert not torch.equal(first.params, other.params)  # was not kept, so it is drawn again
 
 
 def test_a_number_too_large_for_the_grid_is_refused():
