@@ -195,7 +195,12 @@ def _facts(kind: type[Stage]) -> str:
 
 CLIPPED = {"bound": 1.0}
 COHORT = SamplerFacts("all", 100.0, 100)
-INTEGERS = {"specs": {"delta": VectorSpec(None, "integer")}, "number": "ring", "largest": 32767, "unit": 1 / 32767}
+INTEGERS = {
+    "specs": {"delta": VectorSpec(None, "integer")},
+    "number": "ring",
+    "largest": 32767,
+    "integer_norm": 32767.5,
+}
 MASKED = CLIPPED | INTEGERS | {"weighted": True, "lifted": 1.0, "sampler": COHORT}
 BEFORE: tuple[dict[str, object], ...] = ({}, CLIPPED, MASKED)  # what earlier stages may have set, the plainest first
 

@@ -13,6 +13,7 @@ from headway.core.stage import Stage, stages
 from headway.training import LocalSGD
 
 CLIP, CODE, SUM = hw.Clip(1.0), hw.Quantize(16), hw.SecureSum(mode="ideal")
+APART, EQUAL, SHARES = hw.Clip(1.0, others=0.1), hw.Mean("clients"), hw.Skellam(1.0, survivors=4)
 EXPECTED, NOISE = hw.Mean("expected"), hw.GaussianNoise(1.0)
 LOCAL, SKELLAM = hw.LocalGaussian(1.0), ("Skellam" in stages.names() and stages.get("Skellam")) or None
 KRUM, MEDIAN = hw.Krum(1), hw.Median(1)
@@ -33,7 +34,9 @@ ACCEPTED: dict[str, Sequence[Stage | None]] = {
     "SecureSum, local noise is of reals; Skellam of integers (C2)": (CLIP, CODE, SUM, EXPECTED),
     "SecureSum, Clip at the client (C4)": (CLIP, CODE, SUM, hw.Mean("clients")),
     "SecureSum, Quantize of one scale (C5)": (CLIP, CODE, SUM, hw.Mean("clients")),
-    "SecureSum, SCAFFOLD: delta and control under one clip (C7)": (hw.Scaffold(), CLIP, CODE, SUM, hw.Mean("clients")),
+    "SecureSum, SCAFFOLD: delta and control, each on its scale (C7)": (hw.Scaffold(), APART, CODE, SUM, EQUAL),
+    "Quantize, SCAFFOLD: a scale for each (C26)": (hw.Scaffold(), APART, CODE, EQUAL),
+    "SecureSum, Skellam: integers, and a minimum of survivors (C2)": (CLIP, CODE, SHARES, SUM, EXPECTED),
     "SecureSum, ServerAdam": (CLIP, CODE, SUM, hw.Mean("clients"), hw.ServerAdam()),
     "SecureSum, ECGR": (hw.ECGR(), CLIP, CODE, SUM, hw.Mean("clients")),
     "SecureSum, weights with a cap": (hw.Weigh("capped", 9), CLIP, CODE, SUM, EXPECTED),
@@ -78,6 +81,11 @@ REFUSED: dict[str, tuple[Sequence[Stage | None], str]] = {
     "SecureSum, weights without a limit": ((CLIP, CODE, SUM, hw.Mean()), "Quantize"),
     "SecureSum, AFL's losses": ((CLIP, CODE, SUM, hw.AFL()), "SecureSum"),
     "local noise of reals behind a secure sum (C2)": ((CLIP, CODE, LOCAL, SUM, EXPECTED), "Quantize"),
+    "Quantize, SCAFFOLD: one scale for both (C26)": ((hw.Scaffold(), CLIP, CODE, EQUAL), "Scaffold"),
+    "Skellam without a secure sum (C2)": ((CLIP, CODE, SHARES, EXPECTED), "Skellam"),
+    "Skellam without Quantize (C2)": ((CLIP, SHARES, SUM, EXPECTED), "Skellam"),
+    "Skellam of more survivors than a sum has (C2)": ((CLIP, CODE, hw.Skellam(1.0, 6), SUM, EXPECTED), "Skellam"),
+    "Skellam, weights that differ": ((hw.Weigh("capped", 5), CLIP, CODE, SHARES, SUM, EXPECTED), "Weigh"),
     "central noise, robust rule (X10)": ((CLIP, KRUM, NOISE), "Krum"),
     "central noise, mixed neighbours (X10)": ((CLIP, hw.NNM(1, hw.Median(1)), NOISE), "NNM"),
     "central noise without Clip": ((EXPECTED, NOISE), "GaussianNoise"),
@@ -101,6 +109,7 @@ LATE_ACCEPTED: dict[str, Sequence[Stage | None]] = {
 }
 LATE_REFUSED: dict[str, tuple[Sequence[Stage | None], str]] = {
     "async, SecureSum (X8)": ((CLIP, CODE, SUM, hw.Mean("clients")), "Quorum"),
+    "async, Skellam (C19)": ((CLIP, CODE, SHARES, SUM, hw.Mean("clients")), "Quorum"),
     "async, SCAFFOLD (X29)": ((hw.Scaffold(), hw.Mean("clients")), "Quorum"),
     "async, FedDyn": ((hw.FedDyn(), hw.Mean("clients")), "Quorum"),
     "async, robust rule of a small buffer (C22)": ((hw.Staleness(), hw.Krum(4)), "Quorum"),

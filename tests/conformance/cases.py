@@ -68,7 +68,7 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "AverageModel": (AverageModel(),),
     "AdaptiveClip": (AdaptiveClip(), AdaptiveClip(2.0, 0.9, 0.0, 0.5)),
     "AFL": (AFL(), AFL(0.0), AFL(5.0)),
-    "Clip": (Clip(), Clip(0.03), Clip(1e9)),
+    "Clip": (Clip(), Clip(0.03), Clip(1e9), Clip(0.5, others=0.1)),
     "ECGR": (ECGR(), ECGR(0.3, 0.0), ECGR(1.0, 1.0), *(ECGR(rule=r) for r in ("smallest", "random", "centred"))),
     "FedDyn": (FedDyn(), FedDyn(2.0)),
     "FedNova": (FedNova(),),

@@ -137,7 +137,7 @@ class FlowFacts:
     weighted: whether weights are folded into the vectors before they leave the client, as a sum needs it;
     lifted: the largest of these weights, if there is a limit.
     bound: L2 bound of one client's contribution, all vectors taken together; after the aggregator, of
-        its effect on the aggregate.
+        its effect on the aggregate.  bounds: of each vector by name, where each has one of its own.
     sensitivity: the same of what a client's data change in its update, where noise is added at the client, so that the
         update itself has no bound.
     bands: how many rounds the noise of one round lasts, within which no client may take part twice.
@@ -152,8 +152,8 @@ class FlowFacts:
         with another length or number type than the parameters.
     mixing: the share by which averaged statistics move towards the updates' own, where models are mixed.
     size: how many parameters the model has, where that is known; statistics: how many averaged ones travel beside.
-    largest: the largest absolute value of the integers that one client adds to a sum, and `unit` the real that an
-        integer of 1 stands for.
+    largest: the largest absolute value of the integers that one client adds to a sum; integer_norm: their largest L2
+        norm, all vectors taken together.
     noise_variance: that of the noise which one client adds to each of its integers; survivors: how many such clients
         must be in a sum, at least, for the noise that is promised; fewest: how many there are at least in a sum that
         is unmasked.
@@ -174,6 +174,7 @@ class FlowFacts:
     weighted: bool = False
     lifted: float | None = None
     bound: float | None = None
+    bounds: Mapping[str, float] = field(default_factory=dict)
     sensitivity: float | None = None
     bands: int = 1
     rescaled: bool = False
@@ -190,7 +191,7 @@ class FlowFacts:
     size: int | None = None
     statistics: int = 0
     largest: int | None = None
-    unit: float | None = None
+    integer_norm: float | None = None
     noise_variance: float = 0.0
     survivors: int = 0
     fewest: int | None = None

@@ -25,7 +25,7 @@ from headway.core.facts import (
 )
 from headway.core.requirements import REQUIREMENTS
 
-GUARANTEES: Mapping[str, Any] = {"bound": None, "sensitivity": None, "additive": False, "dense": False}
+GUARANTEES: Mapping[str, Any] = {"bound": None, "bounds": {}, "sensitivity": None, "additive": False, "dense": False}
 
 __all__ = [
     "EngineFacts",

@@ -26,6 +26,11 @@ def _effect(flow: FlowFacts) -> float:
     return bounds[0] if bounds else math.inf
 
 
+def _long(flow: FlowFacts) -> list[str]:
+    """The names of the vectors beside the delta that are more than single numbers."""
+    return [name for name in flow.vectors if name != "delta" and name not in flow.scalars]
+
+
 REQUIREMENTS: Mapping[str, Requirement] = {
     "memory": Requirement(
         "engine",
@@ -78,9 +83,9 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     ),
     "real": Requirement(
         "number",
-        lambda flow: flow.number == "real",
+        lambda flow: flow.number == "real" and all(spec.number == "real" for spec in flow.specs.values()),
         "real numbers",
-        lambda flow: "integers in a ring",
+        lambda flow: "integers in a ring" if flow.number == "ring" else "integers",
         lambda flow: "",
     ),
     "ring": Requirement(
@@ -176,12 +181,19 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         lambda flow: f"sums of {flow.fewest} clients that may be unmasked, and noise that needs {flow.survivors}",
         lambda flow: f"set min_survivors and min_cohort of the secure sum to {flow.survivors} or more",
     ),
-    "known_unit": Requirement(
-        "unit",
-        lambda flow: flow.number == "ring" and flow.unit is not None,
-        "integers of a known unit, by which the noise is scaled",
-        lambda flow: "real numbers" if flow.number == "real" else "integers of a unit that no stage has set",
+    "integer_norm": Requirement(
+        "integer_norm",
+        lambda flow: flow.number == "ring" and flow.integer_norm is not None,
+        "integers of a known norm, by which the noise is scaled",
+        lambda flow: "integers of a norm that no stage has set",
         lambda flow: "put Quantize before it",
+    ),
+    "own_scales": Requirement(
+        "vectors",
+        lambda flow: bool(flow.bounds) or not _long(flow),
+        "a scale of its own for each vector of the model's length",
+        lambda flow: f"{' and '.join(_long(flow))} under one bound with the delta",
+        lambda flow: "clip each vector on its own, with Clip(norm, others=...)",
     ),
     "same_weights": Requirement(
         "weight_bound",

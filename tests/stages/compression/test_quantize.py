@@ -1,7 +1,8 @@
 """Integers on one scale: their sums are exact, the mean of rounding is the update, the bound is restated."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,13 +12,13 @@ from conformance.tiny import engine
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.core.flow import Flow
+from headway.core.flow import Flow, VectorSpec
 from headway.core.update import Update
 from headway.numerics.hadamard import spread
 from headway.numerics.keys import Key
 from headway.numerics.rounding import rounded_norm
 from headway.server.guard import Promise
-from headway.stages import Clip, Mean, Quantize, Weigh
+from headway.stages import Clip, Mean, Quantize, Scaffold, Weigh
 
 KEY = Key.root(5)
 
@@ -141,7 +142,7 @@ def test_a_rotated_update_comes_back_to_within_the_finer_step(size):
     x = 2.0 * x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     keys = KEY.for_each("c", names="ab")
     back = read(stage, sent(stage, Update.of(x), before, keys), before, age=torch.zeros(2).long()).delta
-    step = stage.unit(before, size)
+    step = stage.scale(2.0, size).unit
     assert step == pytest.approx(2.0 * spread(size) / 2047)
     error = torch.linalg.vector_norm(back - x, dim=-1)
     assert bool((error <= step * math.sqrt(size)).all())
@@ -155,7 +156,7 @@ def test_sums_of_rotated_integers_turn_back_as_one():
     x = (KEY.derive("y").uniform(4 * 300).reshape(4, 300) - 0.5) / 10
     codes = sent(stage, Update.of(x), before, KEY.for_each("c", names=range(4)))
     together = read(stage, Update.of(codes.delta.sum(0)), before, age=torch.tensor(0)).delta
-    assert bool(((together - x.sum(0)).abs() < 6 * stage.unit(before, 300)).all())
+    assert bool(((together - x.sum(0)).abs() < 6 * stage.scale(2.0, 300).unit).all())
 
 
 def test_a_late_update_turns_back_with_the_signs_of_its_own_round():
@@ -167,7 +168,7 @@ def test_a_late_update_turns_back_with_the_signs_of_its_own_round():
     codes, _ = stage.send(Update.of(x), {}, ctx)
     server = replace(case(stage).server, flow=before, round=6)
     back = stage.decode(codes, replace(server, age=torch.tensor([3, 1]))).delta
-    assert bool(((back - x).abs() < 6 * stage.unit(before, 300)).all())
+    assert bool(((back - x).abs() < 6 * stage.scale(2.0, 300).unit).all())
     alone = stage.decode(codes.lane(1), replace(server, age=torch.tensor(1))).delta
     assert torch.equal(alone, back[1])
     wrong = stage.decode(codes, replace(server, age=torch.tensor([0, 0]))).delta
@@ -182,13 +183,55 @@ def test_several_vectors_are_taken_as_one_in_the_order_of_their_names():
     swapped = replace(codes, vectors=dict(reversed(list(codes.vectors.items()))))
     for arrived in (codes, swapped):
         back = read(stage, arrived, before, age=torch.tensor(3), round=6)
-        assert bool(((back.delta - delta).abs() < 6 * stage.unit(before, 80)).all())
-        assert bool(((back.vectors["control"] - control).abs() < 6 * stage.unit(before, 80)).all())
+        assert bool(((back.delta - delta).abs() < 6 * stage.scale(2.0, 80).unit).all())
+        assert bool(((back.vectors["control"] - control).abs() < 6 * stage.scale(2.0, 80).unit).all())
 
 
 @pytest.mark.parametrize("rotate", [False, True])
 def test_the_stated_unit_is_that_of_the_integers(rotate):
     stage = Quantize(10, rotate)
-    before, after = flow_of(Clip(2.0), stage, PairwiseMasks(), Mean("clients"), size=500)
-    assert after.unit == stage.unit(before, 500)
-    assert after.bound / after.unit == pytest.approx(rounded_norm(511 / (spread(500) if rotate else 1.0), 500))
+    _, after = flow_of(Clip(2.0), stage, PairwiseMasks(), Mean("clients"), size=500)
+    scale = stage.scale(2.0, 500)
+    assert after.integer_norm == scale.longest
+    assert after.bound == scale.longest * scale.unit
+    assert scale.longest == pytest.approx(rounded_norm(511 / (spread(500) if rotate else 1.0), 500))
+
+
+def test_each_vector_that_is_clipped_on_its_own_has_a_scale_of_its_own():
+    stage = Quantize(12)
+    stages = (Scaffold(), Clip(2.0, others=0.01), stage, PairwiseMasks(), Mean("clients"))
+    before, after = flow_of(*stages, size=30)
+    assert before.bound == pytest.approx(math.hypot(2.0, 0.01))
+    assert {name: before.bounds[name] for name in ("delta", "control")} == {"delta": 2.0, "control": 0.01}
+    delta, control = torch.linspace(-0.3, 0.2, 30).double(), torch.linspace(0.001, -0.001, 30).double()
+    codes = sent(stage, Update.of(delta, control=control), before)
+    back = read(stage, codes, before)
+    assert bool(((back.delta - delta).abs() < 2.0 / 2047).all())
+    assert bool(((back.vectors["control"] - control).abs() < 0.01 / 2047).all())
+    longest = rounded_norm(2047, 30)
+    assert after.bound == pytest.approx(math.hypot(2.0, 0.01) * longest / 2047)
+    assert after.integer_norm == pytest.approx(math.hypot(longest, longest))
+    assert not after.bounds
+
+
+def test_a_control_change_on_the_scale_of_the_delta_is_refused():
+    with pytest.raises(hw.ChainRefused, match=r"control under one bound .* caused by: Scaffold; .*others=") as refused:
+        hw.chain(Scaffold(), Clip(1.0), Quantize(), Mean("clients"))
+    assert "Quantize depends on it" in refused.value.needed
+
+
+def test_vectors_of_one_number_may_share_the_scale():
+    hw.chain(hw.FedNova(), Clip(1.0), Quantize(), Mean("clients"))
+
+
+def test_integers_are_not_quantised_again():
+    @dataclass(frozen=True)
+    class Places(hw.Stage):
+        place: ClassVar[hw.Place] = hw.Place.SPARSIFY
+
+        def connect(self, flow):
+            return flow.carry(self, "places", spec=VectorSpec(3, "integer", bits=8))
+
+    for stages in ((Places(), Clip(), Mean()), (Clip(), Quantize(), hw.LocalGaussian(1.0), Mean("clients"))):
+        with pytest.raises(hw.ChainRefused, match=r"needed: real numbers.* found: integers"):
+            hw.chain(*stages)

@@ -20,6 +20,7 @@ from headway.federation.job_facts import NETWORK
 from headway.numerics.ring import MOST_BITS
 from headway.protocol.quorum import Quorum
 
+APART = hw.Clip(1.0, others=1.0)  # the control change on a scale of its own
 TEN = (7, 12, 5, 9, 11, 6, 8, 4, 10, 9)
 
 
@@ -187,7 +188,14 @@ def final(engine, *stages, clients=TEN, rounds=2, sampler=None, **trainer):
     [
         lambda *secure: (hw.Clip(1.0), hw.Quantize(16), *secure, hw.Mean("clients")),
         lambda *secure: (hw.Weigh("capped", cap=9), hw.Clip(1.0), hw.Quantize(12), *secure, hw.Mean()),
-        lambda *secure: (hw.Scaffold(), hw.Clip(1.0), hw.Quantize(20), *secure, hw.Mean("clients"), hw.ServerAdam()),
+        lambda *secure: (
+            hw.Scaffold(),
+            hw.Clip(1.0, others=1.0),
+            hw.Quantize(20),
+            *secure,
+            hw.Mean("clients"),
+            hw.ServerAdam(),
+        ),
         lambda *secure: (hw.ECGR(), hw.Clip(1.0), hw.Quantize(8), *secure, hw.Mean("expected")),
     ],
     ids=["mean", "weights", "scaffold and adam", "ecgr"],
@@ -325,7 +333,7 @@ def test_numbers_with_which_two_lists_of_survivors_could_be_signed_are_refused(f
     "stages",
     [
         (hw.FedProx(), *SECURE, hw.Mean("clients")),
-        (hw.Scaffold(), *SECURE, hw.Mean("clients")),
+        (hw.Scaffold(), APART, *SECURE[1:], hw.Mean("clients")),
         (hw.ECGR(), *SECURE, hw.Mean("clients"), hw.ServerAdam()),
         (hw.WeighByQuality("alignment", cap=2.0), *SECURE, hw.Mean()),
         (hw.Weigh("uniform"), *SECURE, hw.Mean("expected"), NoisyRelease()),
@@ -346,7 +354,7 @@ def test_chains_that_compose(stages):
 @pytest.mark.parametrize("mode", ["real", "ideal"])
 def test_a_round_without_a_sum_changes_nothing_and_says_why(mode):
     """Most clients are stragglers whose work is dropped, after the others have sent their masked vectors."""
-    stages = (hw.Scaffold(), hw.Clip(), hw.Quantize(), hw.SecureSum(mode=mode), hw.Mean("clients"))
+    stages = (hw.Scaffold(), APART, hw.Quantize(), hw.SecureSum(mode=mode), hw.Mean("clients"))
     algorithm = hw.Algorithm(
         hw.chain(*stages), hw.LocalSGD(lr=0.1, epochs=2, stragglers=0.6, straggler_policy="drop"), hw.All()
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
@@ -30,8 +31,9 @@ class Quantize(Stage):
 
     Formula: `k = round(v / g)` with `g = C / L`, `L = 2^(bits - 1) - 1`, stochastic rounding of all travelling vectors
     v taken as one; `decode: v = g k`.  C is the bound that the flow knows (of Clip), so no coordinate leaves `[-L, L]`,
-    and every client has the same scale.  Where only the sum is seen, v is the weight times the update, and C the bound
-    times the largest weight.  A zero is exactly zero, and so is an update that is not finite.
+    and every client has the same scale.  Where each vector is clipped on its own, each is quantised on its own.
+    Where only the sum is seen, v is the weight times the update, and C the bound times the largest weight.  A zero is
+    exactly zero, and so is an update that is not finite.
 
     rotate: v is rotated first, by signs that are those of the round and a Walsh-Hadamard transform, which spreads it
     evenly: then `g = C min(1, sqrt(2 log(2 d / 10^-6) / m)) / L`, d being the coordinates and m the largest power of
@@ -45,7 +47,8 @@ class Quantize(Stage):
 
     Raises:
         ConfigError: for bits that are not from 2 to 32.
-        ChainRefused: without a finite bound, or behind a sum whose weights have no limit.
+        ChainRefused: without a finite bound, behind a sum whose weights have no limit, or with a control change that
+            is clipped together with the delta.
 
     Reference: Kairouz, Liu, Steinke, arXiv 2102.06387, Algorithms 1 and 2 and section 4 (conditional rounding);
     Suresh et al., arXiv 1611.00429, sections 2 and 3 (stochastic rounding, rotation).
@@ -63,46 +66,75 @@ class Quantize(Stage):
     def connect(self, flow: Flow) -> Flow:
         """Needs the bound that sets the scale; restates it as rounding leaves it."""
         flow.require(self, real=True, finite_bound=True, limited_terms="the scale is the same for all clients")
+        flow.require(self, own_scales=True)
         bits = None if flow.weighted else self.bits
         codes = {name: replace(flow.spec(name), number="integer", bits=bits) for name in (*flow.vectors, "buffers")}
-        size = flow.coordinates or 1
-        unit = self.unit(flow, size)
-        longest = rounded_norm(_reach(flow) / unit, size) * unit
-        flow = flow.recode(self, **codes).set(self, bound=longest / _weight(flow)).keep(self, "dense")
+        lengths = dict.fromkeys(flow.vectors, 1) if flow.size is None else flow.lengths(flow.size)
+        if flow.statistics:
+            lengths["buffers"] = flow.statistics
+        scales = self._scales(flow, lengths)
+        bound = math.hypot(*(scale.longest * scale.unit for scale in scales)) / _weight(flow)
+        after = flow.recode(self, **codes).set(self, bound=bound, number="ring" if flow.weighted else "real")
         if flow.weighted:
-            flow = flow.set(self, number="ring", largest=self.largest, unit=unit)
-            flow = flow.keep(self, "additive")
-        return flow
+            norm = math.hypot(*(scale.longest for scale in scales))
+            after = after.set(self, largest=self.largest, integer_norm=norm).keep(self, "additive")
+        return after.keep(self, "dense")
 
     @property
     def largest(self) -> int:
         """L, the largest absolute value of an integer."""
         return (1 << (self.bits - 1)) - 1
 
-    def unit(self, flow: Flow, size: int) -> float:
-        """g, the real that an integer of 1 stands for, where so many coordinates travel."""
-        return _reach(flow) * (spread(size) if self.rotate else 1.0) / self.largest
+    def scale(self, reach: float, size: int) -> Scale:
+        """The scale of vectors of at most this norm."""
+        unit = reach * (spread(size) if self.rotate else 1.0) / self.largest
+        return Scale(("delta",), reach, unit, rounded_norm(reach / unit, size))
+
+    def _scales(self, flow: Flow, lengths: Mapping[str, int]) -> list[Scale]:
+        """The scale of all vectors together, or of each that has a bound of its own."""
+        weight, names = _weight(flow), tuple(sorted(lengths))
+        if flow.bounds:
+            alone = [(name, self.scale(flow.bounds[name] * weight, lengths[name])) for name in names]
+            return [replace(scale, names=(name,)) for name, scale in alone]
+        assert flow.bound is not None
+        return [replace(self.scale(flow.bound * weight, sum(lengths.values())), names=names)]
 
     def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """The update in integers."""
-        whole = _in_ball(_joined(update.vectors), _reach(ctx.flow))
-        size = whole.shape[-1]
-        if self.rotate:
-            whole = _by_round(rotated, whole, ctx.round)
-        unit = self.unit(ctx.flow, size)
-        whole = (whole / unit).clamp_(-self.largest, self.largest)
-        codes = conditional_rounding(whole, ctx.private, rounded_norm(_reach(ctx.flow) / unit, size)).to(torch.int64)
-        if not ctx.flow.weighted:
-            codes = residues(codes, self.bits)
-        return update.with_vectors(**_parted(codes, update.vectors)), memory
+        vectors = dict(update.vectors)
+        for scale in self._scales(ctx.flow, _lengths(vectors)):
+            whole = _in_ball(_joined(vectors, scale.names), scale.reach)
+            if self.rotate:
+                whole = _by_round(rotated, whole, ctx.round)
+            whole = (whole / scale.unit).clamp_(-self.largest, self.largest)
+            codes = conditional_rounding(whole, ctx.private.derive(*scale.names), scale.longest).to(torch.int64)
+            vectors |= _parted(codes if ctx.flow.weighted else residues(codes, self.bits), vectors, scale.names)
+        return update.with_vectors(**vectors), memory
 
     def decode(self, update: Update, ctx: ServerContext) -> Update:
         """The reals of integers, or of their sum."""
-        codes = _joined(update.vectors) if ctx.flow.weighted else centred(_joined(update.vectors), self.bits)
-        whole = codes.double() * self.unit(ctx.flow, codes.shape[-1])
-        if self.rotate:
-            whole = _by_round(turned_back, whole, ctx.round - ctx.age)
-        return update.with_vectors(**_parted(whole, update.vectors))
+        vectors = dict(update.vectors)
+        for scale in self._scales(ctx.flow, _lengths(vectors)):
+            codes = _joined(vectors, scale.names)
+            whole = (codes if ctx.flow.weighted else centred(codes, self.bits)).double() * scale.unit
+            if self.rotate:
+                whole = _by_round(turned_back, whole, ctx.round - ctx.age)
+            vectors |= _parted(whole, vectors, scale.names)
+        return update.with_vectors(**vectors)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The scale of vectors that are quantised as one.
+
+    names: theirs, sorted.  reach: their largest L2 norm.  unit: g, the real that an integer of 1 stands for.
+    longest: the largest L2 norm of their integers.
+    """
+
+    names: tuple[str, ...]
+    reach: float
+    unit: float
+    longest: float
 
 
 def _weight(flow: Flow) -> float:
@@ -110,10 +142,8 @@ def _weight(flow: Flow) -> float:
     return flow.lifted or 1.0 if flow.weighted else 1.0
 
 
-def _reach(flow: Flow) -> float:
-    """The largest L2 norm of what arrives at the quantiser: the bound, times the weight that is multiplied in."""
-    assert flow.bound is not None
-    return flow.bound * _weight(flow)
+def _lengths(vectors: Mapping[str, Tensor]) -> dict[str, int]:
+    return {name: vector.shape[-1] for name, vector in vectors.items()}
 
 
 def _in_ball(whole: Tensor, radius: float) -> Tensor:
@@ -125,16 +155,13 @@ def _in_ball(whole: Tensor, radius: float) -> Tensor:
     return torch.where(torch.isfinite(norm), whole, 0.0)
 
 
-def _joined(vectors: Mapping[str, Tensor]) -> Tensor:
-    """All vectors as one, in the order of their names."""
-    if len(vectors) == 1:
-        return next(iter(vectors.values()))
-    return torch.cat([vectors[name] for name in sorted(vectors)], dim=-1)
+def _joined(vectors: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """These vectors as one."""
+    return vectors[names[0]] if len(names) == 1 else torch.cat([vectors[name] for name in names], dim=-1)
 
 
-def _parted(whole: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _parted(whole: Tensor, like: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
     """The parts of a joined vector by name."""
-    names = sorted(like)
     return dict(zip(names, whole.split([like[name].shape[-1] for name in names], dim=-1), strict=True))
 
 

@@ -57,9 +57,9 @@ class Skellam(Stage):
     def connect(self, flow: Flow) -> Flow:
         """Needs integers of a bounded norm that only a sum is seen of; sets the privacy event."""
         flow.require(self, quantised=True, behind_sum="only there do the shares of noise add up before they are seen")
-        flow.require(self, known_unit=True, finite_bound=True, same_weights=True)
+        flow.require(self, integer_norm=True, finite_bound=True, same_weights=True)
         flow.require(self, synchronous="the noise is that of one cohort")
-        l2, variance = self._sensitivity(flow), self.survivors * self.share(flow)
+        l2, variance = flow.integer_norm or 0.0, self.survivors * self.share(flow)
         l1 = min(l2 * l2, l2 * math.sqrt(flow.coordinates or 1))
         assert flow.bound is not None
         numbers = {"l1": l1, "l2": l2, "variance": variance}
@@ -72,13 +72,8 @@ class Skellam(Stage):
 
     def share(self, flow: Flow) -> float:
         """v, the variance of one client's noise on each integer."""
-        return (self.multiplier * self._sensitivity(flow)) ** 2 / self.survivors
-
-    def _sensitivity(self, flow: Flow) -> float:
-        """D2, the largest L2 norm of one client's integers."""
-        assert flow.bound is not None
-        assert flow.unit is not None
-        return flow.bound * (flow.lifted or 1.0) / flow.unit
+        assert flow.integer_norm is not None
+        return (self.multiplier * flow.integer_norm) ** 2 / self.survivors
 
     def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """The integers with a share of noise."""
