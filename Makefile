@@ -11,7 +11,7 @@ demo: .venv/demo
 	@echo "longer examples: $(BIN)/headway compare mnist, $(BIN)/headway compare hospitals"
 
 federation-demo: .venv/demo
-	@$(BIN)/python examples/federation_demo.py $(if $(RELAY),--relay)
+	@$(BIN)/python examples/federation_demo.py $(if $(RELAY),--relay) $(if $(PRIVATE),--private)
 
 test: .venv/dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak"

@@ -1,8 +1,9 @@
 """Four hospitals as four processes with certificates on this machine: a server, an agent for each, and a report page.
 
-make federation-demo, or: python examples/federation_demo.py [--rounds N] [--relay] [--folder FOLDER]
+make federation-demo, or: python examples/federation_demo.py [--rounds N] [--relay | --private] [--folder FOLDER]
 
-With --relay, two of the hospitals reach the server through a relay, which adds their updates up.
+With --relay, two of the hospitals reach the server through a relay, which adds their updates up.  With --private, the
+server sees only their secure sum, adds noise to it, and keeps a ledger of what that has shown of a hospital.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from headway.federation.identity.authority import Authority
 
 HERE = Path(__file__).resolve().parent
-FEDERATION = HERE / "hospitals_federation.toml"
+FEDERATION, PRIVATE = HERE / "hospitals_federation.toml", HERE / "private_hospitals_federation.toml"
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va")
 BEHIND_RELAY = HOSPITALS[2:]
 ADDRESS = re.compile(r"https://[^\s/]+:\d+")
@@ -34,7 +35,7 @@ def main() -> int:
         print(f"{folder} is not empty: remove it, or choose another place with --folder.", file=sys.stderr)
         return 1
     folder.mkdir(parents=True, exist_ok=True)
-    text = FEDERATION.read_text()
+    text = (PRIVATE if options.private else FEDERATION).read_text()
     if options.relay:
         text = text.replace("[federation]\n", '[federation]\nrelays = ["relay"]\n')
     (folder / "federation.toml").write_text(text)
@@ -63,7 +64,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("federation-demo"), help="where all of it is kept")
     parser.add_argument("--rounds", type=int, help="how many rounds, instead of the file's")
-    parser.add_argument("--relay", action="store_true", help="two of the hospitals join through a relay")
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--relay", action="store_true", help="two of the hospitals join through a relay")
+    ways.add_argument("--private", action="store_true", help="a secure sum, noise, and a privacy ledger")
     return parser.parse_args()
 
 

@@ -1,5 +1,7 @@
 """`make federation-demo`: four hospitals as processes with certificates, and the weights of the simulation."""
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +51,36 @@ def test_four_processes_have_the_weights_of_the_simulation_and_its_report(tmp_pa
     assert "lies at that client" in err
     assert models[0].keys() == models[1].keys()
     assert all(models[0][name].equal(models[1][name]) for name in models[0])
+
+
+def test_private_hospitals_show_their_sum_alone_and_have_a_ledger(tmp_path, headway):
+    shown = demonstrate(tmp_path / "demo", "--private")
+    assert shown.count("4 counted") == ROUNDS
+    run = tmp_path / "demo" / "run"
+    verified = subprocess.run(
+        [sys.executable, "-m", "headway", "privacy", "verify", "run"],
+        cwd=run.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    with contextlib.closing(sqlite3.connect(run / "journal.sqlite")) as journal:
+        shown = journal.execute("SELECT examples, steps, norm, train_loss FROM clients").fetchall()
+        losses = journal.execute("SELECT train_loss FROM rounds").fetchall()
+    assert shown == [(0, 0, None, None)] * 4 * ROUNDS
+    assert losses == [(None,)] * ROUNDS
+    with contextlib.closing(sqlite3.connect(run / "events.sqlite")) as events:
+        assert not any("examples" in more for (more,) in events.execute("SELECT more FROM events"))
+    sizes = [b'"examples": %d' % size for size in (243, 235, 99, 160)]
+    written = b"".join(path.read_bytes() for path in (run / "manifests").glob("*.json"))
+    assert not any(size in written or size.replace(b" ", b"") in written for size in sizes)
+
+
+def test_four_hospitals_are_too_few_for_a_strong_promise(headway):
+    code, out, err = headway("privacy", "plan", "private-hospitals", "--epsilon", "3")
+    assert code == 0, err
+    assert "The federation is too small for the promise" in out
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):

@@ -93,6 +93,7 @@ class DataFacts(Body):
     """The facts of a client's data that the server learns: sizes, the form of an example, a fingerprint.
 
     classes: the names of the classes in their order; `None` for values to predict.  notes: what reading the data took.
+    hidden: of a chain that protects clients: the sizes stay with the client, and are 1 where there are examples.
     """
 
     train: int = Field(ge=1, le=MOST_EXAMPLES)
@@ -102,6 +103,13 @@ class DataFacts(Body):
     features: tuple[Text, ...] = ()
     fingerprint: Text = ""
     notes: tuple[Text, ...] = ()
+    hidden: bool = False
+
+    def without_sizes(self) -> DataFacts:
+        """The facts without what is a figure of this client."""
+        return self.model_copy(
+            update={"train": 1, "test": min(self.test, 1), "fingerprint": "", "notes": (), "hidden": True}
+        )
 
 
 class JobDescription(Body):
@@ -112,7 +120,7 @@ class JobDescription(Body):
     seed, as in a simulation, or "private": each client draws from a secret of its own.  randomness: of noise, masks and
     rounding: "system", the operating system's at each client, or "derived", which the server can predict.  model, task:
     the sections of a run file, which an agent uses where its own configuration names neither.  schema: of tables,
-    likewise.
+    likewise.  client_metrics: of a chain that protects clients, whether each is asked for metrics on its own test part.
     """
 
     job: Name
@@ -123,6 +131,7 @@ class JobDescription(Body):
     seed: int = Field(ge=0)
     keys: Literal["derived", "private"] = "derived"
     randomness: Literal["system", "derived"] = "system"
+    client_metrics: Literal["off", "released"] = "off"
     rounds: int = Field(ge=1)
     population: int = Field(default=0, ge=0)
     model: dict[str, Any] = Field(default_factory=dict)

@@ -111,6 +111,7 @@ class ServerJob:
             seed=self.seed,
             keys=self.options.keys,
             randomness=self.options.privacy.randomness or "system",
+            client_metrics=self.options.privacy.client_metrics,
             population=self.data.population or 0,
             model=dict(self.model),
             task_section=dict(self.task_section),

@@ -10,6 +10,7 @@ from headway.engines.executors.client_setup import ClientSetup
 from headway.federation.agent.agent_memory import AgentMemory
 from headway.federation.agent.answering import Answering, KnownSteps
 from headway.federation.agent.job_building import algorithm_of_names
+from headway.federation.agent.local_policy import reads_sizes
 from headway.federation.agent.own_data import data_facts, fitted, read_data
 from headway.federation.agent.surroundings import Surroundings
 from headway.federation.agent.task_building import task_of_names
@@ -84,7 +85,10 @@ class AgentJob:
         test = held.test_of(client) if len(held.test[client]) else None
         participant = Participant(own.name, setup.client_algorithm, held.train_of(client), test, memory)
         largest = setup.first_ask([own.name]).message
-        answering = Answering(participant, memory, largest, own.policy.telemetry, known)
+        shown = not algorithm.protected or description.client_metrics == "released"
+        answering = Answering(participant, memory, largest, own.policy.telemetry and shown, known)
         facts = data_facts(data, notes=own.policy.telemetry)
+        if algorithm.protected and not reads_sizes(flows):
+            facts = facts.without_sizes()
         known_task = task_facts(setup.flat_module)
         return cls(description, setup, memory, answering, known_task, facts, own.certificate)

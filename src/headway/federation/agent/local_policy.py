@@ -12,6 +12,12 @@ from headway.core.flow import Flow
 OBSERVING = {"losses"}  # what a sampler may read that is a figure of the client's training
 
 
+def reads_sizes(flows: tuple[Flow, ...]) -> bool:
+    """Whether the sampler draws by the clients' numbers of examples, which the server must then know."""
+    sampler = flows[-1].sampler
+    return sampler is not None and "sizes" in sampler.reads
+
+
 class PolicyRefused(ConfigError):
     """A job that the local policy does not allow."""
 

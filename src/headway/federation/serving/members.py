@@ -236,7 +236,8 @@ class Members:
             rows = []
             for member in self._members.values():
                 row = {name: getattr(member, name) for name in SHOWN}
-                row |= {"outcomes": dict(member.outcomes), "train": member.data.train, "test": member.data.test}
+                sizes = (0, 0) if member.data.hidden else (member.data.train, member.data.test)
+                row |= {"outcomes": dict(member.outcomes), "train": sizes[0], "test": sizes[1]}
                 rows.append({**row, "present": self._present(member), "silent_s": now - member.contact})
             return rows + [{"name": name, "present": False, "declined": why} for name, why in self._declined.items()]
 

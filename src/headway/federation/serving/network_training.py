@@ -213,7 +213,7 @@ class NetworkTraining:
         """Feeds that an update is on disk; the verdict.  relay: in whose sum it is."""
         number, client = ticket.number, ticket.client
         member, more = self.channel.members.get(client), dict[str, str | int]({"relay": relay} if relay else {})
-        if member is not None:
+        if member is not None and not member.data.hidden:
             more |= {"examples": member.data.train, "data": member.data.fingerprint}
         return self.rounds.feed(
             RoundEvent(
