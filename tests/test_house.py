@@ -28,6 +28,7 @@ SUITES: dict[str, str] = {
     "advice/test_advise.py": "advice.findings advice.plan advice.probe cli.advise_command",
     "audit/test_auditing.py": ("audit.audit_page audit.audit_result audit.dense_attack audit.picture_grid"),
     "audit/test_canaries.py": ("audit.canary_attack audit.canary_section audit.canary_trainer"),
+    "audit/test_dense_inversion.py": "audit.feature_inversion",
     "audit/test_gradient_inversion.py": "audit.gradient_attack",
     "audit/test_membership.py": "audit.membership_attack",
     "audit/test_shadow_federation.py": "audit.shadow_clients",

@@ -1,10 +1,15 @@
 """Analytic inversion is exact for a record that alone activates a neuron, and finds nothing where nothing is."""
 
+import dataclasses
+
 import torch
 from torch import nn
 
+import headway as hw
 from headway.audit.dense_inversion import candidates, first_dense_layer, layer_inputs, recover, spread_of
 from headway.core.layout import Layout
+from headway.model.flat_module import FlatModule
+from headway.numerics.keys import Key
 
 
 def net(*parts):
@@ -70,3 +75,19 @@ def test_a_model_without_a_shared_dense_layer_has_none():
     module, _ = net(nn.Linear(4, 4), nn.Linear(4, 2))
     rest = Layout.of({name: p.detach() for name, p in module.named_parameters() if name.startswith("1")})
     assert first_dense_layer(module, rest, torch.randn(1, 4)).module == "1"
+
+
+def test_a_picture_is_found_whose_features_are_given():
+    from headway.audit.feature_inversion import invert_features
+    from headway.audit.gradient_inversion import psnr
+
+    task = hw.Task(model=lambda: nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 3)))
+    picture = torch.zeros(1, 1, 8, 8)
+    picture[0, 0, 2:6, 3:5] = 1.0
+    flat_module = FlatModule(dataclasses.replace(task, example=picture), Key.root(0))
+    layer = first_dense_layer(flat_module.module, flat_module.layout, picture)
+    wanted = layer_inputs(flat_module.module, layer, picture).flatten(1)
+    generator = torch.Generator().manual_seed(0)
+    found = invert_features(flat_module, layer, wanted, (1, 8, 8), (0.0, 1.0), generator)
+    assert float(psnr(found, picture, 1.0)) > 15
+    assert not flat_module.module[3]._forward_pre_hooks

@@ -20,11 +20,21 @@ from headway.audit.dense_inversion import (
     recover,
     spread_of,
 )
+from headway.audit.feature_inversion import invert_features
+from headway.audit.picture_grid import is_picture
 from headway.audit.round_view import RoundView
 from headway.audit.shadow_federation import ShadowFederation
 
 NAME = "dense-layer inversion"
 SHOWN = 5  # records in a gallery
+RAW = (
+    "Each record, and the ratio of weight and bias movements that comes closest to it. An error of 0 is the record "
+    "itself; 1 is no better than the mean of all records."
+)
+FEATURES = (
+    "The ratio of weight and bias movements gives a record's features before the first dense layer (their error is "
+    "below each picture; 0 is exact); the picture is sought whose features they are."
+)
 ONE_STEP, WHOLE_ROUND = "one local step", "the round's local steps"
 
 
@@ -87,9 +97,11 @@ class DenseAttack:
 
         steps: 1 for an update of one local step; `None` for those of the trainer.
         """
-        before, after = (each.round(self.cohort, steps=steps) for each in (self.plain, self.real))
+        after, same = self.real.round(self.cohort, steps=steps), self.plain is self.real
+        before = after if same else self.plain.round(self.cohort, steps=steps)
         what = ONE_STEP if steps == 1 else WHOLE_ROUND
-        server = [self._server(self.plain, before, steps), self._server(self.real, after, steps)]
+        found = self._server(self.real, after, steps)
+        server = [found if same else self._server(self.plain, before, steps), found]
         seen = f"{'each update' if self.real.sees_each else 'the sum of the updates'}, {what}"
         rows = [self._row(SERVER, seen, *server)]
         self._show(what, *server)
@@ -180,37 +192,40 @@ class DenseAttack:
 
     def _show(self, what: str, before: Attacked, after: Attacked) -> None:
         """Keeps the records that the attack came closest to, beside what it made of them."""
-        if self.layer is None or not self.layer.raw:
+        assert self.layer is not None
+        if not (self.layer.raw or is_picture(self.data.input_shape)):
             return
+        chosen = [self._owner(clients, record) for _, clients, record in sorted(self._closest(before))[:SHOWN]]
+        if not chosen:
+            return
+        made = [self._inputs_of([self._nearest(before, *owner) for owner in chosen])]
+        same = self.plain is self.real
+        made.append(made[0] if same else self._inputs_of([self._nearest(after, *owner) for owner in chosen]))
         items = []
-        for _, clients, record in sorted(self._closest(before))[:SHOWN]:
-            client, place = self._owner(clients, record)
-            one, two = self._nearest(before, client, place), self._nearest(after, client, place)
-            shape = self.data.input_shape
+        for k, (client, place) in enumerate(chosen):
+            (one, near), (two, also) = made[0][k], made[1][k]
             original = self.data.train_of(client).inputs[place]
             items.append(
-                Reconstruction(
-                    f"{client}\nrecord {place}",
-                    original,
-                    None if one is None else one[1].reshape(shape),
-                    None if two is None else two[1].reshape(shape),
-                    ("", _error(one), _error(two)),
-                )
+                Reconstruction(f"{client}\nrecord {place}", original, one, two, ("", _error(near), _error(also)))
             )
-        if items:
+        sample = self.data.store.inputs
+        caption = RAW if self.layer.raw else FEATURES
+        title = f"Records read off an update of {what}"
+        span = float(sample.min()), float(sample.max())
+        self.galleries.append(Gallery(NAME, title, caption, tuple(items), *span, self.data.features))
+
+    def _inputs_of(self, found: Sequence[tuple[float, Tensor] | None]) -> list[tuple[Tensor | None, float | None]]:
+        """The inputs that candidates stand for, with their errors; pictures are sought for features."""
+        assert self.layer is not None
+        shape, known = self.data.input_shape, [each[1] for each in found if each is not None]
+        if not self.layer.raw and known:
             sample = self.data.store.inputs
-            self.galleries.append(
-                Gallery(
-                    NAME,
-                    f"Records read off an update of {what}",
-                    "Each record, and the ratio of weight and bias movements that comes closest to it. An error of 0 "
-                    "is the record itself; 1 is no better than the mean of all records.",
-                    tuple(items),
-                    float(sample.min()),
-                    float(sample.max()),
-                    self.data.features,
-                )
-            )
+            span = float(sample.min()), float(sample.max())
+            generator = torch.Generator().manual_seed(self.real.key.derive(NAME).seed())
+            self._load()
+            known = list(invert_features(self.real.flat_module, self.layer, torch.stack(known), shape, span, generator))
+        made = iter(known)
+        return [(None, None) if each is None else (next(made).reshape(shape), each[0]) for each in found]
 
     def _closest(self, attacked: Attacked) -> list[tuple[float, tuple[str, ...], int]]:
         return [
@@ -246,5 +261,5 @@ def _text(attacked: Attacked) -> str:
     return f"{attacked.count} of {attacked.used} recovered"
 
 
-def _error(found: tuple[float, Tensor] | None) -> str:
-    return "" if found is None else f"error {found[0]:.2f}"
+def _error(error: float | None) -> str:
+    return "" if error is None else f"error {error:.2f}"

@@ -64,7 +64,7 @@ def invert(
     wanted = -delta.to(flat_module.shared.dtype)
     wanted = wanted / wanted.norm().clamp_min(1e-30)
     best: Inverted | None = None
-    with _StillModel(module, parameters):
+    with StillModel(module, parameters):
         for _ in range(effort.restarts):
             start = torch.rand((len(targets), *shape), generator=generator, dtype=wanted.dtype)
             inputs = (span[0] + (span[1] - span[0]) * start).requires_grad_()
@@ -122,7 +122,7 @@ def total_variation(inputs: Tensor) -> Tensor:
     return across + down
 
 
-class _StillModel:
+class StillModel:
     """Within, a model computes gradients that can be differentiated, and moves none of its statistics."""
 
     def __init__(self, module: nn.Module, parameters: list[nn.Parameter]) -> None:
