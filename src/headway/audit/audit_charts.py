@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from headway.audit.audit_result import Curve
-from headway.reports.page.axes import Axis
+from headway.reports.page.axes import Axis, tick_text
 from headway.reports.page.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, frame, grid, join, of_method, text
 
 LEAST = 1e-3  # the lowest rate that is shown
@@ -15,9 +15,12 @@ LEAST = 1e-3  # the lowest rate that is shown
 
 def roc_chart(title: str, curves: Sequence[Curve]) -> Markup:
     """The rate of members found by the rate of false alarms, both by their logarithm, with the line of chance."""
-    across = Axis(LEAST, 1.0, LEFT, WIDTH - 14, log=True)
+    across = Axis(LEAST, 1.0, LEFT, WIDTH - 24, log=True)
     up = Axis(LEAST, 1.0, HEIGHT - BOTTOM, TOP, log=True)
-    parts = [grid(across, up, _percent, "false alarms"), text(LEFT + 4, TOP + 4, "training examples found", "axis")]
+    parts = [
+        grid(across, up, tick_text, "share of false alarms"),
+        text(LEFT + 4, TOP + 4, "share of members found", "axis"),
+    ]
     parts.append(Markup('<path class="target" d="M{} {}L{} {}"/>').format(LEFT, up.start, across.end, up.end))
     parts.append(text(across.at(0.05), up.at(0.05) + 18, "chance", "small"))
     for index, curve in enumerate(curves):
@@ -29,12 +32,3 @@ def roc_chart(title: str, curves: Sequence[Curve]) -> Markup:
         parts.append(of_method(index, Markup('<path class="line" d="M{}"/>').format("L".join(points))))
         parts.append(of_method(index, text(LEFT + 10, TOP + 24 + 16 * index, curve.name, "name")))
     return frame(title, join(parts), WIDTH, HEIGHT)
-
-
-def _percent(value: float) -> str:
-    """A rate on an axis.
-
-    >>> _percent(0.001), _percent(0.1)
-    ('0.1%', '10%')
-    """
-    return f"{100 * value:g}%"

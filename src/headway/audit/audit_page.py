@@ -6,7 +6,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from headway.audit.audit_charts import roc_chart
-from headway.audit.audit_result import CAUTION, AuditReport, Curve, Gallery
+from headway.audit.audit_result import CAUTION, AttackRow, AuditReport, Curve, Gallery
 from headway.audit.canary_section import canary_section
 from headway.audit.picture_grid import is_picture, picture_grid
 from headway.observe.text import number_text
@@ -19,6 +19,36 @@ GENERATOR = "headway audit"
 MOST_FEATURES = 14
 VERDICTS = {"failed": "attack failed", "succeeded": "ATTACK SUCCEEDED", "not judged": "not judged"}
 
+MEANINGS = {
+    "dense-layer inversion": (
+        "The first layer that multiplies its inputs by a matrix moves its weights by the input times a number, and its "
+        "bias by that number. Their ratio is the input itself, wherever a neuron was active for one record alone. "
+        "Nothing has to be trained or guessed.",
+        "Let the server see only sums (SecureSum), of as many clients as you can. Clipping alone hides nothing from "
+        "this attack; noise on the aggregate hides records from clients, and not from a server that sees each update.",
+    ),
+    "gradient inversion": (
+        "Pictures are changed until a step of training on them would move the model as the update does.",
+        "Let the server see only sums, train on larger batches and for more local steps, or add local noise.",
+    ),
+    "membership inference": (
+        "A model tends to fit the examples that it was trained on better than others: a threshold on the loss guesses "
+        "who was among them. Shadow models, trained on other examples, show which ones are hard for everybody.",
+        "Train for fewer rounds or with a smaller model, or add noise: differential privacy bounds what any such "
+        "attack can do.",
+    ),
+    "canary clients": (
+        "The noise is measured, not taken on trust: random directions pass through the algorithm's own clip, protocol, "
+        "aggregate and noise, and what is left of them is compared with what the privacy ledger counts.",
+        "Do not use this algorithm: its noise, clip or weights are not what its privacy events say. If all of its "
+        "stages are Headway's, please report it.",
+    ),
+    "canary examples": (
+        "The noise of one local step is measured: how far a hostile example can move it, and how much noise there is.",
+        "Do not use this trainer: its clip or its noise is not what its privacy event says.",
+    ),
+}
+
 
 def render_audit(report: AuditReport) -> str:
     """The whole page as HTML; the same report gives the same text."""
@@ -28,6 +58,7 @@ def render_audit(report: AuditReport) -> str:
         *canary_section(report.canaries),
         *membership_section(report),
         *gallery_section(report),
+        meaning_section(report),
         about_section(report),
     ]
     pages = environment({"audit.html": page_file("audit.html", PACKAGE)})
@@ -54,18 +85,26 @@ def summary_section(report: AuditReport) -> Section:
 def result_table(report: AuditReport) -> tuple[list[str], list[list[str]]]:
     """Columns, and a row for each attack; the results without protections only where the chain has some."""
     protected = bool(report.protections)
-    columns = [
-        "attack",
-        "by",
-        "on",
-        *(["without protections", "with protections"] if protected else ["found"]),
-        "result",
-    ]
+    columns = ["attack", "result", "by", "on"]
+    columns += ["without protections", "with protections"] if protected else ["found"]
     rows = [
-        [row.attack, row.observer, row.seen, *([row.before] if protected else []), row.after, VERDICTS[row.verdict]]
+        [row.attack, _verdict(report, row), row.observer, row.seen, *([row.before] if protected else []), row.after]
         for row in report.rows
     ]
     return columns, rows
+
+
+def _verdict(report: AuditReport, row: AttackRow) -> str:
+    """The result of an attack, and whether it counts."""
+    words = VERDICTS[row.verdict]
+    return f"{words} (trusted)" if row.verdict == "succeeded" and not report.counts(row) else words
+
+
+def meaning_section(report: AuditReport) -> Section:
+    """What each attack tries, and what to do where it succeeds, in plain words."""
+    rows = [[name, *MEANINGS[name]] for name in dict.fromkeys(row.attack for row in report.rows)]
+    columns = ["attack", "what it tries", "where it succeeds"]
+    return Section("meaning", "What the attacks are", tables=[PageTable(columns, rows, words=True)])
 
 
 def gallery_section(report: AuditReport) -> list[Section]:
@@ -139,8 +178,12 @@ def _values(gallery: Gallery, protected: bool) -> PageTable:
 
 def about_section(report: AuditReport) -> Section:
     """What was attacked, and what the result does not show."""
+    observers = (
+        "attacks by the server are shown and do not count: it is trusted" if report.trusted_server else "all count"
+    )
     rows = [
         ["chain", report.chain],
+        ["observers", observers],
         ["seed", str(report.seed)],
         ["effort", "thorough" if report.thorough else "quick"],
         ["limits", CAUTION],

@@ -66,7 +66,7 @@ def picture_grid(
     for place, ((name, pictures), under) in enumerate(zip(rows, captions, strict=True)):
         top = HEAD + place * line
         for k, words in enumerate(name.split("\n")):
-            parts.append(text(SIDE - 10, top + CELL / 2 + 14 * k, words, "name", "end"))
+            parts.append(text(SIDE - 10, top + CELL / 2 + 14 * k, words, "small", "end"))
         for k, picture in enumerate(pictures):
             x = SIDE + step * k
             if picture is None:
