@@ -18,6 +18,7 @@ RANK |= {
     "server": 7,
     "engines": 7,
     "observe": 7,
+    "attacks": 7,
     "privacy": 7,
     "experiment": 8,
 }
