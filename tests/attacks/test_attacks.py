@@ -10,6 +10,7 @@ from headway.attacks import (
     ALIE,
     Attack,
     AttackPlan,
+    AttackView,
     Backdoor,
     FallOfEmpires,
     GaussianUpdate,
@@ -21,7 +22,6 @@ from headway.attacks import (
     NotFinite,
     ScaledUpdate,
     SignFlip,
-    View,
     ZeroUpdate,
 )
 from headway.attacks.colluding import hiding_z
@@ -41,7 +41,7 @@ def krum(updates):
 
 def view(knows="everyone", rule=krum):
     own, others = draws("own", 2, 6), draws("others", 7, 6) + 1.0
-    return View(4, KEY, own, others if knows == "everyone" else None, torch.tensor([3.0, 5.0]), rule, 9)
+    return AttackView(4, KEY, own, others if knows == "everyone" else None, torch.tensor([3.0, 5.0]), rule, 9)
 
 
 EVERY = [
@@ -122,8 +122,8 @@ def test_a_line_search_finds_a_scale_between_powers_of_two():
 
 def test_the_noise_is_fresh_in_each_round_and_has_its_deviation():
     own = torch.zeros(3, 20_000).double()
-    noise = GaussianUpdate(2.0).craft(View(0, KEY, own, None, torch.ones(3), krum, 9))
-    other = GaussianUpdate(2.0).craft(View(1, KEY.derive(1), own, None, torch.ones(3), krum, 9))
+    noise = GaussianUpdate(2.0).craft(AttackView(0, KEY, own, None, torch.ones(3), krum, 9))
+    other = GaussianUpdate(2.0).craft(AttackView(1, KEY.derive(1), own, None, torch.ones(3), krum, 9))
     assert float(noise.std()) == pytest.approx(2.0, rel=0.02)
     assert not torch.equal(noise, other)
     assert not torch.equal(noise[0], noise[1])

@@ -1,7 +1,7 @@
 """Clients that attack, in simulation: what they do with their data, and what they send."""
 
 from headway.attacks.attack import Attack as Attack
-from headway.attacks.attack import View as View
+from headway.attacks.attack import AttackView as AttackView
 from headway.attacks.attack_plan import AttackPlan as AttackPlan
 from headway.attacks.attacked_engine import AttackedEngine as AttackedEngine
 from headway.attacks.colluding import ALIE as ALIE

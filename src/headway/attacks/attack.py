@@ -15,7 +15,7 @@ from headway.numerics.keys import Key
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class AttackView:
     """What the attackers see in a round, of which there are M among n clients.
 
     own: the updates that they would send as honest clients, all vectors side by side, float64 `[M, P]`.
@@ -61,10 +61,10 @@ class Attack(Plain):
         """The training examples with which an attacker trains."""
         return examples
 
-    def craft(self, view: View) -> Tensor:
+    def craft(self, view: AttackView) -> Tensor:
         """The updates that the attackers send, `[M, P]`."""
         return view.own
 
-    def weights(self, view: View) -> Tensor:
+    def weights(self, view: AttackView) -> Tensor:
         """The weights that the attackers claim, `[M]`."""
         return view.weights

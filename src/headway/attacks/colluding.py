@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from headway.attacks.attack import Attack, View
+from headway.attacks.attack import Attack, AttackView
 from headway.core.errors import ConfigError
 from headway.core.fields import at_least, positive
 
@@ -35,7 +35,7 @@ class ALIE(Attack):
 
     z: float | None = at_least(0, None)
 
-    def craft(self, view: View) -> Tensor:
+    def craft(self, view: AttackView) -> Tensor:
         """The same moved mean from all."""
         z = hiding_z(view.cohort, len(view.own)) if self.z is None else self.z
         honest = view.honest
@@ -61,7 +61,7 @@ class InnerProduct(Attack):
 
     scale: float = positive(3.0)
 
-    def craft(self, view: View) -> Tensor:
+    def craft(self, view: AttackView) -> Tensor:
         """The same reversed mean from all."""
         return view.same(-self.scale * view.honest.mean(0))
 
@@ -84,7 +84,7 @@ class FallOfEmpires(Attack):
 
     scale: float = positive(10.0)
 
-    def craft(self, view: View) -> Tensor:
+    def craft(self, view: AttackView) -> Tensor:
         """The same update from all."""
         return view.same((1 - self.scale) * view.honest.mean(0))
 
@@ -110,7 +110,7 @@ class Mimic(Attack):
 
     client: int = at_least(0, 0)
 
-    def craft(self, view: View) -> Tensor:
+    def craft(self, view: AttackView) -> Tensor:
         """That update from all."""
         return view.same(view.honest[self.client % len(view.honest)])
 
@@ -121,8 +121,8 @@ class Mimic(Attack):
 class LineSearch(Attack):
     """An adaptive attack: the scale of another attack that moves the aggregate of the rule, which it knows, farthest.
 
-    Formula: the scale s of the attack `of` that maximises `||A(crafted(s), honest) - mean honest||_2`, A being the server's
-    rule: scales 2^k, then by halving the bracket around the best, 24 trials in all.
+    Formula: the scale s of the attack `of` that maximises `||A(crafted(s), honest) - mean honest||_2`, A being the
+    server's rule: scales 2^k, then by halving the bracket around the best, 24 trials in all.
 
     Reference: Shejwalkar and Houmansadr, NDSS 2021 (attacks that know the aggregation); Allouah et al.,
     arXiv 2302.01772, appendix (optimised ALIE and FOE).
@@ -137,7 +137,7 @@ class LineSearch(Attack):
         if not isinstance(self.of, (ALIE, InnerProduct, FallOfEmpires)):
             raise ConfigError(f"LineSearch.of must be ALIE, InnerProduct or FallOfEmpires, found {self.of!r}.")
 
-    def craft(self, view: View) -> Tensor:
+    def craft(self, view: AttackView) -> Tensor:
         """The updates of the attack at the best scale."""
         assert isinstance(self.of, (ALIE, InnerProduct, FallOfEmpires))
         target, tried = view.honest.mean(0), dict[float, float]()

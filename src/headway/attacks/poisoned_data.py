@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
 from torch import Tensor
 
-from headway.attacks.attack import Attack, View
+from headway.attacks.attack import Attack, AttackView
 from headway.core.errors import ConfigError
 from headway.core.fields import at_least, between
-from headway.data import Examples
+from headway.data import Examples, FederatedData
 from headway.numerics.keys import Key
 
 
@@ -67,7 +68,7 @@ class Backdoor(Attack):
         targets[chosen] = self.target
         return Examples(inputs, targets)
 
-    def craft(self, view: View) -> Tensor:
+    def craft(self, view: AttackView) -> Tensor:
         """The scaled updates."""
         return (view.cohort / len(view.own) if self.boost is None else self.boost) * view.own
 
@@ -89,3 +90,21 @@ def wrong_classes(targets: Tensor, classes: int | None) -> Tensor:
     """
     last = (int(targets.max()) if len(targets) else 0) if classes is None else classes - 1
     return last - targets
+
+
+def poisoned(data: FederatedData, attackers: Sequence[str], attack: Attack, key: Key) -> FederatedData:
+    """The data with the attackers' training examples as the attack changes them; the others' are as they were."""
+    inputs, targets = data.store.inputs, data.store.targets
+    changed = False
+    for client in attackers:
+        own = data.train_of(client)
+        bad = attack.poison(own, data.classes, key.derive("poison").owned(client))
+        if bad is own:
+            continue
+        if not changed:
+            inputs, targets, changed = inputs.clone(), targets.clone(), True
+        place = data.train[client]
+        inputs[place], targets[place] = bad.inputs, bad.targets
+    if not changed:
+        return data
+    return data.with_store(replace(data.store, inputs=inputs, targets=targets))

@@ -8,7 +8,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from headway.attacks.attack import Attack, View
+from headway.attacks.attack import Attack, AttackView
 from headway.core.fields import at_least, positive
 from headway.numerics.secure_random import normals
 
@@ -25,7 +25,7 @@ class SignFlip(Attack):
 
     scale: float = positive(1.0)
 
-    def craft(self, view: View) -> Tensor:
+    def craft(self, view: AttackView) -> Tensor:
         """The reversed updates."""
         return -self.scale * view.own
 
@@ -42,7 +42,7 @@ class GaussianUpdate(Attack):
 
     std: float = positive(1.0)
 
-    def craft(self, view: View) -> Tensor:
+    def craft(self, view: AttackView) -> Tensor:
         """The noise."""
         keys = view.key.for_each("gaussian", names=range(len(view.own)))
         return self.std * normals(keys, view.own.shape[1]).double()
@@ -60,7 +60,7 @@ class NotFinite(Attack):
 
     value: Literal["nan", "inf"] = "nan"
 
-    def craft(self, view: View) -> Tensor:
+    def craft(self, view: AttackView) -> Tensor:
         """One such number at the start of each update."""
         crafted = view.own.clone()
         crafted[:, 0] = float(self.value)
@@ -77,7 +77,7 @@ class ZeroUpdate(Attack):
     ZeroUpdate()
     """
 
-    def craft(self, view: View) -> Tensor:
+    def craft(self, view: AttackView) -> Tensor:
         """The zeros."""
         return torch.zeros_like(view.own)
 
@@ -94,7 +94,7 @@ class ScaledUpdate(Attack):
 
     scale: float = positive(10.0)
 
-    def craft(self, view: View) -> Tensor:
+    def craft(self, view: AttackView) -> Tensor:
         """The longer updates."""
         return self.scale * view.own
 
@@ -113,10 +113,10 @@ class HeavyWeight(Attack):
 
     factor: float = at_least(1, 1000.0)
 
-    def craft(self, view: View) -> Tensor:
+    def craft(self, view: AttackView) -> Tensor:
         """The reversed updates."""
         return -view.own
 
-    def weights(self, view: View) -> Tensor:
+    def weights(self, view: AttackView) -> Tensor:
         """The claimed weights."""
         return self.factor * view.weights
