@@ -110,6 +110,17 @@ def test_more_answers_than_expected_do_not_turn_a_variance_negative() -> None:
     assert all(bool((v > 0).all()) for key, v in named.items() if key.endswith("running_var"))
 
 
+def test_noise_on_statistics_leaves_a_model_that_can_be_evaluated() -> None:
+    """Noise turns variances negative, whose roots would be NaN; such a variance counts as 0."""
+    links = hw.chain(hw.Clip(1.0), hw.Mean("expected"), hw.GaussianNoise(20.0))
+    run, named, reports = statistics(hw.Algorithm(links, TRAINER, hw.All()), rounds=3)
+    assert any(bool((v < 0).any()) for key, v in named.items() if key.endswith("running_var"))
+    run.flat_module.load(run.state.params, None, run.state.buffers)
+    module = run.flat_module.module.eval()
+    assert bool(torch.isfinite(module(torch.ones(2, 4))).all())
+    assert len(reports) == 3
+
+
 class Broken(nn.Module):
     """Learns, and answers NaN whenever it is evaluated after its second training."""
 

@@ -71,6 +71,7 @@ class FlatModule:
         _, self.personal = _bind(others, task.number)
         self._registered = [(part._buffers, dict(part._buffers)) for part in self.module.modules()]
         self._buffers = floating_buffers(self.module)
+        self._variances = [each for name, each in self._buffers.items() if name.rpartition(".")[2] == "running_var"]
         self._buffer_layout = Layout.of(self._buffers)
         self.parameters: list[nn.Parameter] = [*chosen.values(), *others.values()]
         self.shared_count = len(chosen)
@@ -83,7 +84,8 @@ class FlatModule:
 
     def load(self, params: Tensor, personal: Tensor | None, statistics: Tensor | None) -> None:
         """Takes in a model; what is not given starts from its initial values, and so do the buffers that are
-        neither averaged nor kept (of whole numbers, not persistent, of frozen layers) and Python attributes."""
+        neither averaged nor kept (of whole numbers, not persistent, of frozen layers) and Python attributes.  A
+        variance below 0 counts as 0."""
         if self.attributes.places:
             self.attributes.restore()
         self._settle_buffers()
@@ -96,6 +98,8 @@ class FlatModule:
             values = self.initial_statistics if statistics is None else statistics
             for name, value in self._buffer_layout.views(values).items():
                 self._buffers[name].copy_(value)
+            for variance in self._variances:
+                variance.clamp_(min=0)  # noise on averaged statistics may have turned one negative
 
     def to_memory_format(self, inputs: Tensor) -> Tensor:
         """A batch as the model takes it."""
