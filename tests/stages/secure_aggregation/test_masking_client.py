@@ -121,6 +121,18 @@ CHANGES = {
         lambda p, r: with_tensor(r, "survivors", flipped(tensor_of(r, "survivors"), 0)),
         "has not signed the same sum|are not those that were signed",
     ),
+    "a survivor that shared nothing": (
+        "confirm",
+        lambda p, r: with_tensor(r, "survivors", flipped(tensor_of(r, "survivors"), 5)),
+        "names clients that shared no secrets",
+        {"share": {"c005"}},
+    ),
+    "a sharer that sent no keys": (
+        "train",
+        lambda p, r: with_tensor(r, "sharing", flipped(tensor_of(r, "sharing"), 5)),
+        "names some that sent no keys",
+        {"advertise": {"c005"}},
+    ),
     "overlapping lists": (
         "unmask",
         lambda p, r: with_tensor(r, "lost", flipped(tensor_of(r, "lost"), 0)),
@@ -150,8 +162,8 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_hostile_request_is_refused_and_nothing_is_revealed(name):
-    phase, change, reason = CHANGES[name]
-    parties = hostile(phase, change)
+    phase, change, reason, *lost = CHANGES[name]
+    parties = hostile(phase, change, lost=dict(*lost))
     if not reason:  # left out by the server, since its keys are for another cohort
         assert VICTIM not in parties.sent
         return

@@ -5,6 +5,7 @@ import torch
 from secure_parties import PHASES, Parties
 
 from headway.stages.secure_aggregation.mask_stream import mask_stream
+from headway.stages.secure_aggregation.secret_sharing import PRIME, _weights
 from headway.stages.secure_aggregation.sum_server import Masks
 from headway.stages.secure_aggregation.transcript import keys_text, to_bytes, to_tensor
 
@@ -58,6 +59,27 @@ def test_a_wrong_share_ends_the_round(lost, named):
     assert named in answer.notes[-1]
     assert "another share" in answer.notes[-1]
     assert {report.status for report in answer.reports} == {"dropped"}
+
+
+@pytest.mark.parametrize("lost", [{"c009"}, set()], ids=["a lost client", "a survivor"])
+def test_a_share_that_gives_another_secret_is_detected(lost):
+    """Shares are linear: who knows which ones are put together can move the secret by 1 and stay in its range."""
+    parties = Parties(count=10, lost={"train": lost})
+    moved, weights = (9 if lost else 2), _weights(tuple(range(1, 8)))
+
+    def exchange(name, request):
+        reply, _ = parties.stage.answer(request, parties.secrets[name], parties.facts(name, request))
+        if name == "c000" and request.name == "unmask":
+            row = reply["shares"][moved]  # its own is the first, and it is the first of all
+            share = int.from_bytes(to_bytes(row), "big") + pow(weights[0], -1, PRIME)
+            reply["shares"][moved] = to_tensor((share % PRIME).to_bytes(66, "big"))
+        return reply
+
+    respond = parties.exchange
+    parties.exchange = lambda name, request: (exchange if request.name == "unmask" else respond)(name, request)
+    answer = parties.run()
+    assert answer.total.count == 0
+    assert f"the shares of the secret of 'c00{moved}' do not give it" in answer.notes[0]
 
 
 def test_a_wrong_masked_vector_is_an_update_as_any_other_but_a_count_of_two_is_seen():
