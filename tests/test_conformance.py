@@ -42,6 +42,7 @@ from headway.stages import (
     Clip,
     FedProx,
     Mean,
+    RandomK,
     Rebase,
     SecureSum,
     ServerSGD,
@@ -262,7 +263,8 @@ def test_where_encoded_updates_add_merging_and_decoding_commute(stage) -> None:
         second.add(stage.decode(encoded.lane(lane), given.server))
     for name, vector in stage.decode(first.value(), given.server).vectors.items():
         torch.testing.assert_close(vector, second.value().vectors[name], rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(vector, given.update.vectors[name].sum(0), rtol=0, atol=1e-9)
+        if not isinstance(stage, RandomK):  # which leaves some coordinates out
+            torch.testing.assert_close(vector, given.update.vectors[name].sum(0), rtol=0, atol=1e-9)
 
 
 @of(*EVERY)

@@ -15,9 +15,9 @@ ClockEngine ConfigError Context data DataError DeviceFleet Diurnal Diverged DPSG
 FedNova FedProx Fixed Flow FLTrust GaussianNoise GeometricMedian HeadwayError Krum Layout LeastAvailable LocalEngine
 LocalGaussian LocalOptimizer LocalSGD LossTerm MatrixNoise Mean MeanAroundMedian Median MinimumDiameter models Moon
 MultiKrum NNM NormBound Observer Oort Place Poisson PowerOfChoice ProcessEngine Protocol QFedAvg Quantize Quorum
-RayEngine Rebase recipes RMSprop RoundReport RoundRobin rounds Run RunFolderError Sampler Scaffold Schedule SecureSum
-ServerAdagrad ServerAdam ServerSGD ServerYogi SGD Skellam Spaced Stage stages Staleness step_rules Task Trace Trainer
-TrimmedMean Uniform Update Weigh WeighByQuality
+RandomK RayEngine Rebase recipes RMSprop RoundReport RoundRobin rounds Run RunFolderError Sampler Scaffold Schedule
+SecureSum ServerAdagrad ServerAdam ServerSGD ServerYogi SGD Skellam Spaced Stage stages Staleness step_rules Task Trace
+Trainer TrimmedMean Uniform Update Weigh WeighByQuality
 """.split()  # noqa: SIM905
 )
 

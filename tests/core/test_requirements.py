@@ -24,6 +24,7 @@ BROKEN = {
     "enough_shares": Flow(survivors=7, fewest=6),
     "quantised": Flow(),
     "integer_norm": Flow(number="ring"),
+    "whole_delta": Flow(specs={"delta": VectorSpec(0.5)}),
     "own_scales": Flow(vectors=("delta", "control")),
     "same_weights": Flow().set("Weigher", weight_bound=7.0),
     "finite_bound": Flow(bound=float("inf")),

@@ -291,11 +291,12 @@ class Chain:
 
     @cached_property
     def _first_codec(self) -> int:
-        """The first stage whose `send` has a `decode`, or masks; the aggregator where there is none."""
+        """The first stage that codes or masks what is summed; the aggregator where there is none.  A sparsifier is no
+        such stage: one whose coded updates add is linear, so that weights may be multiplied in after it."""
         return next(
             index
             for index, stage in enumerate(self.stages)
-            if stage.has("decode") or isinstance(stage, (Aggregator, Protocol))
+            if (stage.has("decode") and stage.place >= Place.QUANTISE) or isinstance(stage, (Aggregator, Protocol))
         )
 
 

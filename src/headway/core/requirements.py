@@ -188,6 +188,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         lambda flow: "integers of a norm that no stage has set",
         lambda flow: "put Quantize before it",
     ),
+    "whole_delta": Requirement(
+        "specs",
+        lambda flow: flow.specs["delta"].length is None if "delta" in flow.specs else True,
+        "a delta with a number of each parameter",
+        lambda flow: "a part of the parameters",
+        lambda flow: "keep one of the sparsifiers",
+    ),
     "own_scales": Requirement(
         "vectors",
         lambda flow: bool(flow.bounds) or not _long(flow),

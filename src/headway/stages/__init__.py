@@ -4,7 +4,7 @@ from headway.core.stage import stages as _registry
 from headway.stages.aggregators.agnostic import AFL
 from headway.stages.aggregators.mean import Mean
 from headway.stages.clipping import Clip
-from headway.stages.compression.quantize import Quantize
+from headway.stages.compression import Quantize, RandomK
 from headway.stages.local_rules import FedDyn, FedProx, Scaffold
 from headway.stages.normalisation import FedNova, QFedAvg
 from headway.stages.privacy import AdaptiveClip, GaussianNoise, LocalGaussian, MatrixNoise, Skellam
@@ -62,6 +62,7 @@ __all__ = [
     "Mean",
     "QFedAvg",
     "Quantize",
+    "RandomK",
     "Rebase",
     "Scaffold",
     "SecureSum",
