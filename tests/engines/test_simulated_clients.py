@@ -41,10 +41,11 @@ def test_a_client_that_goes_away_is_lost_then_and_comes_back_later() -> None:
     assert (end, why) == (clients.window(client, 0.0)[1], "it went away")
 
 
-def test_losses_take_a_third_of_training_and_are_waited_for_until_the_last_moment() -> None:
+def test_short_work_is_waited_for_until_the_last_moment() -> None:
     clients = made()
-    answered, silent, until = clients.measured(SIZES, 1.0, 6.5, (0, 0), lambda client: KEY)
-    times = {client: 1.0 + clients.device(client).seconds(size / 3, 0, 0) for client, size in SIZES.items()}
+    durations = {client: clients.device(client).seconds(size / 3, 0, 0) for client, size in SIZES.items()}
+    answered, silent, until = clients.in_time(durations, 1.0, 6.5, lambda client: KEY)
+    times = {client: 1.0 + duration for client, duration in durations.items()}
     assert answered == [client for client, end in times.items() if end <= 6.5]
-    assert silent == [client for client, end in times.items() if end > 6.5]
+    assert silent == {client: "it has not answered within 5.5 s" for client, end in times.items() if end > 6.5}
     assert (until, bool(silent)) == (6.5, True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from headway.core.flow import Flow
+from headway.core.update import Update
 from headway.engines.autotune.execution_plan import ExecutionPlan
 from headway.engines.engine import Job
 from headway.engines.executors.batched import BatchedExecutor
@@ -88,8 +90,13 @@ class ClientExecution:
         return not self.low_rank.has_non_linear_params if plan.low_rank is None else plan.low_rank
 
     def bytes_up(self, ask: Ask) -> int:
-        """The bytes that a client sends, measured by training one on few examples, which is forgotten."""
+        """The bytes that a client sends, measured by training one on few examples, which is forgotten; behind the
+        exchanges of a protocol, which it has not had, those of the promised form."""
         setup, client = self.setup, ask.cohort[0]
+        protocol = setup.job.algorithm.chain.protocol
+        if protocol is not None and protocol[1].exchanges:
+            vectors = {name: torch.zeros(size, dtype=torch.int64) for name, size in setup.guard.lengths.items()}
+            return frame.size(frame.of_update(Update(vectors, torch.zeros(())), setup.guard.bits))
         examples = setup.job.data.train_of(client).rows(0, 4)
         ask = ask.map_broadcasts(setup.device.message)
         with untouched(setup.flat_module), setup.device.training():

@@ -21,7 +21,7 @@ from headway.engines.planned_engine import PlannedEngine
 from headway.engines.virtual_clock.fleet import DeviceFleet
 from headway.engines.virtual_clock.simulated_clients import SimulatedClients
 from headway.engines.virtual_clock.timed_requests import TimedRequests
-from headway.protocol.messages import Answer, Ask, Measure, Train
+from headway.protocol.messages import Answer, Ask, Exchange, Measure, Train
 from headway.protocol.quorum import Quorum
 from headway.server.coordinator import Coordinator
 
@@ -39,7 +39,7 @@ class ClockEngine(Engine):
     model.
 
     Raises:
-        ConfigError: when opened, for a chain whose protocol exchanges secrets; in a run, if nobody is ever there.
+        ConfigError: in a run, if nobody is ever there.
     """
 
     def __init__(self, inner: Engine | None = None, fleet: DeviceFleet | None = None) -> None:
@@ -112,11 +112,6 @@ class ClockEngine(Engine):
     def open(self, job: Job) -> None:
         """Opens the engine inside, whose clients answer at once."""
         algorithm = job.algorithm
-        if algorithm.chain.protocol is not None and algorithm.chain.protocol[1].exchanges:
-            raise ConfigError(
-                f"{algorithm.chain.protocol[0]} exchanges secrets with each client, which the virtual clock does not "
-                "time: leave the clock or that stage out."
-            )
         self.fleet.availability.check(job.data.clients)
         if algorithm.quorum.work == "window" and self.fleet.examples_per_s == math.inf:
             raise ConfigError(
@@ -154,11 +149,14 @@ class ClockEngine(Engine):
         return self.requests.clock.candidates(self.clients(), enough)
 
     def ask(self, ask: Ask) -> Answer:
-        """Training, and the measuring of losses, take simulated time; nothing else does."""
-        if isinstance(ask.request, Train):
-            return self.requests.train(ask)
-        if isinstance(ask.request, Measure):
-            return self.requests.measure(ask)
+        """Training, the measuring of losses and the exchanges of a protocol take simulated time; nothing else does."""
+        match ask.request:
+            case Train():
+                return self.requests.train(ask)
+            case Measure():
+                return self.requests.measure(ask)
+            case Exchange():
+                return self.requests.exchange(ask)
         return self.inner.ask(ask)
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 from headway.engines.virtual_clock.device_availability import Window
 from headway.engines.virtual_clock.fleet import DeviceFleet, SimulatedDevice
@@ -56,17 +56,17 @@ class SimulatedClients:
         end, why = (begin + duration, "") if share is None else (begin + share * duration, "it crashed")
         return (away, "it went away") if end > away else (end, why)
 
-    def measured(
-        self, clients: Iterable[str], now: float, last: float, size: tuple[int, int], key_of: Callable[[str], Key]
-    ) -> tuple[list[str], list[str], float]:
-        """The clients that send a loss in time, the others, and until when all are waited for.
-
-        A forward pass takes a third of training on the examples.  size: the bytes down and up.
-        """
-        answered, silent, until = list[str](), list[str](), now
-        for client in clients:
-            duration = self.device(client).seconds(self.sizes[client] / 3, *size)
+    def in_time(
+        self, durations: Mapping[str, float], now: float, last: float, key_of: Callable[[str], Key]
+    ) -> tuple[list[str], dict[str, str], float]:
+        """The clients whose work of so many seconds ends in time, why that of the others does not, and until when all
+        are waited for."""
+        answered, silent, until = list[str](), dict[str, str](), now
+        for client, duration in durations.items():
             end, why = self.completion(client, now, duration, key_of(client))
             until = max(until, min(end, last))
-            (answered if not why and end <= last else silent).append(client)
+            if not why and end <= last:
+                answered.append(client)
+            else:
+                silent[client] = why if end <= last else f"it has not answered within {last - now:g} s"
         return answered, silent, until

@@ -12,7 +12,7 @@ from headway.engines.virtual_clock.simulated_clients import SimulatedClients
 from headway.engines.virtual_clock.simulated_time import VirtualClock
 from headway.numerics.keys import Key
 from headway.protocol import wire
-from headway.protocol.messages import Answer, Ask, Train
+from headway.protocol.messages import Answer, Ask, Exchange, Train
 from headway.protocol.reports import Reports
 from headway.protocol.round_pool import Ticket
 from headway.server.coordinator import Coordinator
@@ -28,10 +28,12 @@ class TimedRequests:
         self.inner, self.coordinator, self.simulated, self.key = inner, coordinator, simulated, key
         self.clock = VirtualClock(coordinator.pool, simulated, key, self.duration)
         self._up: int | None = None
+        self._trained = -1  # the round that has trained last
 
     def train(self, ask: Ask) -> Answer:
         """The updates of the clients that count by the quorum, each trained on the model that it was asked with."""
         coordinator, clock = self.coordinator, self.clock
+        self._trained = ask.round
         quorum = coordinator.pool.quorum
         reserve = clock.reserve(self.inner.clients(), ask) if quorum.replace else ()
         clock.send(coordinator.begin(ask, clock.now, reserve))
@@ -47,18 +49,54 @@ class TimedRequests:
         All are waited for, at most until the quorum's deadline; clients at work on an earlier ask go on meanwhile.
         """
         clock, quorum, down = self.clock, self.coordinator.pool.quorum, wire.size(ask.message.tensors())
-        begun = clock.now
+        begun, simulated, up = clock.now, self.simulated, wire.size(REPLY)
         last = begun + min(math.inf if quorum.deadline_s is None else quorum.deadline_s, quorum.lost_after_s)
 
         def key_of(client: str) -> Key:
             return self.key.derive("measure", client, ask.round, ask.attempt)
 
-        size = down, wire.size(REPLY)
-        answered, silent, until = self.simulated.measured(ask.cohort, begun, last, size, key_of)
+        forward = {  # which takes a third of training on the examples
+            client: simulated.device(client).seconds(simulated.sizes[client] / 3, down, up) for client in ask.cohort
+        }
+        answered, silent, until = simulated.in_time(forward, begun, last, key_of)
         answer = self.inner.ask(replace(ask, cohort=tuple(answered)))
-        reports = Reports.joined([answer.reports, Reports(silent, "dropped", bytes_down=down)])
+        reports = Reports.joined([answer.reports, Reports(list(silent), "dropped", bytes_down=down)])
         clock.pass_time(until)
         return replace(answer, reports=reports, clock={"measured_s": until - begun})
+
+    def exchange(self, ask: Ask) -> Answer:
+        """The replies to an exchange of a protocol that come in time: each takes as long as its bytes down and up.
+
+        Every exchange has the quorum's deadline for itself; a client may crash or leave in each.
+        """
+        assert isinstance(ask.request, Exchange)
+        clock, quorum, name = self.clock, self.coordinator.pool.quorum, ask.request.name
+        begun, common = clock.now, wire.size(ask.message.tensors())
+        last = begun + min(math.inf if quorum.deadline_s is None else quorum.deadline_s, quorum.lost_after_s)
+
+        def key_of(client: str) -> Key:
+            return self.key.derive("exchange", name, client, ask.round, ask.attempt)
+
+        answer = self.inner.ask(ask)
+        durations = {
+            client: self.simulated.device(client).seconds(
+                0, common + wire.size(ask.private.get(client, {})), wire.size(reply)
+            )
+            for client, reply in answer.replies.items()
+        }
+        answered, silent, until = self.simulated.in_time(durations, begun, last, key_of)
+        clock.pass_time(until)
+        replies = {client: answer.replies[client] for client in answered}
+        reasons = [f"it took no part in the exchange {name!r}, since {why}" for why in silent.values()]
+        lost = Reports(list(silent), "dropped", bytes_down=common, reasons=reasons) if silent else Reports()
+        notes = [f"{client} was lost in the exchange {name!r}: {why}." for client, why in list(silent.items())[:3]]
+        return replace(
+            answer,
+            replies=replies,
+            reports=lost if self._trained < ask.round else Reports(),  # after training there is a report on each
+            clock={f"{name}_s": until - begun},
+            notes=[*answer.notes, *notes],
+        )
 
     def duration(self, ticket: Ticket, begin: float) -> float:
         """The seconds that a client works on an ask; its number of steps is limited where the deadline decides it."""
