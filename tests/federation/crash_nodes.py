@@ -36,6 +36,9 @@ def parts(recipe):
     import headway as hw
 
     trainer = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2)
+    if recipe == "secure":
+        chain = hw.chain(hw.Clip(1.0), hw.Quantize(16), hw.SecureSum(min_cohort=3, min_survivors=3), hw.Mean("clients"))
+        return hw.Algorithm(chain, trainer, hw.All()), blobs((7, 12, 5)), linear_task(dtype="float64")
     return hw.recipes.recipe(recipe, trainer=trainer), blobs((7, 12, 5)), linear_task(dtype="float64")
 
 
@@ -52,7 +55,7 @@ def serve(folder: str, port: int, recipe: str, rounds: int) -> None:
     algorithm, data, task = parts(recipe)
     own = Path(folder)
     log = EventLog(own)
-    options = {"expected": frozenset(data.clients), "wait_limit_s": 60.0}
+    options = {"expected": frozenset(data.clients), "wait_limit_s": 60.0, "population": len(data.clients)}
     network = Network.of(algorithm, task, Spool(own / "spool"), log, rounds, **options)
     kept = own / "run"
     run = hw.Run(
@@ -67,7 +70,8 @@ def serve(folder: str, port: int, recipe: str, rounds: int) -> None:
         evaluate_every=None,
     )
     list(run)
-    arrived = [(e.round, e.client) for round_ in log.rounds() for e in log.events(round_) if e.kind == "arrived"]
+    events = [(event, max(e.attempt for e in own)) for own in map(log.events, log.rounds()) for event in own]
+    arrived = [(e.round, e.client) for e, last in events if e.kind == "arrived" and e.attempt == last]
     (own / "result.json").write_text(json.dumps({"params": run.state.params.tolist(), "arrived": arrived}))
     network.assignments.set_state("finished")
     until = time.monotonic() + 60
