@@ -47,13 +47,13 @@ class ClientAlgorithm:
         """Draws noise, masks and rounding from the operating system from here on, and not from the run's seed."""
         self.system, self.private = True, lambda client: Key.system()
 
-    def system_key(self) -> Key | None:
-        """A fresh key of the operating system, where private draws come from it."""
-        return Key.system() if self.system else None
+    def system_key(self) -> Key:
+        """A fresh key of the operating system, for a client that draws from it."""
+        return Key.system()
 
-    def system_keys(self, clients: Sequence[str]) -> Keys | None:
+    def system_keys(self, clients: Sequence[str]) -> Keys:
         """Fresh keys of many clients, likewise."""
-        return Key.system().for_each("client", names=clients) if self.system else None
+        return Key.system().for_each("client", names=clients)
 
     def client_key(self, client: str, round_: int) -> Key:
         """The client's key in a round, from which its stages' and its trainer's keys are derived."""

@@ -117,7 +117,7 @@ class ClientTraining:
             flow=self.flows[-1],
             global_params=message.params,
             examples=facts.examples[place],
-            system=self.algorithm.system_key(),
+            system=self.algorithm.system_key() if self.algorithm.system else None,
         )
         return TrainingInputs(
             flat_module,
@@ -153,7 +153,7 @@ class ClientTraining:
             flow=self.flows[-1],
             global_params=message.params,
             examples=site.put(batch.sizes),
-            system=self.algorithm.system_keys(batch.clients),
+            system=self.algorithm.system_keys(batch.clients) if self.algorithm.system else None,
         )
         return TrainingInputs(
             flat_module,
