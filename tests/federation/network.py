@@ -63,6 +63,7 @@ class Network:
         relays=(),
         randomness="derived",
         population=0,
+        client_metrics="off",
         **options,
     ) -> Network:
         """A server; access: its admission, TLS settings and further routes, by default none of them."""
@@ -71,11 +72,8 @@ class Network:
         channel = RequestChannel(members, assignments, spool)
         engine = NetworkEngine(channel, log, NetworkOptions(**options))
         desk = JobDesk(members, assignments, verdict=engine.verdict, relays=relays)
-        desk.offer(
-            describe_job(
-                "job", "test", algorithm, task, rounds, seed=seed, randomness=randomness, population=population
-            )
-        )
+        job = {"seed": seed, "randomness": randomness, "population": population, "client_metrics": client_metrics}
+        desk.offer(describe_job("job", "test", algorithm, task, rounds, **job))
         assignments.set_state("running")
         admission, context, routes = access or (TrustingAdmission(), None, [])
         server = HttpServer(desk, members, assignments, spool, admission, routes)

@@ -11,6 +11,7 @@ from headway.federation.agent.agent_store import AgentStore
 from headway.federation.agent.answering import Answering
 from headway.federation.identity.authority import Authority
 from headway.federation.spool.event_log import EventLog
+from headway.protocol.messages import Ask, Evaluate, Measure, Message
 from headway.protocol.wire_messages import read_request
 
 DATA, TASK = blobs((7, 12, 5, 9)), linear_task(dtype="float64")
@@ -92,6 +93,27 @@ def test_masks_and_rounding_are_drawn_by_the_operating_system(tmp_path):
     assert not {*first.values()} & {*second.values()}
     assert torch.allclose(one, other, atol=1e-3)
     assert not torch.equal(one, other)
+
+
+def test_nothing_of_a_single_client_is_sent_whatever_the_server_asks(tmp_path):
+    with Served(tmp_path, 1) as served:
+        list(served.run)
+        engine, state = served.network.engine, served.run.state
+        for request in (Evaluate, Measure):
+            answer = engine.ask(Ask(request(Message(state.params), state.round), DATA.clients))
+            assert not len(answer.reports)
+        for row in served.network.members.snapshot():
+            assert (row["train"], row["test"]) == (0, 0)
+        facts = served.network.members.facts()
+        assert all((own.train, own.fingerprint, own.hidden) == (1, "", True) for own in facts.values())
+
+
+def test_metrics_of_clients_are_sent_where_the_job_lists_them_as_a_release(tmp_path):
+    with Served(tmp_path, 1, client_metrics="released") as served:
+        list(served.run)
+        message = Message(served.run.state.params)
+        answer = served.network.engine.ask(Ask(Evaluate(message, 1), DATA.clients))
+        assert len(answer.reports) == 4
 
 
 def test_the_secret_of_a_settled_round_is_gone(tmp_path):

@@ -207,9 +207,19 @@ class AgentStore:
             ).rowcount
             settle_steps(database, job, tag)
         self._sweep()
-        with self._lock, in_a_sentence(self.folder):
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # of secrets nothing stays in the log either
+        self._clear_log()
         return bool(done)
+
+    def forget_secret(self, job: str) -> None:
+        """Deletes the secret of a job that has ended."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM secrets WHERE job = ?", (job,))
+        self._clear_log()
+
+    def _clear_log(self) -> None:
+        """Empties the write-ahead log, in which nothing of a deleted secret stays then."""
+        with self._lock, in_a_sentence(self.folder):
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def private_key(self) -> Key:
         """The key from which this client alone draws, made at its first use; the server never learns it."""

@@ -39,12 +39,13 @@ class ProtocolRounds:
     revealed shares in it, and a second sum over nearly the same updates would show the difference, which is the update
     of a single client.
 
-    attempt: at the present round.
+    attempt: at the present round.  digests: of the requests and replies of the last round, which a restart may need.
     """
 
     def __init__(self, channel: RequestChannel, rounds: TrainingRounds, gathering: Gathering, log: RoundLog) -> None:
         self.channel, self.rounds, self.gathering, self.log = channel, rounds, gathering, log
         self.attempt = 0
+        self.digests: set[str] = set()
         self._now: _RoundAttempt | None = None
         self._left: list[_RoundAttempt] = []  # attempts at the present round that were given up, without verdicts
         self._notes: list[str] = []
@@ -96,7 +97,7 @@ class ProtocolRounds:
             more = {"available": list(rounds.available), "first": pool.asked, "sizes": rounds.sizes}
             event = RoundEvent("begun", ask.round, self.attempt, now, more=more)
             rounds.write(event)
-        self._now = _RoundAttempt(ask.round, self.attempt)
+        self._now, self.digests = _RoundAttempt(ask.round, self.attempt), set()
         rounds.record.counted, rounds.record.lost = {}, {}
         rounds.record.closed = Closed(ask.round, event.at, (), ())
         for left in self._left:
@@ -109,6 +110,7 @@ class ProtocolRounds:
         assert isinstance(ask.request, Exchange)
         self._now.clients |= set(ask.cohort)
         sent, name = self.channel.encode(ask), ask.request.name
+        self.digests.add(sent.digest)
         gathered = self._recorded(ask, sent)
         if self.rounds.next_kind == "gathered":
             self.rounds.take()
@@ -166,6 +168,7 @@ class ProtocolRounds:
 
     def keep_reply(self, ask: Ask, arrived: ReplyArrived) -> None:
         """Writes that a reply is on disk, before its client is given a receipt."""
+        self.digests.add(arrived.digest)
         self.rounds.write(
             RoundEvent("replied", ask.round, ask.attempt, self._time(), ask.number, arrived.client, arrived.digest)
         )
@@ -202,6 +205,7 @@ class ProtocolRounds:
                 gathered.missing[event.client] = event.reason
             else:
                 path = self.channel.files.path(event.digest)
+                self.digests.add(event.digest)
                 gathered.replies[event.client] = _read(path, sent)
         return gathered
 

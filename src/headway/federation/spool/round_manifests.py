@@ -214,4 +214,5 @@ class RoundManifests(Observer):
         record = self.engine.rounds.record
         keep = {*record.replies.values(), *(message.digest for message in record.messages.values())}
         keep |= self.engine.channel.assignments.undecided()
+        keep |= set() if self.engine.protocol is None else self.engine.protocol.digests
         self.spool.forget(keep.union(*(digests for _, digests in self._kept)))
