@@ -283,13 +283,11 @@ def test_the_bytes_of_an_upload_that_wait_in_memory_are_few(serving, monkeypatch
         return result
 
     monkeypatch.setattr(StreamReader, "feed_data", measured)
-    serving.network.assignments.open(
-        DATA.clients[2],
-        api.Assignment(assignment="large", job="job", kind="train", round=0, message="0" * 64, size=1, limit=1 << 23),
+    large = api.Assignment(
+        assignment="large", job="job", kind="train", round=0, message="0" * 64, size=1, limit=1 << 23
     )
-    with serving.client() as raw:
-        assert raw.join(5).status == 200
-        large = serving.network.assignments.of(raw.name)
+    serving.network.assignments.open("large", large)  # of a client that is not in the run
+    with serving.client("large") as raw:
         assert raw.put(large, bytes(api.CHUNK)).status == 200
         assert raw.received(large) == api.CHUNK
     assert 0 < waiting[0] <= 2 * BUFFER + 2 * (1 << 18)  # of two reads at most
