@@ -14,7 +14,10 @@ from headway.audit.canaries import HOSTILE, CanaryEstimate, CanaryRounds
 from headway.audit.canary_attack import canary_outcome, canary_row, promises
 from headway.audit.canary_trainer import direction
 from headway.core.facts import PrivacyEvent
+from headway.experiment.runfile import load_runfile
+from headway.experiment.runfile_text import examples
 from headway.numerics.keys import Key
+from headway.stages.privacy.noise_grid import NoiseGrid
 
 DELTA, TIME = 1e-5, 60.0
 
@@ -117,6 +120,54 @@ def test_without_noise_epsilon_is_unbounded():
 def test_the_noise_is_measured_behind_a_protocol_too():
     found = outcome(hw.Clip(0.5), FixedPoint(), PairwiseMasks(), hw.Mean(over="expected"), NoisyRelease(1.0))
     assert found.estimate.multiplier == pytest.approx(1.0, rel=0.1)
+
+
+def shipped(name):
+    """Chains of every kind of noise for clients, with their samplers."""
+    mean, clip = hw.Mean(over="expected"), hw.Clip(0.5)
+    masked = hw.Quantize(bits=16), hw.SecureSum(min_cohort=5, min_survivors=5, mode="ideal")
+    return {
+        "gaussian": (clip, mean, hw.GaussianNoise(1.0)),
+        "discrete": (clip, mean, hw.GaussianNoise(1.0, discrete=True)),
+        "adaptive": (hw.AdaptiveClip(), mean, hw.GaussianNoise(1.0)),
+        "local": (clip, hw.LocalGaussian(1.0), mean),
+        "secure": (clip, *masked, mean, hw.GaussianNoise(1.0)),
+        "skellam": (clip, masked[0], hw.Skellam(1.0, survivors=5), masked[1], mean),
+        "matrix": (clip, mean, hw.MatrixNoise(1.0, rounds=4, bands=2)),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["gaussian", "discrete", "adaptive", "local", "secure", "skellam", "matrix"])
+def test_every_shipped_noise_is_at_most_what_the_ledger_counts(name):
+    algorithm, data, task, seed = parts(hw.Mean())
+    sampler = hw.Spaced(count=4, separation=2) if name == "matrix" else hw.All()
+    algorithm = hw.Algorithm(hw.chain(*shipped(name)), algorithm.trainer, sampler)
+    found = canary_outcome((algorithm, data, task, seed), "client" if name == "local" else "server", DELTA, 4, TIME)
+    assert found.verdict == "failed", canary_row(found).reason
+    assert found.ratio <= 1.25
+    assert name == "matrix" or found.ratio > 0.8
+
+
+@pytest.mark.parametrize("name", ["gaussian", "adaptive", "local", "secure"])
+def test_half_of_a_shipped_noise_is_found(name, monkeypatch):
+    whole = NoiseGrid.std.fget
+    monkeypatch.setattr(NoiseGrid, "std", property(lambda grid: whole(grid) / 2))
+    algorithm, data, task, seed = parts(*shipped(name))
+    found = canary_outcome((algorithm, data, task, seed), "client" if name == "local" else "server", DELTA, 4, TIME)
+    assert found.verdict == "succeeded"
+    assert found.ratio > 1.8
+
+
+@pytest.mark.parametrize("name", sorted(examples()))
+def test_packaged_examples_promise_what_canaries_show(name):
+    runfile = load_runfile(name)
+    if not promises(runfile.algorithm.flows()[-1].events, "server"):
+        assert name != "private-hospitals"
+        return
+    experiment = runfile.build()
+    found = canary_outcome((experiment.algorithm, experiment.data, experiment.task, 0), "server", DELTA, 10, TIME)
+    assert found.verdict == "failed"
+    assert found.ratio <= 1.25
 
 
 def test_noise_of_its_own_in_each_call_takes_more_canaries_and_gives_the_same():

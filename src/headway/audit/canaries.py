@@ -105,12 +105,16 @@ class CanaryRounds:
         flows = algorithm.flows(population=data.population)
         bounds = [flow.bound for flow in flows if flow.bound is not None and math.isfinite(flow.bound)]
         self.length = HOSTILE * (bounds[0] if bounds else 1.0)
-        self.cohort = min(expected_cohort(algorithm, len(data.clients)), len(data.clients))
+        whole = min(expected_cohort(algorithm, len(data.clients)), len(data.clients))
+        # noise that clients add has the promised strength when the fewest that may remain have sent theirs
+        self.cohort = min(flows[-1].survivors, whole) or whole
         trainer = CanaryTrainer(algorithm.trainer.facts, self.length)
         self.size = ShadowFederation(replace(algorithm, trainer=trainer), data, task, seed).flat_module.layout.size
         self.share = min(1.0, max(self.size / CROWD, 1.0) / self.cohort)
         self.canaries = replace(algorithm, trainer=replace(trainer, share=self.share))
         self.silent = replace(algorithm, trainer=replace(trainer, share=0.0))
+        if self.cohort < whole and self._round(0)[1][1].released is None:  # too few for the protocol
+            self.cohort = whole
 
     def estimate(self, seconds: float, precision: float = PRECISION) -> CanaryEstimate:
         """The estimate from as many rounds as the precision needs, or as fit in the time."""
