@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.core.errors import ExchangeRefused
-from headway.stages.secure_aggregation.rules import Rules
+from headway.stages.secure_aggregation.sum_rules import Rules
 from headway.stages.secure_aggregation.transcript import (
     Cohort,
     SumBinding,

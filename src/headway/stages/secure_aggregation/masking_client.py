@@ -19,8 +19,8 @@ from headway.core.errors import ExchangeRefused
 from headway.core.update import Tensors
 from headway.stages.secure_aggregation import key_agreement as keys
 from headway.stages.secure_aggregation import transcript
-from headway.stages.secure_aggregation.rules import Rules
 from headway.stages.secure_aggregation.secret_sharing import SHARE, shares_of
+from headway.stages.secure_aggregation.sum_rules import Rules
 from headway.stages.secure_aggregation.transcript import Cohort, Members, SumBinding, rows_of, to_bytes, to_tensor
 
 SIGNATURE = 64  # bytes

@@ -19,7 +19,7 @@ from headway.core.update import Tensors, Update
 from headway.numerics.ring import RingLayout, ring_bits
 from headway.protocol.messages import Answer, Ask, Exchange, Train
 from headway.protocol.sums import ExactTotal
-from headway.stages.secure_aggregation.rules import RoundEnded, Rules
+from headway.stages.secure_aggregation.sum_rules import RoundEnded, Rules
 
 if TYPE_CHECKING:
     from headway.stages.secure_aggregation.sum_server import Masks

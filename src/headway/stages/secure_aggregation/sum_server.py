@@ -25,8 +25,8 @@ from headway.stages.secure_aggregation.masking_client import (
     own_mask_key,
     pair_mask_key,
 )
-from headway.stages.secure_aggregation.rules import RoundEnded, Rules
 from headway.stages.secure_aggregation.secret_sharing import SHARE, secret_of
+from headway.stages.secure_aggregation.sum_rules import RoundEnded, Rules
 from headway.stages.secure_aggregation.transcript import Cohort, Members, SumBinding, rows_of, to_tensor
 
 KEYS = {"keys": 2 * keys.KEY, "signature": SIGNATURE, "context": keys.KEY, "commitment": keys.KEY}  # bytes of each

@@ -14,7 +14,7 @@ from torch import Tensor
 from headway.core.errors import ExchangeRefused
 from headway.stages.secure_aggregation.key_agreement import digest, joined
 from headway.stages.secure_aggregation.neighbour_graph import GraphPlan, circle_of, graph_plan, neighbours
-from headway.stages.secure_aggregation.rules import Rules
+from headway.stages.secure_aggregation.sum_rules import Rules
 
 Members = frozenset[int]
 

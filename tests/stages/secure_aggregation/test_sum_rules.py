@@ -6,7 +6,7 @@ import torch
 from headway.core.errors import ChainRefused
 from headway.protocol.messages import Ask, Message, Train
 from headway.protocol.quorum import Quorum
-from headway.stages.secure_aggregation.rules import RoundEnded, Rules
+from headway.stages.secure_aggregation.sum_rules import RoundEnded, Rules
 
 RULES = Rules(0.7, 5, 4, 0.2)
 
