@@ -134,6 +134,11 @@ def cost(folder: Path, page: str) -> None:
     (folder / "cost.toml").write_text(shown)
 
 
+def private(folder: Path, page: str) -> None:
+    """The run file that the page begins with."""
+    (folder / "private.toml").write_text(blocks(page, "toml")[0])
+
+
 def modules(folder: Path, page: str) -> None:
     """The blocks of Python that begin with the name of their file."""
     for block in blocks(page, "python"):
@@ -145,6 +150,7 @@ FILES = {
     "README.md": [patients],
     "docs/clients.md": [cost],
     "docs/own_code.md": [modules],
+    "docs/privacy.md": [private],
     "docs/results.md": [archives],
 }
 

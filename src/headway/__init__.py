@@ -76,6 +76,7 @@ _WHERE = {
     "Place": "core.stage",
     "Poisson": "samplers",
     "PowerOfChoice": "samplers",
+    "PrivacyOptions": "privacy.options",
     "ProcessEngine": "engines",
     "Protocol": "core.stage",
     "QFedAvg": "stages",
@@ -160,6 +161,7 @@ if TYPE_CHECKING:
     from headway.model.task import Task
     from headway.observe.observer import Observer
     from headway.observe.round_report import RoundReport
+    from headway.privacy.options import PrivacyOptions
     from headway.protocol.quorum import Quorum
     from headway.samplers import (
         All,

@@ -71,15 +71,18 @@ def test_a_plan_of_a_run_file_and_the_run_and_its_check(tmp_path, monkeypatch):
     assert "4, of whom 4 take part in a round" in plan
     assert "updates clipped to 0.5" in plan
     assert "the run would end after 2 rounds" in plan
+    explained = headway("explain", "private.toml").stdout
+    assert "gaussian noise x3 on delta, at the server, hides one client" in " ".join(explained.split())
+    assert "epsilon 1.61 after 3 rounds, above its budget of 1.5" in explained
     ran = headway("run", "private.toml", "--out", "run").stdout
-    assert "epsilon 1.28 of 1.5" in ran
+    assert "epsilon 1.27 of 1.5" in ran
     assert "the privacy budget allows no round 3" in " ".join(ran.split())
     assert "headway privacy verify run" in ran
     again = headway("resume", "run").stdout
     assert "has ended: the privacy budget allows no round 3" in again
     checked = headway("privacy", "verify", "run")
     assert checked.exit_code == 0
-    assert "epsilon 1.28 at delta 0.001; 1.28 by other means" in checked.stdout
+    assert "epsilon 1.27 at delta 0.001; 1.27 by other means" in checked.stdout
     record = json.loads(headway("privacy", "verify", "run", "--json").stdout)
     assert (record["lines"], record["releases"], record["differences"]) == (3, 2, [])
     path = tmp_path / "run" / LEDGER

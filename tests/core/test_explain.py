@@ -31,7 +31,7 @@ NoisyRelease(multiplier=1.1)  server             the aggregate, with noise  -   
 ServerSGD()                   server             the aggregate, with noise  -      -
 travels: delta, weight
 the cohort hides nobody (sampling: listed): each round counts in full; Poisson sampling amplifies"""
-EVENT = "gaussian noise x1.1 on delta, weight, at the server, hides one client (add or remove)"
+EVENT = "gaussian noise x1.1 on delta, weight, at the server, hides one client (added or removed)"
 
 
 def test_a_plain_chain_is_explained() -> None:
@@ -49,7 +49,7 @@ def test_a_protected_chain_is_explained() -> None:
 def test_what_hides_clients_is_explained() -> None:
     chain = hw.chain(Clip(0.5), Mean("expected"), hw.GaussianNoise(2.0))
     shown = str(hw.Algorithm(chain, hw.LocalSGD(lr=0.1), hw.Poisson(rate=0.1, most=20)).explain())
-    assert "gaussian noise x2 on delta, at the server, hides one client (add or remove)" in shown
+    assert "gaussian noise x2 on delta, at the server, hides one client (added or removed)" in shown
     assert "in the clear: number of examples. The noise is added after that: the server is trusted." in shown
     assert "drawn with probability 0.1, at most 20, which amplifies privacy" in shown
 

@@ -76,7 +76,7 @@ def test_two_promises_have_two_numbers_and_two_budgets():
     reserve(made, 0, GAUSSIAN)
     found = made.spent().epsilons
     assert found == {"client": epsilon({Spend(1.0, rate=0.1): 1}, 1e-5), "local": epsilon({Spend(4.0): 1}, 1e-5)}
-    assert "what a client sent" in made.refusal(1)
+    assert "one client's part in its own messages" in made.refusal(1)
     assert ledger(GAUSSIAN, LOCAL, epsilon=8.0).limits == {"client": 8.0, "local": 8.0}
 
 

@@ -60,7 +60,7 @@ def test_the_page_has_a_section(folder):
     page = render(evidence([folder]))
     for words in (
         "Epsilon over rounds",
-        "whether a client took part",
+        "one client&#39;s part in what the server releases",
         "amplifies nothing",
         "not covered by any epsilon",
     ):

@@ -10,8 +10,9 @@ from rich.markup import escape
 from headway.advice.settings import setting_warnings
 from headway.core.registry import brief
 from headway.experiment.presets import Applied
-from headway.experiment.runfile import load_runfile
+from headway.experiment.runfile import RunFile, load_runfile
 from headway.observe.text import console, plain_table, show_table, to_toml
+from headway.privacy.spends import Sampling
 
 
 def explain_file(name: str, sets: Sequence[str]) -> None:
@@ -24,9 +25,26 @@ def explain_file(name: str, sets: Sequence[str]) -> None:
     show_table(screen, plain_table(explanation.columns, explanation.rows, numbers=False))
     for note in explanation.notes:
         screen.print(note)
+    for line in _promises(runfile):
+        screen.print(line, soft_wrap=True, highlight=False)
     for warning in [*explanation.warnings, *setting_warnings(runfile.algorithm, runfile.sections.run.rounds)]:
         screen.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
     _show_preset(screen, runfile.preset)
+
+
+def _promises(runfile: RunFile) -> list[str]:
+    """What the run promises, where a stage or the trainer adds noise: epsilon after all its rounds.
+
+    A truncated sample is accounted for by the number of clients, which the data section may give.
+    """
+    clients = runfile.sections.data.clients
+    last = runfile.algorithm.flows(population=clients)[-1]
+    if not last.events:
+        return []
+    from headway.cli.privacy_plan import OwnNoise
+
+    options, rounds = runfile.sections.privacy_options, runfile.sections.run.rounds
+    return OwnNoise(last.events, Sampling.of_flow(last), rounds, options, options.delta_for(clients)).lines(False)
 
 
 def _show_preset(screen: Console, applied: Applied | None) -> None:

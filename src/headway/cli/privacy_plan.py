@@ -55,20 +55,22 @@ class OwnNoise:
     options: PrivacyOptions
     delta: float
 
-    def lines(self) -> list[str]:
-        """A sentence for each promise: epsilon after all rounds, and how many the budget allows."""
+    def lines(self, calibrated: bool = True) -> list[str]:
+        """A sentence for each promise: epsilon after all rounds, and how many the budget allows.
+
+        calibrated: whether it has the noise with which the budget would do, which takes seconds to find.
+        """
         lines = []
         for account in accounts_of(self.events, self.sampling):
             spent = epsilon_after(self.events, self.sampling, self.rounds, self.delta, account)
             text = f"this file ({ACCOUNTS[account]}): epsilon {epsilon_text(spent)} after {self.rounds} rounds"
             limit = self.options.limit(account)
             if limit is not None and spent > limit:
-                factor = noise_for(limit, self.delta, self.rounds, self.sampling, self.events, account)
                 allowed = rounds_within(self.events, self.sampling, limit, self.delta, self.rounds, account)
-                text += (
-                    f", above its budget of {limit:g}: the run would end after {allowed} rounds; with {factor:.4g} "
-                    "times the noise it has all of them"
-                )
+                text += f", above its budget of {limit:g}: the run would end after {allowed} rounds"
+                if calibrated:
+                    factor = noise_for(limit, self.delta, self.rounds, self.sampling, self.events, account)
+                    text += f"; with {factor:.4g} times the noise it has all of them"
             elif limit is not None:
                 text += f", within its budget of {limit:g}"
             lines.append(f"{text}.")
@@ -155,7 +157,7 @@ def _rows(made: PrivacyPlan) -> list[list[str]]:
         ["clients", f"{made.population}, of whom {made.cohort:g} take part in a round ({kind})"],
         [
             "promise",
-            f"epsilon {made.epsilon:g} at delta {made.delta:g} after {made.rounds} rounds, add or remove a client",
+            f"epsilon {made.epsilon:g} at delta {made.delta:g} after {made.rounds} rounds, for each client",
         ],
         ["noise multiplier", f"{_up(made.noise_multiplier)}"],
         [

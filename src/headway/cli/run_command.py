@@ -347,7 +347,7 @@ def _footer(screen: Console, run: Run, report: RoundReport, folder: Path) -> Non
         for line in run.ledger.lines():
             screen.print(line, markup=False, soft_wrap=True)
         screen.print(
-            f"Recomputed apart from the run: headway privacy verify {shlex.quote(str(folder))}", soft_wrap=True
+            f"Computed again by other means: headway privacy verify {shlex.quote(str(folder))}", soft_wrap=True
         )
     screen.print(f"The run is in {folder}: resume it for more rounds, or `headway export {folder}`.")
     screen.print(f"Curves, drift and clients on one page: headway report {shlex.quote(str(folder))}", soft_wrap=True)

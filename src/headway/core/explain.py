@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("stage", "runs at", "server sees", "bound", "privacy event")
 NOTHING_SPECIAL = {"bound": {"none", "-"}, "privacy event": {"-"}}  # a column that holds nothing else is left out
+RELATIONS = {"add_remove": "added or removed", "zero_out": "replaced by zeros"}
 _CLIENT_HOOKS = ("step", "combine", "send", "remember")
 _SERVER_HOOKS = ("decode", "release", "receive", "init")
 
@@ -81,7 +82,7 @@ def _event(event: PrivacyEvent) -> str:
     """A privacy event: the noise, of what, whom it hides, and where it is drawn."""
     where = {"server": "at the server", "client": "at each client", "distributed": "in shares of the clients"}[event.at]
     noise = f"{event.mechanism.replace('_', ' ')} noise x{event.noise_multiplier:.4g} on {', '.join(event.covers)}"
-    return f"{noise}, {where}, hides one {event.unit} ({event.relation.replace('_', ' or ', 1)})"
+    return f"{noise}, {where}, hides one {event.unit} ({RELATIONS[event.relation]})"
 
 
 def _sample(last: Flow) -> str:

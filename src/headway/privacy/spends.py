@@ -13,10 +13,10 @@ from headway.core.flow import Flow
 
 Account = Literal["client", "example", "local", "server"]
 ACCOUNTS: Mapping[Account, str] = {
-    "client": "whether a client took part, from what the server releases",
-    "example": "whether a client's data held one example, from the client's updates",
-    "local": "what a client sent, from its own message",
-    "server": "what a client sent, from the sum that the server itself sees, which knows the cohort",
+    "client": "one client's part in what the server releases",
+    "example": "one example's part in the updates of its client",
+    "local": "one client's part in its own messages",
+    "server": "one client's part in the sums that the server sees, which knows the cohorts",
 }
 
 
