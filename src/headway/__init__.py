@@ -76,7 +76,7 @@ _WHERE = {
     "Place": "core.stage",
     "Poisson": "samplers",
     "PowerOfChoice": "samplers",
-    "PrivacyOptions": "privacy.options",
+    "PrivacyOptions": "experiment.run",
     "ProcessEngine": "engines",
     "Protocol": "core.stage",
     "QFedAvg": "stages",
@@ -156,12 +156,11 @@ if TYPE_CHECKING:
         RayEngine,
         Trace,
     )
-    from headway.experiment.run import Run, rounds
+    from headway.experiment.run import PrivacyOptions, Run, rounds
     from headway.model import zoo as models
     from headway.model.task import Task
     from headway.observe.observer import Observer
     from headway.observe.round_report import RoundReport
-    from headway.privacy.options import PrivacyOptions
     from headway.protocol.quorum import Quorum
     from headway.samplers import (
         All,

@@ -19,6 +19,7 @@ from headway.experiment.evaluator import Evaluator, MetricFacts
 from headway.experiment.federation import Federation
 from headway.experiment.round_driver import RoundDriver
 from headway.experiment.run_observers import Ledger, RunObservers
+from headway.experiment.run_options import PrivacyOptions as PrivacyOptions
 from headway.experiment.run_options import RunArguments, RunOptions
 from headway.experiment.trained_model import trained_model
 from headway.model.task import Task

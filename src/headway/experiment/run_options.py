@@ -11,7 +11,7 @@ from typing import TypedDict
 from headway.core.errors import ConfigError
 from headway.engines import Engine
 from headway.observe.observer import Observer
-from headway.privacy.options import PrivacyOptions
+from headway.privacy.options import PrivacyOptions as PrivacyOptions
 
 
 class RunArguments(TypedDict, total=False):
