@@ -40,7 +40,7 @@ def test_records_of_a_plain_federation_are_recovered(plain):
     assert (row.observer, row.verdict) == ("server", "succeeded")
     assert row.figures["recovered"] > 0
     assert row.figures["share_by_chance"] == 0.0
-    assert not plain.passed
+    assert (plain.passed, plain.exit_code, plain.headline) == (False, 1, "Attacks succeeded")
     assert plain.protections == ()
 
 
@@ -86,7 +86,17 @@ def test_a_budget_that_is_spent_is_noted():
     assert report.rows == ()
     assert any("time budget" in note for note in report.notes)
     assert "nothing is known" in report.sentence
-    assert not report.rows
+    assert not report.passed
+    assert (report.exit_code, report.headline) == (2, "Nothing is known")
+
+
+def test_a_quorum_that_needs_a_clock_is_noted():
+    runfile = load_runfile("hospitals", SMALL)
+    late = hw.Algorithm(hw.chain(hw.Mean()), runfile.algorithm.trainer, hw.All(), hw.Quorum(count=2))
+    audit = Audit(RunFile(runfile.sections, late), AuditOptions(attacks=("dense", "membership")))
+    report = audit.run(audit.steps())
+    assert any("needs a clock" in note for note in report.notes)
+    assert len(report.rows) == 3
 
 
 def test_the_page_and_the_numbers_repeat(plain):

@@ -107,23 +107,40 @@ class AuditReport:
         return tuple(row for row in self.rows if row.verdict == "succeeded" and self.counts(row))
 
     @property
+    def judged(self) -> tuple[AttackRow, ...]:
+        """The attacks that count."""
+        return tuple(row for row in self.rows if self.counts(row))
+
+    @property
     def passed(self) -> bool:
-        """Whether no attack succeeded."""
-        return not self.succeeded
+        """Whether there were attacks that count, and none of them succeeded."""
+        return bool(self.judged) and not self.succeeded
+
+    @property
+    def exit_code(self) -> int:
+        """0 if it passed, 1 if an attack succeeded, 2 if nothing is known."""
+        return 0 if self.passed else 1 if self.succeeded else 2
+
+    @property
+    def headline(self) -> str:
+        """The result in a few words."""
+        return ("No attack succeeded", "Attacks succeeded", "Nothing is known")[self.exit_code]
 
     @property
     def sentence(self) -> str:
         """The result in plain words."""
-        judged = [row for row in self.rows if self.counts(row)]
+        judged, besides = len(self.judged), ""
         if not judged:
-            return "No attack could be run on this algorithm, so nothing is known. " + CAUTION
+            return "No attack could be run and judged, so nothing is known: see the notes, or allow more time."
+        if self.trusted_server:
+            besides = " besides those of the server, which is trusted"
+        if left := sum(row.verdict == "not judged" for row in self.rows):
+            besides += f" ({left} more {'was' if left == 1 else 'were'} not judged)"
         if self.passed:
-            besides = " besides those of the server, which is trusted" if self.trusted_server else ""
-            return f"None of {len(judged)} attacks succeeded{besides}. {CAUTION}"
-        count = len(self.succeeded)
+            return f"None of {judged} attacks succeeded{besides}. {CAUTION}"
+        found = f"{len(self.succeeded)} of {judged} attacks succeeded{besides}"
         return (
-            f"{count} of {len(judged)} attacks succeeded: what leaves the clients under this algorithm gives single "
-            "clients' data or participation away."
+            f"{found}: what leaves the clients under this algorithm gives single clients' data or participation away."
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from headway.audit.shadow_federation import ShadowFederation
 from headway.core.errors import ConfigError, nearest
 from headway.core.registry import brief
 from headway.experiment.resolved_runfile import Experiment, RunFile
+from headway.protocol.quorum import Quorum
 from headway.training.dp_sgd import DPSGD
 
 ATTACKS = ("canaries", "dense", "gradients", "membership")
@@ -155,6 +156,9 @@ class Audit:
         attack = MembershipAttack(plain, self.real, self.task, self.seed, rounds)
         if attack.missing is not None:
             self.found.notes.append(attack.missing)
+            return []
+        if self.algorithm.quorum != Quorum():
+            self.found.notes.append("no membership inference: the run's quorum needs a clock, which shadow runs lack.")
             return []
         if rounds < asked:
             effort = "" if self.options.thorough else "; --thorough trains for longer"

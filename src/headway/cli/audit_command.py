@@ -25,7 +25,7 @@ def audit_file(
     name: str, sets: Sequence[str], seed: int | None, options: AuditOptions, out: Path | None, as_json: bool
 ) -> int:
     """Attacks the run of a file, writes the page and the numbers, and returns the exit code: 0 if no attack succeeded,
-    1 if one did.
+    1 if one did, 2 if none could be judged.
 
     Raises:
         ConfigError: if the page's name does not end in .html, or the place is taken by another file.
@@ -44,7 +44,7 @@ def audit_file(
         emit({"event": "audit", "file": str(page), **strict(report.to_json())})
     else:
         _show(screen, report, page)
-    return 0 if report.passed else 1
+    return report.exit_code
 
 
 def _place(name: str, out: Path | None) -> Path:
