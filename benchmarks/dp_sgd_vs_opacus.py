@@ -2,17 +2,18 @@
 
     python benchmarks/dp_sgd_vs_opacus.py [--rounds 5] [logistic mlp cnn]
 
-Opacus is no dependency: `pip install opacus==1.6.0` (tried with torch 2.13.0).  Without it Headway's figures stand alone.
+Opacus is no dependency: `pip install opacus==1.6.0` (tried with torch 2.13.0).  Without it Headway's figures stand
+alone.
 
-A round is the local training of the cohort: of each client `epochs / sample_rate` Poisson batches of its 100 examples,
-sample_rate 0.1, clip norm 1, noise multiplier 1, plain SGD, one thread.  Headway's time is that of a whole round of a run
-(cohort, batches, training in lanes, updates, sum); Opacus' is that of the steps alone: one model with its hooks and one
-optimizer serve all clients, and batches are drawn with one call of torch, so that neither `make_private` nor its data
-loader is in it.  Noise comes from AES-256 in counter mode here, and from torch's generator there.  The two take turns;
-times are CPU seconds of the process, and the ratio is taken within each round.
+A round is the local training of 100 clients: of each 10 Poisson batches of its 100 examples, sample_rate 0.1, clip norm
+1, noise multiplier 1, plain SGD, one thread.  Headway's time is that of a whole round of a run (cohort, batches,
+training in lanes, updates, sum, ledger); Opacus' is that of the steps alone: one model with its hooks and one optimizer
+serve all clients, and batches are drawn with one call of torch, so that neither `make_private` nor its data loader is
+in it.  Noise comes from AES-256 in counter mode here, and from torch's generator there.  The two take turns; times are
+CPU seconds of the process, and the ratio is taken within each round.
 
-Before that the same client is trained by both on the same batches without noise, and the difference is printed; and the
-noise of both is measured on examples without a gradient, and is printed as a share of z C / (q n).
+Before that one client is trained by both on the same batches without noise, and the difference is printed; and the
+noise of both is measured where gradients are nothing beside it, and is printed as a share of z C / (q n).
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ SUITES: dict[str, str] = {
     "test_engines_agree.py": "engines.engine engines.group_runner engines.pooled server.collector",
     "test_registries.py": "data.sources.source_registry",
     "training/test_dp_sgd.py": (
-        "training.clipped_gradients training.example_privacy training.layer_gradients "
+        "training.clipped_gradients training.example_privacy training.gradient_noise training.layer_gradients "
         "training.layer_rules training.per_example_gradients training.private_loop vectorized.batched_privacy"
     ),
     "training/test_local_sgd.py": (

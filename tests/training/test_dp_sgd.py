@@ -1,5 +1,6 @@
 """DPSGD against a loop over examples with torch, its noise against its definition, and what it refuses."""
 
+import importlib.util
 import itertools
 import math
 
@@ -310,3 +311,36 @@ def test_a_trainer_whose_noise_does_not_cover_its_steps_is_refused_where_a_stage
 def test_both_kinds_of_batches_are_refused():
     with pytest.raises(hw.ConfigError, match=r"either sample_rate .* or batch_size"):
         hw.DPSGD(sample_rate=0.1, batch_size=3)
+
+
+def by_opacus(start, examples, trainer):
+    """The movement of the same client by Opacus 1.6, on the same batches."""
+    from opacus import GradSampleModule
+    from opacus.optimizers import DPOptimizer
+
+    module = GradSampleModule(mlp().double())
+    nn.utils.vector_to_parameters(start.clone(), module.parameters())
+    sgd = torch.optim.SGD(module.parameters(), trainer.lr, trainer.momentum)
+    denominator = trainer.privacy.denominator(len(examples))
+    optimizer = DPOptimizer(sgd, noise_multiplier=0.0, max_grad_norm=trainer.clip_norm, expected_batch_size=denominator)
+    for batch in batches_of(trainer, len(examples)):
+        optimizer.zero_grad()
+        F.cross_entropy(module(examples.inputs[batch]), examples.targets[batch]).backward()
+        optimizer.step()
+    return nn.utils.parameters_to_vector(module.parameters()).detach() - start
+
+
+def by_loop(start, examples, trainer):
+    return by_examples(mlp, start, examples, trainer)
+
+
+OTHERS = [by_loop, *[by_opacus] * (importlib.util.find_spec("opacus") is not None)]  # where it is installed
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=lambda other: other.__name__)
+def test_equals_others_on_the_same_batches(other):
+    """Without noise, whose size is tested above: generators differ."""
+    trainer = hw.DPSGD(lr=0.1, sample_rate=0.5, epochs=3, momentum=0.9, noise_multiplier=0.0, clip_norm=0.5)
+    outcome, start, examples, _ = trained(trainer, task=hw.Task(mlp, dtype="float64"))
+    theirs = other(start, examples, trainer)
+    torch.testing.assert_close(outcome.trained.movement, theirs, rtol=0, atol=1e-6 * float(theirs.norm()))

@@ -194,30 +194,35 @@ def _normal(words: Words) -> Tensor:
     return torch.cat([lengths * angles.cos(), lengths * angles.sin()], dim=-1)
 
 
-def single_normals(keys: Key | Keys, count: int) -> Tensor:
-    """`count` numbers of the standard normal distribution of a key, float32 `[count]`, or of each of many `[C, count]`.
+def single_normals(keys: Key | Keys, count: int, scales: float | Sequence[float] = 1.0) -> Tensor:
+    """`count` numbers of the normal distribution of a key, float32 `[count]`, or of each of many `[C, count]`.
 
-    Formula: as in `SecureStream.gaussian`, with u of 62 bits, rounded to 24 significant ones, and v of 32.  The
-    distribution ends at 9.3; lengths below 0.001 are multiples of some 0.0003.  These are other numbers than those of
-    `normals`, at a fourth of their cost, for noise on vectors that are in single precision themselves.
+    Formula: `s sqrt(-2 ln u) (cos pi v, sin pi v)` of uniform u in (0, 1], of 62 bits, rounded to 24 significant ones,
+    and v in [-1, 1), of 32.  The distribution ends at 9.3 s; lengths below 0.001 s are multiples of some 0.0003 s.
+    These are other numbers than those of `normals`, at a fraction of their cost, for noise on vectors that are in
+    single precision themselves.
+
+    scales: the standard deviation s, or that of each key.
     """
-    if isinstance(keys, Key):
-        return _singles([SecureStream(keys)], count)[0]
-    streams, width = [SecureStream(key) for key in keys.each()], max(1, SINGLES // max(count, 1))
-    parts = [_singles(streams[start : start + width], count) for start in range(0, len(streams), width)]
-    return torch.cat(parts) if parts else torch.empty(0, count)
+    each = [keys] if isinstance(keys, Key) else keys.each()
+    drawn = torch.empty(len(each), count)
+    sizes = [scales] * len(each) if isinstance(scales, int | float) else scales
+    for key, scale, row in zip(each, sizes, drawn, strict=True):
+        stream = SecureStream(key)
+        for start in range(0, count, SINGLES):
+            _fill_singles(stream, float(scale), row[start : start + SINGLES])
+    return drawn[0] if isinstance(keys, Key) else drawn
 
 
-def _singles(streams: Sequence[SecureStream], count: int) -> Tensor:
-    """The next numbers of some streams, float32 `[C, count]`."""
-    drawn = torch.empty(len(streams), count)
-    for start in range(0, count, SINGLES):
-        half = (min(SINGLES, count - start) + 1) // 2
-        words = np.stack([stream.bytes(12 * half) for stream in streams]).view(np.int32)
-        high, low, turn = torch.from_numpy(words).unflatten(-1, (3, half)).unbind(1)
-        high, low = (part.bitwise_and(0x7FFF_FFFF).to(torch.float32) for part in (high, low))
-        lengths = high.mul_(2.0**-31).add_(low.add_(1.0).mul_(2.0**-62)).log_().mul_(-2).sqrt_()
-        angles = turn.to(torch.float32).mul_(math.pi * 2.0**-31)
-        made = torch.cat([lengths * angles.cos(), lengths * angles.sin_()], dim=-1)
-        drawn[:, start : start + 2 * half] = made[:, : count - start]
-    return drawn
+def _fill_singles(stream: SecureStream, scale: float, room: Tensor) -> None:
+    """Writes the next numbers of a stream."""
+    count = len(room)
+    half = (count + 1) // 2
+    high, low, turn = torch.from_numpy(stream.bytes(12 * half).view(np.int32)).view(3, half).unbind()
+    lengths, angles, along = torch.empty(3, half).unbind()
+    lengths.copy_(high.bitwise_and_(0x7FFF_FFFF)).mul_(2.0**-31)
+    lengths.add_(angles.copy_(low.bitwise_and_(0x7FFF_FFFF)).add_(1.0), alpha=2.0**-62)
+    lengths.log_().mul_(-2.0 * scale * scale).sqrt_()
+    angles.copy_(turn).mul_(math.pi * 2.0**-31)
+    torch.mul(lengths, torch.cos(angles, out=along), out=room[:half])
+    torch.mul(lengths[: count - half], angles.sin_()[: count - half], out=room[half:])

@@ -37,8 +37,11 @@ class GradientNoise:
         if isinstance(keys, Keys):
             keys, scale = keys[: len(gradients[0])], scale[: len(gradients[0]), None]
         number, count = gradients[0].dtype, sum(map(math.prod, shapes))
-        drawn = single_normals(keys, count) if number == torch.float32 else normals(keys, count)
-        drawn = drawn.mul_(scale.to(drawn.dtype)).to(gradients[0].device, number)
+        if number == torch.float32:
+            drawn = single_normals(keys, count, scale.flatten().tolist() if scale.ndim else float(scale))
+        else:
+            drawn = normals(keys, count).mul_(scale)
+        drawn = drawn.to(gradients[0].device, number)
         return [grad.add_(noise) for grad, noise in zip(gradients, parts_of(drawn, shapes), strict=True)]
 
 
