@@ -1,4 +1,4 @@
-"""The commands of a federation of machines, and the audit; each imports its own file when it is called."""
+"""The commands of a federation of machines, the audit and the attacks; each imports its own file when it is called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from headway.cli.attack_options import attack
 from headway.cli.audit_options import audit
 from headway.cli.identity_command import identity_app
 from headway.cli.privacy_options import privacy_app
@@ -24,6 +25,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(status)
     app.command()(verify)
     app.command()(audit)
+    app.command()(attack)
 
 
 def schema(

@@ -1,0 +1,34 @@
+"""The table [attack] of a run file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from headway.attacks import Attack, AttackPlan
+
+
+class AttackSection(BaseModel):
+    """An attack in a simulation: its name and numbers, which clients attack, from which round, and what they know.
+
+    clients: their names; or how many of all, the last by name.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    attack: str
+    clients: int | list[str] = Field(default=1)
+    from_round: int = Field(default=1, ge=1)
+    knows: Literal["attackers", "everyone"] = "attackers"
+
+    def plan(self) -> AttackPlan:
+        """The plan.
+
+        Raises:
+            ConfigError: for an unknown attack or number, or one out of range.
+        """
+        numbers: dict[str, Any] = {"attack": self.attack, **(self.model_extra or {})}
+        attack = Attack.registry.build(numbers)
+        if isinstance(self.clients, int):
+            return AttackPlan(attack, count=self.clients, from_round=self.from_round, knows=self.knows)
+        return AttackPlan(attack, tuple(self.clients), from_round=self.from_round, knows=self.knows)
