@@ -7,9 +7,11 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
+attack_app = typer.Typer()
 Knows = Literal["attackers", "everyone"]
 
 
+@attack_app.command()
 def attack(
     file: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A run file (.toml), or a packaged example's name.")],
     set_: Annotated[

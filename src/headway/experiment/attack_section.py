@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from headway.attacks import Attack, AttackPlan
+from headway.attacks import Attack, AttackedEngine, AttackPlan
+from headway.core.errors import ConfigError
+from headway.engines.engine import Engine
+from headway.engines.planned_engine import PlannedEngine
 
 
 class AttackSection(BaseModel):
@@ -32,3 +35,16 @@ class AttackSection(BaseModel):
         if isinstance(self.clients, int):
             return AttackPlan(attack, count=self.clients, from_round=self.from_round, knows=self.knows)
         return AttackPlan(attack, tuple(self.clients), from_round=self.from_round, knows=self.knows)
+
+    def engine(self, inner: Engine, clock: bool) -> Engine:
+        """An engine some of whose clients attack.
+
+        Raises:
+            ConfigError: with a simulated clock, or on an engine whose updates cannot be replaced.
+        """
+        if clock or not isinstance(inner, PlannedEngine):
+            raise ConfigError(
+                "the run file has an [attack], which needs clients in this process or in workers, found "
+                f"{'a simulated clock' if clock else inner.facts.name}: leave one of them out."
+            )
+        return AttackedEngine(inner, self.plan())

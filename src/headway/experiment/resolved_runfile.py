@@ -11,13 +11,11 @@ from typing import Any
 
 import tomli_w
 
-from headway.attacks import AttackedEngine
 from headway.core.algorithm import Algorithm
 from headway.core.errors import ConfigError
 from headway.data import FederatedData, load
 from headway.data.dataset.dataset_view import View
 from headway.engines import ClockEngine, Engine
-from headway.engines.planned_engine import PlannedEngine
 from headway.experiment.identity import described
 from headway.experiment.key_paths import key_path
 from headway.experiment.presets import Applied
@@ -139,22 +137,8 @@ class RunFile:
             return self.sections.engine.pooled()
         engine = self.sections.engine.engine()
         if self.sections.attack is not None:
-            return self._attacked(engine)
+            return self.sections.attack.engine(engine, clock=self.sections.clock is not None)
         return engine if self.sections.clock is None else ClockEngine(engine, self.sections.clock.fleet())
-
-    def _attacked(self, engine: Engine) -> Engine:
-        """The engine some of whose clients attack.
-
-        Raises:
-            ConfigError: with a simulated clock, or on an engine whose updates cannot be replaced.
-        """
-        assert self.sections.attack is not None
-        if self.sections.clock is not None or not isinstance(engine, PlannedEngine):
-            raise ConfigError(
-                f"the run file has an [attack], which needs clients in this process or in workers, found "
-                f"{'a simulated clock' if self.sections.clock else engine.facts.name}: leave one of them out."
-            )
-        return AttackedEngine(engine, self.sections.attack.plan())
 
     def load_data(self, last: LastData | None = None) -> FederatedData:
         """The data, divided by the run's seed, and seen as this run sees them."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import math
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from headway.experiment.robust_grid import Cell, GridResult
 
 
 def attack_picture(result: GridResult, metric: str) -> bytes:
     """The heat maps as a PNG: a row for each rule, a column for each attack, and the worst case at the end."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     columns = [*result.attacks, "worst"]
     width, height = 2.2 + 0.85 * len(columns), 0.9 + 0.36 * len(result.rules)
     with matplotlib.rc_context({"font.size": 8}):
