@@ -56,7 +56,7 @@ def test_a_rule_is_made_from_its_name():
     assert rule_of("NNM+TrimmedMean", 2) == hw.NNM(2, hw.TrimmedMean(2))
     assert rule_of("NNM+AdaptiveRobustClipping+Median", 1) == hw.NNM(1, hw.AdaptiveRobustClipping(1, hw.Median(1)))
     assert all(rule_of(name, 1).whole_cohort for name in RULES if name != MEAN)
-    with pytest.raises(ConfigError, match="no robust rule named 'Krumm'.*Krum"):
+    with pytest.raises(ConfigError, match=r"no robust rule named 'Krumm'.*Krum"):
         rule_of("Krumm", 1)
     with pytest.raises(ConfigError, match="no robust rule named 'Mean'"):
         rule_of("Mean", 1)
