@@ -160,6 +160,21 @@ def test_waiting_is_said_once_and_has_a_limit(tmp_path):
     assert torch.equal(params_of(tmp_path / "run"), expected_params(data))
 
 
+def test_a_job_that_has_failed_does_not_hold_up_the_next_one(tmp_path):
+    data, others = blobs((7, 12, 5)), blobs((7, 12))
+    jobs = [job_of(data, "first", 1, wait_limit_s=1.0), job_of(others, "second", 2)]
+    server = ServerThread(jobs, tmp_path / "runs")
+    joined = agents(server, others, tmp_path, stay=True)
+    assert server.end() == "failed"
+    assert "the server has waited 1 s for client-2" in server.server.reason
+    for each in joined:
+        each.agent.stop()
+        each.thread.join(20)
+    states = [json.loads((tmp_path / "runs" / name / "job.json").read_text())["state"] for name in ("first", "second")]
+    assert states == ["failed", "finished"]
+    assert torch.equal(params_of(tmp_path / "runs" / "second"), expected_params(others, 2))
+
+
 def test_a_job_that_is_stopped_for_good_tells_its_agents(tmp_path):
     data = blobs((7, 12, 5))
     server = ServerThread([job_of(data)], tmp_path / "run")

@@ -75,18 +75,26 @@ class Server:
         self._ending: State | None = None  # asked for by `stop`
 
     def run(self) -> State:
-        """Serves until the last job has ended, or one of them has failed or was stopped; the last state.
+        """Serves until the last job has ended, or one of them was stopped.
+
+        Returns the last state, or "failed" if a job has failed, after which the next one begins.
 
         Raises:
             HeadwayError: if a job or the server cannot begin.
         """
         state: State = "finished"
+        failed = ""
         try:
             for job in self.jobs:
-                if (state := self._serve(job)) != "finished":
-                    break
+                if (state := self._serve(job)) == "failed":
+                    failed = failed or self.reason
+                elif state != "finished":
+                    return state
         finally:
             self._close()
+        if failed:
+            self.reason = failed
+            return "failed"
         return state
 
     def stop(self, final: bool = False) -> None:

@@ -215,9 +215,9 @@ def test_a_server_that_ends_amid_the_events_of_a_sum_counts_it_once_and_whole(tm
     for attempt in range(2):
         log = FailingLog(tmp_path)
         log.last_event = 0 if attempt else crash
-        options = {"expected": frozenset(data.clients), "wait_limit_s": 15.0, "group": 1, "relays": ("relay",)}
+        options = {"expected": frozenset(data.clients), "wait_limit_s": 15.0, "group": 1, "relays": ("west",)}
         network = Network.of(algorithm, TASK, Spool(tmp_path / "spool"), log, 2, **options)
-        relay = RelayThread(network.url, tmp_path / "relay", clients=2)
+        relay = RelayThread(network.url, tmp_path / "relay", "west", clients=2)
         agents = [AgentThread(relay.url, data, client, tmp_path, task=TASK) for client in data.clients[:2]]
         agents.append(AgentThread(network.url, data, data.clients[2], tmp_path, task=TASK))
         folder = tmp_path / "run"
@@ -253,6 +253,8 @@ def test_a_server_that_ends_amid_the_events_of_a_sum_counts_it_once_and_whole(tm
     assert sorted((event.round, event.client) for event in counted) == [
         (round_, client) for round_ in range(2) for client in data.clients
     ]
+    behind = {(event.client, event.more.get("relay")) for event in counted}
+    assert behind == {(data.clients[0], "west"), (data.clients[1], "west"), (data.clients[2], None)}
 
 
 def summed(assignment, clients, weight=3.0, count=None, reported=None):

@@ -84,3 +84,14 @@ def test_one_that_declines_is_shown_with_its_reason():
         "a": "it requires a secure sum",
         "z": "it requires noise",
     }
+
+
+def test_clients_with_the_same_versions_and_task_share_them_in_memory():
+    """Ten thousand clients agree with the job in all of them."""
+    members = Members()
+    for name in ("a", "b"):
+        members.join(name, api.JoinRequest.model_validate_json(FACTS.model_dump_json()))
+    first, second = members.get("a").facts, members.get("b").facts
+    assert first == second
+    assert first.task is second.task
+    assert first.versions is second.versions

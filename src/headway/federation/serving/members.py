@@ -84,6 +84,7 @@ class Members:
         self.refused_calls: Counter[int] = Counter()  # that were not admitted, by the status of the answer
         self._members: dict[str, Member] = {}
         self._declined: dict[str, str] = {}  # by clients that never joined
+        self._last: JoinRequest | None = None  # whose versions and task those that join with the same ones share
         self._started = clock()
         self._lock = threading.RLock()
 
@@ -105,7 +106,10 @@ class Members:
         return known
 
     def _join(self, name: str, facts: JoinRequest, via: str) -> Member:
-        now = self.clock()
+        now, last = self.clock(), self._last
+        if last is not None and (last.versions, last.task) == (facts.versions, facts.task):
+            facts = facts.model_copy(update={"versions": last.versions, "task": last.task})
+        self._last = facts
         self._declined.pop(name, None)
         if (known := self._members.get(name)) is None:
             known = self._members[name] = Member(name, facts, now, now)

@@ -271,13 +271,13 @@ class NetworkTraining:
     def _complete_sums(self, ask: Ask) -> None:
         """Feeds the arrivals in a relay's sum that a crash has left out, since it is on disk as a whole."""
         record = self.rounds.record
-        digests = {digest for number, digest in record.replies.items() if number in record.summed}
-        for digest in sorted(digests):
+        relays = {record.replies[number]: relay for number, relay in record.summed.items()}
+        for digest, relay in sorted(relays.items()):
             reply = self.reader.sum(digest, record.messages[ask.round].binding)
             for row in reply.reports.with_status("counted") if isinstance(reply, SumReply) else ():
                 ticket = self.coordinator.pool.ticket_of(row.client)
                 if ticket is not None and ticket.round == ask.round:
-                    self._feed_arrival(ticket, digest, weight_of(row), self._now(), "relay")
+                    self._feed_arrival(ticket, digest, weight_of(row), self._now(), relay)
 
     def _fail(self, ticket: Ticket, reason: str, arrived: ReplyArrived | None = None, refused: bool = False) -> None:
         """Feeds that a request has come to nothing."""

@@ -27,13 +27,13 @@ class RoundRecord:
     """What the server holds of the rounds that are open.
 
     messages: the frames that went out, by round.  replies: the digest of each accepted update, by the number of its
-    ticket; summed: of these, the ones in the sum of a relay.  refused: why the update of a ticket was refused.
-    counted: the tickets that counted in the last round.  closed: the end of that round.
+    ticket; summed: of these, the ones in the sum of a relay, with its name.  refused: why the update of a ticket was
+    refused.  counted: the tickets that counted in the last round.  closed: the end of that round.
     """
 
     messages: dict[int, SentMessage] = field(default_factory=dict)
     replies: dict[int, str] = field(default_factory=dict)
-    summed: set[int] = field(default_factory=set)
+    summed: dict[int, str] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     counted: dict[str, Ticket] = field(default_factory=dict)
     lost: dict[str, tuple[Ticket, str]] = field(default_factory=dict)
@@ -240,7 +240,7 @@ class TrainingRounds:
         pool, record = self.coordinator.pool, self.record
         numbers, rounds = pool.open_asks, pool.open_rounds
         record.replies = {number: digest for number, digest in record.replies.items() if number in numbers}
-        record.summed &= record.replies.keys()
+        record.summed = {number: relay for number, relay in record.summed.items() if number in record.replies}
         record.messages = {round_: sent for round_, sent in record.messages.items() if round_ in rounds}
 
     def attempt(self, round_: int) -> int:
@@ -279,8 +279,8 @@ class TrainingRounds:
         verdict = pool.arrived(ticket, at)
         if verdict == "accepted":
             self.record.replies[ticket.number] = event.digest
-            if event.more.get("relay"):
-                self.record.summed.add(ticket.number)
+            if relay := event.more.get("relay"):
+                self.record.summed[ticket.number] = str(relay)
         return verdict
 
     def _check_same(self, event: RoundEvent, ask: Ask, sent: SentMessage) -> None:
