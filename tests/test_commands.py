@@ -134,9 +134,11 @@ def cost(folder: Path, page: str) -> None:
     (folder / "cost.toml").write_text(shown)
 
 
-def private(folder: Path, page: str) -> None:
-    """The run file that the page begins with."""
-    (folder / "private.toml").write_text(blocks(page, "toml")[0])
+def run_files(folder: Path, page: str) -> None:
+    """The blocks of TOML that begin with the name of their file."""
+    for block in blocks(page, "toml"):
+        if named := re.match(r"# ([\w-]+\.toml)\n", block):
+            (folder / named[1]).write_text(block)
 
 
 def modules(folder: Path, page: str) -> None:
@@ -149,8 +151,9 @@ def modules(folder: Path, page: str) -> None:
 FILES = {
     "README.md": [patients],
     "docs/clients.md": [cost],
+    "docs/noise.md": [run_files],
     "docs/own_code.md": [modules],
-    "docs/privacy.md": [private],
+    "docs/privacy.md": [run_files],
     "docs/results.md": [archives],
 }
 
