@@ -11,6 +11,7 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.core.errors import ConfigError
 from headway.core.update import Update
+from headway.engines.wire_engine import WireEngine
 from headway.numerics.keys import Key
 from headway.numerics.ring import noise_tail
 from headway.numerics.rounding import rounded_norm
@@ -153,6 +154,25 @@ def test_a_run_has_the_noise_that_it_promises(lanes):
     std = math.sqrt(CLIENTS / 4) * 3.0 * flow.events[0].sensitivity / CLIENTS
     normed = float((noisy - quiet).norm()) / (std * math.sqrt(len(quiet)))
     assert 0.4 < normed < 1.8
+
+
+def test_masks_workers_and_the_wire_change_no_bit():
+    """The noise is each client's own: the same sum with real masks, in worker processes and over the wire."""
+    finals = []
+    whole = SecureSum()
+    for mask, engine in (
+        (SUM, hw.LocalEngine(lanes=1, drift=False)),
+        (whole, hw.LocalEngine(lanes=1, drift=False)),
+        (SUM, hw.ProcessEngine(2, lanes=1, drift=False)),
+        (whole, WireEngine()),
+    ):
+        stages = (Clip(0.5), Quantize(12, rotate=True), Skellam(0.5, 4), mask, Mean("expected"))
+        algorithm = hw.Algorithm(hw.chain(*stages), hw.LocalSGD(lr=0.1, batch_size=4), hw.All())
+        run = hw.Run(algorithm, blobs(tuple(range(4, 12))), linear_task(), rounds=2, seed=5, engine=engine)
+        assert [report.count("counted") for report in run] == [8, 8]
+        finals.append(run.state.params)
+        run.close()
+    assert all(torch.equal(params, finals[0]) for params in finals)
 
 
 @pytest.mark.parametrize(

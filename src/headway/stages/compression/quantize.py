@@ -151,6 +151,8 @@ def _in_ball(whole: Tensor, radius: float) -> Tensor:
     where they are not finite."""
     whole = whole.double()
     norm = torch.linalg.vector_norm(whole, dim=-1, keepdim=True)
+    if bool((norm <= radius).all()):
+        return whole
     whole = torch.where(norm > radius, whole * (radius / norm), whole)
     return torch.where(torch.isfinite(norm), whole, 0.0)
 
