@@ -135,7 +135,7 @@ class RingLayout:
                     f"{name!r} must be {self.lengths[name]} integers, found {part.dtype} of shape {tuple(part.shape)}."
                 )
         parts += [self._cut(name, numbers[name]) for name in self.numbers]
-        return residues(torch.cat(parts, dim=-1), self.bits)
+        return torch.cat(parts, dim=-1).bitwise_and_((1 << self.bits) - 1)
 
     def split(self, total: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The vectors, signed integers, and the numbers, float64, of a sum `[size]` of joined updates.
