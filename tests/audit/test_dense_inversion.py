@@ -69,6 +69,20 @@ def test_the_features_before_the_first_dense_layer():
     assert recover(candidates(layout, step(module, layout, inputs, targets), layer), records, 1.0).count == 1
 
 
+def test_a_sequence_is_recovered_where_one_of_its_places_is():
+    module, layout = net(nn.Embedding(9, 5), nn.Linear(5, 40), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 40, 2))
+    inputs, targets = torch.tensor([[1, 4, 7]]), torch.tensor([1])
+    layer = first_dense_layer(module, layout, inputs)
+    assert (layer.module, layer.raw, layer.flat) == ("1", False, False)
+    records = layer_inputs(module, layer, inputs)
+    assert records.shape == (1, 3, 5)
+    delta = step(module, layout, inputs, targets)
+    found = recover(candidates(layout, delta, layer), records, spread_of(records))
+    assert found.errors.shape == (1,)
+    assert found.count == 1
+    assert recover(candidates(layout, delta, layer), torch.randn(4, 3, 5) + 9, 1.0).count == 0
+
+
 def test_a_model_without_a_shared_dense_layer_has_none():
     module, layout = net(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 10, bias=False))
     assert first_dense_layer(module, layout, torch.randn(1, 1, 8, 8)) is None

@@ -193,7 +193,7 @@ class DenseAttack:
     def _show(self, what: str, before: Attacked, after: Attacked) -> None:
         """Keeps the records that the attack came closest to, beside what it made of them."""
         assert self.layer is not None
-        if not (self.layer.raw or is_picture(self.data.input_shape)):
+        if not (self.layer.raw or (self.layer.flat and is_picture(self.data.input_shape))):
             return
         chosen = [self._owner(clients, record) for _, clients, record in sorted(self._closest(before))[:SHOWN]]
         if not chosen:

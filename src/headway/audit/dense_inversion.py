@@ -24,12 +24,14 @@ class DenseLayer:
     """The first dense layer of a model: its module's name, and those of its parameters in the layout.
 
     raw: whether its inputs are the examples themselves; else they are features that earlier layers compute.
+    flat: whether an example is one row of its inputs; else there are several, such as the places of a sequence.
     """
 
     module: str
     weight: str
     bias: str
     raw: bool
+    flat: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,13 @@ def first_dense_layer(module: nn.Module, layout: Layout, example: Tensor) -> Den
         weight, bias = f"{name}.weight".lstrip("."), f"{name}.bias".lstrip(".")
         if weight in layout.names and bias in layout.names:
             flat = example.flatten(1)
-            raw = given.flatten(1).shape == flat.shape and bool(torch.equal(given.flatten(1), flat.to(given.dtype)))
-            return DenseLayer(name, weight, bias, raw)
+            raw = given.shape == flat.shape and bool(torch.equal(given, flat.to(given.dtype)))
+            return DenseLayer(name, weight, bias, raw, given.ndim == 2)
     return None
 
 
 def layer_inputs(module: nn.Module, layer: DenseLayer, inputs: Tensor) -> Tensor:
-    """The layer's inputs for these examples, `[N, D]`; several rows of an example (a sequence) side by side."""
+    """The layer's inputs for these examples, `[N, D]`, or `[N, ..., D]` where an example has several rows."""
     caught: list[Tensor] = []
     part = module.get_submodule(layer.module)
     handle = part.register_forward_pre_hook(lambda _, given: caught.append(given[0].detach().clone()))
@@ -124,7 +126,7 @@ def candidates(layout: Layout, delta: Tensor, layer: DenseLayer) -> Tensor:
 
 
 def recover(found: Tensor, records: Tensor, spread: float) -> Recovery:
-    """The records `[N, D]` that the candidates `[M, D]` come close to.
+    """The records `[N, D]`, or `[N, ..., D]`, that the candidates `[M, D]` come close to; of several rows, in any one.
 
     spread: the root mean square distance of records from their mean, which errors are relative to: 1 is no better than
     the mean of all records.
@@ -132,18 +134,23 @@ def recover(found: Tensor, records: Tensor, spread: float) -> Recovery:
     if not len(found):
         errors = torch.full((len(records),), torch.inf, dtype=torch.float64)
         return Recovery(len(records), errors, torch.zeros(len(records), dtype=torch.int64), found)
-    distances = torch.cdist(records.double().flatten(1), found.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    errors, nearest = (distances / spread).min(1)
+    rows = records.double().reshape(-1, found.shape[-1])
+    distances = torch.cdist(rows, found.double(), compute_mode="donot_use_mm_for_euclid_dist") / spread
+    errors, nearest = distances.min(1)
+    several = len(rows) // max(len(records), 1)
+    if several > 1:
+        errors, row = errors.view(-1, several).min(1)
+        nearest = nearest.view(-1, several).gather(1, row.unsqueeze(1)).squeeze(1)
     return Recovery(len(records), errors, nearest, found)
 
 
 def spread_of(records: Tensor) -> float:
-    """The root mean square distance of records `[N, D]` from their mean.
+    """The root mean square distance of records `[N, D]`, or of their rows `[N, ..., D]`, from their mean.
 
     >>> spread_of(torch.tensor([[0.0, 0.0], [2.0, 0.0]]))
     1.0
     """
-    flat = records.double().flatten(1)
+    flat = records.double().reshape(-1, records.shape[-1])
     return float((flat - flat.mean(0)).square().sum(1).mean().sqrt().clamp_min(1e-12))
 
 
