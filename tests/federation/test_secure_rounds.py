@@ -53,9 +53,10 @@ class Served:
         return self
 
     def __exit__(self, *failure):
+        self.network.assignments.set_state("finished")
         for agent in self.agents.values():
             agent.agent.stop()
-        self.network.assignments.set_state("finished")
+            agent.thread.join(10)  # so that no connection is open when the server ends
         self.run.close()
         self.context.__exit__(*failure)
 
