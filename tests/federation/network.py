@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raw_client import RawClient
 
@@ -22,6 +22,7 @@ from headway.federation.serving.request_channel import RequestChannel
 from headway.federation.serving.server_setup import describe_job
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key
+from headway.protocol.wire_messages import decode_request, encode_request
 
 FINGERPRINT = {"fingerprint": "of client-data"}
 
@@ -131,7 +132,7 @@ class Network:
                 if work.assignment is None:
                     continue
                 with contextlib.nullcontext() if gate is None else gate(client, work.assignment):
-                    reply = remote.serve(raw.message(work.assignment))
+                    reply = remote.serve(whole_request(raw, work.assignment))
                     if work.assignment.kind == "train":
                         self.pending[client] = (work.assignment.round, work.assignment.attempt)
                     deliver(raw, work.assignment, reply)
@@ -143,6 +144,16 @@ class Network:
             agent.join(20)
         self.engine.log.close()
         assert not self.failures, self.failures
+
+
+def whole_request(raw: RawClient, assignment: api.Assignment) -> bytes:
+    """The request with the client's own tensors."""
+    common = raw.message(assignment)
+    if assignment.private is None:
+        return common
+    request, binding = decode_request(common, 1 << 30)
+    own, _ = decode_request(raw.private(assignment), 1 << 30)
+    return encode_request(replace(request, private=own.private), binding.ask)
 
 
 def deliver(raw: RawClient, assignment: api.Assignment, reply: bytes) -> None:

@@ -126,9 +126,16 @@ class RawClient:
         raise AssertionError(f"no assignment to {kind}: {work}")
 
     def message(self, assignment: api.Assignment) -> bytes:
-        answer = self.call("GET", api.MESSAGE.format(digest=assignment.message))
+        return self._fetched(assignment.message)
+
+    def private(self, assignment: api.Assignment) -> bytes:
+        """The frame with the client's own tensors."""
+        return self._fetched(assignment.private or "")
+
+    def _fetched(self, digest: str) -> bytes:
+        answer = self.call("GET", api.MESSAGE.format(digest=digest))
         assert answer.status == 200, answer
-        assert hashlib.sha256(answer.body).hexdigest() == assignment.message
+        assert hashlib.sha256(answer.body).hexdigest() == digest
         return answer.body
 
     def put(self, assignment: api.Assignment, data: bytes, offset: int = 0) -> Response:

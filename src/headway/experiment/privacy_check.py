@@ -68,7 +68,7 @@ def check_ledger(folder: Path) -> LedgerCheck:
     checks = (
         _check_lines(file.entries, result),
         _check_algorithm(folder, identity, file.entries[0], result),
-        _check_journal(folder, file.entries, result),
+        _check_journal(folder, identity, file.entries, result),
         _check_checkpoint(folder, file),
     )
     for check in checks:
@@ -152,12 +152,20 @@ def _check_algorithm(
         yield 1, "the sampling of the ledger's terms is not that of the run's sampler"
 
 
-def _check_journal(folder: Path, entries: list[dict[str, Any]], result: LedgerCheck) -> Iterator[tuple[int, str]]:
-    """Each round of the journal needs a reservation; and what the journal says was spent is what the ledger says."""
+def _check_journal(
+    folder: Path, identity: Mapping[str, Any], entries: list[dict[str, Any]], result: LedgerCheck
+) -> Iterator[tuple[int, str]]:
+    """Each round of the journal needs a reservation, unless a secure sum ended it without a release; and what the
+    journal says was spent is what the ledger says."""
     at_server = any(each["at"] == "server" for each in entries[0]["terms"]["events"])
     reserved = {int(entry["round"]): number + 1 for number, entry in enumerate(entries) if entry["kind"] == "reserve"}
     rounds, spent = _journal(folder / JOURNAL)
-    missing = [round_ for round_, cohort in rounds.items() if round_ not in reserved and (at_server or cohort)]
+    summed = any(stage.get("stage") == "SecureSum" for stage in identity["algorithm"].get("chain", ()))
+    missing = [
+        round_
+        for round_, (cohort, counted) in rounds.items()
+        if round_ not in reserved and (counted or not summed) and (at_server or cohort)
+    ]
     if missing:
         yield 0, f"round {missing[0]} stands in the journal, and the ledger has no release of it"
     for round_ in sorted(reserved.keys() - rounds.keys()):
@@ -190,17 +198,18 @@ def _check_checkpoint(folder: Path, file: LedgerFile) -> Iterator[tuple[int, str
                 yield min(int(held["entries"]), len(file.entries) + 1), str(error)
 
 
-def _journal(path: Path) -> tuple[dict[int, int], dict[tuple[int, str], float]]:
-    """The size of the cohort of each round, and the epsilon of each round and account."""
+def _journal(path: Path) -> tuple[dict[int, tuple[int, int]], dict[tuple[int, str], float]]:
+    """The size of the cohort of each round and how many were counted, and the epsilon of each round and account."""
     try:
         with contextlib.closing(open_read_only(path)) as connection:
-            rounds = connection.execute("SELECT round, cohort FROM rounds ORDER BY round").fetchall()
+            rounds = connection.execute("SELECT round, cohort, counted FROM rounds ORDER BY round").fetchall()
             spent = connection.execute(
                 "SELECT round, name, value FROM metrics WHERE scope = 'privacy' AND value IS NOT NULL"
             ).fetchall()
     except sqlite3.Error as error:
         raise RunFolderError(f"the journal {path} cannot be read: {error}.") from error
-    return {int(r): int(cohort or 0) for r, cohort in rounds}, {(int(r), str(n)): float(v) for r, n, v in spent}
+    sizes = {int(r): (int(cohort or 0), int(counted or 0)) for r, cohort, counted in rounds}
+    return sizes, {(int(r), str(n)): float(v) for r, n, v in spent}
 
 
 def _model_size(folder: Path) -> int | None:

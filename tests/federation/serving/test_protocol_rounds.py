@@ -3,10 +3,11 @@
 import pytest
 import torch
 from network import Network
-from secure_chain import secure
+from secure_chain import TRAINER, secure
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.experiment.privacy_check import check_ledger
 from headway.federation.spool.event_log import EventLog
 from headway.federation.spool.spool import Spool
 
@@ -131,3 +132,24 @@ def check_crash(folder, place):
     assert {attempt for attempt, _ in own} == ({0} if trained else {0, 1})
     assert sum(kind == "closed" for _, kind in own) == 1
     assert any("begun again" in note for report in reports for note in report.notes) != trained
+
+
+def private():
+    secure_sum = hw.SecureSum(min_cohort=3, min_survivors=3)
+    chain = hw.chain(hw.Clip(1.0), hw.Quantize(16), secure_sum, hw.Mean("expected"), hw.GaussianNoise(2.0))
+    return hw.Algorithm(chain, TRAINER, hw.All())
+
+
+@pytest.mark.parametrize("place", [3, 20, "before 0"], ids=["among the keys", "after training", "after the release"])
+def test_a_release_that_a_crash_interrupts_stays_spent_and_the_ledger_agrees_with_the_journal(tmp_path, place):
+    log = FailingLog(tmp_path)
+    log.after_event = place
+    network, _, _, crashed = serve(tmp_path, log, algorithm=private(), population=3)
+    assert crashed
+    _, run, reports, _ = serve(tmp_path, EventLog(tmp_path), network, resume=True, algorithm=private(), population=3)
+    assert run.state.round == 2
+    assert all(report.count("counted") == 3 for report in reports)
+    result = check_ledger(tmp_path / "run")
+    assert not result.differences
+    reserved = result.lines - 1  # the first line has the terms
+    assert reserved == (3 if place == "before 0" else 2)

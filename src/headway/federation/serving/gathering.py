@@ -179,7 +179,7 @@ def missing_notes(missing: Mapping[str, str], request: str) -> list[str]:
         return []
     first = sorted(missing)[0]
     more = f", and {len(missing) - 1} more clients have not either" if len(missing) > 1 else ""
-    return [f"client {first!r} has not answered the {request}, since {missing[first]}{more}."]
+    return [f"client {first!r} has not answered the {request}, since {missing[first].rstrip('.')}{more}."]
 
 
 def _lose(gathered: Gathered, missing: Mapping[str, str], recorder: Recorder | None) -> None:
