@@ -200,6 +200,12 @@ class Agent:
             f"examples, {job.task.parameters:,} shared parameters, {description.rounds} rounds.",
             job=description.job,
         )
+        if job.exchanges_keys and self.surroundings.signer is None:
+            self.log.write(
+                "notice",
+                "Without certificates nobody's keys are signed: the server could put clients of its own into the secure "
+                "sum. Join with an identity (--identity) where that matters.",
+            )
         self.session = JobSession(self.connection, store, job, thread, self.log)
         try:
             end = await self.session.run()

@@ -35,6 +35,12 @@ class AgentJob:
     data: DataFacts
     certificate: str
 
+    @property
+    def exchanges_keys(self) -> bool:
+        """Whether the clients of the job agree on keys with one another."""
+        protocol = self.setup.job.algorithm.chain.protocol
+        return protocol is not None and protocol[1].exchanges
+
     def join_request(self, pending: Pending | None) -> JoinRequest:
         """The request to join; pending: its memory without a verdict."""
         return JoinRequest(
