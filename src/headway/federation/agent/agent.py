@@ -203,8 +203,8 @@ class Agent:
         if job.exchanges_keys and self.surroundings.signer is None:
             self.log.write(
                 "notice",
-                "Without certificates nobody's keys are signed: the server could put clients of its own into the secure "
-                "sum. Join with an identity (--identity) where that matters.",
+                "Without certificates nobody's keys are signed: the server could put clients of its own into the "
+                "secure sum. Join with an identity (--identity) where that matters.",
             )
         self.session = JobSession(self.connection, store, job, thread, self.log)
         try:
