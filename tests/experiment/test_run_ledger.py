@@ -162,6 +162,21 @@ def test_a_release_that_is_kept_is_used_again_and_costs_nothing_more(tmp_path):
     assert resumed.ledger.spent().epsilons == {"client": budget(ROUNDS)}
 
 
+def test_a_private_round_of_a_secure_sum_is_kept_at_once(tmp_path):
+    """The answers of a protocol are not kept, so that a round that is gone through again would spend again."""
+    noisy = (hw.Clip(1.0), hw.Quantize(bits=16), hw.Skellam(2.0, survivors=3))
+    secure = (hw.SecureSum(min_cohort=3, min_survivors=3, mode="ideal"), hw.Mean("expected"))
+    run = make(tmp_path / "run", stages=(*noisy, *secure), checkpoint_every=10)
+    steps = iter(run)
+    next(steps), next(steps)
+    spent = run.ledger.spent().epsilons
+    run._checkpointer.close(), run.engine.close()  # as a crash leaves it
+    resumed = make(tmp_path / "run", stages=(*noisy, *secure), checkpoint_every=10, resume=True)
+    assert resumed.state.round == 2
+    assert resumed.ledger.spent().epsilons == spent
+    resumed.close()
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -7,6 +7,7 @@ import pytest
 from headway.core.errors import ConfigError
 from headway.experiment.identity import described
 from headway.federation.federation_file import load_federation
+from headway.privacy.options import PrivacyOptions
 
 FILE = """
 [run]
@@ -61,6 +62,13 @@ def test_the_text_in_the_run_folder_is_the_same_job(tmp_path):
     assert again.name == job.name
     assert described(again.algorithm) == described(job.algorithm)
     assert again.data.fingerprint() == job.data.fingerprint()
+
+
+def test_the_privacy_budget_is_that_of_the_job(tmp_path):
+    table = '[privacy]\nepsilon = 4.0\ndelta = 1e-6\nclient_metrics = "released"\n'
+    (job,) = load(tmp_path, FILE + table).jobs
+    assert job.options.privacy == PrivacyOptions(epsilon=4.0, delta=1e-6, client_metrics="released")
+    assert load(tmp_path, job.config).jobs[0].options == job.options
 
 
 def test_several_jobs_differ_in_what_their_tables_say(tmp_path):

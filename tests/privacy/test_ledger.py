@@ -80,6 +80,16 @@ def test_two_promises_have_two_numbers_and_two_budgets():
     assert ledger(GAUSSIAN, LOCAL, epsilon=8.0).limits == {"client": 8.0, "local": 8.0}
 
 
+def test_correlated_noise_is_spent_once_and_ends_with_its_rounds():
+    noise = PrivacyEvent("matrix", 3.0, 0.5, details={"rounds": 4})
+    made = ledger(noise)
+    for round_ in range(4):
+        assert made.refusal(round_) is None
+        reserve(made, round_)
+        assert made.spent().epsilons == {"client": epsilon({Spend(3.0): 1}, 1e-5)}
+    assert "made for 4 rounds" in made.refusal(4)
+
+
 def test_without_a_budget_all_is_written_and_nothing_refused():
     made = ledger()
     for round_ in range(4):

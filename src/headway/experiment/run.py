@@ -132,7 +132,8 @@ class Run:
                         self._checkpointer.record(report)
                         self._observers.on_recorded(report)
                     self._between = True
-                    if self.state.round % self.options.checkpoint_every == 0 or self.finished:
+                    due = self.state.round % self.options.checkpoint_every == 0
+                    if due or self.finished or self._observers.ledger.spends_again:
                         self._checkpoint()
                         saved = self.state.round
                 yield report

@@ -15,7 +15,7 @@ from headway.privacy.account_book import AccountBook, exceeded
 from headway.privacy.accountant import accountant_version, method_of
 from headway.privacy.ledger_file import Entry, LedgerFile, plain
 from headway.privacy.options import PrivacyOptions
-from headway.privacy.spends import ACCOUNTS, Account, Sampling, accounts_of
+from headway.privacy.spends import ACCOUNTS, Account, Sampling, accounts_of, detail
 from headway.privacy.terms import PrivacyTerms, event_of, event_values
 from headway.protocol.effects import Reserve
 
@@ -83,6 +83,9 @@ class Ledger:
 
     def refusal(self, round_: int) -> str | None:
         """Why the round after `round_` would not be allowed, as a sentence; `None` if it would be."""
+        planned = [int(detail(event, "rounds")) for event in self.terms.events if event.mechanism == "matrix"]
+        if planned and round_ >= min(planned):
+            return f"the correlated noise is made for {min(planned)} rounds: another one would need noise of its own"
         if all(limit is None for limit in self.limits.values()):
             return None
         after = self._book.copy()

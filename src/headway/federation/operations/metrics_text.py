@@ -101,6 +101,10 @@ def _results(status: StatusSnapshot) -> Iterator[str]:
     yield family("headway_training_loss", "gauge", "Of the last round.", [({}, loss)])
     drift = [({"figure": name}, value) for name, value in status.drift.items()]
     yield family("headway_drift", "gauge", "How far the updates of the last round point apart.", drift)
+    spent = {} if not status.history else status.history[-1].epsilon
+    yield family("headway_epsilon", "gauge", "Spent, by account.", [({"account": n}, e) for n, e in spent.items()])
+    budgets = [({"account": name}, limit) for name, limit in status.privacy.budgets.items()]
+    yield family("headway_epsilon_budget", "gauge", "The largest epsilon of each account.", budgets)
 
 
 def _clients(status: StatusSnapshot) -> Iterator[str]:
