@@ -64,3 +64,16 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(name, stop, tmp_path):
     params_after(run_of(name, folder=tmp_path / "run"), stop)
     again = params_after(run_of(name, folder=tmp_path / "run", resume=True))
     assert torch.equal(params_after(run_of(name)), again)
+
+
+def test_the_adaptive_norm_moves_behind_a_secure_sum_as_it_does_without():
+    def norm_after(*codecs):
+        links = hw.chain(hw.AdaptiveClip(0.3), *codecs, hw.Mean("expected"), hw.GaussianNoise(0.5))
+        run = hw.Run(hw.Algorithm(links, TRAINER, hw.All()), blobs(SIZES), linear_task(), rounds=3)
+        list(run)
+        run.close()
+        return run.state.params, run.state.stages["AdaptiveClip"]["norm"]
+
+    plain, secure = norm_after(), norm_after(hw.Quantize(20), hw.SecureSum(mode="ideal"))
+    torch.testing.assert_close(secure[1], plain[1], rtol=1e-4, atol=0)
+    torch.testing.assert_close(secure[0], plain[0], rtol=0, atol=1e-4)
