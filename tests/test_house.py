@@ -139,7 +139,7 @@ SUITES: dict[str, str] = {
         "samplers.availability samplers.drawing samplers.poisson samplers.power_of_choice samplers.uniform"
     ),
     "server/test_grouped_sum.py": "server.group_summer",
-    "stages/robust/test_rules.py": (
+    "stages/robust/test_robust_rules.py": (
         "numerics.distances numerics.order_statistics stages.robust.central_points stages.robust.krum"
         " stages.robust.pre_aggregation stages.robust.subset_rules"
     ),
