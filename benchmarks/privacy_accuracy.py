@@ -228,7 +228,8 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
     for population in POPULATIONS:
         for kind, secure in (("central", False), ("distributed", True)):
             each = [Cell(population.clients, "fedavg", epsilon, kind, secure).name for epsilon in (1.0, 3.0, 8.0)]
-            lines.append(f"| {population.clients:,} | {kind} | {' | '.join(f'{noise.get(n, 0):.3f}' for n in each)} |")
+            shown = [f"{noise[name]:.3f}" if name in noise else "-" for name in each]
+            lines.append(f"| {population.clients:,} | {kind} | {' | '.join(shown)} |")
     lines += ["", "| clients | algorithm | noise | without SecureSum | with | points apart, paired by seed |"]
     lines.append("|---|---|---|---|---|---|")
     for population in POPULATIONS:
