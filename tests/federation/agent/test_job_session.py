@@ -209,3 +209,22 @@ def test_a_store_is_closed_after_the_call_that_is_under_way(tmp_path):
         assert database.execute("SELECT value FROM facts").fetchone() is not None
     ender.join(10)
     assert closed.is_set()
+
+
+def test_a_request_whose_message_is_gone_is_asked_for_again(tmp_path, monkeypatch):
+    """A server that was killed after it made a request does not know, when it is back, that it sent the message."""
+    with Federation(tmp_path, sizes=(9,)) as federation:
+        board, refused = federation.network.assignments, []
+        known = board.was_sent
+
+        def forgotten(client, digest):
+            refused.append(digest)
+            return len(refused) > 2 and known(client, digest)
+
+        monkeypatch.setattr(board, "was_sent", forgotten)
+        agent = federation.agent("client-0")
+        assert agent.join() == "finished"
+        federation.thread.join(20)
+    assert agent.kinds().count("withdrawn") == 2
+    assert [report.count("counted") for report in federation.reports] == [1] * ROUNDS
+    assert torch.equal(federation.made.state.params, federation.expected())

@@ -229,6 +229,12 @@ class JobSession:
         except FrameError as error:
             self.log.write("refused", f"Round {assignment.round + 1}: the request is not answered: {error}")
             return False
+        except ProblemAnswer as answer:
+            if answer.problem.kind != "gone":
+                raise
+            # of a server that was started anew since it made the request, and makes it again
+            self.log.write("withdrawn", f"Round {assignment.round + 1}: {answer.problem.message}")
+            return False
         finally:
             self._working, self._activity, self._done = (), "", None
             beats.cancel()
