@@ -102,7 +102,8 @@ def stages_of(cell: Cell, multiplier: float) -> list[hw.Stage]:
     if cell.noise == "distributed":
         stages.append(hw.Skellam(multiplier, survivors=population.survivors))
     if cell.secure:
-        stages.append(hw.SecureSum(mode="ideal"))
+        fewest = {"min_cohort": population.survivors, "min_survivors": population.survivors}
+        stages.append(hw.SecureSum(mode="ideal", **(fewest if cell.noise == "distributed" else {})))
     stages.append(hw.Mean(over="expected"))
     if cell.noise == "central":
         stages.append(hw.GaussianNoise(multiplier))
