@@ -18,6 +18,7 @@ from headway.training.optimizers import Optimizer
 from headway.training.registered_trainers import trainers
 
 REQUIRED = {"count": 2, "candidates": 4, "rate": 0.5, "clients": ("a",), "file": "there.csv"}
+REQUIRED |= {"multiplier": 1.0, "rounds": 10, "survivors": 3, "separation": 2}
 WRONG = {"bool": True, "none": None, "text": "no such text", "nan": math.nan, "inf": math.inf, "list": [[1]]}
 KINDS = (stages, trainers, samplers, availabilities, LossTerm.registry, Optimizer.registry)
 

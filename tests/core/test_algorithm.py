@@ -274,7 +274,7 @@ def test_a_round_in_which_nobody_answers_only_advances(stages) -> None:
 def test_the_first_answers_are_no_sample_that_amplifies_privacy() -> None:
     """Who answers first is not drawn independently: the accounting of Poisson sampling would promise too much."""
     noisy, quorum = hw.chain(hw.Clip(1.0), hw.Mean("expected"), hw.GaussianNoise(1.0)), hw.Quorum(count=2)
-    with pytest.raises(hw.ChainRefused, match="a cohort of all that were drawn"):
+    with pytest.raises(hw.ChainRefused, match="the cohort as the sampler drew it"):
         hw.Algorithm(noisy, hw.LocalSGD(lr=0.1), hw.Poisson(rate=0.5), quorum)
     hw.Algorithm(noisy, hw.LocalSGD(lr=0.1), hw.Uniform(count=4), quorum)
     hw.Algorithm(hw.chain(hw.Mean("clients")), hw.LocalSGD(lr=0.1), hw.Poisson(rate=0.5), quorum)

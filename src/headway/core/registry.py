@@ -294,11 +294,15 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
     own = getattr(wanted, "registry", None)
     if isinstance(own, Registry) and isinstance(value, str):  # the name alone, for the defaults
         try:
-            return own.build({own.kind: value})
+            return _of_kind(own.build({own.kind: value}), wanted, where)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-    if isinstance(own, Registry) and isinstance(value, Mapping):  # one of several classes, which the table names
-        return own.build(value)
+    if (
+        isinstance(own, Registry)
+        and isinstance(value, Mapping)
+        and (own.kind in value or not _is_registered(wanted, own))
+    ):
+        return _of_kind(own.build(value), wanted, where)  # one of several classes, which the table names
     if dataclasses.is_dataclass(wanted) and isinstance(value, Mapping):
         return build(typing.cast(type, wanted), value)
     if wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -307,6 +311,22 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
         return value
     expected = "a list" if origin is tuple else "a table" if dataclasses.is_dataclass(wanted) else _spoken(wanted)
     raise ConfigError(f"{where} must be {expected}, found {value!r}.")
+
+
+def _is_registered(wanted: type, own: Registry[Any]) -> bool:
+    """Whether a type is one of the registered classes, and not what they have in common."""
+    return wanted.__name__ in own.names() and own.get(wanted.__name__) is wanted
+
+
+def _of_kind(made: Any, wanted: type, where: str) -> Any:
+    """The object, if it is of the declared type.
+
+    Raises:
+        ConfigError: if its name stands for another.
+    """
+    if not isinstance(made, wanted):
+        raise ConfigError(f"{where} must be {_spoken(wanted)}, found {made!r}.")
+    return made
 
 
 def _spoken(wanted: Any) -> str:
