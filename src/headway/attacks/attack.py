@@ -53,7 +53,7 @@ class AttackView:
 
 @dataclass(frozen=True)
 class Attack(Plain):
-    """A set of attackers.  Override what it does: `poison`, `craft`, `weights`; all are pure."""
+    """A set of attackers.  Override what it does: `poison`, `craft`, `weights`, `at`; all are pure."""
 
     registry: ClassVar[Registry[Attack]] = Registry("attack", "headway.attacks")
 
@@ -68,3 +68,7 @@ class Attack(Plain):
     def weights(self, view: AttackView) -> Tensor:
         """The weights that the attackers claim, `[M]`."""
         return view.weights
+
+    def at(self, scale: float) -> Attack:
+        """The attack at another scale, for a `LineSearch`; an attack without one is the same at all."""
+        return self

@@ -134,16 +134,14 @@ class LineSearch(Attack):
     of: Attack = ALIE()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.of, (ALIE, InnerProduct, FallOfEmpires)):
+        if type(self.of).at is Attack.at:
             raise ConfigError(f"LineSearch.of must be ALIE, InnerProduct or FallOfEmpires, found {self.of!r}.")
 
     def craft(self, view: AttackView) -> Tensor:
         """The updates of the attack at the best scale."""
-        assert isinstance(self.of, (ALIE, InnerProduct, FallOfEmpires))
         target, tried = view.honest.mean(0), dict[float, float]()
 
         def moved(scale: float) -> float:
-            assert isinstance(self.of, (ALIE, InnerProduct, FallOfEmpires))
             if scale not in tried:
                 aggregate = view.rule(view.everyone(self.of.at(scale).craft(view)))
                 tried[scale] = float((aggregate - target).norm())

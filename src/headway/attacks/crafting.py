@@ -51,13 +51,10 @@ class Crafting:
             len(rows.names),
         )
         crafted, weights = self.plan.attack.craft(view), self.plan.attack.weights(view)
-        lengths = [vector.shape[-1] for vector in rows.vectors.values()]
         sent = dict(honest)
         for index, name in enumerate(active):
-            pieces = torch.split(crafted[index], lengths)
-            vectors = {
-                key: piece.to(honest[name].vectors[key].dtype) for key, piece in zip(rows.vectors, pieces, strict=True)
-            }
+            pieces = rows.update(crafted[index]).vectors
+            vectors = {key: piece.to(honest[name].vectors[key].dtype) for key, piece in pieces.items()}
             sent[name] = replace(honest[name].with_vectors(**vectors), weight=weights[index].to(rows.weights.dtype))
         return sent
 

@@ -28,7 +28,7 @@ from headway.experiment.robust_grid import (
 from headway.experiment.runfile import RunFile, load_runfile
 from headway.experiment.trials import run_trials
 from headway.observe.run_folder import write_atomically, writing
-from headway.observe.text import emit, plain_table, show_table, strict
+from headway.observe.text import emit, markdown_table, plain_table, show_table, strict
 from headway.reports.attack_picture import attack_picture
 
 
@@ -117,11 +117,8 @@ def _text(result: GridResult, cell: Cell) -> str:
 
 def _write(folder: Path, result: GridResult, metric: str) -> None:
     """The results as JSON and Markdown, and the picture."""
-    parts = [f"{result.sentence(metric)}\n"]
-    for partition in result.partitions:
-        columns, rows = _table(result, partition)
-        lines = ["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)]
-        parts.append(f"{metric}, data {partition}\n\n" + "\n".join(lines) + "\n")
+    tables = [f"{metric}, data {part}\n\n{markdown_table(*_table(result, part))}\n" for part in result.partitions]
+    parts = [f"{result.sentence(metric)}\n", *tables]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "table.md", "\n".join(parts).encode())

@@ -18,7 +18,16 @@ from headway.experiment.runfile import RunFile
 from headway.experiment.trials import RUNS, trial_folder
 from headway.numerics.units import time_text
 from headway.observe.run_folder import write_atomically, writing
-from headway.observe.text import bytes_text, difference_text, emit, number_text, plain_table, show_table, strict
+from headway.observe.text import (
+    bytes_text,
+    difference_text,
+    emit,
+    markdown_table,
+    number_text,
+    plain_table,
+    show_table,
+    strict,
+)
 from headway.reports.comparison_picture import comparison_picture
 
 
@@ -46,7 +55,7 @@ def _write_files(folder: Path, comparison: Comparison, runfiles: Mapping[str, Ru
     }
     write_atomically(folder / "results.json", json.dumps(strict(results), indent=1, allow_nan=False).encode())
     columns, rows = columns_of(comparison), rows_of(comparison)
-    text = "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *rows])
+    text = markdown_table(columns, rows)
     sentences = "\n\n".join(sentences_of(comparison))
     notes = f"{caption_of(comparison)}\n{tuning_text(comparison)}"
     write_atomically(folder / "table.md", f"{notes}\n\n{text}\n\n{sentences}\n".encode())

@@ -143,7 +143,8 @@ class Chain:
         for index, stage in enumerate(self.stages):
             if self.masked and index == self._first_codec:
                 flow = flow.set(self.aggregator, weighted=True, lifted=self.aggregator.largest_weight(flow))
-                flows[-1:] = [flow] if flows else []
+                if flows:
+                    flows[-1] = flow
             flow = stage.connect(replace(flow, restated=frozenset()))
             if stage.has("step"):
                 flow.check_rule(stage, stage.step_rule)

@@ -300,7 +300,7 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
     if (
         isinstance(own, Registry)
         and isinstance(value, Mapping)
-        and (own.kind in value or not _is_registered(wanted, own))
+        and (own.kind in value or wanted not in own.classes.values())
     ):
         return _of_kind(own.build(value), wanted, where)  # one of several classes, which the table names
     if dataclasses.is_dataclass(wanted) and isinstance(value, Mapping):
@@ -311,11 +311,6 @@ def convert(value: Any, wanted: Any, where: str) -> Any:
         return value
     expected = "a list" if origin is tuple else "a table" if dataclasses.is_dataclass(wanted) else _spoken(wanted)
     raise ConfigError(f"{where} must be {expected}, found {value!r}.")
-
-
-def _is_registered(wanted: type, own: Registry[Any]) -> bool:
-    """Whether a type is one of the registered classes, and not what they have in common."""
-    return wanted.__name__ in own.names() and own.get(wanted.__name__) is wanted
 
 
 def _of_kind(made: Any, wanted: type, where: str) -> Any:

@@ -82,8 +82,7 @@ class Update:
 
     def squared_norm(self) -> Tensor:
         """The squared L2 norm of all vectors taken as one, float64 `[...]`."""
-        parts = [torch.linalg.vector_norm(v, dim=-1, dtype=torch.float64) ** 2 for v in self.vectors.values()]
-        return torch.stack(parts).sum(0)
+        return _squared_norm(self.vectors)
 
     def cpu(self) -> Update:
         """The same update in main memory."""
@@ -122,6 +121,11 @@ def without_own(update: Update) -> tuple[Update, dict[str, dict[str, Tensor]]]:
     return (replace(update, vectors=vectors) if own else update), own
 
 
+def _squared_norm(vectors: Tensors) -> Tensor:
+    parts = [torch.linalg.vector_norm(v, dim=-1, dtype=torch.float64) ** 2 for v in vectors.values()]
+    return torch.stack(parts).sum(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """All updates of a round, one client a row, for a rule that needs the whole cohort at once.
@@ -143,6 +147,10 @@ class Rows:
         vectors = {name: torch.stack([update.vectors[name] for update in ordered]) for name in ordered[0].vectors}
         sums = {name: torch.stack([update.sums[name] for update in ordered]) for name in ordered[0].sums}
         return cls(names, vectors, torch.stack([update.weight for update in ordered]), sums)
+
+    def norms(self) -> Tensor:
+        """The L2 norm of each client's vectors, all taken as one, float64 `[C]`."""
+        return _squared_norm(self.vectors).sqrt()
 
     def joined(self) -> Tensor:
         """All vectors of a client side by side, `[C, sum of the lengths]`: a rule that reduces them as one treats the

@@ -22,8 +22,8 @@ RULES = (
     *(MEAN, "Median", "TrimmedMean", "Krum", "MultiKrum", "GeometricMedian", "CentredClipping"),
     *("NNM+Median", "NNM+Krum", "NNM+GeometricMedian"),
 )
+BEFORE = tuple(name for name in stages.__all__ if "then" in getattr(getattr(stages, name), "__dataclass_fields__", ()))
 ATTACKS = (NO_ATTACK, "SignFlip", "LabelFlip", "ALIE", "InnerProduct", "FallOfEmpires", "Mimic")
-BEFORE = ("NNM", "Bucketing", "AdaptiveRobustClipping")
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def rule_of(name: str, f: int) -> Aggregator:
         raise ConfigError(f"there is no robust rule named {first!r}{nearest(first, known)}.")
     numbers: dict[str, Any] = {"f": f} if "f" in kind.__dataclass_fields__ else {}
     if rest:
-        if first not in BEFORE:
+        if "then" not in kind.__dataclass_fields__:
             raise ConfigError(f"{first} cannot stand before another rule: use {' or '.join(BEFORE)}, found {name!r}.")
         numbers["then"] = rule_of(rest, f)
     rule: Aggregator = kind(**numbers)

@@ -155,6 +155,17 @@ def plain_table(
     return table
 
 
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as Markdown, without a line feed at its end.
+
+    >>> print(markdown_table(["rule", "value"], [["Mean", "0.9"]]))
+    | rule | value |
+    | --- | --- |
+    | Mean | 0.9 |
+    """
+    return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *rows])
+
+
 def show_table(screen: Console, table: Table) -> None:
     """Prints a table; piped, without the blanks at the ends of its lines."""
     if screen.is_terminal:

@@ -66,11 +66,20 @@ def _shortened(vectors: Tensors, limit: float) -> dict[str, Tensor]:
     """The vectors, as one of at most this norm."""
     norm = _norm(vectors)
     finite = torch.isfinite(norm)
-    factor = torch.where(norm > limit, limit / norm, torch.ones_like(norm))
+    factor = shortening(norm, limit)
     return {
         name: torch.where(finite.unsqueeze(-1), (vector.double() * factor.unsqueeze(-1)).to(vector.dtype), 0.0)
         for name, vector in vectors.items()
     }
+
+
+def shortening(norms: Tensor, limit: float | Tensor) -> Tensor:
+    """`min(1, limit / ||v||)`, the factors that leave no vector longer than the limit, from the norms `[...]`.
+
+    >>> shortening(torch.tensor([0.0, 1.0, 4.0]), 2.0)
+    tensor([1.0000, 1.0000, 0.5000])
+    """
+    return torch.where(norms > limit, limit / norms, torch.ones_like(norms))
 
 
 def joint_norm(update: Update) -> Tensor:

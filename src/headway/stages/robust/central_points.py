@@ -14,6 +14,7 @@ from headway.core.flow import Flow
 from headway.core.stage import Aggregator, Place, stages
 from headway.core.update import Rows, Tensors, Update
 from headway.numerics.distances import distances_from, products_about_middle, squared_distances, weighted_sum
+from headway.stages.clipping import shortening
 from headway.stages.robust.rule_facts import combined, robust_facts
 
 TOLERANCE = 1e-12  # of the coefficients, relative to 1 / C, at which the geometric median is found
@@ -147,15 +148,7 @@ class NormBound(Aggregator):
 
     def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The mean of the clipped updates."""
-        norms = row_norms(rows)
-        factors = torch.where(norms > self.norm, self.norm / norms, torch.ones_like(norms))
-        return combined(rows, factors / len(factors)), state
-
-
-def row_norms(rows: Rows) -> Tensor:
-    """`||x_i||_2`, all vectors taken as one, float64 `[C]`."""
-    squares = [torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) ** 2 for part in rows.vectors.values()]
-    return torch.stack(squares).sum(0).sqrt()
+        return combined(rows, shortening(rows.norms(), self.norm) / len(rows.names)), state
 
 
 def geometric_median(gram: Tensor) -> Tensor:
@@ -193,7 +186,7 @@ def clipped_about(gram: Tensor, tau: float, iterations: int) -> Tensor:
 
 def shares_about(distances: Tensor, tau: float) -> Tensor:
     """The shares `[C + 1]` of the rows, and last of the centre, after one step from these distances `[C]` to it."""
-    pull = torch.where(distances > tau, tau / distances, torch.ones_like(distances)) / len(distances)
+    pull = shortening(distances, tau) / len(distances)
     return torch.cat([pull, 1 - pull.sum(0, keepdim=True)])
 
 

@@ -35,14 +35,12 @@ class Median(Aggregator):
 
     f: how many attackers it is to withstand, at most; it needs n >= 2 f + 1 updates.
     Where clients hold unlike data, the median of their updates may be far from the mean, and with label-sorted data
-    near
-    zero in most coordinates: put NNM before it (`NNM(f, then=Median(f))`).
+    near zero in most coordinates: put NNM before it (`NNM(f, then=Median(f))`).
 
     Raises:
         ConfigError: if f is negative.
         ChainRefused: behind a secure sum, with weights, with a sparsifier, with vectors beside the delta, or with too
-        few
-            updates in a round.
+            few updates in a round.
 
     Reference: Yin et al., arXiv 1803.01498, Definition 1.
 
@@ -77,8 +75,7 @@ class TrimmedMean(Aggregator):
     Raises:
         ConfigError: if f is negative.
         ChainRefused: behind a secure sum, with weights, with a sparsifier, with vectors beside the delta, or with too
-        few
-            updates in a round.
+            few updates in a round.
 
     Reference: Yin et al., arXiv 1803.01498, Definition 2, with beta = f / n.
 
@@ -114,8 +111,7 @@ class MeanAroundMedian(Aggregator):
     Raises:
         ConfigError: if f is negative.
         ChainRefused: behind a secure sum, with weights, with a sparsifier, with vectors beside the delta, or with too
-        few
-            updates in a round.
+            few updates in a round.
 
     Reference: Xie, Koyejo, Gupta, arXiv 1802.10116, section 4 (mean around median).
 

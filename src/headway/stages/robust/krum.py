@@ -26,9 +26,8 @@ from headway.stages.robust.rule_facts import combined, robust_facts
 class Krum(Aggregator):
     """The one update that lies nearest to its neighbours.
 
-    Formula: `x = x_k`, k being the client with the smallest score `s_i`, the sum of `||x_i - x_j||^2` over the n - f -
-    2
-    other updates nearest to x_i; of equal scores the first by name.
+    Formula: `x = x_k`, k being the client with the smallest score `s_i`, the sum of `||x_i - x_j||^2` over the
+    n - f - 2 other updates nearest to x_i; of equal scores the first by name.
     Shapes: rows `[C, P]`, aggregate `[P]`; all vectors that travel are taken as one.  Weights are not used.
 
     f: how many attackers it is to withstand, at most; it needs n >= 2 f + 3 updates.
@@ -111,8 +110,7 @@ class Bulyan(Aggregator):
     Raises:
         ConfigError: if f is negative.
         ChainRefused: behind a secure sum, with weights, with a sparsifier, with vectors beside the delta, or with too
-        few
-            updates in a round.
+            few updates in a round.
 
     Reference: El Mhamdi, Guerraoui, Rouault, arXiv 1802.07927, section 4.
     Differs from Flower's present implementation, which computes the scores once.

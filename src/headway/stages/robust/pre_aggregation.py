@@ -16,7 +16,7 @@ from headway.core.stage import Aggregator, Place, stages
 from headway.core.update import Rows, Tensors, Update
 from headway.numerics.distances import mixed_rows
 from headway.numerics.keys import Key
-from headway.stages.robust.central_points import row_norms
+from headway.stages.clipping import shortening
 from headway.stages.robust.krum import Krum, distances_of
 from headway.stages.robust.rule_facts import check_rule, robust_facts
 
@@ -76,13 +76,11 @@ class Bucketing(Aggregator):
     """Updates are put into buckets at random, and another rule aggregates the means of the buckets.
 
     Formula: pi being a random permutation, `y_b = mean of x_pi(i), i = size (b - 1) + 1 ... min(size b, n)`; then
-    `then` of
-    the n / size (rounded up) means.
+    `then` of the n / size (rounded up) means.
     Shapes: rows `[C, P]`, aggregate `[P]`.  Weights are not used.
 
     size: how many updates a bucket has.  `then` must withstand as many attackers as there are clients that attack,
-    since
-        each may spoil a bucket of its own; it needs its number of updates in buckets.
+        since each may spoil a bucket of its own; it needs its number of updates in buckets.
 
     Raises:
         ConfigError: if size is below 1, or `then` is no rule for a whole cohort.
@@ -126,9 +124,8 @@ class Bucketing(Aggregator):
 class AdaptiveRobustClipping(Aggregator):
     """The longest updates are shortened to the length of the next longest, then another rule aggregates.
 
-    Formula: `k = floor(2 f (n - f) / n)`; C is the length of the (k + 1)-th longest update; `y_i = x_i min(1, C /
-    ||x_i||_2)`;
-    then `then` of y_1 ... y_n.
+    Formula: `k = floor(2 f (n - f) / n)`; C is the length of the (k + 1)-th longest update;
+    `y_i = x_i min(1, C / ||x_i||_2)`; then `then` of y_1 ... y_n.
     Shapes: rows `[C, P]`, aggregate `[P]`; all vectors that travel are taken as one.  Weights are not used.
 
     f: how many attackers it is to withstand, at most; it needs n >= 2 f + 1 updates, and as many as `then` needs.
@@ -162,10 +159,10 @@ class AdaptiveRobustClipping(Aggregator):
 
     def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The other rule's aggregate of the shortened updates."""
-        norms = row_norms(rows)
+        norms = rows.norms()
         clipped = math.floor(2 * self.f * (len(norms) - self.f) / len(norms))
         longest = norms.sort(descending=True).values[clipped]
-        factors = torch.where(norms > longest, longest / norms, torch.ones_like(norms))
+        factors = shortening(norms, longest)
         short = {name: part * factors.to(part.dtype).unsqueeze(-1) for name, part in rows.vectors.items()}
         return self.then.reduce(replace(rows, vectors=short), state, ctx)
 

@@ -14,7 +14,6 @@ from headway.core.fields import between
 from headway.core.flow import Flow
 from headway.core.stage import Aggregator, Place, stages
 from headway.core.update import Rows, Tensors, Update
-from headway.stages.robust.central_points import row_norms
 from headway.stages.robust.krum import distances_of
 from headway.stages.robust.rule_facts import combined, robust_facts
 
@@ -98,7 +97,7 @@ class FLTrust(Aggregator):
             raise UpdateRejected(self.root, "it holds the root data of FLTrust, and the round has no update of it")
         place = rows.names.index(self.root)
         with_root = torch.stack([part.double() @ part[place].double() for part in rows.vectors.values()]).sum(0)
-        return combined(rows, trusted_shares(with_root, row_norms(rows), place)), state
+        return combined(rows, trusted_shares(with_root, rows.norms(), place)), state
 
 
 def trusted_shares(with_root: Tensor, norms: Tensor, root: int) -> Tensor:
