@@ -22,13 +22,7 @@ def attack_picture(result: GridResult, metric: str) -> bytes:
         panels = figure.subplots(len(result.partitions), 1, squeeze=False)[:, 0]
         known = [value for value in result.values.values() if math.isfinite(value)] or [0.0, 1.0]
         for panel, partition in zip(panels, result.partitions, strict=True):
-            grid = [
-                [
-                    *(result.value(rule, attack, partition) for attack in result.attacks),
-                    result.worst(rule, partition)[0],
-                ]
-                for rule in result.rules
-            ]
+            grid = [_row(result, rule, partition) for rule in result.rules]
             colours = "viridis" if result.higher else "viridis_r"
             panel.imshow(grid, cmap=colours, vmin=min(known), vmax=max(known), aspect="auto")
             panel.set_xticks(range(len(columns)), columns, rotation=25, ha="right")
