@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from headway.core.errors import ConfigError
@@ -152,13 +152,11 @@ def costs(events: Sequence[PrivacyEvent], sampling: Sampling) -> list[Cost]:
             continue
         if len(relations := sorted({e.relation for e in own})) > 1:
             raise ConfigError(f"the privacy events of one round have the relations {' and '.join(relations)}: use one.")
-        gaussian = joined_multiplier(e.noise_multiplier for e in own if e.mechanism == "gaussian")
-        skellam = tuple(_skellam(e) for e in own if e.mechanism == "skellam")
-        amplified = account == "client" and sampling.amplifies
-        sample = (sampling.rate or 1.0, sampling.most, sampling.population) if amplified else (1.0, None, None)
-        if sample[1] is None:
-            sample = (sample[0], None, None)
-        found.append(Cost(account, Spend(gaussian, skellam, *sample, own[0].relation)))
+        spend = _joined(own)
+        if account == "client" and sampling.amplifies:
+            population = None if sampling.most is None else sampling.population
+            spend = replace(spend, rate=sampling.rate or 1.0, most=sampling.most, population=population)
+        found.append(Cost(account, spend))
     return [*found, *_server_costs(events, sampling)]
 
 
@@ -199,10 +197,12 @@ def _server_costs(events: Iterable[PrivacyEvent], sampling: Sampling) -> Iterato
     sampling hides nobody from it.  Without amplification this is the account of clients."""
     own = [event for event in events if event.at == "distributed" and event.unit == "client"]
     if own and sampling.amplifies:
-        gaussian = joined_multiplier(event.noise_multiplier for event in own if event.mechanism == "gaussian")
-        skellam = tuple(_skellam(event) for event in own if event.mechanism == "skellam")
-        yield Cost("server", Spend(gaussian, skellam, relation=own[0].relation))
+        yield Cost("server", _joined(own))
 
 
-def _skellam(event: PrivacyEvent) -> tuple[float, float, float]:
-    return detail(event, "l1"), detail(event, "l2"), detail(event, "variance")
+def _joined(events: Sequence[PrivacyEvent]) -> Spend:
+    """The releases of one cohort, of one relation, as one spend without sampling."""
+    gaussian = joined_multiplier(event.noise_multiplier for event in events if event.mechanism == "gaussian")
+    details = [event for event in events if event.mechanism == "skellam"]
+    skellam = tuple((detail(each, "l1"), detail(each, "l2"), detail(each, "variance")) for each in details)
+    return Spend(gaussian, skellam, relation=events[0].relation)
