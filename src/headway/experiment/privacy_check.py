@@ -18,7 +18,7 @@ from headway.observe.journal import open_read_only
 from headway.observe.run_folder import JOURNAL, LEDGER, read_identity, read_notes, read_tensors
 from headway.privacy.account_book import AccountBook
 from headway.privacy.ledger import epsilon_text, sampling_of
-from headway.privacy.ledger_file import LedgerFile, read_entries
+from headway.privacy.ledger_file import LedgerError, LedgerFile, read_entries
 from headway.privacy.options import PrivacyOptions
 from headway.privacy.recomputation import TOLERANCE, recomputed_epsilon
 from headway.privacy.spends import Account, Sampling
@@ -58,7 +58,7 @@ def check_ledger(folder: Path) -> LedgerCheck:
     try:
         file = LedgerFile(folder / LEDGER)
     except RunFolderError as error:
-        result.differences.append((_line_of(str(error)), str(error)))
+        result.differences.append((error.line if isinstance(error, LedgerError) else 0, str(error)))
         return result
     result.notes += file.notices
     result.lines = len(file.entries)
@@ -223,10 +223,3 @@ def _model_size(folder: Path) -> int | None:
 def _facts(event: PrivacyEvent) -> tuple[Any, ...]:
     """What must be the same of an event; its sensitivity follows from the cohort and the model."""
     return tuple(getattr(event, name) for name in COMPARED)
-
-
-def _line_of(message: str) -> int:
-    """The line that a message names; 0 for none."""
-    _, _, rest = message.partition(", line ")
-    number = rest.partition(":")[0]
-    return int(number) if number.isdigit() else 0

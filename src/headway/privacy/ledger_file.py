@@ -23,13 +23,22 @@ FORMAT = 1
 Entry = dict[str, Any]
 
 
+class LedgerError(RunFolderError):
+    """A ledger whose chain is broken.  line: the first at fault, from 1."""
+
+    def __init__(self, line: int, message: str) -> None:
+        self.line = line
+        super().__init__(message)
+
+
 class LedgerFile:
     """The entries of a ledger, in a file or, without a path, in memory alone.
 
     entries: all of them, oldest first.  notices: what a user should know of the file.
 
     Raises:
-        RunFolderError: if the file cannot be read, or its chain is broken, with the first line at fault.
+        RunFolderError: if the file cannot be read.
+        LedgerError: if its chain is broken, with the first line at fault.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -86,7 +95,7 @@ class LedgerFile:
                 f"{path}: the last line was not finished when the process ended, so nothing was released under it; it "
                 "is left out."
             )
-        self.entries = [entry for _, entry in checked_lines(path, whole.split(b"\n") if whole else [])]
+        self.entries = list(_checked(path, whole.split(b"\n") if whole else []))
 
     def _write(self, path: Path, line: bytes) -> None:
         new = not path.exists()
@@ -122,11 +131,11 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def checked_lines(path: Path, lines: list[bytes]) -> Iterator[tuple[int, Entry]]:
-    """The entries of lines with their numbers, from 1.
+def _checked(path: Path, lines: list[bytes]) -> Iterator[Entry]:
+    """The entries of lines.
 
     Raises:
-        RunFolderError: at the first line that is damaged, of another format, or not the one that was written.
+        LedgerError: at the first line that is damaged, of another format, or not the one that was written.
     """
     previous = ""
     for number, line in enumerate(lines, start=1):
@@ -137,12 +146,13 @@ def checked_lines(path: Path, lines: list[bytes]) -> Iterator[tuple[int, Entry]]
         except (ValueError, KeyError, AttributeError, TypeError):
             fault = "it is no entry of a ledger"
         if fault:
-            raise RunFolderError(
+            raise LedgerError(
+                number,
                 f"{path}, line {number}: {fault}. What the run has spent is not known any more: restore the file from "
-                "a copy; a run whose spent budget is not known cannot go on."
+                "a copy; a run whose spent budget is not known cannot go on.",
             )
         previous = digest
-        yield number, {**entry, "digest": digest}
+        yield {**entry, "digest": digest}
 
 
 def read_entries(path: Path) -> list[Entry]:
