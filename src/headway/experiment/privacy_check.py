@@ -17,7 +17,7 @@ from headway.experiment.identity import algorithm_of
 from headway.observe.journal import open_read_only
 from headway.observe.run_folder import JOURNAL, LEDGER, read_identity, read_notes, read_tensors
 from headway.privacy.account_book import AccountBook
-from headway.privacy.ledger import epsilon_text, sampling_of
+from headway.privacy.ledger import add_entry, book_of, epsilon_text, sampling_of
 from headway.privacy.ledger_file import LedgerError, LedgerFile, read_entries
 from headway.privacy.options import PrivacyOptions
 from headway.privacy.recomputation import TOLERANCE, recomputed_epsilon
@@ -89,8 +89,8 @@ def _check_lines(entries: list[dict[str, Any]], result: LedgerCheck) -> Iterator
             result.delta = float(budget["delta"])
             continue
         reserved += 1
-        line, sampling = number + 1, sampling_of(entry["sampling"])
-        book.add([event_of(each) for each in entry["events"]], int(entry["round"]) - 1, sampling)
+        line = number + 1
+        add_entry(book, entry)
         if any(each not in terms["events"] for each in entry["events"]):
             yield line, "its events are not those of the run's terms"
         if entry["sampling"] != terms["sampling"]:
@@ -107,9 +107,7 @@ def _check_epsilon(
     line: int, book: AccountBook, result: LedgerCheck, recorded: Mapping[Account, float]
 ) -> Iterator[tuple[int, str]]:
     """A recorded epsilon against that of the same spends by other means."""
-    for account, counts in book.counts().items():
-        left = book.delta_left(account, result.delta)
-        found = recomputed_epsilon(counts, left) if left > 0 else math.inf
+    for account, found in _recomputed(book, result.delta):
         there = recorded.get(account, 0.0)
         if found is None:
             note = "truncated samples have no second way of accounting here: their epsilon is taken as it stands"
@@ -121,6 +119,13 @@ def _check_epsilon(
                 line,
                 f"{account} epsilon {there:.6g} is recorded, and {found:.6g} follows from the releases so far",
             )
+
+
+def _recomputed(book: AccountBook, delta: float) -> Iterator[tuple[Account, float | None]]:
+    """The epsilon of each account of a book by other means; `None` where there are none."""
+    for account, counts in book.counts().items():
+        left = book.delta_left(account, delta)
+        yield account, recomputed_epsilon(counts, left) if left > 0 else math.inf
 
 
 def _check_budget(line: int, budget: Mapping[str, Any], recorded: Mapping[Account, float]) -> Iterator[tuple[int, str]]:
@@ -173,14 +178,8 @@ def _check_journal(
             f"round {round_} was reserved and is not in the journal: it came to nothing, and stays spent"
         )
     if rounds and (last := max(rounds)) in reserved:
-        book = AccountBook()
-        for entry in entries:
-            if entry["kind"] == "reserve" and int(entry["round"]) <= last:
-                events = [event_of(each) for each in entry["events"]]
-                book.add(events, int(entry["round"]) - 1, sampling_of(entry["sampling"]))
-        for account, counts in book.counts().items():
-            left = book.delta_left(account, result.delta)
-            found = recomputed_epsilon(counts, left) if left > 0 else math.inf
+        book = book_of([entry for entry in entries if int(entry.get("round", 0)) <= last])
+        for account, found in _recomputed(book, result.delta):
             there = spent.get((last, account))
             if found is not None and there is not None and abs(found - there) > TOLERANCE * max(1.0, found):
                 yield 0, f"the journal has {account} epsilon {there:.6g} after round {last}, and {found:.6g} follows"

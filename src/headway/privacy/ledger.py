@@ -159,9 +159,17 @@ def book_of(entries: list[Entry]) -> AccountBook:
     book = AccountBook()
     for entry in entries:
         if entry["kind"] == "reserve":
-            sampling = sampling_of(entry["sampling"])
-            book.add([event_of(each) for each in entry["events"]], int(entry["round"]) - 1, sampling)
+            add_entry(book, entry)
     return book
+
+
+def add_entry(book: AccountBook, entry: Entry) -> None:
+    """Adds the spends of a reservation's entry.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
+    book.add([event_of(each) for each in entry["events"]], int(entry["round"]) - 1, sampling_of(entry["sampling"]))
 
 
 def sampling_of(values: Mapping[str, Any]) -> Sampling:
