@@ -64,7 +64,7 @@ class Clip(Stage):
 
 def _shortened(vectors: Tensors, limit: float) -> dict[str, Tensor]:
     """The vectors, as one of at most this norm."""
-    norm = _norm(vectors)
+    norm = joint_norm(vectors)
     finite = torch.isfinite(norm)
     factor = shortening(norm, limit)
     return {
@@ -82,12 +82,8 @@ def shortening(norms: Tensor, limit: float | Tensor) -> Tensor:
     return torch.where(norms > limit, limit / norms, torch.ones_like(norms))
 
 
-def joint_norm(update: Update) -> Tensor:
+def joint_norm(vectors: Tensors) -> Tensor:
     """The L2 norm of all vectors as one, float64 `[...]`: scaled, so that it cannot overflow."""
-    return _norm(update.vectors)
-
-
-def _norm(vectors: Tensors) -> Tensor:
     largest = torch.stack([v.double().abs().amax(-1) for v in vectors.values()]).amax(0)
     unit = torch.where(largest > 0, largest, torch.ones_like(largest)).unsqueeze(-1)
     parts = [torch.linalg.vector_norm(v.double() / unit, dim=-1) for v in vectors.values()]

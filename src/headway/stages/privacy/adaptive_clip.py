@@ -78,7 +78,7 @@ class AdaptiveClip(Stage):
     def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
         """The update in units of C, shortened where it is too long, with its bit."""
         limit = ctx.received["norm"].double()[..., 0]
-        norm = joint_norm(update)
+        norm = joint_norm(update.vectors)
         finite = torch.isfinite(norm).unsqueeze(-1)
         factor = self._scale / torch.maximum(norm, limit).unsqueeze(-1)
         vectors = {
