@@ -23,9 +23,9 @@ def test_noise_to_signal_is_the_length_of_the_noise_over_the_longest_mean():
 def test_what_is_too_small_and_what_would_do():
     made = plan(population=20, cohort=20, model_size=400)
     assert made.large_enough is False
-    enough = made.with_population(made.sufficient_population)
-    assert enough.large_enough
-    assert made.with_population(made.sufficient_population - 2).large_enough is False
+    enough = made.sufficient_population
+    assert plan(population=enough, cohort=enough, model_size=400).large_enough
+    assert plan(population=enough - 2, cohort=enough - 2, model_size=400).large_enough is False
     assert plan(population=20, cohort=20, model_size=made.sufficient_model_size).large_enough
     assert plan(population=20, cohort=20, model_size=400, epsilon=made.sufficient_epsilon * 1.001).large_enough
     assert made.sufficient_epsilon > made.epsilon

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from headway.core.errors import ConfigError
@@ -110,10 +110,6 @@ class PrivacyPlan(Plain):
         else:
             found = gaussian_epsilon(z / math.sqrt(self.rounds), self.delta)
         return found if found < LARGEST_EPSILON else None
-
-    def with_population(self, population: int) -> PrivacyPlan:
-        """The plan for another population, of which the same share is drawn."""
-        return replace(self, population=population, cohort=self.rate * population)
 
     @property
     def _sampling(self) -> Sampling:
