@@ -136,11 +136,6 @@ class Engine(ABC):
         return ()
 
     @property
-    def is_deployed(self) -> bool:
-        """Whether clients are elsewhere, with randomness of their own, and the run is not to repeat."""
-        return False
-
-    @property
     def attempt(self) -> int:
         """The attempt at the round for which `candidates` was called last; above 0 where a protocol begins it again."""
         return 0

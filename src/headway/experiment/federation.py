@@ -70,7 +70,7 @@ class Federation:
         flows = algorithm.flows(engine.facts, population=known.population)
         check_population(algorithm, engine, known)
         asked = options.privacy.randomness
-        system = asked == "system" or (asked is None and engine.is_deployed)
+        system = asked == "system" or (asked is None and engine.facts.deployed)
         engine.open(Job(algorithm, task, known, key, memory, options.rounds, system))
         try:
             history = history_of(algorithm, engine, known)

@@ -118,11 +118,6 @@ class NetworkEngine(Engine):
         self._recall(0)
 
     @property
-    def is_deployed(self) -> bool:
-        """Clients are on machines of their own."""
-        return True
-
-    @property
     def attempt(self) -> int:
         """The attempt at the present round, above 0 where a restart has begun the exchanges of a protocol again."""
         return 0 if self.protocol is None else self.protocol.attempt
