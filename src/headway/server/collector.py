@@ -68,9 +68,7 @@ class UpdateCollector:
         Raises:
             UpdateRejected: if it is longer than was promised, which may show only when it is decoded.
         """
-        update, trained, here = outcome.update, outcome.trained, self._contexts
-        if here is None or here.ask is not ask or ask.earlier:
-            here = self._contexts = self._contexts_of(ask, client)
+        update, trained, here = outcome.update, outcome.trained, self._kept_contexts(ask, client)
         decoded = self.chain.decode(update, here.server, self.flows) if here.decodes else update
         if self.guard.decoded:
             self.guard.check_bound(decoded, client)
@@ -105,9 +103,7 @@ class UpdateCollector:
 
     def lifted_columns(self, ask: Ask, client: str, update: Update, columns: slice) -> Update:
         """Some columns of a client's update as they enter the sum, where that does not need whole vectors."""
-        here = self._contexts
-        if here is None or here.ask is not ask:
-            here = self._contexts = self._contexts_of(ask, client)
+        here = self._kept_contexts(ask, client)
         part = replace(update, vectors={name: vector[columns] for name, vector in update.vectors.items()})
         if not self.lifts:
             return part
@@ -181,6 +177,13 @@ class UpdateCollector:
         if "weight_bound" in self.flows[-1].set_by:  # a stage sets the weights
             metrics["weight"] = weights
         return Reports(clients, "counted", sizes, steps, norms, *costs, metrics)
+
+    def _kept_contexts(self, ask: Ask, client: str) -> _Contexts:
+        """The contexts of a client's update, made anew only where those of the last one are others."""
+        here = self._contexts
+        if here is None or here.ask is not ask or ask.earlier:
+            here = self._contexts = self._contexts_of(ask, client)
+        return here
 
     def _contexts_of(self, ask: Ask, client: str) -> _Contexts:
         """The contexts of a client's update; the same for all that were asked in the present round."""
