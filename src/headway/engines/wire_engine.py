@@ -33,6 +33,7 @@ from headway.protocol.reports import Reports, columns_of
 from headway.protocol.sums import ExactTotal
 from headway.protocol.wire_messages import Binding, decode_reply, encode_request
 from headway.server.collector import GroupResult, answered
+from headway.server.group_summer import numbers_of
 
 MOST = 1 << 32  # bytes of a message
 
@@ -122,14 +123,13 @@ class WireEngine(Engine):
         if isinstance(reply, Declined):
             return Reports([client], reply.status, bytes_down=down, reasons=reply.reason)
         assert isinstance(reply, UpdateReply)
-        update, figures = reply.update, reply.figures
-        examples, steps = int(figures.get("examples", 0)), int(figures.get("steps", 0))
+        update = reply.update
         try:
             norm = self.setup.guard.check(update, client, len(self.job.data.train[client]))
             self.setup.collector.count_received(ask, client, update, result)
         except UpdateRejected as refusal:
             return Reports([client], "rejected", seconds=seconds, bytes_down=down, reasons=refusal.reason)
-        numbers = (examples, steps, norm, figures.get("train_loss", 0.0), float(update.weight))
+        numbers = numbers_of(reply.figures, norm, float(update.weight))
         return self.setup.collector.reports_of([client], (seconds, self._bytes(update), down), *numbers)
 
     def _scores(self, ask: Ask) -> Answer:
