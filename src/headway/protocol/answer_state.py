@@ -53,8 +53,8 @@ def answer_from_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         name: ExactSum({k: tensors[f"bins/{name}/{k}"] for k in held["bins"]}, held["terms"])
         for name, held in values["vectors"].items()
     }
-    total = ExactTotal.from_state(values["total"], vectors)
-    total.integers, total.rounded = _under("integers/", tensors), _under("rounded/", tensors)
+    total = ExactTotal.from_state(values["total"], vectors, _under("integers/", tensors))
+    total.rounded = _under("rounded/", tensors)
     for place, client in enumerate(values["rows"]):
         own = _under(f"rows/{place}/", tensors)
         total.rows[client] = Update(_under("v/", own), own["weight"], _under("s/", own))

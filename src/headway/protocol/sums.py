@@ -144,10 +144,13 @@ class ExactTotal:
         return {"weight": self.weight.units, "sums": sums, "count": self.count}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any], vectors: dict[str, ExactSum]) -> ExactTotal:
-        """The total of these vectors and of the numbers that `to_state` gave."""
+    def from_state(
+        cls, state: Mapping[str, Any], vectors: dict[str, ExactSum], integers: dict[str, Tensor]
+    ) -> ExactTotal:
+        """The total of these vectors, these vectors of integers, and of the numbers that `to_state` gave."""
         total = cls()
-        total.vectors, total.weight, total.count = vectors, ExactScalar(state["weight"]), state["count"]
+        total.vectors, total.integers = vectors, integers
+        total.weight, total.count = ExactScalar(state["weight"]), state["count"]
         total.sums = {name: ExactScalar(units) for name, units in state["sums"].items()}
         return total
 

@@ -60,9 +60,7 @@ def total_from_arrays(state: Mapping[str, Any]) -> ExactTotal:
         name: ExactSum({k: tensor_of(part) for k, part in bins.items()}, terms)
         for name, (terms, bins) in state["bins"].items()
     }
-    total = ExactTotal.from_state(state, vectors)
-    total.integers = tensors_of(state["integers"])
-    return total
+    return ExactTotal.from_state(state, vectors, tensors_of(state["integers"]))
 
 
 def rows_to_arrays(total: ExactTotal, number: torch.dtype) -> dict[str, Any]:

@@ -174,9 +174,7 @@ def _room(messages: int) -> int:
 
 def read_total(reply: dict[str, Any], sums: Sums) -> ExactTotal:
     """The sum of a worker's groups, from its reply."""
-    total = ExactTotal.from_state(reply, sums.read(reply["bins"]))
-    total.integers = sums.read_integers(reply["integers"])
-    return total
+    return ExactTotal.from_state(reply, sums.read(reply["bins"]), sums.read_integers(reply["integers"]))
 
 
 def read_work(reply: dict[str, Any], unit: Sequence[str], first: int, areas: Areas) -> WorkerResult:
