@@ -1,4 +1,4 @@
-"""The requests that take simulated time: training, and the measuring of losses."""
+"""The requests that take simulated time: training, the measuring of losses, and the exchanges of a protocol."""
 
 from __future__ import annotations
 
@@ -48,9 +48,8 @@ class TimedRequests:
 
         All are waited for, at most until the quorum's deadline; clients at work on an earlier ask go on meanwhile.
         """
-        clock, quorum, down = self.clock, self.coordinator.pool.quorum, wire.size(ask.message.tensors())
-        begun, simulated, up = clock.now, self.simulated, wire.size(REPLY)
-        last = begun + min(math.inf if quorum.deadline_s is None else quorum.deadline_s, quorum.lost_after_s)
+        clock, simulated, down, up = self.clock, self.simulated, wire.size(ask.message.tensors()), wire.size(REPLY)
+        begun, last = clock.now, self._last()
 
         def key_of(client: str) -> Key:
             return self.key.derive("measure", client, ask.round, ask.attempt)
@@ -70,9 +69,8 @@ class TimedRequests:
         Every exchange has the quorum's deadline for itself; a client may crash or leave in each.
         """
         assert isinstance(ask.request, Exchange)
-        clock, quorum, name = self.clock, self.coordinator.pool.quorum, ask.request.name
-        begun, common = clock.now, wire.size(ask.message.tensors())
-        last = begun + min(math.inf if quorum.deadline_s is None else quorum.deadline_s, quorum.lost_after_s)
+        clock, name, common = self.clock, ask.request.name, wire.size(ask.message.tensors())
+        begun, last = clock.now, self._last()
 
         def key_of(client: str) -> Key:
             return self.key.derive("exchange", name, client, ask.round, ask.attempt)
@@ -97,6 +95,11 @@ class TimedRequests:
             clock={f"{name}_s": until - begun},
             notes=[*answer.notes, *notes],
         )
+
+    def _last(self) -> float:
+        """When the replies to a request that is made now are waited for no longer."""
+        quorum = self.coordinator.pool.quorum
+        return self.clock.now + min(math.inf if quorum.deadline_s is None else quorum.deadline_s, quorum.lost_after_s)
 
     def duration(self, ticket: Ticket, begin: float) -> float:
         """The seconds that a client works on an ask; its number of steps is limited where the deadline decides it."""
