@@ -7,7 +7,8 @@ round ends without a sum, and nothing is unmasked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -208,8 +209,13 @@ class SumServer:
     def _by_place(self, replies: Mapping[str, Tensors]) -> list[tuple[int, Tensors]]:
         return [(place, replies[name]) for place, name in enumerate(self.cohort.names) if name in replies]
 
-    def _leaving_out(self, place: int) -> _LeavingOut:
-        return _LeavingOut(self, place)
+    @contextmanager
+    def _leaving_out(self, place: int) -> Iterator[None]:
+        """Leaves a client out whose reply has not the form of the phase, with a note."""
+        try:
+            yield
+        except (ExchangeRefused, KeyError) as error:
+            self._leave_out(place, f"its reply has not the form of the phase ({error})")
 
     def _leave_out(self, place: int, reason: str) -> None:
         self.notes.append(f"{self.cohort.names[place]!r} was left out of the secure sum: {reason}.")
@@ -221,23 +227,6 @@ class SumServer:
                 f"{len(members)} of {asked} clients {did}, and {self.cohort.needed} must remain: nothing was unmasked"
             )
         return members
-
-
-@dataclass(frozen=True)
-class _LeavingOut:
-    """Leaves a client out whose reply has not the form of the phase, with a note."""
-
-    server: SumServer
-    place: int
-
-    def __enter__(self) -> None:
-        """Nothing to make ready."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> bool:
-        if not isinstance(error, ExchangeRefused | KeyError):
-            return False
-        self.server._leave_out(self.place, f"its reply has not the form of the phase ({error})")
-        return True
 
 
 @dataclass(frozen=True)
