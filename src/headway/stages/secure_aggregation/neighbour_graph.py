@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from headway.numerics.keys import Key
+from headway.numerics.secure_random import SecureStream
 
 COMPLETE = 64  # clients up to which every pair shares a mask
 PRIVACY, COMPLETION = 40, 20  # bits: 2^-40 that a single update can be seen, 2^-20 that the sum cannot be unmasked
@@ -66,7 +67,7 @@ def graph_plan(clients: int, needed: int, corrupt: float) -> GraphPlan:
 
 def circle_of(members: Sequence[int], seed: bytes) -> list[int]:
     """The members in an order by 128 random bits each, which the seed of 32 bytes draws (AES-256-CTR)."""
-    stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor().update(bytes(16 * len(members)))
+    stream = SecureStream(Key(seed)).bytes(16 * len(members)).tobytes()
     drawn = {member: stream[16 * place : 16 * place + 16] for place, member in enumerate(members)}
     return sorted(members, key=lambda member: (drawn[member], member))
 

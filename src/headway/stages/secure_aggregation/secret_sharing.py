@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from headway.numerics.keys import Key
+from headway.numerics.secure_random import SecureStream
 
 PRIME = 2**521 - 1
 SECRET, SHARE = 32, 66  # bytes of a secret, and of a share
@@ -23,8 +24,9 @@ def shares_of(secret: bytes, threshold: int, points: Sequence[int], seed: bytes)
     """
     if len(secret) != SECRET or len(set(points)) != len(points) or min(points, default=1) < 1 or threshold < 1:
         raise ValueError("a secret of 32 bytes is shared at distinct points above 0")
-    stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
-    coefficients = [int.from_bytes(stream.update(bytes(SHARE)), "little") & PRIME for _ in range(threshold - 1)]
+    drawn = SecureStream(Key(seed)).bytes(SHARE * (threshold - 1)).tobytes()
+    starts = range(0, len(drawn), SHARE)
+    coefficients = [int.from_bytes(drawn[start : start + SHARE], "little") & PRIME for start in starts]
     shares = []
     for point in points:
         value = 0
