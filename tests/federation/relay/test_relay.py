@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from agent_threads import AgentThread
+from crashing_log import Crash, CrashingLog
 from network import Network
 from raw_client import RawClient
 from toys import blobs, linear_task
@@ -191,30 +192,14 @@ def test_a_node_joins_for_others_only_where_the_server_lists_it(tmp_path):
     network.close()
 
 
-class Crash(BaseException):
-    """The server's process has ended."""
-
-
-class FailingLog(EventLog):
-    """A log whose server ends right after an event."""
-
-    last_event = 0
-
-    def append(self, event):
-        number = super().append(event)
-        if number == self.last_event:
-            raise Crash
-        return number
-
-
 @pytest.mark.parametrize("crash", [2, 3, 4, 6, 7, 8])  # after each arrival of the first round, and in the second
 def test_a_server_that_ends_amid_the_events_of_a_sum_counts_it_once_and_whole(tmp_path, crash):
     data, algorithm = blobs((7, 12, 5)), CHAINS["scaffold"]()
     local = hw.Run(algorithm, data, TASK, rounds=2, engine=hw.LocalEngine(group=1))
     list(local)
     for attempt in range(2):
-        log = FailingLog(tmp_path)
-        log.last_event = 0 if attempt else crash
+        log = CrashingLog(tmp_path)
+        log.crash_at = 0 if attempt else crash
         options = {"expected": frozenset(data.clients), "wait_limit_s": 15.0, "group": 1, "relays": ("west",)}
         network = Network.of(algorithm, TASK, Spool(tmp_path / "spool"), log, 2, **options)
         relay = RelayThread(network.url, tmp_path / "relay", "west", clients=2)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from crashing_log import Crash, CrashingLog
 from network import Network
 from raw_client import RawClient, prepared
 from toys import blobs, linear_task
@@ -50,30 +51,6 @@ def test_the_weights_are_those_of_the_local_engine(tmp_path, name):
     assert reports[-1].metrics["accuracy"] == pytest.approx(expected[-1].metrics["accuracy"])
 
 
-class Crash(BaseException):
-    """The end of a process, as far as a run in this one can tell."""
-
-
-class FailingLog(EventLog):
-    """Ends the run after an event of this number is on disk, or before or after the verdicts of a round are, once."""
-
-    after_event = 0
-
-    def append(self, event):
-        number = super().append(event)
-        self.pass_by(number)
-        return number
-
-    def record_verdicts(self, verdicts):
-        self.pass_by(-verdicts["client-0"].round - 1)
-        super().record_verdicts(verdicts)
-        self.pass_by(-verdicts["client-0"].round - 101)
-
-    def pass_by(self, place):
-        if place == self.after_event:
-            raise Crash
-
-
 @pytest.mark.parametrize("keep_after_s", [0.0, 20.0], ids=["answers kept", "answers from events"])
 def test_a_server_that_ends_after_any_event_comes_to_the_same_weights(tmp_path, monkeypatch, keep_after_s):
     monkeypatch.setattr(replay, "KEEP_AFTER_S", keep_after_s)
@@ -81,13 +58,13 @@ def test_a_server_that_ends_after_any_event_comes_to_the_same_weights(tmp_path, 
     local = hw.Run(algorithm, data, task, rounds=2)
     list(local)
     events = 2 * (1 + 3 + 1)  # of each round: opened, three updates, closed
-    for crash in (*range(1, events + 1), -1, -2, -101, -102):
+    for crash in (*range(1, events + 1), "before 0", "before 1", "after 0", "after 1"):
         folder = tmp_path / str(crash)
         network, run = None, None
         for attempt in range(2):
             folder.mkdir(exist_ok=True)
-            log = FailingLog(folder)
-            log.after_event = 0 if attempt else crash
+            log = CrashingLog(folder)
+            log.crash_at = 0 if attempt else crash
             network = Network.of(
                 algorithm, task, Spool(folder / "spool"), log, 2, before=network, expected=frozenset(data.clients)
             )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from crashing_log import Crash, CrashingLog
 from network import Network
 from secure_chain import TRAINER, secure
 from toys import blobs, linear_task
@@ -19,30 +20,6 @@ def expected(rounds=2, algorithm=None):
     run = hw.Run(algorithm or secure(), DATA, TASK, rounds=rounds)
     list(run)
     return run.state.params
-
-
-class Crash(BaseException):
-    """The end of a process, as far as a run in this one can tell."""
-
-
-class FailingLog(EventLog):
-    """Ends the run when an event of this number is on disk, or before (negative) or after the verdicts of a round."""
-
-    after_event = 0
-
-    def append(self, event):
-        number = super().append(event)
-        self.pass_by(number)
-        return number
-
-    def record_verdicts(self, verdicts):
-        self.pass_by(f"before {verdicts['client-0'].round}")
-        super().record_verdicts(verdicts)
-        self.pass_by(f"after {verdicts['client-0'].round}")
-
-    def pass_by(self, place):
-        if place == self.after_event:
-            raise Crash
 
 
 def serve(folder, log, before=None, resume=False, algorithm=None, rounds=2, others=(), **options):
@@ -120,8 +97,8 @@ def test_a_server_that_ends_after_any_event_comes_to_the_same_weights(tmp_path, 
 
 def check_crash(folder, place):
     """Before the training of an attempt is closed a new one begins; after it, the attempt is gone on with."""
-    log = FailingLog(folder)
-    log.after_event = place
+    log = CrashingLog(folder)
+    log.crash_at = place
     network, _, _, crashed = serve(folder, log)
     assert crashed
     _, run, reports, _ = serve(folder, EventLog(folder), network, resume=True)
@@ -142,8 +119,8 @@ def private():
 
 @pytest.mark.parametrize("place", [3, 20, "before 0"], ids=["among the keys", "after training", "after the release"])
 def test_a_release_that_a_crash_interrupts_stays_spent_and_the_ledger_agrees_with_the_journal(tmp_path, place):
-    log = FailingLog(tmp_path)
-    log.after_event = place
+    log = CrashingLog(tmp_path)
+    log.crash_at = place
     network, _, _, crashed = serve(tmp_path, log, algorithm=private(), population=3)
     assert crashed
     _, run, reports, _ = serve(tmp_path, EventLog(tmp_path), network, resume=True, algorithm=private(), population=3)
