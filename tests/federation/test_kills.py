@@ -96,6 +96,29 @@ def with_agents_killed(nodes, faults):
     return killed
 
 
+def kill_servers(nodes, seed, latest):
+    """Runs whose servers are killed at places that are drawn, each passed so often at most; the kills, and the runs."""
+    chance, killed, number = random.Random(seed), 0, 0
+    while killed < SERVER_KILLS:
+        number += 1
+        nodes.fresh(f"server-{number}")
+        faults = [f"{chance.choice(SERVER)}|kill|{chance.randint(1, latest)}" for _ in range(5)]
+        killed += with_server_killed(nodes, faults)
+    return killed, number
+
+
+def kill_agents(nodes, seed, latest):
+    """The same of agents."""
+    chance, killed, number = random.Random(seed), 0, 0
+    clients = parts(nodes.recipe)[1].clients
+    while killed < AGENT_KILLS:
+        number += 1
+        nodes.fresh(f"agents-{number}")
+        faults = {c: [f"{chance.choice(AGENT)}|kill|{chance.randint(1, latest)}" for _ in range(4)] for c in clients}
+        killed += with_agents_killed(nodes, faults)
+    return killed, number
+
+
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nodes") / "first"
@@ -121,22 +144,11 @@ def test_an_agent_is_killed(nodes, place):
 @pytest.mark.soak
 def test_the_server_is_killed_again_and_again(nodes):
     """12 places: those that have a name, and any moment."""
-    chance, killed, number = random.Random(0), 0, 0
-    while killed < SERVER_KILLS:
-        number += 1
-        nodes.fresh(f"server-{number}")
-        faults = [f"{chance.choice(SERVER)}|kill|{chance.randint(1, 4)}" for _ in range(5)]
-        killed += with_server_killed(nodes, faults)
+    killed, number = kill_servers(nodes, 0, 4)
     print(f"{killed} kills of the server in {number} runs of {ROUNDS} rounds: none lost, none counted twice")
 
 
 @pytest.mark.soak
 def test_agents_are_killed_again_and_again(nodes):
-    chance, killed, number = random.Random(0), 0, 0
-    while killed < AGENT_KILLS:
-        number += 1
-        nodes.fresh(f"agents-{number}")
-        clients = parts(nodes.recipe)[1].clients
-        faults = {c: [f"{chance.choice(AGENT)}|kill|{chance.randint(1, 3)}" for _ in range(4)] for c in clients}
-        killed += with_agents_killed(nodes, faults)
+    killed, number = kill_agents(nodes, 0, 3)
     print(f"{killed} kills of agents in {number} runs of {ROUNDS} rounds: none lost, none counted twice")

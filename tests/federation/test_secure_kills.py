@@ -1,10 +1,8 @@
 """Servers and agents that are killed in rounds of a secure sum: the weights of a simulation, each update in one sum."""
 
-import random
-
 import pytest
 from crash_nodes import Nodes, parts
-from test_kills import AGENT, AGENT_KILLS, SERVER, SERVER_KILLS, with_agents_killed, with_server_killed
+from test_kills import kill_agents, kill_servers, with_agents_killed, with_server_killed
 
 FEW_SERVER = [  # the place, and how often it is passed before
     ("before an event is on disk", 2),  # among the keys
@@ -49,21 +47,11 @@ def test_an_agent_is_killed(nodes, place, count):
 
 @pytest.mark.soak
 def test_the_server_is_killed_again_and_again(nodes):
-    chance, killed, number = random.Random(1), 0, 0
-    while killed < SERVER_KILLS:
-        number += 1
-        nodes.fresh(f"server-{number}")
-        killed += with_server_killed(nodes, [f"{chance.choice(SERVER)}|kill|{chance.randint(1, 30)}" for _ in range(5)])
+    killed, number = kill_servers(nodes, 1, 30)
     print(f"{killed} kills of the server in {number} runs with a secure sum: the weights of a simulation")
 
 
 @pytest.mark.soak
 def test_agents_are_killed_again_and_again(nodes):
-    chance, killed, number = random.Random(1), 0, 0
-    clients = parts("secure")[1].clients
-    while killed < AGENT_KILLS:
-        number += 1
-        nodes.fresh(f"agents-{number}")
-        faults = {c: [f"{chance.choice(AGENT)}|kill|{chance.randint(1, 8)}" for _ in range(4)] for c in clients}
-        killed += with_agents_killed(nodes, faults)
+    killed, number = kill_agents(nodes, 1, 8)
     print(f"{killed} kills of agents in {number} runs with a secure sum: the weights of a simulation")
