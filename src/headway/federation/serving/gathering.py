@@ -73,19 +73,19 @@ class Gathering:
         sent: SentMessage,
         gathered: Gathered,
         recorder: Recorder | None = None,
-        name_of: Callable[[str], str] | None = None,
+        name: str | None = None,
     ) -> None:
         """Adds the replies of the cohort that are not there; a client that leaves, or does not answer by the quorum's
         deadline, is missing.
 
-        recorder: is given each reply before its client has a receipt.  name_of: the name of a node's assignment, by
-        default one that no other has.
+        recorder: is given each reply before its client has a receipt.  name: of every node's assignment, by default
+        one that no other has.
         """
         channel = self.channel
         wanted = [client for client in ask.cohort if client not in gathered.replies and client not in gathered.missing]
         _lose(gathered, channel.members.silent(wanted), recorder)
         wanted = [client for client in wanted if client not in gathered.missing]
-        nodes, names = self._send(ask, sent, wanted, name_of)
+        nodes, names = self._send(ask, sent, wanted, name)
         seconds = ask.quorum.deadline_s
         last = math.inf if seconds is None else channel.clock.now() + seconds
         shown = -math.inf
@@ -109,7 +109,7 @@ class Gathering:
                     channel.assignments.withdraw(moved)
                     names = {node: name for node, name in names.items() if node not in moved}
                     clients = [client for own in moved.values() for client in own]
-                    others, more = self._send(ask, sent, clients, name_of)
+                    others, more = self._send(ask, sent, clients, name)
                     nodes, names = {**nodes, **others}, {**names, **more}
                 if channel.clock.now() >= last:
                     gone = dict.fromkeys(names, f"it has not answered within {seconds:g} s") | gone
@@ -118,16 +118,16 @@ class Gathering:
                 names = {node: name for node, name in names.items() if node not in gone}
 
     def _send(
-        self, ask: Ask, sent: SentMessage, clients: Sequence[str], name_of: Callable[[str], str] | None
+        self, ask: Ask, sent: SentMessage, clients: Sequence[str], name: str | None
     ) -> tuple[dict[str, list[str]], dict[str, str]]:
         """Sends the request to some clients: the nodes that have it for which of them, and each node's assignment."""
         channel, nodes, names = self.channel, self.channel.by_node(clients), dict[str, str]()
         for node, own in nodes.items():
-            names[node] = name_of(node) if name_of is not None else f"{self.prefix}-{next(self._numbers)}"
+            names[node] = name or f"{self.prefix}-{next(self._numbers)}"
             behind = own if channel.members.relays(node) else ()
             limit = REPLY_ROOM if isinstance(ask.request, Exchange) else largest_sum({}, len(behind))
             channel.send(node, names[node], ask, sent, limit, behind)
-        if name_of is not None:
+        if name is not None:
             channel.assignments.begin()  # whatever else a client still holds is not wanted
         return nodes, names
 

@@ -231,7 +231,6 @@ class NetworkEngine(Engine):
         if self.protocol is None:
             return self.training.train(ask)
         self.protocol.begin(ask)
-        self.protocol.took_part(ask.cohort)
         answer = self.training.train(ask)
         return replace(answer, notes=(*answer.notes, *self.protocol.trained()))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from headway.core.errors import RunFolderError
 from headway.federation.http_api import RoundVerdict
@@ -12,7 +13,7 @@ from headway.federation.serving.assignments import ReplyArrived
 from headway.federation.serving.gathering import Gathered, Gathering, missing_notes
 from headway.federation.serving.request_channel import RequestChannel, SentMessage
 from headway.federation.serving.training_round import TrainingRounds
-from headway.federation.spool.round_event import RoundEvent, RoundLog
+from headway.federation.spool.round_event import EventKind, RoundEvent, RoundLog
 from headway.protocol.messages import Answer, Ask, Exchange, ExchangeReply
 from headway.protocol.reports import Reports
 from headway.protocol.round_pool import Closed
@@ -84,31 +85,34 @@ class ProtocolRounds:
 
     # one round ------------------------------------------------------------------------------------------
 
-    def begin(self, ask: Ask) -> None:
-        """Notes that an attempt begins with this ask, if it is the first."""
-        if self._now is not None:
-            return
+    def begin(self, ask: Ask) -> _RoundAttempt:
+        """The attempt that the clients of an ask take part in, which the first ask of a round begins."""
+        if self._now is None:
+            self._now = self._begun(ask)
+        self._now.clients |= set(ask.cohort)
+        return self._now
+
+    def _begun(self, ask: Ask) -> _RoundAttempt:
+        """A new attempt, or one that is gone on with after a restart."""
         pool, rounds = self.rounds.coordinator.pool, self.rounds
         if rounds.next_kind == "begun":
             event = rounds.take()
             pool.renumber(int(event.more["first"]))
         else:
-            now = max(self.channel.clock.now(), pool.now, 0.0)
             more = {"available": list(rounds.available), "first": pool.asked, "sizes": rounds.sizes}
-            event = RoundEvent("begun", ask.round, self.attempt, now, more=more)
+            event = RoundEvent("begun", ask.round, self.attempt, self._time(), more=more)
             rounds.write(event)
-        self._now, self.digests = _RoundAttempt(ask.round, self.attempt), set()
+        self.digests = set()
         rounds.record.counted, rounds.record.lost = {}, {}
         rounds.record.closed = Closed(ask.round, event.at, (), ())
         for left in self._left:
             self._give_verdicts(left, BEGUN_AGAIN)
+        return _RoundAttempt(ask.round, self.attempt)
 
     def exchange(self, ask: Ask) -> Answer:
         """The answer to an exchange of the protocol."""
-        self.begin(ask)
-        assert self._now is not None
         assert isinstance(ask.request, Exchange)
-        self._now.clients |= set(ask.cohort)
+        attempt = self.begin(ask)
         sent, name = self.channel.encode(ask), ask.request.name
         self.digests.add(sent.digest)
         gathered = self._recorded(ask, sent)
@@ -116,25 +120,20 @@ class ProtocolRounds:
             self.rounds.take()
         else:
             job = self.channel.assignments.job
-            own = f"{job}-{ask.round}.{ask.attempt}.{ask.number}"
-            self.gathering.gather(ask, sent, gathered, _Recorder(self, ask), lambda node: own)
-            self.rounds.write(RoundEvent("gathered", ask.round, ask.attempt, self._time(), ask.number))
+            assignment = f"{job}-{ask.round}.{ask.attempt}.{ask.number}"
+            self.gathering.gather(ask, sent, gathered, _Recorder(self, ask), assignment)
+            self.write("gathered", ask)
         replies = {
             client: gathered.replies[client].tensors  # type: ignore[attr-defined]
             for client in sorted(gathered.replies)
         }
         notes, self._notes = self._notes, []
-        lost = sorted(gathered.missing) if not self.was_trained else []  # of others the training has reports
+        lost = sorted(gathered.missing) if not attempt.trained else []  # of others the training has reports
         reasons = [f"it took no part in the exchange {name!r}, since {gathered.missing[client]}" for client in lost]
         reports = Reports(lost, "dropped", bytes_down=sent.size, reasons=reasons) if lost else Reports()
         return Answer(
             replies=replies, reports=reports, notes=[*notes, *missing_notes(gathered.missing, f"exchange {name!r}")]
         )
-
-    def took_part(self, clients: Sequence[str]) -> None:
-        """Notes the clients that are asked to train."""
-        if self._now is not None:
-            self._now.clients |= set(clients)
 
     def trained(self) -> list[str]:
         """Notes that the training of the attempt is over; sentences on the round."""
@@ -142,11 +141,6 @@ class ProtocolRounds:
             self._now.trained = True
         notes, self._notes = self._notes, []
         return notes
-
-    @property
-    def was_trained(self) -> bool:
-        """Whether the training of the present attempt is over."""
-        return self._now is not None and self._now.trained
 
     def end(self, verdicts: Mapping[str, RoundVerdict]) -> dict[str, RoundVerdict]:
         """Ends the round: the verdicts on all clients that took part, so that they forget their secrets."""
@@ -166,18 +160,9 @@ class ProtocolRounds:
 
     # inside ---------------------------------------------------------------------------------------------
 
-    def keep_reply(self, ask: Ask, arrived: ReplyArrived) -> None:
-        """Writes that a reply is on disk, before its client is given a receipt."""
-        self.digests.add(arrived.digest)
-        self.rounds.write(
-            RoundEvent("replied", ask.round, ask.attempt, self._time(), ask.number, arrived.client, arrived.digest)
-        )
-
-    def keep_missing(self, ask: Ask, client: str, reason: str) -> None:
-        """Writes that a client has not replied."""
-        self.rounds.write(
-            RoundEvent("missing", ask.round, ask.attempt, self._time(), ask.number, client, reason=reason)
-        )
+    def write(self, kind: EventKind, ask: Ask, **facts: Any) -> None:
+        """Writes an event of an exchange."""
+        self.rounds.write(RoundEvent(kind, ask.round, ask.attempt, self._time(), ask.number, **facts))
 
     def _recorded(self, ask: Ask, sent: SentMessage) -> Gathered:
         """The replies that were there before a restart; of a new exchange, that it begins.
@@ -188,9 +173,7 @@ class ProtocolRounds:
         rounds, gathered = self.rounds, Gathered()
         if rounds.next_kind != "asked":
             more = {"name": ask.request.name, "cohort": list(ask.cohort)}  # type: ignore[attr-defined]
-            rounds.write(
-                RoundEvent("asked", ask.round, ask.attempt, self._time(), ask.number, digest=sent.digest, more=more)
-            )
+            self.write("asked", ask, digest=sent.digest, more=more)
             return gathered
         event = rounds.take()
         if (event.number, event.digest) != (ask.number, sent.digest):
@@ -228,12 +211,13 @@ class _Recorder:
     ask: Ask
 
     def replied(self, arrived: ReplyArrived) -> None:
-        """A reply that is taken."""
-        self.rounds.keep_reply(self.ask, arrived)
+        """A reply that is on disk, before its client is given a receipt."""
+        self.rounds.digests.add(arrived.digest)
+        self.rounds.write("replied", self.ask, client=arrived.client, digest=arrived.digest)
 
     def missing(self, client: str, reason: str) -> None:
         """A client that is given up."""
-        self.rounds.keep_missing(self.ask, client, reason)
+        self.rounds.write("missing", self.ask, client=client, reason=reason)
 
 
 def _attempt(events: list[RoundEvent]) -> _RoundAttempt:
