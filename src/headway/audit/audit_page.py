@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from markupsafe import Markup
 from torch import Tensor
 
 from headway.audit.audit_charts import roc_chart
@@ -12,7 +11,7 @@ from headway.audit.picture_grid import is_picture, picture_grid
 from headway.observe.text import number_text
 from headway.reports.page.charts import look
 from headway.reports.page.components import Figure, PageTable, Section
-from headway.reports.page.page_parts import content_policy, environment, page_file
+from headway.reports.page.page_parts import document, environment, page_file
 
 PACKAGE = "headway.audit"
 GENERATOR = "headway audit"
@@ -52,7 +51,6 @@ MEANINGS = {
 
 def render_audit(report: AuditReport) -> str:
     """The whole page as HTML; the same report gives the same text."""
-    style, script = page_file("style.css") + page_file("audit.css", PACKAGE), page_file("page.js")
     parts = [
         summary_section(report),
         *canary_section(report.canaries),
@@ -62,14 +60,15 @@ def render_audit(report: AuditReport) -> str:
         about_section(report),
     ]
     pages = environment({"audit.html": page_file("audit.html", PACKAGE)})
-    return pages.get_template("audit.html").render(
+    return document(
+        pages.get_template("audit.html"),
+        page_file("style.css") + page_file("audit.css", PACKAGE),
+        page_file("page.js"),
+        title=f"{report.name} - Headway audit",
         report=report,
         sections=parts,
         looks=[look(index) for index in range(4)],
         generator=GENERATOR,
-        policy=content_policy(style, script),
-        style=Markup(style),
-        script=Markup(script),
     )
 
 

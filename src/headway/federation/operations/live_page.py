@@ -15,7 +15,7 @@ from headway.federation.operations.status_snapshot import ClientStatus, StatusSn
 from headway.federation.operations.status_text import now_text, refused_calls_text, state_sentence, whole_time
 from headway.observe.text import bytes_text, name_text, number_text
 from headway.reports.page.charts import look
-from headway.reports.page.page_parts import content_policy, environment, page_file
+from headway.reports.page.page_parts import document, environment, page_file
 
 PACKAGE = "headway.federation.operations"
 SHOWN_CLIENTS = 200
@@ -55,19 +55,15 @@ def fragments(status: StatusSnapshot) -> dict[str, str]:
 def render_page(status: StatusSnapshot, parts: Mapping[str, str]) -> str:
     """The whole page; parts: its fragments."""
     made = {name: text if name in ("title", "spoken") else Markup(text) for name, text in parts.items()}
-    style, script = _assets()
-    return (
-        _pages()
-        .get_template("live.html")
-        .render(
-            status=status,
-            fragments=made,
-            title=_title(status),
-            sections=list(SECTIONS.items()),
-            policy=content_policy(style, script, "connect-src 'self'"),
-            style=Markup(style),
-            script=Markup(script),
-        )
+    return document(
+        _pages().get_template("live.html"),
+        *_assets(),
+        "connect-src 'self'",
+        status=status,
+        fragments=made,
+        title=_title(status),
+        sections=list(SECTIONS.items()),
+        generator="headway",
     )
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from markupsafe import Markup
-
 from headway.reports.page import per_client
 from headway.reports.page import provenance as ran
 from headway.reports.page import round_sections as sections
 from headway.reports.page.charts import look
 from headway.reports.page.content import Evidence
-from headway.reports.page.page_parts import content_policy, environment, page_file
+from headway.reports.page.page_parts import document, environment, page_file
 from headway.reports.page.privacy_section import privacy_of
 from headway.reports.page.timeline import clock_section
 
@@ -18,7 +16,6 @@ GENERATOR = "headway report"
 
 def render(evidence: Evidence) -> str:
     """The whole page as HTML; the same evidence gives the same text."""
-    style, script = page_file("style.css"), page_file("page.js")
     parts = [
         sections.summary(evidence),
         sections.learning(evidence),
@@ -33,14 +30,15 @@ def render(evidence: Evidence) -> str:
         ran.made_of(evidence),
     ]
     pages = environment({"page.html": page_file("page.html")})
-    return pages.get_template("page.html").render(
+    return document(
+        pages.get_template("page.html"),
+        page_file("style.css"),
+        page_file("page.js"),
+        title=f"{evidence.title} - Headway report",
         evidence=evidence,
         sections=parts,
         looks=[look(index) for index in range(len(evidence.methods))],
         generator=GENERATOR,
-        policy=content_policy(style, script),
-        style=Markup(style),  # ours, and without the two letters that would end the element
-        script=Markup(script),
     )
 
 

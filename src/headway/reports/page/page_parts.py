@@ -7,7 +7,8 @@ import hashlib
 from collections.abc import Mapping
 from importlib import resources
 
-from jinja2 import DictLoader, Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined, Template
+from markupsafe import Markup
 
 
 def page_file(name: str, package: str = "headway.reports.page") -> str:
@@ -16,14 +17,26 @@ def page_file(name: str, package: str = "headway.reports.page") -> str:
 
 
 def environment(templates: Mapping[str, str]) -> Environment:
-    """The environment of some templates by name, which may use the parts of `parts.html`."""
+    """The environment of some templates by name, which may use the parts of `parts.html` and extend `document.html`."""
+    shared = {name: page_file(name) for name in ("document.html", "parts.html")}
     return Environment(
-        loader=DictLoader({"parts.html": page_file("parts.html"), **templates}),
+        loader=DictLoader({**shared, **templates}),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+    )
+
+
+def document(template: Template, style: str, script: str, *directives: str, **values: object) -> str:
+    """A whole page, by a template that extends `document.html`.
+
+    style, script: Headway's own, without the two letters that would end their element.  directives: further ones of
+    the policy.  values: "generator", "title", "sections", and what the template itself needs.
+    """
+    return template.render(
+        values, policy=content_policy(style, script, *directives), style=Markup(style), script=Markup(script)
     )
 
 
