@@ -17,6 +17,7 @@ from headway.experiment.runfile import load_runfile
 from headway.observe.progress import Meter
 from headway.observe.run_folder import write_atomically, writing
 from headway.observe.text import bytes_text, console, emit, plain_table, show_table, strict
+from headway.reports.page.page_parts import may_write
 
 STYLES = {"failed": "green", "succeeded": "bold red", "not judged": "yellow"}
 
@@ -56,7 +57,7 @@ def _place(name: str, out: Path | None) -> Path:
     page = out or Path("audits") / f"{Path(name).stem}.html"
     if page.suffix.lower() != ".html" or page.is_dir():
         raise ConfigError(f"the page {page} needs a file name that ends in .html.")
-    if page.exists() and f'content="{GENERATOR}"'.encode() not in page.read_bytes()[:1000]:
+    if not may_write(page, GENERATOR):
         raise ConfigError(f"{page} exists already and is no audit: choose another place with --out.")
     return page
 

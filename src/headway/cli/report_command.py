@@ -10,6 +10,7 @@ from headway.observe.run_folder import write_atomically, writing
 from headway.observe.text import bytes_text, console, emit
 from headway.reports import evidence
 from headway.reports.page import GENERATOR, render
+from headway.reports.page.page_parts import may_write
 
 NAME = "report.html"
 
@@ -23,7 +24,7 @@ def report_runs(paths: Sequence[Path], out: Path | None, as_json: bool) -> None:
     """
     path = out or (paths[0] / NAME if len(paths) == 1 else Path(NAME))
     gathered = evidence(paths)
-    if not may_write(path):
+    if not may_write(path, GENERATOR):
         raise ConfigError(f"{path} exists already and is no report: choose another place with --out.")
     page = render(gathered).encode()
     with writing(path):
@@ -39,13 +40,3 @@ def report_runs(paths: Sequence[Path], out: Path | None, as_json: bool) -> None:
     for words in (gathered.sentence, *gathered.notices):
         screen.print(words, soft_wrap=True, markup=False)
     screen.print(f"{path}: {bytes_text(len(page))}; open it in a browser.", soft_wrap=True, markup=False)
-
-
-def may_write(path: Path) -> bool:
-    """Whether nothing is lost by writing there: nothing is there, or an earlier report."""
-    if not path.exists():
-        return True
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return f'content="{GENERATOR}"'.encode() in file.read(1000)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 
 from jinja2 import DictLoader, Environment, StrictUndefined, Template
 from markupsafe import Markup
@@ -38,6 +39,16 @@ def document(template: Template, style: str, script: str, *directives: str, **va
     return template.render(
         values, policy=content_policy(style, script, *directives), style=Markup(style), script=Markup(script)
     )
+
+
+def may_write(path: Path, generator: str) -> bool:
+    """Whether nothing is lost by writing there: nothing is there, or an earlier page of this generator."""
+    if not path.exists():
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return f'content="{generator}"'.encode() in file.read(1000)
 
 
 def content_policy(style: str, script: str, *more: str) -> str:
