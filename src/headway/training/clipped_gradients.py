@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,12 +13,12 @@ from headway.core.errors import ConfigError
 from headway.model.flat_module import FlatModule
 from headway.training.layer_gradients import LayerGradients, rules_of
 from headway.training.layer_rules import LayerRule
-from headway.training.per_example_gradients import clipped_sums, example_gradients
+from headway.training.per_example_gradients import ExampleBatches, example_gradients, written_sums
 
 AT_A_TIME = 1 << 22  # numbers that are held at once
 FEW = 4  # examples on which the two ways are compared
 ALIKE = 1e-3  # of its largest output, to which what a model gives is the same
-SMALL = 1e-6
+SMALL = 1e-6  # a clip norm by which every gradient is clipped
 AGREE = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 RULES: WeakKeyDictionary[FlatModule, list[LayerRule] | None] = WeakKeyDictionary()
@@ -42,7 +43,6 @@ class ClippedGradients:
         self, flat_module: FlatModule, clip_norm: float, at_a_time: int = AT_A_TIME, written: bool = False
     ) -> None:
         self.flat_module, self.clip_norm, self.at_a_time = flat_module, clip_norm, at_a_time
-        self.written = written
         self.gradients = example_gradients(flat_module)
         self.layers: LayerGradients | None = None
         self.chosen = written
@@ -56,17 +56,16 @@ class ClippedGradients:
         keys: Tensor,
         step: Tensor,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The sums by the parameters' names, `[C, *shape]`, and the mean losses of the examples with a weight, `[C]`.
-
-        Shapes: parameters `[C, *shape]`, inputs and targets `[C, B, ...]`, weights `[C, B]`, keys of dropout `[C]`,
-        the number of the step `[]`.
+        """The sums by the parameters' names, `[C, *shape]`, and the mean losses of the examples with a weight, `[C]`;
+        arguments as `ExampleBatches` has them.
 
         Raises:
             ConfigError: if the model's outputs for an example depend on the others of the batch.
         """
+        batch = ExampleBatches(parameters, inputs, targets, weights, keys, step)
         if not self.chosen and weights.numel():
-            self._choose(parameters, inputs, targets, keys, step)
-        made = [self._sums(rows, parameters, inputs, targets, weights, keys, step) for rows in self._lanes(weights)]
+            self._choose(batch)
+        made = [self._sums(batch, lanes) for lanes in self._lanes(weights)]
         if len(made) == 1:
             sums, losses = made[0]
         else:
@@ -74,44 +73,22 @@ class ClippedGradients:
             losses = torch.cat([part for _, part in made])
         return sums, losses
 
-    def _sums(
-        self,
-        rows: slice,
-        parameters: Mapping[str, Tensor],
-        inputs: Tensor,
-        targets: Tensor,
-        weights: Tensor,
-        keys: Tensor,
-        step: Tensor,
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    def _sums(self, batch: ExampleBatches, lanes: slice) -> tuple[dict[str, Tensor], Tensor]:
         """The same of some of the lanes."""
-        here, width = {name: each[rows] for name, each in parameters.items()}, max(1, self.at_a_time // self._held)
-        sums = {name: torch.zeros_like(each) for name, each in here.items()} if not weights.shape[1] else {}
-        total = weights.new_zeros(rows.stop - rows.start, dtype=torch.float64)
+        weights, width = batch.weights[lanes], max(1, self.at_a_time // self._held)
+        total = weights.new_zeros(len(weights), dtype=torch.float64)
+        if not weights.shape[1]:
+            return {name: torch.zeros_like(each[lanes]) for name, each in batch.parameters.items()}, total
+        sums: dict[str, Tensor] = {}
         for start in range(0, weights.shape[1], width):
-            part = slice(start, start + width)
-            weighed = weights[rows, part]
-            arguments = here, inputs[rows, part], targets[rows, part], weighed, keys[rows], step
-            made, losses = (self.layers or self._written)(*arguments, start)
+            part = batch.part(lanes, slice(start, start + width))
+            if self.layers:
+                made, losses = self.layers(part)
+            else:
+                made, losses = written_sums(self.gradients, part, self.clip_norm)
             sums = made if not sums else {name: sums[name] + made[name] for name in made}
-            total += torch.where(weighed > 0, losses, 0.0).sum(1, dtype=torch.float64)
-        return sums, total / (weights[rows] > 0).sum(1).clamp_min(1)
-
-    def _written(
-        self,
-        parameters: dict[str, Tensor],
-        inputs: Tensor,
-        targets: Tensor,
-        weights: Tensor,
-        keys: Tensor,
-        step: Tensor,
-        first: int = 0,
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """The sums and losses of examples, the first of which has the place `first`, from gradients written down."""
-        places = torch.arange(first, first + inputs.shape[1], device=weights.device)
-        gradients, losses = self.gradients(parameters, inputs, targets, keys, step, places)
-        with torch.no_grad():
-            return clipped_sums(gradients, weights, self.clip_norm), losses.detach()
+            total += torch.where(part.weights > 0, losses, 0.0).sum(1, dtype=torch.float64)
+        return sums, total / (weights > 0).sum(1).clamp_min(1)
 
     def _lanes(self, weights: Tensor) -> Iterator[slice]:
         """The lanes that are taken at a time."""
@@ -127,33 +104,28 @@ class ClippedGradients:
         """About how many numbers are held for each example."""
         return max(self.layers.held if self.layers else sum(p.numel() for p in self.flat_module.parameters), 1)
 
-    def _choose(
-        self, parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor, keys: Tensor, step: Tensor
-    ) -> None:
+    def _choose(self, batch: ExampleBatches) -> None:
         """Chooses one of the two ways, by a trial on a few examples of the first lane."""
         flat_module, self.chosen = self.flat_module, True
         if flat_module not in RULES:
-            few = inputs[:1, :FEW], targets[:1, :FEW]
-            one = {name: each[:1].detach() for name, each in parameters.items()}
-            _check_apart(flat_module, few[0][0])
-            RULES[flat_module] = self._tried(one, *few, keys[:1], step)
+            few = batch.part(slice(0, 1), slice(0, FEW))
+            _check_apart(flat_module, few.inputs[0])
+            weights = torch.arange(1, few.inputs.shape[1] + 1, device=few.inputs.device).to(flat_module.shared.dtype)
+            parameters = {name: each.detach() for name, each in few.parameters.items()}
+            RULES[flat_module] = self._tried(replace(few, parameters=parameters, weights=weights.unsqueeze(0)))
         if (rules := RULES[flat_module]) is not None:
             self.layers = LayerGradients(flat_module, self.clip_norm, rules)
 
-    def _tried(
-        self, parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor, keys: Tensor, step: Tensor
-    ) -> list[LayerRule] | None:
-        """The rules of the model's layers, if they give what gradients that are written down give.
+    def _tried(self, batch: ExampleBatches) -> list[LayerRule] | None:
+        """The rules of the model's layers, if they give what gradients that are written down give, all of which are
+        clipped.
 
         Raises:
             ConfigError: if the model cannot be called for one example by itself.
         """
         flat_module = self.flat_module
-        weights = torch.arange(1, inputs.shape[1] + 1, device=inputs.device).to(flat_module.shared.dtype).unsqueeze(0)
-        arguments = parameters, inputs, targets, weights, keys, step
-        small = ClippedGradients(flat_module, SMALL, written=True)  # so small that every gradient is clipped
         try:
-            wanted, _ = small._written(*arguments)
+            wanted, _ = written_sums(self.gradients, batch, SMALL)
         except Exception as error:  # whatever the model or torch may raise
             first = next(iter(str(error).strip().splitlines()), "")
             raise ConfigError(
@@ -162,10 +134,10 @@ class ClippedGradients:
                 "that torch.func.vmap maps over; recurrent layers, and layers that change their buffers, are none."
             ) from error
         try:
-            rules = rules_of(flat_module, flat_module.to_memory_format(inputs[0]))
+            rules = rules_of(flat_module, flat_module.to_memory_format(batch.inputs[0]))
             if rules is None:
                 return None
-            made, _ = LayerGradients(flat_module, SMALL, rules)(*arguments)
+            made, _ = LayerGradients(flat_module, SMALL, rules)(batch)
         except Exception:  # whatever the model or torch may raise: single gradients are written down
             return None
         close = AGREE[flat_module.shared.dtype]

@@ -7,14 +7,14 @@ one batch, in which each layer with parameters takes each client's rows with tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from headway.model.flat_module import FlatModule
 from headway.training.layer_rules import CalledTwice, LayerRule, calling, rule_for
-from headway.training.per_example_gradients import clip_factors
+from headway.training.per_example_gradients import ExampleBatches, clip_factors
 
 
 class LayerGradients:
@@ -34,22 +34,12 @@ class LayerGradients:
         """About how many numbers are held for each example."""
         return sum(rule.held for rule in self.rules)
 
-    def __call__(
-        self,
-        parameters: Mapping[str, Tensor],
-        inputs: Tensor,
-        targets: Tensor,
-        weights: Tensor,
-        keys: Tensor,
-        step: Tensor,
-        first: int = 0,
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """The sums by the parameters' names, `[C, *shape]`, and the losses `[C, B]`; arguments as `ClippedGradients`
-        has them; first: the place in the batch of the first example."""
-        front = inputs.shape[:2]
+    def __call__(self, batch: ExampleBatches) -> tuple[dict[str, Tensor], Tensor]:
+        """The sums by the parameters' names, `[C, *shape]`, and the losses `[C, B]`."""
+        front = batch.inputs.shape[:2]
         with torch.enable_grad():
-            outputs, given, returned = self._forward(parameters, inputs, keys, step, first)
-            losses = self.flat_module.task.criterion.per_example(outputs, targets.flatten(0, 1))
+            outputs, given, returned = self._forward(batch)
+            losses = self.flat_module.task.criterion.per_example(outputs, batch.targets.flatten(0, 1))
             errors = torch.autograd.grad(losses.sum(), [returned[rule.name] for rule in self.rules])
         with torch.no_grad():
             kept = [
@@ -58,34 +48,32 @@ class LayerGradients:
             ]
             parts = [norm for rule, each in zip(self.rules, kept, strict=True) for norm in rule.norms(each)]
             norms = torch.linalg.vector_norm(torch.stack(parts), dim=0)
-            factors, finite = clip_factors(norms, weights, self.clip_norm)
+            factors, finite = clip_factors(norms, batch.weights, self.clip_norm)
             if not bool(finite.all()):
                 kept = [tuple(_zeroed(each, finite) for each in tensors) for tensors in kept]
             sums: dict[str, Tensor] = {}
             for rule, each in zip(self.rules, kept, strict=True):
                 sums |= zip(rule.names, rule.sums(each, factors), strict=True)
-        return {name: sums[name] for name in parameters}, losses.detach().unflatten(0, front)
+        return {name: sums[name] for name in batch.parameters}, losses.detach().unflatten(0, front)
 
-    def _forward(
-        self, parameters: Mapping[str, Tensor], inputs: Tensor, keys: Tensor, step: Tensor, first: int
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The model's outputs, and each layer's inputs, as it keeps them, and outputs, `[C * B, ...]`; keys: of
-        dropout, of a single client where there is any."""
-        flat_module, lanes = self.flat_module, len(inputs)
+    def _forward(self, batch: ExampleBatches) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The model's outputs, and each layer's inputs, as it keeps them, and outputs, `[C * B, ...]`; of a single
+        client where there is dropout."""
+        flat_module, lanes = self.flat_module, len(batch.inputs)
         given: dict[str, Tensor] = {}
         returned: dict[str, Tensor] = {}
         rules = {rule.name: rule for rule in self.rules}
 
         def call(name: str, part: nn.Module, x: Tensor) -> Tensor:
             rule = rules[name]
-            kept, out = rule.forward(x.unflatten(0, (lanes, -1)), [parameters[each] for each in rule.names])
+            kept, out = rule.forward(x.unflatten(0, (lanes, -1)), [batch.parameters[each] for each in rule.names])
             given[name], out = kept.detach().flatten(0, 1), out.flatten(0, 1)
             returned[name] = out if out.requires_grad else out.requires_grad_()
             return returned[name]
 
         layers = {rule.name: rule.part for rule in self.rules}
-        with flat_module.draws.during(keys[0], step, torch.tensor(first)), calling(layers, call):
-            outputs: Tensor = flat_module.module(inputs.flatten(0, 1))
+        with flat_module.draws.during(batch.keys[0], batch.step, torch.tensor(batch.first)), calling(layers, call):
+            outputs: Tensor = flat_module.module(batch.inputs.flatten(0, 1))
         return outputs, given, returned
 
 

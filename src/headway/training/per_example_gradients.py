@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +12,39 @@ from torch.func import functional_call, grad_and_value, vmap
 from headway.model.flat_module import FlatModule
 
 ExampleGradients = Callable[..., tuple[dict[str, Tensor], Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleBatches:
+    """The examples of a sum of clipped gradients, of C clients with parameters of their own.
+
+    Shapes: parameters `[C, *shape]`, inputs and targets `[C, B, ...]`, weights `[C, B]`, keys of dropout `[C]`, the
+    number of the step `[]`.  first: the place in the step's batch of the first example.
+    """
+
+    parameters: Mapping[str, Tensor]
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor
+    keys: Tensor
+    step: Tensor
+    first: int = 0
+
+    def part(self, lanes: slice, places: slice) -> ExampleBatches:
+        """The same of some clients, and of the examples in some places."""
+        parameters = {name: each[lanes] for name, each in self.parameters.items()}
+        inputs, targets, weights = (each[lanes, places] for each in (self.inputs, self.targets, self.weights))
+        return ExampleBatches(parameters, inputs, targets, weights, self.keys[lanes], self.step, places.start)
+
+
+def written_sums(
+    gradients: ExampleGradients, batch: ExampleBatches, clip_norm: float
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The sums by the parameters' names, `[C, *shape]`, and the losses `[C, B]`, from gradients written down."""
+    places = torch.arange(batch.first, batch.first + batch.inputs.shape[1], device=batch.weights.device)
+    found, losses = gradients(dict(batch.parameters), batch.inputs, batch.targets, batch.keys, batch.step, places)
+    with torch.no_grad():
+        return clipped_sums(found, batch.weights, clip_norm), losses.detach()
 
 
 def clipped_sums(gradients: Mapping[str, Tensor], weights: Tensor, clip_norm: float) -> dict[str, Tensor]:
