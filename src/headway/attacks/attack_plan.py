@@ -23,6 +23,7 @@ class AttackPlan(Plain):
     Raises:
         ConfigError: unless either names or a count are given.
 
+    >>> from headway.attacks import SignFlip
     >>> AttackPlan(SignFlip(), count=4)
     AttackPlan(attack=SignFlip(scale=1.0), attackers=(), count=4, from_round=1, knows='attackers')
     """

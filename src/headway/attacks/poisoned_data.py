@@ -85,6 +85,7 @@ class Backdoor(Attack):
 def wrong_classes(targets: Tensor, classes: int | None) -> Tensor:
     """Each class c as `classes - 1 - c`.
 
+    >>> import torch
     >>> wrong_classes(torch.tensor([0, 1, 9]), 10).tolist()
     [9, 8, 0]
     """

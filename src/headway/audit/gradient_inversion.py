@@ -147,7 +147,7 @@ def psnr(one: Tensor, other: Tensor, span: float) -> Tensor:
 
         PSNR = 10 log10(span^2 / mean squared error)
 
-    >>> float(psnr(torch.zeros(1, 4), torch.full((1, 4), 0.1), 1.0))
+    >>> float(psnr(torch.zeros(1, 4), torch.full((1, 4), 0.5), 5.0))
     20.0
     """
     error = (one.double() - other.double()).flatten(1).square().mean(1).clamp_min(1e-12)

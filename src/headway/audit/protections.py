@@ -30,8 +30,8 @@ def described(algorithm: Algorithm) -> tuple[str, ...]:
     """The protections in words, those of the trainer first.
 
     >>> from headway import All, Clip, DPSGD, Mean, chain
-    >>> described(Algorithm(chain(Clip(1.0), Mean()), DPSGD(noise_multiplier=2.0), All()))
-    ('DPSGD(noise_multiplier=2.0)', 'Clip(norm=1.0)')
+    >>> described(Algorithm(chain(Clip(0.5), Mean()), DPSGD(noise_multiplier=2.0), All()))
+    ('DPSGD(noise_multiplier=2.0)', 'Clip(norm=0.5)')
     """
     found = tuple(brief(stage) for stage in protections(algorithm))
     trainer = algorithm.trainer

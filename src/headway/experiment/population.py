@@ -12,6 +12,7 @@ from headway.core.errors import ConfigError
 from headway.data import ClientData, RemoteData
 from headway.engines import ClockEngine, Engine
 from headway.engines.virtual_clock.device_availability import HORIZON_S, Bernoulli
+from headway.numerics.binomial import log_choose
 from headway.numerics.keys import Key
 from headway.numerics.units import time_text
 from headway.protocol.client_history import ClientHistory
@@ -87,8 +88,7 @@ def at_least(successes: int, trials: int, chance: float) -> float:
         return 1.0
     total = 0.0
     for count in range(successes, trials + 1):
-        ways = math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1)
-        term = math.exp(ways + count * math.log(chance) + (trials - count) * math.log1p(-chance))
+        term = math.exp(log_choose(trials, count) + count * math.log(chance) + (trials - count) * math.log1p(-chance))
         total += term
         if count > trials * chance and term < 1e-12 * total:
             break

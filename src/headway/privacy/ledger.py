@@ -34,10 +34,10 @@ class PrivacySpent:
 
     @property
     def summary(self) -> str:
-        """The epsilons in words.
+        """The epsilons in words, rounded up.
 
         >>> PrivacySpent({"client": 1.234}, {"client": 8.0}, 1e-5, 3).summary
-        'epsilon 1.23 of 8'
+        'epsilon 1.24 of 8'
         """
         return spent_text(self.epsilons, self.limits)
 

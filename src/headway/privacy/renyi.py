@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+from headway.numerics.binomial import log_probability
 from headway.privacy.spends import Spend
 
 ORDERS = (*range(2, 65), *range(66, 129, 2), *range(132, 257, 4), 320, 384, 448, 512, 640, 768, 1024)
@@ -53,7 +54,7 @@ def spend_divergence(spend: Spend, order: int) -> float:
         return plain_divergence(spend, order)
     if not spend.skellam:
         terms = [
-            _log_binomial(order, k, rate) + k * (k - 1) / (2 * spend.noise_multiplier**2) for k in range(order + 1)
+            log_probability(order, k, rate) + k * (k - 1) / (2 * spend.noise_multiplier**2) for k in range(order + 1)
         ]
         return _log_sum(terms) / (order - 1)
     return _sampled_bound(spend, order, rate)
@@ -83,14 +84,8 @@ def _sampled_bound(spend: Spend, order: int, rate: float) -> float:
     terms = [(order - 1) * log_rest + math.log1p((order - 1) * rate)]
     for k in range(2, order + 1):
         inner = (k - 1) * plain_divergence(spend, k)
-        terms.append(_log_binomial(order, k, rate) + inner + (0.0 if k == 2 else math.log(3)))
+        terms.append(log_probability(order, k, rate) + inner + (0.0 if k == 2 else math.log(3)))
     return min(_log_sum(terms) / (order - 1), plain_divergence(spend, order))
-
-
-def _log_binomial(order: int, k: int, rate: float) -> float:
-    """log(C(a, k) (1 - q)^(a - k) q^k)."""
-    ways = math.lgamma(order + 1) - math.lgamma(k + 1) - math.lgamma(order - k + 1)
-    return ways + (order - k) * math.log1p(-rate) + k * math.log(rate)
 
 
 def _log_sum(terms: list[float]) -> float:

@@ -22,7 +22,8 @@ class SumMemory:
     limit: in bytes; infinite for none.  folder: of the files of vectors beyond it, which are removed at once where
     the system can map a removed file, and by `close` elsewhere.
 
-    >>> SumMemory().columns({"delta": 10**9}) is None, SumMemory(2 * 128 * 5000).columns({"delta": 10**9})
+    >>> limited = SumMemory(2 * 128 * 5000, Path("folder"))
+    >>> SumMemory().columns({"delta": 10**9}) is None, limited.columns({"delta": 10**9})
     (True, 5000)
     """
 

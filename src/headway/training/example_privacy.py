@@ -77,7 +77,7 @@ def poisson_batches(key: Key, examples: int, rate: float, steps: int) -> list[Te
     """The places of the examples of each step, int64 `[m_k]`: each of n examples with probability `rate`, by itself.
 
     >>> [batch.tolist() for batch in poisson_batches(Key.root(1), 5, 0.4, 3)]
-    [[1, 2, 4], [], [2]]
+    [[0, 2, 4], [3, 4], [1]]
     """
     drawn = (key.derive(SAMPLES, step).uniform(examples) < rate for step in range(steps))
     return [included.nonzero().flatten() for included in drawn]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from headway.numerics.binomial import log_choose
 from headway.numerics.keys import Key
 from headway.numerics.secure_random import SecureStream
 
@@ -95,13 +96,8 @@ def tail(population: int, marked: int, drawn: int, least: int) -> float:
 def _probability(population: int, marked: int, drawn: int, count: int) -> float:
     if count < 0 or count > min(marked, drawn) or drawn - count > population - marked:
         return 0.0
-    logs = _choose(marked, count) + _choose(population - marked, drawn - count) - _choose(population, drawn)
+    logs = log_choose(marked, count) + log_choose(population - marked, drawn - count) - log_choose(population, drawn)
     return math.exp(logs)
-
-
-def _choose(n: int, k: int) -> float:
-    """The logarithm of a binomial coefficient."""
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 def _largest_threshold(clients: int, needed: int, degree: int) -> int:
@@ -119,5 +115,8 @@ def _disconnected(clients: int, missing: int, degree: int) -> float:
     if missing < degree:
         return 0.0
     return math.exp(
-        2 * math.log(clients) - math.log(2) + _choose(clients - degree, missing - degree) - _choose(clients, missing)
+        2 * math.log(clients)
+        - math.log(2)
+        + log_choose(clients - degree, missing - degree)
+        - log_choose(clients, missing)
     )
