@@ -27,7 +27,7 @@ SAME_MODULE_NAMES: dict[str, str] = {}
 SUITES: dict[str, str] = {
     "advice/test_advise.py": "advice.findings advice.plan advice.probe cli.advise_command",
     "attacks/test_attacked_engine.py": "attacks.crafting attacks.kept_rows",
-    "attacks/test_attacks.py": "attacks.colluding attacks.poisoned_data",
+    "attacks/test_attacks.py": "attacks.attack attacks.colluding attacks.poisoned_data",
     "audit/test_auditing.py": ("audit.audit_page audit.audit_result audit.dense_attack audit.picture_grid"),
     "audit/test_canaries.py": ("audit.canary_attack audit.canary_section audit.canary_trainer"),
     "audit/test_dense_inversion.py": "audit.feature_inversion",
