@@ -14,12 +14,13 @@ from headway.federation.spool.spool import Spool
 
 
 class Secured:
-    """folder: of the authority (`ca`), the server and each client; options: of `AccessOptions`."""
+    """folder: of the authority (`ca`), the server, each relay and each client; options: of `AccessOptions`."""
 
-    def __init__(self, folder, clients, **options):
+    def __init__(self, folder, clients, relays=(), **options):
         self.folder, self.options = folder, options
         with Authority.create(folder / "ca") as authority:
-            authority.issue("server", folder / "server", hosts=("localhost", "127.0.0.1"))
+            for name in ("server", *relays):
+                authority.issue(name, folder / name, hosts=("localhost", "127.0.0.1"))
             for name in clients:
                 authority.issue(name, folder / name)
 

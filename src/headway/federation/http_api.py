@@ -148,11 +148,13 @@ class Pending(Body):
 
 
 class RelayedClient(Body):
-    """A client for which a relay joins, the facts of its data, and its memory without a verdict, if any."""
+    """A client for which a relay joins, the facts of its data, its memory without a verdict, if any, and its certificate
+    where the clients of the job agree on keys with one another."""
 
     client: Name
     data: DataFacts
     pending: Pending | None = None
+    certificate: Text = ""
 
 
 class JoinRequest(Body):
@@ -197,7 +199,8 @@ class Assignment(Body):
     assignment: its identifier.  message: the digest of the common frame, `encode_request` of a request without private
     tensors.  private: the digest of a frame with the client's own tensors, if there are some.  steps: the number of
     local steps, where it is not the trainer's.  limit: the largest number of bytes of the reply.  clients: of a request
-    to a relay, those of its clients that are asked; it answers with the sum over them.
+    to a relay, those of its clients that are asked; it answers with the sum over them, an exchange with the reply of
+    each.
     """
 
     assignment: Name

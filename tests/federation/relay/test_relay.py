@@ -39,12 +39,12 @@ TASK = linear_task(dtype="float64")
 class RelayThread:
     """A relay that runs in a thread."""
 
-    def __init__(self, url, folder, name="relay", clients=1, **options):
+    def __init__(self, url, folder, name="relay", clients=1, access=None, task=TASK, **options):
         self.events, self.error, self.state = [], None, ""
-        access = ServerAccess(OpenIdentity(name), OpenAdmission(1e6, 1e6), None, None, ())
+        access = access or ServerAccess(OpenIdentity(name), OpenAdmission(1e6, 1e6), None, None, ())
         sink = lambda *event: self.events.append(event)  # noqa: E731
         self.relay = Relay(
-            url, access, lambda job: TASK, state=folder, options=RelayOptions(clients=clients, sink=sink, **options)
+            url, access, lambda job: task, state=folder, options=RelayOptions(clients=clients, sink=sink, **options)
         )
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()

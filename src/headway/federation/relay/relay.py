@@ -26,6 +26,7 @@ from headway.federation.serving.members import LEASE_S
 from headway.model.task import Task
 
 GOODBYE_S = 10.0  # how long a relay waits at the end of a job for its clients to learn of it
+FETCH_S = 60.0  # within which the certificates of the server's clients must come
 LOOK_S = 0.1  # between two looks at what has changed
 TaskMaker = Callable[[api.JobDescription], Task]
 
@@ -124,7 +125,8 @@ class Relay:
         """One job, with a server for the clients here."""
         store.begin(job.job)
         folder = self.state / hashlib.sha256(job.job.encode()).hexdigest()[:16]
-        desk = await thread.run(lambda: RelayDesk.of(job, self.task(job), folder, self.access, self.options.lease_s))
+        lease_s, fetch = self.options.lease_s, self._certificates
+        desk = await thread.run(lambda: RelayDesk.of(job, self.task(job), folder, self.access, lease_s, fetch))
         state: State = "paused"  # the clients wait for this relay, unless the job has ended
         reason = ""
         try:
@@ -142,6 +144,11 @@ class Relay:
             raise
         finally:
             await asyncio.shield(asyncio.to_thread(self._goodbye, desk, state, reason))
+
+    def _certificates(self) -> dict[str, str]:
+        """The certificates of the server's clients, by name; called in the thread that answers it."""
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(self.connection.certificates(), self._loop).result(FETCH_S)
 
     async def _wait_for_clients(self, desk: RelayDesk) -> None:
         wanted = self.options.clients

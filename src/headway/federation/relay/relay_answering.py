@@ -1,8 +1,12 @@
-"""A relay's answers to its server's requests: the same request to its own clients, and the exact sum over them."""
+"""A relay's answers to its server's requests: the same request to its own clients, and the exact sum over them.
+
+Under a secure sum the clients' vectors are masked; a relay adds them as they are, and sees nothing else of an update.
+The masks cancel in the sum over all clients of the server, whichever way these have come.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from headway.core import stopping
@@ -11,12 +15,14 @@ from headway.core.update import Tensors
 from headway.engines.engine import Job
 from headway.federation.agent.answering import ROOM, Answered
 from headway.federation.agent.whole_files import in_a_sentence, private_file
-from headway.federation.http_api import Assignment, RoundVerdict
+from headway.federation.http_api import Assignment, JobDescription, RoundVerdict
+from headway.federation.relay.forwarded_exchanges import Certificates, ForwardedExchanges
 from headway.federation.serving.network_engine import NetworkEngine, NetworkOptions
 from headway.federation.serving.request_channel import KINDS, RequestChannel
 from headway.federation.spool.round_event import RoundLog
 from headway.protocol import wire
-from headway.protocol.messages import Answer, Ask, Declined, Reply, Request, SumReply, Train
+from headway.protocol.by_client import split_by_client
+from headway.protocol.messages import Answer, Ask, Declined, Exchange, Reply, Request, SumReply, Train
 from headway.protocol.reports import Reports
 from headway.protocol.wire_messages import Binding, read_request, write_reply
 
@@ -26,29 +32,33 @@ CLOCK = ("asked_s", "ended_s", "age")  # metrics by the relay's own clock
 class RelayAnswering:
     """Answers assignments with the clients of a relay.
 
-    job: as `relay_job` makes it.  channel: to these clients.  log: of the rounds here.  forget: drops the contents of
-    the spool but for some.  most: the largest number of bytes of a request.
+    job: as `relay_job` makes it of the description.  channel: to these clients.  log: of the rounds here.  forget: drops
+    the contents of the spool but for some.  certificates: of all clients of the server.  most: the largest number of
+    bytes of a request.
     """
 
     telemetry = True
 
     def __init__(
         self,
+        description: JobDescription,
         job: Job,
         channel: RequestChannel,
         log: RoundLog,
         forget: Callable[[Collection[str]], object],
-        parameters: int,
+        certificates: Certificates,
     ) -> None:
         self.job, self.channel, self.log, self.forget = job, channel, log, forget
-        self.engine = NetworkEngine(channel, log, NetworkOptions(drift=False, group=1))
-        self.engine.open(self.job)
+        population = description.population or None
+        self.engine = NetworkEngine(channel, log, NetworkOptions(drift=False, group=1, population=population))
+        self._open()
+        self.exchanges = ForwardedExchanges(self.engine, certificates)
         self._go_on()
         broadcasts = job.algorithm.chain.broadcast(
             job.algorithm.chain.init(self.engine.training.setup.flat_module.shared)
         )
         first = sum(wire.size(tensors) for tensors in broadcasts.values())
-        self.most = 4 * (8 * parameters + first) + ROOM
+        self.most = 4 * (8 * (description.task.parameters + description.task.statistics) + first) + ROOM
 
     def check(self, assignment: Assignment) -> None:
         """Refuses an assignment that no relay can have, before anything is fetched.
@@ -56,17 +66,15 @@ class RelayAnswering:
         Raises:
             FrameError: naming what is wrong with it.
         """
-        if assignment.size > self.most:
-            size = assignment.size
-            raise FrameError(f"a request of {size} bytes was announced, and one of this job has at most {self.most}.")
-        if (
-            not assignment.clients
-            or assignment.private is not None
-            or assignment.kind not in ("train", "evaluate", "measure")
-        ):
-            raise FrameError(
-                f"a {assignment.kind} request to a relay must name clients, and have nothing for one alone."
-            )
+        limits = (self.most, len(assignment.clients) * self.most)
+        for size, most in zip((assignment.size, assignment.private_size), limits, strict=True):
+            if size > most:
+                raise FrameError(f"a request of {size} bytes was announced, and one of this job has at most {most}.")
+        kinds = ("train", "evaluate", "measure", *(["exchange"] if self.exchanges_keys else []))
+        if not assignment.clients or assignment.kind not in kinds:
+            raise FrameError(f"a {assignment.kind} request to a relay must name clients, and be one of {kinds}.")
+        if assignment.private is not None and assignment.kind != "exchange":
+            raise FrameError(f"a {assignment.kind} request to a relay must have nothing for single clients.")
 
     def answer(
         self, assignment: Assignment, message: Path, private: Path | None, secret: Tensors, into: Path
@@ -80,7 +88,8 @@ class RelayAnswering:
         wanted = Binding(assignment.round, assignment.attempt, assignment.ask)
         if binding != wanted or KINDS.get(type(request)) != assignment.kind:
             raise FrameError(f"a {assignment.kind} request of {wanted} was expected, found another, of {binding}.")
-        reply = self._reply(request, assignment)
+        own = self._own_tensors(assignment, private, wanted)
+        reply = self._reply(request, assignment, own)
         with in_a_sentence(into.parent), private_file(into) as file:
             written = write_reply(file, reply, binding)
         if written.size > assignment.limit:
@@ -89,18 +98,46 @@ class RelayAnswering:
 
     def pass_on(self, verdicts: Sequence[RoundVerdict]) -> None:
         """Gives clients the server's verdicts on their updates; they are on disk here before."""
-        own = {verdict.client: verdict.model_copy(update={"client": ""}) for verdict in verdicts if verdict.client}
-        if own:
-            self.log.record_verdicts(own)
-            self.channel.assignments.add_verdicts(own, self.channel.members.node_of)
+        by_attempt = dict[tuple[int, int], dict[str, RoundVerdict]]()
+        for verdict in verdicts:
+            if verdict.client:
+                own = verdict.model_copy(update={"client": ""})
+                by_attempt.setdefault((verdict.round, verdict.attempt), {})[verdict.client] = own
+        for _, each in sorted(by_attempt.items()):  # a client may have one on several attempts
+            self.log.record_verdicts(each)
+            self.channel.assignments.add_verdicts(each, self.channel.members.node_of)
 
     def close(self) -> None:
         """Stops waiting for clients."""
         self.engine.close()
 
-    def _reply(self, request: Request, assignment: Assignment) -> Reply:
-        """The sum over the clients, or their reports alone."""
-        ask = Ask(request, tuple(sorted(assignment.clients)), self.job.algorithm.quorum, assignment.ask)
+    @property
+    def exchanges_keys(self) -> bool:
+        """Whether the clients of the job agree on keys with one another."""
+        protocol = self.job.algorithm.chain.protocol
+        return protocol is not None and protocol[1].exchanges
+
+    def _open(self) -> None:
+        """Opens the engine, whose rounds have no protocol: that is between the server and the clients."""
+        self.engine.open(self.job)
+        self.engine.protocol = None
+
+    def _own_tensors(self, assignment: Assignment, private: Path | None, wanted: Binding) -> dict[str, Tensors]:
+        """The tensors that the request has for single clients."""
+        if private is None:
+            return {}
+        own, bound = read_request(private, max(1, assignment.private_size), checked=True)
+        if bound != wanted:
+            raise FrameError(f"tensors of {wanted} were expected, found those of {bound}.")
+        return dict(split_by_client(own.private, assignment.clients))
+
+    def _reply(self, request: Request, assignment: Assignment, own: Mapping[str, Tensors]) -> Reply:
+        """The sum over the clients, their reports alone, or the reply of each to an exchange; own: tensors for single
+        clients."""
+        cohort = assignment.clients if isinstance(request, Exchange) else tuple(sorted(assignment.clients))
+        ask = Ask(request, cohort, self.job.algorithm.quorum, assignment.ask, own)
+        if isinstance(request, Exchange):
+            return self.exchanges.reply(ask)
         if isinstance(request, Train):
             self._forget_other_rounds(ask)
         try:
@@ -121,7 +158,8 @@ class RelayAnswering:
         """Lets go of a round that was open before a restart, if the server asks for another one by now."""
         opened = self.engine.rounds.opened
         if self.engine.rounds.recorded and (
-            opened is None or (opened.round, tuple(opened.more["cohort"])) != (ask.round, ask.cohort)
+            opened is None
+            or (opened.round, opened.attempt, tuple(opened.more["cohort"])) != (ask.round, ask.attempt, ask.cohort)
         ):
             self._begin_anew()
 
@@ -140,7 +178,7 @@ class RelayAnswering:
         begun = [int(event.more["first"]) + len(event.more["cohort"]) for _, event in events if event.kind == "opened"]
         number = max([*begun, *(event.number + 1 for _, event in events)], default=0)
         self.channel.assignments.withdraw(self.channel.members.names())
-        self.engine.open(self.job)
+        self._open()
         self._set(events[-1][0] if events else 0, number + len(events), self.engine.now)
 
     def _digests(self) -> set[str]:

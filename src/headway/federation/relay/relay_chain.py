@@ -28,8 +28,6 @@ def relay_refusal(algorithm: Algorithm) -> str | None:
     aggregator = type(chain.aggregator).__name__
     if chain.aggregator.whole_cohort:
         return f"{aggregator} must see the update of every client, and a relay sends the sum over its clients."
-    if chain.protocol is not None:
-        return f"{chain.protocol[0]} exchanges keys with each client, and a relay would stand between them."
     if quorum.late == "keep":
         return 'quorum.late is "keep", and updates of different rounds cannot be in one sum of a relay.'
     if quorum.count is not None or quorum.cap is not None:

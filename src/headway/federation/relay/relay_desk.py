@@ -9,6 +9,7 @@ from headway.federation import http_api as api
 from headway.federation.agent.agent_memory import AgentMemory
 from headway.federation.identity.server_access import ServerAccess
 from headway.federation.job_facts import own_versions
+from headway.federation.relay.forwarded_exchanges import Certificates
 from headway.federation.relay.relay_answering import RelayAnswering
 from headway.federation.relay.relay_chain import relay_job
 from headway.federation.serving.agreed_data import AgreedData
@@ -40,11 +41,18 @@ class RelayDesk:
 
     @classmethod
     def of(
-        cls, description: api.JobDescription, task: Task, folder: Path, access: ServerAccess, lease_s: float
+        cls,
+        description: api.JobDescription,
+        task: Task,
+        folder: Path,
+        access: ServerAccess,
+        lease_s: float,
+        certificates: Certificates,
     ) -> RelayDesk:
         """The desk of a job.
 
         folder: of its spool and its log of events.  lease_s: without contact for so long, a client counts as gone.
+        certificates: of all clients of the server.
 
         Raises:
             ConfigError, ChainRefused: if a relay cannot take part in the job.
@@ -63,9 +71,7 @@ class RelayDesk:
         )
         desk.offer(description)
         assignments.set_state("running")
-        answering = RelayAnswering(
-            job, channel, log, spool.forget, description.task.parameters + description.task.statistics
-        )
+        answering = RelayAnswering(description, job, channel, log, spool.forget, certificates)
         server = HttpServer(desk, members, assignments, spool, access.admission)
         return cls(description, members, assignments, log, server, answering)
 
@@ -92,8 +98,14 @@ class RelayDesk:
                 "notes": (),
             }
         )
+        keys = self.answering.exchanges_keys
         clients = tuple(
-            api.RelayedClient(client=name, data=each.data, pending=self._open(name, each.pending))
+            api.RelayedClient(
+                client=name,
+                data=each.data,
+                pending=self._open(name, each.pending),
+                certificate=each.certificate if keys else "",
+            )
             for name, each in facts.items()
         )
         return api.JoinRequest(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from headway.core.errors import FrameError
+from headway.core.update import Tensors
 from headway.federation.serving.assignments import MembersChanged, ReplyArrived
 from headway.federation.serving.request_channel import KINDS, TURN_S, RequestChannel, SentMessage
+from headway.protocol.by_client import replies_of_relay
 from headway.protocol.messages import Answer, Ask, Declined, Evaluate, Exchange, ExchangeReply, Reply, Scores, SumReply
 from headway.protocol.reports import Reports, columns_of
 from headway.protocol.total_frames import largest_sum
@@ -26,6 +30,11 @@ class Gathered:
     replies: dict[str, Reply] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     bytes_up: dict[str, int] = field(default_factory=dict)
+
+    def take_relayed(self, replies: Mapping[str, Tensors], missing: Mapping[str, str]) -> None:
+        """Takes the replies of a relay's clients to an exchange, and why others are missing."""
+        self.replies |= {client: ExchangeReply(tensors) for client, tensors in replies.items()}
+        self.missing |= missing
 
 
 class Recorder(Protocol):
@@ -126,6 +135,8 @@ class Gathering:
             names[node] = name or f"{self.prefix}-{next(self._numbers)}"
             behind = own if channel.members.relays(node) else ()
             limit = REPLY_ROOM if isinstance(ask.request, Exchange) else largest_sum({}, len(behind))
+            if behind and name is not None:  # replies that a relay has kept for some clients are not those of others
+                names[node] = f"{name}.{hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16]}"
             channel.send(node, names[node], ask, sent, limit, behind)
         if name is not None:
             channel.assignments.begin()  # whatever else a client still holds is not wanted
@@ -142,15 +153,21 @@ class Gathering:
         behind = arrived.assignment.clients
         try:
             reply = decode_reply(arrived.path.read_bytes(), sent.binding, arrived.assignment.limit)
-            if behind and not isinstance(reply, SumReply | Declined):
+            exchange = isinstance(ask.request, Exchange)
+            relayed = replies_of_relay(reply, behind) if exchange and behind else None
+            if behind and not exchange and not isinstance(reply, SumReply | Declined):
                 raise FrameError(f"a relay's reports were expected, found {type(reply).__name__}.")
-            if isinstance(ask.request, Exchange) and not isinstance(reply, ExchangeReply | Declined):
+            if exchange and not isinstance(reply, ExchangeReply | Declined):
                 raise FrameError(f"the reply to an exchange was expected, found {type(reply).__name__}.")
         except FrameError as error:
             _lose(gathered, dict.fromkeys(behind or [arrived.client], f"its reply was refused: {error}"), recorder)
             self.channel.decide(arrived, "refused", str(error))
             return
-        if behind:
+        if relayed is not None:
+            if recorder is not None:
+                recorder.replied(arrived)
+            gathered.take_relayed(*relayed)
+        elif behind:
             _take_reports(reply, behind, gathered)
         elif isinstance(reply, Declined):
             _lose(gathered, {arrived.client: reply.reason}, recorder)

@@ -84,6 +84,7 @@ class Members:
         self.refused_calls: Counter[int] = Counter()  # that were not admitted, by the status of the answer
         self._members: dict[str, Member] = {}
         self._declined: dict[str, str] = {}  # by clients that never joined
+        self._certificates: dict[str, str] = {}  # at a relay, of all clients of its server
         self._last: JoinRequest | None = None  # whose versions and task those that join with the same ones share
         self._started = clock()
         self._lock = threading.RLock()
@@ -93,9 +94,10 @@ class Members:
         with self._lock:
             before = len(self._members)
             known = self._join(name, facts, "")
-            behind = {each.client: each.data for each in facts.members}
-            for client, data in behind.items():
-                self._join(client, facts.model_copy(update={"data": data, "members": ()}), name)
+            behind = {each.client: each for each in facts.members}
+            for client, each in behind.items():
+                own = {"data": each.data, "members": (), "certificate": each.certificate}
+                self._join(client, facts.model_copy(update=own), name)
             for member in self._members.values() if known.relays else ():  # those that it had, and has no longer
                 if member.via == name and member.name not in behind:
                     member.left = True
@@ -254,8 +256,15 @@ class Members:
     def certificates(self, after: str, most: int) -> tuple[dict[str, str], bool]:
         """The certificates of clients whose names come after one, at most so many; and whether there are more."""
         with self._lock:
-            names = [name for name, member in self._members.items() if name > after and member.facts.certificate]
-            return {name: self._members[name].facts.certificate for name in names[:most]}, len(names) > most
+            own = {name: member.facts.certificate for name, member in self._members.items() if member.facts.certificate}
+            held = self._certificates | own
+            names = sorted(name for name in held if name > after)
+            return {name: held[name] for name in names[:most]}, len(names) > most
+
+    def add_certificates(self, certificates: Mapping[str, str]) -> None:
+        """Adds certificates of clients that have joined elsewhere, by name."""
+        with self._lock:
+            self._certificates |= certificates
 
     def facts(self) -> Mapping[str, DataFacts]:
         """The facts of the data of each client."""

@@ -42,6 +42,7 @@ class NetworkOptions:
     group: how many clients are summed in float64, in the order of their names, before the exact sum is paid.
     drift: whether to measure how far the clients pull apart, where single updates are seen.
     memory: bytes of main memory that the sum of a round may take; files: the folder of what is beyond it.
+    population: how many clients the job has, at a relay, which knows its own clients alone.
     """
 
     expected: frozenset[str] = field(default_factory=frozenset)
@@ -51,6 +52,7 @@ class NetworkOptions:
     group: int = SumOptions.group
     memory: float = SumOptions.memory
     files: Path | None = SumOptions.folder
+    population: int | None = None
 
 
 @final
@@ -105,7 +107,7 @@ class NetworkEngine(Engine):
                 'clock has it: use "whole" with real clients, and a count below the cohort or a deadline.'
             )
         self.job = job
-        flows = job.algorithm.flows(self.facts, population=job.known.population)
+        flows = job.algorithm.flows(self.facts, population=self.options.population or job.known.population)
         setup = ServerSetup.of(job, flows, self.options.drift)
         summing = SumOptions(self.options.group, self.options.memory, self.options.files)
         self.coordinator = Coordinator(job.algorithm.quorum)

@@ -14,7 +14,8 @@ from headway.federation.serving.gathering import Gathered, Gathering, missing_no
 from headway.federation.serving.request_channel import RequestChannel, SentMessage
 from headway.federation.serving.training_round import TrainingRounds
 from headway.federation.spool.round_event import EventKind, RoundEvent, RoundLog
-from headway.protocol.messages import Answer, Ask, Exchange, ExchangeReply
+from headway.protocol.by_client import replies_of_relay
+from headway.protocol.messages import Answer, Ask, Exchange, Reply
 from headway.protocol.reports import Reports
 from headway.protocol.round_pool import Closed
 from headway.protocol.wire_messages import decode_reply
@@ -187,9 +188,12 @@ class ProtocolRounds:
             if event.kind == "missing":
                 gathered.missing[event.client] = event.reason
             else:
-                path = self.channel.files.path(event.digest)
+                reply = _read(self.channel.files.path(event.digest), sent)
                 self.digests.add(event.digest)
-                gathered.replies[event.client] = _read(path, sent)
+                if behind := event.more.get("clients"):
+                    gathered.take_relayed(*replies_of_relay(reply, behind))
+                else:
+                    gathered.replies[event.client] = reply
         return gathered
 
     def _give_verdicts(self, attempt: _RoundAttempt, reason: str) -> None:
@@ -213,7 +217,9 @@ class _Recorder:
     def replied(self, arrived: ReplyArrived) -> None:
         """A reply that is on disk, before its client is given a receipt."""
         self.rounds.digests.add(arrived.digest)
-        self.rounds.write("replied", self.ask, client=arrived.client, digest=arrived.digest)
+        behind = arrived.assignment.clients
+        more = {"clients": list(behind)} if behind else {}
+        self.rounds.write("replied", self.ask, client=arrived.client, digest=arrived.digest, more=more)
 
     def missing(self, client: str, reason: str) -> None:
         """A client that is given up."""
@@ -240,8 +246,6 @@ def _next_ticket(events: list[RoundEvent]) -> int:
     return max(numbers) + len(events)  # of clients that were asked again and have not ended
 
 
-def _read(path: Path, sent: SentMessage) -> ExchangeReply:
-    """A recorded reply."""
-    reply = decode_reply(path.read_bytes(), sent.binding, path.stat().st_size)
-    assert isinstance(reply, ExchangeReply)
-    return reply
+def _read(path: Path, sent: SentMessage) -> Reply:
+    """A recorded reply; that of a relay may be that it has declined."""
+    return decode_reply(path.read_bytes(), sent.binding, path.stat().st_size)

@@ -16,6 +16,7 @@ from headway.core.update import Tensors
 from headway.federation import http_api as api
 from headway.federation.serving.assignments import Assignments, Event, ReplyArrived
 from headway.federation.serving.members import Members, Outcome
+from headway.protocol.by_client import joined_by_client
 from headway.protocol.messages import Ask, Evaluate, Exchange, Measure, Message, Request, Train
 from headway.protocol.wire_messages import Binding, encode_request, write_request
 
@@ -129,7 +130,8 @@ class RequestChannel:
 
         behind: the clients that are asked through a relay.
         """
-        private, size = self._private(ask.private.get(client, {}), sent)
+        own = joined_by_client(ask.of(behind).private, behind) if behind else ask.private.get(client, {})
+        private, size = self._private(own, sent)
         assignment = api.Assignment(
             assignment=name,
             job=self.assignments.job,

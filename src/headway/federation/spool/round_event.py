@@ -27,8 +27,8 @@ class RoundEvent:
 
     Of a protocol, whose exchanges stand around the training, with the number of the ask in the round: begun: an attempt
     at the round began; more has the available clients and the number of the next ticket.  asked: an exchange; more has
-    its name and cohort.  replied: the reply of a client is on disk.  missing: a client has not replied.  gathered: all
-    replies are there that are waited for.
+    its name and cohort.  replied: the reply of a client is on disk, or that of a relay for the clients in more.
+    missing: a client has not replied.  gathered: all replies are there that are waited for.
     """
 
     kind: EventKind
