@@ -1,9 +1,10 @@
 """Four hospitals as four processes with certificates on this machine: a server, an agent for each, and a report page.
 
-make federation-demo, or: python examples/federation_demo.py [--rounds N] [--relay | --private] [--folder FOLDER]
+make federation-demo, or: python examples/federation_demo.py [--rounds N] [--relay] [--private] [--folder FOLDER]
 
 With --relay, two of the hospitals reach the server through a relay, which adds their updates up.  With --private, the
-server sees only their secure sum, adds noise to it, and keeps a ledger of what that has shown of a hospital.
+server sees only their secure sum, adds noise to it, and keeps a ledger of what that has shown of a hospital; with both,
+the relay sees masked updates alone.
 """
 
 from __future__ import annotations
@@ -64,9 +65,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("federation-demo"), help="where all of it is kept")
     parser.add_argument("--rounds", type=int, help="how many rounds, instead of the file's")
-    ways = parser.add_mutually_exclusive_group()
-    ways.add_argument("--relay", action="store_true", help="two of the hospitals join through a relay")
-    ways.add_argument("--private", action="store_true", help="a secure sum, noise, and a privacy ledger")
+    parser.add_argument("--relay", action="store_true", help="two of the hospitals join through a relay")
+    parser.add_argument("--private", action="store_true", help="a secure sum, noise, and a privacy ledger")
     return parser.parse_args()
 
 

@@ -54,7 +54,7 @@ def test_four_processes_have_the_weights_of_the_simulation_and_its_report(tmp_pa
 
 
 def test_private_hospitals_show_their_sum_alone_and_have_a_ledger(tmp_path, headway):
-    shown = demonstrate(tmp_path / "demo", "--private")
+    shown = demonstrate(tmp_path / "demo", "--private", "--relay")  # two of the hospitals through it
     assert shown.count("4 counted") == ROUNDS
     run = tmp_path / "demo" / "run"
     verified = subprocess.run(

@@ -148,8 +148,10 @@ class Pending(Body):
 
 
 class RelayedClient(Body):
-    """A client for which a relay joins, the facts of its data, its memory without a verdict, if any, and its certificate
-    where the clients of the job agree on keys with one another."""
+    """A client for which a relay joins, the facts of its data, and its memory without a verdict, if any.
+
+    certificate: of the client, where the clients of the job agree on keys with one another.
+    """
 
     client: Name
     data: DataFacts

@@ -41,9 +41,7 @@ def split_by_client(named: Tensors, clients: Sequence[str]) -> dict[str, dict[st
     return found
 
 
-def relayed_reply(
-    replies: Mapping[str, Tensors], missing: Mapping[str, str], clients: Sequence[str]
-) -> ExchangeReply:
+def relayed_reply(replies: Mapping[str, Tensors], missing: Mapping[str, str], clients: Sequence[str]) -> ExchangeReply:
     """A relay's reply to an exchange: the replies of its clients, unchanged, and why others are missing."""
     reasons = {client: {REASON: _text(why)} for client, why in missing.items() if client not in replies}
     marks = torch.tensor([client in replies for client in clients], dtype=torch.uint8)

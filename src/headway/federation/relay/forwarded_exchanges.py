@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
 
 from headway.core import stopping
+from headway.core.errors import FrameError
 from headway.core.update import Tensors
+from headway.federation.http_api import Assignment
 from headway.federation.serving.gathering import Gathered
 from headway.federation.serving.network_engine import NetworkEngine
-from headway.protocol.by_client import relayed_reply
+from headway.protocol.by_client import relayed_reply, split_by_client
 from headway.protocol.messages import Ask, Exchange, ExchangeReply
+from headway.protocol.wire_messages import Binding, read_request
 
 Certificates = Callable[[], Mapping[str, str]]  # of all clients of the server, DER in base64, by name
 
@@ -48,3 +54,15 @@ class ForwardedExchanges:
             assert isinstance(reply, ExchangeReply)
             replies[client] = reply.tensors
         return relayed_reply(replies, gathered.missing, ask.cohort)
+
+
+def tensors_for_clients(assignment: Assignment, file: Path, binding: Binding) -> dict[str, dict[str, Tensor]]:
+    """The tensors that a request has for single clients of a relay, from the relay's own file of it.
+
+    Raises:
+        FrameError: if the file holds those of another request, or of no client that is asked.
+    """
+    own, found = read_request(file, max(1, assignment.private_size), checked=True)
+    if found != binding:
+        raise FrameError(f"tensors of {binding} were expected, found those of {found}.")
+    return split_by_client(own.private, assignment.clients)

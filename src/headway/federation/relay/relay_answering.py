@@ -16,12 +16,11 @@ from headway.engines.engine import Job
 from headway.federation.agent.answering import ROOM, Answered
 from headway.federation.agent.whole_files import in_a_sentence, private_file
 from headway.federation.http_api import Assignment, JobDescription, RoundVerdict
-from headway.federation.relay.forwarded_exchanges import Certificates, ForwardedExchanges
+from headway.federation.relay.forwarded_exchanges import Certificates, ForwardedExchanges, tensors_for_clients
 from headway.federation.serving.network_engine import NetworkEngine, NetworkOptions
 from headway.federation.serving.request_channel import KINDS, RequestChannel
 from headway.federation.spool.round_event import RoundLog
 from headway.protocol import wire
-from headway.protocol.by_client import split_by_client
 from headway.protocol.messages import Answer, Ask, Declined, Exchange, Reply, Request, SumReply, Train
 from headway.protocol.reports import Reports
 from headway.protocol.wire_messages import Binding, read_request, write_reply
@@ -32,9 +31,9 @@ CLOCK = ("asked_s", "ended_s", "age")  # metrics by the relay's own clock
 class RelayAnswering:
     """Answers assignments with the clients of a relay.
 
-    job: as `relay_job` makes it of the description.  channel: to these clients.  log: of the rounds here.  forget: drops
-    the contents of the spool but for some.  certificates: of all clients of the server.  most: the largest number of
-    bytes of a request.
+    job: as `relay_job` makes it of the description.  channel: to these clients.  log: of the rounds here.
+    forget: drops the contents of the spool but for some.  certificates: of all clients of the server.
+    most: the largest number of bytes of a request.
     """
 
     telemetry = True
@@ -88,7 +87,7 @@ class RelayAnswering:
         wanted = Binding(assignment.round, assignment.attempt, assignment.ask)
         if binding != wanted or KINDS.get(type(request)) != assignment.kind:
             raise FrameError(f"a {assignment.kind} request of {wanted} was expected, found another, of {binding}.")
-        own = self._own_tensors(assignment, private, wanted)
+        own = {} if private is None else tensors_for_clients(assignment, private, wanted)
         reply = self._reply(request, assignment, own)
         with in_a_sentence(into.parent), private_file(into) as file:
             written = write_reply(file, reply, binding)
@@ -121,15 +120,6 @@ class RelayAnswering:
         """Opens the engine, whose rounds have no protocol: that is between the server and the clients."""
         self.engine.open(self.job)
         self.engine.protocol = None
-
-    def _own_tensors(self, assignment: Assignment, private: Path | None, wanted: Binding) -> dict[str, Tensors]:
-        """The tensors that the request has for single clients."""
-        if private is None:
-            return {}
-        own, bound = read_request(private, max(1, assignment.private_size), checked=True)
-        if bound != wanted:
-            raise FrameError(f"tensors of {wanted} were expected, found those of {bound}.")
-        return dict(split_by_client(own.private, assignment.clients))
 
     def _reply(self, request: Request, assignment: Assignment, own: Mapping[str, Tensors]) -> Reply:
         """The sum over the clients, their reports alone, or the reply of each to an exchange; own: tensors for single

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from headway.federation import http_api as api
 from headway.federation.agent.agent_memory import AgentMemory
 from headway.federation.identity.server_access import ServerAccess
 from headway.federation.job_facts import own_versions
-from headway.federation.relay.forwarded_exchanges import Certificates
 from headway.federation.relay.relay_answering import RelayAnswering
 from headway.federation.relay.relay_chain import relay_job
 from headway.federation.serving.agreed_data import AgreedData
@@ -47,7 +47,7 @@ class RelayDesk:
         folder: Path,
         access: ServerAccess,
         lease_s: float,
-        certificates: Certificates,
+        certificates: Callable[[], Mapping[str, str]],
     ) -> RelayDesk:
         """The desk of a job.
 

@@ -1,0 +1,250 @@
+"""Secure sums whose clients are behind relays: the weights of a simulation, and nothing that a relay could change."""
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+import torch
+from agent_threads import AgentThread
+from network import Network
+from secured import Secured
+from test_relay import RelayThread
+from test_secure_dropouts import PHASES, Recorded
+from toys import blobs, linear_task
+
+import headway as hw
+from headway.federation.agent.answering import Answering
+from headway.federation.identity.server_access import AccessOptions, ServerAccess
+from headway.federation.relay.relay_answering import RelayAnswering
+from headway.federation.spool.event_log import EventLog
+from headway.federation.spool.spool import Spool
+from headway.protocol.by_client import relayed_reply, replies_of_relay
+from headway.protocol.messages import Declined, Exchange, SumReply, Train
+
+DATA, TASK = blobs((7, 12, 5, 9, 6)), linear_task(dtype="float64")
+TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2)
+ALL, NEAR, FAR = DATA.clients, DATA.clients[:2], DATA.clients[2:]
+
+
+def algorithm(mode="real", sampler=None):
+    """Four of the five clients must remain."""
+    secure = hw.SecureSum(threshold=0.61, min_cohort=3, min_survivors=3, mode=mode)
+    return hw.Algorithm(
+        hw.chain(hw.Clip(1.0), hw.Quantize(16), secure, hw.Mean("clients")), TRAINER, sampler or hw.All()
+    )
+
+
+def simulated(*cohorts):
+    """The weights after a round of each of these cohorts, in a simulation."""
+    sampler = Recorded(tuple(",".join(cohort) for cohort in cohorts))
+    run = hw.Run(algorithm("ideal", sampler), DATA, TASK, rounds=len(cohorts), evaluate_every=None)
+    list(run)
+    return run.state.params
+
+
+class Tree:
+    """A server, relays and agents; tree: of each relay ("" for none), its clients.  secured: with certificates."""
+
+    def __init__(self, folder, tree, rounds=1, secured=False):
+        self.folder, self.tree, self.rounds = folder, tree, rounds
+        self.relay_names = [name for name in tree if name]
+        self.secured = Secured(folder, ALL, self.relay_names) if secured else None
+
+    def __enter__(self):
+        self.stack, made = contextlib.ExitStack(), algorithm()
+        options = {"expected": frozenset(ALL), "wait_limit_s": 20.0, "population": len(ALL)}
+        options["relays"] = tuple(self.relay_names)
+        if self.secured is not None:
+            self.network = self.stack.enter_context(self.secured.network(made, TASK, self.rounds, **options))
+        else:
+            log = EventLog(self.folder)
+            self.network = Network.of(made, TASK, Spool(self.folder / "spool"), log, self.rounds, **options)
+            self.stack.callback(self.network.close)
+        self.relays, self.agents = {}, {}
+        for name in self.relay_names:
+            own = {"clients": len(self.tree[name]), "access": self._access(name), "task": TASK}
+            self.relays[name] = RelayThread(self.network.url, self.folder / f"{name}-state", name, **own)
+        for name, clients in self.tree.items():
+            url = self.relays[name].url if name else self.network.url
+            for client in clients:
+                own = {} if self.secured is None else {"identity": self.secured.identity(client)}
+                self.agents[client] = AgentThread(url, DATA, client, self.folder / "states", TASK, **own)
+        self.run = hw.Run(made, DATA, TASK, rounds=self.rounds, engine=self.network.engine, evaluate_every=None)
+        return self
+
+    def __exit__(self, *failure):
+        self.network.assignments.set_state("finished")
+        for relay in self.relays.values():
+            relay.thread.join(20)
+        for agent in self.agents.values():
+            agent.agent.stop()
+            agent.thread.join(10)
+        self.run.close()
+        self.stack.close()
+
+    def _access(self, name):
+        if self.secured is None:
+            return None
+        given = AccessOptions(identity=self.folder / name, authority=self.folder / "ca")
+        access = ServerAccess.of("127.0.0.1", given, self.folder / f"{name}-state")
+        self.stack.callback(access.close)
+        return access
+
+
+def test_the_weights_are_those_of_a_simulation(tmp_path):
+    """With certificates: clients check those of the others, wherever they have joined."""
+    with Tree(tmp_path, {"near": NEAR, "": FAR[:1], "far": FAR[1:]}, 2, secured=True) as served:
+        reports = list(served.run)
+    assert torch.equal(served.run.state.params, simulated(ALL, ALL))
+    assert [report.count("counted") for report in reports] == [5, 5]
+    assert not any(report.notes for report in reports)
+    assert {relay.state for relay in served.relays.values()} == {"finished"}
+
+
+def test_a_client_behind_a_relay_may_be_lost_in_any_phase(tmp_path, monkeypatch):
+    """In each round in another one: the sum is that of the clients whose masked vector came."""
+    true, gone = Answering._reply, NEAR[0]
+
+    def reply(self, request):
+        name = "train" if isinstance(request, Train) else request.name
+        if self.participant.client == gone and name == PHASES[request.round]:
+            return Declined("dropped", "it has dropped out")
+        return true(self, request)
+
+    monkeypatch.setattr(Answering, "_reply", reply)
+    with Tree(tmp_path, {"near": NEAR, "": FAR}, len(PHASES)) as served:
+        reports = list(served.run)
+    others = tuple(client for client in ALL if client != gone)
+    cohorts = [ALL if phase in ("confirm", "unmask") else others for phase in PHASES]
+    assert [tuple(report.clients.with_status("counted").clients) for report in reports] == cohorts
+    assert torch.equal(served.run.state.params, simulated(*cohorts))
+    for report, phase in zip(reports, PHASES, strict=True):
+        rows = [row for row in report.clients if row.client == gone]
+        assert [row.status for row in rows] == ["counted" if phase in ("confirm", "unmask") else "dropped"]
+        assert any(gone in note for note in report.notes) == (phase != "train")
+
+
+@pytest.mark.parametrize("phase", ["share", "train", "confirm"])
+@pytest.mark.parametrize("behind", [NEAR[:1], NEAR], ids=["one", "two"])
+def test_a_relay_that_is_lost_takes_its_clients_with_it(tmp_path, monkeypatch, phase, behind):
+    """The sum is that of the others where enough remain, and there is none otherwise."""
+    true = RelayAnswering._reply
+
+    def reply(self, request, *more):
+        if (request.name if isinstance(request, Exchange) else "train") == phase:
+            served.network.members.leave("near")
+            raise Lost
+        return true(self, request, *more)
+
+    monkeypatch.setattr(RelayAnswering, "_reply", reply)
+    others = tuple(client for client in ALL if client not in behind)
+    with Tree(tmp_path, {"near": behind, "": others}) as served:
+        (report,) = list(served.run)
+    cohort = () if behind == NEAR else ALL if phase == "confirm" else others
+    assert tuple(report.clients.with_status("counted").clients) == cohort
+    assert torch.equal(served.run.state.params, simulated(cohort) if cohort else initial())
+    assert any("no secure sum" in note for note in report.notes) == (not cohort)
+    assert isinstance(served.relays["near"].error, Lost)
+
+
+def initial():
+    return hw.Run(algorithm("ideal"), DATA, TASK, rounds=1).state.params
+
+
+class Lost(Exception):
+    """The end of a relay."""
+
+
+# a relay that changes what passes through it ------------------------------------------------------------------
+
+
+def changed(tensor):
+    other = tensor.clone()
+    other.view(-1)[0] += 1
+    return other
+
+
+def other_keys(replies):
+    """Keys of the relay's own in the place of a client's."""
+    return {**replies, NEAR[0]: {**replies[NEAR[0]], "keys": changed(replies[NEAR[0]]["keys"])}}
+
+
+def swapped(replies):
+    """The shares of one client in the name of another."""
+    one, other = NEAR
+    return {one: replies[other], other: replies[one]}
+
+
+def other_tensors(name):
+    """A request whose list of clients is another."""
+
+    def change(request):
+        own = request.message.stages["SecureSum"]
+        other = {"SecureSum": {**own, name: changed(own[name])}}
+        return replace(request, message=replace(request.message, stages={**request.message.stages, **other}))
+
+    return change
+
+
+def other_model(request):
+    return replace(request, message=replace(request.message, params=changed(request.message.params)))
+
+
+def another_number_of_clients(total):
+    total.total.integers["numbers"][0] += 1
+    return total
+
+
+DOWN = {  # the phase, the change of its request, and why clients or the server refuse it
+    "keys for another cohort": ("advertise", other_tensors("names"), "the cohort in the request is not a list"),
+    "another list of clients with keys": ("share", other_tensors("present"), "has not answered the exchange 'share'"),
+    "another list of survivors": ("confirm", other_tensors("survivors"), "has not answered the exchange 'confirm'"),
+    "another model": ("train", other_model, "has not signed the same sum"),
+}
+UP = {
+    "keys of its own": ("advertise", other_keys, "are not signed by it for this run"),
+    "another client's shares": ("share", swapped, "were sealed for another client"),
+    "a sum of another number": ("train", another_number_of_clients, "the masks do not cancel"),
+}
+
+
+@pytest.mark.parametrize("name", [*DOWN, *UP])
+def test_a_relay_that_changes_a_message_is_refused(tmp_path, monkeypatch, name):
+    phase, change, reason = {**DOWN, **UP}[name]
+    true = RelayAnswering._reply
+
+    def reply(self, request, assignment, own):
+        if (request.name if isinstance(request, Exchange) else "train") != phase:
+            return true(self, request, assignment, own)
+        if name in DOWN:
+            return true(self, change(request), assignment, own)
+        made = true(self, request, assignment, own)
+        if isinstance(made, SumReply):
+            return change(made)
+        replies, missing = replies_of_relay(made, assignment.clients)
+        return relayed_reply(change(replies), missing, assignment.clients)
+
+    monkeypatch.setattr(RelayAnswering, "_reply", reply)
+    with Tree(tmp_path, {"near": NEAR, "": FAR}) as served:
+        (report,) = list(served.run)
+    assert report.count("counted") == 0
+    assert torch.equal(served.run.state.params, initial())
+    assert any(reason in note for note in report.notes), report.notes
+
+
+def test_a_vector_that_is_twice_in_a_sum_in_the_place_of_another_ends_the_round(tmp_path, monkeypatch):
+    true = RelayAnswering._reply
+
+    def reply(self, request, *more):
+        if isinstance(request, Train):
+            summing, first = self.engine.training.sum, []
+            stored = summing._stored
+            summing._stored = lambda ticket: stored((first.append(ticket), first[0])[1])
+        return true(self, request, *more)
+
+    monkeypatch.setattr(RelayAnswering, "_reply", reply)
+    with Tree(tmp_path, {"near": NEAR, "": FAR}) as served:
+        (report,) = list(served.run)
+    assert report.count("counted") == 0
+    assert torch.equal(served.run.state.params, initial())
+    assert any("the masks do not cancel" in note for note in report.notes), report.notes
