@@ -1,29 +1,24 @@
 """The grid of rules, attacks and partitions."""
 
-import dataclasses
-import math
-
 import pytest
 
 import headway as hw
 from headway.attacks import SignFlip
 from headway.core.errors import ConfigError
+from headway.experiment.attack_grid_section import ATTACKS, MEAN, NO_ATTACK, RULES, AttackGridSection
+from headway.experiment.grid_result import Cell
 from headway.experiment.robust_grid import (
-    ATTACKS,
-    MEAN,
-    NO_ATTACK,
-    RULES,
-    Cell,
-    GridResult,
+    Setting,
     grid_cells,
     grid_file,
+    grid_plan,
     partition_of,
     rule_of,
+    settings_of,
 )
 from headway.experiment.runfile import load_runfile
-from headway.experiment.trials import Trial, failed_trial
-from headway.reports.attack_picture import attack_picture
 
+ECGR = {"stage": "ECGR"}
 FILE = """
 [run]
 rounds = 2
@@ -36,19 +31,6 @@ chain = [{ stage = "Mean", over = "clients" }]
 trainer = { trainer = "LocalSGD", lr = 0.1 }
 sampler = { sampler = "All" }
 """
-
-
-def trial(cell, value, seed=0):
-    return Trial(cell.method, seed, (1,), (value,), (0.0,), (0,), {})
-
-
-def result(values, higher=True, failed=()):
-    cells = [Cell(*key) for key in values]
-    trials = [
-        failed_trial(cell.method, 0, "diverged") if cell in failed else trial(cell, value)
-        for cell, value in zip(cells, values.values(), strict=True)
-    ]
-    return GridResult.of(cells, trials, higher)
 
 
 def test_a_rule_is_made_from_its_name():
@@ -71,64 +53,50 @@ def test_a_partition_is_read_from_the_command_line():
         partition_of("dirichlet-niid:alpha=small")
 
 
-def test_a_cell_changes_the_rule_the_attack_and_the_partition(tmp_path):
+@pytest.fixture
+def base(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(FILE)
-    base = load_runfile(str(path))
-    made = grid_file(base, Cell("NNM+Krum", "SignFlip", "x"), {"kind": "iid"}, 2, "attackers")
-    assert made.algorithm.chain.aggregator == hw.NNM(2, hw.Krum(2))
+    return load_runfile(str(path))
+
+
+def test_a_cell_changes_the_rule_the_attack_and_the_setting(base):
+    known = AttackGridSection(knows="attackers", from_round=2)
+    setting = Setting({"kind": "iid"}, (hw.ECGR(),))
+    made = grid_file(base, Cell("NNM+Krum", "SignFlip:scale=2", "x"), setting, 2, known)
+    assert made.algorithm.chain.stages == (hw.ECGR(), hw.NNM(2, hw.Krum(2)))
     plan = made.sections.attack.plan()
-    assert (plan.attack, plan.count, plan.knows) == (SignFlip(), 2, "attackers")
+    assert (plan.attack, plan.count, plan.knows, plan.from_round) == (SignFlip(2.0), 2, "attackers", 2)
     assert made.sections.data.partition == {"kind": "iid"}
-    plain = grid_file(base, Cell(MEAN, NO_ATTACK, "x"), None, 2, "everyone")
-    assert dataclasses.replace(plain, sections=base.sections) == base
-    assert plain.sections.attack is None
+    plain = grid_file(base, Cell(MEAN, NO_ATTACK, "x"), Setting(), 2, AttackGridSection())
+    assert plain == base
+    assert "attack_grid" not in plain.to_toml()
     with pytest.raises(ConfigError, match="attack named 'SignFlp'"):
-        grid_file(base, Cell(MEAN, "SignFlp", "x"), None, 2, "everyone")
+        grid_plan(base, AttackGridSection(attacks=["SignFlp"]), base.load_data())
 
 
-def test_the_worst_case_and_the_cost_of_a_rule():
-    found = result(
-        {
-            (MEAN, NO_ATTACK, "iid"): 0.9,
-            (MEAN, "SignFlip", "iid"): 0.1,
-            ("Krum", NO_ATTACK, "iid"): 0.85,
-            ("Krum", "SignFlip", "iid"): 0.8,
-            ("Median", NO_ATTACK, "iid"): 0.9,
-            ("Median", "SignFlip", "iid"): 0.7,
-        }
-    )
-    assert found.worst(MEAN) == (0.1, "SignFlip")
-    assert found.best_rule() == "Krum"
-    assert found.cost("Krum") == pytest.approx(0.05)
-    assert found.sentence("accuracy") == (
-        "Switch on Krum: in its worst case here (SignFlip) the accuracy is 0.800, where the mean falls to 0.100 "
-        "(SignFlip). Where nobody attacks it costs 0.050 of accuracy."
-    )
-    assert attack_picture(found, "accuracy").startswith(b"\x89PNG")
+def test_what_the_file_cannot_have_is_left_out_with_the_reason(base):
+    section = AttackGridSection(rules=[MEAN, "Bulyan"], attacks=[NO_ATTACK, "Backdoor:target=7", "Backdoor"])
+    plan = grid_plan(base, section, base.load_data())
+    assert [(cell.rule, cell.attack) for cell in plan.cells] == [(MEAN, NO_ATTACK), (MEAN, "Backdoor")]
+    backdoor, bulyan = plan.left_out
+    assert backdoor.startswith("Backdoor:target=7 is left out: Backdoor.target is 7, but")
+    assert bulyan.startswith("Bulyan is left out: ")
+    probe = plan.probes[Cell(MEAN, NO_ATTACK, "as in the file").method]
+    assert list(probe.backdoors) == ["Backdoor"]
+    with pytest.raises(ConfigError, match="no rule can be used"):
+        grid_plan(base, AttackGridSection(rules=["Bulyan"]), base.load_data())
 
 
-def test_where_lower_is_better_the_worst_is_the_largest():
-    values = {(MEAN, NO_ATTACK, "p"): 1.0, (MEAN, "ALIE", "p"): 9.0, ("Krum", NO_ATTACK, "p"): 1.5}
-    found = result({**values, ("Krum", "ALIE", "p"): 2.0}, higher=False)
-    assert found.worst("Krum") == (2.0, "ALIE")
-    assert found.best_rule() == "Krum"
-    assert found.cost("Krum") == pytest.approx(0.5)
-
-
-def test_a_run_that_diverged_counts_as_the_worst_and_is_named():
-    cell = Cell(MEAN, "ALIE", "p")
-    values = {(MEAN, NO_ATTACK, "p"): 0.9, (MEAN, "ALIE", "p"): 0.5}
-    found = result(values, failed=[cell])
-    assert found.worst(MEAN) == (0.0, "ALIE")
-    assert found.failures[cell] == "diverged"
-    assert result({(MEAN, "ALIE", "p"): 0.5}, higher=False, failed=[cell]).worst(MEAN)[0] == math.inf
-
-
-def test_the_mean_is_kept_where_no_rule_does_better():
-    found = result({(MEAN, NO_ATTACK, "p"): 0.9, (MEAN, "Mimic", "p"): 0.8, ("Krum", NO_ATTACK, "p"): 0.5})
-    assert found.sentence("accuracy").startswith("Stay with the mean")
-    assert result({}).sentence("accuracy") == "No run of the grid came to a value."
+def test_settings_are_partitions_by_kinds_of_clients():
+    section = AttackGridSection(partitions=["iid", "shards:per_client=1"], clients={"FedAvg": [], "ECGR": [ECGR]})
+    assert settings_of(section) == {
+        "iid, FedAvg clients": Setting({"kind": "iid"}),
+        "iid, ECGR clients": Setting({"kind": "iid"}, (hw.ECGR(),)),
+        "shards:per_client=1, FedAvg clients": Setting({"kind": "shards", "per_client": 1}),
+        "shards:per_client=1, ECGR clients": Setting({"kind": "shards", "per_client": 1}, (hw.ECGR(),)),
+    }
+    assert settings_of(AttackGridSection()) == {"as in the file": Setting()}
 
 
 def test_the_grid_is_whole():

@@ -4,6 +4,7 @@ from headway.attacks.attack import Attack as Attack
 from headway.attacks.attack import AttackView as AttackView
 from headway.attacks.attack_plan import AttackPlan as AttackPlan
 from headway.attacks.attacked_engine import AttackedEngine as AttackedEngine
+from headway.attacks.backdoor_success import success_rate as success_rate
 from headway.attacks.colluding import ALIE as ALIE
 from headway.attacks.colluding import FallOfEmpires as FallOfEmpires
 from headway.attacks.colluding import InnerProduct as InnerProduct

@@ -3,56 +3,44 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from headway.cli.run_command import free_path
 from headway.cli.trial_progress import TrialProgress
-from headway.core.errors import ConfigError, HeadwayError
+from headway.core.errors import ConfigError
+from headway.experiment.attack_grid_section import AttackGridSection
 from headway.experiment.best_model import LOWER_IS_BETTER
 from headway.experiment.deciding_metric import deciding_metric
-from headway.experiment.robust_grid import (
-    ATTACKS,
-    OWN,
-    RULES,
-    Cell,
-    GridResult,
-    grid_cells,
-    grid_file,
-    partition_of,
-)
-from headway.experiment.runfile import RunFile, load_runfile
+from headway.experiment.grid_result import GridFacts, GridResult, backdoor_sentence, grid_sentence
+from headway.experiment.robust_grid import OWN, attack_section, attackers_of, grid_plan
+from headway.experiment.runfile import load_runfile
 from headway.experiment.trials import run_trials
+from headway.model.metrics import measured_on
 from headway.observe.run_folder import write_atomically, writing
-from headway.observe.text import emit, markdown_table, plain_table, show_table, strict
+from headway.observe.text import bytes_text, emit, markdown_table, plain_table, show_table, strict
+from headway.reports.attack_page import CAUTION, render_attacks
 from headway.reports.attack_picture import attack_picture
+from headway.reports.attack_tables import GridTable, backdoor_tables, clients_tables, seconds_table, value_tables
+
+PAGE = "attacks.html"
 
 
 @dataclass(frozen=True)
 class GridOptions:
-    """The options of the command line.
+    """The options of the command line.  grid: what goes before the file's [attack_grid]."""
 
-    attackers: how many clients attack; by default a fifth of all.  partitions: as `kind:name=number,...`; by default
-        the file's own.  knows: what the attackers know.
-    """
-
-    rules: tuple[str, ...] = RULES
-    attacks: tuple[str, ...] = ATTACKS
-    partitions: tuple[str, ...] = ()
-    attackers: int | None = None
-    seeds: int = 1
-    knows: Literal["attackers", "everyone"] = "everyone"
+    grid: Mapping[str, Any] = field(default_factory=dict)
     workers: int | None = None
     out: Path | None = None
     as_json: bool = False
 
 
 def attack_file(name: str, sets: Sequence[str], rounds: int | None, options: GridOptions) -> None:
-    """Runs the grid, and shows a table for each partition, a picture and a sentence.
+    """Runs the grid, and writes a page, tables and a picture with a sentence.
 
     Raises:
         ConfigError: for an unknown rule, attack or partition, or a file that measures nothing.
@@ -60,94 +48,102 @@ def attack_file(name: str, sets: Sequence[str], rounds: int | None, options: Gri
     runfile = load_runfile(name, sets, rounds=rounds)
     if runfile.sections.run.evaluate_every == "never":
         raise ConfigError('run.evaluate_every is "never", so that no model would be measured: give a number of rounds.')
-    metric, _, data = deciding_metric(runfile, options.seeds, False)
-    count = options.attackers or max(1, len(data.clients) // 5)
-    given = {text: partition_of(text) for text in options.partitions}
-    places: dict[str, dict[str, Any] | None] = {**given} or {OWN: None}
-    cells, runfiles, refused = (
-        grid_cells(options.rules, options.attacks, places),
-        dict[str, RunFile](),
-        dict[str, str](),
+    section = AttackGridSection.model_validate({**runfile.sections.attack_grid.model_dump(), **options.grid})
+    metric, _, data = deciding_metric(runfile, section.seeds, False)
+    plan = grid_plan(runfile, section, data)
+    count = attackers_of(section, len(data.clients))
+    facts = GridFacts(
+        name=runfile.name,
+        data=data.name,
+        metric=metric,
+        where=measured_on(metric, data.central is not None),
+        attackers=attack_section("SignFlip", count, section).plan().among(data.clients),
+        clients=len(data.clients),
+        from_round=section.from_round,
+        knows=section.knows,
+        rounds=runfile.sections.run.rounds,
+        seeds=section.seeds,
+        partitions=tuple(section.partitions) or (OWN,),
+        kinds=tuple(section.clients) or ("",),
+        left_out=plan.left_out,
     )
-    for cell in cells:
-        try:
-            runfiles[cell.method] = grid_file(runfile, cell, places[cell.partition], count, options.knows)
-            runfiles[cell.method].algorithm.flows(population=len(data.clients))
-        except HeadwayError as error:
-            refused[cell.rule] = str(error)
-            runfiles.pop(cell.method, None)
-    if not runfiles:
-        raise ConfigError(f"no rule can be used with this file: {next(iter(refused.values()))}")
     folder = options.out or free_path(Path("attacks") / runfile.name)
-    workers = options.workers or min(os.cpu_count() or 1, 2, len(runfiles) * options.seeds)
+    total = len(plan.runfiles) * section.seeds
+    workers = options.workers or min(os.cpu_count() or 1, 2, total)
     work = TrialProgress(folder, workers, options.as_json)
-    length = f"{count} of {len(data.clients)} clients attack and know {_known(options.knows)}; {len(runfiles)} runs of "
-    left_out = [f"{rule} is left out: {why}" for rule, why in refused.items()]
-    work.begin(runfile.name, list(options.rules), f"{length}{runfile.sections.run.rounds} rounds", data, left_out)
-    seeds = range(runfile.sections.run.seed, runfile.sections.run.seed + options.seeds)
+    begun = "" if section.from_round == 1 else f", from round {section.from_round}"
+    length = f"{count} of {facts.clients} clients attack and know {facts.known}{begun}; {total} runs of "
+    work.begin(runfile.name, section.rules, f"{length}{facts.rounds} rounds", data, list(plan.left_out))
+    seeds = range(runfile.sections.run.seed, runfile.sections.run.seed + section.seeds)
     trials = work.trials(
-        lambda: run_trials(runfiles, seeds, workers, folder, metric), len(runfiles) * options.seeds, runfile, False
+        lambda: run_trials(plan.runfiles, seeds, workers, folder, metric, plan.probes), total, runfile, False
     )
-    kept = [cell for cell in cells if cell.method in runfiles]
-    result = GridResult.of(kept, trials, metric not in LOWER_IS_BETTER)
-    _write(folder, result, metric)
-    _show(work, folder, result, metric)
+    result = GridResult.of(plan.cells, trials, metric not in LOWER_IS_BETTER)
+    _write(folder, result, facts)
+    _show(work, folder, result, facts)
 
 
-def _known(knows: str) -> str:
-    return "all updates" if knows == "everyone" else "their own updates"
+def _tables(result: GridResult, facts: GridFacts) -> list[GridTable]:
+    others = (backdoor_tables(result, facts), clients_tables(result, facts), [seconds_table(result)])
+    return [*value_tables(result, facts), *(table for each in others for table in each)]
 
 
-def _table(result: GridResult, partition: str) -> tuple[list[str], list[list[str]]]:
-    """Columns, and a row for each rule."""
-    rows = []
-    for rule in result.rules:
-        cells = [_text(result, Cell(rule, attack, partition)) for attack in result.attacks]
-        worst, attack = result.worst(rule, partition)
-        rows.append([rule, *cells, "" if math.isnan(worst) else f"{worst:.3f} ({attack})"])
-    return ["rule", *result.attacks, "worst case"], rows
-
-
-def _text(result: GridResult, cell: Cell) -> str:
-    if cell in result.failures:
-        return "diverged"
-    value = result.values.get(cell, math.nan)
-    return "" if math.isnan(value) else f"{value:.3f}"
-
-
-def _write(folder: Path, result: GridResult, metric: str) -> None:
-    """The results as JSON and Markdown, and the picture."""
-    tables = [f"{metric}, data {part}\n\n{markdown_table(*_table(result, part))}\n" for part in result.partitions]
-    parts = [f"{result.sentence(metric)}\n", *tables]
+def _write(folder: Path, result: GridResult, facts: GridFacts) -> None:
+    """The page, the results as JSON and Markdown, and the picture."""
+    parts = [f"{grid_sentence(result, facts)}\n"]
+    for table in _tables(result, facts):
+        note = f"\n\n{table.note}" if table.note else ""
+        parts.append(f"{table.title}\n\n{markdown_table(table.columns, table.rows)}{note}\n")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "table.md", "\n".join(parts).encode())
         write_atomically(
-            folder / "results.json", (json.dumps(strict(_facts(result, metric)), indent=1) + "\n").encode()
+            folder / "results.json", (json.dumps(strict(_record(result, facts)), indent=1) + "\n").encode()
         )
-        write_atomically(folder / "attacks.png", attack_picture(result, metric))
+        write_atomically(folder / "attacks.png", attack_picture(result, facts.metric))
+        write_atomically(folder / PAGE, render_attacks(result, facts).encode())
 
 
-def _facts(result: GridResult, metric: str) -> dict[str, Any]:
+def _record(result: GridResult, facts: GridFacts) -> dict[str, Any]:
     values = [
-        {"rule": cell.rule, "attack": cell.attack, "partition": cell.partition, "value": value}
+        {"rule": cell.rule, "attack": cell.attack, "setting": cell.setting, "value": value}
+        | {"seeds": {str(seed): each for seed, each in result.by_seed[cell].items()}}
+        | {"seconds_per_round": result.seconds[cell]}
+        | ({"backdoor_success": dict(found)} if (found := result.backdoors[cell]) else {})
         | ({"failure": result.failures[cell]} if cell in result.failures else {})
         for cell, value in result.values.items()
     ]
-    return {"metric": metric, "values": values, "sentence": result.sentence(metric), "rule": result.best_rule()}
+    return {
+        "metric": facts.metric,
+        "data": facts.data,
+        "attackers": list(facts.attackers),
+        "clients": facts.clients,
+        "from_round": facts.from_round,
+        "knows": facts.knows,
+        "rounds": facts.rounds,
+        "left_out": list(facts.left_out),
+        "values": values,
+        "sentence": grid_sentence(result, facts),
+        "rule": result.best_rule(),
+    }
 
 
-def _show(work: TrialProgress, folder: Path, result: GridResult, metric: str) -> None:
+def _show(work: TrialProgress, folder: Path, result: GridResult, facts: GridFacts) -> None:
     if work.as_json:
-        emit({"event": "attack", "folder": str(folder), **strict(_facts(result, metric))})
+        emit({"event": "attack", "folder": str(folder), **strict(_record(result, facts))})
         return
-    for partition in result.partitions:
-        work.screen.print(f"\n{metric}, data {partition}", markup=False)
-        show_table(work.screen, plain_table(*_table(result, partition)))
-    work.screen.print(f"\nPicture: {folder / 'attacks.png'} (beside it: table.md, results.json, runs/)", soft_wrap=True)
-    work.screen.print(result.sentence(metric), markup=False, soft_wrap=True)
+    for table in _tables(result, facts):
+        work.screen.print(f"\n{table.title}", markup=False)
+        show_table(work.screen, plain_table(table.columns, table.rows))
+        if table.note:
+            work.screen.print(table.note, markup=False, soft_wrap=True)
+    page = folder / PAGE
+    size = bytes_text(page.stat().st_size)
     work.screen.print(
-        "A rule that withstood these attacks need not withstand others; an attacker that knows the rule may do more "
-        "(LineSearch).",
+        f"\n{page}: {size}; open it in a browser (beside it: attacks.png, table.md, results.json, runs/)",
         soft_wrap=True,
+        markup=False,
     )
+    for words in (grid_sentence(result, facts), backdoor_sentence(result, facts), CAUTION):
+        if words:
+            work.screen.print(words, markup=False, soft_wrap=True)

@@ -25,15 +25,18 @@ def attack(
     ] = None,
     attacks: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAMES", help="Only these, separated by commas, e.g. none,SignFlip,ALIE."),
+        typer.Option(metavar="NAMES", help="Only these, separated by commas, e.g. none,ALIE,Backdoor:boost=1."),
     ] = None,
     partition: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(metavar="KIND:NAME=NUMBER,...", help="Divide the data like this, e.g. iid; repeatable."),
     ] = None,
     attackers: Annotated[int | None, typer.Option(min=1, help="How many clients attack; by default a fifth.")] = None,
-    knows: Annotated[Knows, typer.Option(help="Whose updates the attackers know.")] = "everyone",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each run.")] = 1,
+    from_round: Annotated[Optional[int], typer.Option(min=1, help="The first round in which they attack.")] = None,  # noqa: UP045
+    knows: Annotated[
+        Knows | None, typer.Option(help="Whose updates the attackers know; by default everyone's.")
+    ] = None,
+    seeds: Annotated[Optional[int], typer.Option(min=1, help="Seeds of each run; by default 1.")] = None,  # noqa: UP045
     workers: Annotated[Optional[int], typer.Option(min=1, help="Runs at the same time, at most 2 by default.")] = None,  # noqa: UP045
     out: Annotated[
         Optional[Path],  # noqa: UP045
@@ -43,22 +46,31 @@ def attack(
         bool, typer.Option("--json", help="One JSON object per line on standard output, and nothing else.")
     ] = False,
 ) -> None:
-    """Run robust rules under attacks: a table, a picture, and which rule to switch on."""
+    """Run robust rules under attacks: a page, tables, a picture, and which rule to switch on.
+
+    What is not given is that of the file's [attack_grid].
+    """
     from headway.cli.attack_command import GridOptions, attack_file
 
-    given = {name: _names(text) for name, text in (("rules", rules), ("attacks", attacks)) if text}
-    options = GridOptions(
-        **given,
-        partitions=tuple(partition or ()),
-        attackers=attackers,
-        seeds=seeds,
-        knows=knows,
-        workers=workers,
-        out=out,
-        as_json=json,
-    )
-    attack_file(file, set_ or [], rounds, options)
+    grid = {
+        "rules": _names(rules),
+        "attacks": _names(attacks),
+        "partitions": list(partition or ()),
+        "attackers": attackers,
+        "from_round": from_round,
+        "knows": knows,
+        "seeds": seeds,
+    }
+    given = {name: value for name, value in grid.items() if value}
+    attack_file(file, set_ or [], rounds, GridOptions(given, workers, out, json))
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+def _names(text: str | None) -> list[str]:
+    """Names between commas; a part with "=" alone is a further number of the name before it."""
+    names: list[str] = []
+    for part in filter(None, map(str.strip, (text or "").split(","))):
+        if names and "=" in part and ":" not in part:
+            names[-1] += f",{part}"
+        else:
+            names.append(part)
+    return names

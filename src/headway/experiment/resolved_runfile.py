@@ -75,7 +75,8 @@ class RunFile:
 
     def resolved(self) -> dict[str, Any]:
         """Everything explicit: chain, trainer, sampler and quorum by names and numbers."""
-        tables = self.sections.model_dump(exclude_none=True, exclude={"compare", "methods", "algorithm", "advise"})
+        asides = {"compare", "methods", "algorithm", "advise", "attack_grid"}  # of other commands, or described below
+        tables = self.sections.model_dump(exclude_none=True, exclude=asides)
         if not tables["engine"]:
             del tables["engine"]
         tables["algorithm"] = none_as_text(described(self.algorithm))

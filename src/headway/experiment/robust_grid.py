@@ -1,152 +1,168 @@
-"""A grid of rules, attacks and partitions: the runs that show what each rule withstands, and what it costs."""
+"""A grid of rules, attacks, partitions and kinds of clients: the runs that show what each rule withstands."""
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from headway import stages
-from headway.attacks import Attack
+from headway.attacks import Attack, Backdoor
 from headway.core.chain import Chain
-from headway.core.errors import ConfigError, nearest
-from headway.core.stage import Aggregator
+from headway.core.errors import ConfigError, HeadwayError, nearest
+from headway.core.stage import Aggregator, Stage
+from headway.data import FederatedData
+from headway.experiment.attack_grid_section import MEAN, NO_ATTACK, AttackGridSection
 from headway.experiment.attack_section import AttackSection
+from headway.experiment.backdoor_probe import BackdoorProbe
+from headway.experiment.grid_result import Cell, setting_name
 from headway.experiment.runfile import RunFile
-from headway.experiment.trials import Trial
+from headway.numerics.keys import Key
 
-MEAN, NO_ATTACK, OWN = "Mean", "none", "as in the file"
-RULES = (
-    *(MEAN, "Median", "TrimmedMean", "Krum", "MultiKrum", "GeometricMedian", "CentredClipping"),
-    *("NNM+Median", "NNM+Krum", "NNM+GeometricMedian"),
-)
+OWN = "as in the file"
 BEFORE = tuple(name for name in stages.__all__ if "then" in getattr(getattr(stages, name), "__dataclass_fields__", ()))
-ATTACKS = (NO_ATTACK, "SignFlip", "LabelFlip", "ALIE", "InnerProduct", "FallOfEmpires", "Mimic")
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A run of the grid: a rule under an attack, with data divided in some way."""
+class Setting:
+    """A way to divide the data, and a kind of clients: the stages before those of the file's chain.
 
-    rule: str
-    attack: str
-    partition: str
-
-    @property
-    def method(self) -> str:
-        """The name of its trials."""
-        return f"{self.rule} under {self.attack}, {self.partition}"
-
-
-@dataclass(frozen=True)
-class GridResult:
-    """The values of a grid: of each cell the mean over the seeds; of a run that diverged, the worst value there is.
-
-    higher: whether larger values are better.  failures: of cells, why a run has none.
+    partition: `None` for the file's own.
     """
 
-    rules: tuple[str, ...]
-    attacks: tuple[str, ...]
-    partitions: tuple[str, ...]
-    values: Mapping[Cell, float]
-    failures: Mapping[Cell, str]
-    higher: bool = True
-
-    @classmethod
-    def of(cls, cells: Sequence[Cell], trials: Iterable[Trial], higher: bool) -> GridResult:
-        """The result of these trials."""
-        by_method: dict[str, list[Trial]] = {}
-        for trial in trials:
-            by_method.setdefault(trial.method, []).append(trial)
-        worst = 0.0 if higher else math.inf
-        values, failures = {}, {}
-        for cell in cells:
-            own = by_method.get(cell.method, [])
-            if failed := [trial.failure for trial in own if trial.failure]:
-                failures[cell] = failed[0]
-            if own:
-                values[cell] = statistics.fmean(worst if trial.failure else trial.final for trial in own)
-        names = [
-            tuple(dict.fromkeys(getattr(cell, part) for cell in cells)) for part in ("rule", "attack", "partition")
-        ]
-        return cls(names[0], names[1], names[2], values, failures, higher)
-
-    def value(self, rule: str, attack: str, partition: str) -> float:
-        """The value of a cell; NaN where there is none."""
-        return self.values.get(Cell(rule, attack, partition), math.nan)
-
-    def worst(self, rule: str, partition: str | None = None) -> tuple[float, str]:
-        """The worst value of a rule over the attacks, and which attack that is; over all partitions, if none is
-        given."""
-        found = [
-            (self.value(rule, attack, place), attack)
-            for attack in self.attacks
-            for place in ([partition] if partition else self.partitions)
-        ]
-        known = [pair for pair in found if not math.isnan(pair[0])]
-        if not known:
-            return math.nan, ""
-        return min(known) if self.higher else max(known)
-
-    def best_rule(self) -> str:
-        """The rule whose worst value is best; of equal ones the first."""
-        known = [rule for rule in self.rules if not math.isnan(self.worst(rule)[0])]
-        sign = -1 if self.higher else 1
-        return min(known, key=lambda rule: sign * self.worst(rule)[0]) if known else ""
-
-    def cost(self, rule: str) -> float:
-        """How much worse a rule is than the mean where nobody attacks, on average over the partitions; NaN where one
-        of them was not run."""
-        lost = [self.value(MEAN, NO_ATTACK, p) - self.value(rule, NO_ATTACK, p) for p in self.partitions]
-        return statistics.fmean(lost) if self.higher else -statistics.fmean(lost)
-
-    def sentence(self, metric: str) -> str:
-        """Which rule to switch on, and what it costs where nobody attacks, in one or two sentences."""
-        rule = self.best_rule()
-        if not rule:
-            return "No run of the grid came to a value."
-        value, attack = self.worst(rule)
-        words = f"Switch on {rule}: in its worst case here ({attack}) the {metric} is {value:.3f}"
-        mean_value, mean_attack = self.worst(MEAN)
-        if rule == MEAN:
-            return f"Stay with the mean: {words.removeprefix('Switch on Mean: ')}, and no other rule does better."
-        if not math.isnan(mean_value):
-            words += f", where the mean falls to {mean_value:.3f} ({mean_attack})"
-        lost = self.cost(rule)
-        if math.isnan(lost):
-            return f"{words}."
-        if lost <= 0:
-            return f"{words}. Where nobody attacks it costs nothing here."
-        return f"{words}. Where nobody attacks it costs {lost:.3f} of {metric}."
+    partition: Mapping[str, Any] | None = None
+    before: tuple[Stage, ...] = ()
 
 
-def grid_cells(rules: Sequence[str], attacks: Sequence[str], partitions: Iterable[str]) -> list[Cell]:
+@dataclass(frozen=True)
+class GridPlan:
+    """The runs of a grid.
+
+    runfiles: by method.  probes: of methods, which backdoors are measured in their models.  left_out: rules and attacks
+    that cannot be run with this file, and why.
+    """
+
+    cells: tuple[Cell, ...]
+    runfiles: Mapping[str, RunFile]
+    probes: Mapping[str, BackdoorProbe]
+    left_out: tuple[str, ...]
+
+
+def settings_of(section: AttackGridSection) -> dict[str, Setting]:
+    """The settings of a grid, by name.
+
+    Raises:
+        ConfigError: for a partition or a stage that is none.
+    """
+    places = {text: partition_of(text) for text in section.partitions}
+    partitions: dict[str, dict[str, Any] | None] = {**places} or {OWN: None}
+    kinds = {name: tuple(map(Stage.registry.build, links)) for name, links in section.clients.items()} or {"": ()}
+    return {
+        setting_name(place, kind): Setting(partition, before)
+        for place, partition in partitions.items()
+        for kind, before in kinds.items()
+    }
+
+
+def grid_plan(runfile: RunFile, section: AttackGridSection, data: FederatedData) -> GridPlan:
+    """The runs of a grid with this file.
+
+    Raises:
+        ConfigError: if no rule, or no attack, can be used with it.
+    """
+    count = attackers_of(section, len(data.clients))
+    settings = settings_of(section)
+    attacks, left_out = _usable(section, count, data)
+    runfiles, refused = dict[str, RunFile](), dict[str, str]()
+    cells = grid_cells(section.rules, attacks, settings)
+    for cell in cells:
+        try:
+            made = grid_file(runfile, cell, settings[cell.setting], count, section)
+            made.algorithm.flows(population=len(data.clients))
+            runfiles[cell.method] = made
+        except HeadwayError as error:
+            refused[cell.rule] = str(error)
+    if not runfiles:
+        raise ConfigError(f"no rule can be used with this file: {next(iter(refused.values()))}")
+    left_out += [f"{rule} is left out: {why}" for rule, why in refused.items()]
+    known = {name: attack for name in attacks if isinstance(attack := attack_of(name), Backdoor)}
+    probes = {
+        cell.method: BackdoorProbe(known if cell.attack == NO_ATTACK else {cell.attack: known[cell.attack]})
+        for cell in cells
+        if known and (cell.attack == NO_ATTACK or cell.attack in known)
+    }
+    return GridPlan(tuple(c for c in cells if c.method in runfiles), runfiles, probes, tuple(left_out))
+
+
+def attackers_of(section: AttackGridSection, clients: int) -> int:
+    """How many clients attack: by default a fifth, and at least one."""
+    return section.attackers or max(1, clients // 5)
+
+
+def _usable(section: AttackGridSection, count: int, data: FederatedData) -> tuple[list[str], list[str]]:
+    """The attacks that can be run on these data, and sentences on the others."""
+    usable, left_out = [], []
+    for name in section.attacks:
+        attack = attack_of(name)
+        try:
+            if attack is not None:
+                client = attack_section(name, count, section).plan().among(data.clients)[0]
+                attack.poison(data.train_of(client), data.classes, Key.of(0, "a try"))
+            usable.append(name)
+        except ConfigError as error:
+            left_out.append(f"{name} is left out: {error}")
+    if not usable:
+        raise ConfigError(f"no attack can be used with this file: {left_out[0]}")
+    return usable, left_out
+
+
+def grid_cells(rules: Sequence[str], attacks: Sequence[str], settings: Iterable[str]) -> list[Cell]:
     """The cells, in the order in which they are run."""
-    return [Cell(rule, attack, place) for place in partitions for rule in rules for attack in attacks]
+    return [Cell(rule, attack, place) for place in settings for rule in rules for attack in attacks]
 
 
-def grid_file(runfile: RunFile, cell: Cell, partition: Mapping[str, Any] | None, count: int, knows: str) -> RunFile:
-    """The run file of a cell: the rule in the place of the file's aggregator, the attack, the partition.
+def grid_file(runfile: RunFile, cell: Cell, setting: Setting, count: int, section: AttackGridSection) -> RunFile:
+    """The run file of a cell: the rule in the place of the file's aggregator, the attack, the setting.
 
     count: how many clients attack, also the f of the rule.
 
     Raises:
         ConfigError, ChainRefused: for an unknown rule or attack, or where the rule does not fit the chain.
     """
-    chain, algorithm = runfile.algorithm.chain, runfile.algorithm
+    links, algorithm = runfile.algorithm.chain.stages, runfile.algorithm
     if cell.rule != MEAN:
         rule = rule_of(cell.rule, count)
-        links = tuple(rule if isinstance(stage, Aggregator) else stage for stage in chain.stages)
-        algorithm = replace(algorithm, chain=Chain(links))
-    changes: dict[str, Any] = {"attack": None}
+        links = tuple(rule if isinstance(stage, Aggregator) else stage for stage in links)
+    if cell.rule != MEAN or setting.before:
+        algorithm = replace(algorithm, chain=Chain((*setting.before, *links)))
+    changes: dict[str, Any] = {"attack": None, "attack_grid": AttackGridSection()}
     if cell.attack != NO_ATTACK:
-        Attack.registry.get(cell.attack)
-        changes["attack"] = AttackSection.model_validate({"attack": cell.attack, "clients": count, "knows": knows})
-    if partition is not None:
-        changes["data"] = runfile.sections.data.model_copy(update={"partition": dict(partition)})
+        changes["attack"] = attack_section(cell.attack, count, section)
+    if setting.partition is not None:
+        changes["data"] = runfile.sections.data.model_copy(update={"partition": dict(setting.partition)})
     return replace(runfile, sections=runfile.sections.model_copy(update=changes), algorithm=algorithm)
+
+
+def attack_section(name: str, count: int, section: AttackGridSection) -> AttackSection:
+    """The table [attack] of the runs under an attack of the grid.
+
+    Raises:
+        ConfigError: for a number that is none.
+    """
+    numbers = numbered(name, "attack") | {"clients": count, "from_round": section.from_round, "knows": section.knows}
+    return AttackSection.model_validate(numbers)
+
+
+def attack_of(name: str) -> Attack | None:
+    """The attack of a name, with its numbers after a colon; `None` for "none".
+
+    >>> attack_of("Backdoor:boost=1")
+    Backdoor(target=0, share=0.5, size=2, value=1.0, boost=1.0)
+
+    Raises:
+        ConfigError: for an unknown attack or number.
+    """
+    return None if name == NO_ATTACK else Attack.registry.build(numbered(name, "attack"))
 
 
 def rule_of(name: str, f: int) -> Aggregator:
@@ -181,12 +197,21 @@ def partition_of(text: str) -> dict[str, Any]:
     Raises:
         ConfigError: if a number is none.
     """
-    kind, _, rest = text.partition(":")
-    found: dict[str, Any] = {"kind": kind}
+    return numbered(text, "kind")
+
+
+def numbered(text: str, kind: str) -> dict[str, Any]:
+    """A name and its numbers, "NAME:number=1,other=0.5", as a table whose key for the name is `kind`.
+
+    Raises:
+        ConfigError: if a number is none.
+    """
+    name, _, rest = text.partition(":")
+    found: dict[str, Any] = {kind: name}
     for part in filter(None, rest.split(",")):
-        name, _, value = part.partition("=")
+        key, _, value = part.partition("=")
         try:
-            found[name] = int(value) if value.lstrip("-").isdigit() else float(value)
+            found[key] = int(value) if value.lstrip("-").isdigit() else float(value)
         except ValueError:
-            raise ConfigError(f"{text!r}: {name} needs a number, found {value!r}.") from None
+            raise ConfigError(f"{text!r}: {key} needs a number, found {value!r}.") from None
     return found

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from headway.core.errors import ConfigError
 from headway.core.registry import build, to_numbers
 from headway.engines import ENGINES, FLEETS, DeviceFleet, Engine, PooledEngine, build_engine
+from headway.experiment.attack_grid_section import AttackGridSection
 from headway.experiment.attack_section import AttackSection
 from headway.model.device import Precision
 from headway.privacy.options import PrivacyOptions
@@ -286,6 +287,7 @@ class Sections(_Section):
     clock: ClockSection | None = None
     privacy: PrivacySection | None = None
     attack: AttackSection | None = None
+    attack_grid: AttackGridSection = Field(default_factory=AttackGridSection)
     compare: CompareSection = Field(default_factory=CompareSection)
     advise: AdviseSection = Field(default_factory=AdviseSection)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -7,10 +7,10 @@ import multiprocessing
 import os
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -23,6 +23,7 @@ from headway.observe.journal import Journal
 from headway.observe.run_folder import JOURNAL
 
 Ticks = SimpleQueue[tuple[str, int]]
+Probe = Callable[[Run], Mapping[str, float]]  # figures of a run that has ended
 TAIL = 10  # the rounds at the end that a final value is the mean of
 RUNS = "runs"
 
@@ -34,6 +35,7 @@ class Trial:
     values: the headline metric after each evaluated round; losses, bytes_total and simulated_s: the training loss in
     it, and what had been sent and how much simulated time had passed at its end.  A run without a clock has no times.
     clients: each client's metric, as its mean over the last rounds.  failure: why it stopped early, if it did.
+    seconds: of training and aggregation in a round, on average.  figures: what was asked of the run at its end.
     """
 
     method: str
@@ -45,6 +47,8 @@ class Trial:
     clients: Mapping[str, float]
     failure: str | None = None
     simulated_s: tuple[float, ...] = ()
+    seconds: float = math.nan
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def final(self) -> float:
@@ -91,7 +95,8 @@ def tail_of(runs: Iterable[tuple[int, ...]]) -> str:
 class TrialJob:
     """A trial that is to be run in a folder, or gone on with where the folder has part of it.
 
-    metric: what its values are; by default the one that decides in the run.
+    metric: what its values are; by default the one that decides in the run.  probe: what else is asked of the run at
+    its end, where it did not fail; it crosses to a worker process.
     """
 
     method: str
@@ -99,6 +104,7 @@ class TrialJob:
     seed: int
     folder: Path
     metric: str | None = None
+    probe: Probe | None = None
 
 
 def trial_folder(folder: Path, method: str, seed: int) -> Path:
@@ -112,18 +118,23 @@ def trial_folder(folder: Path, method: str, seed: int) -> Path:
 
 
 def run_trials(
-    runfiles: Mapping[str, RunFile], seeds: Sequence[int], workers: int, folder: Path, metric: str | None = None
+    runfiles: Mapping[str, RunFile],
+    seeds: Sequence[int],
+    workers: int,
+    folder: Path,
+    metric: str | None = None,
+    probes: Mapping[str, Probe] | None = None,
 ) -> Iterator[Trial | tuple[str, int]]:
     """Runs every method at every seed, and yields (method, seed) after each round and each trial at its end.
 
     What the folder holds of an earlier call is gone on with, not run again.  A trial runs on one thread whatever
-    the number of workers, so its numbers do not depend on it.
+    the number of workers, so its numbers do not depend on it.  probes: of methods, what is asked of their runs.
 
     Raises:
         RunFolderError: if the folder holds another run under a trial's name.
     """
     jobs = [
-        TrialJob(method, runfile, seed, trial_folder(folder, method, seed), metric)
+        TrialJob(method, runfile, seed, trial_folder(folder, method, seed), metric, (probes or {}).get(method))
         for seed in seeds
         for method, runfile in runfiles.items()
     ]
@@ -258,4 +269,6 @@ def read_trial(job: TrialJob, run: Run, failure: str | None) -> Trial:
         clients=clients,
         failure=failure,
         simulated_s=tuple(times[round_] for round_ in rounds) if times else (),
+        seconds=statistics.fmean(row["seconds"] for row in rows) if rows else math.nan,
+        figures=job.probe(run) if job.probe is not None and failure is None else {},
     )

@@ -1,11 +1,11 @@
-"""The picture of a grid of rules and attacks: a heat map for each partition."""
+"""The picture of a grid of rules and attacks: a heat map for each setting."""
 
 from __future__ import annotations
 
 import io
 import math
 
-from headway.experiment.robust_grid import Cell, GridResult
+from headway.experiment.grid_result import Cell, GridResult
 
 
 def attack_picture(result: GridResult, metric: str) -> bytes:
@@ -17,22 +17,22 @@ def attack_picture(result: GridResult, metric: str) -> bytes:
     columns = [*result.attacks, "worst"]
     width, height = 2.2 + 0.85 * len(columns), 0.9 + 0.36 * len(result.rules)
     with matplotlib.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(width, height * len(result.partitions)), layout="constrained")
+        figure = Figure(figsize=(width, height * len(result.settings)), layout="constrained")
         FigureCanvasAgg(figure)
-        panels = figure.subplots(len(result.partitions), 1, squeeze=False)[:, 0]
+        panels = figure.subplots(len(result.settings), 1, squeeze=False)[:, 0]
         known = [value for value in result.values.values() if math.isfinite(value)] or [0.0, 1.0]
-        for panel, partition in zip(panels, result.partitions, strict=True):
-            grid = [_row(result, rule, partition) for rule in result.rules]
+        for panel, setting in zip(panels, result.settings, strict=True):
+            grid = [_row(result, rule, setting) for rule in result.rules]
             colours = "viridis" if result.higher else "viridis_r"
             panel.imshow(grid, cmap=colours, vmin=min(known), vmax=max(known), aspect="auto")
             panel.set_xticks(range(len(columns)), columns, rotation=25, ha="right")
             panel.set_yticks(range(len(result.rules)), result.rules)
-            panel.set_title(f"{metric}, data {partition}", loc="left")
+            panel.set_title(f"{metric}, data {setting}", loc="left")
             middle = (min(known) + max(known)) / 2
             for row, rule in enumerate(result.rules):
                 for column, value in enumerate(grid[row]):
                     failed = column < len(result.attacks) and (
-                        Cell(rule, result.attacks[column], partition) in result.failures
+                        Cell(rule, result.attacks[column], setting) in result.failures
                     )
                     label = "diverged" if failed else "" if math.isnan(value) else f"{value:.2f}"
                     dark = (value < middle) if result.higher else (value > middle)
@@ -43,7 +43,7 @@ def attack_picture(result: GridResult, metric: str) -> bytes:
     return target.getvalue()
 
 
-def _row(result: GridResult, rule: str, partition: str) -> list[float]:
+def _row(result: GridResult, rule: str, setting: str) -> list[float]:
     """The values of a rule under each attack, and in its worst case."""
-    values = [result.value(rule, attack, partition) for attack in result.attacks]
-    return [*values, result.worst(rule, partition)[0]]
+    values = [result.value(rule, attack, setting) for attack in result.attacks]
+    return [*values, result.worst(rule, setting)[0]]
