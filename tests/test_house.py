@@ -38,7 +38,7 @@ SUITES: dict[str, str] = {
     "cases/test_going_on.py": "experiment.identity observe.run_folder",
     "cases/test_statistics.py": "model.blame",
     "cases/test_trouble.py": "engines.processes.worker",
-    "cli/test_attack_command.py": "cli.attack_options experiment.backdoor_probe reports.attack_tables",
+    "cli/test_attack_command.py": "cli.attack_options reports.attack_tables",
     "cli/test_audit_command.py": "cli.audit_options",
     "cli/test_compare_command.py": "cli.comparison_output cli.method_files cli.trial_progress experiment.trials",
     "cli/test_join_command.py": "federation.agent.agent_check",
@@ -85,6 +85,7 @@ SUITES: dict[str, str] = {
     ),
     "engines/test_replicated_state.py": "engines.ray.state_replica",
     "experiment/test_grid_result.py": "reports.attack_picture",
+    "reports/test_attack_page.py": "reports.page.heat_map",
     "experiment/test_comparison.py": "client.evaluation experiment.baselines experiment.grid_search",
     "experiment/test_runfile.py": (
         "experiment.algorithm_section experiment.overrides experiment.resolved_runfile "

@@ -16,10 +16,9 @@ from headway.experiment.attack_grid_section import AttackGridSection
 from headway.experiment.best_model import LOWER_IS_BETTER
 from headway.experiment.deciding_metric import deciding_metric
 from headway.experiment.grid_result import GridFacts, GridResult, backdoor_sentence, grid_sentence
-from headway.experiment.robust_grid import OWN, attack_section, attackers_of, grid_plan
+from headway.experiment.robust_grid import grid_facts, grid_plan
 from headway.experiment.runfile import load_runfile
 from headway.experiment.trials import run_trials
-from headway.model.metrics import measured_on
 from headway.observe.run_folder import write_atomically, writing
 from headway.observe.text import bytes_text, emit, markdown_table, plain_table, show_table, strict
 from headway.reports.attack_page import CAUTION, render_attacks
@@ -51,28 +50,13 @@ def attack_file(name: str, sets: Sequence[str], rounds: int | None, options: Gri
     section = AttackGridSection.model_validate({**runfile.sections.attack_grid.model_dump(), **options.grid})
     metric, _, data = deciding_metric(runfile, section.seeds, False)
     plan = grid_plan(runfile, section, data)
-    count = attackers_of(section, len(data.clients))
-    facts = GridFacts(
-        name=runfile.name,
-        data=data.name,
-        metric=metric,
-        where=measured_on(metric, data.central is not None),
-        attackers=attack_section("SignFlip", count, section).plan().among(data.clients),
-        clients=len(data.clients),
-        from_round=section.from_round,
-        knows=section.knows,
-        rounds=runfile.sections.run.rounds,
-        seeds=section.seeds,
-        partitions=tuple(section.partitions) or (OWN,),
-        kinds=tuple(section.clients) or ("",),
-        left_out=plan.left_out,
-    )
+    facts = grid_facts(runfile, section, plan, metric, data)
     folder = options.out or free_path(Path("attacks") / runfile.name)
     total = len(plan.runfiles) * section.seeds
     workers = options.workers or min(os.cpu_count() or 1, 2, total)
     work = TrialProgress(folder, workers, options.as_json)
     begun = "" if section.from_round == 1 else f", from round {section.from_round}"
-    length = f"{count} of {facts.clients} clients attack and know {facts.known}{begun}; {total} runs of "
+    length = f"{len(facts.attackers)} of {facts.clients} clients attack and know {facts.known}{begun}; {total} runs of "
     work.begin(runfile.name, section.rules, f"{length}{facts.rounds} rounds", data, list(plan.left_out))
     seeds = range(runfile.sections.run.seed, runfile.sections.run.seed + section.seeds)
     trials = work.trials(

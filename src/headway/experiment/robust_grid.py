@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headway import stages
-from headway.attacks import Attack, Backdoor
+from headway.attacks import Attack, AttackPlan, Backdoor, SignFlip
 from headway.core.chain import Chain
 from headway.core.errors import ConfigError, HeadwayError, nearest
 from headway.core.stage import Aggregator, Stage
@@ -15,8 +15,9 @@ from headway.data import FederatedData
 from headway.experiment.attack_grid_section import MEAN, NO_ATTACK, AttackGridSection
 from headway.experiment.attack_section import AttackSection
 from headway.experiment.backdoor_probe import BackdoorProbe
-from headway.experiment.grid_result import Cell, setting_name
+from headway.experiment.grid_result import Cell, GridFacts, setting_name
 from headway.experiment.runfile import RunFile
+from headway.model.metrics import measured_on
 from headway.numerics.keys import Key
 
 OWN = "as in the file"
@@ -92,6 +93,28 @@ def grid_plan(runfile: RunFile, section: AttackGridSection, data: FederatedData)
         if known and (cell.attack == NO_ATTACK or cell.attack in known)
     }
     return GridPlan(tuple(c for c in cells if c.method in runfiles), runfiles, probes, tuple(left_out))
+
+
+def grid_facts(
+    runfile: RunFile, section: AttackGridSection, plan: GridPlan, metric: str, data: FederatedData
+) -> GridFacts:
+    """The facts of a grid with this file, measured by a metric."""
+    count = attackers_of(section, len(data.clients))
+    return GridFacts(
+        name=runfile.name,
+        data=data.name,
+        metric=metric,
+        where=measured_on(metric, data.central is not None),
+        attackers=AttackPlan(SignFlip(), count=count).among(data.clients),
+        clients=len(data.clients),
+        from_round=section.from_round,
+        knows=section.knows,
+        rounds=runfile.sections.run.rounds,
+        seeds=section.seeds,
+        partitions=tuple(section.partitions) or (OWN,),
+        kinds=tuple(section.clients) or ("",),
+        left_out=plan.left_out,
+    )
 
 
 def attackers_of(section: AttackGridSection, clients: int) -> int:
