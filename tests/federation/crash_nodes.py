@@ -25,6 +25,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROUNDS, CLIENTS = 3, 3
 RECIPES = ("scaffold", "fedavg+ecgr")
+RELAY = "relay"  # the name of the one that the server lists
 
 
 # what forks do -------------------------------------------------------------------------------------------------
@@ -42,7 +43,7 @@ def parts(recipe):
     return hw.recipes.recipe(recipe, trainer=trainer), blobs((7, 12, 5)), linear_task(dtype="float64")
 
 
-def serve(folder: str, port: int, recipe: str, rounds: int) -> None:
+def serve(folder: str, port: int, recipe: str, rounds: int, relayed: bool) -> None:
     from network import Network
 
     import headway as hw
@@ -56,6 +57,7 @@ def serve(folder: str, port: int, recipe: str, rounds: int) -> None:
     own = Path(folder)
     log = EventLog(own)
     options = {"expected": frozenset(data.clients), "wait_limit_s": 60.0, "population": len(data.clients)}
+    options |= {"relays": (RELAY,), "group": 1} if relayed else {}
     network = Network.of(algorithm, task, Spool(own / "spool"), log, rounds, **options)
     kept = own / "run"
     run = hw.Run(
@@ -91,6 +93,19 @@ def join(folder: str, url: str, client: str, recipe: str) -> None:
     sys.exit(0 if state == "finished" else f"the job is {state}")
 
 
+def relay(folder: str, url: str, port: int, clients: int, recipe: str) -> None:
+    from headway.federation.identity.admission import OpenAdmission
+    from headway.federation.identity.node_identity import OpenIdentity
+    from headway.federation.identity.server_access import ServerAccess
+    from headway.federation.relay.relay import Relay, RelayOptions
+
+    _, _, task = parts(recipe)
+    access = ServerAccess(OpenIdentity(RELAY), OpenAdmission(1e6, 1e6), None, None, ())
+    options = RelayOptions(port=port, clients=clients)
+    state = Relay(url, access, lambda job: task, state=Path(folder) / RELAY, options=options).run()
+    sys.exit(0 if state == "finished" else f"the job is {state}")
+
+
 def fork(order: dict) -> int:
     """A fork that carries out an order."""
     pid = os.fork()
@@ -113,7 +128,7 @@ def fork(order: dict) -> int:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         kind = order.pop("kind")
         code = 0
-        (serve if kind == "serve" else join)(**order)
+        {"serve": serve, "join": join, "relay": relay}[kind](**order)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
         print(end.code, file=sys.stderr)
@@ -130,6 +145,8 @@ def main() -> None:
     import agent_threads  # noqa: F401
     import network  # noqa: F401
     import torch
+
+    import headway.federation.relay.relay  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:
@@ -184,14 +201,26 @@ class Nodes:
         self.folder = self.folder.parent / name
         self.folder.mkdir()
 
-    def serve(self, fault: str = "", file_size: int = 0, port: int | None = None) -> int:
+    def serve(self, fault: str = "", file_size: int = 0, port: int | None = None, relayed: bool = False) -> int:
         own = {"folder": str(self.folder), "port": port or self.port, "recipe": self.recipe, "rounds": self.rounds}
+        own["relayed"] = relayed
         log = str(self.folder / "server.log")
         return self.order(kind="serve", fault=fault, file_size=file_size, log=log, **own)["pid"]
 
     def join(self, client: str, fault: str = "", url: str = "") -> int:
         own = {"folder": str(self.folder), "url": url or self.url, "client": client, "recipe": self.recipe}
         return self.order(kind="join", fault=fault, file_size=0, log=str(self.folder / f"{client}.log"), **own)["pid"]
+
+    def relay(self, clients: int, fault: str = "") -> int:
+        """A relay at `other_url` for so many clients."""
+        own = {"folder": str(self.folder), "url": self.url, "port": self.other_port, "clients": clients}
+        own["recipe"] = self.recipe
+        log = str(self.folder / f"{RELAY}.log")
+        return self.order(kind="relay", fault=fault, file_size=0, log=log, **own)["pid"]
+
+    @property
+    def other_url(self) -> str:
+        return f"http://127.0.0.1:{self.other_port}"
 
     def code(self, pid: int) -> int | None:
         """The exit code of a node, `None` while it runs."""
