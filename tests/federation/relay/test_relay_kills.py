@@ -1,4 +1,4 @@
-"""Relays that are killed at named places: no update is lost or counted twice, and the weights are those of a simulation."""
+"""Relays that are killed at named places: each update is counted once, and the weights are those of a simulation."""
 
 import os
 import random
