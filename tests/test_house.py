@@ -141,8 +141,8 @@ SUITES: dict[str, str] = {
     ),
     "server/test_grouped_sum.py": "server.group_summer",
     "stages/robust/test_robust_rules.py": (
-        "numerics.distances numerics.order_statistics stages.robust.central_points stages.robust.krum"
-        " stages.robust.pre_aggregation stages.robust.subset_rules"
+        "numerics.order_statistics stages.robust.central_points stages.robust.krum"
+        " stages.robust.pre_aggregation stages.robust.rule_facts stages.robust.subset_rules"
     ),
     "stages/privacy/test_gaussian.py": "stages.privacy.noise_grid",
     "test_conformance.py": "core.stage stages.aggregators.mean stages.local_rules stages.normalisation",

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-COLUMNS = 1 << 12  # whose products are taken at a time; the rounding of float32 grows with it
+COLUMNS = 1 << 14  # whose products are taken at a time; the rounding of float32 grows with it
+ALIKE = 0.1  # of the squared length of the row in the middle: rows that are nearer to it than this are centred first
 ROWS = 16  # of a weighted sum that are added in the rows' own number type
 WIDE = 1e15  # from this size on, products of float32 are taken in float64, since they could overflow
 
@@ -27,19 +28,36 @@ def products_about_middle(parts: Sequence[Tensor], last: Sequence[Tensor] | None
     count = len(parts[0]) + (last is not None)
     gram = torch.zeros(count, count, dtype=torch.float64)
     for index, part in enumerate(parts):
-        buffer = part.new_empty(count, min(COLUMNS, part.shape[1]))  # memory taken anew costs as much as the products
         for start in range(0, part.shape[1], COLUMNS):
             block = part[:, start : start + COLUMNS]
             if last is not None:
                 block = torch.cat([block, last[index][start : start + COLUMNS].to(part.dtype).unsqueeze(0)])
-            lengths = torch.linalg.vector_norm(block, dim=1)
-            if float(lengths.max()) < WIDE:
-                about = torch.sub(block, block[int(lengths.median(0).indices)], out=buffer[:, : block.shape[1]])
-            else:
-                block = block.double()
-                about = block - block[int(torch.linalg.vector_norm(block, dim=1).median(0).indices)]
-            gram += about @ about.T
+            gram += _block_products(block)
     return gram
+
+
+def _block_products(block: Tensor) -> Tensor:
+    """The inner products of rows `[C, W]` about the one of median length, float64 `[C, C]`.
+
+    The middle is taken off the products, which reads the rows once, where most rows are about as far from it as they
+    are long; off the rows, where most of their length is common to them and the digits would be lost.
+    """
+    products = (block @ block.T).double()
+    products = (products + products.T) / 2  # equal distances are equal numbers, from either row
+    squares = products.diagonal()
+    if not float(squares.max()) < WIDE**2:
+        block = block.double()
+        return _about(block, int(torch.linalg.vector_norm(block, dim=1).median(0).indices))
+    middle = int(squares.median(0).indices)
+    apart = squares + squares[middle] - 2 * products[middle]
+    if float(apart.median()) < ALIKE * float(squares[middle]):
+        return _about(block, middle)
+    return products + squares[middle] - (products[middle] + products[middle].unsqueeze(-1))
+
+
+def _about(block: Tensor, middle: int) -> Tensor:
+    about = block - block[middle]
+    return (about @ about.T).double()
 
 
 def squared_distances(gram: Tensor) -> Tensor:
@@ -58,9 +76,11 @@ def distances_from(parts: Sequence[Tensor], centre: Sequence[Tensor]) -> Tensor:
     """`||x_i - v||` of rows from a vector that lies in as many parts, float64 `[C]`."""
     squares = torch.zeros(len(parts[0]), dtype=torch.float64)
     for part, vector in zip(parts, centre, strict=True):
+        buffer = part.new_empty(len(part), min(COLUMNS, part.shape[1]))  # new memory costs as much as the difference
         for start in range(0, part.shape[1], COLUMNS):
             block, place = part[:, start : start + COLUMNS], vector[start : start + COLUMNS]
-            lengths = torch.linalg.vector_norm(block - place.to(part.dtype), dim=1).double()
+            away = torch.sub(block, place.to(part.dtype), out=buffer[:, : block.shape[1]])
+            lengths = torch.linalg.vector_norm(away, dim=1).double()
             if not float(lengths.max()) < WIDE:
                 lengths = torch.linalg.vector_norm(block.double() - place, dim=1)
             squares += lengths**2
@@ -75,11 +95,11 @@ def weighted_sum(part: Tensor, coefficients: Tensor) -> Tensor:
     used = coefficients.nonzero().flatten()
     total = torch.zeros(part.shape[1], dtype=torch.float64)
     weights = coefficients[used].to(part.dtype)
-    rows = part if len(used) == len(part) else part[used]
     for start in range(0, part.shape[1], COLUMNS):
+        columns = slice(start, start + COLUMNS)
+        block = part[:, columns] if len(used) == len(part) else part[used, columns]
         for first in range(0, len(used), ROWS):
-            some = slice(first, first + ROWS)
-            total[start : start + COLUMNS] += weights[some] @ rows[some, start : start + COLUMNS]
+            total[columns] += weights[first : first + ROWS] @ block[first : first + ROWS]
     return total
 
 

@@ -15,7 +15,7 @@ from headway.core.stage import Aggregator, Place, stages
 from headway.core.update import Rows, Tensors, Update
 from headway.numerics.distances import distances_from, products_about_middle, squared_distances, weighted_sum
 from headway.stages.clipping import shortening
-from headway.stages.robust.rule_facts import combined, robust_facts
+from headway.stages.robust.rule_facts import DistanceRule, combined, robust_facts
 
 TOLERANCE = 1e-12  # of the coefficients, relative to 1 / C, at which the geometric median is found
 MOST_STEPS = 10_000
@@ -24,7 +24,7 @@ MOST_STEPS = 10_000
 @final
 @stages.register
 @dataclass(frozen=True)
-class GeometricMedian(Aggregator):
+class GeometricMedian(DistanceRule):
     """The point whose distances to all updates have the smallest sum.
 
     Formula: `x = argmin_v sum_i ||x_i - v||_2`, by Weiszfeld's iteration `v <- sum_i (x_i / d_i) / sum_i (1 / d_i)`,
@@ -49,16 +49,15 @@ class GeometricMedian(Aggregator):
     """
 
     place: ClassVar[Place] = Place.AGGREGATE
-    whole_cohort: ClassVar[bool] = True
     f: int = at_least(0, 1)
 
     def connect(self, flow: Flow) -> Flow:
         """Needs a majority of honest updates."""
         return robust_facts(super().connect(flow), self, self.f, 2 * self.f + 1)
 
-    def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
-        """The geometric median."""
-        return combined(rows, geometric_median(products_about_middle(list(rows.vectors.values())))), state
+    def coefficients(self, gram: Tensor) -> Tensor:
+        """Of the geometric median."""
+        return geometric_median(gram)
 
 
 @final

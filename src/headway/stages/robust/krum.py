@@ -14,16 +14,16 @@ from headway.core.fields import at_least
 from headway.core.flow import Flow
 from headway.core.stage import Aggregator, Place, stages
 from headway.core.update import Rows, Tensors, Update
-from headway.numerics.distances import products_about_middle, squared_distances
+from headway.numerics.distances import squared_distances
 from headway.numerics.order_statistics import mean_around_median_of_sorted
 from headway.stages.robust.coordinate_rules import ONE_VECTOR, by_coordinate
-from headway.stages.robust.rule_facts import combined, robust_facts
+from headway.stages.robust.rule_facts import DistanceRule, products_of, robust_facts
 
 
 @final
 @stages.register
 @dataclass(frozen=True)
-class Krum(Aggregator):
+class Krum(DistanceRule):
     """The one update that lies nearest to its neighbours.
 
     Formula: `x = x_k`, k being the client with the smallest score `s_i`, the sum of `||x_i - x_j||^2` over the
@@ -44,23 +44,21 @@ class Krum(Aggregator):
     """
 
     place: ClassVar[Place] = Place.AGGREGATE
-    whole_cohort: ClassVar[bool] = True
     f: int = at_least(0, 1)
 
     def connect(self, flow: Flow) -> Flow:
         """Needs n - f - 2 neighbours, of which most are honest."""
         return robust_facts(super().connect(flow), self, self.f, 2 * self.f + 3)
 
-    def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
-        """The update with the smallest score."""
-        scores = krum_scores(distances_of(rows), self.f)
-        return combined(rows, chosen(scores, 1)), state
+    def coefficients(self, gram: Tensor) -> Tensor:
+        """1 for the update with the smallest score."""
+        return chosen(krum_scores(squared_distances(gram), self.f), 1)
 
 
 @final
 @stages.register
 @dataclass(frozen=True)
-class MultiKrum(Aggregator):
+class MultiKrum(DistanceRule):
     """The mean of the updates that lie nearest to their neighbours.
 
     Formula: the mean of the `keep` updates with the smallest scores of Krum, which are computed once.
@@ -80,7 +78,6 @@ class MultiKrum(Aggregator):
     """
 
     place: ClassVar[Place] = Place.AGGREGATE
-    whole_cohort: ClassVar[bool] = True
     f: int = at_least(0, 1)
     keep: int | None = at_least(1, None)
 
@@ -88,10 +85,10 @@ class MultiKrum(Aggregator):
         """Needs n - f - 2 neighbours, of which most are honest, and enough updates to keep."""
         return robust_facts(super().connect(flow), self, self.f, max(2 * self.f + 3, (self.keep or 0) + self.f))
 
-    def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
-        """The mean of the updates with the smallest scores."""
-        scores = krum_scores(distances_of(rows), self.f)
-        return combined(rows, chosen(scores, self.keep or len(scores) - self.f)), state
+    def coefficients(self, gram: Tensor) -> Tensor:
+        """Equal ones for the updates with the smallest scores."""
+        scores = krum_scores(squared_distances(gram), self.f)
+        return chosen(scores, self.keep or len(scores) - self.f)
 
 
 @final
@@ -130,14 +127,9 @@ class Bulyan(Aggregator):
     def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The mean around the median of the chosen updates."""
         count = len(rows.names) - 2 * self.f
-        picked = torch.tensor(sorted(picked_by_krum(distances_of(rows), self.f, count)))
+        picked = torch.tensor(sorted(picked_by_krum(squared_distances(products_of(rows)), self.f, count)))
         some = replace(rows, vectors={name: vector[picked] for name, vector in rows.vectors.items()})
         return by_coordinate(some, partial(mean_around_median_of_sorted, kept=count - 2 * self.f)), state
-
-
-def distances_of(rows: Rows) -> Tensor:
-    """`||x_i - x_j||^2` of all updates, all vectors taken as one, float64 `[C, C]`."""
-    return squared_distances(products_about_middle(list(rows.vectors.values())))
 
 
 def krum_scores(squared: Tensor, f: int) -> Tensor:

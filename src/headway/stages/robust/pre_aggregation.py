@@ -14,11 +14,11 @@ from headway.core.fields import at_least
 from headway.core.flow import Flow
 from headway.core.stage import Aggregator, Place, stages
 from headway.core.update import Rows, Tensors, Update
-from headway.numerics.distances import mixed_rows
+from headway.numerics.distances import mixed_rows, squared_distances
 from headway.numerics.keys import Key
 from headway.stages.clipping import shortening
-from headway.stages.robust.krum import Krum, distances_of
-from headway.stages.robust.rule_facts import check_rule, robust_facts
+from headway.stages.robust.krum import Krum
+from headway.stages.robust.rule_facts import DistanceRule, check_rule, combined, products_of, robust_facts
 
 
 @final
@@ -65,8 +65,15 @@ class NNM(Aggregator):
         return self.then.init(w)
 
     def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
-        """The other rule's aggregate of the mixed updates."""
-        return self.then.reduce(mixed(rows, nearest_mixing(distances_of(rows), self.f)), state, ctx)
+        """The other rule's aggregate of the mixed updates.
+
+        What a rule by distances takes of them follows from the inner products; for any other they are computed.
+        """
+        gram = products_of(rows)
+        mixing = nearest_mixing(squared_distances(gram), self.f)
+        if isinstance(self.then, DistanceRule):
+            return combined(rows, self.then.coefficients(mixing @ gram @ mixing.T) @ mixing), state
+        return self.then.reduce(mixed(rows, mixing), state, ctx)
 
 
 @final

@@ -1,14 +1,17 @@
-"""The facts that robust rules have in common, and the aggregate of a weighted sum of updates."""
+"""What robust rules have in common: their facts, and rules whose aggregate is a weighted sum of the updates."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
+from headway.core.context import ServerContext
 from headway.core.errors import ConfigError
 from headway.core.flow import Flow
 from headway.core.stage import Aggregator
-from headway.core.update import Rows, Update
-from headway.numerics.distances import weighted_sum
+from headway.core.update import Rows, Tensors, Update
+from headway.numerics.distances import products_about_middle, weighted_sum
 
 
 def robust_facts(flow: Flow, stage: object, attackers: int, min_updates: int, one_vector: str | bool = False) -> Flow:
@@ -20,6 +23,28 @@ def robust_facts(flow: Flow, stage: object, attackers: int, min_updates: int, on
     flow.require(stage, dense=True, equal_weights="an attacker would choose its weight", one_vector=one_vector)
     buffered = 2 * attackers + 3 if flow.asynchronous else 1
     return flow.set(stage, attackers=attackers, min_updates=max(flow.min_updates, min_updates, buffered))
+
+
+class DistanceRule(Aggregator):
+    """A rule whose aggregate is a weighted sum of the updates, with coefficients that follow from their distances.
+
+    It reads the updates twice, for their inner products and for the sum, whatever it computes in between.
+    """
+
+    whole_cohort: ClassVar[bool] = True
+
+    def coefficients(self, gram: Tensor) -> Tensor:
+        """The coefficients `[C]` of the updates, from their inner products about any point, float64 `[C, C]`."""
+        raise NotImplementedError
+
+    def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
+        """The weighted sum."""
+        return combined(rows, self.coefficients(products_of(rows))), state
+
+
+def products_of(rows: Rows) -> Tensor:
+    """The inner products of all updates about one in their middle, all vectors taken as one, float64 `[C, C]`."""
+    return products_about_middle(list(rows.vectors.values()))
 
 
 def combined(rows: Rows, coefficients: Tensor) -> Update:

@@ -14,14 +14,14 @@ from headway.core.fields import between
 from headway.core.flow import Flow
 from headway.core.stage import Aggregator, Place, stages
 from headway.core.update import Rows, Tensors, Update
-from headway.stages.robust.krum import distances_of
-from headway.stages.robust.rule_facts import combined, robust_facts
+from headway.numerics.distances import squared_distances
+from headway.stages.robust.rule_facts import DistanceRule, combined, robust_facts
 
 
 @final
 @stages.register
 @dataclass(frozen=True)
-class MinimumDiameter(Aggregator):
+class MinimumDiameter(DistanceRule):
     """The mean of the n - f updates that lie closest together.
 
     Formula: the mean over the subset S of n - f updates with the smallest `max_{i, j in S} ||x_i - x_j||_2`; of several
@@ -43,18 +43,17 @@ class MinimumDiameter(Aggregator):
     """
 
     place: ClassVar[Place] = Place.AGGREGATE
-    whole_cohort: ClassVar[bool] = True
     f: int = between(0, 16, 1)
 
     def connect(self, flow: Flow) -> Flow:
         """Needs a majority of honest updates."""
         return robust_facts(super().connect(flow), self, self.f, 2 * self.f + 1)
 
-    def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
-        """The mean of the subset of the smallest diameter."""
-        kept = torch.ones(len(rows.names), dtype=torch.float64)
-        kept[list(omitted_for_diameter(distances_of(rows), self.f))] = 0
-        return combined(rows, kept / kept.sum()), state
+    def coefficients(self, gram: Tensor) -> Tensor:
+        """Equal ones for the subset of the smallest diameter."""
+        kept = torch.ones(len(gram), dtype=torch.float64)
+        kept[list(omitted_for_diameter(squared_distances(gram), self.f))] = 0
+        return kept / kept.sum()
 
 
 @final
