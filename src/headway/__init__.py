@@ -83,6 +83,7 @@ _WHERE = {
     "Quantize": "stages",
     "RandomK": "stages",
     "Rebase": "stages",
+    "Reputation": "protocol.reputation",
     "Quorum": "protocol.quorum",
     "RMSprop": "training",
     "RayEngine": "engines",
@@ -162,6 +163,7 @@ if TYPE_CHECKING:
     from headway.observe.observer import Observer
     from headway.observe.round_report import RoundReport
     from headway.protocol.quorum import Quorum
+    from headway.protocol.reputation import Reputation
     from headway.samplers import (
         All,
         BySize,

@@ -17,10 +17,11 @@ from headway.core.errors import UpdateRejected
 from headway.core.flow import EngineFacts
 from headway.engines.engine import Engine, Job
 from headway.engines.planned_engine import PlannedEngine
+from headway.observe.drift import DriftMeter
 from headway.protocol.messages import Answer, Ask, Train
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
-from headway.server.collector import GroupResult, UpdateCollector
+from headway.server.collector import GroupResult, UpdateCollector, answered
 from headway.server.guard import Promise
 
 
@@ -30,7 +31,8 @@ class AttackedEngine(Engine):
 
     inner: a `LocalEngine` or `ProcessEngine`.  plan: who attacks, and how.
     Each crafted update passes the server's guard like any other; one that is refused is reported by its client's name.
-    The attackers train on poisoned examples where the attack has some.  Drift is not measured.
+    The attackers train on poisoned examples where the attack has some.  Drift is measured of what the server receives,
+    where clients have a reputation.
 
     Raises:
         ConfigError: when it opens, for a chain whose server sees only sums, or that encodes updates.
@@ -82,7 +84,7 @@ class AttackedEngine(Engine):
         self.job, self.attackers = job, self.plan.among(job.data.clients)
         check_chain(job.algorithm.chain)
         data = poisoned(job.data, self.attackers, self.plan.attack, job.key)
-        kept = replace(job.algorithm, chain=with_rows(job.algorithm.chain))
+        kept = replace(job.algorithm, chain=with_rows(job.algorithm.chain), reputation=None)
         self.inner.open(replace(job, algorithm=kept, known=data))
         setup = self.inner.execution.setup
         flows = job.algorithm.flows(self.facts, population=len(data.clients))
@@ -109,7 +111,7 @@ class AttackedEngine(Engine):
         if not isinstance(ask.request, Train):
             return answer
         received, parts = self.crafting.received(ask, answer.total.rows), [answer.reports]
-        total, result = ExactTotal(), GroupResult()
+        total, result = ExactTotal(), GroupResult(meter=self._meter(ask))
         refused: dict[str, str] = {}
         for client in sorted(received):
             try:
@@ -121,7 +123,14 @@ class AttackedEngine(Engine):
         if refused:
             kept = [report for report in answer.reports if report.client not in refused]
             parts = [Reports.of(kept), Reports(list(refused), "rejected", reasons=list(refused.values()))]
-        return replace(answer, total=total, reports=Reports.joined(parts).by_client())
+        seen = answered(total, parts, result.meter)
+        return replace(answer, total=total, reports=seen.reports, figures=seen.figures, deltas=seen.deltas)
+
+    def _meter(self, ask: Ask) -> DriftMeter | None:
+        """The meter of what the server received, where clients have a reputation."""
+        if self.job.algorithm.reputation is None:
+            return None
+        return DriftMeter.of(ask, len(ask.cohort), self.crafting.layout.size, self.job.key, kept=True)
 
     def close(self) -> None:
         """Closes the inner engine."""

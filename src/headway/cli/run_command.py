@@ -263,6 +263,8 @@ def _record(report: RoundReport) -> dict[str, Any]:
         "drift": dict(report.drift),
         "clock": dict(report.clock),
         "privacy": dict(report.privacy),
+        "reputation": dict(report.reputation),
+        "quarantine": dict(report.quarantine),
         "alarms": [
             {"kind": a.kind, "clients": list(a.clients), "clusters": list(map(list, a.clusters)), "text": a.text}
             for a in report.alarms

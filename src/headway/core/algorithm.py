@@ -24,6 +24,7 @@ from headway.protocol.client_history import ClientHistory
 from headway.protocol.effects import Concluded, Effect, Persist, Reserve
 from headway.protocol.messages import Answer, Ask, Exchange, Measure, Message, Train
 from headway.protocol.quorum import Quorum
+from headway.protocol.reputation import Reputation
 from headway.protocol.sums import ExactTotal
 
 RELEASE = "release"  # the name under which a noisy release is kept
@@ -72,6 +73,8 @@ class State:
 class Algorithm:
     """The whole, unchanged on every engine.
 
+    reputation: the policy on clients whose updates do not fit; `None` for none.
+
     Raises:
         ChainRefused: when built, if the chain cannot work with this trainer, sampler or quorum.
     """
@@ -80,6 +83,7 @@ class Algorithm:
     trainer: TrainerLike
     sampler: Sampler
     quorum: Quorum = Quorum()
+    reputation: Reputation | None = None
 
     def __post_init__(self) -> None:
         self.flows()
@@ -106,6 +110,7 @@ class Algorithm:
             engine=engine,
             events=trainer.events,
             asynchronous=keep,
+            excludes=self.reputation is not None and self.reputation.excludes,
             size=size,
             statistics=statistics,
             buffer=self.quorum.count if keep else None,
@@ -114,6 +119,7 @@ class Algorithm:
                 **({"events": trainer.name} if trainer.events else {}),
                 "sampler": type(self.sampler).__name__,
                 "asynchronous": 'Quorum(late="keep")',
+                "excludes": "Reputation",
                 "buffer": 'Quorum(late="keep")',
                 "engine": engine.name if engine else "the engine",
             },
@@ -130,6 +136,8 @@ class Algorithm:
             _check_quorum(self.quorum, engine, start.sampler)
             _check_memory(self.trainer.facts, engine)
         flows = self.chain.trace(start)
+        if self.reputation is not None:
+            self.reputation.check(flows[-1], self.quorum)
         _check_enough(flows[-1], self.quorum, start.sampler)
         _check_pace(self.quorum, self.trainer.facts)
         check_draw(self.quorum, flows[-1])
@@ -155,7 +163,8 @@ class Algorithm:
     def explain(self) -> Explanation:
         """A table of the chain: stage, where it runs, what the server sees, bound, privacy event.  Only what differs
         from the defaults is in it: print the chain for all numbers of its stages."""
-        return explain(self.chain, self.flows())
+        shown = explain(self.chain, self.flows())
+        return shown if self.reputation is None else shown.noting(self.reputation.summary)
 
     def initial_state(self, w: Tensor, buffers: Tensor | None = None) -> State:
         """The state before the first round, from the initial model `[P]`."""

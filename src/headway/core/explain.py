@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from headway.core.flow import Flow, PrivacyEvent
@@ -31,6 +31,10 @@ class Explanation:
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    def noting(self, note: str) -> Explanation:
+        """The same with one more note."""
+        return replace(self, notes=(*self.notes, note))
 
     def __str__(self) -> str:
         table = [self.columns, *self.rows]

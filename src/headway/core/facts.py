@@ -164,6 +164,7 @@ class FlowFacts:
     min_cohort: the fewest clients that may be asked in a round.
     attackers: how many clients may send anything at all, without the aggregate following them.
     asynchronous: whether late updates are kept; buffer: how many updates end a round then, if a number is set.
+    excludes: whether clients may be left out of rounds for a while.
     rebased: whether updates lead away from the server's model of now, not from that which their client was asked with.
     """
 
@@ -208,6 +209,7 @@ class FlowFacts:
     min_cohort: int = 1
     attackers: int = 0
     asynchronous: bool = False
+    excludes: bool = False
     buffer: int | None = None
     set_by: Mapping[str, str] = field(default_factory=dict)
     restated: frozenset[str] = frozenset()

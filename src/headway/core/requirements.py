@@ -60,6 +60,20 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         lambda flow: f"a cohort of {flow.cohort or 0:g} of {flow.sampler and flow.sampler.population} clients",
         lambda flow: "use All()",
     ),
+    "never_excluded": Requirement(
+        "excludes",
+        lambda flow: not flow.excludes,
+        "every client in every round",
+        lambda flow: "a quarantine, in which clients are not drawn",
+        lambda flow: "leave quarantine_below out",
+    ),
+    "unprotected": Requirement(
+        "events",
+        lambda flow: not flow.events,
+        "updates without noise that is promised to hide single clients",
+        lambda flow: f"{flow.events[0].mechanism.replace('_', ' ')} noise" if flow.events else "",
+        lambda flow: "leave the noise out",
+    ),
     "cohort_size": Requirement(
         "sampler",
         lambda flow: flow.engine is None or flow.cohort is not None,

@@ -105,14 +105,15 @@ class WireEngine(Engine):
 
     def _train(self, ask: Ask) -> Answer:
         total, parts, down = ExactTotal(), list[Reports](), wire.size(ask.message.tensors())
+        meter = self.setup.meter(ask)
         for members in groups_of(ask.cohort, self.job.data.train):
-            result = GroupResult()
+            result = GroupResult(meter=meter)
             for client in members:
                 begun, self.trained[client] = time.perf_counter(), ask.request_for(client)
                 reply, _ = self._exchange(client, self.trained[client], ask.number)
                 parts.append(self._report(ask, client, reply, (time.perf_counter() - begun, down), result))
             total.add_group(result.group)
-        return answered(total, parts, None)
+        return answered(total, parts, meter)
 
     def _report(self, ask: Ask, client: str, reply: Reply, cost: tuple[float, int], result: GroupResult) -> Reports:
         """The report on a client, whose update is summed if the guard accepts it.

@@ -17,6 +17,7 @@ from headway.experiment.overrides import set_on_stage
 from headway.experiment.runfile_schema import AlgorithmSection
 from headway.experiment.user_modules import own_trainer
 from headway.protocol.quorum import Quorum
+from headway.protocol.reputation import Reputation
 from headway.samplers import All
 from headway.training import LocalSGD, Trainer
 from headway.training.registered_trainers import trainers
@@ -47,7 +48,8 @@ def algorithm_of(section: AlgorithmSection, of_stages: Sequence[tuple[list[str],
     for keys, value in of_stages:
         set_on_stage(tables, keys, value)
         _check_stage(next(table for table in tables if table["stage"] == keys[1]))
-    return Algorithm(Chain.from_config(tables), trainer, _sampler(section, named), _quorum(section, named))
+    sampler, quorum = _sampler(section, named), _quorum(section, named)
+    return Algorithm(Chain.from_config(tables), trainer, sampler, quorum, _reputation(section))
 
 
 def _trainer(section: AlgorithmSection) -> Trainer:
@@ -102,3 +104,10 @@ def _quorum(section: AlgorithmSection, named: Algorithm | None) -> Quorum:
     usual = {} if named is None else to_numbers(named.quorum)
     with key_path("algorithm.quorum", Quorum.__name__, section.quorum):
         return build(Quorum, {**usual, **section.quorum})
+
+
+def _reputation(section: AlgorithmSection) -> Reputation | None:
+    if section.reputation is None:
+        return None
+    with key_path("algorithm.reputation", Reputation.__name__, section.reputation):
+        return build(Reputation, section.reputation)

@@ -92,6 +92,8 @@ class Checkpointer:
             federation.known.from_state(notes.get("clients", {}))
         if federation.history is not None:
             federation.history.restore(tensors)
+        if federation.standings is not None:
+            federation.standings.from_state(notes.get("standings", {}), tensors)
         if "engine" in notes:
             federation.engine.restore(notes["engine"], own)
         path = folder.path / MEMORY
@@ -147,6 +149,9 @@ class Checkpointer:
         kept = {**notes, "memory": saved, **({"engine": values} if values else {})}
         if isinstance(known := self.federation.known, RemoteData):
             kept["clients"] = known.to_state()
+        if (standings := self.federation.standings) is not None:
+            kept["standings"], own = standings.to_state()
+            tensors |= own
         fault_points.at("before a checkpoint is on disk")
         self.folder.save(state.round, tensors, kept)
         fault_points.at("after a checkpoint is on disk")

@@ -22,6 +22,7 @@ from headway.model.task import Task
 from headway.numerics.keys import Key
 from headway.observe.run_folder import read_identity
 from headway.protocol.client_history import ClientHistory
+from headway.protocol.standings import StandingsRecord
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Federation:
     key: of the run, from its seed.  memory: of the clients.  flows: the facts after each stage of the chain.
     history: what samplers know of the clients' earlier rounds, where the sampler asks for it.
     flat_module: the model, with its initial weights.  central: scores models on the central test set, where there is
-    one.  system: whether noise is drawn from the operating system.
+    one.  system: whether noise is drawn from the operating system.  standings: of the clients with the server, where
+    the algorithm has a reputation.
     """
 
     algorithm: Algorithm
@@ -46,6 +48,7 @@ class Federation:
     flat_module: FlatModule
     central: CentralTest | None
     system: bool = False
+    standings: StandingsRecord | None = None
 
     @classmethod
     def open(cls, algorithm: Algorithm, known: ClientData, task: Task, options: RunOptions) -> Federation:
@@ -82,7 +85,8 @@ class Federation:
         except BaseException:
             engine.close()
             raise
-        return cls(algorithm, known, task, engine, key, memory, flows, history, flat_module, central, system)
+        standings = None if algorithm.reputation is None else StandingsRecord(algorithm.reputation)
+        return cls(algorithm, known, task, engine, key, memory, flows, history, flat_module, central, system, standings)
 
     @property
     def population(self) -> int:

@@ -29,6 +29,7 @@ from headway.model.flat_module import FlatModule
 from headway.model.task import Task
 from headway.numerics.keys import DRAWS
 from headway.protocol.quorum import Quorum
+from headway.protocol.reputation import Reputation
 from headway.training.registered_trainers import trainers
 
 SHOWN = 4  # differences in one sentence
@@ -136,12 +137,13 @@ def differences(made: Any, now: Any, path: str) -> Iterator[str]:
 
 
 def described(algorithm: Algorithm) -> dict[str, Any]:
-    """All of an algorithm by names and numbers: its chain, trainer, sampler and quorum."""
+    """All of an algorithm by names and numbers: its chain, trainer, sampler and quorum, and the reputation, if any."""
     return {
         "chain": algorithm.chain.to_config(),
         "trainer": trainers.describe(algorithm.trainer),  # type: ignore[arg-type]
         "sampler": samplers.describe(algorithm.sampler),
         "quorum": to_numbers(algorithm.quorum),
+        **({} if algorithm.reputation is None else {"reputation": to_numbers(algorithm.reputation)}),
     }
 
 
@@ -156,6 +158,7 @@ def algorithm_of(tables: Mapping[str, Any]) -> Algorithm:
         trainers.build(tables["trainer"]),
         samplers.build(tables["sampler"]),
         build(Quorum, tables["quorum"]),
+        build(Reputation, tables["reputation"]) if "reputation" in tables else None,
     )
 
 

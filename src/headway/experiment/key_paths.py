@@ -23,6 +23,7 @@ from headway.experiment.runfile_schema import Sections
 from headway.model import zoo as models
 from headway.observe.text import listed, to_toml
 from headway.protocol.quorum import Quorum
+from headway.protocol.reputation import Reputation
 from headway.training.registered_trainers import trainers
 
 # what other systems call a key, beside its name here
@@ -52,7 +53,14 @@ SYNONYMS = {
     "test_size": "test_share",
 }
 OPTIMIZERS = ("optimizer", "optim", "optimiser", "local_optimizer", "client_optimizer")
-TABLES = ("algorithm.trainer", "algorithm.sampler", "algorithm.quorum", "data.partition", "compare.grid")
+TABLES = (
+    "algorithm.trainer",
+    "algorithm.sampler",
+    "algorithm.quorum",
+    "algorithm.reputation",
+    "data.partition",
+    "compare.grid",
+)
 ADAM = (
     "LocalSGD is SGD, with momentum in algorithm.trainer.momentum; for another at clients, algorithm.trainer = "
     '{trainer = "LocalOptimizer", optimizer = "AdamW"}; at the server, algorithm.recipe = "fedadam"'
@@ -124,6 +132,7 @@ def known_paths() -> Mapping[str, tuple[str, ...]]:
         for name in registry.names():
             add(f"algorithm.{part}", _fields(registry.get(name)))
     add("algorithm.quorum", _fields(Quorum))
+    add("algorithm.reputation", _fields(Reputation))
     add("clock", _fields(DeviceFleet))
     return {name: tuple(paths) for name, paths in found.items()}
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from headway.core.algorithm import State
 from headway.experiment.federation import Federation
 from headway.experiment.population import refresh_sizes
+from headway.experiment.quarantine import Quarantine
 from headway.experiment.replay import RoundReplay
 from headway.numerics.keys import Key
 from headway.observe.observer import TrainedRound
@@ -26,6 +27,7 @@ class RoundDriver:
 
     def __init__(self, federation: Federation) -> None:
         self.federation, self.replay = federation, RoundReplay(federation)
+        self.quarantine = Quarantine(federation)
         self.reserve: Callable[[Reserve, int, int], None] = _grant
 
     def perform(self, ask: Ask) -> Answer:
@@ -38,12 +40,14 @@ class RoundDriver:
         algorithm, engine = federation.algorithm, federation.engine
         available = engine.candidates(lambda clients: algorithm.enough(clients, engine.busy))
         refresh_sizes(federation.history, federation.known)
-        measured = self._measure(before, available)
-        cohort = algorithm.cohort(available, before.round, federation.key, engine.busy, federation.history)
+        drawable, released = self.quarantine.drawable(before, available)
+        measured = self._measure(before, drawable)
+        cohort = algorithm.cohort(drawable, before.round, federation.key, engine.busy, federation.history)
         population = federation.population
         after, answers = self._drive(before, cohort, population)
         report = replace(RoundReport.of(after.round, answers, measured), lr=self._learning_rate(before.round))
-        report = replace(report, notes=(*report.notes, *self.replay.take_notices()))
+        report = replace(report, notes=(*report.notes, *self.replay.take_notices(), *released))
+        report = self.quarantine.judged(before, report, answers)
         answered = report.clients
         if (short := algorithm.too_few(report.count("counted"))) is not None:
             report = replace(report, clients=answered.uncounted(short), notes=(*report.notes, short))
@@ -55,7 +59,8 @@ class RoundDriver:
         return self.federation.engine.ask(Ask(Settle(round=trained.before.round), counted)).notes
 
     def record(self, trained: TrainedRound) -> None:
-        """Adds the round to the clients' history."""
+        """Adds the round to the clients' history and their standings."""
+        self.quarantine.settle()
         if (history := self.federation.history) is not None:
             history.record_round(trained.before.round, trained.available, trained.cohort, trained.report.clients)
 

@@ -94,7 +94,7 @@ def _choose_method(tables: dict[str, Any], method: str) -> None:
     if not isinstance(own, dict):
         raise ConfigError(f"methods.{method} must be a table, found {own!r}.")
     if "recipe" in own or "chain" in own:  # without either, it changes numbers of the file's own algorithm
-        for key in algorithm.keys() - {"preset", "trainer", "sampler", "quorum"}:
+        for key in algorithm.keys() - {"preset", "trainer", "sampler", "quorum", "reputation"}:
             del algorithm[key]
     for key, value in own.items():
         if key == "grid":

@@ -91,7 +91,10 @@ class TaskSection(_Section):
 
 
 class AlgorithmSection(_Section):
-    """A preset, a recipe with its options or a chain; trainer, sampler and quorum.  The settings here win."""
+    """A preset, a recipe with its options or a chain; trainer, sampler and quorum.  The settings here win.
+
+    reputation: the policy on clients whose updates do not fit; see `Reputation`.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     preset: str | None = None
@@ -100,6 +103,7 @@ class AlgorithmSection(_Section):
     trainer: dict[str, Any] = Field(default_factory=dict)
     sampler: dict[str, Any] = Field(default_factory=dict)
     quorum: dict[str, Any] = Field(default_factory=dict)
+    reputation: dict[str, Any] | None = None
 
 
 class CompareSection(_Section):

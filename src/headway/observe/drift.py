@@ -36,6 +36,7 @@ from torch import Tensor
 from headway.numerics.gram import gram_matrix
 from headway.numerics.keys import Key
 from headway.observe.client_clusters import ClientClusters, find_clusters
+from headway.protocol.messages import Ask
 
 BUDGET = 64 * 2**20  # bytes of deltas that are kept to be exact
 SKETCH = 4096  # numbers per client beyond it
@@ -100,10 +101,12 @@ class DriftMeter:
     """Collects the deltas and paths of one round.
 
     cohort, size: how many clients are asked, and P; they decide whether the deltas fit the budget.
-    key: of the sketch; the same for all clients of a round.
+    key: of the sketch; the same for all clients of a round.  kept: whether the deltas go on to the standings of the
+    clients, for which sketches of all rounds have one key.
     """
 
-    def __init__(self, cohort: int, size: int, key: Key, budget: int = BUDGET) -> None:
+    def __init__(self, cohort: int, size: int, key: Key, budget: int = BUDGET, kept: bool = False) -> None:
+        self.kept = kept
         self.sketch = None if 4 * cohort * size <= budget else _Sketch(size, key)
         self.width, self.number = (size, torch.float32) if self.sketch is None else (SKETCH, torch.float64)
         self.rows: dict[str, Tensor] = {}
@@ -132,6 +135,11 @@ class DriftMeter:
     def clear(self) -> None:
         """Forgets what was collected."""
         self.rows, self.weights, self.paths = {}, {}, {}
+
+    @classmethod
+    def of(cls, ask: Ask, cohort: int, size: int, key: Key, kept: bool) -> DriftMeter:
+        """The meter of a round; key: of the run."""
+        return cls(cohort, size, key.derive("standings") if kept else key.derive("drift", ask.round), kept=kept)
 
     def figures(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
         """The round's figures and each client's, by name; those of paths are plain means over clients."""

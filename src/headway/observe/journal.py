@@ -267,6 +267,8 @@ def _metric_rows(report: RoundReport) -> list[tuple[Any, ...]]:
         "clock": dict(report.clock),
         "training": {} if report.lr is None else {"lr": report.lr},
         "privacy": dict(report.privacy),
+        "reputation": dict(report.reputation),
+        "quarantine": dict(report.quarantine),
     }
     for client, metrics in report.evaluation.items():
         scopes[f"client:{client}"] = dict(metrics)

@@ -43,6 +43,8 @@ class RoundReport:
     and of how many clients.
     lr: the learning rate with which clients began the round, where the trainer has one.
     privacy: what the run has spent with this round: the epsilon of each account of its ledger, and the "delta".
+    reputation: the score of each client asked, after the round, where the algorithm has one (see `Reputation`).
+    quarantine: the clients that are not drawn in the next round, each with the last round of its quarantine.
     alarms: see `observe.alarms`.  notes: other events, in sentences.
     seconds: of training and aggregation.  bytes: as a message's frame counts them.
     """
@@ -65,6 +67,8 @@ class RoundReport:
     notes: tuple[str, ...] = ()
     lr: float | None = None
     privacy: Mapping[str, float] = field(default_factory=dict)
+    reputation: Mapping[str, float] = field(default_factory=dict)
+    quarantine: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clients", Reports.of(self.clients))

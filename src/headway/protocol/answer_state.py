@@ -32,6 +32,8 @@ def answer_to_state(answer: Answer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     replied = sorted(answer.replies)
     for place, client in enumerate(replied):
         tensors |= {f"replies/{place}/{name}": tensor for name, tensor in answer.replies[client].items()}
+    compared = sorted(answer.deltas)
+    tensors |= {f"deltas/{place}": answer.deltas[client] for place, client in enumerate(compared)}
     values = {
         "total": total.to_state(),
         "vectors": bins,
@@ -43,6 +45,7 @@ def answer_to_state(answer: Answer) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "clock": dict(answer.clock),
         "flying": dict(answer.flying),
         "notes": list(answer.notes),
+        "deltas": compared,
     }
     return values, tensors
 
@@ -67,6 +70,7 @@ def answer_from_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         clock=values["clock"],
         flying=values["flying"],
         notes=values["notes"],
+        deltas={client: tensors[f"deltas/{place}"] for place, client in enumerate(values.get("deltas", ()))},
     )
 
 

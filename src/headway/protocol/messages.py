@@ -280,7 +280,8 @@ class Answer:
 
     reports, earlier: any sequence of reports is kept as `Reports`.  earlier: reports on asks without an answer, to
     clients on which `reports` holds a later one.  flying: the clients that may still answer in a later round, and the
-    time at which each was asked.
+    time at which each was asked.  deltas: of each counted client its delta, or a sketch of it, where the algorithm
+    has a reputation of clients.
     """
 
     total: ExactTotal = field(default_factory=ExactTotal)
@@ -291,6 +292,7 @@ class Answer:
     clock: Mapping[str, float] = field(default_factory=dict)
     flying: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    deltas: Tensors = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reports", Reports.of(self.reports))

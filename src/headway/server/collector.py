@@ -236,4 +236,5 @@ def answered(total: ExactTotal, parts: Iterable[Reports], meter: DriftMeter | No
         return Answer(total=total, reports=reports)
     cohort, clients = meter.figures()
     drift = columns_of([clients.get(client, {}) for client in reports.clients])
-    return Answer(total=total, reports=reports.adding(drift), figures=cohort)
+    deltas = dict(meter.rows) if meter.kept else {}
+    return Answer(total=total, reports=reports.adding(drift), figures=cohort, deltas=deltas)

@@ -46,6 +46,7 @@ class ClientSetup:
             ConfigError: if the loss or a metric would pair the model's outputs and the targets wrongly.
         """
         device.check(job.task.number)
+        measure = measure or job.algorithm.reputation is not None
         job = replace(job, known=job.data.with_store(device.place_dataset(job.data.store)))
         flat_module = FlatModule(job.task, job.key, device)
         flat_module.channels_last = channels_last
@@ -77,8 +78,8 @@ class ClientSetup:
         """The meter of a round's drift, if that is measured; cohort: its number of clients, if not the ask's."""
         if not self.measure:
             return None
-        size, key = self.flat_module.layout.size, self.job.key.derive("drift", ask.round)
-        return DriftMeter(cohort or len(ask.cohort), size, key)
+        kept = self.job.algorithm.reputation is not None
+        return DriftMeter.of(ask, cohort or len(ask.cohort), self.flat_module.layout.size, self.job.key, kept)
 
     def first_ask(self, clients: Sequence[str], steps: int | None = None) -> Ask:
         """The ask of the run's first round to these clients; steps: how many each makes, if not all."""

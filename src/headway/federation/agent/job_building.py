@@ -11,6 +11,7 @@ from headway.experiment.identity import algorithm_of
 from headway.federation.agent.received_names import texts_in
 
 PARTS = {"chain", "trainer", "sampler", "quorum"}
+MORE = {"reputation"}  # which only the server has a use for
 MOST_STAGES = 64
 
 
@@ -21,7 +22,11 @@ def algorithm_of_names(described: Mapping[str, Any]) -> Algorithm:
         ConfigError: for a name that is not installed here, or numbers that do not fit.
         ChainRefused: if the stages do not compose.
     """
-    if set(described) != PARTS or not isinstance(described["chain"], list) or len(described["chain"]) > MOST_STAGES:
+    if (
+        set(described) - MORE != PARTS
+        or not isinstance(described["chain"], list)
+        or len(described["chain"]) > MOST_STAGES
+    ):
         raise ConfigError(
             f"an algorithm of a server needs {', '.join(sorted(PARTS))}, found {', '.join(sorted(described))[:200]}."
         )

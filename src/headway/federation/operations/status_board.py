@@ -75,6 +75,7 @@ class StatusBoard:
         self._evaluated: RoundReport | None = None
         self._round = 0
         self._seen: OrderedDict[str, ClientStatus] = OrderedDict()
+        self._scores: OrderedDict[str, float] = OrderedDict()  # of the clients that were asked last
         self._events: deque[StatusEvent] = deque(maxlen=MOST_EVENTS)
         self._ends: deque[float] = deque([pace()], maxlen=PACE_ROUNDS + 1)
         self._lock = threading.RLock()
@@ -132,6 +133,11 @@ class StatusBoard:
             self.history.add(round_status(report, self.metric))
             self._ends.append(self.pace())
             self._events.extend(_events(report))
+            for client, score in report.reputation.items():
+                self._scores[client] = score
+                self._scores.move_to_end(client)
+            while len(self._scores) > MOST_CLIENTS:
+                self._scores.popitem(last=False)
             if self.clients is None:
                 self._note_clients(report)
 
@@ -193,13 +199,20 @@ class StatusBoard:
                 population=max(self.population, sum(clients.presences.values())),
                 connected=clients.presences.get("connected", 0),
                 presences=dict(clients.presences),
-                clients=tuple(sorted(clients.shown, key=lambda each: each.name)),
+                clients=tuple(sorted(map(self._with_standing, clients.shown), key=lambda each: each.name)),
                 refused_calls=dict(clients.refused_calls),
                 history=self.history.rounds(),
                 events=tuple(reversed(self._events)),
                 chain=self.chain,
                 privacy=self.privacy,
             )
+
+    def _with_standing(self, client: ClientStatus) -> ClientStatus:
+        """A client with its reputation and its quarantine, where it has them."""
+        if (score := self._scores.get(client.name)) is None:
+            return client
+        until = None if self._report is None else self._report.quarantine.get(client.name)
+        return client.model_copy(update={"reputation": score, "quarantine": until})
 
     def _seen_clients(self) -> ClientsNow:
         with self._lock:

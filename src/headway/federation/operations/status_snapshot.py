@@ -34,7 +34,8 @@ class ClientStatus(StatusPart):
     this process.  activity: what it does, in its own words; done: the share of it.  contact: when it was last in
     contact, in Unix time.  awaited: whether the round waits for it.  via: the relay that it is behind; relay: whether
     it is one itself, and no client.  counted, late, refused, lost: how many of its updates were so.  reason: of the
-    last that did not count, or why it takes no part.  seconds, loss: of its last update that counted.
+    last that did not count, or why it takes no part.  seconds, loss: of its last update that counted.  reputation: its
+    score, where the algorithm has one.  quarantine: the last round of its quarantine, while it is in one.
     """
 
     name: str
@@ -56,6 +57,8 @@ class ClientStatus(StatusPart):
     bytes_down: int = 0
     seconds: Number = None
     loss: Number = None
+    reputation: Number = None
+    quarantine: int | None = None
 
 
 class RoundStatus(StatusPart):

@@ -51,7 +51,23 @@ def awaited_text(status: StatusSnapshot) -> str:
 
 
 def now_text(client: ClientStatus, at: float) -> str:
-    """What a client does now; at: the time, in Unix time."""
+    """What a client does now, and its standing where it has one; at: the time, in Unix time."""
+    return "; ".join(filter(None, (_activity_text(client, at), standing_text(client))))
+
+
+def standing_text(client: ClientStatus) -> str:
+    """A client's reputation and its quarantine; empty where the algorithm has none.
+
+    >>> standing_text(ClientStatus(name="ward-3", reputation=0.21, quarantine=40))
+    'reputation 0.21, in quarantine until round 40'
+    """
+    if client.reputation is None:
+        return ""
+    inside = "" if client.quarantine is None else f", in quarantine until round {client.quarantine}"
+    return f"reputation {client.reputation:.2f}{inside}"
+
+
+def _activity_text(client: ClientStatus, at: float) -> str:
     doing = client.activity
     if client.done is not None and doing:
         doing = f"{doing}, {100 * client.done:.0f} %"

@@ -28,6 +28,8 @@ def relay_refusal(algorithm: Algorithm) -> str | None:
     aggregator = type(chain.aggregator).__name__
     if chain.aggregator.whole_cohort:
         return f"{aggregator} must see the update of every client, and a relay sends the sum over its clients."
+    if algorithm.reputation is not None:
+        return "a reputation compares the updates of single clients, and a relay sends the sum over its clients."
     if quorum.late == "keep":
         return 'quorum.late is "keep", and updates of different rounds cannot be in one sum of a relay.'
     if quorum.count is not None or quorum.cap is not None:

@@ -50,15 +50,16 @@ class ServerSetup:
         flows = algorithm.sized(flows, size, statistics)
         guard = Promise.of(algorithm.chain, flows, size, statistics)
         summed = algorithm.chain.summed_lengths(flows, size) | ({"buffers": statistics} if statistics else {})
-        population = job.population
+        population, measures = job.population, measure or algorithm.reputation is not None
         collector = UpdateCollector(algorithm, job.key, flows, flat_module.layout, device, guard, population)
-        return cls(job, flows, flat_module, guard, collector, measure and not algorithm.protected, summed)
+        return cls(job, flows, flat_module, guard, collector, measures and not algorithm.protected, summed)
 
     def meter(self, ask: Ask) -> DriftMeter | None:
         """The meter of a round's drift, if that is measured."""
         if not self.measure:
             return None
-        return DriftMeter(len(ask.cohort), self.flat_module.layout.size, self.job.key.derive("drift", ask.round))
+        kept = self.job.algorithm.reputation is not None
+        return DriftMeter.of(ask, len(ask.cohort), self.flat_module.layout.size, self.job.key, kept)
 
     def reply_limit(self) -> int:
         """The largest number of bytes that an update may have, from its promised form."""

@@ -9,6 +9,7 @@ from headway.reports.page.charts import look
 from headway.reports.page.content import Evidence
 from headway.reports.page.page_parts import document, environment, page_file
 from headway.reports.page.privacy_section import privacy_of
+from headway.reports.page.standings_section import standings_section
 from headway.reports.page.timeline import clock_section
 
 GENERATOR = "headway report"
@@ -21,6 +22,7 @@ def render(evidence: Evidence) -> str:
         sections.learning(evidence),
         sections.drift(evidence),
         per_client.pulls(evidence),
+        *([] if (standing := standings_section(evidence)) is None else [standing]),
         per_client.distribution(evidence),
         per_client.holdings(evidence),
         *([] if (timed := clock_section(evidence)) is None else [timed]),
