@@ -87,8 +87,8 @@ class FLTrust(Aggregator):
 
     def connect(self, flow: Flow) -> Flow:
         """Needs the root's update in every round, and one more."""
-        flow.require(self, whole_population="the root takes part in every round", synchronous=True, fix="use Krum")
-        flow.require(self, never_excluded="the root takes part in every round", fix="use Krum")
+        why = "the root takes part in every round"
+        flow.require(self, whole_population=why, never_excluded=why, synchronous=True, fix="use Krum")
         return robust_facts(super().connect(flow), self, 0, 2)
 
     def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
