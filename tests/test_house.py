@@ -86,7 +86,7 @@ SUITES: dict[str, str] = {
     "engines/test_replicated_state.py": "engines.ray.state_replica",
     "experiment/test_grid_result.py": "reports.attack_picture",
     "reports/test_attack_page.py": "reports.page.heat_map",
-    "experiment/test_quarantine.py": "reports.page.standings_reader reports.page.standings_section",
+    "protocol/test_reputation.py": "federation.agent.job_building",
     "experiment/test_comparison.py": "client.evaluation experiment.baselines experiment.grid_search",
     "experiment/test_runfile.py": (
         "experiment.algorithm_section experiment.overrides experiment.resolved_runfile "

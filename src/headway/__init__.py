@@ -83,8 +83,8 @@ _WHERE = {
     "Quantize": "stages",
     "RandomK": "stages",
     "Rebase": "stages",
-    "Reputation": "protocol.reputation",
-    "Quorum": "protocol.quorum",
+    "Reputation": "protocol.policies",
+    "Quorum": "protocol.policies",
     "RMSprop": "training",
     "RayEngine": "engines",
     "RoundRobin": "samplers",
@@ -162,8 +162,7 @@ if TYPE_CHECKING:
     from headway.model.task import Task
     from headway.observe.observer import Observer
     from headway.observe.round_report import RoundReport
-    from headway.protocol.quorum import Quorum
-    from headway.protocol.reputation import Reputation
+    from headway.protocol.policies import Quorum, Reputation
     from headway.samplers import (
         All,
         BySize,

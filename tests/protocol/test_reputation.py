@@ -5,6 +5,7 @@ import pytest
 import headway as hw
 from headway.core.errors import ChainRefused, ConfigError
 from headway.experiment.identity import algorithm_of, described
+from headway.federation.agent.job_building import algorithm_of_names
 from headway.federation.relay.relay_chain import relay_refusal
 
 SCORES, QUARANTINE = hw.Reputation(), hw.Reputation(quarantine_below=0.3)
@@ -62,6 +63,7 @@ def test_the_policy_is_explained_described_and_rebuilt():
     one = algorithm(hw.Mean(), reputation=QUARANTINE)
     assert "not drawn for 20 rounds" in str(one.explain())
     assert algorithm_of(described(one)) == one
+    assert algorithm_of_names(described(one)) == one  # which an agent makes of a job
     plain = algorithm(hw.Mean(), reputation=None)
     assert "reputation" not in described(plain)
     assert "reputation" not in str(plain.explain())

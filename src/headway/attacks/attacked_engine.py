@@ -17,7 +17,6 @@ from headway.core.errors import UpdateRejected
 from headway.core.flow import EngineFacts
 from headway.engines.engine import Engine, Job
 from headway.engines.planned_engine import PlannedEngine
-from headway.observe.drift import DriftMeter
 from headway.protocol.messages import Answer, Ask, Train
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
@@ -111,7 +110,7 @@ class AttackedEngine(Engine):
         if not isinstance(ask.request, Train):
             return answer
         received, parts = self.crafting.received(ask, answer.total.rows), [answer.reports]
-        total, result = ExactTotal(), GroupResult(meter=self._meter(ask))
+        total, result = ExactTotal(), GroupResult(meter=self.crafting.meter(ask))
         refused: dict[str, str] = {}
         for client in sorted(received):
             try:
@@ -125,12 +124,6 @@ class AttackedEngine(Engine):
             parts = [Reports.of(kept), Reports(list(refused), "rejected", reasons=list(refused.values()))]
         seen = answered(total, parts, result.meter)
         return replace(answer, total=total, reports=seen.reports, figures=seen.figures, deltas=seen.deltas)
-
-    def _meter(self, ask: Ask) -> DriftMeter | None:
-        """The meter of what the server received, where clients have a reputation."""
-        if self.job.algorithm.reputation is None:
-            return None
-        return DriftMeter.of(ask, len(ask.cohort), self.crafting.layout.size, self.job.key, kept=True)
 
     def close(self) -> None:
         """Closes the inner engine."""

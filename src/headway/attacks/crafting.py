@@ -16,6 +16,7 @@ from headway.core.flow import Flow
 from headway.core.layout import Layout
 from headway.core.update import Rows, Update
 from headway.engines.engine import Job
+from headway.observe.drift import DriftMeter
 from headway.protocol.messages import Ask
 
 
@@ -57,6 +58,12 @@ class Crafting:
             vectors = {key: piece.to(honest[name].vectors[key].dtype) for key, piece in pieces.items()}
             sent[name] = replace(honest[name].with_vectors(**vectors), weight=weights[index].to(rows.weights.dtype))
         return sent
+
+    def meter(self, ask: Ask) -> DriftMeter | None:
+        """The meter of what the server receives, where clients have a reputation."""
+        if self.job.algorithm.reputation is None:
+            return None
+        return DriftMeter.of(ask, len(ask.cohort), self.layout.size, self.job.key, kept=True)
 
     def _rule(self, rows: Rows, ask: Ask) -> Any:
         """The chain's aggregate of updates, all vectors side by side, from the state that a rule starts with."""

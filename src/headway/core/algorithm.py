@@ -23,8 +23,7 @@ from headway.protocol import wire
 from headway.protocol.client_history import ClientHistory
 from headway.protocol.effects import Concluded, Effect, Persist, Reserve
 from headway.protocol.messages import Answer, Ask, Exchange, Measure, Message, Train
-from headway.protocol.quorum import Quorum
-from headway.protocol.reputation import Reputation
+from headway.protocol.policies import Quorum, Reputation
 from headway.protocol.sums import ExactTotal
 
 RELEASE = "release"  # the name under which a noisy release is kept

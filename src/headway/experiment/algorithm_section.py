@@ -16,8 +16,7 @@ from headway.experiment.key_paths import key_path, unknown_key
 from headway.experiment.overrides import set_on_stage
 from headway.experiment.runfile_schema import AlgorithmSection
 from headway.experiment.user_modules import own_trainer
-from headway.protocol.quorum import Quorum
-from headway.protocol.reputation import Reputation
+from headway.protocol.policies import Quorum, Reputation
 from headway.samplers import All
 from headway.training import LocalSGD, Trainer
 from headway.training.registered_trainers import trainers

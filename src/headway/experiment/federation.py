@@ -14,7 +14,7 @@ from headway.core.errors import ConfigError
 from headway.core.flow import Flow
 from headway.data import ClientData, known_population
 from headway.engines import Engine, Job, LocalEngine
-from headway.experiment.population import check_population, history_of
+from headway.experiment.population import StandingsRecord, check_population, history_of
 from headway.experiment.run_options import RunOptions
 from headway.model.data_checks import check_data
 from headway.model.flat_module import FlatModule
@@ -22,7 +22,6 @@ from headway.model.task import Task
 from headway.numerics.keys import Key
 from headway.observe.run_folder import read_identity
 from headway.protocol.client_history import ClientHistory
-from headway.protocol.standings import StandingsRecord
 
 
 @dataclass(frozen=True)

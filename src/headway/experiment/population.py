@@ -16,6 +16,7 @@ from headway.numerics.binomial import log_choose
 from headway.numerics.keys import Key
 from headway.numerics.units import time_text
 from headway.protocol.client_history import ClientHistory
+from headway.protocol.standings import StandingsRecord as StandingsRecord
 from headway.samplers import Fixed
 
 
