@@ -25,6 +25,7 @@ class Crafting:
     """Replaces the attackers' updates.
 
     attackers: their names.  job: the run, with the chain's own aggregator.  flow: the facts after the chain.
+    cohort: how many clients take part, where the updates are those of the attackers alone.
     """
 
     plan: AttackPlan
@@ -32,6 +33,7 @@ class Crafting:
     job: Job
     flow: Flow
     layout: Layout
+    cohort: int | None = None
 
     def received(self, ask: Ask, honest: Mapping[str, Update]) -> dict[str, Update]:
         """The updates that the server receives, by client."""
@@ -49,7 +51,7 @@ class Crafting:
             everyone[others] if self.plan.knows == "everyone" and len(others) else None,
             rows.weights[mine].double(),
             self._rule(rows, ask),
-            len(rows.names),
+            self.cohort or len(rows.names),
         )
         crafted, weights = self.plan.attack.craft(view), self.plan.attack.weights(view)
         sent = dict(honest)
@@ -81,5 +83,5 @@ class Crafting:
 
     def _context(self, ask: Ask) -> ServerContext:
         params = ask.message.params
-        key, population = self.job.key.derive("attackers' rehearsal", ask.round), self.job.population
+        key, population = self.job.key.derive("attackers' rehearsal", ask.round), self.cohort or self.job.population
         return ServerContext(ask.round, key, self.layout, self.flow, params, population=population, asked_params=params)

@@ -12,6 +12,7 @@ from headway.core.lazy_names import lazy_names
 if TYPE_CHECKING:
     from headway.federation.agent.agent import Agent as Agent
     from headway.federation.agent.agent import AgentOptions as AgentOptions
+    from headway.federation.agent.colluding_agents import ColludingAgents as ColludingAgents
     from headway.federation.agent.local_policy import LocalPolicy as LocalPolicy
     from headway.federation.agent.machine_limits import MachineLimits as MachineLimits
     from headway.federation.federation_file import load_federation as load_federation
@@ -26,6 +27,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "agent.agent": ("Agent", "AgentOptions"),
+        "agent.colluding_agents": ("ColludingAgents",),
         "agent.local_policy": ("LocalPolicy",),
         "agent.machine_limits": ("MachineLimits",),
         "federation_file": ("load_federation",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from headway.federation.agent.job_session import JobSession
 from headway.federation.agent.local_policy import LocalPolicy
 from headway.federation.agent.machine_limits import MachineLimits
 from headway.federation.agent.own_data import DataSource
-from headway.federation.agent.surroundings import Surroundings, TaskSource
+from headway.federation.agent.surroundings import AgentAttack, Surroundings, TaskSource
 from headway.federation.agent.training_thread import TrainingThread
 from headway.federation.identity.node_identity import Identity, OpenIdentity
 from headway.model.device import Device
@@ -37,7 +37,8 @@ class AgentOptions:
     for that has not answered once; `None` without end.  proxy: the address of an HTTP proxy; by default what the
     environment names (HTTPS_PROXY, NO_PROXY).  public_authorities: whether a server's certificate is trusted that the
     operating system trusts.  stay: whether it waits for the next job when one has ended.  sink: receives events of its
-    work, see `headway.federation.agent.agent_log`.
+    work, see `headway.federation.agent.agent_log`.  attack: of an agent that attacks a server of this machine, which
+    no job can ask for: see `ColludingAgents`.
     """
 
     policy: LocalPolicy = field(default_factory=LocalPolicy)
@@ -47,6 +48,7 @@ class AgentOptions:
     public_authorities: bool = False
     stay: bool = False
     sink: Sink | None = None
+    attack: AgentAttack | None = None
 
 
 class Agent:
@@ -59,7 +61,7 @@ class Agent:
     default what the job names.
 
     Raises:
-        ConfigError: if the URL is none, or neither name nor identity is given.
+        ConfigError: if the URL is none, or neither name nor identity is given; for an attack on another machine.
 
     Example::
 
@@ -93,8 +95,12 @@ class Agent:
         )
         if not self.connection.secure:
             self.connection.check_loopback()
+        if self.options.attack is not None:
+            self.connection.check_attackable()
+            self.log.write("attack", self.options.attack.summary)
         device = Device.named(self.options.limits.device, "float32")
         self.surroundings = Surroundings(identity.name, data, task, self.options.policy, device)
+        self.surroundings = replace(self.surroundings, attack=self.options.attack)
         self.surroundings = self.surroundings.known_as(identity, self._certificates)
         self.state = Path(state)
         self.session: JobSession | None = None

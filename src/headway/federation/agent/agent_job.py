@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from headway.client.participant import Participant
 from headway.engines.engine import Job
@@ -92,7 +93,11 @@ class AgentJob:
         participant = Participant(own.name, setup.client_algorithm, held.train_of(client), test, memory)
         largest = setup.first_ask([own.name]).message
         shown = not algorithm.protected or description.client_metrics == "released"
-        answering = Answering(participant, memory, largest, own.policy.telemetry and shown, known)
+        changed = None
+        if own.attack is not None:
+            own.attack.join(own.name, setup)
+            changed = partial(own.attack.change, own.name)
+        answering = Answering(participant, memory, largest, own.policy.telemetry and shown, known, changed)
         facts = data_facts(data, notes=own.policy.telemetry)
         if algorithm.protected and not reads_sizes(flows):
             facts = facts.without_sizes()

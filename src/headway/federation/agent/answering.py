@@ -32,6 +32,7 @@ from headway.protocol.wire_messages import Binding, read_request, write_reply
 
 KINDS: dict[str, type[Request]] = {"train": Train, "evaluate": Evaluate, "measure": Measure, "exchange": Exchange}
 KnownSteps = Callable[[Step], Known | None]  # what a step of a protocol has had before
+ChangedUpdate = Callable[[Train, UpdateReply], UpdateReply]  # of an agent that attacks
 ROOM = 1 << 20  # bytes of a request beyond the model and the broadcasts
 
 
@@ -57,6 +58,7 @@ class Answering:
 
     memory: of the participant.  first: a message of the first round; a request has four times its bytes at most.
     telemetry: whether figures of training and evaluation are sent.  known: what a step of a protocol has had before.
+    changed: the updates that an agent sends which attacks.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class Answering:
         first: Message,
         telemetry: bool = True,
         known: KnownSteps = lambda step: None,
+        changed: ChangedUpdate | None = None,
     ) -> None:
         self.participant, self.memory, self.telemetry, self.known = participant, memory, telemetry, known
+        self.changed = changed
         self.most = 4 * wire.size(first.tensors()) + ROOM
 
     def check(self, assignment: Assignment) -> None:
@@ -145,6 +149,8 @@ class Answering:
         if not self.telemetry and isinstance(request, Evaluate | Measure):
             return Scores({}, 0)
         reply = self.participant.answer(request)
+        if self.changed is not None and isinstance(request, Train) and isinstance(reply, UpdateReply):
+            reply = self.changed(request, reply)
         if not self.telemetry and isinstance(reply, UpdateReply):
             figures = {name: number for name, number in reply.figures.items() if name in ("examples", "steps")}
             return replace(reply, figures=figures)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import ipaddress
 import json
 import socket
 import time
@@ -163,12 +165,30 @@ class Connection:
         Raises:
             ConfigError: if the host is not this machine.
         """
-        host = urlsplit(self.url).hostname or ""
-        if host != "localhost" and not host.startswith("127.") and host != "::1":
+        if not self._is_here:
             raise ConfigError(
                 f"{self.url} is plain HTTP to another machine, by which anybody on the way could read the updates and "
                 "take this client's name: use https:// and an identity (`headway identity enrol`)."
             )
+
+    def check_attackable(self) -> None:
+        """Refuses to attack another machine.
+
+        Raises:
+            ConfigError: if the host is not this machine.
+        """
+        if not self._is_here:
+            raise ConfigError(
+                f"an agent attacks a federation of this machine alone, found {self.url}: start a server at 127.0.0.1."
+            )
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether the host is this machine."""
+        host = urlsplit(self.url).hostname or ""
+        with contextlib.suppress(ValueError):
+            return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return False  # a name, which may be of another machine whatever it begins with
 
     async def insist(self, attempt: Callable[[], Awaitable[T]], backoff: Backoff | None = None) -> T:
         """The result of an attempt, which is made again while it is `Unreachable`; said once, and once when it is over.
