@@ -161,3 +161,23 @@ def test_tensors_of_any_kind_are_a_sum_or_refused(tensors, whole):
     except FrameError as error:
         found = error
     assert isinstance(found, SumReply) or str(found).endswith(".")
+
+
+def masked(count=3, bits=23):
+    total = ExactTotal()
+    for _ in range(count):
+        total.add(Update({"delta": torch.randint(2**bits, (500,))}, torch.zeros(())))
+    return SumReply(total, Reports(list("abc")[:count], "counted"))
+
+
+@pytest.mark.parametrize("bits", [3, 23, 32, 62])
+def test_a_sum_modulo_a_power_of_two_takes_as_many_bits_as_one_vector(bits):
+    made, modulo, lengths = masked(3, bits), {"delta": bits}, {"delta": 500}
+    data = encode_reply(made, BINDING, modulo)
+    assert len(data) < 500 * bits / 8 + 600
+    back = decode_reply(data, BINDING, MOST, modulo, lengths)
+    wanted = made.total.integers["delta"] & (2**bits - 1)
+    assert torch.equal(back.total.integers["delta"], wanted)
+    for other in ({}, {"delta": bits + 9}):
+        with pytest.raises(FrameError, match="'delta' of a sum must be"):
+            decode_reply(data, BINDING, MOST, other, lengths)

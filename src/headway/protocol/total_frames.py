@@ -1,13 +1,15 @@
 """An exact sum and reports on clients as named tensors, for the way from a relay to its server.
 
 A bin of an exact sum goes as whole numbers of its unit: 32 bits each, the top one in as few as hold it.  So the bits
-of the sum are those that the clients' updates would have given one by one.
+of the sum are those that the clients' updates would have given one by one.  A sum of masked vectors modulo 2^b takes
+b bits a number, as each of them does.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from headway.core.errors import FrameError, HeadwayError
 from headway.core.update import Tensors
 from headway.numerics.exact_sum import LOWEST, ExactScalar, ExactSum
+from headway.numerics.packing import pack, packed_length, unpack
 from headway.protocol.messages import SumReply
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
@@ -28,10 +31,13 @@ MOST_DIGITS = 300  # bytes of an exact scalar: it has a little over 2,100 bits
 MOST_TERMS = 1 << 20
 NUMBERS: Mapping[str, type] = {"examples": int, "steps": int, "bytes_up": int, "bytes_down": int, "seconds": float}
 STATUSES = ("counted", "rejected", "dropped")
+NONE: Mapping[str, int] = MappingProxyType({})
 
 
-def sum_to_tensors(reply: SumReply) -> dict[str, Tensor]:
+def sum_to_tensors(reply: SumReply, modulo: Mapping[str, int] = NONE) -> dict[str, Tensor]:
     """The reply of a relay as named tensors.
+
+    modulo: the bits b of vectors whose sum counts modulo 2^b, by name; they become bytes without gaps.
 
     Raises:
         FrameError: for a total that holds single updates, as a whole-cohort rule needs them.
@@ -42,16 +48,17 @@ def sum_to_tensors(reply: SumReply) -> dict[str, Tensor]:
         raise FrameError("a total that keeps each client's update cannot be sent as a sum.")
     named = {COUNT: torch.tensor(total.count), WEIGHT: _digits(total.weight), REPORTS: _text(reply.reports)}
     named |= {f"{UNITS}{name}": _digits(number) for name, number in total.sums.items()}
-    named |= {f"{INTEGERS}{name}": integers for name, integers in total.integers.items()}
+    for name, integers in total.integers.items():
+        named[f"{INTEGERS}{name}"] = pack(integers, modulo[name]) if name in modulo else integers
     for name, held in total.vectors.items():
         named |= {f"{BIN}{k}/{name}": numbers for k, numbers in held.digits().items()}
     return named
 
 
-def sum_from_tensors(named: Tensors, lengths: Mapping[str, int]) -> SumReply:
+def sum_from_tensors(named: Tensors, lengths: Mapping[str, int], modulo: Mapping[str, int] = NONE) -> SumReply:
     """The reply of a relay that `sum_to_tensors` has made.
 
-    lengths: how many numbers each vector of the sum has (`Chain.summed_lengths`).
+    lengths: how many numbers each vector of the sum has (`Chain.summed_lengths`).  modulo: as there.
 
     Raises:
         FrameError: naming what differs from such a reply.
@@ -63,7 +70,7 @@ def sum_from_tensors(named: Tensors, lengths: Mapping[str, int]) -> SumReply:
             bins.setdefault(name, {})[_bin_number(number)] = _checked(tensor, name, lengths)
         elif path.startswith(INTEGERS):
             name = path.removeprefix(INTEGERS)
-            total.integers[name] = _checked(tensor, name, lengths)
+            total.integers[name] = _checked(_unpacked(tensor, name, lengths, modulo), name, lengths)
         elif path.startswith(UNITS):
             total.sums[path.removeprefix(UNITS)] = _scalar(tensor)
         elif path not in (WEIGHT, COUNT, REPORTS):
@@ -97,6 +104,17 @@ def _bin_number(text: str) -> int:
     if not (text.removeprefix("-").isdecimal() and len(text) <= 3 and LOWEST <= int(text) <= HIGHEST):
         raise FrameError(f"a sum has a bin {text!r}, and bins go from {LOWEST} to {HIGHEST}.")
     return int(text)
+
+
+def _unpacked(tensor: Tensor, name: str, lengths: Mapping[str, int], modulo: Mapping[str, int]) -> Tensor:
+    """A vector of whole numbers, of its bytes where it counts modulo 2^b."""
+    if name not in modulo or name not in lengths:
+        return tensor
+    size = packed_length(lengths[name], modulo[name])
+    if tensor.dtype != torch.uint8 or tuple(tensor.shape) != (size,):
+        found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+        raise FrameError(f"{name!r} of a sum must be {size} bytes, numbers of {modulo[name]} bits, found {found}.")
+    return unpack(tensor, modulo[name], lengths[name])
 
 
 def _checked(tensor: Tensor, name: str, lengths: Mapping[str, int]) -> Tensor:

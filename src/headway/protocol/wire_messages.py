@@ -130,7 +130,8 @@ def request_of(frame: wire.Frame) -> tuple[Request, Binding]:
 def encode_reply(reply: Reply, binding: Binding, packed: Mapping[str, int] = NOT_PACKED) -> bytes:
     """The bytes of a reply to the request with this binding.
 
-    packed: the vectors of an update whose integers take a number of bits, with that number (`Flow.packed`).
+    packed: the vectors of an update whose integers take a number of bits, with that number (`Flow.packed`); of a sum,
+    those that count modulo 2 to the power of it.
     """
     return wire.encode(frame_of_reply(reply, binding, packed))
 
@@ -159,7 +160,7 @@ def frame_of_reply(reply: Reply, binding: Binding, packed: Mapping[str, int] = N
             status = torch.tensor(STATUSES.index(reply.status))
             kind, named = "declined", {f"{OWN}status": status, f"{OWN}reason": _text(reply.reason)}
         case SumReply():
-            kind, named = "sum", sum_to_tensors(reply)
+            kind, named = "sum", sum_to_tensors(reply, packed)
         case Settled():
             kind = "settled"
     return wire.Frame(kind, binding.round, binding.attempt, binding.ask, named)
@@ -222,7 +223,7 @@ def reply_of(
                 update = wire.to_update(frame.tensors, packed, lengths)
                 return UpdateReply(_single(update), _figures(frame.tensors))
             case "sum":
-                return sum_from_tensors(frame.tensors, lengths)
+                return sum_from_tensors(frame.tensors, lengths, packed)
             case "scores":
                 _only(frame.tensors, SCORES)
                 return Scores(_floats(frame.tensors), _count(own["examples"]))

@@ -90,7 +90,7 @@ class RelayAnswering:
         own = {} if private is None else tensors_for_clients(assignment, private, wanted)
         reply = self._reply(request, assignment, own)
         with in_a_sentence(into.parent), private_file(into) as file:
-            written = write_reply(file, reply, binding)
+            written = write_reply(file, reply, binding, self.engine.training.setup.modulo)
         if written.size > assignment.limit:
             raise FrameError(f"the sum has {written.size} bytes, and the server takes {assignment.limit}.")
         return Answered(into, written)

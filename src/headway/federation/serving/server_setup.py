@@ -54,6 +54,12 @@ class ServerSetup:
         collector = UpdateCollector(algorithm, job.key, flows, flat_module.layout, device, guard, population)
         return cls(job, flows, flat_module, guard, collector, measures and not algorithm.protected, summed)
 
+    @property
+    def modulo(self) -> dict[str, int]:
+        """The bits b of vectors whose sum counts modulo 2^b, by name: those that the clients of a protocol mask."""
+        protocol = self.job.algorithm.chain.protocol
+        return dict(self.guard.bits) if protocol is not None and protocol[1].exchanges else {}
+
     def meter(self, ask: Ask) -> DriftMeter | None:
         """The meter of a round's drift, if that is measured."""
         if not self.measure:

@@ -102,8 +102,8 @@ class ReplyReader:
         Raises:
             FrameError: for bytes that are no such reply to this request.
         """
-        path = self.path(digest)
-        reply = read_reply(path, binding, path.stat().st_size, lengths=self.setup.summed, checked=True)
+        path, setup = self.path(digest), self.setup
+        reply = read_reply(path, binding, path.stat().st_size, setup.modulo, setup.summed, checked=True)
         if not isinstance(reply, SumReply | Declined):
             raise FrameError(f"a relay's sum was expected, found {type(reply).__name__}.")
         return reply
