@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conformance.teststages import OnlyTheSum
 from torch import nn
-from toys import blobs
+from toys import blobs, linear_task
 
 import headway as hw
 from headway.engines.ray.ray_pool import RayHandle
@@ -95,10 +94,18 @@ def test_the_bits_are_those_of_worker_processes(cluster, recipe, lanes):
     assert ray.is_initialized(), "a cluster that was there before stays"
 
 
-def test_sums_of_integers_come_back_to_the_bit(cluster):
-    links = hw.chain(hw.Clip(0.5), hw.Quantize(16), OnlyTheSum(), hw.Mean("clients"))
-    alone = trained(links, hw.ProcessEngine(2, lanes=4), rounds=2)
-    same(alone, trained(links, hw.RayEngine(2, lanes=4), rounds=2))
+def test_clients_of_a_real_secure_sum_mask_in_the_workers(cluster):
+    """The secrets of the exchanges go with the clients: the sum is that of one process, to the bit."""
+    chain = hw.chain(hw.Clip(1.0), hw.Quantize(16), hw.SecureSum(), hw.Mean("clients"))
+    algorithm, found = hw.Algorithm(chain, TRAINER, hw.All()), []
+    for engine in (hw.RayEngine(2, lanes=1), hw.LocalEngine()):
+        run = hw.Run(algorithm, blobs((4, 6, 8, 5, 7)), linear_task(), rounds=1, engine=engine, evaluate_every=None)
+        (report,) = run
+        found.append((run.state.params, list(report.clients.statuses), report.notes))
+        assert engine.summary in ("", "2 Ray workers, each: clients one at a time")
+        run.close()
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1:] == found[1][1:] == (["counted"] * 5, ())
 
 
 def test_a_worker_and_a_keeper_that_are_killed_are_replaced_and_nothing_changes(cluster):

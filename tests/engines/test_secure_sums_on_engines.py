@@ -1,12 +1,18 @@
 """A secure sum with all its exchanges: the same bits on every engine, and by a clock a client may be lost in each."""
 
+import os
+import signal
+
 import pytest
 import torch
 from conformance.teststages import FixedPoint, PairwiseMasks
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.core.errors import ExchangeRefused
+from headway.engines.executors.sequential import SequentialExecutor
 from headway.engines.wire_engine import WireEngine
+from headway.stages.secure_aggregation.masking_client import MaskingClient
 
 DATA, TASK = blobs((7, 12, 5, 9, 8, 6)), linear_task(dtype="float64")
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4)
@@ -45,6 +51,70 @@ def test_every_engine_has_the_bits_of_one_client_at_a_time(chain, engine):
     assert torch.equal(others, weights)
     counts = [[(row.client, row.status) for row in report.clients] for report in reports]
     assert [[(row.client, row.status) for row in report.clients] for report in other] == counts
+
+
+@pytest.mark.parametrize(
+    ("engine", "summary"),
+    [
+        (lambda: hw.LocalEngine(lanes=4), "4 clients side by side"),
+        (lambda: hw.ProcessEngine(2, lanes=1), "2 worker processes, each: clients one at a time"),
+    ],
+    ids=["lanes", "processes"],
+)
+@pytest.mark.parametrize("chain", CHAINS)
+def test_clients_train_side_by_side_and_in_workers_and_mask_there(chain, engine, summary, monkeypatch):
+    """No client trains by itself in the main process; each one's secret is used up, and gone after the round."""
+    monkeypatch.setattr("headway.engines.executors.sequential.SequentialExecutor.train", _in_a_worker(os.getpid()))
+    run = hw.Run(algorithm(chain), DATA, TASK, rounds=2, engine=engine(), evaluate_every=None)
+    for report in run:
+        assert not report.notes
+        assert len(report.clients.with_status("counted")) == len(DATA.clients)
+    assert run.engine.summary == summary
+    assert not run.engine.local.secrets
+    run.close()
+
+
+def _in_a_worker(main):
+    """The training of clients one after another, which fails in the main process."""
+    train = SequentialExecutor.train
+
+    def checked(*args):
+        assert os.getpid() != main
+        train(*args)
+
+    return checked
+
+
+def test_a_worker_that_dies_is_replaced_and_its_clients_mask_again(monkeypatch):
+    weights, _ = run(algorithm())
+    engine = hw.ProcessEngine(2, lanes=1)
+    secured = hw.Run(algorithm(), DATA, TASK, rounds=3, engine=engine, evaluate_every=None)
+    notes = []
+    for report in secured:
+        notes += report.notes
+        os.kill(engine.pool.processes[0].pid, signal.SIGKILL)
+    assert any("ended by signal SIGKILL" in note for note in notes)
+    assert torch.equal(secured.state.params, weights)
+    secured.close()
+
+
+def test_a_client_whose_mask_fails_in_a_batch_is_named_and_the_others_are_summed(monkeypatch):
+    """A neighbour's key with which none agrees: the client alone is refused, in lanes as one at a time."""
+
+    def refusing(self, received):
+        if self.ctx.client == "client-2":
+            raise ExchangeRefused("the key of a neighbour agrees with none.")
+        return mask_keys(self, received)
+
+    mask_keys = MaskingClient.mask_keys
+    monkeypatch.setattr(MaskingClient, "mask_keys", refusing)
+    weights, reports = run(algorithm(), rounds=1)
+    others, (report,) = run(algorithm(), hw.LocalEngine(lanes=4), rounds=1)
+    assert torch.equal(others, weights)
+    assert [(row.client, row.reason) for row in report.clients if row.status != "counted"] == [
+        (row.client, row.reason) for row in reports[0].clients if row.status != "counted"
+    ]
+    assert report.clients.with_status("rejected").clients == ("client-2",)
 
 
 PHASES = ("advertise", "share", "confirm", "unmask")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from torch import Tensor
 from headway.client.client_algorithm import ClientAlgorithm
 from headway.client.group_facts import GroupFacts
 from headway.client_state.store import TRAINER, Memory
-from headway.core.context import NOTHING, ClientContext, ExchangeContext, StepContext
+from headway.core.context import NOTHING, ClientContext, Exchanged, StepContext
 from headway.core.errors import ConfigError, UpdateRejected
 from headway.core.update import Tensors, Update
 from headway.data import Examples
@@ -37,13 +40,22 @@ class ClientTraining:
     """Trains one client from its request to its update; prepares, and sends, what a batch trains together.
 
     algorithm: the clients' half of the algorithm, whose flat module the training writes to.
-    combination: the chain's combination of steps.
+    combination: the chain's combination of steps.  masks: whether a protocol masks what is sent.
     """
 
     def __init__(self, algorithm: ClientAlgorithm) -> None:
         self.algorithm, self.flat_module, self.chain = algorithm, algorithm.flat_module, algorithm.algorithm.chain
         self.flows = algorithm.flows
         self.combination = StepCombination(self.chain, algorithm.flows, algorithm.measure)
+        self.masks = True
+
+    @cached_property
+    def trial(self) -> ClientTraining:
+        """The same for a trial before the exchanges of a round, of which no client has a secret: what it sends is not
+        masked, and must not be counted."""
+        other = copy(self)
+        other.masks = False
+        return other
 
     def train(
         self, client: str, ask: Ask, examples: Examples, memory: Memory | None, secret: Tensors | None = None
@@ -79,8 +91,8 @@ class ClientTraining:
                 self._refuse_unapplied(work)
             if (trouble := not_finite(trained.movement)) is not None:
                 raise UpdateRejected(client, f"its local training ended with a model that {trouble}")
-            exchange = self.algorithm.exchange_context(client, facts.request) if secret else None
-            return self.send(work, trained, facts.messages[place].buffers, secret, exchange)
+            own = Exchanged(secret, self.algorithm.exchange_context(client, facts.request)) if secret else None
+            return self.send(work, trained, facts.messages[place].buffers, own)
         except BaseException as error:
             if (failure := trace.failure(error)) is None:
                 raise
@@ -173,12 +185,11 @@ class ClientTraining:
         work: TrainingInputs,
         trained: Trained,
         buffers: Tensor | None = None,
-        secret: Tensors | None = None,
-        exchange: ExchangeContext | None = None,
+        own: Exchanged | Sequence[Exchanged] | None = None,
     ) -> Outcome:
         """The update and the next memory of one client, or of many `[C, ...]`.
 
-        buffers: the message's averaged ones.  secret, exchange: of a protocol, for one client.
+        buffers: the message's averaged ones.  own: the client's part in the exchanges of a protocol, or each client's.
         """
         flat_module, chain, memory, trace = self.flat_module, self.chain, work.memory, work.trace
         free = trained.effective_lr if trained.free_effective_lr is None else trained.free_effective_lr
@@ -199,8 +210,9 @@ class ClientTraining:
             free_effective_lr=free_effective_lr,
             lr_sum=lr_sum,
             measurements=flat_module.site.tensors(trained.measurements) if trained.measurements else NOTHING,
-            secret=secret or NOTHING,
-            exchange=exchange,
+            secret=own.secret if isinstance(own, Exchanged) else NOTHING,
+            exchange=own.context if isinstance(own, Exchanged) else None,
+            lanes=() if own is None or isinstance(own, Exchanged) else own,
         )
         delta = trained.movement
         if chain.combiner is not None:
@@ -210,7 +222,7 @@ class ClientTraining:
         if buffers is not None:
             update = update.with_vectors(buffers=flat_module.statistics() - buffers)
         trace.where, trace.inputs = "send", update.vectors
-        update, kept = chain.send(update, memory, ctx, work.broadcast, self.flows, work.stage_keys)
+        update, kept = chain.send(update, memory, ctx, work.broadcast, self.flows, work.stage_keys, self.masks)
         if self.algorithm.keeps_own or trained.keep:
             kept = self.algorithm.memory_after(kept, trained.keep)
         return Outcome(update, kept, trained)

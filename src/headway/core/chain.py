@@ -177,9 +177,11 @@ class Chain:
         broadcasts: Labelled,
         flows: Sequence[Flow],
         keys: Mapping[str, Key] | None = None,
+        masked: bool = True,
     ) -> tuple[Update, dict[str, Tensors]]:
         """The update on its way out of the client, and the client's next memory; keys: each stage's, where they are
-        derived already.
+        derived already.  masked: False in a trial without the exchanges of the chain's protocol, which then does not
+        see the update.
 
         Where the server sees only sums, the aggregator's `lift` is applied here, before the first codec.
         """
@@ -192,10 +194,12 @@ class Chain:
                 after |= {label: memory[label]} if label in memory else {}
                 continue
             here = at(ctx, label, broadcasts, flows, index, None if keys is None else keys[label])
-            if isinstance(stage, Protocol):
-                exchange = None if ctx.exchange is None else ctx.exchange.at(label)
-                here = replace(here, secret=ctx.secret, exchange=exchange)
-            update, kept = stage.send(update, memory.get(label, {}), here)
+            if not isinstance(stage, Protocol):
+                update, kept = stage.send(update, memory.get(label, {}), here)
+            elif masked or not stage.exchanges:
+                update, kept = stage.sends(label, update, memory.get(label, {}), here, ctx)
+            else:
+                kept = memory.get(label, {})
             if kept:
                 after[label] = kept
         return update, after
@@ -308,7 +312,9 @@ def at(
 
     key: the stage's, where it is derived already.
     """
-    changes: dict[str, Any] = {"secret": NOTHING, "exchange": None} if isinstance(ctx, ClientContext) else {}
+    changes: dict[str, Any] = {}
+    if isinstance(ctx, ClientContext):
+        changes |= {"secret": NOTHING, "exchange": None, "lanes": ()}
     if ctx.system is not None:
         changes["system"] = ctx.system.derive(label)
     flow = flows[index - 1] if index else flows[0]

@@ -5,7 +5,7 @@ Leading axes are clients: a vector is `[..., P]`, a number of each client `[...]
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self, final
 
@@ -111,6 +111,18 @@ class ExchangeContext:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """The part of a client in the exchanges of a protocol, with which its update is sent.
+
+    secret: what the protocol keeps at the client during a round.  context: the facts of its exchanges.
+    """
+
+    secret: Tensors = field(repr=False)
+    context: ExchangeContext
+
+
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepContext(Context):
     """The facts that `step` may read, while the client trains.
@@ -150,6 +162,7 @@ class ClientContext(Context):
         vectors `[..., P]`.
     secret, exchange: of a `Protocol`, what it keeps at the client during a round, and the facts of its exchanges; empty
         and `None` for every other stage.
+    lanes: of many clients `[C, ...]`, the same of each, before a `Protocol` sends for one after another.
     """
 
     examples: Tensor
@@ -159,8 +172,31 @@ class ClientContext(Context):
     free_effective_lr: Tensor
     lr_sum: Tensor
     measurements: Mapping[str, Tensor] = field(default_factory=dict)
-    secret: Tensors = field(default_factory=dict)
+    secret: Tensors = field(default_factory=dict, repr=False)
     exchange: ExchangeContext | None = None
+    lanes: Sequence[Exchanged] = ()
+
+    def lane(self, index: int) -> ClientContext:
+        """The context of one client out of many `[C, ...]`; of its part in the exchanges, see `lanes`."""
+
+        def own(held: Tensor, axes: int = 0) -> Tensor:
+            return held[index] if held.ndim > axes else held
+
+        key, system = self.key, self.system
+        return replace(
+            self,
+            round=int(self.round[index]) if isinstance(self.round, Tensor) else self.round,
+            key=key[index] if isinstance(key, Keys) else key,
+            system=system[index] if isinstance(system, Keys) else system,
+            global_params=own(self.global_params, 1),
+            examples=own(self.examples),
+            movement=own(self.movement, 1),
+            steps=own(self.steps),
+            effective_lr=own(self.effective_lr),
+            free_effective_lr=own(self.free_effective_lr),
+            lr_sum=own(self.lr_sum),
+            measurements={name: held[index] for name, held in self.measurements.items()},
+        )
 
 
 @final

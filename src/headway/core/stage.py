@@ -8,7 +8,7 @@ are named tensors whose last axis is P, or 1 for a scalar.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
 
@@ -229,6 +229,24 @@ class Protocol(Stage):
     def spent(self, secret: Tensors, request: Train, ctx: ExchangeContext) -> Tensors:
         """At the client: the secret after `send` has used it, to be kept durably before the update leaves."""
         return secret
+
+    def sends(
+        self, label: str, update: Update, memory: Tensors, here: ClientContext, ctx: ClientContext
+    ) -> tuple[Update, Tensors]:
+        """What `send` makes of an update with the client's part in the exchanges; of those of a batch, one by one.
+
+        here: the context of this stage, of this label in the chain, but for the exchanges, which are in `ctx`.
+        """
+        if not ctx.lanes:
+            exchange = None if ctx.exchange is None else ctx.exchange.at(label)
+            return self.send(update, memory, replace(here, secret=ctx.secret, exchange=exchange))
+        sent, kept = list[Update](), list[Tensors]()
+        for lane, own in enumerate(ctx.lanes):
+            alone = replace(here.lane(lane), secret=own.secret, exchange=own.context.at(label))
+            one, after = self.send(update.lane(lane), {name: held[lane] for name, held in memory.items()}, alone)
+            sent.append(one)
+            kept.append(after)
+        return Update.stacked(sent), {name: torch.stack([each[name] for each in kept]) for name in kept[0]}
 
 
 stages = Stage.registry

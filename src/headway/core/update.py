@@ -101,6 +101,13 @@ class Update:
         sums = {name: torch.cat([part.sums[name] for part in parts]) for name in parts[0].sums}
         return cls(vectors, torch.cat([part.weight for part in parts]), sums)
 
+    @classmethod
+    def stacked(cls, each: Sequence[Update]) -> Update:
+        """A batch `[C, ...]` of the updates of single clients."""
+        vectors = {name: torch.stack([one.vectors[name] for one in each]) for name in each[0].vectors}
+        sums = {name: torch.stack([one.sums[name] for one in each]) for name in each[0].sums}
+        return cls(vectors, torch.stack([one.weight for one in each]), sums)
+
     def lane(self, index: int) -> Update:
         """One client's update out of a batch of them."""
         return Update(

@@ -97,7 +97,7 @@ class GroupRunner:
         """Trains clients that fit in a batch; False, and nothing has been counted, if there is no memory for it."""
         begun = time.perf_counter()
         try:
-            trained = self._train_batch(ask, clients, result) if self.width > 1 and clients else None
+            trained = self._train_batch(ask, clients, secrets, result) if self.width > 1 and clients else None
         except OutOfDeviceMemory:
             return False  # which lets go of what the exception holds of memory
         if trained is None:
@@ -111,11 +111,11 @@ class GroupRunner:
         return True
 
     def _train_batch(
-        self, ask: Ask, clients: Sequence[str], result: GroupResult
+        self, ask: Ask, clients: Sequence[str], secrets: Mapping[str, Tensors], result: GroupResult
     ) -> tuple[PlannedBatch, BatchResult] | None:
         """Trains clients as one batch; `None`, and nothing has been counted, if they must train one at a time."""
         try:
-            batch = self.execution.batched.plan(ask, clients)
+            batch = self.execution.batched.plan(ask, clients, secrets)
         except CannotTrain as refusal:
             self._record(refusal, ALONE)
             return None

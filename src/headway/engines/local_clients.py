@@ -56,16 +56,17 @@ class LocalClients:
             result = self.groups.run(ask, members, self.secrets, meter)
             total.add_group(result.group)
             parts += result.parts
-        for client in self.secrets.keys() & set(ask.cohort):
-            self._spend(ask, client)
+        self.spend(ask)
         return replace(answered(total, parts, meter), notes=self.execution.fallbacks.take())
 
-    def _spend(self, ask: Ask, client: str) -> None:
-        """A client's secret after its update."""
-        setup, request = self.setup, ask.request_for(client)
-        assert isinstance(request, Train)
-        facts = setup.client_algorithm.exchange_context(client, request)
-        self.secrets[client] = setup.job.algorithm.spent(request, self.secrets[client], facts)
+    def spend(self, ask: Ask) -> None:
+        """The secrets of clients that were asked to train, after their updates."""
+        setup = self.setup
+        for client in self.secrets.keys() & set(ask.cohort):
+            request = ask.request_for(client)
+            assert isinstance(request, Train)
+            facts = setup.client_algorithm.exchange_context(client, request)
+            self.secrets[client] = setup.job.algorithm.spent(request, self.secrets[client], facts)
 
     def _evaluate(self, ask: Ask, window: Window) -> Answer:
         setup = self.setup

@@ -15,6 +15,7 @@ from torch import Tensor
 from headway.client.evaluation import Window
 from headway.core import stopping
 from headway.core.errors import ConfigError, HeadwayError
+from headway.core.update import Tensors
 from headway.data.dataset.client_index import ClientIndex
 from headway.engines.evaluation_shares import shares_of
 from headway.engines.group_runner import GroupRunner
@@ -80,8 +81,9 @@ class WorkerHandle(ABC):
         self.summed: list[Unit] = []
 
     @abstractmethod
-    def give(self, ask: Ask, unit: Unit) -> None:
-        """Lets it begin with a unit.
+    def give(self, ask: Ask, unit: Unit, secrets: Mapping[str, Tensors]) -> None:
+        """Lets it begin with a unit; secrets: of its clients, in the exchanges of a protocol, with which it masks what
+        they send, and which it keeps no longer.
 
         Raises:
             Lost: if it has ended.
@@ -115,12 +117,14 @@ class WorkerTotals:
         self.groups, self.local, self.total = groups, LocalClients(groups), ExactTotal()
         self.meter: tuple[int, DriftMeter | None] = (-1, None)
 
-    def run(self, ask: Ask, cohort: int) -> GroupResult:
-        """Trains the clients of the ask, of so many in the round; torch's own generator is left as it was found."""
+    def run(self, ask: Ask, cohort: int, secrets: Mapping[str, Tensors]) -> GroupResult:
+        """Trains the clients of the ask, of so many in the round; torch's own generator is left as it was found.
+
+        secrets: of the exchanges of a protocol, by client."""
         if self.meter[0] != ask.round:
             self.meter = (ask.round, self.groups.setup.meter(ask, cohort))
         before = torch.get_rng_state()
-        done = self.groups.run(ask, ask.cohort, {}, self.meter[1])
+        done = self.groups.run(ask, ask.cohort, secrets, self.meter[1])
         torch.set_rng_state(before)
         return done
 
@@ -187,12 +191,10 @@ class WorkerClients:
     def __init__(self, local: LocalClients, pool: WorkerPool) -> None:
         self.local, self.pool = local, pool
         setup = local.setup
-        chain = setup.job.algorithm.chain
+        whole = setup.job.algorithm.chain.aggregator.whole_cohort
         self.local_reason: str | None = None
-        if chain.protocol is not None and chain.protocol[1].exchanges:
-            self.local_reason = f"{chain.protocol[0]} exchanges secrets with each client"
-        elif setup.flows[-1].number == "ring":
-            self.local_reason = "updates are whole numbers"
+        if whole and setup.flows[-1].number == "ring":
+            self.local_reason = "each client's whole numbers are needed by themselves"
 
     def summary(self, plan: str) -> str:
         """The number of workers, and the plan of each."""
@@ -209,10 +211,13 @@ class WorkerClients:
         with undisturbed(self.local.setup.flat_module):
             try:
                 with self.local.setup.device.training():
-                    return RoundDispatcher(self.pool, self.local, ask).run()
+                    answer = RoundDispatcher(self.pool, self.local, ask).run()
             except BaseException:
                 self.pool.kill()  # what they were at belongs to no round any more
                 raise
+        if isinstance(ask.request, Train):
+            self.local.spend(ask)
+        return answer
 
     def _prepared(self, ask: Ask) -> bool:
         """Makes the workers ready for an ask; False if it is answered in this process."""
@@ -281,7 +286,8 @@ class RoundDispatcher:
             return
         handle.busy, handle.since = self.waiting.popleft(), time.monotonic()
         try:
-            handle.give(self.asked, handle.busy)
+            own = self.local.secrets if self.trains else {}
+            handle.give(self.asked, handle.busy, {c: own[c] for c in handle.busy.clients if c in own})
         except Lost as lost:
             self._replace(handle, lost)
 
@@ -323,7 +329,7 @@ class RoundDispatcher:
             ask = self.asked.of(unit.clients)
             self.reports[self._place(unit)] = self.local.answer(ask, unit.window).reports
             return
-        done = self.local.groups.run(self.asked, unit.clients, {}, self.meter)
+        done = self.local.groups.run(self.asked, unit.clients, self.local.secrets, self.meter)
         self.total.add_group(done.group)
         self.reports[unit.first] = Reports.joined(done.parts)
 

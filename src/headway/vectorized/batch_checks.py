@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from headway.core.chain import Chain
 from headway.model.flat_module import FlatModule
 from headway.training.loop_trainer import LoopTrainer
 from headway.training.trainer import Trainer
@@ -12,10 +11,8 @@ from headway.training.trainer import Trainer
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
-def why_not(trainer: Trainer, flat_module: FlatModule, chain: Chain) -> str | None:
+def why_not(trainer: Trainer, flat_module: FlatModule) -> str | None:
     """The reason why clients cannot train as one program, as a phrase; `None` if they can."""
-    if chain.protocol is not None and chain.protocol[1].exchanges:
-        return f"{chain.protocol[0]} exchanges secrets with each client"
     if not isinstance(trainer, LoopTrainer):
         return f"{type(trainer).__name__} has a loop of its own"
     if trainer.plan.loss_term is not None:

@@ -30,6 +30,7 @@ def batch_refusal(
     They make the steps of the ask on few examples, side by side and one at a time, and send, and are counted; all is
     forgotten.  What fails one at a time as well is left to the round, which names the client.
     """
+    training = training.trial
     flat_module, ask = training.flat_module, ask.map_broadcasts(training.flat_module.site.message)
     rows = [job.data.train[client][:FEW] for client in ask.cohort]
     sizes = torch.tensor([len(each) for each in rows])

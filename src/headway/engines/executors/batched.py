@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 
-from headway.client.client_training import Outcome
+from headway.client.client_training import ClientTraining, Outcome
+from headway.core.context import Exchanged
+from headway.core.update import Tensors
 from headway.data.dataset.client_index import ClientIndex
 from headway.engines.autotune.batch_trial import batch_refusal
 from headway.engines.executors.batch_result import BatchResult, CannotTrain, OutOfDeviceMemory
@@ -28,11 +31,15 @@ PROBED = 8  # examples on which it is found out whether a model can be batched
 
 @dataclass(frozen=True, slots=True)
 class PlannedBatch:
-    """Clients in the order of their lanes, and the work of each lane."""
+    """Clients in the order of their lanes, and the work of each lane.
+
+    secrets: of the exchanges of a protocol, by client.
+    """
 
     ask: Ask
     clients: ClientBatch
     plan: BatchPlan
+    secrets: Mapping[str, Tensors] = field(default_factory=dict, repr=False)
 
 
 class BatchedExecutor:
@@ -47,8 +54,8 @@ class BatchedExecutor:
         self.loop: BatchedSGD | None = None
         self.reason: str | None = "one at a time was asked for"
         if wanted:
-            trainer, module, chain = setup.client_algorithm.trainer, setup.flat_module, setup.job.algorithm.chain
-            self.reason = why_not(trainer, module, chain) or sequential_reason(module)
+            trainer, module = setup.client_algorithm.trainer, setup.flat_module
+            self.reason = why_not(trainer, module) or sequential_reason(module)
             if self.reason is None:
                 with untouched(module):
                     self.reason = self._refusal()
@@ -68,15 +75,17 @@ class BatchedExecutor:
         self.loop = loop if reason is None else None
         return reason
 
-    def plan(self, ask: Ask, clients: Sequence[str]) -> PlannedBatch:
-        """The clients as a batch.
+    def plan(
+        self, ask: Ask, clients: Sequence[str], secrets: Mapping[str, Tensors] = MappingProxyType({})
+    ) -> PlannedBatch:
+        """The clients as a batch; secrets: of the exchanges of a protocol, by client.
 
         Raises:
             CannotTrain: if the trainer fails.
         """
         assert self.loop is not None
         try:
-            return PlannedBatch(ask, *self.loop.plan(self.batch_of(ask, clients), ask))
+            return PlannedBatch(ask, *self.loop.plan(self.batch_of(ask, clients), ask), secrets)
         except Exception as error:  # whatever a trainer may raise: alone, the client is named
             raise CannotTrain(failure(error)) from error
 
@@ -93,7 +102,7 @@ class BatchedExecutor:
             CannotTrain, OutOfDeviceMemory: if nothing has been counted.
         """
         setup, ask, clients = self.setup, batch.ask, batch.clients
-        outcome = self._outcome(batch)
+        outcome = self._outcome(batch, setup.training)
         norms = setup.guard.check_lanes(outcome.update, clients.sizes)
         if norms is None or not setup.collector.count_batch(ask, clients, outcome, result):
             raise CannotTrain("an update of a batch is not fit to count", blames_client=True)
@@ -108,9 +117,11 @@ class BatchedExecutor:
         Raises:
             CannotTrain, OutOfDeviceMemory: as in `train`.
         """
-        self.setup.collector.count_batch(batch.ask, batch.clients, self._outcome(batch), result)
+        self.setup.collector.count_batch(
+            batch.ask, batch.clients, self._outcome(batch, self.setup.training.trial), result
+        )
 
-    def _outcome(self, batch: PlannedBatch) -> Outcome:
+    def _outcome(self, batch: PlannedBatch, training: ClientTraining) -> Outcome:
         """The clients' outcome, before the server's checks.
 
         Raises:
@@ -122,14 +133,22 @@ class BatchedExecutor:
             if not loop.fits(batch.plan, "steps" in setup.flows[-1].needs):
                 raise CannotTrain("the steps of some batches do not fit in trainer.steps_memory")
             first = setup.client_algorithm.remembered(ask.broadcast_for(clients.clients[0]))
-            work = setup.training.prepare_batch(clients, ask, setup.job.memory.gather(clients.clients, first))
+            work = training.prepare_batch(clients, ask, setup.job.memory.gather(clients.clients, first))
             trained = loop.train(work, batch.plan, self.compiler.batched)
             if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
                 raise CannotTrain("an update of a batch is not finite", blames_client=True)
-            return setup.training.send(work, trained)
+            return training.send(work, trained, own=self._exchanged(batch) if batch.secrets else None)
         except CannotTrain:
             raise
         except torch.OutOfMemoryError as error:
             raise OutOfDeviceMemory from error
         except Exception as error:  # whatever a model or a stage may raise: alone, client and stage are named
             raise CannotTrain(failure(error)) from error
+
+    def _exchanged(self, batch: PlannedBatch) -> list[Exchanged]:
+        """The part of each client in the exchanges of a protocol."""
+        algorithm, request = self.setup.client_algorithm, batch.ask.request
+        return [
+            Exchanged(batch.secrets[client], algorithm.exchange_context(client, request))
+            for client in batch.clients.clients
+        ]

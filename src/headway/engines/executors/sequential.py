@@ -87,5 +87,5 @@ class SequentialExecutor:
         facts = GroupFacts.of(setup.client_algorithm, ask, clients, sizes, self.compiler.single)
         for place, client in enumerate(clients):
             examples, memory = job.data.train_of(client), job.memory.get(client)
-            outcome = setup.training.train_member(facts, place, client, examples, memory)
+            outcome = setup.training.trial.train_member(facts, place, client, examples, memory)
             setup.collector.count(ask, client, outcome, result)

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 
 from headway.core import stopping
 from headway.core.errors import HeadwayError
+from headway.core.update import Tensors
 from headway.engines.group_runner import GroupRunner
-from headway.engines.processes.worker import Areas, read_total, read_work, start
+from headway.engines.processes.worker import Areas, read_total, read_work, start, written_secrets
 from headway.engines.worker_pool import Lost, Unit, WorkerHandle, WorkerPool, WorkerResult, some_of
 from headway.protocol.messages import Ask, Evaluate
 from headway.protocol.sums import ExactTotal
@@ -35,7 +36,7 @@ class ProcessHandle(WorkerHandle):
         super().__init__(number)
         self.pid, self.pipe, self.areas = pid, pipe, areas
 
-    def give(self, ask: Ask, unit: Unit) -> None:
+    def give(self, ask: Ask, unit: Unit, secrets: Mapping[str, Tensors]) -> None:
         """Asks it by the pipe."""
         if unit.window is not None:
             kind = "evaluate" if isinstance(ask.request, Evaluate) else "measure"
@@ -45,7 +46,8 @@ class ProcessHandle(WorkerHandle):
         own = ask.of(unit.clients)
         request = {"unit": unit.clients, "first": unit.first, "cohort": len(ask.cohort), "attempt": ask.attempt}
         earlier = {client: version.round for client, version in own.earlier.items()}
-        self._ask({**request, "messages": self.areas.places(own), "earlier": earlier, "steps": dict(own.steps)})
+        request |= {"earlier": earlier, "steps": dict(own.steps), "secrets": written_secrets(secrets)}
+        self._ask({**request, "messages": self.areas.places(own)})
 
     def work(self, unit: Unit) -> WorkerResult | None:
         """Reads its answer, and what it has written to shared memory."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from headway.client.evaluation import Window
 from headway.core import stopping
-from headway.core.update import Update
+from headway.core.update import Tensors, Update
 from headway.engines.executors.client_setup import ClientSetup
 from headway.engines.group_runner import GroupRunner
 from headway.engines.processes.shared_arrays import Broadcast, Sums, shared
 from headway.engines.worker_pool import WorkerResult, WorkerTotals
+from headway.protocol import wire
 from headway.protocol.messages import Ask, Evaluate, Measure, Train, Version
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
@@ -126,7 +128,7 @@ class Worker:
 
     def _unit(self, request: dict[str, Any]) -> dict[str, Any]:
         ask = self.areas.ask(request)
-        done = self.totals.run(ask, request["cohort"])
+        done = self.totals.run(ask, request["cohort"], _read_secrets(request["secrets"]))
         meter = done.meter
         reply: dict[str, Any] = {"reports": Reports.joined(done.parts).to_state()}
         reply["notes"] = self.totals.groups.execution.fallbacks.take()
@@ -197,6 +199,18 @@ def _read_rows(reply: dict[str, Any], unit: Sequence[str], first: int, rows: dic
             numbers = {name: torch.tensor(number, dtype=torch.float64) for name, number in sums.items()}
             total.add_row(client, Update(vectors, torch.tensor(weight, dtype=torch.float64), numbers))
     return total
+
+
+def written_secrets(secrets: Mapping[str, Tensors]) -> dict[str, str]:
+    """Each client's secret in the exchanges of a protocol, as JSON holds it."""
+    frames = {client: wire.encode(wire.Frame("reply", 0, 0, 0, tensors)) for client, tensors in secrets.items()}
+    return {client: base64.b64encode(data).decode() for client, data in frames.items()}
+
+
+def _read_secrets(written: Mapping[str, str]) -> dict[str, Tensors]:
+    """The secrets of `written_secrets`."""
+    data = {client: base64.b64decode(text) for client, text in written.items()}
+    return {client: wire.read(frame, len(frame)).tensors for client, frame in data.items()}
 
 
 def start(number: int, pipe: Connection, groups: GroupRunner, areas: Areas, parents: Sequence[Connection]) -> int:

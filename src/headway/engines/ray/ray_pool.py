@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from headway.client.evaluation import Window
 from headway.core import stopping
 from headway.core.errors import HeadwayError
+from headway.core.update import Tensors
 from headway.engines.client_execution import ClientExecution
 from headway.engines.processes.arrays import arrays_of, rows_from_arrays, tensors_of, total_from_arrays
 from headway.engines.ray.actors import TICK_S, Actor, Call, RayActors, Reference, Unread, import_ray
@@ -40,7 +41,7 @@ class RayHandle(WorkerHandle):
         self.calls = 0
         self.how = "for a reason that is not known"
 
-    def give(self, ask: Ask, unit: Unit) -> None:
+    def give(self, ask: Ask, unit: Unit, secrets: Mapping[str, Tensors]) -> None:
         """Asks it; messages go by reference."""
         pool, own = self.pool, ask.of(unit.clients)
         if unit.window is not None:
@@ -56,6 +57,7 @@ class RayHandle(WorkerHandle):
             "cohort": len(ask.cohort),
             "earlier": {client: version.round for client, version in own.earlier.items()},
             "steps": dict(own.steps),
+            "secrets": {client: arrays_of(secret) for client, secret in secrets.items()},
             "missed": dict(pool.memory.missed),
         }
         messages = [pool.broadcasts[round_] for round_ in rounds]

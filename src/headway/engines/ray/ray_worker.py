@@ -54,8 +54,9 @@ class RayWorker:
         """Trains the clients of a unit; what became of each.
 
         request: the number of the call, the round and earlier ones that are answered, the attempt, the clients, who of
-        them was asked in which earlier round, who makes how many steps, how many clients there are in the cohort, and
-        which keepers have missed something.  ranges: who keeps their memory in this round.  messages: of these rounds.
+        them was asked in which earlier round, who makes how many steps, their secrets in the exchanges of a protocol,
+        how many clients there are in the cohort, and which keepers have missed something.  ranges: who keeps their
+        memory in this round.  messages: of these rounds.
 
         Raises:
             Lost: if the worker was not started.
@@ -104,7 +105,8 @@ class RayWorker:
         self.memory.begin(ranges, request["missed"])
         ask = _ask(request, [_message(arrays) for arrays in messages])
         try:
-            done = totals.run(ask, request["cohort"])
+            secrets = {client: tensors_of(arrays) for client, arrays in request["secrets"].items()}
+            done = totals.run(ask, request["cohort"], secrets)
             self.memory.flush()
         except Exception as error:  # the driver runs the clients itself, and fails where it can be looked at
             if done_meter := totals.meter[1]:
