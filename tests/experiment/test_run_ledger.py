@@ -162,56 +162,105 @@ def test_a_release_that_is_kept_is_used_again_and_costs_nothing_more(tmp_path):
     assert resumed.ledger.spent().epsilons == {"client": budget(ROUNDS)}
 
 
-def test_a_private_round_of_a_secure_sum_is_kept_at_once(tmp_path):
-    """The answers of a protocol are not kept, so that a round that is gone through again would spend again."""
-    noisy = (hw.Clip(1.0), hw.Quantize(bits=16), hw.Skellam(2.0, survivors=3))
-    secure = (hw.SecureSum(min_cohort=3, min_survivors=3, mode="ideal"), hw.Mean("expected"))
-    run = make(tmp_path / "run", stages=(*noisy, *secure), checkpoint_every=10)
+def secure(noise, mode="real"):
+    """A chain with a secure sum, and noise at the clients or at the server."""
+    masked = hw.SecureSum(min_cohort=3, min_survivors=3, mode=mode)
+    if noise == "clients":
+        noisy = hw.Quantize(bits=16), hw.Skellam(2.0, survivors=3)
+        return hw.Clip(1.0), *noisy, masked, hw.Mean("expected")
+    return hw.Clip(1.0), hw.Quantize(bits=16), masked, hw.Mean("expected"), hw.GaussianNoise(2.0)
+
+
+@pytest.mark.parametrize("mode", ["real", "ideal"])
+@pytest.mark.parametrize("noise", ["clients", "server"])
+def test_the_release_of_a_secure_sum_is_used_again_and_costs_nothing_more(tmp_path, noise, mode):
+    """Rounds after the last checkpoint are gone through again without a client."""
+    chain = secure(noise, mode)
+    expected = make(stages=chain)
+    list(expected)
+    run = make(tmp_path / "run", stages=chain, checkpoint_every=10)
     steps = iter(run)
     next(steps), next(steps)
-    spent = run.ledger.spent().epsilons
     run._checkpointer.close(), run.engine.close()  # as a crash leaves it
-    resumed = make(tmp_path / "run", stages=(*noisy, *secure), checkpoint_every=10, resume=True)
-    assert resumed.state.round == 2
-    assert resumed.ledger.spent().epsilons == spent
+    resumed = make(tmp_path / "run", stages=chain, checkpoint_every=10, resume=True)
+    asked = asked_rounds(resumed)
+    assert resumed.state.round == 0
+    reports = list(resumed)
+    assert [len(report.clients.with_status("counted")) for report in reports] == [3] * ROUNDS
+    assert asked == [3, 4]
+    assert torch.equal(resumed.state.params, expected.state.params)
+    assert resumed.ledger.spent() == expected.ledger.spent()
     resumed.close()
+
+
+def test_a_round_of_a_secure_sum_that_has_no_release_is_begun_again(tmp_path, monkeypatch):
+    """A part of its exchanges is not kept, however long they took: the clients' secrets are gone."""
+    monkeypatch.setattr("headway.experiment.replay.KEEP_AFTER_S", 0.0)
+    run = make(tmp_path / "run", stages=secure("server"))
+    run._driver.reserve = lambda *given: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        list(run)
+    run.close()
+    assert not list((tmp_path / "run").glob("replay/*"))
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path[:0] = sys.argv[2:]
+sys.path[:0] = sys.argv[4:]
 from headway.core import fault_points
-from experiment.test_run_ledger import make
+from experiment.test_run_ledger import make, secure
 passed = []
 def hook(place):
     passed.append(place)
-    if passed.count("after a reservation is on disk") == 3:
+    if passed.count(sys.argv[2]) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 fault_points.install(hook)
-list(make(Path(sys.argv[1])))
+list(make(Path(sys.argv[1]), stages=secure(sys.argv[3]) if sys.argv[3] else None))
 """
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="another system")
-def test_a_kill_between_ledger_and_noise_counts_as_spent(tmp_path):
-    folder = tmp_path / "run"
+def killed(folder, place, noise=""):
+    """A run that was killed when it came to a place for the third time."""
     paths = [str(ROOT / "tests"), str(ROOT / "tests" / "engines"), *sys.path]
     process = subprocess.run(
-        [sys.executable, "-c", KILLED, str(folder), *paths],
+        [sys.executable, "-c", KILLED, str(folder), place, noise, *paths],
         env={**os.environ, "PYTHONPATH": str(Path(hw.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         timeout=120,
     )
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="another system")
+@pytest.mark.parametrize("noise", ["", "server"], ids=["plain", "secure sum"])
+def test_a_kill_between_ledger_and_noise_counts_as_spent(tmp_path, noise):
+    folder = tmp_path / "run"
+    killed(folder, "after a reservation is on disk", noise)
+    stages = secure(noise) if noise else None
     assert [entry.get("round") for entry in read_entries(folder / LEDGER)] == [None, 1, 2, 3]
-    resumed = make(folder, resume=True)
+    resumed = make(folder, stages=stages, resume=True)
     assert resumed.state.round == 2
     assert resumed.ledger.spent().epsilons == {"client": budget(3)}
     assert [report.privacy["client"] for report in resumed] == [budget(4), budget(5)]
     resumed.close()
     rounds = [entry.get("round") for entry in read_entries(folder / LEDGER)]
     assert rounds == [None, 1, 2, 3, 3, 4]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="another system")
+def test_a_kill_between_the_release_of_a_secure_sum_and_its_checkpoint_changes_nothing(tmp_path):
+    folder = tmp_path / "run"
+    killed(folder, "after the effects of a round are on disk", "clients")
+    expected, resumed = make(stages=secure("clients")), make(folder, stages=secure("clients"), resume=True)
+    list(expected)
+    assert resumed.state.round == 2
+    asked = asked_rounds(resumed)
+    list(resumed)
+    assert asked == [4]
+    assert torch.equal(resumed.state.params, expected.state.params)
+    resumed.close()
+    assert [entry.get("round") for entry in read_entries(folder / LEDGER)] == [None, 1, 2, 3, 4]
 
 
 def stopped(folder):

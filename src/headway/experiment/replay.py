@@ -12,11 +12,12 @@ import time
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 
 from headway.client_state.store import Memory, MemoryStore
+from headway.core import fault_points
 from headway.core.algorithm import State
 from headway.core.errors import RunFolderError
 from headway.experiment.federation import Federation
@@ -28,14 +29,16 @@ from headway.protocol.reports import Reports
 
 KEEP_AFTER_S = 20.0  # a round whose effects took less is sooner carried out again than written to disk
 R = TypeVar("R")
+Kind: TypeAlias = Literal["ask", "train", "concluded", "other"]  # of an effect
 
 
 class RoundReplay:
     """Drives rounds, and keeps their completed effects in the run's folder.
 
     With the answers are kept the pending memory of the counted clients, which awaits the verdict as before, and what
-    the engine needs to go on.  Rounds of a protocol are not kept, since its secrets lie with the clients; nor is a
-    round whose pending memory lies elsewhere than in this process.
+    the engine needs to go on.  A round of a protocol is kept once its release is there, after which no client is asked
+    anything: its secrets lie with the clients, and a part of its exchanges could not be gone on with.  A round whose
+    pending memory lies elsewhere than in this process is not kept.
 
     keep_after_s: the seconds that effects take at least that are kept; a `Persist` is kept at once.
     folder: `None` keeps nothing.  notices: what a user should know, such as a damaged file.
@@ -46,7 +49,7 @@ class RoundReplay:
         self.keep_after_s = KEEP_AFTER_S if keep_after_s is None else keep_after_s
         self.folder: Path | None = None
         self.notices: list[str] = []
-        self._completed: list[tuple[bool, Answer]] = []  # whether of an ask; in order
+        self._completed: list[tuple[Kind, Answer]] = []  # in order
 
     def drive(
         self, effects: Generator[Effect, Answer, R], before: State, handler: EffectHandler
@@ -56,27 +59,34 @@ class RoundReplay:
         before: the state at the start of the round.
         """
         self._completed = self._replayed(before)
-        spent, trainings = 0.0, list[int]()
+        spent = 0.0
 
         def carry_out(effect: Effect) -> Answer:
             nonlocal spent
             begun = time.perf_counter()
             answer = handler(effect)
-            if isinstance(effect, Concluded):  # its reports and notes include those of the answer to Train
-                for place in trainings:
-                    self._completed[place] = (True, _without_reports(self._completed[place][1]))
-            if isinstance(effect, Ask) and isinstance(effect.request, Train):
-                trainings.append(len(self._completed))
-            self._completed.append((isinstance(effect, Ask | Concluded), answer))
+            self._completed.append((_kind(effect), answer))
             spent += time.perf_counter() - begun
-            if spent >= self.keep_after_s or isinstance(effect, Persist):
+            if isinstance(effect, Persist) or (spent >= self.keep_after_s and not self._exchanges):
                 self._keep(before)
+                fault_points.at("after the effects of a round are on disk")
             return answer
 
         result = drive(effects, carry_out, [answer for _, answer in self._completed])
-        answers = [answer for asked, answer in self._completed if asked]
+        concluded = any(kind == "concluded" for kind, _ in self._completed)  # whose reports include those on training
+        answers = [
+            _without_reports(answer) if kind == "train" and concluded else answer
+            for kind, answer in self._completed
+            if kind != "other"
+        ]
         self._completed = []
         return result, answers
+
+    @property
+    def _exchanges(self) -> bool:
+        """Whether clients hold secrets of a protocol until the end of a round's exchanges."""
+        protocol = self.federation.algorithm.chain.protocol
+        return protocol is not None and protocol[1].exchanges
 
     def take_notices(self) -> list[str]:
         """The notices since the last call."""
@@ -102,16 +112,16 @@ class RoundReplay:
 
     def _keep(self, before: State) -> None:
         """Writes the completed effects of a round, whole or not at all."""
-        if self.folder is None or self.federation.algorithm.chain.protocol is not None:
+        if self.folder is None:
             return
         if (memory := self._pending(before.round)) is None:
             return
         values, tensors = self.federation.engine.saved()
         tensors = {f"engine/{name}": tensor for name, tensor in tensors.items()}
         answers = []
-        for place, (asked, answer) in enumerate(self._completed):
+        for place, (kind, answer) in enumerate(self._completed):
             state, own = answer_to_state(answer)
-            answers.append({"asked": asked, "answer": state})
+            answers.append({"asked": kind != "other", "kind": kind, "answer": state})
             tensors |= {f"answers/{place}/{name}": tensor for name, tensor in own.items()}
         held = []
         for place, (client, kept) in enumerate(memory.items()):
@@ -124,7 +134,7 @@ class RoundReplay:
             self.folder.mkdir(exist_ok=True)
             write_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, notes)
 
-    def _replayed(self, before: State) -> list[tuple[bool, Answer]]:
+    def _replayed(self, before: State) -> list[tuple[Kind, Answer]]:
         """The kept effects of the round that starts from this state; engine and memory are as after them."""
         if self.folder is None or not (path := self._path(before.round, self.folder)).is_file():
             return []
@@ -147,7 +157,10 @@ class RoundReplay:
         if notes["engine"]:
             self.federation.engine.restore(notes["engine"], under("engine/"))
         return [
-            (each["asked"], answer_from_state(each["answer"], under(f"answers/{place}/")))
+            (
+                each.get("kind", "ask" if each["asked"] else "other"),
+                answer_from_state(each["answer"], under(f"answers/{place}/")),
+            )
             for place, each in enumerate(notes["answers"])
         ]
 
@@ -164,6 +177,15 @@ class RoundReplay:
 
     def _path(self, round_: int, folder: Path) -> Path:
         return folder / f"round-{round_:06d}.safetensors"
+
+
+def _kind(effect: Effect) -> Kind:
+    match effect:
+        case Ask():
+            return "train" if isinstance(effect.request, Train) else "ask"
+        case Concluded():
+            return "concluded"
+    return "other"
 
 
 def _without_reports(answer: Answer) -> Answer:

@@ -133,7 +133,7 @@ class Run:
                         self._observers.on_recorded(report)
                     self._between = True
                     due = self.state.round % self.options.checkpoint_every == 0
-                    if due or self.finished or self._observers.ledger.spends_again:
+                    if due or self.finished:
                         self._checkpoint()
                         saved = self.state.round
                 yield report

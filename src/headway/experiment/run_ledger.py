@@ -71,12 +71,6 @@ class RunLedger(Observer):
         """What a user should know of the ledger's file."""
         return [] if self.ledger is None else self.ledger.file.notices
 
-    @property
-    def spends_again(self) -> bool:
-        """Whether a round that a resumed run goes through again draws its noise anew and spends once more, since the
-        answers of a protocol are not kept: such a run is better kept after each round."""
-        return self.ledger is not None and self.replay.federation.algorithm.chain.protocol is not None
-
     def figures(self, round_: int) -> dict[str, float]:
         """The epsilon of each account with the rounds up to this one, and the delta, for the report of the round."""
         if self.ledger is None:

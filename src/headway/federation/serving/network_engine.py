@@ -187,17 +187,20 @@ class NetworkEngine(Engine):
     # what a resumed run needs ---------------------------------------------------------------------------
 
     def saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The pool, the open rounds, and the number of the last event that they include."""
+        """The pool, the open rounds, the attempts of a protocol, and the number of the last event that they include."""
         values, tensors = self.coordinator.to_state()
         record = {"record": self.rounds.record.to_state(), "event": self.rounds.last}
-        return {**values, **record, "now": self.now}, tensors
+        protocol = {} if self.protocol is None else {"protocol": self.protocol.to_state()}
+        return {**values, **record, **protocol, "decided": self._decided, "now": self.now}, tensors
 
     def restore(self, notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Goes on from what was saved, with the events since then."""
         self.coordinator.from_state(notes, tensors)
-        self._decided = self.coordinator.pool.round
+        self._decided = notes.get("decided", self.coordinator.pool.round)
         self.rounds.record = RoundRecord.from_state(notes["record"])
         self.channel.clock.set(notes["now"])
+        if self.protocol is not None:
+            self.protocol.from_state(notes.get("protocol", {}))
         self._recall(notes["event"])
 
     def verdict(self, client: str, pending: Pending) -> RoundVerdict | None:

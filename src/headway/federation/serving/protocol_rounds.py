@@ -32,6 +32,15 @@ class _RoundAttempt:
     clients: set[str] = field(default_factory=set)
     trained: bool = False
 
+    def to_state(self) -> dict[str, Any]:
+        """The attempt in plain values."""
+        return {"round": self.round, "number": self.number, "clients": sorted(self.clients), "trained": self.trained}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> _RoundAttempt:
+        """The attempt of what `to_state` gave."""
+        return cls(state["round"], state["number"], set(state["clients"]), state["trained"])
+
 
 class ProtocolRounds:
     """The attempts at the rounds of a protocol.
@@ -79,6 +88,20 @@ class ProtocolRounds:
             f"attempt {self.attempt + 1}."
         )
         return None
+
+    def to_state(self) -> dict[str, Any]:
+        """The attempts at the round that is open, in plain values; empty between two rounds."""
+        if self._now is None:
+            return {}
+        left = [each.to_state() for each in self._left]
+        return {"now": self._now.to_state(), "left": left, "digests": sorted(self.digests)}
+
+    def from_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `to_state` gave: with a round whose exchanges are over, and whose verdicts are to come."""
+        self._now = _RoundAttempt.from_state(state["now"]) if state else None
+        self._left = [_RoundAttempt.from_state(left) for left in state.get("left", ())]
+        self.digests = set(state.get("digests", ()))
+        self.attempt = 0 if self._now is None else self._now.number
 
     def is_left(self, round_: int, attempt: int) -> bool:
         """Whether an attempt at the present round was given up."""
