@@ -193,6 +193,21 @@ def test_the_release_of_a_secure_sum_is_used_again_and_costs_nothing_more(tmp_pa
     resumed.close()
 
 
+def test_noise_of_the_operating_system_is_not_drawn_again(tmp_path):
+    options = {"privacy": PrivacyOptions(delta=1e-5, randomness="system"), "checkpoint_every": 10}
+    run = make(tmp_path / "run", stages=secure("server"), **options)
+    steps = iter(run)
+    next(steps)
+    (kept,) = (tmp_path / "run" / "replay").glob("*")
+    held, released = kept.read_bytes(), run.state.params
+    run._checkpointer.close(), run.engine.close()
+    resumed = make(tmp_path / "run", stages=secure("server"), resume=True, **options)
+    assert kept.read_bytes() == held
+    next(iter(resumed))
+    assert torch.equal(resumed.state.params, released)
+    resumed.close()
+
+
 def test_a_round_of_a_secure_sum_that_has_no_release_is_begun_again(tmp_path, monkeypatch):
     """A part of its exchanges is not kept, however long they took: the clients' secrets are gone."""
     monkeypatch.setattr("headway.experiment.replay.KEEP_AFTER_S", 0.0)
