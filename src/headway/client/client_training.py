@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +18,7 @@ from headway.core.errors import ConfigError, UpdateRejected
 from headway.core.update import Tensors, Update
 from headway.data import Examples
 from headway.model.random_state import seed_outside
-from headway.protocol.messages import Ask
+from headway.protocol.messages import Ask, Request
 from headway.protocol.sums import not_finite
 from headway.training.call_trace import CallTrace
 from headway.training.step_coefficients import StepCombination
@@ -179,6 +179,14 @@ class ClientTraining:
             CallTrace(", ".join(batch.clients[:3])),
             self.algorithm.measure,
         )
+
+    def exchanged(
+        self, clients: Sequence[str], request: Request, secrets: Mapping[str, Tensors]
+    ) -> list[Exchanged] | None:
+        """The part of each client of a batch in the exchanges of a protocol; `None` without any."""
+        if not secrets:
+            return None
+        return [Exchanged(secrets[client], self.algorithm.exchange_context(client, request)) for client in clients]
 
     def send(
         self,

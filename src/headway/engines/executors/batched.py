@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
+from torch import Tensor
 
 from headway.client.client_training import ClientTraining, Outcome
-from headway.core.context import Exchanged
-from headway.core.update import Tensors
 from headway.data.dataset.client_index import ClientIndex
 from headway.engines.autotune.batch_trial import batch_refusal
 from headway.engines.executors.batch_result import BatchResult, CannotTrain, OutOfDeviceMemory
@@ -26,6 +25,7 @@ from headway.vectorized.batched_sgd import BatchedSGD, BatchPlan
 from headway.vectorized.client_batch import ClientBatch
 from headway.vectorized.compiled_gradients import Compiler
 
+Secrets = Mapping[str, Mapping[str, Tensor]]  # of the exchanges of a protocol, by client
 PROBED = 8  # examples on which it is found out whether a model can be batched
 
 
@@ -39,7 +39,7 @@ class PlannedBatch:
     ask: Ask
     clients: ClientBatch
     plan: BatchPlan
-    secrets: Mapping[str, Tensors] = field(default_factory=dict, repr=False)
+    secrets: Secrets = field(default_factory=dict, repr=False)
 
 
 class BatchedExecutor:
@@ -75,9 +75,7 @@ class BatchedExecutor:
         self.loop = loop if reason is None else None
         return reason
 
-    def plan(
-        self, ask: Ask, clients: Sequence[str], secrets: Mapping[str, Tensors] = MappingProxyType({})
-    ) -> PlannedBatch:
+    def plan(self, ask: Ask, clients: Sequence[str], secrets: Secrets = MappingProxyType({})) -> PlannedBatch:
         """The clients as a batch; secrets: of the exchanges of a protocol, by client.
 
         Raises:
@@ -137,18 +135,10 @@ class BatchedExecutor:
             trained = loop.train(work, batch.plan, self.compiler.batched)
             if not bool(torch.isfinite(torch.linalg.vector_norm(trained.movement, dim=-1)).all()):
                 raise CannotTrain("an update of a batch is not finite", blames_client=True)
-            return training.send(work, trained, own=self._exchanged(batch) if batch.secrets else None)
+            return training.send(work, trained, own=training.exchanged(clients.clients, ask.request, batch.secrets))
         except CannotTrain:
             raise
         except torch.OutOfMemoryError as error:
             raise OutOfDeviceMemory from error
         except Exception as error:  # whatever a model or a stage may raise: alone, client and stage are named
             raise CannotTrain(failure(error)) from error
-
-    def _exchanged(self, batch: PlannedBatch) -> list[Exchanged]:
-        """The part of each client in the exchanges of a protocol."""
-        algorithm, request = self.setup.client_algorithm, batch.ask.request
-        return [
-            Exchanged(batch.secrets[client], algorithm.exchange_context(client, request))
-            for client in batch.clients.clients
-        ]
