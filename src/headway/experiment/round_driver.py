@@ -14,7 +14,8 @@ from headway.numerics.keys import Key
 from headway.observe.observer import TrainedRound
 from headway.observe.round_report import RoundReport
 from headway.protocol.effects import EffectHandler, Reserve
-from headway.protocol.messages import Answer, Ask, Settle
+from headway.protocol.exchange_bytes import exchange_bytes
+from headway.protocol.messages import Answer, Ask, Exchange, Settle
 from headway.training.trainer import Trainer
 
 
@@ -32,7 +33,8 @@ class RoundDriver:
 
     def perform(self, ask: Ask) -> Answer:
         """Carries out one effect of a round: has the engine put it to the clients."""
-        return self.federation.engine.ask(ask)
+        answer = self.federation.engine.ask(ask)
+        return replace(answer, exchanged=exchange_bytes(ask, answer)) if isinstance(ask.request, Exchange) else answer
 
     def train(self, before: State) -> TrainedRound:
         """The round that starts from a state; nothing of it counts until `settle`."""

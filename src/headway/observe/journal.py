@@ -269,6 +269,7 @@ def _metric_rows(report: RoundReport) -> list[tuple[Any, ...]]:
         "privacy": dict(report.privacy),
         "reputation": dict(report.reputation),
         "quarantine": dict(report.quarantine),
+        "exchanged": dict(report.exchanged),
     }
     for client, metrics in report.evaluation.items():
         scopes[f"client:{client}"] = dict(metrics)

@@ -46,7 +46,8 @@ class RoundReport:
     reputation: the score of each client asked, after the round, where the algorithm has one (see `Reputation`).
     quarantine: the clients that are not drawn in the next round, each with the last round of its quarantine.
     alarms: see `observe.alarms`.  notes: other events, in sentences.
-    seconds: of training and aggregation.  bytes: as a message's frame counts them.
+    seconds: of training and aggregation.  bytes: as a message's frame counts them; exchanged: of these, the bytes of a
+    protocol's exchanges, "up" and "down", where it has any.
     """
 
     round: int
@@ -69,6 +70,7 @@ class RoundReport:
     privacy: Mapping[str, float] = field(default_factory=dict)
     reputation: Mapping[str, float] = field(default_factory=dict)
     quarantine: Mapping[str, int] = field(default_factory=dict)
+    exchanged: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clients", Reports.of(self.clients))
@@ -80,18 +82,20 @@ class RoundReport:
         clients = Reports.joined(answer.reports for answer in answers)
         earlier = Reports.joined(answer.earlier for answer in answers)
         sent = (measured.reports, clients, earlier)
+        up, down = (sum(answer.exchanged[way] for answer in answers) for way in (0, 1))
         return cls(
             round=round_,
             train_loss=_mean_loss(clients),
             clients=clients,
             seconds=0.0,
-            bytes_up=sum(total(part.bytes_up) for part in sent),
-            bytes_down=sum(total(part.bytes_down) for part in sent),
+            bytes_up=up + sum(total(part.bytes_up) for part in sent),
+            bytes_down=down + sum(total(part.bytes_down) for part in sent),
             drift={name: figure for answer in answers for name, figure in answer.figures.items()},
             clock={name: figure for answer in (measured, *answers) for name, figure in answer.clock.items()},
             earlier=earlier,
             flying={client: asked for answer in answers for client, asked in answer.flying.items()},
             notes=tuple(note for answer in answers for note in answer.notes),
+            exchanged={"up": up, "down": down} if up or down else {},
         )
 
     def count(self, status: str) -> int:

@@ -45,6 +45,7 @@ def answer_to_state(answer: Answer) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "clock": dict(answer.clock),
         "flying": dict(answer.flying),
         "notes": list(answer.notes),
+        "exchanged": list(answer.exchanged),
         "deltas": compared,
     }
     return values, tensors
@@ -70,6 +71,7 @@ def answer_from_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         clock=values["clock"],
         flying=values["flying"],
         notes=values["notes"],
+        exchanged=tuple(values.get("exchanged", (0, 0))),
         deltas={client: tensors[f"deltas/{place}"] for place, client in enumerate(values.get("deltas", ()))},
     )
 

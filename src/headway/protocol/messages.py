@@ -281,7 +281,7 @@ class Answer:
     reports, earlier: any sequence of reports is kept as `Reports`.  earlier: reports on asks without an answer, to
     clients on which `reports` holds a later one.  flying: the clients that may still answer in a later round, and the
     time at which each was asked.  deltas: of each counted client its delta, or a sketch of it, where the algorithm
-    has a reputation of clients.
+    has a reputation of clients.  exchanged: the bytes up and down of a protocol's exchange.
     """
 
     total: ExactTotal = field(default_factory=ExactTotal)
@@ -293,6 +293,7 @@ class Answer:
     flying: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
     deltas: Tensors = field(default_factory=dict, repr=False)
+    exchanged: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reports", Reports.of(self.reports))

@@ -12,6 +12,7 @@ from headway.engines.virtual_clock.simulated_clients import SimulatedClients
 from headway.engines.virtual_clock.simulated_time import VirtualClock
 from headway.numerics.keys import Key
 from headway.protocol import wire
+from headway.protocol.exchange_bytes import bytes_to
 from headway.protocol.messages import Answer, Ask, Exchange, Train
 from headway.protocol.reports import Reports
 from headway.protocol.round_pool import Ticket
@@ -69,7 +70,7 @@ class TimedRequests:
         Every exchange has the quorum's deadline for itself; a client may crash or leave in each.
         """
         assert isinstance(ask.request, Exchange)
-        clock, name, common = self.clock, ask.request.name, wire.size(ask.message.tensors())
+        clock, name = self.clock, ask.request.name
         begun, last = clock.now, self._last()
 
         def key_of(client: str) -> Key:
@@ -77,16 +78,14 @@ class TimedRequests:
 
         answer = self.inner.ask(ask)
         durations = {
-            client: self.simulated.device(client).seconds(
-                0, common + wire.size(ask.private.get(client, {})), wire.size(reply)
-            )
+            client: self.simulated.device(client).seconds(0, bytes_to(ask, client), wire.size(reply))
             for client, reply in answer.replies.items()
         }
         answered, silent, until = self.simulated.in_time(durations, begun, last, key_of)
         clock.pass_time(until)
         replies = {client: answer.replies[client] for client in answered}
         reasons = [f"it took no part in the exchange {name!r}, since {why}" for why in silent.values()]
-        lost = Reports(list(silent), "dropped", bytes_down=common, reasons=reasons) if silent else Reports()
+        lost = Reports(list(silent), "dropped", reasons=reasons) if silent else Reports()
         notes = [f"{client} was lost in the exchange {name!r}: {why}." for client, why in list(silent.items())[:3]]
         return replace(
             answer,

@@ -154,7 +154,7 @@ class ProtocolRounds:
         notes, self._notes = self._notes, []
         lost = sorted(gathered.missing) if not attempt.trained else []  # of others the training has reports
         reasons = [f"it took no part in the exchange {name!r}, since {gathered.missing[client]}" for client in lost]
-        reports = Reports(lost, "dropped", bytes_down=sent.size, reasons=reasons) if lost else Reports()
+        reports = Reports(lost, "dropped", reasons=reasons) if lost else Reports()
         return Answer(
             replies=replies, reports=reports, notes=[*notes, *missing_notes(gathered.missing, f"exchange {name!r}")]
         )

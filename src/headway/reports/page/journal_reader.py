@@ -15,7 +15,7 @@ from headway.observe.workload import Workload, read_work
 from headway.reports.page.standings_reader import KeptStanding, read_standings
 
 DRIFT = ("headway", "leeway", "cosine")  # what the journal holds of each client's drift
-SCOPES = ("central", "clients", "drift", "clock", "privacy")
+SCOPES = ("central", "clients", "drift", "clock", "privacy", "exchanged")
 TIMES = ("asked_s", "ended_s", "age")  # and of each ask, by a simulated clock
 Curve = Mapping[int, float]  # a value by round
 
@@ -60,6 +60,7 @@ class Record:
     rounds: all that were finished.  loss, bytes_up, bytes_down, seconds, evaluation_seconds: by round; a loss
     that is protected has no entry.  central, clients, drift, clock: metrics by name, then by round.
     privacy: the epsilon of each account of the privacy ledger, and "delta", by round.
+    exchanged: of the bytes "up" and "down", those of a protocol's exchanges, by round.
     standings: of each client with the server, where the algorithm has a reputation.
     work: what clients did by a simulated clock.  empty: the rounds in which no client was counted.
     tails: each client's own metrics by name, each a mean over the last evaluated rounds.
@@ -83,6 +84,7 @@ class Record:
     empty: tuple[int, ...] = ()
     privacy: Mapping[str, Curve] = field(default_factory=dict)
     standings: Mapping[str, KeptStanding] = field(default_factory=dict)
+    exchanged: Mapping[str, Curve] = field(default_factory=dict)
 
     def headline(self, metric: str) -> Curve:
         """A metric by round: on the central test set where there is one, else over the clients."""
@@ -160,6 +162,7 @@ def _record(database: sqlite3.Connection, tail: int) -> Record:
         empty=_empty(database),
         privacy=scopes["privacy"],
         standings=read_standings(database),
+        exchanged=scopes["exchanged"],
     )
 
 

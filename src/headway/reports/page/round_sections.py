@@ -268,6 +268,19 @@ def drift(evidence: Evidence) -> Section:
     return Section("drift", "Drift", lead + (f" Not recorded for {listed(missing)}." if missing else ""), pictures)
 
 
+def _exchanged(name: str, records: Sequence[Record]) -> str:
+    """The part of a method's bytes that its exchanges of keys and shares take, as a sentence; "" without any."""
+    up, down = (
+        sum(sum(record.exchanged.get(way, {}).values()) for record in records) / sum(len(r.rounds) for r in records)
+        if records
+        else 0.0
+        for way in ("up", "down")
+    )
+    if not (up or down):
+        return ""
+    return f" {name}: of which exchanges of keys and shares {bytes_text(up)} up and {bytes_text(down)} down a round."
+
+
 def _drift_curve(record: Record, name: str) -> Mapping[int, float]:
     if name != "share":
         return record.drift.get(name, {})
@@ -306,6 +319,7 @@ def costs(evidence: Evidence) -> Section:
     columns = ["method", "up a round", "down a round", "bytes of a run", "training a round"]
     columns += ["evaluation a round", "training of a run"]
     note = "Means over rounds and seeds. Up: from clients to the server. Seconds are those of the machine that ran it."
+    note += "".join(_exchanged(method.name, method.records()) for method in evidence.methods)
     pictures = [
         Figure(
             "Bytes a round",
