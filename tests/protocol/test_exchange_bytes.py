@@ -7,8 +7,11 @@ from toys import blobs, linear_task
 import headway as hw
 from headway.engines.wire_engine import WireEngine
 from headway.observe.journal import Journal
+from headway.observe.text import bytes_text
 from headway.protocol import wire
 from headway.protocol.messages import Exchange, Train
+from headway.reports.assemble import evidence
+from headway.reports.page.round_sections import costs
 
 DATA = blobs((7, 12, 5, 9))
 CHAIN = hw.chain(hw.Clip(1.0), hw.Quantize(16), hw.SecureSum(min_cohort=3, min_survivors=3), hw.Mean("clients"))
@@ -53,6 +56,8 @@ def test_the_bytes_of_a_secure_round_are_those_of_its_encoded_messages(engine, t
         way: [(1, float(count))] for way, count in exchanged.items()
     }
     journal.close()
+    (table,) = costs(evidence([folder])).tables
+    assert f"exchanges of keys and shares took {bytes_text(exchanged['up'])} up" in table.note
 
 
 def test_a_round_without_exchanges_has_none():

@@ -278,7 +278,8 @@ def _exchanged(name: str, records: Sequence[Record]) -> str:
     )
     if not (up or down):
         return ""
-    return f" {name}: of which exchanges of keys and shares {bytes_text(up)} up and {bytes_text(down)} down a round."
+    moved = f"{bytes_text(up)} up and {bytes_text(down)} down a round"
+    return f" Of these bytes, exchanges of keys and shares took {moved} ({name})."
 
 
 def _drift_curve(record: Record, name: str) -> Mapping[int, float]:
