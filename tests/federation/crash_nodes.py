@@ -57,7 +57,7 @@ def serve(folder: str, port: int, recipe: str, rounds: int, relayed: bool) -> No
     own = Path(folder)
     log = EventLog(own)
     options = {"expected": frozenset(data.clients), "wait_limit_s": 60.0, "population": len(data.clients)}
-    options |= {"relays": (RELAY,), "group": 1} if relayed else {}
+    options |= {"relays": (RELAY,), "group": 1, "lease_s": 90.0} if relayed else {}
     network = Network.of(algorithm, task, Spool(own / "spool"), log, rounds, **options)
     kept = own / "run"
     run = hw.Run(

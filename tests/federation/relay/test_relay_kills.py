@@ -37,7 +37,7 @@ def with_relay_killed(nodes, faults):
     server, left, killed = nodes.serve(relayed=True), [*faults, ""], 0
     relay = nodes.relay(2, left.pop(0))
     agents = [nodes.join(client, url=nodes.other_url) for client in clients[:2]] + [nodes.join(clients[2])]
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while (code := nodes.code(relay)) != 0:
         if code is not None:
             assert code == -9, nodes.logs()
