@@ -9,8 +9,8 @@ from scipy import stats
 
 from headway.numerics import skellam_noise as drawn
 from headway.numerics.keys import Key
-from headway.numerics.secure_random import SecureStream
-from headway.numerics.skellam_noise import poisson, skellam
+from headway.numerics.secure_random import AT_A_TIME, SecureStream
+from headway.numerics.skellam_noise import poisson, skellam, skellam_of_each
 
 COUNT = 200_000
 
@@ -91,3 +91,10 @@ def test_a_stream_gives_the_same_numbers_again_and_others_from_another_key():
     assert torch.equal(first, one)
     assert not torch.equal(second, one)
     assert abs(float(torch.corrcoef(torch.stack([first, second]).double())[0, 1])) < 6 / math.sqrt(1000)
+
+
+@pytest.mark.parametrize(("variance", "count"), [(3.0, 40), (1e4, 700), (1e4, 0), (1e9, AT_A_TIME + 3)])
+def test_many_streams_give_what_each_gives_by_itself(variance, count):
+    keys = [Key.root(seed) for seed in range(5 if count < 1000 else 2)]
+    together = skellam_of_each([SecureStream(key) for key in keys], variance, count)
+    assert torch.equal(together, torch.stack([skellam(SecureStream(key), variance, count) for key in keys]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +28,12 @@ def skellam(stream: SecureStream, variance: float, count: int) -> Tensor:
     >>> skellam(SecureStream(Key.root(0)), 4.0, 5).tolist()
     [-1, 2, -2, 1, -2]
     """
-    return poisson(stream, variance / 2, count) - poisson(stream, variance / 2, count)
+    return skellam_of_each([stream], variance, count)[0]
+
+
+def skellam_of_each(streams: Sequence[SecureStream], variance: float, count: int) -> Tensor:
+    """`skellam` of each of many streams, int64 `[C, count]`."""
+    return poisson_of_each(streams, variance / 2, count).sub_(poisson_of_each(streams, variance / 2, count))
 
 
 def poisson(stream: SecureStream, mean: float, count: int) -> Tensor:
@@ -41,24 +47,43 @@ def poisson(stream: SecureStream, mean: float, count: int) -> Tensor:
     Differs from the paper: the probability is compared as `log p(k)` by its deviance, which loses no digits at
     means of millions.
     """
+    return poisson_of_each([stream], mean, count)[0]
+
+
+def poisson_of_each(streams: Sequence[SecureStream], mean: float, count: int) -> Tensor:
+    """`poisson` of each of many streams, int64 `[C, count]`; a stream gives what it would give by itself."""
     if mean < SMALL:
-        return torch.searchsorted(_table(mean), stream.uniform(count), right=True)
-    drawn = torch.empty(count, dtype=torch.int64)
-    for start in range(0, count, AT_A_TIME):
-        part = drawn[start : start + AT_A_TIME]
-        left = torch.arange(len(part))
-        while len(left):
-            tried, kept = _tries(stream, mean, len(left))
-            part[left[kept]] = tried[kept].to(torch.int64)
-            left = left[~kept]
+        table = _table(mean)
+        found = [torch.searchsorted(table, stream.uniform(count), right=True) for stream in streams]
+        return torch.stack(found) if found else torch.empty(0, count, dtype=torch.int64)
+    drawn = torch.empty(len(streams), count, dtype=torch.int64)
+    together = max(1, AT_A_TIME // max(count, 1))
+    for first in range(0, len(streams), together):
+        lanes = slice(first, first + together)
+        for start in range(0, count, AT_A_TIME):
+            _fill(streams[lanes], mean, drawn[lanes, start : start + AT_A_TIME])
     return drawn
 
 
-def _tries(stream: SecureStream, mean: float, count: int) -> tuple[Tensor, Tensor]:
-    """Candidates, and which of them are accepted."""
+def _fill(streams: Sequence[SecureStream], mean: float, room: Tensor) -> None:
+    """Writes the next Poisson numbers of each stream, by rejection, into its row."""
+    width, flat = room.shape[1], room.view(-1)
+    left, counts = torch.arange(len(flat)), [width] * len(streams)
+    while len(left):
+        tried, kept = _tries(streams, mean, counts)
+        flat[left[kept]] = tried[kept].to(torch.int64)
+        left = left[~kept]
+        counts = torch.bincount(left // width, minlength=len(streams)).tolist()
+
+
+def _tries(streams: Sequence[SecureStream], mean: float, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Candidates, so many of each stream, and which of them are accepted."""
     b = 0.931 + 2.53 * math.sqrt(mean)
     a = -0.059 + 0.02483 * b
-    u, v = stream.uniform(count) - 0.5, stream.uniform(count)
+    going = [(stream, count) for stream, count in zip(streams, counts, strict=True) if count]
+    drawn = [(stream.uniform(count), stream.uniform(count)) for stream, count in going]
+    u, v = drawn[0] if len(drawn) == 1 else map(torch.cat, zip(*drawn, strict=True))
+    u = u - 0.5
     inside = 0.5 - u.abs()
     k = torch.floor((2 * a / inside + b) * u + mean + 0.43)
     kept = (inside >= 0.07) & (v <= 0.9277 - 3.6224 / (b - 2))

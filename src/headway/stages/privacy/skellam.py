@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
 from torch import Tensor
 
 from headway.core.context import ClientContext
@@ -16,7 +15,7 @@ from headway.core.stage import Place, Stage, stages
 from headway.core.update import Tensors, Update
 from headway.numerics.keys import Key
 from headway.numerics.secure_random import SecureStream
-from headway.numerics.skellam_noise import skellam
+from headway.numerics.skellam_noise import skellam, skellam_of_each
 
 
 @final
@@ -89,4 +88,4 @@ class Skellam(Stage):
         one, variance = ctx.private, self.share(ctx.flow)
         if isinstance(one, Key):
             return skellam(SecureStream(one), variance, count)
-        return torch.stack([skellam(SecureStream(key), variance, count) for key in one.each()])
+        return skellam_of_each([SecureStream(key) for key in one.each()], variance, count)
