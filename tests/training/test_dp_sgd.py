@@ -344,3 +344,38 @@ def test_equals_others_on_the_same_batches(other):
     outcome, start, examples, _ = trained(trainer, task=hw.Task(mlp, dtype="float64"))
     theirs = other(start, examples, trainer)
     torch.testing.assert_close(outcome.trained.movement, theirs, rtol=0, atol=1e-6 * float(theirs.norm()))
+
+
+class Viewed(nn.Module):
+    """A convolution whose outputs have to lie with channels first."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 4, 3), nn.Linear(4 * 4 * 3, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.conv(x.view(-1, 2, 6, 5))).view(len(x), -1))
+
+
+@pytest.mark.parametrize("make", [Viewed, Tokens], ids=["view", "norms"])
+def test_padding_is_left_out_and_changes_nothing(make):
+    """Of lanes with unlike batches, and an empty one: each lane is what it is by itself, in its own place."""
+    flat_module = FlatModule(hw.Task(make, dtype="float64"), KEY)
+    generator = torch.Generator().manual_seed(0)
+    shared = flat_module.shared.expand(5, -1) + 0.1 * torch.randn(5, len(flat_module.shared), generator=generator)
+    views = flat_module.layout.views(shared)
+    inputs, targets = torch.randn(5, 9, 60, generator=generator).double(), torch.randint(0, 3, (5, 9))
+    counts = [2, 9, 0, 4, 7]
+    weights = (torch.arange(9) < torch.tensor(counts).unsqueeze(1)).double()
+    keys, step = torch.zeros(5, dtype=torch.int64), torch.tensor(0)
+    for at_a_time in (3000, 10**7):
+        clipped = ClippedGradients(flat_module, 0.3, at_a_time)
+        sums, losses = clipped(views, inputs, targets, weights, keys, step)
+        assert clipped.layers is not None
+        for lane, count in enumerate(counts):
+            own = {name: each[lane : lane + 1] for name, each in views.items()}
+            batch = (each[lane : lane + 1, :count] for each in (inputs, targets, weights))
+            alone, loss = ClippedGradients(flat_module, 0.3, written=True)(own, *batch, keys[:1], step)
+            torch.testing.assert_close(losses[lane : lane + 1], loss, rtol=0, atol=1e-12)
+            for name, each in alone.items():
+                torch.testing.assert_close(sums[name][lane : lane + 1], each, rtol=0, atol=1e-12)

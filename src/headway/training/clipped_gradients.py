@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -65,23 +65,45 @@ class ClippedGradients:
         batch = ExampleBatches(parameters, inputs, targets, weights, keys, step)
         if not self.chosen and weights.numel():
             self._choose(batch)
-        made = [self._sums(batch, lanes) for lanes in self._lanes(weights)]
+        order, reach = self._order(weights)
+        if not len(weights):
+            return self._sums(batch, slice(0), 0)
+        made = [self._sums(batch, lanes if order is None else order[lanes], most) for lanes, most in self._lanes(reach)]
         if len(made) == 1:
             sums, losses = made[0]
         else:
             sums = {name: torch.cat([part[name] for part, _ in made]) for name in parameters}
             losses = torch.cat([part for _, part in made])
+        if order is not None:
+            back = torch.argsort(order)
+            sums, losses = {name: each[back] for name, each in sums.items()}, losses[back]
         return sums, losses
 
-    def _sums(self, batch: ExampleBatches, lanes: slice) -> tuple[dict[str, Tensor], Tensor]:
-        """The same of some of the lanes."""
+    def _order(self, weights: Tensor) -> tuple[Tensor | None, list[int]]:
+        """The order in which the lanes are taken, `None` being their own, and how many places each has to the last one
+        with a weight, in this order: the longest batches first, where the padding that this leaves out is more than the
+        parameters that are copied for it."""
+        if not weights.numel():
+            return None, [0] * len(weights)
+        places = torch.arange(1, weights.shape[1] + 1, device=weights.device)
+        reach = torch.where(weights > 0, places, 0).amax(1)
+        counts: list[int] = reach.tolist()
+        padding = weights.numel() - sum(counts)
+        copied = len(counts) * sum(p.numel() for p in self.flat_module.parameters)
+        if weights.numel() * self._held <= self.at_a_time or padding * self._held <= 2 * copied:
+            return None, counts
+        order = torch.argsort(reach, descending=True, stable=True)
+        return order, sorted(counts, reverse=True)
+
+    def _sums(self, batch: ExampleBatches, lanes: slice | Tensor, most: int) -> tuple[dict[str, Tensor], Tensor]:
+        """The same of some of the lanes, whose batches have at most so many examples."""
         weights, width = batch.weights[lanes], max(1, self.at_a_time // self._held)
         total = weights.new_zeros(len(weights), dtype=torch.float64)
-        if not weights.shape[1]:
+        if not most:
             return {name: torch.zeros_like(each[lanes]) for name, each in batch.parameters.items()}, total
         sums: dict[str, Tensor] = {}
-        for start in range(0, weights.shape[1], width):
-            part = batch.part(lanes, slice(start, start + width))
+        for start in range(0, most, width):
+            part = batch.part(lanes, slice(start, min(start + width, most)))
             if self.layers:
                 made, losses = self.layers(part)
             else:
@@ -90,14 +112,18 @@ class ClippedGradients:
             total += torch.where(part.weights > 0, losses, 0.0).sum(1, dtype=torch.float64)
         return sums, total / (weights > 0).sum(1).clamp_min(1)
 
-    def _lanes(self, weights: Tensor) -> Iterator[slice]:
-        """The lanes that are taken at a time."""
-        lanes = len(weights)
-        high = max(1, self.at_a_time // max(self._held * weights.shape[1], 1))
-        if self.layers and self.flat_module.draws.layers:  # each has its own dropout
-            high = 1
-        for start in range(0, max(lanes, 1), high):
-            yield slice(start, min(start + high, lanes))
+    def _lanes(self, reach: Sequence[int]) -> Iterator[tuple[slice, int]]:
+        """The lanes that are taken at a time, and their largest reach."""
+        start = 0
+        while start < len(reach):
+            stop, most = start + 1, reach[start]
+            while stop < len(reach) and not (self.layers and self.flat_module.draws.layers):  # each has its own dropout
+                wider = max(most, reach[stop])
+                if (stop + 1 - start) * wider * self._held > self.at_a_time:
+                    break
+                stop, most = stop + 1, wider
+            yield slice(start, stop), most
+            start = stop
 
     @property
     def _held(self) -> int:
@@ -133,18 +159,21 @@ class ClippedGradients:
                 f"{type(flat_module.module).__name__} fails in it with {type(error).__name__}: {first}. Use layers "
                 "that torch.func.vmap maps over; recurrent layers, and layers that change their buffers, are none."
             ) from error
-        try:
-            rules = rules_of(flat_module, flat_module.to_memory_format(batch.inputs[0]))
-            if rules is None:
-                return None
-            made, _ = LayerGradients(flat_module, SMALL, rules)(batch)
-        except Exception:  # whatever the model or torch may raise: single gradients are written down
-            return None
         close = AGREE[flat_module.shared.dtype]
-        for name, each in wanted.items():
-            if not torch.allclose(made[name], each, rtol=close, atol=close * float(each.abs().max())):
-                return None
-        return rules
+        for channels_last in (True, False):  # a model may need its channels first
+            try:
+                rules = rules_of(flat_module, flat_module.to_memory_format(batch.inputs[0]), channels_last)
+                if rules is None:
+                    return None
+                made, _ = LayerGradients(flat_module, SMALL, rules)(batch)
+            except Exception:  # whatever the model or torch may raise: single gradients are written down
+                continue
+            if all(
+                torch.allclose(made[name], each, rtol=close, atol=close * float(each.abs().max()))
+                for name, each in wanted.items()
+            ):
+                return rules
+        return None
 
 
 def _check_apart(flat_module: FlatModule, inputs: Tensor) -> None:

@@ -77,9 +77,9 @@ class LayerGradients:
         return outputs, given, returned
 
 
-def rules_of(flat_module: FlatModule, inputs: Tensor) -> list[LayerRule] | None:
+def rules_of(flat_module: FlatModule, inputs: Tensor, channels_last: bool = True) -> list[LayerRule] | None:
     """The rule of each layer with parameters, for a model given inputs like these `[B, ...]`; `None` if there is none
-    for one of them, or a layer is not called exactly once."""
+    for one of them, or a layer is not called exactly once.  channels_last: how the outputs of convolutions lie."""
     module = flat_module.module
     layers = {n: part for n, part in module.named_modules() if any(True for _ in part.parameters(recurse=False))}
     places = [parameter for _, parameter in module.named_parameters(remove_duplicate=False)]
@@ -99,7 +99,9 @@ def rules_of(flat_module: FlatModule, inputs: Tensor) -> list[LayerRule] | None:
             module(inputs)
         except CalledTwice:
             return None
-    rules = [rule_for(name, part, *seen[name]) if name in seen else None for name, part in layers.items()]
+    rules = [
+        rule_for(name, part, *seen[name], channels_last) if name in seen else None for name, part in layers.items()
+    ]
     return [rule for rule in rules if rule is not None] if None not in rules else None
 
 

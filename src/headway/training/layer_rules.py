@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headway.training.patches import Patches
+
 
 class LayerRule(ABC):
     """One layer on inputs x `[C, B, ...]`, and the gradients of its parameters from errors e `[C, B, ...]`, the
@@ -106,30 +108,47 @@ class SequenceLayer(WrittenLayer):
 
 
 class ConvolutionLayer(WrittenLayer):
-    """A two-dimensional convolution without groups: a linear layer on the patches of each example."""
+    """A two-dimensional convolution without groups: a linear layer on the patches of each example.
+
+    channels_last: whether its outputs lie in memory with channels last, which pooling is several times faster on, but
+    `view` refuses.
+    """
+
+    def __init__(
+        self, name: str, part: nn.Module, given: torch.Size, returned: torch.Size, channels_last: bool
+    ) -> None:
+        super().__init__(name, part, given, returned)
+        conv: Any = part
+        _, high, wide = self.returned
+        self.patches = Patches(conv.kernel_size, conv.stride, conv.padding, conv.dilation, (high, wide))
+        self.channels_last = channels_last
+        self.shape: torch.Size = conv.weight.shape
 
     @property
     def held(self) -> int:
         """With the patches."""
-        part: Any = self.part
-        return super().held + self.returned[1:].numel() * int(part.weight[0].numel())
+        return super().held + self.returned[1:].numel() * self.shape[1:].numel()
 
     def forward(self, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """`W p + b` of the patches p `[C, B, k, L]`."""
-        part: Any = self.part
-        patches = F.unfold(x.flatten(0, 1), part.kernel_size, part.dilation, part.padding, part.stride)
-        patches = patches.unflatten(0, x.shape[:2])
-        out = parameters[0].flatten(2).unsqueeze(1) @ patches
-        if self.bias:
-            out = out + parameters[1].unsqueeze(1).unsqueeze(-1)
-        return patches, out.unflatten(-1, self.returned[1:])
+        """`p W^T + b` of the patches p `[C, B, L, k]`."""
+        front = x.shape[:2]
+        patches = self.patches(x.flatten(0, 1).permute(0, 2, 3, 1).contiguous()).unflatten(0, front)
+        weight = parameters[0].permute(0, 1, 3, 4, 2).flatten(2)  # with channels last, as the patches
+        out = _linear(patches.flatten(1, 2), [weight, *parameters[1:]])
+        out = out.view(*front, *self.returned[1:], -1).permute(0, 1, 4, 2, 3)
+        return patches, out if self.channels_last else out.contiguous()
 
     def prepare(self, x: Tensor, e: Tensor) -> tuple[Tensor, ...]:
-        """`sum_l e_l p_l^T` over the places, and the sum of the e_l."""
-        part: Any = self.part
-        e = e.flatten(3)
-        weights = (e @ x.mT).unflatten(-1, part.weight.shape[1:])
-        return (weights, e.sum(3)) if self.bias else (weights,)
+        """`sum_l e_l p_l^T` over the places, with channels last, and the sum of the e_l."""
+        e = e.permute(0, 1, 3, 4, 2).flatten(2, 3)
+        weights = e.mT @ x
+        return (weights, e.sum(2)) if self.bias else (weights,)
+
+    def sums(self, kept: Sequence[Tensor], factors: Tensor) -> list[Tensor]:
+        """As of what is written, with channels first."""
+        weight, *bias = super().sums(kept, factors)
+        out, channels, *kernel = self.shape
+        return [weight.view(-1, out, *kernel, channels).permute(0, 1, 4, 2, 3), *bias]
 
 
 class NormLayer(WrittenLayer):
@@ -143,6 +162,7 @@ class NormLayer(WrittenLayer):
             normal = F.layer_norm(flat, part.normalized_shape, eps=part.eps).view_as(x)
             shape = (1,) * (x.ndim - 1 - len(part.normalized_shape)) + tuple(part.normalized_shape)
         else:
+            flat = flat.contiguous()  # with channels last, torch loses digits
             normal = F.group_norm(flat, part.num_groups, eps=part.eps).view_as(x)
             shape = (1, part.num_channels, *(1,) * (x.ndim - 3))
         out = normal * parameters[0].view(-1, *shape)
@@ -157,14 +177,16 @@ class NormLayer(WrittenLayer):
         return tuple(each.sum(axes) for each in made) if axes else made
 
 
-def rule_for(name: str, part: nn.Module, given: torch.Size, returned: torch.Size) -> LayerRule | None:
+def rule_for(
+    name: str, part: nn.Module, given: torch.Size, returned: torch.Size, channels_last: bool
+) -> LayerRule | None:
     """The rule for a layer with inputs and outputs of these shapes `[B, ...]`; `None` if there is none."""
     kind: type[LayerRule] | None = None
     if type(part) is nn.Linear and len(given) > 1:
         kind = RowLayer if len(given) == 2 else SequenceLayer
     elif type(part) is nn.Conv2d and len(given) == 4:
         plain = part.groups == 1 and part.padding_mode == "zeros" and not isinstance(part.padding, str)
-        kind = ConvolutionLayer if plain else None
+        return ConvolutionLayer(name, part, given, returned, channels_last) if plain else None
     elif type(part) in (nn.LayerNorm, nn.GroupNorm) and len(given) > 1:
         kind = NormLayer
     return None if kind is None else kind(name, part, given, returned)

@@ -30,7 +30,7 @@ class ExampleBatches:
     step: Tensor
     first: int = 0
 
-    def part(self, lanes: slice, places: slice) -> ExampleBatches:
+    def part(self, lanes: slice | Tensor, places: slice) -> ExampleBatches:
         """The same of some clients, and of the examples in some places."""
         parameters = {name: each[lanes] for name, each in self.parameters.items()}
         inputs, targets, weights = (each[lanes, places] for each in (self.inputs, self.targets, self.weights))
