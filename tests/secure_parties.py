@@ -13,12 +13,13 @@ from headway.core.context import ClientContext, ExchangeContext, ServerContext
 from headway.core.errors import ExchangeRefused, UpdateRejected
 from headway.core.flow import Flow, SamplerFacts
 from headway.core.layout import Layout
+from headway.core.stage import Aggregator
 from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.messages import Answer, Ask, Exchange, Message, Train
 from headway.protocol.reports import ClientReport
 from headway.protocol.sums import ExactTotal
-from headway.stages import Clip, Mean, Quantize, SecureSum, Weigh
+from headway.stages import Clip, Mean, Median, Quantize, SecureSum, Weigh
 
 PHASES = ("advertise", "share", "train", "confirm", "unmask")
 Change = Callable[[str, object], object]
@@ -46,6 +47,7 @@ class Parties:
     change: Change = lambda client, request: request
     weights: dict[str, float] = field(default_factory=dict)
     seed: int = 0
+    rule: Aggregator = Median(1)  # where there are buckets
 
     def __post_init__(self) -> None:
         self.names = names_of(self.count)
@@ -57,10 +59,15 @@ class Parties:
         large = (1 << (self.bits - 1)) - 1
         draw = Key.root(self.seed).derive("codes").integers(-large, large, self.count * self.size)
         self.codes = dict(zip(self.names, draw.reshape(self.count, self.size), strict=True))
-        links = chain(Weigh("capped", cap=self.cap), Clip(), Quantize(self.bits), self.stage, Mean())
+        coded = (Clip(), Quantize(self.bits), self.stage)
+        links = (
+            chain(Weigh("capped", cap=self.cap), *coded, Mean())
+            if self.stage.buckets == 1
+            else chain(*coded, self.rule)
+        )
         sampler = SamplerFacts("all", float(self.count), self.count)
         self.flows = links.trace(Flow(sampler=sampler, size=self.size))
-        self.fingerprint = links.fingerprint
+        self.links, self.fingerprint = links, links.fingerprint
         self.model = torch.arange(float(self.size))
 
     def weight(self, name: str) -> float:
@@ -91,6 +98,7 @@ class Parties:
         ask = Ask(Train(Message(self.model), self.round, self.attempt), self.names)
         key, layout = Key.root(0), Layout.of({"w": self.model})
         ctx = ServerContext(0, key, layout, self.flows[-1], self.model, population=self.count, asked_params=self.model)
+        self.ctx = ctx
         exchange, reply = self.stage.exchange(ask, ctx), None
         try:
             while True:
@@ -110,7 +118,8 @@ class Parties:
                 continue
             try:
                 if isinstance(request, Train):
-                    total.add(self.train(name, request))
+                    update = self.train(name, request)
+                    total.add_row(name, update) if self.stage.buckets > 1 else total.add(update)
                     reports.append(ClientReport(name, "counted"))
                 else:
                     replies[name] = self.exchange(name, request)
@@ -133,7 +142,7 @@ class Parties:
             round=request.round,
             key=Key.root(0),
             layout=Layout.of({"w": self.model}),
-            flow=self.flows[2],
+            flow=self.flows[-3],
             global_params=self.model,
             received=request.message.stages.get("SecureSum", {}),
             examples=one,

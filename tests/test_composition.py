@@ -13,6 +13,7 @@ from headway.core.stage import Stage, stages
 from headway.training import LocalSGD
 
 CLIP, CODE, SUM = hw.Clip(1.0), hw.Quantize(16), hw.SecureSum(mode="ideal")
+BUCKETS = hw.SecureSum(buckets=3, min_cohort=3, min_survivors=2)
 APART, EQUAL, SHARES = hw.Clip(1.0, others=0.1), hw.Mean("clients"), hw.Skellam(1.0, survivors=4)
 EXPECTED, NOISE = hw.Mean("expected"), hw.GaussianNoise(1.0)
 LOCAL, SKELLAM = hw.LocalGaussian(1.0), ("Skellam" in stages.names() and stages.get("Skellam")) or None
@@ -41,6 +42,11 @@ ACCEPTED: dict[str, Sequence[Stage | None]] = {
     "SecureSum, Skellam: integers, and a minimum of survivors (C2)": (CLIP, CODE, SHARES, SUM, EXPECTED),
     "SecureSum, ServerAdam": (CLIP, CODE, SUM, hw.Mean("clients"), hw.ServerAdam()),
     "SecureSum, ECGR": (hw.ECGR(), CLIP, CODE, SUM, hw.Mean("clients")),
+    "SecureSum in buckets, robust rule (X3)": (CLIP, CODE, BUCKETS, MEDIAN),
+    "SecureSum in buckets, mixed neighbours (X3)": (CLIP, CODE, BUCKETS, hw.NNM(1, MEDIAN)),
+    "SecureSum in buckets, Skellam of the shares in one (C2)": (CLIP, CODE, hw.Skellam(1.0, 3), BUCKETS, MEDIAN),
+    "SecureSum in buckets, SCAFFOLD and whole clients": (hw.Scaffold(), APART, CODE, BUCKETS, hw.GeometricMedian(1)),
+    "SecureSum in buckets, ECGR and ServerAdam": (hw.ECGR(), CLIP, CODE, BUCKETS, MEDIAN, hw.ServerAdam(tau=1e-3)),
     "SecureSum, weights with a cap": (hw.Weigh("capped", 9), CLIP, CODE, SUM, EXPECTED),
     "central noise, local noise: two accounts (C9)": (CLIP, LOCAL, EXPECTED, NOISE),
     "central noise, Clip is required": (CLIP, EXPECTED, NOISE),
@@ -78,6 +84,15 @@ WARNED = {
 }
 REFUSED: dict[str, tuple[Sequence[Stage | None], str]] = {
     "SecureSum, robust rule (X3)": ((CLIP, CODE, SUM, KRUM), "SecureSum"),
+    "SecureSum in buckets, attackers of half the buckets (X3)": ((CLIP, CODE, BUCKETS, hw.Median(2)), "SecureSum"),
+    "SecureSum in buckets, the mean of them (X3)": ((CLIP, CODE, BUCKETS, EQUAL), "SecureSum"),
+    "SecureSum in buckets, central noise (X10)": ((CLIP, CODE, BUCKETS, MEDIAN, NOISE), "Median"),
+    "SecureSum in buckets, a rule that reads single updates": ((CLIP, CODE, BUCKETS, hw.AFL()), "SecureSum"),
+    "SecureSum in buckets, weights": ((hw.Weigh("capped", 5), CLIP, CODE, BUCKETS, MEDIAN), "Weigh"),
+    "SecureSum in buckets, Skellam of more than one has": (
+        (CLIP, CODE, hw.Skellam(1.0, 4), BUCKETS, MEDIAN),
+        "Skellam",
+    ),
     "SecureSum without Clip (C4)": ((CODE, SUM, hw.Mean("clients")), "Quantize"),
     "SecureSum without Quantize (C5)": ((CLIP, SUM, hw.Mean("clients")), "SecureSum"),
     "SecureSum, weights without a limit": ((CLIP, CODE, SUM, hw.Mean()), "Quantize"),
@@ -100,6 +115,11 @@ REFUSED: dict[str, tuple[Sequence[Stage | None], str]] = {
     "robust rule, a rule by coordinate and SCAFFOLD (C21)": ((hw.Scaffold(), MEDIAN), "Scaffold"),
     "robust rule, ServerAdam of a small tau (C23)": ((KRUM, hw.ServerAdam(tau=1e-4)), "Krum"),
     "robust rule, ServerYogi of a small tau (C23)": ((KRUM, hw.ServerYogi(tau=1e-5)), "Krum"),
+    "votes of replicas, SecureSum (X3)": ((CLIP, CODE, SUM, hw.MajorityVote()), "SecureSum"),
+    "votes of replicas, sums of buckets": ((CLIP, CODE, BUCKETS, hw.MajorityVote()), "SecureSum"),
+    "votes of replicas, rounding at the client": ((CLIP, CODE, hw.MajorityVote()), "Quantize"),
+    "votes of replicas, noise at the client": ((CLIP, LOCAL, hw.MajorityVote()), "gaussian noise"),
+    "votes of replicas, memory": ((hw.ClientMomentum(), hw.MajorityVote()), "ClientMomentum|Uniform"),
     "robust rule, weights": ((hw.Weigh("capped", 5), KRUM), "Weigh"),
 }
 LATE_ACCEPTED: dict[str, Sequence[Stage | None]] = {
@@ -112,6 +132,7 @@ LATE_ACCEPTED: dict[str, Sequence[Stage | None]] = {
 }
 LATE_REFUSED: dict[str, tuple[Sequence[Stage | None], str]] = {
     "async, SecureSum (X8)": ((CLIP, CODE, SUM, hw.Mean("clients")), "Quorum"),
+    "async, SecureSum in buckets (X8)": ((CLIP, CODE, BUCKETS, MEDIAN), "Quorum"),
     "async, Skellam (C19)": ((CLIP, CODE, SHARES, SUM, hw.Mean("clients")), "Quorum"),
     "async, SCAFFOLD (X29)": ((hw.Scaffold(), hw.Mean("clients")), "Quorum"),
     "async, FedDyn": ((hw.FedDyn(), hw.Mean("clients")), "Quorum"),

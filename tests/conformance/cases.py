@@ -40,6 +40,7 @@ from headway.stages import (
     GeometricMedian,
     Krum,
     LocalGaussian,
+    MajorityVote,
     MatrixNoise,
     Mean,
     MeanAroundMedian,
@@ -104,6 +105,7 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "CentredClipping": (CentredClipping(1.0), CentredClipping(0.1, iterations=3, f=0)),
     "NormBound": (NormBound(1.0),),
     "NNM": (NNM(1, then=Median(1)), NNM(0, then=Krum(0))),
+    "MajorityVote": (MajorityVote(2, then=TrimmedMean(0)), MajorityVote(3, 0.0)),
     "Bucketing": (Bucketing(2, then=Median(0)),),
     "AdaptiveRobustClipping": (AdaptiveRobustClipping(1, then=Median(1)),),
     "MinimumDiameter": (MinimumDiameter(1),),
@@ -164,7 +166,7 @@ def flow_at(stage: Stage, before: bool = True, size: int = SIZE) -> Flow:
     """The facts that reach a stage in its chain, or that hold after it."""
     stages = around(stage)
     index = stages.index(stage)
-    everyone = isinstance(stage, (AFL, FLTrust, SecureSum, Skellam))
+    everyone = isinstance(stage, (AFL, FLTrust, MajorityVote, SecureSum, Skellam))
     start = Flow(trainer=ALL_OFFERS, sampler=ALL if everyone else SOME, size=size)
     flows = (start, *chain(*stages).trace(start))
     return flows[index + (not before)]

@@ -120,3 +120,29 @@ def fl_trust(rows: Rows, root: int):
         trusts += trust
         total = [t + trust * x * sqrt(dot(base, base) / dot(row, row)) for t, x in zip(total, row, strict=True)]
     return [t / trusts for t in total] if trusts else total
+
+
+def majority_vote(
+    vectors: dict[str, list[float]], replicas: int, tolerance: float
+) -> dict[str, tuple[list[float] | None, list[str] | None]]:
+    """Of each group the vote and its liars; None for both without a majority."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(vectors):
+        groups.setdefault(name.rpartition(".")[0], []).append(name)
+    found: dict[str, tuple[list[float] | None, list[str] | None]] = {}
+    for group, names in groups.items():
+        best: list[str] = []
+        vote = None
+        for name in names:
+            with_it = [other for other in names if _near(vectors[name], vectors[other], tolerance)]
+            if len(with_it) > len(best):
+                best, vote = with_it, vectors[name]
+        won = len(best) > replicas / 2
+        found[group] = (vote, [name for name in names if name not in best]) if won else (None, None)
+    return found
+
+
+def _near(one: list[float], other: list[float], tolerance: float) -> bool:
+    apart = sqrt(sum((a - b) ** 2 for a, b in zip(one, other, strict=True)))
+    longest = max(sqrt(sum(a * a for a in one)), sqrt(sum(b * b for b in other)))
+    return apart <= tolerance * longest

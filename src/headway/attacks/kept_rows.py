@@ -15,14 +15,16 @@ from headway.core.update import Rows, Tensors, Update
 
 @dataclass(frozen=True)
 class KeptRows(Aggregator):
-    """The updates themselves, in the place of the chain's aggregator, which sees them after the attack."""
+    """The updates themselves, in the place of the chain's aggregator, which sees them after the attack; replicas: as
+    that one sets them for the clients."""
 
     place: ClassVar[Place] = Place.AGGREGATE
     whole_cohort: ClassVar[bool] = True
+    replicas: int = 1
 
     def connect(self, flow: Flow) -> Flow:
         """Needs nothing: the chain's own aggregator has its requirements checked apart."""
-        return flow
+        return flow.set(self, replicas=self.replicas)
 
     def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The plain mean, which nobody asks for."""
@@ -32,7 +34,7 @@ class KeptRows(Aggregator):
 def with_rows(chain: Chain) -> Chain:
     """The client's stages of a chain, whose updates are kept."""
     before = [stage for stage in chain.stages if stage.place < Place.AGGREGATE]
-    return Chain((*before, KeptRows()))
+    return Chain((*before, KeptRows(chain.trace(Flow())[-1].replicas)))
 
 
 def check_chain(chain: Chain) -> None:

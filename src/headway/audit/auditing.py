@@ -222,13 +222,18 @@ class Audit:
 
     def _report(self) -> AuditReport:
         found = self.found
+        if self.real.flows[-1].server_sees == "bucket sums":
+            found.notes.append(
+                "the attacks read what the rule makes of the buckets' sums; the server sees the sums themselves, of "
+                "fewer clients each, which show it more."
+            )
         return AuditReport(
             name=self.runfile.name,
             seed=self.seed,
             chain=", ".join(brief(stage) for stage in self.algorithm.chain.stages),
             protections=described(self.algorithm),
             trusted_server=self.options.trusted_server,
-            sees="each client's update" if self.real.sees_each else "only the sum of the updates",
+            sees=self.real.sees,
             rows=tuple(found.rows),
             galleries=tuple(found.galleries),
             curves=tuple(found.curves),

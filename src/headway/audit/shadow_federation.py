@@ -57,6 +57,13 @@ class ShadowFederation:
         """Whether the server sees each client's update."""
         return self.flows[-1].server_sees == "each"
 
+    @property
+    def sees(self) -> str:
+        """What the server sees, as a phrase."""
+        last = self.flows[-1]
+        sums = f"only the sums of {last.buckets} buckets of clients"
+        return {"each": "each client's update", "sum": "only the sum of the updates"}.get(last.server_sees, sums)
+
     def round(self, cohort: Sequence[str], state: State | None = None, steps: int | None = None) -> RoundView:
         """One round from a state, by default the initial one.
 

@@ -10,7 +10,9 @@ from headway.client.derived_signer import DerivedSigner
 from headway.client_state.store import TRAINER, Memory
 from headway.core.algorithm import Algorithm
 from headway.core.context import ClientSigner, ExchangeContext
+from headway.core.errors import ConfigError
 from headway.core.flow import Flow
+from headway.core.replicas import group_of
 from headway.core.update import Tensors
 from headway.model.flat_module import FlatModule
 from headway.numerics.keys import Key, Keys
@@ -33,6 +35,11 @@ class ClientAlgorithm:
         self.algorithm, self.flat_module, self.flows = algorithm, flat_module, flows
         self.key, self.measure = key, measure
         self.keeps_own = bool(flat_module.personal.numel()) or flat_module.keeps_statistics
+        if flows[-1].replicas > 1 and self.keeps_own:
+            raise ConfigError(
+                f"{flows[-1].set_by['replicas']} compares the updates of clients that do the same work, and this model "
+                "has parts or statistics that stay with each client: share all of it, or use another rule."
+            )
         trainer = algorithm.trainer
         assert isinstance(trainer, Trainer)
         trainer.check(flat_module)
@@ -56,12 +63,17 @@ class ClientAlgorithm:
         return Key.system().for_each("client", names=clients)
 
     def client_key(self, client: str, round_: int) -> Key:
-        """The client's key in a round, from which its stages' and its trainer's keys are derived."""
-        return self.key.derive("client", round_).owned(client)
+        """The client's key in a round, from which its stages' and its trainer's keys are derived; that of its group,
+        where several clients do the same work."""
+        return self.key.derive("client", round_).owned(self._owner(client))
 
     def client_keys(self, clients: Sequence[str], round_: int) -> Keys:
         """The keys of many clients in a round."""
-        return self.key.for_each("client", round_, names=clients)
+        owners = [group_of(client) for client in clients] if self.flows[-1].replicas > 1 else clients
+        return self.key.for_each("client", round_, names=owners)
+
+    def _owner(self, client: str) -> str:
+        return group_of(client) if self.flows[-1].replicas > 1 else client
 
     def keys_of(self, clients: Sequence[str], ask: Ask) -> Keys:
         """The keys of clients that are asked, each of the round in which it was."""

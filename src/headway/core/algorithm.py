@@ -16,7 +16,7 @@ from headway.core.errors import ChainRefused, ConfigError
 from headway.core.explain import Explanation, explain
 from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
 from headway.core.layout import Layout
-from headway.core.sampler import Sampler, check_draw
+from headway.core.sampler import Sampler, check_draw, check_replicas
 from headway.core.update import Tensors, Update, flat_names, unflat_names, without_own
 from headway.numerics.keys import Key
 from headway.protocol import wire
@@ -140,6 +140,7 @@ class Algorithm:
         _check_enough(flows[-1], self.quorum, start.sampler)
         _check_pace(self.quorum, self.trainer.facts)
         check_draw(self.quorum, flows[-1])
+        check_replicas([label for label, s in self.chain.labelled if s.has("remember")], flows[-1], self.quorum)
         return _check_readings(type(self.sampler).__name__, start.sampler, flows)
 
     def sized(self, flows: tuple[Flow, ...], size: int, statistics: int = 0) -> tuple[Flow, ...]:
@@ -229,10 +230,13 @@ class Algorithm:
         else:
             answer = yield from self.chain.protocol[1].exchange(ask, ctx)
             yield Concluded(answer)
+        if left_out := self.chain.aggregator.judged(answer.total, self.chain.at_aggregator(ctx, flows)):
+            answer = answer.without(left_out)
+            yield Concluded(answer)
         made_here = tuple(event for event in flows[-1].events if event.at == "server")
         if made_here and not answer.total.count and flows[-1].server_sees == "each":
             answer = replace(answer, total=self._nobody(state, layout, flows))
-        elif answer.total.count < flows[-1].min_updates:
+        elif answer.total.terms < flows[-1].min_updates:
             return replace(state, round=state.round + 1)
         ctx = replace(ctx, counted=answer.total.count)
         update, stages = self.aggregate(answer, state.stages, ctx, flows)
@@ -289,7 +293,7 @@ class Algorithm:
         """Why a round of so many counted updates changes nothing, as a sentence; `None` if it may, or has none."""
         last = self._last
         needed = last.min_updates
-        if not 0 < counted < needed:
+        if not 0 < counted < needed or last.server_sees == "bucket sums":  # whose protocol has counted the buckets
             return None
         name = last.set_by["min_updates"]
         return f"the round was skipped, since {name} needs at least {needed} updates and {counted} came."
@@ -311,7 +315,7 @@ def _cohort_key(key: Key, round: int) -> Key:
 
 
 def _protected(last: Flow) -> bool:
-    return last.server_sees == "sum" or bool(last.events)
+    return last.server_sees != "each" or bool(last.events)
 
 
 def _check_readings(name: str, sampler: SamplerFacts, flows: tuple[Flow, ...]) -> tuple[Flow, ...]:
@@ -321,7 +325,7 @@ def _check_readings(name: str, sampler: SamplerFacts, flows: tuple[Flow, ...]) -
         return flows
     if "losses" in sampler.reads:
         fact, found = "server_sees", "a server that sees only sums"
-        if last.server_sees != "sum":
+        if last.server_sees == "each":
             fact, found = "events", f"noise that is promised to hide them ({last.events[0].mechanism})"
         raise ChainRefused(
             needed=f"each client's own training loss ({name} draws by it)",
@@ -360,6 +364,8 @@ def _check_enough(flow: Flow, quorum: Quorum, sampler: SamplerFacts) -> None:
     needed, name = flow.min_updates, flow.set_by["min_updates"]
     counts = {repr(quorum): quorum.count, f"a sampler of the kind {sampler.kind}": sampler.expected}
     counts |= {"the population": sampler.population}
+    if flow.server_sees == "bucket sums":  # which it has as many of in every round, or the round has none
+        counts = {}
     for cause, most in counts.items():
         if most is not None and most < needed:
             raise ChainRefused(

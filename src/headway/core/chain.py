@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from headway.core.context import NOTHING, ClientContext, Context, ServerContext
@@ -127,7 +128,7 @@ class Chain:
     def summed_lengths(self, flows: Sequence[Flow], size: int) -> dict[str, int]:
         """How many numbers each vector has that is summed at the server, P being `size`: decoded, where updates are
         seen; as it travels, where only sums are."""
-        if flows[-1].server_sees == "sum":
+        if flows[-1].server_sees != "each":
             return flows[-1].lengths(size)
         lengths, known = {"delta": size}, {"delta"}
         for stage, flow in zip(self.stages, flows, strict=True):
@@ -183,12 +184,15 @@ class Chain:
         derived already.  masked: False in a trial without the exchanges of the chain's protocol, which then does not
         see the update.
 
-        Where the server sees only sums, the aggregator's `lift` is applied here, before the first codec.
+        Where the server sees only sums, the aggregator's `lift` is applied here, before the first codec; for a rule
+        over the whole cohort every client counts 1 in them.
         """
-        border = self._first_codec if flows[-1].server_sees == "sum" else None
+        border = None if flows[-1].server_sees == "each" else self._first_codec
         after: dict[str, Tensors] = {}
         for index, (label, stage) in enumerate(self.labelled):
             if index == border:
+                if self.aggregator.whole_cohort:
+                    update = update.with_weight(torch.ones_like(update.weight))
                 update = self.aggregator.lift(update, self.at_aggregator(ctx, flows))
             if index not in self._senders:
                 after |= {label: memory[label]} if label in memory else {}
@@ -225,7 +229,7 @@ class Chain:
 
     def lift(self, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
         """At the server, one received update as a term of the sum (decoded first, where updates are seen)."""
-        if flows[-1].server_sees == "sum":
+        if flows[-1].server_sees != "each":
             return update
         return self.lift_decoded(self.decode(update, ctx, flows), ctx, flows)
 
@@ -250,6 +254,8 @@ class Chain:
             exact.add(decoded)
             exact.count = total.count
             total = exact
+        elif flows[-1].server_sees == "bucket sums":
+            total = total.means(lambda summed: self.decode(summed, ctx, flows), ctx.global_params.dtype)
         label = self.labels[self._border]
         update, kept = self.aggregator.aggregate(total, state.get(label, {}), here)
         return update, {**state, label: kept} if kept else state

@@ -120,7 +120,8 @@ def _seen(stage: Stage, flow: Flow, last: Flow) -> str:
     if stage.place < Place.AGGREGATE:
         return "-"
     if isinstance(stage, Aggregator):
-        return "only the sum" if last.server_sees == "sum" else "each update"
+        seen = {"each": "each update", "sum": "only the sum", "bucket sums": f"the sums of {last.buckets} buckets"}
+        return seen[last.server_sees]
     return "the aggregate, with noise" if any(event.at == "server" for event in flow.events) else "the aggregate"
 
 

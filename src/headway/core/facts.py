@@ -131,7 +131,7 @@ class FlowFacts:
     """The facts that hold between two stages, and which stage set each.
 
     number: "real", or "ring" for integers modulo a power of two.
-    server_sees: "each" update, or only their "sum".
+    server_sees: "each" update, only their "sum", or "bucket sums", of groups of the cohort; buckets: how many.
     additive: whether encoded updates may be added as they are.
     dense: whether every coordinate is sent by every client.
     weighted: whether weights are folded into the vectors before they leave the client, as a sum needs it;
@@ -159,9 +159,10 @@ class FlowFacts:
         is unmasked.
     proximal: strength of the pull towards w_t that step rules add, which shortens what a gradient moves.
     equal: whether every client must count the same.
-    min_updates: the fewest updates that can be aggregated: a round with fewer is skipped, an algorithm that never has
-        so many is refused.
+    min_updates: the fewest updates (sums, behind a secure sum in buckets) that can be aggregated: a round with fewer
+        is skipped, an algorithm that never has so many is refused.
     min_cohort: the fewest clients that may be asked in a round.
+    replicas: how many clients hold the same data and send the same update, as a group (see `core.replicas`).
     attackers: how many clients may send anything at all, without the aggregate following them.
     asynchronous: whether late updates are kept; buffer: how many updates end a round then, if a number is set.
     excludes: whether clients may be left out of rounds for a while.
@@ -169,7 +170,8 @@ class FlowFacts:
     """
 
     number: Literal["real", "ring"] = "real"
-    server_sees: Literal["each", "sum"] = "each"
+    server_sees: Literal["each", "bucket sums", "sum"] = "each"
+    buckets: int = 1
     additive: bool = True
     dense: bool = True
     weighted: bool = False
@@ -207,6 +209,7 @@ class FlowFacts:
     trainer: TrainerFacts | None = None
     min_updates: int = 1
     min_cohort: int = 1
+    replicas: int = 1
     attackers: int = 0
     asynchronous: bool = False
     excludes: bool = False

@@ -225,10 +225,40 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     ),
     "each_update": Requirement(
         "server_sees",
+        lambda flow: flow.server_sees != "sum",
+        "each client's update at the server, or sums of several groups",
+        lambda flow: "only their sum",
+        lambda flow: "set the number of buckets (SecureSum.buckets), or leave the secure sum out",
+    ),
+    "single_updates": Requirement(
+        "server_sees",
         lambda flow: flow.server_sees == "each",
         "each client's update at the server",
-        lambda flow: "only their sum",
+        lambda flow: "only their sum" if flow.server_sees == "sum" else f"the sums of {flow.buckets} buckets",
         lambda flow: "leave the secure sum out",
+    ),
+    "repeatable": Requirement(
+        "number",
+        lambda flow: flow.number == "real" and not flow.specs and not flow.events,
+        "updates that are the same wherever they are made",
+        lambda flow: (
+            f"{flow.events[0].mechanism.replace('_', ' ')} noise" if flow.events else "numbers that each client encodes"
+        ),
+        lambda flow: "leave noise and encoders out",
+    ),
+    "one_sum": Requirement(
+        "buckets",
+        lambda flow: flow.server_sees != "bucket sums",
+        "the sum of the whole cohort",
+        lambda flow: f"the sums of {flow.buckets} buckets, which only a robust rule aggregates",
+        lambda flow: "set buckets = 1, or aggregate with Median, Krum or another robust rule",
+    ),
+    "enough_buckets": Requirement(
+        "buckets",
+        lambda flow: flow.server_sees != "bucket sums" or flow.min_updates <= flow.buckets,
+        "enough buckets for the attackers that it is to withstand, since each may spoil the sum of a bucket of its own",
+        lambda flow: f"{flow.buckets} buckets, where {flow.attackers} attackers take {flow.min_updates}",
+        lambda flow: f"set buckets to {flow.min_updates} or more, or a smaller f",
     ),
     "known_count": Requirement(
         "buffer",

@@ -75,3 +75,26 @@ def check_draw(quorum: Quorum, flow: Flow) -> None:
         caused_by=repr(quorum),
         do_this=f"leave quorum.{changed} out, or draw with Uniform, which has no amplification to lose",
     )
+
+
+def check_replicas(keeping: Sequence[str], flow: Flow, quorum: Quorum) -> None:
+    """Refuses what would let clients that do the same work send different updates, where a rule compares them.
+
+    keeping: the stages that keep something at the client.
+
+    Raises:
+        ChainRefused: for these, a trainer that keeps something there, or work that a deadline cuts short.
+    """
+    if flow.replicas == 1:
+        return
+    kept = [*keeping, *([flow.trainer.name] if flow.trainer is not None and flow.trainer.memory else [])]
+    cut = f'Quorum(work="{quorum.work}")' if quorum.work != "whole" else None
+    if not (cause := next(iter(kept), cut)):
+        return
+    found = "which keeps at each client what rounds that it missed leave behind" if kept else "each at its own pace"
+    raise ChainRefused(
+        needed=f"the same update from all replicas of a client ({flow.set_by.get('replicas', 'a rule')} compares them)",
+        found=f"{cause}, {found}",
+        caused_by=cause,
+        do_this=f"leave {cause} out" if kept else 'set work = "whole"',
+    )

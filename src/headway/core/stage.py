@@ -7,7 +7,7 @@ are named tensors whose last axis is P, or 1 for a scalar.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
@@ -26,7 +26,7 @@ from headway.core.context import (
 )
 from headway.core.flow import Flow, StepRule
 from headway.core.registry import Plain, Registry
-from headway.core.update import Rows, Tensors, Update
+from headway.core.update import LeftOut, Rows, Tensors, Update
 
 if TYPE_CHECKING:
     from headway.protocol.messages import Answer, Ask, Exchange, Train
@@ -162,11 +162,14 @@ class Aggregator(Stage):
 
     place: ClassVar[Place] = Place.AGGREGATE
     whole_cohort: ClassVar[bool] = False
+    judges: ClassVar[bool] = False  # whether it leaves clients out by name, and writes `left_out`
 
     def connect(self, flow: Flow) -> Flow:
         """A whole-cohort rule must see each update, of a known number; behind a sum, no weight may reveal one client's
         data, and no update may be late."""
-        if self.whole_cohort:
+        if not self.whole_cohort:
+            flow.require(self, one_sum=True)
+        else:
             flow.require(self, known_count=True, fix="use Mean()").require(self, each_update=True, fix="use Mean()")
             flow = flow.set(self, reduced=True)
             if any(event.at == "client" for event in flow.events):
@@ -192,6 +195,14 @@ class Aggregator(Stage):
     def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The aggregate of all updates, and the rule's next state (as it is, for most)."""
         raise NotImplementedError
+
+    def judged(self, total: ExactTotal, ctx: ServerContext) -> Mapping[str, LeftOut]:
+        """The clients in a total that are left out."""
+        return self.left_out(Rows.of(total.rows), ctx) if self.judges and total.rows else {}
+
+    def left_out(self, rows: Rows, ctx: ServerContext) -> Mapping[str, LeftOut]:
+        """The clients whose updates are not to count, before `reduce` has those of the others."""
+        return {}
 
     def aggregate(self, total: ExactTotal, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The aggregate of a round, by `finish` or by `reduce`, and the next state.  A whole-cohort rule's weight and

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -131,6 +132,14 @@ def without_own(update: Update) -> tuple[Update, dict[str, dict[str, Tensor]]]:
 def _squared_norm(vectors: Tensors) -> Tensor:
     parts = [torch.linalg.vector_norm(v, dim=-1, dtype=torch.float64) ** 2 for v in vectors.values()]
     return torch.stack(parts).sum(0)
+
+
+class LeftOut(NamedTuple):
+    """Why an aggregator leaves a client out: its update was found to be wrong ("rejected"), or cannot be judged
+    ("dropped"); the reason is a phrase."""
+
+    status: Literal["rejected", "dropped"]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

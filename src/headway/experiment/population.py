@@ -9,6 +9,7 @@ import torch
 
 from headway.core.algorithm import Algorithm
 from headway.core.errors import ConfigError
+from headway.core.replicas import check_groups
 from headway.data import ClientData, RemoteData
 from headway.engines import ClockEngine, Engine
 from headway.engines.virtual_clock.device_availability import HORIZON_S, Bernoulli
@@ -31,6 +32,8 @@ def check_population(algorithm: Algorithm, engine: Engine, known: ClientData) ->
     if (population := known.population) is None:
         return
     sampler, clients = algorithm.sampler, _names(known, population)
+    if (replicas := algorithm.flows()[-1].replicas) > 1:
+        check_groups(clients, replicas)
     if isinstance(sampler, Fixed):
         sampler.draw(clients, 0, Key.root(0))  # which names a client that is not there
     elif not algorithm.enough(clients):

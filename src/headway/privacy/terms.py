@@ -91,6 +91,7 @@ def event_line(event: PrivacyEvent) -> str:
     return (
         f"{event.mechanism.replace('_', ' ')} noise {PLACES[event.at]} on {', '.join(event.covers)}: "
         f"{event.noise_multiplier:.4g} times the sensitivity of {event.sensitivity:.4g} to one {event.unit}"
+        + (f", in each of the sums of {event.details['buckets']:g} buckets" if "buckets" in event.details else "")
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from headway.core.update import Tensors, Update, flat_names, unflat_names
+from headway.core.update import LeftOut, Tensors, Update, flat_names, unflat_names
 from headway.protocol.quorum import Quorum
 from headway.protocol.reports import ClientReport as ClientReport
 from headway.protocol.reports import Reports
@@ -298,6 +298,18 @@ class Answer:
     def __post_init__(self) -> None:
         object.__setattr__(self, "reports", Reports.of(self.reports))
         object.__setattr__(self, "earlier", Reports.of(self.earlier))
+
+    def without(self, left_out: Mapping[str, LeftOut]) -> Answer:
+        """The same without the updates of some clients, kept one a row, whose reports say why."""
+        total, reports, notes = ExactTotal(), self.reports, list(self.notes)
+        for client, update in self.total.rows.items():
+            if client not in left_out:
+                total.add_row(client, update)
+        for status, reason in dict.fromkeys(left_out.values()):
+            clients = sorted(client for client, why in left_out.items() if why == (status, reason))
+            reports = reports.uncounted(f"{reason}.", clients, status)
+            notes.append(f"{', '.join(clients)} left out ({status}): {reason}.")
+        return replace(self, total=total, reports=reports, notes=notes)
 
     @property
     def counted(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from operator import le
@@ -156,12 +156,13 @@ class Reports(Sequence[ClientReport]):
         plain: dict[str, Any] = {name: getattr(self, name) for name in self.PLAIN}
         return Reports(**plain, metrics={**self.metrics, **added})
 
-    def uncounted(self, reason: str) -> Reports:
-        """The same, the clients that were counted being dropped for a reason."""
+    def uncounted(self, reason: str, clients: Collection[str] | None = None, status: Status = "dropped") -> Reports:
+        """The same, the clients that were counted being dropped for a reason; clients: these ones alone."""
         plain: dict[str, Any] = {name: getattr(self, name) for name in self.PLAIN}
-        pairs = list(zip(self.statuses, self.reasons, strict=True))
-        plain["statuses"] = ["dropped" if status == "counted" else status for status, _ in pairs]
-        plain["reasons"] = [reason if status == "counted" else before for status, before in pairs]
+        some = set(self.clients if clients is None else clients)
+        drops = [s == "counted" and client in some for s, client in zip(self.statuses, self.clients, strict=True)]
+        plain["statuses"] = [status if d else before for d, before in zip(drops, self.statuses, strict=True)]
+        plain["reasons"] = [reason if d else before for d, before in zip(drops, self.reasons, strict=True)]
         return Reports(**plain, metrics=self.metrics)
 
     # looked at ------------------------------------------------------------------------------------------

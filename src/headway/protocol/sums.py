@@ -108,6 +108,11 @@ class ExactTotal:
         self.rows: dict[str, Update] = {}
         self.rounded: dict[str, Tensor] = {}
 
+    @property
+    def terms(self) -> int:
+        """How many terms a rule aggregates: the rows, of which one may be a sum over clients; else the updates."""
+        return len(self.rows) or self.count
+
     def add(self, term: Update) -> None:
         """Adds one lifted update."""
         self._add_vectors(term.vectors)
@@ -167,6 +172,16 @@ class ExactTotal:
         self.count += other.count
         assert not (self.rows.keys() & other.rows.keys())
         self.rows |= other.rows
+
+    def means(self, decode: Callable[[Update], Update], dtype: torch.dtype) -> ExactTotal:
+        """The means of rows that are sums of several clients, each decoded, by their weights."""
+        means = ExactTotal()
+        for name, row in self.rows.items():
+            summed = decode(row)
+            vectors = {each: (vector.double() / summed.weight).to(dtype) for each, vector in summed.vectors.items()}
+            means.add_row(name, Update(vectors, summed.weight))
+        means.count = self.count
+        return means
 
     def value(self) -> Update:
         """The sum as an update: float64 vectors (integers in a ring), total weight, total sums."""

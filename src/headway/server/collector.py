@@ -149,7 +149,7 @@ class UpdateCollector:
 
     def _decoded(self, update: Update, ctx: ServerContext) -> Update:
         """One update, or many `[C, ...]`, decoded where updates are seen."""
-        return update if self.flows[-1].server_sees == "sum" else self.chain.decode(update, ctx, self.flows)
+        return update if self.flows[-1].server_sees != "each" else self.chain.decode(update, ctx, self.flows)
 
     def _decoded_batch(self, update: Update, ctx: ServerContext) -> Update:
         """The decoded updates of a batch, whole vectors of a few clients at a time, which bounds the memory."""

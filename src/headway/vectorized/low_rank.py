@@ -66,7 +66,7 @@ def not_suited(loop: LoopPlan, flat_module: FlatModule, chain: Chain, flow: Flow
         return "weight decay and clipped gradients need each client's weights"
     looks = [label for label, stage in chain.labelled if any(stage.has(hook) for hook in ("send", "decode"))]
     looks += [label for label, stage in chain.step_rules if not stage.is_proximal]
-    if chain.aggregator.whole_cohort or flow.server_sees == "sum":
+    if chain.aggregator.whole_cohort or flow.server_sees != "each":
         looks.append(type(chain.aggregator).__name__)
     if looks:
         return f"{looks[0]} looks at each client's update"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import DataError
+from headway.core.replicas import grouped
 from headway.data.dataset.blocks import blocks_of
 from headway.data.dataset.client_index import ClientIndex
 from headway.data.dataset.examples import Examples, HeldExamples
@@ -47,7 +48,7 @@ def check_indices(data: HeldExamples) -> None:
                 _out_of_range(what, parts, count)
             held[index] = True
             marked += len(index)
-    if marked > int(held.sum()):
+    if marked > int(held.sum()) and not _by_replicas(data, int(held.sum())):
         _twice(data)
 
 
@@ -60,6 +61,19 @@ def _out_of_range(what: str, parts: ClientIndex, count: int) -> None:
                 f"client {client!r} names the {what} example {low if low < 0 else int(wrong.max())}, "
                 f"but the store holds the examples 0 to {count - 1}."
             )
+
+
+def _by_replicas(data: HeldExamples, held: int) -> bool:
+    """Whether only replicas, the clients of one group, hold the same of these examples: each of a group all of them."""
+    marked = 0
+    for _, parts in _both(data):
+        index = dict(parts.items())
+        for members in grouped(index).values():
+            first = index[members[0]]
+            if any(not torch.equal(first, index[client]) for client in members[1:]):
+                return False
+            marked += len(first)
+    return marked == held
 
 
 def _twice(data: HeldExamples) -> None:

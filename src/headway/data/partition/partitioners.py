@@ -15,6 +15,7 @@ from headway.core.registry import check_rebuildable, checked
 from headway.data.partition.allocation import Partitioner
 from headway.data.partition.by_label import Classes, DirichletClass, DirichletClient, DirichletNiid, Shards
 from headway.data.partition.by_size import Column, Iid, PowerLaw, Quantity
+from headway.data.partition.replicated import Replicated
 
 
 def _of_kind(name: str | None, cls: Any) -> tuple[str, type[Partitioner]]:
@@ -42,7 +43,16 @@ def partitioner(kind: str, **numbers: Any) -> Partitioner:
 
     >>> partitioner("dirichlet-class", alpha=0.1)
     DirichletClass(alpha=0.1, min_examples=1, bins=None)
+    >>> partitioner("iid", replicas=3)
+    Replicated(replicas=3, of=Iid())
     """
+    if "replicas" in numbers:
+        replicas = numbers.pop("replicas")
+        if isinstance(replicas, bool) or not isinstance(replicas, int):
+            raise ConfigError(
+                f"the parameter 'replicas' of the partition {kind!r} is {replicas!r}, not a whole number."
+            )
+        return Replicated(replicas, partitioner(kind, **numbers))
     if kind not in PARTITIONERS:
         raise ConfigError(f"there is no partition {kind!r}{PARTITIONERS.near(str(kind))}.")
     cls = PARTITIONERS[kind]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headway.core.errors import ConfigError
+from headway.core.replicas import group_of, replica_names
 from headway.data.dataset.examples import Examples
 from headway.data.dataset.federated import FederatedData
 from headway.data.dataset.owners import client_ids
@@ -18,6 +19,7 @@ from headway.data.partition.allocation import Partitioner
 from headway.data.partition.by_size import Column
 from headway.data.partition.neighbours import neighbours
 from headway.data.partition.partitioners import partitioner
+from headway.data.partition.replicated import Replicated
 from headway.data.sources.impute import EncodedTable
 from headway.numerics.keys import Key
 
@@ -83,6 +85,8 @@ class ExamplePool:
         if self.tested is not None and split is not None:
             raise ConfigError(f"{self.name!r} fixes which examples are tested, so split cannot apply; leave it out.")
         held = self._held(key, partition, clients)
+        replicated = isinstance(_rule(partition), Replicated)  # whose clients have the split of their group
+        owners = {client: group_of(client) for client in held} if replicated else {}
         train: dict[str, Tensor] = {}
         test: dict[str, Tensor] = {}
         for client, index in held.items():
@@ -90,7 +94,7 @@ class ExamplePool:
                 tested = self.tested[index]
                 train[client], test[client] = index[~tested], index[tested]
             else:
-                train[client], test[client] = rule.part(index, key.derive("split", client))
+                train[client], test[client] = rule.part(index, key.derive("split", owners.get(client, client)))
         inputs = self.inputs.encode(train, test) if isinstance(self.inputs, EncodedTable) else self.inputs
         return FederatedData(
             self.name,
@@ -146,6 +150,9 @@ class ExamplePool:
         if clients is None:
             raise ConfigError(f"the partition {rule.kind!r} needs a number of clients; give clients.")
         parts = rule.assign(self.targets, clients, key.derive("partition"))
+        if isinstance(rule, Replicated):
+            names = replica_names(client_ids(clients // rule.replicas), rule.replicas)
+            return dict(zip(names, parts, strict=True))
         return dict(zip(client_ids(clients), parts, strict=True))
 
 

@@ -74,6 +74,11 @@ def load(
     pool = call(read, {**given, **options})
     if not isinstance(pool, ExamplePool):
         raise ConfigError(f"the data source {name!r} returned a {type(pool).__name__}, but an ExamplePool is needed.")
+    if rules and isinstance(partition, Mapping) and "replicas" in partition:
+        raise ConfigError(
+            "replicas hold the same examples, and a shift would change those of each client in another way: leave the "
+            "shift or partition.replicas out."
+        )
     divided = pool.divide(key=key, partition=partition, clients=clients, test_share=test_share, split=split)
     return shifted(divided, rules, key=key)
 

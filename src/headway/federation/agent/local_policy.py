@@ -72,7 +72,7 @@ class LocalPolicy:
         chain = algorithm.chain
         place = chain.stages.index(chain.aggregator)
         reads = set() if flows[-1].sampler is None else set(flows[-1].sampler.reads)
-        if self.secure_sum and all(flow.server_sees != "sum" for flow in flows[: place + 1]):
+        if self.secure_sum and all(flow.server_sees == "each" for flow in flows[: place + 1]):
             yield "policy.secure_sum needs a chain in which the server sees only sums, found one that shows it each"
         if self.clip is not None:
             bound = flows[place - 1].bound if place else None  # of one client's update; later ones are of the aggregate

@@ -62,6 +62,7 @@ class AFL(Aggregator):
         """Needs every client in every round, seen by itself, with its memory and its loss."""
         flow.require(self, whole_population="the mixture is one of all clients", never_excluded=True, fix="use QFedAvg")
         flow.require(self, synchronous="the losses that are compared must be of one model", memory=True)
+        flow.require(self, single_updates="each has its own share of the mixture", fix="use QFedAvg")
         flow = super().connect(flow).require(self, own_weights=True, any_weights="the mixture lambda")
         flow = flow.measure(self, "initial_loss")
         revealed = "loss of the global model"

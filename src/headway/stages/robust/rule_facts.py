@@ -22,7 +22,8 @@ def robust_facts(flow: Flow, stage: object, attackers: int, min_updates: int, on
     """
     flow.require(stage, dense=True, equal_weights="an attacker would choose its weight", one_vector=one_vector)
     buffered = 2 * attackers + 3 if flow.asynchronous else 1
-    return flow.set(stage, attackers=attackers, min_updates=max(flow.min_updates, min_updates, buffered))
+    flow = flow.set(stage, attackers=attackers, min_updates=max(flow.min_updates, min_updates, buffered))
+    return flow.require(stage, enough_buckets=True)
 
 
 class DistanceRule(Aggregator):

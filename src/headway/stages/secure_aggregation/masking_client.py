@@ -126,7 +126,7 @@ class MaskingClient:
         self._check(Phase.SHARED)
         secret = {name: self.secret[name] for name in ("names", "context", "present", "peers", "own_share")}
         binding = to_tensor(self._binding(received).digest)
-        return {**secret, "sharing": received["sharing"], "binding": binding, **self._tag(Phase.MASKED)}
+        return {**secret, "sharing": self._list(received), "binding": binding, **self._tag(Phase.MASKED)}
 
     def confirm(self, request: Tensors, private: Tensors) -> tuple[Tensors, Tensors]:
         """The signature of the list of survivors, for the sum that the client's own update is masked for."""
@@ -256,15 +256,23 @@ class MaskingClient:
         around = self.cohort.graph(self._held("context"), present, [self.place])[self.place]
         return dict(zip(around, rows_of(self.secret["peers"], len(around), 2 * keys.KEY), strict=True))
 
+    def _list(self, received: Tensors) -> Tensor:
+        """The clients that shared secrets, of the client's own bucket where there are several."""
+        name = transcript.sharing_list(self._held("context"))
+        found = received.get(name, received.get("sharing"))
+        if found is None:
+            raise ExchangeRefused("the request to train has no list of the clients that shared secrets.")
+        return found
+
     def _sharing(self, received: Tensors) -> Members:
-        sharing = self.cohort.members(received["sharing"])
+        sharing = self.cohort.members(self._list(received))
         self._check_members(sharing, "shared secrets")
         if not sharing <= self.cohort.members(self.secret["present"]):
             raise ExchangeRefused("the list of clients that shared secrets names some that sent no keys.")
         return sharing
 
     def _binding(self, received: Tensors) -> SumBinding:
-        present, sharing = self._held("present"), to_bytes(received["sharing"])
+        present, sharing = self._held("present"), to_bytes(self._list(received))
         return SumBinding(self._held("context"), present, sharing, self.ctx.model_hash)
 
 

@@ -16,6 +16,7 @@ from headway.core.fields import at_least, between
 from headway.core.flow import Flow, VectorSpec
 from headway.core.stage import Place, Protocol, stages
 from headway.core.update import Tensors, Update
+from headway.numerics.keys import Key
 from headway.numerics.ring import RingLayout, ring_bits
 from headway.protocol.messages import Answer, Ask, Exchange, Train
 from headway.protocol.sums import ExactTotal
@@ -44,12 +45,16 @@ class SecureSum(Protocol):
     fewest clients asked, and remaining; below any of them the round ends without a sum, and nothing is unmasked.
     corrupt: the share of clients that may collude with the server, with which the neighbours of large cohorts (above
     64) are planned.  cipher: of the masks; ChaCha20 where the processors have no instructions for AES.
+    buckets: in how many groups, drawn from the round's public key, the cohort is cut; each has a sum of its own, with
+    keys, a threshold, and the fewest clients of its own, and a robust rule aggregates their means: the server sees a
+    sum of each.  An attacker spoils the sum of its own bucket alone, so that the rule must withstand as many spoiled
+    sums as there are attackers.  A bucket with too few clients to the end is left out.
 
     Raises:
         ConfigError: unless `2 threshold > 1 + corrupt`, with which no two lists of survivors can both be signed by
             enough clients, and min_survivors is at most min_cohort.
         ChainRefused: without integers of a common scale, for vectors with gaps, late updates, weights without a limit,
-            or a sum of more than 62 bits.
+            a sum of more than 62 bits, or buckets without a robust rule that as many as there are suffice for.
 
     Reference: Bonawitz et al., eprint 2017/281, Figure 4 (all rounds, with the consistency check); Bell et al., eprint
     2020/704, section 3, for the neighbours of large cohorts.
@@ -57,7 +62,7 @@ class SecureSum(Protocol):
     signed by the threshold of the whole cohort, not of neighbours; the server detects a wrong share by digests.
 
     >>> SecureSum(threshold=0.8)
-    SecureSum(threshold=0.8, min_cohort=5, min_survivors=4, corrupt=0.2, cipher='aes', mode='real')
+    SecureSum(threshold=0.8, min_cohort=5, min_survivors=4, corrupt=0.2, cipher='aes', mode='real', buckets=1)
     """
 
     place: ClassVar[Place] = Place.MASK
@@ -67,6 +72,7 @@ class SecureSum(Protocol):
     corrupt: float = between(0, 1, 0.2, without=1)
     cipher: Literal["aes", "chacha20"] = "aes"
     mode: Literal["real", "ideal"] = "real"
+    buckets: int = at_least(1, 1)
 
     def __post_init__(self) -> None:
         if not (2 * self.threshold > 1 + self.corrupt and self.min_survivors <= self.min_cohort):
@@ -86,14 +92,28 @@ class SecureSum(Protocol):
         specs = {name: replace(flow.spec(name), number="integer", bits=bits) for name in names}
         flow = flow.recode(self, **specs, **{NUMBERS: VectorSpec(layout.size, "integer", bits)})
         fewest = self.rules.needed(self.min_cohort)
-        least = max(flow.min_updates, fewest)
-        flow = flow.set(self, server_sees="sum", exposed=(), min_updates=least, min_cohort=self.min_cohort)
-        flow = flow.set(self, fewest=fewest).keep(self, "additive", "dense", "bound")
+        flow = flow.set(self, exposed=(), fewest=fewest, min_cohort=self.buckets * self.min_cohort)
+        if self.buckets == 1:
+            flow = flow.set(self, server_sees="sum", min_updates=max(flow.min_updates, fewest))
+        else:
+            flow = self._of_buckets(flow)
+        flow = flow.keep(self, "additive", "dense", "bound")
         flow.require(self, large_cohort=True, enough_shares=True)
         return flow.warn(
             "what single clients send is hidden by SecureSum, so that nobody can check whether a client has clipped: a "
             "client that lies may move the sum without limit."
         )
+
+    def _of_buckets(self, flow: Flow) -> Flow:
+        """The facts of several sums: each has its own fewest clients, and the noise of its own shares.  Who is in a
+        bucket depends on who else is in the cohort, so that a draw of clients amplifies nothing."""
+        flow = flow.set(self, server_sees="bucket sums", buckets=self.buckets, min_updates=1)
+        events = tuple(
+            replace(event, details={**event.details, "buckets": self.buckets}) if event.at == "distributed" else event
+            for event in flow.events
+        )
+        sampler = None if flow.sampler is None else replace(flow.sampler, rate=None)
+        return replace(flow, events=events, sampler=sampler)
 
     @property
     def exchanges(self) -> bool:
@@ -107,6 +127,8 @@ class SecureSum(Protocol):
 
     def rules_in(self, flow: Flow) -> Rules:
         """The numbers that every client holds the server to: shared noise may need more survivors."""
+        if self.buckets > 1:
+            return replace(self.rules, min_survivors=max(self.min_survivors, flow.survivors))
         return replace(self.rules, min_survivors=max(self.min_survivors, flow.min_updates))
 
     # the client ------------------------------------------------------------------------------------------------
@@ -115,7 +137,7 @@ class SecureSum(Protocol):
         """The reply to a phase: keys, sealed shares, a signature, or shares."""
         from headway.stages.secure_aggregation.masking_client import MaskingClient
 
-        sent = request.message.stages.get(_label(self), {})
+        sent = {**request.message.stages.get(_label(self), {}), **(request.private if self.buckets > 1 else {})}
         return MaskingClient(self.rules_in(ctx.flow), secret, ctx).answer(request.name, sent, request.private)
 
     def send(self, update: Update, memory: Tensors, ctx: ClientContext) -> tuple[Update, Tensors]:
@@ -154,8 +176,10 @@ class SecureSum(Protocol):
     def exchange(self, train: Ask, ctx: ServerContext) -> Generator[Ask, Answer, Answer]:
         """The five phases around Train, and the sum of the survivors; nothing is counted where too few remain."""
         rules = self.rules_in(ctx.flow)
-        rules.check_quorum(train)
         try:
+            if self.buckets > 1:
+                return (yield from self._in_buckets(train, ctx))
+            rules.check_quorum(train)
             if self.mode == "ideal":
                 answer = yield from rules.plain(train)
                 return replace(answer, total=self._total(answer, None, ctx.flow))
@@ -170,6 +194,25 @@ class SecureSum(Protocol):
         server = SumServer(_label(self), self.rules_in(flow), train, self.cipher)
         answer, masks = yield from server.masked()
         return replace(answer, total=self._total(answer, masks, flow), notes=(*answer.notes, *server.notes))
+
+    def _in_buckets(self, train: Ask, ctx: ServerContext) -> Generator[Ask, Answer, Answer]:
+        from headway.stages.secure_aggregation.bucket_sums import BucketSums, buckets_of
+
+        flow, rules = ctx.flow, self.rules_in(ctx.flow)
+        assert isinstance(ctx.key, Key)  # of the server there is one
+        cohort = buckets_of(train.cohort, self.buckets, ctx.key.derive(_label(self), "buckets"))
+        sums = BucketSums(_label(self), train, rules, cohort, flow.min_updates)
+        sums.check()
+        if self.mode == "ideal":
+            plain = {name: rules.plain(ask) for name, ask in sums.asks().items()}
+            trained, answers = yield from sums.together(plain)
+            return sums.answer(trained, answers, lambda answer: self._total(answer, None, flow))
+        from headway.stages.secure_aggregation.sum_server import SumServer
+
+        servers = {name: SumServer(_label(self), rules, ask, self.cipher, True) for name, ask in sums.asks().items()}
+        trained, found = yield from sums.together({name: server.masked() for name, server in servers.items()})
+        answer = sums.answer(trained, found, lambda result: self._total(*result, flow))
+        return replace(answer, notes=(*answer.notes, *(note for each in servers.values() for note in each.notes)))
 
     def _total(self, answer: Answer, masks: Masks | None, flow: Flow) -> ExactTotal:
         """The total of the survivors' updates, of which the engine has added the masked vectors."""
@@ -197,7 +240,7 @@ class SecureSum(Protocol):
     def _layout(self, flow: Flow, lengths: Mapping[str, int]) -> RingLayout:
         """The places of vectors of these lengths, sorted by name, of the count of clients and of the weight."""
         assert flow.largest is not None
-        bits = ring_bits(_most(flow) or 1, flow.largest, flow.noise_variance)
+        bits = ring_bits(-(-(_most(flow) or 1) // self.buckets), flow.largest, flow.noise_variance)
         numbers = {"weight": float(flow.lifted or 1.0)}
         return RingLayout(
             {name: lengths[name] for name in sorted(lengths)} | {"clients": 1}, bits, flow.largest, numbers

@@ -40,13 +40,13 @@ class Rules:
         if clients < self.min_cohort:
             raise RoundEnded(f"{clients} clients were asked, and a secure sum is over at least {self.min_cohort}")
 
-    def check_quorum(self, train: Ask) -> None:
-        """Refuses a quorum with which no round can have a sum.
+    def check_quorum(self, train: Ask, needed: int | None = None) -> None:
+        """Refuses a quorum with which no round can have a sum; needed: how many must remain, where not of one sum.
 
         Raises:
             ChainRefused: if a round ends with fewer updates than must remain.
         """
-        count, needed = train.quorum.count, self.needed(len(train.cohort))
+        count, needed = train.quorum.count, needed or self.needed(len(train.cohort))
         if count is not None and count < needed:
             raise ChainRefused(
                 needed=f"at least {needed} updates of the {len(train.cohort)} clients that were asked (SecureSum)",

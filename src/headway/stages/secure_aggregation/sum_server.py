@@ -28,7 +28,14 @@ from headway.stages.secure_aggregation.masking_client import (
 )
 from headway.stages.secure_aggregation.secret_sharing import SHARE, secret_of
 from headway.stages.secure_aggregation.sum_rules import RoundEnded, Rules
-from headway.stages.secure_aggregation.transcript import Cohort, Members, SumBinding, rows_of, to_tensor
+from headway.stages.secure_aggregation.transcript import (
+    Cohort,
+    Members,
+    SumBinding,
+    rows_of,
+    sharing_list,
+    to_tensor,
+)
 
 KEYS = {"keys": 2 * keys.KEY, "signature": SIGNATURE, "context": keys.KEY, "commitment": keys.KEY}  # bytes of each
 
@@ -37,7 +44,8 @@ KEYS = {"keys": 2 * keys.KEY, "signature": SIGNATURE, "context": keys.KEY, "comm
 class SumServer:
     """The server in one round and attempt.
 
-    label: of the stage in messages.  train: the ask for updates.  cipher: of the masks.
+    label: of the stage in messages.  train: the ask for updates.  cipher: of the masks.  bucket: whether the sum is
+    one of several in the round.
     notes: what a user should know.
     """
 
@@ -45,6 +53,7 @@ class SumServer:
     rules: Rules
     train: Ask
     cipher: StreamCipher = "aes"
+    bucket: bool = False
     notes: list[str] = field(default_factory=list)
     advertised: dict[int, dict[str, bytes]] = field(default_factory=dict, repr=False)
     shares: dict[int, dict[int, bytes]] = field(default_factory=dict, repr=False)
@@ -118,7 +127,8 @@ class SumServer:
 
     def _training(self, sharing: Members) -> Ask:
         message = self.train.message
-        stages = {**message.stages, self.label: {"sharing": to_tensor(self.cohort.bitmap(sharing))}}
+        name = sharing_list(self.context) if self.bucket else "sharing"
+        stages = {**message.stages, self.label: {name: to_tensor(self.cohort.bitmap(sharing))}}
         return self.train.with_message(replace(message, stages=stages), self._names(sharing))
 
     def _signatures(

@@ -108,6 +108,15 @@ class SumBinding:
         return digest("sum", self.context, self.present, self.sharing, self.model_hash)
 
 
+def sharing_list(context: bytes) -> str:
+    """The name, in a request to train, of the list of one bucket's clients that shared secrets.
+
+    >>> sharing_list(bytes(32))
+    'sharing-0000000000000000'
+    """
+    return f"sharing-{context[:8].hex()}"
+
+
 def keys_text(context: bytes, name: str, keys: bytes) -> bytes:
     """What a client signs when it sends its public keys."""
     return joined(b"headway secure sum 1 keys", context, name.encode(), keys)
