@@ -3,7 +3,7 @@
 import pytest
 
 from headway.core.errors import ChainRefused
-from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts, VectorSpec
+from headway.core.flow import EngineFacts, Flow, PrivacyEvent, SamplerFacts, TrainerFacts, VectorSpec
 from headway.core.requirements import REQUIREMENTS
 
 BROKEN = {
