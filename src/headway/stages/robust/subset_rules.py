@@ -88,9 +88,7 @@ class FLTrust(Aggregator):
     def connect(self, flow: Flow) -> Flow:
         """Needs the root's update in every round, and one more."""
         why = "the root takes part in every round"
-        flow.require(
-            self, whole_population=why, never_excluded=why, synchronous=True, single_updates=why, fix="use Krum"
-        )
+        flow.require(self, whole_population=why, never_excluded=why, synchronous=True, single_updates=True)
         return robust_facts(super().connect(flow), self, 0, 2)
 
     def reduce(self, rows: Rows, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
