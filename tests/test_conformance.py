@@ -41,6 +41,7 @@ from headway.stages import (
     ECGR,
     Clip,
     FedProx,
+    MajorityVote,
     Mean,
     RandomK,
     Rebase,
@@ -205,7 +206,7 @@ def test_ecgr_on_one_local_step_is_fedavg_to_the_bit() -> None:
     assert torch.equal(engine(ECGR(), Mean(), loop=loop).run(4).params, engine(Mean(), loop=loop).run(4).params)
 
 
-@of(*EVERY, having=lambda s: not isinstance(s, (SecureSum, Skellam)))  # which refuses so few clients
+@of(*EVERY, having=lambda s: not isinstance(s, (MajorityVote, SecureSum, Skellam)))  # which so few do not suffice for
 @pytest.mark.parametrize(("clients", "size"), [(1, 1), (1, 3), (3, 1)])
 def test_one_parameter_and_one_client_are_enough(stage, clients, size) -> None:
     if (fewest := flow_at(stage, before=False).min_updates) > clients:
