@@ -131,3 +131,20 @@ def test_the_trial_leaves_no_trace():
     assert int(flat_module.module.norm.num_batches_tracked) == 0
     assert not list(run.memory.clients())
     run.close()
+
+
+@pytest.mark.parametrize("mode", ["real", "ideal"])
+def test_a_secure_sum_is_tried_to_its_end(monkeypatch, mode):
+    """Enough clients exchange keys, mask and reveal, so that the server's stages see the sum of the trial."""
+    masked = hw.SecureSum(min_cohort=3, min_survivors=3, mode=mode)
+    chain = hw.chain(hw.Clip(1.0), hw.Quantize(16), masked, hw.Mean("clients"), Broken())
+    with pytest.raises(hw.HeadwayError, match=r"Broken\.receive failed on a trial update"):
+        start(linear_task(), blobs((4, 5, 6, 7)), chain)
+
+
+def test_the_exchanges_of_many_clients_are_left_to_the_first_round(monkeypatch):
+    monkeypatch.setattr("headway.engines.preflight.MOST_MEMBERS", 2)
+    chain = hw.chain(hw.Clip(1.0), hw.Quantize(16), hw.SecureSum(min_cohort=3, min_survivors=3), hw.Mean("clients"))
+    with pytest.raises(hw.HeadwayError, match="Linear"):
+        start(hw.Task(lambda: nn.Linear(3, 3)), blobs((4, 5, 6, 7)), chain)
+    start(linear_task(), blobs((4, 5, 6, 7)), chain).close()

@@ -16,12 +16,13 @@ from headway.engines.grouping import expected_cohort
 from headway.model.blame import stage_of
 from headway.model.module_checks import untouched
 from headway.protocol.effects import EffectHandler, drive
-from headway.protocol.messages import Answer, Ask, Exchange, Message
+from headway.protocol.messages import Answer, Ask, Exchange, Message, Train
 from headway.protocol.sums import ExactTotal
 from headway.server.collector import GroupResult
 
 TRAINED = 32  # examples of one client
 LEAST = 4  # examples that a client has whose training is tried, if there is one
+MOST_MEMBERS = 64  # clients of a protocol whose exchanges are tried
 ROWS = 1 << 24  # numbers of all updates that a rule for the whole cohort is tried on
 
 
@@ -40,6 +41,9 @@ def try_once(engine: Engine, central: CentralTest | None, state: State, evaluate
 
 def try_client(setup: ClientSetup, state: State, evaluated: bool) -> None:
     """Trains one client for one step, sums its update, advances the server's state, and evaluates the client.
+
+    A protocol with exchanges is tried with the fewest clients that it takes, each of which trains on the examples of
+    the one; where these are more than `MOST_MEMBERS`, the client alone trains, and sends what would be masked.
 
     All is forgotten: parameters, statistics, attributes, modes, generators, notes; no memory is proposed.
 
@@ -80,27 +84,35 @@ def _train(setup: ClientSetup, state: State, client: str) -> None:
     algorithm, examples = job.algorithm, job.data.train_of(client)
     batch = getattr(trainer, "batch_size", None) or TRAINED
     examples = examples.rows(0, min(len(examples), TRAINED, max(batch, LEAST)))
-    steps = {client: 1} if trainer.facts.paced else {}
-
-    secrets: dict[str, Tensors] = {}  # of a protocol's exchanges
+    members, secrets = _members(setup, client), dict[str, Tensors]()
+    steps = dict.fromkeys(members, 1) if trainer.facts.paced else {}
 
     def send(ask: Ask) -> Answer:
         if isinstance(ask.request, Exchange):
-            facts = setup.client_algorithm.exchange_context(client, ask.request)
-            reply, secrets[client] = algorithm.answer(ask.request, secrets.get(client, {}), facts)
-            return Answer(replies={client: reply})
-        here = replace(ask, steps=steps).map_broadcasts(setup.device.message)
-        outcome = setup.training.train(client, here, examples, job.memory.get(client), secrets.get(client))
-        setup.guard.check(outcome.update, client, len(examples))
-        done, total = GroupResult(), ExactTotal()
-        for name in _senders(setup, client):
+            return Answer(replies={name: _exchanged(setup, ask, name, secrets) for name in ask.cohort})
+        here, outcome = replace(ask, steps=steps).map_broadcasts(setup.device.message), None
+        done, total, counted = GroupResult(), ExactTotal(), members if len(members) > 1 else _senders(setup, client)
+        for name in counted:
+            if outcome is None or name in secrets:  # each masks its own; without masks one update stands for all
+                sender = name if secrets else client
+                outcome = setup.training.train(sender, here, examples, job.memory.get(client), secrets.get(name))
+                setup.guard.check(outcome.update, client, len(examples))
             setup.collector.count(here, name, outcome, done)
+            if name in secrets:
+                request = ask.request_for(name)
+                assert isinstance(request, Train)
+                facts = setup.client_algorithm.exchange_context(name, request)
+                secrets[name] = algorithm.spent(request, secrets[name], facts)
         total.add_group(done.group)
-        reports = setup.collector.reports_of([client], (0.0, 0, 0), 0, 0, 0.0, 0.0, 0.0)
+        reports = setup.collector.reports_of(members, (0.0, 0, 0), 0, 0, 0.0, 0.0, 0.0)
         return Answer(total=total, reports=reports)
 
+    if len(members) > MOST_MEMBERS:  # the exchanges of so many are left to the first round
+        ask = replace(setup.first_ask([client]), steps=steps).map_broadcasts(setup.device.message)
+        setup.training.trial.train(client, ask, examples, job.memory.get(client))
+        return
     population, layout = len(job.data.clients), setup.flat_module.layout
-    rounds = algorithm.round(state, (client,), key=job.key, layout=layout, flows=setup.flows, population=population)
+    rounds = algorithm.round(state, members, key=job.key, layout=layout, flows=setup.flows, population=population)
     try:
         drive(rounds, EffectHandler(send))
     except HeadwayError as error:
@@ -110,6 +122,25 @@ def _train(setup: ClientSetup, state: State, client: str) -> None:
         raise ConfigError(
             f"{stage_of(error)} failed on a trial update before the first round, with {type(error).__name__}: {error}."
         ) from error
+
+
+def _members(setup: ClientSetup, client: str) -> tuple[str, ...]:
+    """The cohort of the trial, sorted: this client, with as many others as a protocol needs."""
+    job, last = setup.job, setup.flows[-1]
+    if job.algorithm.chain.protocol is None:
+        return (client,)
+    needed = max(last.min_cohort, last.min_updates)
+    others = [name for name in job.data.clients[:needed] if name != client]
+    return tuple(sorted([client, *others[: needed - 1]]))
+
+
+def _exchanged(setup: ClientSetup, ask: Ask, client: str, secrets: dict[str, Tensors]) -> Tensors:
+    """A client's reply to an exchange of the protocol."""
+    request = ask.request_for(client)
+    assert isinstance(request, Exchange)
+    facts = setup.client_algorithm.exchange_context(client, request)
+    reply, secrets[client] = setup.job.algorithm.answer(request, secrets.get(client, {}), facts)
+    return reply
 
 
 def _senders(setup: ClientSetup, client: str) -> list[str]:
