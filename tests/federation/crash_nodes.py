@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 ROUNDS, CLIENTS = 3, 3
 RECIPES = ("scaffold", "fedavg+ecgr")
 RELAY = "relay"  # the name of the one that the server lists
+RECOVERY = "recovery.txt"
 
 
 # what forks do -------------------------------------------------------------------------------------------------
@@ -43,7 +44,7 @@ def parts(recipe):
     return hw.recipes.recipe(recipe, trainer=trainer), blobs((7, 12, 5)), linear_task(dtype="float64")
 
 
-def serve(folder: str, port: int, recipe: str, rounds: int, relayed: bool) -> None:
+def serve(folder: str, port: int, recipe: str, rounds: int, relayed: bool, begun: float) -> None:
     from network import Network
 
     import headway as hw
@@ -60,6 +61,8 @@ def serve(folder: str, port: int, recipe: str, rounds: int, relayed: bool) -> No
     options |= {"relays": (RELAY,), "group": 1, "lease_s": 90.0} if relayed else {}
     network = Network.of(algorithm, task, Spool(own / "spool"), log, rounds, **options)
     kept = own / "run"
+    if begun:
+        note_recovery(network.assignments, own / RECOVERY, begun)
     run = hw.Run(
         algorithm,
         data,
@@ -74,12 +77,27 @@ def serve(folder: str, port: int, recipe: str, rounds: int, relayed: bool) -> No
     list(run)
     events = [(event, max(e.attempt for e in own)) for own in map(log.events, log.rounds()) for event in own]
     arrived = [(e.round, e.client) for e, last in events if e.kind == "arrived" and e.attempt == last]
-    (own / "result.json").write_text(json.dumps({"params": run.state.params.tolist(), "arrived": arrived}))
+    (own / "result.new").write_text(json.dumps({"params": run.state.params.tolist(), "arrived": arrived}))
+    os.replace(own / "result.new", own / "result.json")
     network.assignments.set_state("finished")
     until = time.monotonic() + 60
     while not (own / "end").exists() and time.monotonic() < until:
         time.sleep(0.02)
     network.server.stop()
+
+
+def note_recovery(assignments, file: Path, begun: float) -> None:
+    """Notes the seconds until the round of before takes replies again, in a line of a file."""
+    listen, noted = assignments.listen, []
+
+    def listening() -> None:
+        if not noted:
+            noted.append(time.monotonic() - begun)
+            with file.open("a") as lines:
+                lines.write(f"{noted[0]:.3f}\n")
+        listen()
+
+    assignments.listen = listening
 
 
 def join(folder: str, url: str, client: str, recipe: str) -> None:
@@ -203,9 +221,9 @@ class Nodes:
 
     def serve(self, fault: str = "", file_size: int = 0, port: int | None = None, relayed: bool = False) -> int:
         own = {"folder": str(self.folder), "port": port or self.port, "recipe": self.recipe, "rounds": self.rounds}
-        own["relayed"] = relayed
-        log = str(self.folder / "server.log")
-        return self.order(kind="serve", fault=fault, file_size=file_size, log=log, **own)["pid"]
+        log = self.folder / "server.log"
+        own |= {"relayed": relayed, "log": str(log), "begun": time.monotonic() if log.exists() else 0.0}
+        return self.order(kind="serve", fault=fault, file_size=file_size, **own)["pid"]
 
     def join(self, client: str, fault: str = "", url: str = "") -> int:
         own = {"folder": str(self.folder), "url": url or self.url, "client": client, "recipe": self.recipe}
@@ -245,6 +263,11 @@ class Nodes:
     def end(self) -> None:
         """Has the server close, once the agents have ended."""
         (self.folder / "end").touch()
+
+    def recoveries(self) -> list[float]:
+        """The seconds from each start of a server after the first until the run took replies again."""
+        file = self.folder / RECOVERY
+        return [float(line) for line in file.read_text().split()] if file.exists() else []
 
     def result(self) -> dict:
         return json.loads((self.folder / "result.json").read_text())

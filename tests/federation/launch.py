@@ -1,7 +1,7 @@
 """Runs `headway` as its console script does, with the fault that a test has asked for.
 
 HEADWAY_TEST_FAULT holds "place|action|count": at the count-th pass of the place the process is killed ("kill"), stopped
-("stop"), or fails as a full or a broken disk does ("full", "broken").  HEADWAY_TEST_TRACE names a file to which every
+("stop"), or fails as a full or a broken disk does ("full", "broken"); "any moment|kill|200" kills it after 200 ms.  HEADWAY_TEST_TRACE names a file to which every
 place that is passed is added.  HEADWAY_TEST_FILE_SIZE is the largest size of a file, as on a disk that is full.
 """
 
@@ -10,14 +10,21 @@ import os
 import resource
 import signal
 import sys
+import threading
 
 from headway.core import fault_points
+
+ANY_MOMENT = "any moment"
 
 
 def hook_for(wanted: str, trace: str):
     place, _, rest = wanted.partition("|")
     action, _, count = rest.partition("|")
     left = [int(count or 1)]
+    if place == ANY_MOMENT:
+        timer = threading.Timer(left[0] / 1000, os.kill, (os.getpid(), signal.SIGKILL))
+        timer.daemon = True
+        timer.start()
 
     def hook(passed: str) -> None:
         if trace:

@@ -22,9 +22,10 @@ def update(size: int, weight: float, value: float = 0.5, **vectors: torch.Tensor
 
 def mutated(chance: random.Random, size: int, weight: float, binding: Binding) -> tuple[str, bytes]:
     """The kind of a fault, and a message with it."""
-    good = update(size, weight)
-    data = encode_reply(good, binding)
+    data = b""
     kind = chance.choice(("bits", "cut", "longer", "noise", "value", "weight", "shape", "binding", "reply", "names"))
+    if kind in ("bits", "cut", "longer", "noise"):
+        data = encode_reply(update(size, weight), binding)
     match kind:
         case "bits":
             changed = bytearray(data)
@@ -48,7 +49,7 @@ def mutated(chance: random.Random, size: int, weight: float, binding: Binding) -
         case "binding":
             name = chance.choice(("round", "attempt", "ask"))
             other = replace(binding, **{name: getattr(binding, name) + chance.randrange(1, 1000)})
-            data = encode_reply(good, other)
+            data = encode_reply(update(size, weight), other)
         case "reply":
             others = (Scores({"accuracy": 1.0}, 5), Settled(), ExchangeReply({"a": torch.zeros(3)}))
             data = encode_reply(chance.choice(others), binding)

@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -95,9 +96,10 @@ def fuzz(folder, count, hostile, threads):
     try:
         for report in run:
             counted.append(report.count("counted"))
-            if report.round == max(1, rounds // 10):
+            if report.round % max(1, rounds // 10) == 0:
                 gc.collect()
                 growth.append(rss())
+                print(f"{report.round * hostile} messages, {growth[-1] >> 20} MB")
             if wrong:
                 break
         for attacker in attackers:
@@ -119,10 +121,20 @@ def test_some_hundred_faulty_messages(tmp_path):
     assert len(reasons) > 10
 
 
+@pytest.fixture
+def in_memory(tmp_path):
+    """A folder whose files are in memory, where the system has such: what is measured is not how fast a disk flushes."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.soak
-def test_a_hundred_thousand_faulty_messages(tmp_path):
+def test_a_hundred_thousand_faulty_messages(in_memory):
     begun = time.monotonic()
-    kinds, reasons, growth = fuzz(tmp_path, MESSAGES, 100, 4)
+    kinds, reasons, growth = fuzz(in_memory, MESSAGES, 100, 4)
     print(
         f"{kinds.total()} faulty messages in {time.monotonic() - begun:.0f} s, all refused for {len(reasons)} reasons"
     )

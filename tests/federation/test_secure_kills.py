@@ -2,7 +2,7 @@
 
 import pytest
 from crash_nodes import Nodes, parts
-from test_kills import kill_agents, kill_servers, with_agents_killed, with_server_killed
+from test_kills import SEED, kill_agents, kill_servers, with_agents_killed, with_server_killed
 
 FEW_SERVER = [  # the place, and how often it is passed before
     ("before an event is on disk", 2),  # among the keys
@@ -47,11 +47,9 @@ def test_an_agent_is_killed(nodes, place, count):
 
 @pytest.mark.soak
 def test_the_server_is_killed_again_and_again(nodes):
-    killed, number = kill_servers(nodes, 1, 30)
-    print(f"{killed} kills of the server in {number} runs with a secure sum: the weights of a simulation")
+    print("secure sum:", kill_servers(nodes, SEED + 1, 30))
 
 
 @pytest.mark.soak
 def test_agents_are_killed_again_and_again(nodes):
-    killed, number = kill_agents(nodes, 1, 8)
-    print(f"{killed} kills of agents in {number} runs with a secure sum: the weights of a simulation")
+    print("secure sum:", kill_agents(nodes, SEED + 1, 8))

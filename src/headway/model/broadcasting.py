@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -26,8 +27,8 @@ def broadcasts(function: Callable[[Tensor, Tensor], object], outputs: Tensor, ta
     False
     """
     try:
-        full = torch.broadcast_shapes(outputs.shape, targets.shape)
-    except RuntimeError:
+        full = np.broadcast_shapes(outputs.shape, targets.shape)  # that of torch imports seconds of symbolic algebra
+    except ValueError:
         return False
     if full == outputs.shape:
         return False
@@ -44,7 +45,7 @@ def broadcasts(function: Callable[[Tensor, Tensor], object], outputs: Tensor, ta
 class _Watch(TorchFunctionMode):
     """Follows what is made of the outputs alone, and of the targets alone, until the two meet."""
 
-    def __init__(self, outputs: Tensor, targets: Tensor, full: torch.Size) -> None:
+    def __init__(self, outputs: Tensor, targets: Tensor, full: tuple[int, ...]) -> None:
         super().__init__()
         self.shapes, self.full, self.found = {"outputs": outputs.shape, "targets": targets.shape}, full, False
         self.made_of = {id(outputs): {"outputs"}, id(targets): {"targets"}}

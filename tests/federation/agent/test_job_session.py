@@ -1,5 +1,6 @@
 """An agent at work on a job: stops at any moment, withdrawn work, heartbeats, verdicts, servers that come back."""
 
+import asyncio
 import threading
 import time
 
@@ -57,8 +58,8 @@ def scaffold():
     return hw.recipes.recipe("scaffold", trainer=TRAINER)
 
 
-def until(condition, seconds=10.0):
-    """Waits for a condition."""
+def until(condition, seconds=60.0):
+    """Waits for a condition, which a machine with other work may take long to reach."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -131,20 +132,59 @@ def test_an_agent_that_is_killed_goes_on_with_the_same_bits(tmp_path, hook, plac
 
 
 def test_work_that_is_withdrawn_stops_between_two_steps(tmp_path):
-    steps, slow = [], hw.LocalSGD(lr=0.1, batch_size=1, steps=100_000)
+    steps, under_way, withdrawn = [], threading.Event(), threading.Event()
 
     def loss(outputs, targets):
         steps.append(1)
+        if len(steps) == 50:
+            under_way.set()
+        elif len(steps) > 50:
+            withdrawn.wait(0.01)  # leaves the processor to the other threads
         return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
 
+    slow = hw.LocalSGD(lr=0.1, batch_size=1, steps=100_000)
     task = hw.Task(lambda: torch.nn.Linear(4, 3), loss=loss, metrics=())
     with Federation(tmp_path, hw.recipes.fedavg(trainer=slow), task, sizes=(9,)) as federation:
-        agent = federation.agent("client-0")
-        until(lambda: len(steps) > 50)
+        agent = federation.agent("client-0", sink=lambda kind, *_: kind == "withdrawn" and withdrawn.set())
+        assert under_way.wait(60)
         federation.network.assignments.withdraw(["client-0"])
-        until(lambda: "withdrawn" in agent.kinds())
+        assert withdrawn.wait(60)
         assert len(steps) < 90_000
         assert agent.thread.is_alive()
+
+
+def test_a_receipt_that_is_lost_on_its_way_is_asked_for_again(tmp_path, monkeypatch):
+    """The server has decided, and its answer does not come: a heartbeat gives the delivery up, and the receipt is kept."""
+    complete = job_session.complete
+
+    async def lost(*arguments):
+        await complete(*arguments)
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(job_session, "complete", lost)
+    with Federation(tmp_path, sizes=(9,)) as federation:
+        agent = federation.agent("client-0")
+        assert agent.join() == "finished"
+        federation.thread.join(20)
+    assert len(list(tmp_path.glob("client-0/receipts/*/*.json"))) == ROUNDS
+    assert torch.equal(federation.made.state.params, federation.expected())
+
+
+def test_a_reply_whose_request_was_withdrawn_is_not_kept(tmp_path, monkeypatch):
+    trained = threading.Event()
+
+    async def never(*_):
+        trained.set()
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(job_session, "upload", never)
+    with Federation(tmp_path, sizes=(9,)) as federation:
+        agent = federation.agent("client-0")
+        assert trained.wait(60)
+        session = agent.agent.session
+        assert len(session.store.undelivered(session.name)) == 1
+        federation.network.assignments.withdraw(["client-0"])
+        until(lambda: not session.store.undelivered(session.name))
 
 
 @pytest.mark.parametrize("state", ["failed", "stopped"])

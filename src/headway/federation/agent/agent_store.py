@@ -150,21 +150,22 @@ class AgentStore:
 
     def deliver(self, reply: StoredReply, receipt: Receipt | None) -> None:
         """Notes that a reply needs no more sending; keeps the receipt of an update beside it."""
-        if receipt is not None and reply.kind == "train":
-            folder = self.folder / "receipts" / _file_name(reply.job)
-            with in_a_sentence(self.folder):
-                folder.mkdir(exist_ok=True)
-                name = f"{reply.round:06}-{reply.attempt}-{_file_name(reply.assignment)}.json"
-                write_whole(folder / name, receipt.model_dump_json().encode() + b"\n")
-        with self._transaction() as database:
-            database.execute(
-                "UPDATE replies SET delivered = 1 WHERE job = ? AND assignment = ?", (reply.job, reply.assignment)
-            )
-            database.execute(  # the last one stays, in case it is asked for again
-                "DELETE FROM replies WHERE job = ? AND delivered AND (round, attempt, assignment) != (?, ?, ?)",
-                (reply.job, reply.round, reply.attempt, reply.assignment),
-            )
-        self._sweep()
+        with self._lock:
+            if receipt is not None and reply.kind == "train":
+                folder = self.folder / "receipts" / _file_name(reply.job)
+                with in_a_sentence(self.folder):
+                    folder.mkdir(exist_ok=True)
+                    name = f"{reply.round:06}-{reply.attempt}-{_file_name(reply.assignment)}.json"
+                    write_whole(folder / name, receipt.model_dump_json().encode() + b"\n")
+            with self._transaction() as database:
+                database.execute(
+                    "UPDATE replies SET delivered = 1 WHERE job = ? AND assignment = ?", (reply.job, reply.assignment)
+                )
+                database.execute(  # the last one stays, in case it is asked for again
+                    "DELETE FROM replies WHERE job = ? AND delivered AND (round, attempt, assignment) != (?, ?, ?)",
+                    (reply.job, reply.round, reply.attempt, reply.assignment),
+                )
+            self._sweep()
 
     @property
     def fresh(self) -> Path:

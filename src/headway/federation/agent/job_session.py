@@ -22,7 +22,7 @@ from headway.federation.agent.backoff import Backoff
 from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
 from headway.federation.agent.exchange_record import TRAINING
 from headway.federation.agent.training_thread import TrainingThread, WorkWithdrawn
-from headway.federation.agent.transfers import complete, download, is_wanted, upload
+from headway.federation.agent.transfers import ask_once, complete, download, is_wanted, upload
 from headway.observe.text import bytes_text
 
 ENDED = ("finished", "failed", "stopped")
@@ -124,6 +124,7 @@ class JobSession:
                 idle.reset()
             elif time.monotonic() - begun < SPIN_S:
                 await asyncio.sleep(idle.wait())
+        await self._last_receipts()
         return self.end
 
     # the server -----------------------------------------------------------------------------------------
@@ -223,6 +224,8 @@ class JobSession:
                 self._task.cancel()
                 raise
             self.log.write("withdrawn", f"Round {assignment.round + 1}: the request was withdrawn by the server.")
+            if self.end is None:
+                await self._last_receipts()
             return True
         except WorkWithdrawn:
             return True
@@ -351,6 +354,13 @@ class JobSession:
         fault_points.at("agent: a receipt is on disk")
         if receipt is not None and receipt.verdict in NOT_COUNTED and stored.kind == "train":
             await self._settle(stored.round, stored.attempt, False, receipt.reason or receipt.verdict)
+
+    async def _last_receipts(self) -> None:
+        """Asks once for the receipts of replies whose delivery was given up: the server may have decided before."""
+        for stored in await asyncio.to_thread(self.store.undelivered, self.name):
+            end = api.Complete(size=stored.size, digest=stored.digest, message=stored.message)
+            with contextlib.suppress(ProblemAnswer, Unreachable):
+                await self._received(stored, await ask_once(self.connection, stored.assignment, end))
 
     def _progress(self, done: int, of: int) -> None:
         self._done = min(1.0, done / max(1, of))

@@ -143,6 +143,21 @@ async def complete(connection: Connection, assignment: str, end: api.Complete, r
     return receipt
 
 
+async def ask_once(connection: Connection, assignment: str, end: api.Complete) -> api.Receipt | None:
+    """The server's receipt for a reply whose delivery was given up; `None` where it does not want the reply any more.
+
+    Raises:
+        ProblemAnswer, Unreachable: if it is not known now.
+    """
+    path = api.COMPLETE.format(assignment=quote(assignment, safe=""))
+    try:
+        return await connection.call_once("POST", path, end, api.Receipt)
+    except ProblemAnswer as answer:
+        if answer.problem.kind != "late":
+            raise
+        return None
+
+
 def next_piece(piece: int, seconds: float) -> int:
     """The bytes of the piece after one that took so long: more on a fast line, fewer on a slow one.
 

@@ -251,8 +251,9 @@ class Spool:
 
     def _make(self) -> None:
         """Makes the folders, if they are not there."""
-        self.blobs.mkdir(parents=True, exist_ok=True)
-        self._parts.mkdir(exist_ok=True)
+        if not (self.blobs.is_dir() and self._parts.is_dir()):
+            self.blobs.mkdir(parents=True, exist_ok=True)
+            self._parts.mkdir(exist_ok=True)
 
     def _find_uploads(self) -> None:
         """Takes up the uploads of an earlier process; a mark of a finished one whose content is gone is removed."""
@@ -282,9 +283,10 @@ class Spool:
 
     def _write(self, held: _Upload, data: bytes) -> None:
         """Writes a piece at the end of a part; what was written of it is taken back if the disk refuses."""
-        self._make()
-        held.stem.parent.mkdir(exist_ok=True)
-        with open(held.part, "r+b" if held.part.exists() else "w+b", buffering=0) as file:
+        begun = held.part.exists()
+        if not begun:
+            held.stem.parent.mkdir(exist_ok=True)
+        with open(held.part, "r+b" if begun else "w+b", buffering=0) as file:
             file.seek(held.received)
             try:
                 view = memoryview(data)
