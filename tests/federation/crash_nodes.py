@@ -199,6 +199,7 @@ class Nodes:
             start_new_session=True,
         )
         self.codes: dict[int, int] = {}
+        self.started: list[int] = []
 
     def __enter__(self) -> Nodes:
         return self
@@ -215,7 +216,10 @@ class Nodes:
         return json.loads(self.process.stdout.readline())
 
     def fresh(self, name: str) -> None:
-        """The next nodes work in another folder."""
+        """The next nodes work in another folder; what a failed test has left running ends."""
+        for pid in self.started:
+            self.kill(pid)
+        self.started.clear()
         self.folder = self.folder.parent / name
         self.folder.mkdir()
 
@@ -223,18 +227,22 @@ class Nodes:
         own = {"folder": str(self.folder), "port": port or self.port, "recipe": self.recipe, "rounds": self.rounds}
         log = self.folder / "server.log"
         own |= {"relayed": relayed, "log": str(log), "begun": time.monotonic() if log.exists() else 0.0}
-        return self.order(kind="serve", fault=fault, file_size=file_size, **own)["pid"]
+        self.started.append(self.order(kind="serve", fault=fault, file_size=file_size, **own)["pid"])
+        return self.started[-1]
 
     def join(self, client: str, fault: str = "", url: str = "") -> int:
         own = {"folder": str(self.folder), "url": url or self.url, "client": client, "recipe": self.recipe}
-        return self.order(kind="join", fault=fault, file_size=0, log=str(self.folder / f"{client}.log"), **own)["pid"]
+        log = str(self.folder / f"{client}.log")
+        self.started.append(self.order(kind="join", fault=fault, file_size=0, log=log, **own)["pid"])
+        return self.started[-1]
 
     def relay(self, clients: int, fault: str = "") -> int:
         """A relay at `other_url` for so many clients."""
         own = {"folder": str(self.folder), "url": self.url, "port": self.other_port, "clients": clients}
         own["recipe"] = self.recipe
         log = str(self.folder / f"{RELAY}.log")
-        return self.order(kind="relay", fault=fault, file_size=0, log=log, **own)["pid"]
+        self.started.append(self.order(kind="relay", fault=fault, file_size=0, log=log, **own)["pid"])
+        return self.started[-1]
 
     @property
     def other_url(self) -> str:

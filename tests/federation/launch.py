@@ -1,7 +1,8 @@
 """Runs `headway` as its console script does, with the fault that a test has asked for.
 
 HEADWAY_TEST_FAULT holds "place|action|count": at the count-th pass of the place the process is killed ("kill"), stopped
-("stop"), or fails as a full or a broken disk does ("full", "broken"); "any moment|kill|200" kills it after 200 ms.  HEADWAY_TEST_TRACE names a file to which every
+("stop"), or fails as a full or a broken disk does ("full", "broken"); "any moment|kill|200"
+kills it after 200 ms.  HEADWAY_TEST_TRACE names a file to which every
 place that is passed is added.  HEADWAY_TEST_FILE_SIZE is the largest size of a file, as on a disk that is full.
 """
 

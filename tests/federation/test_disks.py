@@ -1,5 +1,7 @@
 """Disks that are full or broken, and two servers on one folder: a sentence, an exit code, and a run to go on."""
 
+import time
+
 import pytest
 from crash_nodes import Nodes, parts
 from test_kills import check
@@ -49,13 +51,15 @@ def test_a_write_that_fails(nodes, place, action):
     assert ("No space left" if action == "full" else "Input/output error") in text
 
 
-def test_two_servers_on_one_folder(nodes):
-    nodes.fresh("two")
+@pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=pytest.mark.soak) for number in range(1, 20))])
+def test_two_servers_on_one_folder(nodes, number):
+    nodes.fresh(f"two-{number}")
     clients = parts(nodes.recipe)[1].clients
-    first = nodes.serve(fault="after an event is on disk|stop|2")  # it holds the folder, and does nothing
+    first = nodes.serve(fault=f"after an event is on disk|stop|{2 + number % 6}")  # it holds the folder, and waits
     agents = [nodes.join(client) for client in clients]
     while not (nodes.folder / "run").exists():
         assert nodes.code(first) is None, nodes.logs()
+        time.sleep(0.01)
     second = nodes.serve(port=nodes.other_port)
     assert nodes.wait(second) == 1
     assert "another process" in (nodes.folder / "server.log").read_text()

@@ -1,6 +1,8 @@
 """Faulty messages against a running server: all are refused with a reason, none ends it, and memory stays bounded."""
 
 import gc
+import hashlib
+import json
 import os
 import random
 import tempfile
@@ -52,6 +54,83 @@ def rss():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+class Line:
+    """A hostile client, on a connection on which it sends its calls ahead of their answers."""
+
+    def __init__(self, url, name):
+        self.raw = RawClient(url, name)
+        assert self.raw.join(TRAIN).status == 200
+        self.socket = self.raw.socket()
+        self.file = self.socket.makefile("rb")
+        self.assignment, self.settled, self.last = None, (), b""
+        self.ask()
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+        self.raw.close()
+
+    def send(self, method, path, body, **headers):
+        head = {"Host": "x", api.NODE: self.raw.name, "Content-Length": len(body), **headers}
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", ""]
+        self.socket.sendall("\r\n".join(lines).encode() + body)
+
+    def receive(self):
+        """The status and the body of the next answer."""
+        status, length = int(self.file.readline().split()[1]), 0
+        while (line := self.file.readline()) != b"\r\n":
+            name, _, value = line.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        return status, self.file.read(length)
+
+    def ask(self):
+        """Sends for the next request."""
+        request = api.WorkRequest(job=self.raw.job_id, wait_s=25.0, settled=self.settled)
+        self.send("POST", api.WORK, request.model_dump_json().encode())
+
+    def binding(self):
+        """What a reply to the next request is bound to."""
+        before, self.assignment = self.assignment, None
+        while self.assignment is None:
+            work = api.Work.model_validate_json(self.receive()[1])
+            self.settled = tuple((verdict.round, verdict.attempt) for verdict in work.verdicts)
+            if work.assignment is None or work.assignment == before:
+                assert work.state == "running", work
+                self.ask()
+            else:
+                self.assignment = work.assignment
+        return binding_of(self.assignment)
+
+    def end(self, data):
+        body = {"size": len(data), "digest": hashlib.sha256(data).hexdigest(), "message": self.assignment.message}
+        self.send("POST", api.COMPLETE.format(assignment=self.assignment.assignment), json.dumps(body).encode())
+
+    def send_faulty(self, kind, data):
+        """Sends a message whole, and for the next request; one that is too large is announced, and given up."""
+        if len(data) <= self.assignment.limit:
+            path = api.REPLY.format(assignment=self.assignment.assignment)
+            self.send("PUT", path, data, **{api.OFFSET: 0})
+            self.last = data
+        else:
+            self.end(data)
+            self.last = b""
+        self.end(self.last)
+        self.ask()
+        return kind
+
+    def receipt(self):
+        """The receipt of the message that was sent last."""
+        taken = self.receive()
+        assert taken[0] in (200, 413), taken
+        status, body = self.receive()
+        while status == 202:  # no decision yet; the answer to the request for work comes before that to this one
+            self.end(self.last)
+            self.receive()
+            status, body = self.receive()
+            self.ask()
+        return api.Receipt.model_validate_json(body)
+
+
 def fuzz(folder, count, hostile, threads):
     """Rounds in which hostile clients send `count` faulty messages beside an honest one; kinds, reasons, growth."""
     data, task = blobs((TRAIN,) * (hostile + 1)), linear_task()
@@ -66,18 +145,12 @@ def fuzz(folder, count, hostile, threads):
 
     def attack(names, seed):
         chance = random.Random(seed)
-        raws = {name: RawClient(network.url, name) for name in names}
+        lines = [Line(network.url, name) for name in names]
         try:
-            for raw in raws.values():
-                assert raw.join(TRAIN).status == 200
             for _ in range(rounds):
-                for raw in raws.values():
-                    assignment = raw.assignment(tries=1 << 20)
-                    kind, message = mutated(chance, SIZE, TRAIN, binding_of(assignment))
-                    answer = raw.send(assignment, message)
-                    if answer.status == 413:  # refused before it was sent: the client gives up instead
-                        answer = raw.send(assignment, b"")
-                    receipt = api.Receipt.model_validate_json(answer.body)
+                sent = [line.send_faulty(*mutated(chance, SIZE, TRAIN, line.binding())) for line in lines]
+                for line, kind in zip(lines, sent, strict=True):
+                    receipt = line.receipt()
                     kinds[kind] += 1
                     reasons[receipt.reason[:30]] += 1
                     if receipt.verdict != "refused" or not receipt.reason:
@@ -85,8 +158,8 @@ def fuzz(folder, count, hostile, threads):
         except Exception as error:
             wrong.append(error)
         finally:
-            for raw in raws.values():
-                raw.close()
+            for line in lines:
+                line.close()
 
     attackers = [threading.Thread(target=attack, args=(others[n::threads], n), daemon=True) for n in range(threads)]
     for attacker in attackers:
@@ -123,7 +196,7 @@ def test_some_hundred_faulty_messages(tmp_path):
 
 @pytest.fixture
 def in_memory(tmp_path):
-    """A folder whose files are in memory, where the system has such: what is measured is not how fast a disk flushes."""
+    """A folder whose files are in memory, where there is such a file system: no time goes into flushing a disk."""
     if not os.access("/dev/shm", os.W_OK):
         yield tmp_path
         return

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import random
 import socket
 import time
+from collections import Counter
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ from serving_run import DATA, ROUNDS, Serving
 import headway as hw
 from headway.federation import http_api as api
 from headway.federation.serving.http_server import BUFFER
+
+REPLAYS = int(os.environ.get("HEADWAY_REPLAYS", "10000"))
 
 
 @pytest.fixture
@@ -190,6 +194,40 @@ def test_replays_and_pieces_out_of_order(serving, undisturbed):
     assert [report.count("counted") for report in serving.reports] == [3] * ROUNDS
 
 
+@pytest.mark.soak
+def test_ten_thousand_replays(serving, undisturbed):
+    """What was sent before, by anybody, in any order and round: an update that has counted never counts again."""
+    chance, kinds, sent = random.Random(0), Counter(), []
+    with serving.client() as raw, serving.client(DATA.clients[0]) as other:
+        assert raw.join(5).status == 200
+        for _ in range(ROUNDS):
+            assignment = raw.assignment()
+            data = prepared(assignment, raw.message(assignment), 5.0, 0.25)
+            sent.append((assignment, data, raw.send(assignment, data).body))
+            for _ in range(-(-REPLAYS // ROUNDS)):
+                earlier, whole, receipt = chance.choice(sent)
+                match kind := chance.choice(("end", "piece", "changed", "other's piece", "other's end")):
+                    case "end":
+                        answer = raw.complete(earlier, whole)
+                        assert (answer.status, answer.body) == (200, receipt)
+                    case "piece":
+                        offset = chance.randrange(len(whole))
+                        assert raw.put(earlier, whole[offset:], offset).status in (409, 410)
+                    case "changed":
+                        assert raw.complete(earlier, whole, digest=f"{chance.getrandbits(256):064x}").status in (
+                            409,
+                            410,
+                        )
+                    case "other's piece":
+                        assert other.put(earlier, whole).status == 410
+                    case "other's end":
+                        assert other.complete(earlier, whole).status == 410
+                kinds[kind] += 1
+        assert torch.equal(serving.finish(raw), undisturbed)
+    assert [report.count("counted") for report in serving.reports] == [3] * ROUNDS
+    print(f"{kinds.total()} replays: none counted; {dict(kinds)}")
+
+
 def test_the_update_of_another_client_cannot_be_downloaded(serving, undisturbed):
     with serving.client() as raw, serving.client(DATA.clients[0]) as other:
         assert raw.join(5).status == 200
@@ -218,7 +256,8 @@ def test_a_reply_that_is_too_large(serving, undisturbed):
         assert torch.equal(serving.finish(raw), undisturbed)
 
 
-def test_slow_clients_do_not_delay_the_others(tmp_path):
+@pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=pytest.mark.soak) for number in range(1, 20))])
+def test_slow_clients_do_not_delay_the_others(tmp_path, number):
     """Heads, bodies and downloads that come or go a byte at a time, while a round has a deadline."""
     serving = Serving(tmp_path, quorum=hw.Quorum(deadline_s=2.0))
     sockets = []

@@ -40,7 +40,7 @@ SERVER_KILLS = int(os.environ.get("HEADWAY_SERVER_KILLS", "600"))
 AGENT_KILLS = int(os.environ.get("HEADWAY_AGENT_KILLS", "400"))
 SEED = int(os.environ.get("HEADWAY_KILL_SEED", "0"))  # of the places
 SOAK_ROUNDS = 6
-PATIENCE_S = 300.0  # for a run with all its kills
+PATIENCE_S = 900.0  # for a run with all its kills
 
 
 @functools.cache

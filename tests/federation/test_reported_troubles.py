@@ -1,5 +1,8 @@
 """What people report of federations in use, each as a test: agents, a server, and the network between them."""
 
+import math
+import os
+import random
 import socket
 import threading
 import time
@@ -26,6 +29,7 @@ from headway.federation.serving.network_engine import WaitedTooLong
 DATA, TASK = blobs((7, 12, 5)), linear_task(dtype="float64")
 ONE, TWO, THREE = DATA.clients
 ROUNDS = 3
+PARTITIONS = int(os.environ.get("HEADWAY_PARTITIONS", "100"))
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2)
 SCAFFOLD = hw.recipes.recipe("scaffold", trainer=TRAINER)
 
@@ -402,3 +406,30 @@ def test_a_slow_line_that_loses_connections_and_is_parted(make, simulated, parti
     federation.thread.join(120)
     check(federation, simulated)
     print(f"a partition of {partition_s:g} s and {federation.proxy.cuts} lost connections: the same weights")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("part", range(4))
+def test_a_hundred_partitions(make, part):
+    """Of 1 to 120 s, after which the connections of before are half-open, or reset."""
+    chance = random.Random(part)
+    lengths = [math.exp(chance.uniform(0.0, math.log(120.0))) for _ in range(PARTITIONS // 4)]
+    rounds = 6 * len(lengths)
+    federation = make(rounds=rounds, lease_s=600.0).start()
+    federation.join(*DATA.clients)
+    for number, length in enumerate(lengths):
+        seen = len(federation.reports)
+        until(lambda seen=seen: len(federation.reports) > seen, 600)
+        federation.proxy.faults = Faults(frozen=True)
+        time.sleep(length)
+        assert federation.thread.is_alive(), "the run was over before the partition"
+        (federation.proxy.cut if number % 2 else federation.proxy.forget)()
+        federation.proxy.faults = Faults()
+    federation.thread.join(600)
+    assert federation.finish() == dict.fromkeys(DATA.clients, "finished")
+    local = hw.Run(SCAFFOLD, DATA, TASK, rounds=rounds, evaluate_every=None)
+    list(local)
+    assert torch.equal(federation.run.state.params, local.state.params)
+    assert federation.counted() == [3] * rounds
+    assert [federation.trained(client) for client in DATA.clients] == [list(range(rounds))] * 3
+    print(f"{len(lengths)} partitions of {sum(lengths):.0f} s in all: each update counted once, the same weights")

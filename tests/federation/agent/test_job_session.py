@@ -153,13 +153,15 @@ def test_work_that_is_withdrawn_stops_between_two_steps(tmp_path):
         assert agent.thread.is_alive()
 
 
-def test_a_receipt_that_is_lost_on_its_way_is_asked_for_again(tmp_path, monkeypatch):
-    """The server has decided, and its answer does not come: a heartbeat gives the delivery up, and the receipt is kept."""
+def test_the_receipt_of_the_last_update_is_kept(tmp_path, monkeypatch):
+    """The job ends with the last update, and a heartbeat brings its end before the receipt."""
     complete = job_session.complete
 
-    async def lost(*arguments):
-        await complete(*arguments)
-        await asyncio.sleep(3600)
+    async def lost(connection, assignment, end, round_):
+        receipt = await complete(connection, assignment, end, round_)
+        if round_ == ROUNDS - 1:
+            await asyncio.sleep(3600)
+        return receipt
 
     monkeypatch.setattr(job_session, "complete", lost)
     with Federation(tmp_path, sizes=(9,)) as federation:
@@ -168,6 +170,27 @@ def test_a_receipt_that_is_lost_on_its_way_is_asked_for_again(tmp_path, monkeypa
         federation.thread.join(20)
     assert len(list(tmp_path.glob("client-0/receipts/*/*.json"))) == ROUNDS
     assert torch.equal(federation.made.state.params, federation.expected())
+
+
+def test_a_request_that_was_answered_is_not_withdrawn(tmp_path, monkeypatch):
+    """Its receipt is on its way, and a heartbeat comes first."""
+    complete, beats = job_session.complete, []
+
+    async def late(connection, assignment, end, round_):
+        receipt, seen = await complete(connection, assignment, end, round_), len(beats)
+        while round_ < ROUNDS - 1 and len(beats) < seen + 2:
+            await asyncio.sleep(0.01)
+        return receipt
+
+    with Federation(tmp_path, sizes=(9,)) as federation:
+        state = federation.network.server._state
+        monkeypatch.setattr(federation.network.server, "_state", lambda *a: beats.append(a) or state(*a))
+        monkeypatch.setattr(job_session, "complete", late)
+        agent = federation.agent("client-0")
+        assert agent.join(60) == "finished"
+        federation.thread.join(20)
+    assert agent.kinds()[: agent.kinds().index("ended")].count("withdrawn") <= 1  # by the end of the job at most
+    assert len(list(tmp_path.glob("client-0/receipts/*/*.json"))) == ROUNDS
 
 
 def test_a_reply_whose_request_was_withdrawn_is_not_kept(tmp_path, monkeypatch):
@@ -265,6 +288,6 @@ def test_a_request_whose_message_is_gone_is_asked_for_again(tmp_path, monkeypatc
         agent = federation.agent("client-0")
         assert agent.join() == "finished"
         federation.thread.join(20)
-    assert agent.kinds().count("withdrawn") == 2
+    assert sum("no such message" in text for _, text, _ in agent.events) == 2
     assert [report.count("counted") for report in federation.reports] == [1] * ROUNDS
     assert torch.equal(federation.made.state.params, federation.expected())

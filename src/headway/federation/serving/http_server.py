@@ -358,8 +358,10 @@ class HttpServer:
     def _state(self, client: str, working: tuple[str, ...]) -> api.Work:
         held, board = self.assignments.of(client), self.assignments
         state, reason = board.show_state(client)
-        in_hand = set() if held is None else {held.assignment}
-        withdrawn = tuple(name for name in working if name not in in_hand) if board.is_unwanted() else ()
+        gone = [name for name in working if held is None or held.assignment != name] if board.is_unwanted() else []
+        withdrawn = tuple(
+            name for name in gone if board.receipt(client, name) is None
+        )  # of others the receipt is on its way
         member = self.members.get(client)
         aside = "" if member is None or not member.set_aside else f"set aside: {member.reason}"
         return api.Work(
