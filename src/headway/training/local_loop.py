@@ -61,7 +61,7 @@ def _run(plan: LoopPlan, work: TrainingInputs, steps: ClientSteps, recorder: Ste
     """All steps; a recorder takes in the model after each."""
     loop = LocalLoop(plan, work, steps, recorder)
     for inputs, targets, lr in batches_of(work, steps):
-        if stopping.flag.number is not None:
+        if stopping.flag.number is not None or stopping.flag.interrupted:
             stopping.check()
         loop.step(inputs, targets, lr)
     return loop

@@ -138,19 +138,18 @@ def test_work_that_is_withdrawn_stops_between_two_steps(tmp_path):
         steps.append(1)
         if len(steps) == 50:
             under_way.set()
-        elif len(steps) > 50:
-            withdrawn.wait(0.01)  # leaves the processor to the other threads
+            withdrawn.wait(60)
         return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
 
-    slow = hw.LocalSGD(lr=0.1, batch_size=1, steps=100_000)
+    slow = hw.LocalSGD(lr=0.1, batch_size=1, steps=500)
     task = hw.Task(lambda: torch.nn.Linear(4, 3), loss=loss, metrics=())
     with Federation(tmp_path, hw.recipes.fedavg(trainer=slow), task, sizes=(9,)) as federation:
         agent = federation.agent("client-0", sink=lambda kind, *_: kind == "withdrawn" and withdrawn.set())
         assert under_way.wait(60)
         federation.network.assignments.withdraw(["client-0"])
         assert withdrawn.wait(60)
-        assert len(steps) < 90_000
         assert agent.thread.is_alive()
+    assert len(steps) < 100
 
 
 def test_the_receipt_of_the_last_update_is_kept(tmp_path, monkeypatch):
@@ -166,7 +165,7 @@ def test_the_receipt_of_the_last_update_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(job_session, "complete", lost)
     with Federation(tmp_path, sizes=(9,)) as federation:
         agent = federation.agent("client-0")
-        assert agent.join() == "finished"
+        assert agent.join(60) == "finished"
         federation.thread.join(20)
     assert len(list(tmp_path.glob("client-0/receipts/*/*.json"))) == ROUNDS
     assert torch.equal(federation.made.state.params, federation.expected())
@@ -212,7 +211,7 @@ def test_a_reply_whose_request_was_withdrawn_is_not_kept(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("state", ["failed", "stopped"])
 def test_an_agent_stops_working_for_a_run_that_has_ended(tmp_path, state):
-    slow = hw.LocalSGD(lr=0.1, batch_size=1, steps=100_000)
+    slow = hw.LocalSGD(lr=0.1, batch_size=1, steps=5_000)
     with Federation(tmp_path, hw.recipes.fedavg(trainer=slow), sizes=(9,)) as federation:
         agent = federation.agent("client-0")
         until(lambda: federation.network.assignments.of("client-0") is not None)
