@@ -41,6 +41,7 @@ from headway.stages import (
     ECGR,
     Clip,
     FedProx,
+    LossValidation,
     MajorityVote,
     Mean,
     RandomK,
@@ -213,6 +214,8 @@ def test_one_parameter_and_one_client_are_enough(stage, clients, size) -> None:
         with pytest.raises(ChainRefused, match=f"at least {fewest} updates"):
             engine(*around(stage), problems=quadratics(clients, size))
         return
+    if isinstance(stage, LossValidation) and clients == 1:
+        return  # which is the root, whose update is left out
     tiny = engine(*around(stage), problems=quadratics(clients, size))
     after = tiny.run(3)
     assert after.params.shape == (size,)

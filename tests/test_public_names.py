@@ -13,11 +13,11 @@ __version__ Adagrad Adam AdamW AdaptiveClip AdaptiveRobustClipping AFL Aggregato
 Bernoulli Bucketing Bulyan BySize CentredClipping Chain chain ChainRefused Charging ClientFailed ClientMomentum Clip
 ClockEngine ConfigError Context data DataError DeviceFleet Diurnal Diverged DPSGD ECGR Examples FedDyn FederatedData
 FedNova FedProx Fixed Flow FLTrust GaussianNoise GeometricMedian HeadwayError Krum Layout LeastAvailable LocalEngine
-LocalGaussian LocalOptimizer LocalSGD LossTerm MajorityVote MatrixNoise Mean MeanAroundMedian Median MinimumDiameter
-models Moon MultiKrum NNM NormBound Observer Oort Place Poisson PowerOfChoice PrivacyOptions ProcessEngine Protocol
-QFedAvg Quantize Quorum RandomK RayEngine Rebase recipes Reputation RMSprop RoundReport RoundRobin rounds Run
-RunFolderError Sampler Scaffold Schedule SecureSum ServerAdagrad ServerAdam ServerSGD ServerYogi SGD Skellam Spaced
-Stage stages Staleness step_rules Task Trace Trainer TrimmedMean Uniform Update Weigh WeighByQuality
+LocalGaussian LocalOptimizer LocalSGD LossTerm LossValidation MajorityVote MatrixNoise Mean MeanAroundMedian Median
+MinimumDiameter models Moon MultiKrum NNM NormBound Observer Oort Place Poisson PowerOfChoice PrivacyOptions
+ProcessEngine Protocol QFedAvg Quantize Quorum RandomK RayEngine Rebase recipes Reputation RMSprop RoundReport
+RoundRobin rounds Run RunFolderError Sampler Scaffold Schedule SecureSum ServerAdagrad ServerAdam ServerSGD ServerYogi
+SGD Skellam Spaced Stage stages Staleness step_rules Task Trace Trainer TrimmedMean Uniform Update Weigh WeighByQuality
 """.split()  # noqa: SIM905
 )
 

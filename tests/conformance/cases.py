@@ -40,6 +40,7 @@ from headway.stages import (
     GeometricMedian,
     Krum,
     LocalGaussian,
+    LossValidation,
     MajorityVote,
     MatrixNoise,
     Mean,
@@ -110,6 +111,10 @@ EXAMPLES: dict[str, tuple[Stage, ...]] = {
     "AdaptiveRobustClipping": (AdaptiveRobustClipping(1, then=Median(1)),),
     "MinimumDiameter": (MinimumDiameter(1),),
     "FLTrust": (FLTrust("c000"),),
+    "LossValidation": (
+        LossValidation("c000", margin=None),
+        LossValidation("c000", margin=None, rho=0.1, then=Median(0)),
+    ),
     "ClientMomentum": (ClientMomentum(0.0), ClientMomentum(0.9)),
     "Staleness": (Staleness("constant"), Staleness(), Staleness("polynomial", 2.0), Staleness("hinge", grace=1)),
     "Weigh": (Weigh("examples"), Weigh("uniform"), Weigh("capped", 3)),

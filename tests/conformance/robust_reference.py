@@ -146,3 +146,15 @@ def _near(one: list[float], other: list[float], tolerance: float) -> bool:
     apart = sqrt(sum((a - b) ** 2 for a, b in zip(one, other, strict=True)))
     longest = max(sqrt(sum(a * a for a in one)), sqrt(sum(b * b for b in other)))
     return apart <= tolerance * longest
+
+
+def zeno(now: float, losses: dict[str, float], squares: dict[str, float], drop: int, margin: float, rho: float) -> set:
+    """The clients whose updates are left after the worst are taken out one at a time."""
+    left = sorted(losses)
+    for _ in range(min(drop, len(left))):
+        worst = left[0]
+        for client in left[1:]:
+            if now - losses[client] - rho * squares[client] <= now - losses[worst] - rho * squares[worst]:
+                worst = client
+        left.remove(worst)
+    return {client for client in left if losses[client] - now <= margin}

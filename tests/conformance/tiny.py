@@ -20,9 +20,9 @@ from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
 from headway.protocol.effects import EffectHandler, drive
-from headway.protocol.messages import Answer, Ask, Train
+from headway.protocol.messages import Answer, Ask, Measure, Train
 from headway.protocol.quorum import Quorum
-from headway.protocol.reports import ClientReport
+from headway.protocol.reports import ClientReport, Reports
 from headway.protocol.sums import ExactTotal
 from headway.server.guard import Promise
 
@@ -115,6 +115,9 @@ class Tiny:
 
     def send(self, ask: Ask) -> Answer:
         self.asked.append(ask)
+        if isinstance(ask.request, Measure):
+            losses = [float(self.population[client].loss(ask.message.params)) for client in ask.cohort]
+            return Answer(reports=Reports(ask.cohort, metrics={"train_loss": losses}))
         if not isinstance(ask.request, Train):
             return Answer(replies=dict(self._replies(ask)))
         total, reports = ExactTotal(), []

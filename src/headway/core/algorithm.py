@@ -227,6 +227,8 @@ class Algorithm:
             yield Reserve(made_by_clients, state.round)  # their messages are the release
         if self.chain.protocol is None:
             answer = yield ask
+            if self.chain.aggregator.examines and answer.total.count:
+                answer = yield Concluded((yield from self.chain.aggregator.examine(ask, answer)))
         else:
             answer = yield from self.chain.protocol[1].exchange(ask, ctx)
             yield Concluded(answer)

@@ -67,6 +67,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         lambda flow: "a quarantine, in which clients are not drawn",
         lambda flow: "leave quarantine_below out",
     ),
+    "immediate": Requirement(
+        "engine",
+        lambda flow: flow.engine is None or not (flow.engine.deployed or flow.engine.clock),
+        "clients that answer at once, since one of them is asked several times in a round",
+        lambda flow: f"the {flow.engine.name if flow.engine else ''} engine",
+        lambda flow: "run in this process or in workers, without a clock",
+    ),
     "unprotected": Requirement(
         "events",
         lambda flow: not flow.events,

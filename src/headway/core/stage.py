@@ -157,12 +157,14 @@ class Aggregator(Stage):
 
     A sum-shaped rule writes `lift` and `finish`; its totals merge exactly, in any order.  A rule that
     needs every update at once (a median, Krum) sets `whole_cohort` and writes `reduce`.  One that needs several updates
-    sets how many in `connect`: `flow.set(self, min_updates=3)`.
+    sets how many in `connect`: `flow.set(self, min_updates=3)`.  One that asks for more before it aggregates sets
+    `examines` and writes `examine`.
     """
 
     place: ClassVar[Place] = Place.AGGREGATE
     whole_cohort: ClassVar[bool] = False
     judges: ClassVar[bool] = False  # whether it leaves clients out by name, and writes `left_out`
+    examines: ClassVar[bool] = False
 
     def connect(self, flow: Flow) -> Flow:
         """A whole-cohort rule must see each update, of a known number; behind a sum, no weight may reveal one client's
@@ -203,6 +205,10 @@ class Aggregator(Stage):
     def left_out(self, rows: Rows, ctx: ServerContext) -> Mapping[str, LeftOut]:
         """The clients whose updates are not to count, before `reduce` has those of the others."""
         return {}
+
+    def examine(self, train: Ask, answer: Answer) -> Generator[Ask, Answer, Answer]:
+        """Asks for more once the updates of a round are there; the answer that the round goes on with."""
+        raise NotImplementedError
 
     def aggregate(self, total: ExactTotal, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The aggregate of a round, by `finish` or by `reduce`, and the next state.  A whole-cohort rule's weight and

@@ -34,6 +34,12 @@ def check_population(algorithm: Algorithm, engine: Engine, known: ClientData) ->
     sampler, clients = algorithm.sampler, _names(known, population)
     if (replicas := algorithm.flows()[-1].replicas) > 1:
         check_groups(clients, replicas)
+    rule = algorithm.chain.aggregator
+    if (root := getattr(rule, "root", None)) is not None and root not in clients:
+        raise ConfigError(
+            f"{type(rule).__name__}.root is {root!r}, which must be the client that holds the server's root data, "
+            f"found none of that name among {len(clients)}: name one of them."
+        )
     if isinstance(sampler, Fixed):
         sampler.draw(clients, 0, Key.root(0))  # which names a client that is not there
     elif not algorithm.enough(clients):

@@ -24,7 +24,7 @@ from headway.experiment.federation import Federation
 from headway.observe.run_folder import read_notes, read_tensors, write_tensors, writing
 from headway.protocol.answer_state import answer_from_state, answer_to_state
 from headway.protocol.effects import Concluded, Effect, EffectHandler, Persist, drive
-from headway.protocol.messages import Answer, Ask, Train
+from headway.protocol.messages import Answer, Ask, Measure, Train
 from headway.protocol.reports import Reports
 
 KEEP_AFTER_S = 20.0  # a round whose effects took less is sooner carried out again than written to disk
@@ -182,7 +182,7 @@ class RoundReplay:
 def _kind(effect: Effect) -> Kind:
     match effect:
         case Ask():
-            return "train" if isinstance(effect.request, Train) else "ask"
+            return "train" if isinstance(effect.request, Train | Measure) else "ask"
         case Concluded():
             return "concluded"
     return "other"

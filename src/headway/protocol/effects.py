@@ -39,7 +39,7 @@ class Persist:
 
 @dataclass(frozen=True, slots=True)
 class Concluded:
-    """The effect after the exchanges of a protocol, or once a rule has left clients out by name: the answer that the
+    """The effect after the exchanges of a protocol, or once a rule has left clients out: the answer that the
     round goes on with, in the place of that to Train.  Where a protocol has ended without a sum, nobody is counted in
     it, and its notes say why."""
 

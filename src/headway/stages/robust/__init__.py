@@ -10,6 +10,7 @@ from headway.stages.robust.coordinate_rules import TrimmedMean as TrimmedMean
 from headway.stages.robust.krum import Bulyan as Bulyan
 from headway.stages.robust.krum import Krum as Krum
 from headway.stages.robust.krum import MultiKrum as MultiKrum
+from headway.stages.robust.loss_validation import LossValidation as LossValidation
 from headway.stages.robust.majority_vote import MajorityVote as MajorityVote
 from headway.stages.robust.pre_aggregation import NNM as NNM
 from headway.stages.robust.pre_aggregation import AdaptiveRobustClipping as AdaptiveRobustClipping
