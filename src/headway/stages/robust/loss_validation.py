@@ -136,9 +136,9 @@ class LossValidation(Aggregator):
     def _loss(self, answer: Answer) -> float:
         """The loss in the root's answer."""
         losses = answer.reports.with_status("counted").with_metric("train_loss").metric("train_loss")
-        if not losses:
+        if not losses or losses[0] is None:
             raise UpdateRejected(self.root, "it holds the root data of LossValidation, and has not evaluated them")
-        return float(losses[0])
+        return losses[0]
 
     def _reason(self, now: float, loss: float) -> str:
         return (
