@@ -73,13 +73,15 @@ class Federation:
         self.data, self.task = blobs(sizes), task or linear_task(dtype="float64")
         self.algorithm, self.rounds, self.folder = algorithm or scaffold(), rounds, tmp_path
         options.setdefault("expected", frozenset(self.data.clients))
+        self.evaluate_every = options.pop("evaluate_every", 1)
         self.log = EventLog(tmp_path)
         self.network = Network.of(self.algorithm, self.task, Spool(tmp_path / "spool"), self.log, rounds, **options)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.agents: list[AgentThread] = []
 
     def _run(self):
-        self.made = hw.Run(self.algorithm, self.data, self.task, rounds=self.rounds, engine=self.network.engine)
+        own = {"engine": self.network.engine, "evaluate_every": self.evaluate_every}
+        self.made = hw.Run(self.algorithm, self.data, self.task, rounds=self.rounds, **own)
         self.reports = list(self.made)
         self.network.assignments.set_state("finished")
 
@@ -163,7 +165,7 @@ def test_the_receipt_of_the_last_update_is_kept(tmp_path, monkeypatch):
         return receipt
 
     monkeypatch.setattr(job_session, "complete", lost)
-    with Federation(tmp_path, sizes=(9,)) as federation:
+    with Federation(tmp_path, sizes=(9,), evaluate_every=None) as federation:
         agent = federation.agent("client-0")
         assert agent.join(60) == "finished"
         federation.thread.join(20)
