@@ -34,6 +34,7 @@ BROKEN = {
     "sum": Flow().set("Median", reduced=True),
     "each_update": Flow(server_sees="sum"),
     "never_excluded": Flow(excludes=True),
+    "immediate": Flow(engine=EngineFacts("Network", deployed=True)),
     "unprotected": Flow(events=(PrivacyEvent("gaussian", 1.0, 1.0),)),
     "single_updates": Flow(server_sees="bucket sums", buckets=4),
     "repeatable": Flow(number="ring"),

@@ -21,6 +21,7 @@ def algorithm(*stages, reputation=SCORES, sampler=None, quorum=None):
     ("stages", "words"),
     [
         ((hw.Clip(1.0), hw.Quantize(bits=16), hw.SecureSum(), hw.Mean("clients")), "only their sum"),
+        ((hw.Clip(1.0), hw.Quantize(bits=16), hw.SecureSum(buckets=3), hw.Median(1)), "the sums of 3 buckets"),
         ((hw.Clip(1.0), hw.Mean("expected"), hw.GaussianNoise(1.0)), "gaussian noise"),
         ((hw.Clip(1.0), hw.LocalGaussian(1.0), hw.Mean("clients")), "gaussian noise"),
     ],

@@ -71,7 +71,12 @@ class Reputation(Plain):
         Raises:
             ChainRefused: with what was needed, found, caused by, and what to do.
         """
-        flow.require(self, each_update=True, unprotected="a score of each client would leave the protected channel")
+        flow.require(
+            self,
+            each_update=True,
+            single_updates=True,
+            unprotected="a score of each client would leave the protected channel",
+        )
         flow.require(self, synchronous="updates of one model are compared")
         if self.excludes and quorum.replace:
             raise ChainRefused(

@@ -71,7 +71,7 @@ class LossValidation(Aggregator):
 
     def connect(self, flow: Flow) -> Flow:
         """Needs each update, of one model, and a root that answers at once; and what the rule behind it needs."""
-        flow.require(self, synchronous="updates are tried on one model", immediate=True, fix="use FLTrust")
+        flow.require(self, synchronous="updates are tried on one model", immediate=True, single_updates=True)
         inner = self.then.connect(flow)
         return robust_facts(super().connect(inner), self, inner.attackers, inner.min_updates)
 
