@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
+from sizes import sized
 
 from headway.core.update import Rows
 from headway.numerics.keys import Key
@@ -34,9 +35,9 @@ from headway.stages import (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", type=int, default=100)
-    parser.add_argument("--numbers", type=int, default=1_000_000)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--clients", type=int, default=sized(100, 25))
+    parser.add_argument("--numbers", type=int, default=sized(1_000_000, 1000))
+    parser.add_argument("--repeats", type=int, default=sized(5, 1))
     options = parser.parse_args()
     count, f = options.clients, options.clients // 5
     x = torch.randn(count, options.numbers)
