@@ -163,7 +163,7 @@ def test_a_run_is_resumed_with_another_number_of_workers(tmp_path):
 
 def test_drift_beyond_the_budget_is_sketched_alike(monkeypatch):
     monkeypatch.setattr("headway.observe.drift.BUDGET", 1)
-    monkeypatch.setattr("headway.observe.drift.DriftMeter.__init__.__defaults__", (1,))
+    monkeypatch.setattr("headway.observe.drift.DriftMeter.__init__.__defaults__", (1, False))
     one, other = (run("fedavg", hw.ProcessEngine(n, lanes=4)) for n in (1, 2))
     assert one[1][0].drift["headway"] > 0
     same(one, other)

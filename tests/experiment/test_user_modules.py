@@ -54,12 +54,12 @@ def fails(outputs, targets):
 
 
 @dataclass(frozen=True)
-class FullBatch(hw.Trainer):
+class WholeBatch(hw.Trainer):
     """Steps of SGD on all of the client's examples."""
 
     lr: float = 0.1
     steps: int = 3
-    facts = TrainerFacts("FullBatch", applies=frozenset({"gradient"}))
+    facts = TrainerFacts("WholeBatch", applies=frozenset({"gradient"}))
 
     def drops(self, client_key):
         return False
@@ -98,7 +98,7 @@ loss = "{module}:focal"
 metrics = ["accuracy", "{module}:f1"]
 
 [algorithm.trainer]
-kind = "{module}:FullBatch"
+kind = "{module}:WholeBatch"
 steps = 2
 """
 
@@ -140,7 +140,7 @@ def test_the_functions_are_used(own):
     assert experiment.task.loss.__name__ == "focal"
     assert experiment.task.metric_names == ("accuracy", "f1")
     trainer = experiment.algorithm.trainer
-    assert (type(trainer).__name__, trainer.lr, trainer.steps) == ("FullBatch", 0.1, 2)
+    assert (type(trainer).__name__, trainer.lr, trainer.steps) == ("WholeBatch", 0.1, 2)
     assert experiment.task.model()[1].out_features == 2
     smooth = load_runfile("run.toml", [f"task.loss={own}:Smooth", "task.metrics=['accuracy']"]).build()
     assert type(smooth.task.loss).__name__ == "Smooth"
@@ -161,7 +161,7 @@ def test_the_functions_are_used(own):
         ("task.metrics=['{}:fails']", r"fails.*no such thing"),
         ("algorithm.trainer.trainer={}:focal", r"algorithm.trainer: .*:focal is no trainer: derive a class from"),
         ("algorithm.trainer.trainer={}:Loose", r"must be a frozen dataclass"),
-        ("algorithm.trainer.stebs=5", r"algorithm.trainer.stebs: FullBatch has no option 'stebs'"),
+        ("algorithm.trainer.stebs=5", r"algorithm.trainer.stebs: WholeBatch has no option 'stebs'"),
     ],
 )
 def test_a_mistake_is_a_sentence_before_any_round(own, change, sentence):

@@ -47,7 +47,7 @@ class Trial:
     clients: Mapping[str, float]
     failure: str | None = None
     simulated_s: tuple[float, ...] = ()
-    seconds: float = math.nan
+    seconds: float = field(default=math.nan, compare=False)
     figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
