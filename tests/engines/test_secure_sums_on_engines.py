@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 from conformance.teststages import FixedPoint, PairwiseMasks
-from toys import blobs, linear_task
+from toys import blobs, linear_task, weights_and_reports
 
 import headway as hw
 from headway.core.errors import ExchangeRefused
@@ -36,11 +36,7 @@ def algorithm(chain="secure sum", **quorum):
 def run(made, engine=None, rounds=3):
     """The weights and the reports of a run."""
     run = hw.Run(made, DATA, TASK, rounds=rounds, engine=engine or hw.LocalEngine(), evaluate_every=None)
-    try:
-        reports = list(run)
-        return run.state.params, reports
-    finally:
-        run.close()
+    return weights_and_reports(run)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

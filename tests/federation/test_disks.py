@@ -3,18 +3,10 @@
 import time
 
 import pytest
-from crash_nodes import Nodes, parts
+from crash_nodes import parts
 from test_kills import check
 
 PLACES = ["before an event is on disk", "before a content is on disk", "before verdicts are on disk"]
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("disks") / "first"
-    folder.mkdir()
-    with Nodes(folder) as nodes:
-        yield nodes
 
 
 def run_with(nodes, **options):

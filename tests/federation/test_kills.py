@@ -8,7 +8,7 @@ import statistics
 import time
 
 import pytest
-from crash_nodes import Nodes, parts
+from crash_nodes import parts
 from launch import ANY_MOMENT
 
 import headway as hw
@@ -132,14 +132,6 @@ def kill_agents(nodes, seed, latest):
         killed += with_agents_killed(nodes, faults)
         shutil.rmtree(nodes.folder)
     return f"{killed} kills of agents in {number} runs of {nodes.rounds} rounds"
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("nodes") / "first"
-    folder.mkdir()
-    with Nodes(folder) as nodes:
-        yield nodes
 
 
 @pytest.mark.parametrize("place", SERVER)

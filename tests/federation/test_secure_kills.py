@@ -1,9 +1,10 @@
 """Servers and agents that are killed in rounds of a secure sum: the weights of a simulation, each update in one sum."""
 
 import pytest
-from crash_nodes import Nodes, parts
+from crash_nodes import parts
 from test_kills import SEED, kill_agents, kill_servers, with_agents_killed, with_server_killed
 
+RECIPE = "secure"
 FEW_SERVER = [  # the place, and how often it is passed before
     ("before an event is on disk", 2),  # among the keys
     ("after an event is on disk", 9),  # among the shares
@@ -24,14 +25,6 @@ FEW_AGENT = [
 ]
 
 
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("nodes") / "first"
-    folder.mkdir()
-    with Nodes(folder, "secure") as nodes:
-        yield nodes
-
-
 @pytest.mark.parametrize(("place", "count"), FEW_SERVER)
 def test_the_server_is_killed(nodes, place, count):
     nodes.fresh(f"{place.replace(' ', '-')}-{count}")
@@ -41,7 +34,7 @@ def test_the_server_is_killed(nodes, place, count):
 @pytest.mark.parametrize(("place", "count"), FEW_AGENT)
 def test_an_agent_is_killed(nodes, place, count):
     nodes.fresh(f"{place.replace(' ', '-').replace(':', '')}-{count}")
-    clients = parts("secure")[1].clients
+    clients = parts(RECIPE)[1].clients
     assert with_agents_killed(nodes, {client: [f"{place}|kill|{count}"] * (client == clients[1]) for client in clients})
 
 

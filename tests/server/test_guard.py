@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import nn
-from toys import blobs, linear_task
+from toys import blobs, linear_task, weights_and_reports
 
 import headway as hw
 from headway.core.errors import UpdateRejected
@@ -89,11 +89,7 @@ def trained(*stages, engine=None, rounds=2, mean=None, model=None):
     trainer = hw.LocalSGD(lr=0.1, batch_size=4)
     algorithm = hw.Algorithm(hw.chain(*stages, mean or hw.Mean()), trainer, hw.All())
     run = hw.Run(algorithm, blobs(SIZES), task, rounds=rounds, engine=engine)
-    try:
-        reports = list(run)
-    finally:
-        run.close()
-    return run.state.params, reports
+    return weights_and_reports(run)
 
 
 def wide() -> nn.Module:

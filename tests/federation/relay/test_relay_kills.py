@@ -5,7 +5,7 @@ import random
 import time
 
 import pytest
-from crash_nodes import Nodes, parts
+from crash_nodes import parts
 from test_kills import check
 
 FEW = {  # the place, and how often it is passed before
@@ -51,14 +51,6 @@ def with_relay_killed(nodes, faults):
     assert nodes.wait(server) == 0
     check(nodes, group=1)
     return killed
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("nodes") / "first"
-    folder.mkdir()
-    with Nodes(folder) as nodes:
-        yield nodes
 
 
 @pytest.mark.parametrize("recipe", FEW)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conformance import robust_reference as slow
+from toys import weights_and_reports
 
 import headway as hw
 from headway.attacks import ScaledUpdate, SignFlip
@@ -29,11 +30,7 @@ def rows_of(vectors: dict[str, list[float]]) -> Rows:
 def run(engine=None, rule=None, data=DATA, rounds=2, sampler=None):
     algorithm = hw.Algorithm(hw.chain(rule or hw.MajorityVote()), TRAINER, sampler or hw.All())
     run = hw.Run(algorithm, data, TASK, rounds=rounds, seed=3, engine=engine or hw.LocalEngine(), evaluate_every=None)
-    try:
-        reports = list(run)
-        return run.state.params, reports
-    finally:
-        run.close()
+    return weights_and_reports(run)
 
 
 # the rule ------------------------------------------------------------------------------------------------------

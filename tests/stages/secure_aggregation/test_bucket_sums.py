@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from secure_parties import PHASES, Parties, flipped, names_of
-from toys import blobs, linear_task
+from toys import blobs, linear_task, weights_and_reports
 
 import headway as hw
 from headway.core.errors import ChainRefused
@@ -208,11 +208,7 @@ def final(engine, mode="real", rule=None, rounds=2):
         engine=engine,
         evaluate_every=None,
     )
-    try:
-        reports = list(run)
-        return run.state.params, reports
-    finally:
-        run.close()
+    return weights_and_reports(run)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
