@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import ssl
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from headway.federation import http_api as api
 from headway.federation.identity.admission import NotAdmitted
 from headway.federation.identity.request_signature import RUN, SEQUENCE, name_to_header
 from headway.federation.serving.assignments import Assignments, ReplyArrived
+from headway.federation.serving.event_loop import close_server, run_loop
 from headway.federation.serving.http_bodies import (
     BODY_S,
     Handler,
@@ -138,10 +139,10 @@ class HttpServer:
                 begun.set()
                 await self._end.wait()
             finally:
-                await runner.cleanup()
+                await close_server(runner)
                 begun.set()
 
-        self._thread = threading.Thread(target=_run_loop, args=(serve(),), name="http", daemon=True)
+        self._thread = threading.Thread(target=run_loop, args=(serve(),), name="http", daemon=True)
         self._thread.start()
         begun.wait()
         if trouble:
@@ -377,15 +378,3 @@ class HttpServer:
 def _upload(client: str, assignment: api.Assignment) -> str:
     """The name of an upload in the spool, which is the same after a restart."""
     return hashlib.sha256(f"{client}\0{assignment.assignment}".encode()).hexdigest()
-
-
-def _run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Runs a loop to its end, uvloop's where it is installed."""
-    try:
-        import uvloop
-
-        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
-    except ImportError:
-        factory = None
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)
