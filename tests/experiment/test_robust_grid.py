@@ -37,6 +37,7 @@ def test_a_rule_is_made_from_its_name():
     assert rule_of("Krum", 3) == hw.Krum(3)
     assert rule_of("NNM+TrimmedMean", 2) == hw.NNM(2, hw.TrimmedMean(2))
     assert rule_of("NNM+AdaptiveRobustClipping+Median", 1) == hw.NNM(1, hw.AdaptiveRobustClipping(1, hw.Median(1)))
+    assert rule_of("NNM:f=2+NormBound:norm=0.5", 1) == hw.NNM(2, hw.NormBound(0.5))
     assert all(rule_of(name, 1).whole_cohort for name in RULES if name != MEAN)
     with pytest.raises(ConfigError, match=r"no robust rule named 'Krumm'.*Krum"):
         rule_of("Krumm", 1)
@@ -44,6 +45,8 @@ def test_a_rule_is_made_from_its_name():
         rule_of("Mean", 1)
     with pytest.raises(ConfigError, match="Median cannot stand before another rule"):
         rule_of("Median+Krum", 1)
+    with pytest.raises(ConfigError, match=r"CentredClipping has no number 'tua' \(did you mean 'tau'"):
+        rule_of("CentredClipping:tua=1", 1)
 
 
 def test_a_partition_is_read_from_the_command_line():

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 MEAN, NO_ATTACK = "Mean", "none"
 RULES = (
     *(MEAN, "Median", "TrimmedMean", "Krum", "MultiKrum", "GeometricMedian", "CentredClipping"),
-    *("NNM+Median", "NNM+Krum", "NNM+GeometricMedian"),
+    *("MeanAroundMedian", "MinimumDiameter", "Bulyan"),
+    *("NNM+Median", "NNM+Krum", "NNM+GeometricMedian", "AdaptiveRobustClipping+NNM+Krum"),
 )
 ATTACKS = (NO_ATTACK, "SignFlip", "LabelFlip", "ALIE", "InnerProduct", "FallOfEmpires", "Mimic", "Backdoor")
 
@@ -17,11 +18,11 @@ ATTACKS = (NO_ATTACK, "SignFlip", "LabelFlip", "ALIE", "InnerProduct", "FallOfEm
 class AttackGridSection(BaseModel):
     """A grid of rules, attacks, partitions and kinds of clients; the command's options go before it.
 
-    rules: "Krum", or "NNM+Krum" with a rule before another.  attacks: "none", "ALIE", or "Backdoor:boost=1" with
-    numbers.  partitions: "iid", or "shards:per_client=1" with numbers; by default the file's own.  clients: kinds of
-    clients by name, each with the stages that stand before those of the file's chain; by default the file's own.
-    attackers: how many attack; by default a fifth of all.  from_round: the first round in which they attack, from 1.
-    knows: whose updates they know.  seeds: of each run.
+    rules: "Krum", "NNM+Krum" with a rule before another, or "NormBound:norm=2" with numbers.  attacks: "none", "ALIE",
+    or "Backdoor:boost=1" with numbers.  partitions: "iid", or "shards:per_client=1" with numbers; by default the file's
+    own.  clients: kinds of clients by name, each with the stages that stand before those of the file's chain; by
+    default the file's own.  attackers: how many attack; by default a fifth of all.  from_round: the first round in
+    which they attack, from 1.  knows: whose updates they know.  seeds: of each run.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

@@ -189,20 +189,28 @@ def attack_of(name: str) -> Attack | None:
 
 
 def rule_of(name: str, f: int) -> Aggregator:
-    """The rule of a name for f attackers: a class, or a pre-aggregation and a rule with a plus between them.
+    """The rule of a name for f attackers: a class, or a pre-aggregation and a rule with a plus between them; each with
+    further numbers after a colon.
 
     >>> rule_of("NNM+Krum", 2)
     NNM(f=2, then=Krum(f=2))
+    >>> rule_of("Bucketing:size=3+CentredClipping:tau=0.5", 2)
+    Bucketing(size=3, then=CentredClipping(tau=0.5, iterations=1, f=2))
 
     Raises:
-        ConfigError: if there is no such rule.
+        ConfigError: if there is no such rule or number.
     """
-    first, _, rest = name.partition("+")
+    own, _, rest = name.partition("+")
+    given = numbered(own, "rule")
+    first = given.pop("rule")
     kind = getattr(stages, first, None)
     if not (isinstance(kind, type) and issubclass(kind, Aggregator) and kind.whole_cohort):
         known = [rule for rule in stages.__all__ if getattr(getattr(stages, rule), "whole_cohort", False)]
         raise ConfigError(f"there is no robust rule named {first!r}{nearest(first, known)}.")
-    numbers: dict[str, Any] = {"f": f} if "f" in kind.__dataclass_fields__ else {}
+    for number in given:
+        if number not in kind.__dataclass_fields__:
+            raise ConfigError(f"{first} has no number {number!r}{nearest(number, kind.__dataclass_fields__)}.")
+    numbers: dict[str, Any] = ({"f": f} if "f" in kind.__dataclass_fields__ else {}) | given
     if rest:
         if "then" not in kind.__dataclass_fields__:
             raise ConfigError(f"{first} cannot stand before another rule: use {' or '.join(BEFORE)}, found {name!r}.")
