@@ -1,7 +1,9 @@
 """Distances and weighted sums of rows, in blocks of columns: each number is read once, and nothing is copied whole.
 
 The rows are given as several matrices `[C, ...]` that lie side by side.  Products are taken in the rows' own number
-type for a few thousand columns and added in float64.
+type for a few thousand columns and added in float64.  Several blocks are given to torch at once, since its threads
+wait for one another at the end of each call: with another program on the processor's cores many short calls take
+several times as long with two threads as with one.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ from torch import Tensor
 COLUMNS = 1 << 14  # whose products are taken at a time; the rounding of float32 grows with it
 ALIKE = 0.1  # of the squared length of the row in the middle: rows that are nearer to it than this are centred first
 ROWS = 16  # of a weighted sum that are added in the rows' own number type
+TOGETHER = 64  # blocks whose products are taken in one call, as far as these products take little memory
+NUMBERS = 1 << 20  # of such products
+SPAN = 1 << 20  # columns of a weighted sum in one call
+AWAY = 1 << 16  # columns whose differences from a vector are taken in one call
 WIDE = 1e15  # from this size on, products of float32 are taken in float64, since they could overflow
 
 
@@ -27,22 +33,36 @@ def products_about_middle(parts: Sequence[Tensor], last: Sequence[Tensor] | None
     """
     count = len(parts[0]) + (last is not None)
     gram = torch.zeros(count, count, dtype=torch.float64)
+    together = min(max(NUMBERS // count**2, 1), TOGETHER) if last is None else 1  # one more row is a copy of the block
     for index, part in enumerate(parts):
-        for start in range(0, part.shape[1], COLUMNS):
-            block = part[:, start : start + COLUMNS]
+        for start in range(0, part.shape[1], together * COLUMNS):
+            rows = part[:, start : start + together * COLUMNS]
             if last is not None:
-                block = torch.cat([block, last[index][start : start + COLUMNS].to(part.dtype).unsqueeze(0)])
-            gram += _block_products(block)
+                rows = torch.cat([rows, last[index][start : start + COLUMNS].to(part.dtype).unsqueeze(0)])
+            for blocks in in_blocks(rows):
+                for block, products in zip(blocks, torch.bmm(blocks, blocks.mT), strict=True):
+                    gram += _block_products(block, products.double())
     return gram
 
 
-def _block_products(block: Tensor) -> Tensor:
-    """The inner products of rows `[C, W]` about the one of median length, float64 `[C, C]`.
+def in_blocks(rows: Tensor) -> list[Tensor]:
+    """Views of rows `[C, W]`: the blocks of COLUMNS columns `[B, C, COLUMNS]`, and the rest `[1, C, rest]`.
+
+    >>> [tuple(blocks.shape) for blocks in in_blocks(torch.zeros(3, 2 * COLUMNS + 5))] == [(2, 3, COLUMNS), (1, 3, 5)]
+    True
+    """
+    whole = rows.shape[1] // COLUMNS * COLUMNS
+    full = rows[:, :whole].unflatten(1, (-1, COLUMNS)).transpose(0, 1) if whole else None
+    rest = rows[:, whole:].unsqueeze(0) if whole < rows.shape[1] else None
+    return [blocks for blocks in (full, rest) if blocks is not None]
+
+
+def _block_products(block: Tensor, products: Tensor) -> Tensor:
+    """The inner products of rows `[C, W]` about the one of median length, float64 `[C, C]`, from those about 0.
 
     The middle is taken off the products, which reads the rows once, where most rows are about as far from it as they
     are long; off the rows, where most of their length is common to them and the digits would be lost.
     """
-    products = (block @ block.T).double()
     products = (products + products.T) / 2  # equal distances are equal numbers, from either row
     squares = products.diagonal()
     if not float(squares.max()) < WIDE**2:
@@ -76,14 +96,16 @@ def distances_from(parts: Sequence[Tensor], centre: Sequence[Tensor]) -> Tensor:
     """`||x_i - v||` of rows from a vector that lies in as many parts, float64 `[C]`."""
     squares = torch.zeros(len(parts[0]), dtype=torch.float64)
     for part, vector in zip(parts, centre, strict=True):
-        buffer = part.new_empty(len(part), min(COLUMNS, part.shape[1]))  # new memory costs as much as the difference
-        for start in range(0, part.shape[1], COLUMNS):
-            block, place = part[:, start : start + COLUMNS], vector[start : start + COLUMNS]
-            away = torch.sub(block, place.to(part.dtype), out=buffer[:, : block.shape[1]])
-            lengths = torch.linalg.vector_norm(away, dim=1).double()
+        near = vector.to(part.dtype)
+        buffer = part.new_empty(len(part), min(AWAY, part.shape[1]))  # new memory costs as much as the difference
+        for start in range(0, part.shape[1], AWAY):
+            rows = part[:, start : start + AWAY]
+            away = torch.sub(rows, near[start : start + AWAY], out=buffer[:, : rows.shape[1]])
+            lengths = torch.cat([torch.linalg.vector_norm(blocks, dim=2) for blocks in in_blocks(away)]).double()
             if not float(lengths.max()) < WIDE:
-                lengths = torch.linalg.vector_norm(block.double() - place, dim=1)
-            squares += lengths**2
+                lengths = torch.linalg.vector_norm(rows.double() - vector[start : start + AWAY], dim=1).unsqueeze(0)
+            for each in lengths:
+                squares += each**2
     return squares.sqrt()
 
 
@@ -95,11 +117,12 @@ def weighted_sum(part: Tensor, coefficients: Tensor) -> Tensor:
     used = coefficients.nonzero().flatten()
     total = torch.zeros(part.shape[1], dtype=torch.float64)
     weights = coefficients[used].to(part.dtype)
-    for start in range(0, part.shape[1], COLUMNS):
-        columns = slice(start, start + COLUMNS)
-        block = part[:, columns] if len(used) == len(part) else part[used, columns]
+    for start in range(0, part.shape[1], SPAN):
+        columns = slice(start, start + SPAN)
         for first in range(0, len(used), ROWS):
-            total[columns] += weights[first : first + ROWS] @ block[first : first + ROWS]
+            some = used[first : first + ROWS]
+            rows = part[first : first + ROWS, columns] if len(used) == len(part) else part[some, columns]
+            total[columns] += weights[first : first + ROWS] @ rows
     return total
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +18,25 @@ def of_sorted_columns(rows: Tensor, statistic: Callable[[Block], Block]) -> Tens
     """A statistic of each column of rows `[C, P]`, float64 `[P]`.
 
     statistic: from columns `[W, C]`, each in ascending order, to `[W]`.  Each block is laid out column by column and
-    sorted there, which takes vector instructions; a sort along the first axis of the whole does not.
+    sorted there, which takes vector instructions; a sort along the first axis of the whole does not.  Blocks are given
+    to as many threads as torch has.
     """
     numbers = rows.detach().cpu().numpy()
     result = np.empty(numbers.shape[1], dtype=np.float64)
-    for start in range(0, numbers.shape[1], COLUMNS):
+
+    def fill(start: int) -> None:
         block = np.array(numbers[:, start : start + COLUMNS].T, order="C", copy=True)
         block.sort(axis=-1)
         result[start : start + COLUMNS] = statistic(block)
+
+    starts, threads = range(0, numbers.shape[1], COLUMNS), torch.get_num_threads()
+    if threads == 1 or len(starts) == 1:
+        for start in starts:
+            fill(start)
+        return torch.from_numpy(result)
+    with ThreadPoolExecutor(min(threads, len(starts))) as pool:
+        for done in [pool.submit(fill, start) for start in starts]:
+            done.result()
     return torch.from_numpy(result)
 
 
