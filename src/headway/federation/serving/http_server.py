@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import ssl
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
