@@ -38,10 +38,19 @@ def parts(recipe):
     import headway as hw
 
     trainer = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2)
-    if recipe == "secure":
-        chain = hw.chain(hw.Clip(1.0), hw.Quantize(16), hw.SecureSum(min_cohort=3, min_survivors=3), hw.Mean("clients"))
+    if recipe in ("secure", "private"):
+        ends = (hw.Mean("expected"), hw.GaussianNoise(2.0)) if recipe == "private" else (hw.Mean("clients"),)
+        chain = hw.chain(hw.Clip(1.0), hw.Quantize(16), hw.SecureSum(min_cohort=3, min_survivors=3), *ends)
         return hw.Algorithm(chain, trainer, hw.All()), blobs((7, 12, 5)), linear_task(dtype="float64")
     return hw.recipes.recipe(recipe, trainer=trainer), blobs((7, 12, 5)), linear_task(dtype="float64")
+
+
+def run_options(recipe):
+    """The options of a run; that of the private recipe has a ledger."""
+    from headway.privacy.options import PrivacyOptions
+
+    private = {"privacy": PrivacyOptions(delta=1e-5, randomness="derived")} if recipe == "private" else {}
+    return {"evaluate_every": None, **private}
 
 
 def serve(folder: str, port: int, recipe: str, rounds: int, relayed: bool, begun: float) -> None:
@@ -72,7 +81,7 @@ def serve(folder: str, port: int, recipe: str, rounds: int, relayed: bool, begun
         folder=kept,
         resume=(kept / "run.json").exists(),
         checkpoint_every=1,
-        evaluate_every=None,
+        **run_options(recipe),
     )
     list(run)
     events = [(event, max(e.attempt for e in own)) for own in map(log.events, log.rounds()) for event in own]

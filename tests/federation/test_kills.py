@@ -8,7 +8,7 @@ import statistics
 import time
 
 import pytest
-from crash_nodes import parts
+from crash_nodes import parts, run_options
 from launch import ANY_MOMENT
 
 import headway as hw
@@ -47,7 +47,7 @@ PATIENCE_S = 900.0  # for a run with all its kills
 def expected(recipe, rounds, group=64):
     """The weights of the Local engine; group: how many clients it sums before the exact sum."""
     algorithm, data, task = parts(recipe)
-    run = hw.Run(algorithm, data, task, rounds=rounds, engine=hw.LocalEngine(group=group), evaluate_every=None)
+    run = hw.Run(algorithm, data, task, rounds=rounds, engine=hw.LocalEngine(group=group), **run_options(recipe))
     list(run)
     return run.state.params.tolist()
 

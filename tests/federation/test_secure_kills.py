@@ -4,6 +4,8 @@ import pytest
 from crash_nodes import parts
 from test_kills import SEED, kill_agents, kill_servers, with_agents_killed, with_server_killed
 
+from headway.privacy.ledger_file import LEDGER, read_entries
+
 RECIPE = "secure"
 FEW_SERVER = [  # the place, and how often it is passed before
     ("before an event is on disk", 2),  # among the keys
@@ -36,6 +38,19 @@ def test_an_agent_is_killed(nodes, place, count):
     nodes.fresh(f"{place.replace(' ', '-').replace(':', '')}-{count}")
     clients = parts(RECIPE)[1].clients
     assert with_agents_killed(nodes, {client: [f"{place}|kill|{count}"] * (client == clients[1]) for client in clients})
+
+
+@pytest.mark.parametrize(
+    ("place", "spent"),
+    [("after a reservation is on disk", [1, 2, 2, 3]), ("after the effects of a round are on disk", [1, 2, 3])],
+)
+def test_the_server_is_killed_beside_the_release_of_a_round(nodes, monkeypatch, place, spent):
+    """With noise and a ledger, before the release is on disk and after it: what is there is released again as it is,
+    and costs nothing more; what is not is spent all the same."""
+    monkeypatch.setattr(nodes, "recipe", "private")
+    nodes.fresh(f"private-{len(spent)}")
+    assert with_server_killed(nodes, [f"{place}|kill|2"]) == 1
+    assert [entry.get("round") for entry in read_entries(nodes.folder / "run" / LEDGER)] == [None, *spent]
 
 
 @pytest.mark.soak

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from agent_threads import AgentThread
+from crashing_log import Crash, CrashingLog
 from network import Network
 from secured import Secured
 from test_relay import RelayThread
@@ -239,3 +240,45 @@ def test_a_relay_that_changes_a_message_ends_the_round_without_a_sum(tmp_path, m
         assert report.count("counted") == 0
         assert any(reason in note for note in report.notes), report.notes
     assert torch.equal(served.run.state.params, initial())
+
+
+@pytest.mark.parametrize("crash", [4, 12, 17], ids=["a relay's keys are there", "trained", "a relay's signatures are"])
+def test_a_server_that_ends_in_a_round_goes_on_with_the_replies_of_a_relay(tmp_path, crash):
+    """Before the training is over a new attempt begins; after it, the attempt is gone on with."""
+    made, rounds, data = algorithm(), 1, blobs((7, 12, 5))
+    near, far = data.clients[:2], data.clients[2:]
+    for attempt in range(2):
+        log = CrashingLog(tmp_path)
+        log.crash_at = 0 if attempt else crash
+        options = {"expected": frozenset(data.clients), "wait_limit_s": 60.0, "population": 3, "relays": ("near",)}
+        network = Network.of(made, TASK, Spool(tmp_path / "spool"), log, rounds, **options)
+        relay = RelayThread(network.url, tmp_path / "near", "near", len(near), task=TASK)
+        agents = [AgentThread(relay.url, data, client, tmp_path, TASK) for client in near]
+        agents += [AgentThread(network.url, data, client, tmp_path, TASK) for client in far]
+        own = {"folder": tmp_path / "run", "resume": attempt > 0, "checkpoint_every": 1, "evaluate_every": None}
+        run = hw.Run(made, data, TASK, rounds=rounds, engine=network.engine, **own)
+        try:
+            list(run)
+        except Crash:
+            assert attempt == 0
+        else:
+            assert attempt == 1
+        finally:
+            run.close()
+            network.assignments.set_state("finished" if attempt else "paused")
+            if attempt == 0:
+                relay.relay.stop()
+                for agent in agents:
+                    agent.stop()
+            relay.join()
+            for agent in agents:
+                agent.join()
+            network.close("finished" if attempt else "paused")
+    simulation = hw.Run(algorithm("ideal"), data, TASK, rounds=rounds, evaluate_every=None)
+    list(simulation)
+    assert torch.equal(run.state.params, simulation.state.params)
+    events = [event for _, event in EventLog(tmp_path).after(0)]
+    assert {event.attempt for event in events} == ({0, 1} if crash == 4 else {0})
+    relayed = [event for event in events if event.kind == "replied" and event.client == "near"]
+    assert all(event.more["clients"] == list(near) for event in relayed)
+    assert len(relayed) == (5 if crash == 4 else 4)
