@@ -11,6 +11,7 @@ process.  All forks end with it.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -167,6 +168,15 @@ def fork(order: dict) -> int:
         os._exit(code)
 
 
+def warm_up() -> None:
+    """Does once what each fork would do again; its collector of garbage leaves alone, and so uncopied, what is there."""
+    import headway as hw
+
+    list(hw.Run(*parts(RECIPES[0]), rounds=1, evaluate_every=None))
+    gc.collect()
+    gc.freeze()
+
+
 def main() -> None:
     sys.path[:0] = [str(HERE), str(HERE.parent)]
     import agent_threads  # noqa: F401
@@ -176,6 +186,7 @@ def main() -> None:
     import headway.federation.relay.relay  # noqa: F401
 
     torch.set_num_threads(1)
+    warm_up()
     for line in sys.stdin:
         order = json.loads(line)
         if "wait" in order:

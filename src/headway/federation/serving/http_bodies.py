@@ -64,7 +64,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
 def problem_response(problem: api.Problem, status: int) -> web.Response:
     """The answer to a call that is refused."""
     response = json_of(problem, status)
-    if status in (429, 503):
+    if status == 429:
         response.headers["Retry-After"] = "1"
     return response
 

@@ -217,7 +217,7 @@ class HttpServer:
         if body.job != self.assignments.job:
             raise Refused("gone", "the job has ended: ask for the present one.", self.assignments.job, body.job)
         if self.members.contact(client, body.activity, body.done) is None:
-            raise Refused("unknown", f"client {client!r} has not joined since the server was started: join again.")
+            raise _not_joined(client)
         self.assignments.settled(client, body.settled)
         if body.wait_s:
             await self.assignments.news(client, body.working, body.wait_s)
@@ -350,6 +350,8 @@ class HttpServer:
     def _open(self, client: str, request: web.Request) -> api.Assignment:
         assignment = self.assignments.find(client, request.match_info["assignment"])
         if assignment is None and not self.assignments.is_unwanted():
+            if self.members.get(client) is None:  # for which a run may be waiting before it opens any request
+                raise _not_joined(client)
             raise Refused("busy", "no run is waiting for replies at present: ask again later.")
         if assignment is None:
             raise Refused("late", "the reply to this request is not wanted any more.")
@@ -372,6 +374,10 @@ class HttpServer:
             withdrawn=withdrawn,
             verdicts=board.verdicts(client),
         )
+
+
+def _not_joined(client: str) -> Refused:
+    return Refused("unknown", f"client {client!r} has not joined since the server was started: join again.")
 
 
 def _upload(client: str, assignment: api.Assignment) -> str:
