@@ -169,7 +169,7 @@ def fork(order: dict) -> int:
 
 
 def warm_up() -> None:
-    """Does once what each fork would do again; its collector of garbage leaves alone, and so uncopied, what is there."""
+    """Does once what each fork would do again, and has their collectors of garbage leave alone what is there."""
     import headway as hw
 
     list(hw.Run(*parts(RECIPES[0]), rounds=1, evaluate_every=None))

@@ -242,7 +242,14 @@ def test_a_relay_that_changes_a_message_ends_the_round_without_a_sum(tmp_path, m
     assert torch.equal(served.run.state.params, initial())
 
 
-@pytest.mark.parametrize("crash", [4, 14, pytest.param(17, marks=pytest.mark.soak)], ids=["keys", "trained", "signed"])
+@pytest.mark.parametrize(
+    "crash",
+    [
+        pytest.param(14, id="trained"),
+        pytest.param(4, id="keys", marks=pytest.mark.soak),
+        pytest.param(17, id="signed", marks=pytest.mark.soak),
+    ],
+)
 def test_a_server_that_ends_in_a_round_goes_on_with_the_replies_of_a_relay(tmp_path, crash):
     """Before the training is over a new attempt begins; after it, the attempt is gone on with."""
     made, rounds, data = algorithm(), 1, blobs((7, 12, 5))
