@@ -140,6 +140,9 @@ def test_a_secure_sum_is_tried_to_its_end(monkeypatch, mode):
     chain = hw.chain(hw.Clip(1.0), hw.Quantize(16), masked, hw.Mean("clients"), Broken())
     with pytest.raises(hw.HeadwayError, match=r"Broken\.receive failed on a trial update"):
         start(linear_task(), blobs((4, 5, 6, 7)), chain)
+    run = start(linear_task(), blobs((4, 5, 6, 7)), hw.chain(*list(chain)[:-1]))
+    assert not any("exchanges" in notice for notice in run.notices)
+    run.close()
 
 
 def test_the_exchanges_of_many_clients_are_left_to_the_first_round(monkeypatch):
@@ -147,4 +150,7 @@ def test_the_exchanges_of_many_clients_are_left_to_the_first_round(monkeypatch):
     chain = hw.chain(hw.Clip(1.0), hw.Quantize(16), hw.SecureSum(min_cohort=3, min_survivors=3), hw.Mean("clients"))
     with pytest.raises(hw.HeadwayError, match="Linear"):
         start(hw.Task(lambda: nn.Linear(3, 3)), blobs((4, 5, 6, 7)), chain)
-    start(linear_task(), blobs((4, 5, 6, 7)), chain).close()
+    run = start(linear_task(), blobs((4, 5, 6, 7)), chain)
+    assert sum("the exchanges of SecureSum were not tried" in notice for notice in run.notices) == 1
+    assert "need 3 clients and a trial takes 2 at most" in " ".join(run.notices)
+    run.close()

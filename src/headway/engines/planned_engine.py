@@ -103,8 +103,8 @@ class PlannedEngine(Engine):
 
     def try_once(self, state: State, evaluated: bool) -> Sequence[str]:
         """Tries the work of one client, in this process."""
-        try_client(self.execution.setup, state, evaluated)
-        return habit_notes(self.execution.setup.flat_module)
+        notes = try_client(self.execution.setup, state, evaluated)
+        return [*notes, *habit_notes(self.execution.setup.flat_module)]
 
     def clients(self) -> Sequence[str]:
         """The population."""

@@ -39,11 +39,13 @@ def try_once(engine: Engine, central: CentralTest | None, state: State, evaluate
     return list(notes)
 
 
-def try_client(setup: ClientSetup, state: State, evaluated: bool) -> None:
-    """Trains one client for one step, sums its update, advances the server's state, and evaluates the client.
+def try_client(setup: ClientSetup, state: State, evaluated: bool) -> list[str]:
+    """Trains one client for one step, sums its update, advances the server's state, and evaluates the client;
+    sentences on what was not tried.
 
     A protocol with exchanges is tried with the fewest clients that it takes, each of which trains on the examples of
-    the one; where these are more than `MOST_MEMBERS`, the client alone trains, and sends what would be masked.
+    the one; where these are more than `MOST_MEMBERS`, or than there are, the client alone trains, and sends what would
+    be masked.
 
     All is forgotten: parameters, statistics, attributes, modes, generators, notes; no memory is proposed.
 
@@ -56,13 +58,14 @@ def try_client(setup: ClientSetup, state: State, evaluated: bool) -> None:
     data, flat_module = setup.job.data, setup.flat_module
     with untouched(flat_module):
         with setup.device.training():
-            _train(setup, state, _first_drawn(setup))
+            notes = _train(setup, state, _first_drawn(setup))
         tested = ClientIndex.of(data.test).sizes
         if evaluated and bool(tested.any()):
             client = data.clients[int((tested > 0).nonzero()[0])]
             examples = spread(data.test_of(client))
             message = setup.device.message(Message(state.model, buffers=state.buffers))
             score_client(flat_module, message, examples, setup.job.memory, client)
+    return notes
 
 
 def _first_drawn(setup: ClientSetup) -> str:
@@ -78,13 +81,15 @@ def _first_drawn(setup: ClientSetup) -> str:
     return names[int((sizes >= min(LEAST, int(sizes.max()))).nonzero()[0])]
 
 
-def _train(setup: ClientSetup, state: State, client: str) -> None:
-    """One client's step, and the server's part of a round with its update."""
+def _train(setup: ClientSetup, state: State, client: str) -> list[str]:
+    """One client's step, and the server's part of a round with its update; sentences on what was left out."""
     job, trainer = setup.job, setup.client_algorithm.trainer
     algorithm, examples = job.algorithm, job.data.train_of(client)
     batch = getattr(trainer, "batch_size", None) or TRAINED
     examples = examples.rows(0, min(len(examples), TRAINED, max(batch, LEAST)))
     members, secrets = _members(setup, client), dict[str, Tensors]()
+    if untried := _untried(setup, len(members)):
+        members = (client,)
     steps = dict.fromkeys(members, 1) if trainer.facts.paced else {}
 
     def send(ask: Ask) -> Answer:
@@ -107,10 +112,10 @@ def _train(setup: ClientSetup, state: State, client: str) -> None:
         reports = setup.collector.reports_of(members, (0.0, 0, 0), 0, 0, 0.0, 0.0, 0.0)
         return Answer(total=total, reports=reports)
 
-    if len(members) > MOST_MEMBERS:  # the exchanges of so many are left to the first round
+    if untried:
         ask = replace(setup.first_ask([client]), steps=steps).map_broadcasts(setup.device.message)
         setup.training.trial.train(client, ask, examples, job.memory.get(client))
-        return
+        return [untried]
     population, layout = len(job.data.clients), setup.flat_module.layout
     rounds = algorithm.round(state, members, key=job.key, layout=layout, flows=setup.flows, population=population)
     try:
@@ -122,16 +127,32 @@ def _train(setup: ClientSetup, state: State, client: str) -> None:
         raise ConfigError(
             f"{stage_of(error)} failed on a trial update before the first round, with {type(error).__name__}: {error}."
         ) from error
+    return []
 
 
 def _members(setup: ClientSetup, client: str) -> tuple[str, ...]:
     """The cohort of the trial, sorted: this client, with as many others as a protocol needs."""
-    job, last = setup.job, setup.flows[-1]
-    if job.algorithm.chain.protocol is None:
-        return (client,)
-    needed = max(last.min_cohort, last.min_updates)
-    others = [name for name in job.data.clients[:needed] if name != client]
+    needed = _needed(setup)
+    others = [name for name in setup.job.data.clients[:needed] if name != client] if needed else []
     return tuple(sorted([client, *others[: needed - 1]]))
+
+
+def _needed(setup: ClientSetup) -> int:
+    """The fewest clients that the chain's protocol takes, 0 where it has none."""
+    last = setup.flows[-1]
+    return 0 if setup.job.algorithm.chain.protocol is None else max(last.min_cohort, last.min_updates)
+
+
+def _untried(setup: ClientSetup, members: int) -> str:
+    """A sentence on exchanges that the trial leaves to the first round, with the reason; empty where there are none."""
+    protocol, needed = setup.job.algorithm.chain.protocol, _needed(setup)
+    if protocol is None or needed <= members <= MOST_MEMBERS:
+        return ""
+    reason = f"a trial takes {MOST_MEMBERS} at most" if needed > MOST_MEMBERS else f"there are {members} here"
+    return (
+        f"the exchanges of {protocol[0]} were not tried before the first round, since they need {needed} "
+        f"clients and {reason}: one client was trained without them, and what fails in them shows in the first round."
+    )
 
 
 def _exchanged(setup: ClientSetup, ask: Ask, client: str, secrets: dict[str, Tensors]) -> Tensors:

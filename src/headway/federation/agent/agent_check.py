@@ -69,5 +69,6 @@ def check_job(job: AgentJob) -> Iterator[str]:
     flat_module = job.setup.flat_module
     buffers = flat_module.statistics().cpu() if job.task.statistics else None
     state: State = job.setup.job.algorithm.initial_state(flat_module.shared.cpu(), buffers)
-    try_client(job.setup, state, evaluated=facts.test > 0)
+    notes = try_client(job.setup, state, evaluated=facts.test > 0)
     yield "One local step: trained, and its update has the form that the server expects."
+    yield from (f"{note[0].upper()}{note[1:]}" for note in notes)
