@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from headway.numerics import distances
 from headway.numerics.distances import COLUMNS, distances_from, products_about_middle, squared_distances, weighted_sum
 
 
@@ -15,7 +16,7 @@ def draws(count, width, seed=0):
 
 
 @pytest.mark.parametrize("common", [0.0, 0.3, 3.0, 1e4], ids=str)
-@pytest.mark.parametrize("width", [1, 7, COLUMNS, COLUMNS + 5], ids=str)
+@pytest.mark.parametrize("width", [1, 7, COLUMNS, 2 * COLUMNS + 5], ids=str)
 def test_distances_do_not_lose_digits_to_what_rows_have_in_common(common, width) -> None:
     rows = draws(9, width) + common * draws(1, width, 1)
     torch.testing.assert_close(
@@ -51,3 +52,18 @@ def test_weighted_sums_and_distances_from_a_vector_read_rows_in_blocks(used) -> 
     centre = draws(1, COLUMNS + 3, 2)[0].double()
     away = (rows[:99].double() - centre).norm(dim=1)
     torch.testing.assert_close(distances_from([rows[:99]], [centre]), away, rtol=1e-5, atol=0)
+
+
+def test_calls_of_several_blocks_have_the_numbers_of_single_ones(monkeypatch) -> None:
+    rows, centre, coefficients = draws(20, 3 * COLUMNS + 3), draws(1, 3 * COLUMNS + 3, 1)[0], torch.rand(20).double()
+    rows[3, COLUMNS] = 1e20  # in one block alone products are taken in float64
+
+    def found() -> list[torch.Tensor]:
+        squares = products_about_middle([rows])
+        return [squares, distances_from([rows], [centre.double()]), weighted_sum(rows, coefficients)]
+
+    together = found()
+    for name, value in (("TOGETHER", 1), ("AWAY", COLUMNS), ("SPAN", COLUMNS)):
+        monkeypatch.setattr(distances, name, value)
+    for one, other in zip(together, found(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)

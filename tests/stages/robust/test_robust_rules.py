@@ -9,6 +9,7 @@ from conformance.robust_cases import CTX, RULES, F, aggregate, draws, rows_of
 
 from headway.core.stage import Aggregator
 from headway.core.update import Rows, Update
+from headway.numerics import distances, order_statistics
 from headway.stages import (
     NNM,
     Bucketing,
@@ -206,14 +207,22 @@ def test_without_attackers_averaging_rules_are_the_mean_over_clients(rule: Aggre
 
 
 def test_a_block_of_columns_is_sorted_at_a_time(monkeypatch) -> None:
-    from headway.numerics import distances, order_statistics
-
     x = draws("wide", 11, 50).float()
     whole = [aggregate(rule, x) for rule in (Median(2), Krum(2), NNM(2, Median(2)), GeometricMedian(2))]
     monkeypatch.setattr(order_statistics, "COLUMNS", 7)
     monkeypatch.setattr(distances, "COLUMNS", 7)
     for before, rule in zip(whole, (Median(2), Krum(2), NNM(2, Median(2)), GeometricMedian(2)), strict=True):
         torch.testing.assert_close(aggregate(rule, x), before, rtol=1e-5, atol=1e-6)
+
+
+def test_columns_sorted_in_threads_are_those_sorted_in_one() -> None:
+    rows, before = torch.randn(5, 3 * order_statistics.COLUMNS + 1), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        found = order_statistics.of_sorted_columns(rows, order_statistics.median_of_sorted)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found, rows.median(0).values.double())
 
 
 def test_no_rule_gives_what_is_not_finite_for_updates_near_the_largest_number() -> None:
