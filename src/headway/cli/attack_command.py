@@ -55,8 +55,9 @@ def attack_file(name: str, sets: Sequence[str], rounds: int | None, options: Gri
     total = len(plan.runfiles) * section.seeds
     workers = options.workers or min(os.cpu_count() or 1, 2, total)
     work = TrialProgress(folder, workers, options.as_json)
+    many = "1 run" if total == 1 else f"{total} runs"
     begun = "" if section.from_round == 1 else f", from round {section.from_round}"
-    length = f"{len(facts.attackers)} of {facts.clients} clients attack and know {facts.known}{begun}; {total} runs of "
+    length = f"{len(facts.attackers)} of {facts.clients} clients attack and know {facts.known}{begun}; {many} of "
     work.begin(runfile.name, section.rules, f"{length}{facts.rounds} rounds", data, list(plan.left_out))
     seeds = range(runfile.sections.run.seed, runfile.sections.run.seed + section.seeds)
     trials = work.trials(
