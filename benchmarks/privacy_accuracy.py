@@ -1,6 +1,6 @@
 """What privacy costs on Fashion-MNIST: accuracy by epsilon, population, algorithm, and where the noise is drawn.
 
-    python benchmarks/privacy_accuracy.py [--data FOLDER] [--out FILE] [--seeds 0 1 2] [--clients 1000 100]
+    python benchmarks/privacy_accuracy.py [--data FOLDER] [--out FILE] [--seeds 0 1 2] [--rows 1000/fedavg/ 100/]
     python benchmarks/privacy_accuracy.py --table docs/results.md --picture docs/images/privacy-accuracy.png
 
 The first command trains what is not yet in the file of results, one line a run, so that it goes on where it stopped;
@@ -186,6 +186,8 @@ def train(options: argparse.Namespace) -> None:
         for cell in cells():
             if (cell.name, seed) in done or cell.clients not in options.clients:
                 continue
+            if not cell.name.startswith(tuple(options.rows)):
+                continue
             if cell.clients not in data:
                 data[cell.clients] = data_of(options.data, cell.clients, seed)
             row = result_of(cell, seed, data[cell.clients], known)
@@ -283,6 +285,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("privacy_accuracy.jsonl"))
     parser.add_argument("--seeds", type=int, nargs="+", default=sized([0, 1, 2], [0]))
     parser.add_argument("--clients", type=int, nargs="+", default=[each.clients for each in POPULATIONS])
+    parser.add_argument("--rows", nargs="+", default=[""], help="how the names of the rows begin, as in 100/fedavg/")
     parser.add_argument("--table", type=Path, help="a page with two marks, between which the tables go")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
