@@ -66,17 +66,16 @@ class ClippedGradients:
         if not self.chosen and weights.numel():
             self._choose(batch)
         order, reach = self._order(weights)
-        if not len(weights):
-            return self._sums(batch, slice(0), 0)
-        made = [self._sums(batch, lanes if order is None else order[lanes], most) for lanes, most in self._lanes(reach)]
-        if len(made) == 1:
-            sums, losses = made[0]
-        else:
-            sums = {name: torch.cat([part[name] for part, _ in made]) for name in parameters}
-            losses = torch.cat([part for _, part in made])
-        if order is not None:
-            back = torch.argsort(order)
-            sums, losses = {name: each[back] for name, each in sums.items()}, losses[back]
+        chunks = list(self._lanes(reach)) or [(slice(0), 0)]
+        if len(chunks) == 1 and order is None:
+            return self._sums(batch, *chunks[0])
+        sums = {name: each.new_empty(each.shape) for name, each in parameters.items()}
+        losses = weights.new_empty(len(weights), dtype=torch.float64)
+        for lanes, most in chunks:
+            here = lanes if order is None else order[lanes]
+            made, losses[here] = self._sums(batch, here, most)
+            for name, each in made.items():
+                sums[name][here] = each
         return sums, losses
 
     def _order(self, weights: Tensor) -> tuple[Tensor | None, list[int]]:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headway.training.patches import Patches
+from headway.training.patches import Convolved, Patches
+from headway.training.reused_memory import ReusedMemory
 
 
 class LayerRule(ABC):
@@ -121,7 +122,7 @@ class ConvolutionLayer(WrittenLayer):
         conv: Any = part
         _, high, wide = self.returned
         self.patches = Patches(conv.kernel_size, conv.stride, conv.padding, conv.dilation, (high, wide))
-        self.channels_last = channels_last
+        self.channels_last, self.memory = channels_last, ReusedMemory()
         self.shape: torch.Size = conv.weight.shape
 
     @property
@@ -132,16 +133,19 @@ class ConvolutionLayer(WrittenLayer):
     def forward(self, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """`p W^T + b` of the patches p `[C, B, L, k]`."""
         front = x.shape[:2]
-        patches = self.patches(x.flatten(0, 1).permute(0, 2, 3, 1).contiguous()).unflatten(0, front)
-        weight = parameters[0].permute(0, 1, 3, 4, 2).flatten(2)  # with channels last, as the patches
-        out = _linear(patches.flatten(1, 2), [weight, *parameters[1:]])
+        self.memory.again()
+        weight = parameters[0].permute(0, 1, 3, 4, 2).flatten(2).mT  # with channels last, as the patches
+        bias = parameters[1].unsqueeze(1) if self.bias else None
+        x = x.flatten(0, 1).permute(0, 2, 3, 1).contiguous()
+        patches, out = Convolved.apply(x, weight, bias, self.patches, self.memory)  # type: ignore[no-untyped-call]
         out = out.view(*front, *self.returned[1:], -1).permute(0, 1, 4, 2, 3)
-        return patches, out if self.channels_last else out.contiguous()
+        return patches.view(*front, *patches.shape[1:]), out if self.channels_last else out.contiguous()
 
     def prepare(self, x: Tensor, e: Tensor) -> tuple[Tensor, ...]:
         """`sum_l e_l p_l^T` over the places, with channels last, and the sum of the e_l."""
-        e = e.permute(0, 1, 3, 4, 2).flatten(2, 3)
-        weights = e.mT @ x
+        front, e = x.shape[:2], e.permute(0, 1, 3, 4, 2).flatten(2, 3)
+        room = self.memory.empty(x, (len(x) * front[1], e.shape[3], x.shape[3]))
+        weights = torch.bmm(e.flatten(0, 1).mT, x.flatten(0, 1), out=room).view(*front, *room.shape[1:])
         return (weights, e.sum(2)) if self.bias else (weights,)
 
     def sums(self, kept: Sequence[Tensor], factors: Tensor) -> list[Tensor]:
