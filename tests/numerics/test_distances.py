@@ -57,13 +57,15 @@ def test_weighted_sums_and_distances_from_a_vector_read_rows_in_blocks(used) -> 
 def test_calls_of_several_blocks_have_the_numbers_of_single_ones(monkeypatch) -> None:
     rows, centre, coefficients = draws(20, 3 * COLUMNS + 3), draws(1, 3 * COLUMNS + 3, 1)[0], torch.rand(20).double()
     rows[3, COLUMNS] = 1e20  # in one block alone products are taken in float64
+    coefficients[2:7] = 0
 
     def found() -> list[torch.Tensor]:
         squares = products_about_middle([rows])
         return [squares, distances_from([rows], [centre.double()]), weighted_sum(rows, coefficients)]
 
     together = found()
-    for name, value in (("TOGETHER", 1), ("AWAY", COLUMNS), ("SPAN", COLUMNS)):
+    torch.testing.assert_close(together[2], coefficients @ rows.double(), rtol=1e-4, atol=1e-4)
+    for name, value in (("TOGETHER", 1), ("AWAY", COLUMNS), ("SPAN", COLUMNS), ("COPIED", COLUMNS)):
         monkeypatch.setattr(distances, name, value)
     for one, other in zip(together, found(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)

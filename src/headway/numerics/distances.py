@@ -19,6 +19,7 @@ ROWS = 16  # of a weighted sum that are added in the rows' own number type
 TOGETHER = 64  # blocks whose products are taken in one call, as far as these products take little memory
 NUMBERS = 1 << 20  # of such products
 SPAN = 1 << 20  # columns of a weighted sum in one call
+COPIED = 1 << 16  # the same, where some of the rows must be copied
 AWAY = 1 << 16  # columns whose differences from a vector are taken in one call
 WIDE = 1e15  # from this size on, products of float32 are taken in float64, since they could overflow
 
@@ -115,14 +116,29 @@ def weighted_sum(part: Tensor, coefficients: Tensor) -> Tensor:
     A few rows are added in their own number type, and these sums in float64.
     """
     used = coefficients.nonzero().flatten()
+    if len(used) == len(part):
+        return _sum_of_all(part, coefficients)
+    if 2 * len(used) > len(part) and part.shape[1] > COLUMNS:  # reading the others takes less time than a copy of these
+        total = _sum_of_all(part, coefficients)
+        if bool(total.isfinite().all()):  # no row of coefficient 0 was infinite or not a number
+            return total
     total = torch.zeros(part.shape[1], dtype=torch.float64)
     weights = coefficients[used].to(part.dtype)
+    for start in range(0, part.shape[1], COPIED):
+        columns = slice(start, start + COPIED)
+        for first in range(0, len(used), ROWS):
+            total[columns] += weights[first : first + ROWS] @ part[used[first : first + ROWS], columns]
+    return total
+
+
+def _sum_of_all(part: Tensor, coefficients: Tensor) -> Tensor:
+    """`sum_i a_i x_i` of rows `[C, P]`, those of coefficient 0 among them."""
+    total = torch.zeros(part.shape[1], dtype=torch.float64)
+    weights = coefficients.to(part.dtype)
     for start in range(0, part.shape[1], SPAN):
         columns = slice(start, start + SPAN)
-        for first in range(0, len(used), ROWS):
-            some = used[first : first + ROWS]
-            rows = part[first : first + ROWS, columns] if len(used) == len(part) else part[some, columns]
-            total[columns] += weights[first : first + ROWS] @ rows
+        for first in range(0, len(part), ROWS):
+            total[columns] += weights[first : first + ROWS] @ part[first : first + ROWS, columns]
     return total
 
 
