@@ -1,10 +1,9 @@
 """Every benchmark runs to its end, at a small size: HEADWAY_SMALL=1 (benchmarks/sizes.py)."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -46,24 +45,13 @@ SLOW = {"compiled"}  # it calls the C++ compiler
 NAMES = [*sorted({path.stem for path in FOLDER.glob("*.py")} - NO_BENCHMARK), "peers/run"]
 
 
-def run(name, folder, *arguments):
-    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"HEADWAY_SMALL": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, str(FOLDER / f"{name}.py"), *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.soak] * (n in SLOW)) for n in NAMES])
 def test_a_benchmark_runs(name, tmp_path):
-    done = run(name, tmp_path, *ARGUMENTS.get(name, ()))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) > 1 or (tmp_path / "golden.json").exists()
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = {"HEADWAY_SMALL": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    code, output = forks.run(FOLDER / f"{name}.py", ARGUMENTS.get(name, ()), tmp_path, environment)
+    assert code == 0, output
+    assert len(output.splitlines()) > 1 or (tmp_path / "golden.json").exists()
 
 
 def test_make_bench_names_benchmarks_that_exist():

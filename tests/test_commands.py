@@ -20,10 +20,9 @@ import re
 import shlex
 import shutil
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -164,14 +163,13 @@ def elsewhere(words: list[str]) -> bool:
 
 def script(words: list[str], folder: Path) -> tuple[int, str]:
     """Runs a script of benchmarks/ in a process of its own."""
-    words = [sys.executable, *words[1:]]
+    words = list(words)
     if "peers/run.py" in words[1] or "stages_cost.py" in words[1]:
         words += ["--envs", str(folder / "envs"), "--out", str(folder / "out.md"), "--rounds", "1", "--workloads", "W3"]
         words += [] if "--only" in words or "run.py" not in words[1] else ["--only", "plain", "headway"]
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"HEADWAY_SMALL": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+    environment = {"HEADWAY_SMALL": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return forks.run(folder / words[1], words[2:], folder, environment)
 
 
 SHOWN = [page for page in PAGES if commands(page) and page not in IN_GUIDE]

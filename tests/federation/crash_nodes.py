@@ -1,21 +1,15 @@
-"""Servers and agents as forks of a process that has imported everything, so that hundreds may be killed in a minute.
+"""Servers and agents as forks, so that hundreds may be killed in a minute.
 
-    with Nodes(folder) as nodes:
-        server = nodes.serve(fault="after an event is on disk|kill|2")
-        assert nodes.wait(server) == -9
-
-A fork is told what to do by a line of JSON on the standard input of `python crash_nodes.py`, which answers with its
-process.  All forks end with it.
+with Nodes(folder) as nodes:
+    server = nodes.serve(fault="after an event is on disk|kill|2")
+    assert nodes.wait(server) == -9
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import os
 import resource
-import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +17,8 @@ import time
 import traceback
 from pathlib import Path
 
-HERE = Path(__file__).parent
+from forks import Fork, forks
+
 ROUNDS, CLIENTS = 3, 3
 RECIPES = ("scaffold", "fedavg+ecgr")
 RELAY = "relay"  # the name of the one that the server lists
@@ -54,7 +49,7 @@ def run_options(recipe):
     return {"evaluate_every": None, **private}
 
 
-def serve(folder: str, port: int, recipe: str, rounds: int, relayed: bool, begun: float) -> None:
+def serve(port: int, recipe: str, rounds: int, relayed: bool, begun: float) -> None:
     from network import Network
 
     import headway as hw
@@ -65,10 +60,10 @@ def serve(folder: str, port: int, recipe: str, rounds: int, relayed: bool, begun
     start = HttpServer.start
     HttpServer.start = lambda self, host, _, context=None: start(self, host, port, context)
     algorithm, data, task = parts(recipe)
-    own = Path(folder)
+    own = Path.cwd()
     log = EventLog(own)
-    options = {"expected": frozenset(data.clients), "wait_limit_s": 60.0, "population": len(data.clients)}
-    options |= {"relays": (RELAY,), "group": 1, "lease_s": 90.0} if relayed else {}
+    options = {"expected": frozenset(data.clients), "wait_limit_s": 300.0, "lease_s": 90.0}
+    options |= {"population": len(data.clients)} | ({"relays": (RELAY,), "group": 1} if relayed else {})
     network = Network.of(algorithm, task, Spool(own / "spool"), log, rounds, **options)
     kept = own / "run"
     if begun:
@@ -110,18 +105,18 @@ def note_recovery(assignments, file: Path, begun: float) -> None:
     assignments.listen = listening
 
 
-def join(folder: str, url: str, client: str, recipe: str) -> None:
+def join(url: str, client: str, recipe: str) -> None:
     from agent_threads import data_of
 
     from headway.federation.agent.agent import Agent
 
     _, data, task = parts(recipe)
-    agent = Agent(url, data_of(data, client), state=Path(folder) / client, name=client, task=task)
+    agent = Agent(url, data_of(data, client), state=Path.cwd() / client, name=client, task=task)
     state = agent.run()
     sys.exit(0 if state == "finished" else f"the job is {state}")
 
 
-def relay(folder: str, url: str, port: int, clients: int, recipe: str) -> None:
+def relay(url: str, port: int, clients: int, recipe: str) -> None:
     from headway.federation.identity.admission import OpenAdmission
     from headway.federation.identity.node_identity import OpenIdentity
     from headway.federation.identity.server_access import ServerAccess
@@ -130,33 +125,24 @@ def relay(folder: str, url: str, port: int, clients: int, recipe: str) -> None:
     _, _, task = parts(recipe)
     access = ServerAccess(OpenIdentity(RELAY), OpenAdmission(1e6, 1e6), None, None, ())
     options = RelayOptions(port=port, clients=clients)
-    state = Relay(url, access, lambda job: task, state=Path(folder) / RELAY, options=options).run()
+    state = Relay(url, access, lambda job: task, state=Path.cwd() / RELAY, options=options).run()
     sys.exit(0 if state == "finished" else f"the job is {state}")
 
 
-def fork(order: dict) -> int:
-    """A fork that carries out an order."""
-    pid = os.fork()
-    if pid:
-        return pid
+def node(kind: str, fault: str, file_size: int, **options) -> None:
+    """A fork that carries out an order; it ends at once, with what it has opened."""
+    from launch import hook_for
+
+    from headway.core import fault_points
+
     code = 1
     try:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # ends with its parent
-        log = os.open(order.pop("log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        null = os.open(os.devnull, os.O_RDONLY)
-        for target, source in ((0, null), (1, log), (2, log)):
-            os.dup2(source, target)
-        from launch import hook_for
-
-        from headway.core import fault_points
-
-        if fault := order.pop("fault"):
+        if fault:
             fault_points.install(hook_for(fault, ""))
-        if size := order.pop("file_size"):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        kind = order.pop("kind")
+        if file_size:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
         code = 0
-        {"serve": serve, "join": join, "relay": relay}[kind](**order)
+        {"serve": serve, "join": join, "relay": relay}[kind](**options)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
         print(end.code, file=sys.stderr)
@@ -168,35 +154,6 @@ def fork(order: dict) -> int:
         os._exit(code)
 
 
-def warm_up() -> None:
-    """Does once what each fork would do again, and has their collectors of garbage leave alone what is there."""
-    import headway as hw
-
-    list(hw.Run(*parts(RECIPES[0]), rounds=1, evaluate_every=None))
-    gc.collect()
-    gc.freeze()
-
-
-def main() -> None:
-    sys.path[:0] = [str(HERE), str(HERE.parent)]
-    import agent_threads  # noqa: F401
-    import network  # noqa: F401
-    import torch
-
-    import headway.federation.relay.relay  # noqa: F401
-
-    torch.set_num_threads(1)
-    warm_up()
-    for line in sys.stdin:
-        order = json.loads(line)
-        if "wait" in order:
-            pid, status = os.waitpid(order["wait"], os.WNOHANG)
-            answer = {"code": os.waitstatus_to_exitcode(status) if pid else None}
-        else:
-            answer = {"pid": fork(order)}
-        print(json.dumps(answer), flush=True)
-
-
 # the side of the tests -----------------------------------------------------------------------------------------
 
 
@@ -204,89 +161,66 @@ class Nodes:
     """A server and its agents in one folder; killed at the end, whatever happens."""
 
     def __init__(self, folder: Path, recipe: str = RECIPES[0], rounds: int = ROUNDS, port: int | None = None) -> None:
-        import headway
-
         self.folder, self.recipe, self.rounds = folder, recipe, rounds
         self.port, self.other_port = port or free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        sources = str(Path(headway.__file__).parents[1])
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "crash_nodes.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder)},
-            text=True,
-            start_new_session=True,
-        )
-        self.codes: dict[int, int] = {}
-        self.started: list[int] = []
+        self.started: list[Fork] = []
 
     def __enter__(self) -> Nodes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()
-        self.process.kill()
-        self.process.wait(20)
-        self.process.stdout.close()
+        self._end_all()
 
-    def order(self, **order) -> dict:
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+    def _end_all(self) -> None:
+        for each in self.started:
+            each.kill()
+            each.wait(20)
+        self.started.clear()
+
+    def start(self, kind: str, log: Path, fault: str, file_size: int = 0, **options) -> Fork:
+        place = {"folder": self.folder, "log": log, "environment": {"XDG_CACHE_HOME": str(self.folder.parent)}}
+        own = {"kind": kind, "fault": fault, "file_size": file_size, "recipe": self.recipe}
+        self.started.append(forks().start("crash_nodes:node", ["node"], **place, **own, **options))
+        return self.started[-1]
 
     def fresh(self, name: str) -> None:
         """The next nodes work in another folder; what a failed test has left running ends."""
-        for pid in self.started:
-            self.kill(pid)
-        self.started.clear()
+        self._end_all()
         self.folder = self.folder.parent / name
         self.folder.mkdir()
 
-    def serve(self, fault: str = "", file_size: int = 0, port: int | None = None, relayed: bool = False) -> int:
-        own = {"folder": str(self.folder), "port": port or self.port, "recipe": self.recipe, "rounds": self.rounds}
+    def serve(self, fault: str = "", file_size: int = 0, port: int | None = None, relayed: bool = False) -> Fork:
         log = self.folder / "server.log"
-        own |= {"relayed": relayed, "log": str(log), "begun": time.monotonic() if log.exists() else 0.0}
-        self.started.append(self.order(kind="serve", fault=fault, file_size=file_size, **own)["pid"])
-        return self.started[-1]
+        begun = time.monotonic() if log.exists() else 0.0
+        own = {"port": port or self.port, "rounds": self.rounds, "relayed": relayed, "begun": begun}
+        return self.start("serve", log, fault, file_size, **own)
 
-    def join(self, client: str, fault: str = "", url: str = "") -> int:
-        own = {"folder": str(self.folder), "url": url or self.url, "client": client, "recipe": self.recipe}
-        log = str(self.folder / f"{client}.log")
-        self.started.append(self.order(kind="join", fault=fault, file_size=0, log=log, **own)["pid"])
-        return self.started[-1]
+    def join(self, client: str, fault: str = "", url: str = "") -> Fork:
+        return self.start("join", self.folder / f"{client}.log", fault, url=url or self.url, client=client)
 
-    def relay(self, clients: int, fault: str = "") -> int:
+    def relay(self, clients: int, fault: str = "") -> Fork:
         """A relay at `other_url` for so many clients."""
-        own = {"folder": str(self.folder), "url": self.url, "port": self.other_port, "clients": clients}
-        own["recipe"] = self.recipe
-        log = str(self.folder / f"{RELAY}.log")
-        self.started.append(self.order(kind="relay", fault=fault, file_size=0, log=log, **own)["pid"])
-        return self.started[-1]
+        own = {"url": self.url, "port": self.other_port, "clients": clients}
+        return self.start(RELAY, self.folder / f"{RELAY}.log", fault, **own)
 
     @property
     def other_url(self) -> str:
         return f"http://127.0.0.1:{self.other_port}"
 
-    def code(self, pid: int) -> int | None:
+    def code(self, node: Fork) -> int | None:
         """The exit code of a node, `None` while it runs."""
-        if pid not in self.codes:
-            if (code := self.order(wait=pid)["code"]) is None:
-                return None
-            self.codes[pid] = code
-        return self.codes[pid]
+        return node.poll()
 
-    def wait(self, pid: int, seconds: float = 60.0) -> int:
-        until = time.monotonic() + seconds
-        while (code := self.code(pid)) is None:
-            assert time.monotonic() < until, self.logs()
-            time.sleep(0.01)
-        return code
+    def wait(self, node: Fork, seconds: float = 60.0) -> int:
+        try:
+            return node.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(self.logs()) from None
 
-    def kill(self, pid: int) -> None:
-        if self.code(pid) is None:
-            os.kill(pid, signal.SIGKILL)
-            self.wait(pid)
+    def kill(self, node: Fork) -> None:
+        node.kill()
+        node.wait(20)
 
     def end(self) -> None:
         """Has the server close, once the agents have ended."""
@@ -308,7 +242,3 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
-
-
-if __name__ == "__main__":
-    main()

@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from forks import Fork, forks
+
 import headway
 
 HERE = Path(__file__).parent
@@ -27,7 +29,7 @@ PATIENCE_S = 60.0
 class Process:
     """One process, its output in a file."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path, start: int) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes] | Fork, log: Path, start: int) -> None:
         self.name, self.process, self.log, self._start = name, process, log, start
 
     @property
@@ -132,16 +134,14 @@ class Processes:
         }
         log = self.folder / f"{name}.log"
         start = log.stat().st_size if log.exists() else 0
-        with log.open("ab") as file:
-            process = subprocess.Popen(
-                [*within, sys.executable, str(HERE / "launch.py"), *map(str, arguments)],
-                cwd=self.folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        argv = [str(HERE / "launch.py"), *map(str, arguments)]
+        if not within:
+            process = forks().start("launch:main", argv, folder=self.folder, log=log, environment=environment)
+        else:
+            with log.open("ab") as file:
+                own = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+                command = [*within, sys.executable, *argv]
+                process = subprocess.Popen(command, cwd=self.folder, env=environment, start_new_session=True, **own)
         self.started.append(Process(name, process, log, start))
         return self.started[-1]
 

@@ -1,6 +1,7 @@
 """An agent at work on a job: stops at any moment, withdrawn work, heartbeats, verdicts, servers that come back."""
 
 import asyncio
+import contextlib
 import threading
 import time
 
@@ -12,7 +13,7 @@ from network import Network
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.core import fault_points
+from headway.core import fault_points, stopping
 from headway.federation import http_api as api
 from headway.federation.agent import job_session
 from headway.federation.agent.agent_store import AgentStore
@@ -82,7 +83,8 @@ class Federation:
     def _run(self):
         own = {"engine": self.network.engine, "evaluate_every": self.evaluate_every}
         self.made = hw.Run(self.algorithm, self.data, self.task, rounds=self.rounds, **own)
-        self.reports = list(self.made)
+        with contextlib.suppress(stopping.Stopped):
+            self.reports = list(self.made)
         self.network.assignments.set_state("finished")
 
     def agent(self, client, url=None, **options):
@@ -104,12 +106,13 @@ class Federation:
         for agent in self.agents:
             agent.agent.stop()
         self.network.assignments.set_state("stopped")
+        self.network.engine.channel.interrupt()
         self.network.close()
-        for agent in self.agents:
-            agent.thread.join(10)
+        for thread in (self.thread, *(agent.thread for agent in self.agents)):
+            thread.join(10)
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [2, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("place", PLACES)
 def test_an_agent_that_is_killed_goes_on_with_the_same_bits(tmp_path, hook, place, count):
     passed = []
