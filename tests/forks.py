@@ -167,6 +167,7 @@ class Forks:
         **arguments: object,
     ) -> Fork:
         """A fork that calls "module:function", with its output in a file."""
+        log.touch()
         own = {"folder": str(folder), "log": str(log), "environment": os.environ | (environment or {})}
         return Fork(self, self.order(function=function, argv=list(map(str, argv)), arguments=arguments, **own)["pid"])
 
