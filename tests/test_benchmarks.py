@@ -41,7 +41,7 @@ ARGUMENTS = {
         "peers.md",
     ],
 }
-SLOW = {"compiled"}  # it calls the C++ compiler
+SLOW = {"compiled", "aggregation", "two_checkouts", "stages_cost"}  # they compile, or start many processes
 NAMES = [*sorted({path.stem for path in FOLDER.glob("*.py")} - NO_BENCHMARK), "peers/run"]
 
 

@@ -128,8 +128,21 @@ def test_mistakes_are_sentences(headway, tmp_path, change, says):
 
 
 def test_bounds_know_no_clock(headway, tmp_path):
-    words = ["compare", "hospitals", "--methods", "fedavg,fedprox", "--seeds", 1, "--rounds", 2, "--bounds"]
-    code, _, err = headway(*words, "--out", tmp_path / "out", *sets(*SLOW))
+    words = [
+        "compare",
+        "hospitals",
+        "--methods",
+        "fedavg,fedprox",
+        "--seeds",
+        1,
+        "--rounds",
+        2,
+        "--bounds",
+        "--workers",
+        1,
+    ]
+    small = ["model.hidden=[4]", "algorithm.trainer.epochs=1"]
+    code, _, err = headway(*words, "--out", tmp_path / "out", *sets(*SLOW, *small))
     assert code == 0, err
 
 

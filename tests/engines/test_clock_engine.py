@@ -130,7 +130,9 @@ def test_a_deadline_ends_a_round_at_that_time():
     assert reports[0].count("counted") == 3
 
 
-@pytest.mark.parametrize("recipe", ["fedavg", "scaffold", "fedavg+ecgr"])
+@pytest.mark.parametrize(
+    "recipe", ["scaffold", *(pytest.param(each, marks=pytest.mark.soak) for each in ("fedavg", "fedavg+ecgr"))]
+)
 def test_many_crashes_lose_and_double_nothing(recipe):
     """Whoever counts in 200 rounds with crashes is all that trains: the same cohorts without crashes end the same."""
     fleet = hw.DeviceFleet(examples_per_s=50.0, crash=0.3)

@@ -75,8 +75,13 @@ def agree(algorithm, monkeypatch, site=None, **options):
     return there
 
 
-@pytest.mark.parametrize("lanes", [1, 4])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("recipe", "lanes"),
+    [
+        *((recipe, 4) for recipe in RECIPES),
+        *(pytest.param(recipe, 1, marks=[pytest.mark.soak] * ("+" in recipe)) for recipe in RECIPES),
+    ],
+)
 def test_every_recipe(recipe, lanes, monkeypatch):
     """Momentum, clipped gradients and decay, proximal terms, SCAFFOLD's and FedDyn's memory, ECGR's steps."""
     agree(hw.recipes.recipe(recipe, trainer=TRAINER), monkeypatch, lanes=lanes)

@@ -91,7 +91,7 @@ def goes_on(folder, headway, out="run"):
         ("local", signal.SIGTERM),
         ("lanes", signal.SIGINT),
         ("workers", signal.SIGTERM),
-        ("workers", signal.SIGINT),
+        pytest.param("workers", signal.SIGINT, marks=pytest.mark.soak),
         ("clock", signal.SIGTERM),
         ("scaffold", signal.SIGINT),
     ],

@@ -79,10 +79,10 @@ def test_the_worst_client_is_served_better_than_by_fedavg() -> None:
     loop = Loop(steps=1, lr=0.05)
 
     def worst(*stages):
-        x = engine(*stages, problems=PROBLEMS, loop=loop).run(3000).params
+        x = engine(*stages, problems=PROBLEMS, loop=loop).run(300).params
         return max(float(problem.loss(x)) for problem in PROBLEMS)
 
-    assert worst(hw.AFL(0.002)) < 0.8 * worst(hw.Mean("clients"))
+    assert worst(hw.AFL(0.02)) < 0.8 * worst(hw.Mean("clients"))
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=12))

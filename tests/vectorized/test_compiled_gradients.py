@@ -64,8 +64,17 @@ def run(*arguments, **options):
 # the same numbers -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", ["fedavg", "fedprox", "scaffold+ecgr"])
-@pytest.mark.parametrize("lanes", [1, 6])
+@pytest.mark.parametrize(
+    ("recipe", "lanes"),
+    [
+        ("fedavg", 1),
+        ("scaffold+ecgr", 6),
+        *(
+            pytest.param(*each, marks=pytest.mark.soak)
+            for each in [("fedavg", 6), ("fedprox", 1), ("fedprox", 6), ("scaffold+ecgr", 1)]
+        ),
+    ],
+)
 def test_the_same_numbers_over_whole_runs(recipe, lanes, calls):
     """Sizes from 1 to 20: few batches of other sizes, and fewer clients than lanes, go the usual way."""
     found = run(recipe, hw.LocalEngine(lanes=lanes, compiled=True))
@@ -75,7 +84,7 @@ def test_the_same_numbers_over_whole_runs(recipe, lanes, calls):
     agree(run(recipe, hw.LocalEngine(lanes=lanes)), found)
 
 
-@pytest.mark.parametrize("lanes", [1, 6])
+@pytest.mark.parametrize("lanes", [pytest.param(1, marks=pytest.mark.soak), 6])
 def test_the_same_numbers_in_a_round_of_float32(lanes):
     found = run("fedavg", hw.LocalEngine(lanes=lanes, compiled=True), number="float32", rounds=1)
     agree(run("fedavg", hw.LocalEngine(lanes=lanes), number="float32", rounds=1), found, 1e-5)
@@ -388,7 +397,7 @@ def test_a_resumed_run_stays_as_it_was(store, tried, tmp_path):
             part(name, 3, True, **options)
 
 
-@pytest.mark.parametrize("lanes", [1, 6])
+@pytest.mark.parametrize("lanes", [pytest.param(1, marks=pytest.mark.soak), 6])
 def test_the_number_of_workers_changes_no_bit(lanes, calls):
     """Also after this process has used several threads, of which the forked ones know nothing."""
     torch.set_num_threads(2)

@@ -39,8 +39,8 @@ def test_clients_send_the_same_coordinates_and_other_rounds_others():
 
 
 def test_over_rounds_the_mean_is_the_delta():
-    """Each coordinate is chosen in a quarter of 2,000 rounds, within six standard errors."""
-    rounds = 2000
+    """Each coordinate is chosen in a quarter of 500 rounds, within six standard errors."""
+    rounds = 500
     total = sum(there_and_back(RandomK(0.25), Update.of(X[0]), round)[1].delta for round in range(rounds))
     share = total / rounds / X[0]
     assert bool(((share - 1).abs() < 6 * (3 / rounds) ** 0.5).all())
