@@ -43,7 +43,7 @@ class AgentThread:
         self.agent.stop()
         self.join()
 
-    def join(self, seconds: float = 20.0) -> str:
+    def join(self, seconds: float = 60.0) -> str:
         """Waits for its end; its state."""
         self.thread.join(seconds)
         if self.thread.is_alive():

@@ -117,6 +117,7 @@ def kill_servers(nodes, seed, latest):
         killed += with_server_killed(nodes, [f"{p}|kill|{n}" for p, n in zip(places, counts, strict=True)])
         recoveries += nodes.recoveries()
         shutil.rmtree(nodes.folder)
+        print(f"{killed} kills in {number} runs", flush=True)
     took = f"{statistics.median(recoveries):.2f} s in the median, {max(recoveries):.2f} s at most"
     return f"{killed} kills of the server in {number} runs of {nodes.rounds} rounds; back after {took}"
 
@@ -131,6 +132,7 @@ def kill_agents(nodes, seed, latest):
         faults = {c: [f"{chance.choice(AGENT)}|kill|{chance.randint(1, latest)}" for _ in range(6)] for c in clients}
         killed += with_agents_killed(nodes, faults)
         shutil.rmtree(nodes.folder)
+        print(f"{killed} kills in {number} runs", flush=True)
     return f"{killed} kills of agents in {number} runs of {nodes.rounds} rounds"
 
 

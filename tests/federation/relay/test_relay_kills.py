@@ -71,4 +71,5 @@ def test_a_relay_is_killed_again_and_again(nodes, recipe):
         nodes.fresh(f"{recipe}-{number}")
         faults = [f"{chance.choice(PLACES)}|kill|{chance.randint(1, 12)}" for _ in range(4)]
         killed += with_relay_killed(nodes, faults)
+        print(f"{killed} kills in {number} runs", flush=True)
     print(f"{killed} kills of a relay in {number} runs of {recipe}: the weights of a simulation")

@@ -63,7 +63,7 @@ class Assignments:
         self._receipts: dict[str, Receipt] = {}
         self._deciding: dict[str, ReplyArrived] = {}
         self._messages: dict[str, deque[str]] = {}  # the digests of what each client was sent last
-        self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}
+        self._waiting: dict[str, asyncio.Future[None]] = {}  # of the open calls for work, by client
         self._listening = False  # whether a run takes replies
         self._complete = False  # whether all requests are open whose replies it wants
         self._lock = threading.RLock()
@@ -244,7 +244,7 @@ class Assignments:
 
         working: the requests that it has in hand.
         """
-        event = asyncio.Event()
+        loop = asyncio.get_running_loop()
         with self._lock:
             held = self._open.get(client)
             if (
@@ -254,24 +254,30 @@ class Assignments:
             ):
                 return
             before = self._waiting.get(client)
-            self._waiting[client] = (asyncio.get_running_loop(), event)
+            self._waiting[client] = woken = loop.create_future()  # a small object, since thousands wait
         if before is not None:
-            before[0].call_soon_threadsafe(before[1].set)  # of a connection that is gone
+            _end_wait(before)  # of a connection that is gone
+        timer = loop.call_later(seconds, _end_wait, woken)
         try:
-            await asyncio.wait_for(event.wait(), seconds)
-        except TimeoutError:
-            pass
+            await woken
         finally:
+            timer.cancel()
             with self._lock:
-                if self._waiting.get(client, (None, None))[1] is event:
+                if self._waiting.get(client) is woken:
                     del self._waiting[client]
 
     def _wake(self, clients: Iterable[str]) -> None:
         with self._lock:
             woken = [self._waiting[client] for client in clients if client in self._waiting]
-        for loop, event in woken:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(event.set)
+        for waiting in woken:
+            if not (loop := waiting.get_loop()).is_closed():
+                loop.call_soon_threadsafe(_end_wait, waiting)
+
+
+def _end_wait(waiting: asyncio.Future[None]) -> None:
+    """Ends an open call's wait, in the thread of its loop."""
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _let_go(arrived: ReplyArrived, state: State) -> None:
