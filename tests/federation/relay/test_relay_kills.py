@@ -6,7 +6,7 @@ import time
 
 import pytest
 from crash_nodes import parts
-from test_kills import check
+from test_kills import SEED, check
 
 FEW = {  # the place, and how often it is passed before
     "scaffold": ("after an event is on disk", 3),  # both updates are there, and not their sum
@@ -65,7 +65,7 @@ def test_a_relay_is_killed(nodes, recipe):
 @pytest.mark.soak
 @pytest.mark.parametrize("recipe", FEW)
 def test_a_relay_is_killed_again_and_again(nodes, recipe):
-    chance, killed, number = random.Random(0), 0, 0
+    chance, killed, number = random.Random(SEED), 0, 0
     nodes.recipe = recipe
     while killed < KILLS:
         number += 1
