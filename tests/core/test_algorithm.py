@@ -14,6 +14,7 @@ from headway.core.chain import chain
 from headway.core.context import ServerContext
 from headway.core.errors import ChainRefused, ConfigError
 from headway.core.flow import EngineFacts
+from headway.core.layout import Layout
 from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.effects import EffectHandler, drive
@@ -278,3 +279,20 @@ def test_the_first_answers_are_no_sample_that_amplifies_privacy() -> None:
         hw.Algorithm(noisy, hw.LocalSGD(lr=0.1), hw.Poisson(rate=0.5), quorum)
     hw.Algorithm(noisy, hw.LocalSGD(lr=0.1), hw.Uniform(count=4), quorum)
     hw.Algorithm(hw.chain(hw.Mean("clients")), hw.LocalSGD(lr=0.1), hw.Poisson(rate=0.5), quorum)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("lr", [1.0, 0.5])
+def test_the_server_s_step_changes_nothing_but_the_model(dtype, lr):
+    """Without a copy where none is needed: the sum, and the model of before, are as they were."""
+    algorithm = hw.Algorithm(hw.chain(hw.Mean(), hw.ServerSGD(lr=lr)), hw.LocalSGD(lr=0.1), hw.All())
+    before, summed = algorithm.initial_state(torch.ones(3, dtype=dtype)), torch.tensor([2.0, -4.0, 0.0]).double()
+    total = ExactTotal()
+    total.rounded, total.count = {"delta": summed}, 2
+    total.weight.add(2.0)
+    own = {"key": Key.root(0), "layout": Layout.of({"w": before.params}), "flows": algorithm.flows(), "population": 2}
+    after = drive(algorithm.round(before, ("a", "b"), **own), lambda effect: Answer(total=total))
+    assert after.params.tolist() == [1.0 + lr, 1.0 - 2 * lr, 1.0]
+    assert after.params.dtype == dtype
+    assert before.params.tolist() == [1.0] * 3
+    assert summed.tolist() == [2.0, -4.0, 0.0]

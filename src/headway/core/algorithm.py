@@ -308,8 +308,9 @@ class Algorithm:
             mixing = flows[-1].mixing
             moved = update.vectors["buffers"].to(buffers.dtype)
             buffers = buffers + (moved if mixing == 1 else mixing * moved)
-        params = torch.add(state.params, update.delta.to(state.params.dtype))
-        return State(state.round + 1, params, stages, buffers)
+        moved = update.delta.to(state.params.dtype)
+        own = moved if moved is not update.delta else None  # a copy, which becomes the model
+        return State(state.round + 1, torch.add(state.params, moved, out=own), stages, buffers)
 
 
 def _cohort_key(key: Key, round: int) -> Key:

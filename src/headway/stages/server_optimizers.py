@@ -52,7 +52,7 @@ class ServerSGD(Stage):
     def receive(self, update: Update, state: Tensors, ctx: ServerContext) -> tuple[Update, Tensors]:
         """The server's step."""
         if not self.momentum:
-            return update.with_delta(update.delta * self.lr), state
+            return update if self.lr == 1 else update.with_delta(update.delta * self.lr), state
         v = state["momentum"] * self.momentum + update.delta.to(state["momentum"].dtype)
         return update.with_delta(v * self.lr), {"momentum": v}
 
