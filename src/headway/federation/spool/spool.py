@@ -76,7 +76,7 @@ class Spool:
         self._uploads: dict[str, _Upload] = {}
         self._grace_s, self._opened = grace_s, time.monotonic()
         self._used: dict[str, float] = {}  # when a content was put or finished last
-        self._fresh = 0
+        self._fresh, self._made = 0, False
         if not read_only and self.folder.exists():
             with disk(self.folder):
                 self._make()
@@ -250,10 +250,11 @@ class Spool:
     # inside ---------------------------------------------------------------------------------------------
 
     def _make(self) -> None:
-        """Makes the folders, if they are not there."""
-        if not (self.blobs.is_dir() and self._parts.is_dir()):
+        """Makes the folders, once: a look at the disk for each piece would take half the time of small uploads."""
+        if not self._made:
             self.blobs.mkdir(parents=True, exist_ok=True)
             self._parts.mkdir(exist_ok=True)
+            self._made = True
 
     def _find_uploads(self) -> None:
         """Takes up the uploads of an earlier process; a mark of a finished one whose content is gone is removed."""
@@ -283,7 +284,7 @@ class Spool:
 
     def _write(self, held: _Upload, data: bytes) -> None:
         """Writes a piece at the end of a part; what was written of it is taken back if the disk refuses."""
-        begun = held.part.exists()
+        begun = held.received > 0
         if not begun:
             held.stem.parent.mkdir(exist_ok=True)
         with open(held.part, "r+b" if begun else "w+b", buffering=0) as file:
@@ -330,9 +331,9 @@ class Spool:
     def _keep(self, held: _Upload, digest: str) -> None:
         """Makes a whole part a content: first a mark that says which, then the rename, so that both survive."""
         size = held.received
-        held.stem.parent.mkdir(exist_ok=True)
-        if not held.part.exists():
-            held.part.touch()  # of no bytes
+        if not size:  # no piece has made its file
+            held.stem.parent.mkdir(exist_ok=True)
+            held.part.touch()
         held.done.write_text(json.dumps({"digest": digest, "size": size}))
         if self._is_there(digest, size):
             held.part.unlink()
@@ -359,10 +360,12 @@ class Spool:
 
         A file of another size is what a power failure left, and is written anew.
         """
-        path = self.blobs / digest
         with self._lock:
             self._used[digest] = time.monotonic()
-            return path.is_file() and path.stat().st_size == size
+            try:
+                return (self.blobs / digest).stat().st_size == size
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
 
 def _stem(name: str) -> str:
