@@ -303,13 +303,12 @@ class Algorithm:
     def _advance(self, state: State, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> State:
         """The next state, from the released aggregate of a round."""
         update, stages = self.chain.receive(update, state.stages, ctx, flows)
-        buffers = state.buffers
-        if buffers is not None:
+        if (buffers := state.buffers) is not None:
             mixing = flows[-1].mixing
-            moved = update.vectors["buffers"].to(buffers.dtype)
-            buffers = buffers + (moved if mixing == 1 else mixing * moved)
+            mean = update.vectors["buffers"].to(buffers.dtype)
+            buffers = buffers + (mean if mixing == 1 else mixing * mean)
         moved = update.delta.to(state.params.dtype)
-        own = moved if moved is not update.delta else None  # a copy, which becomes the model
+        own = None if moved is update.delta else moved  # a copy, which becomes the model
         return State(state.round + 1, torch.add(state.params, moved, out=own), stages, buffers)
 
 
