@@ -8,6 +8,7 @@ from torch import nn
 from toys import blobs
 
 import headway as hw
+from headway.observe import learning
 from headway.observe.journal import Journal
 from headway.observe.learning import Learning
 
@@ -121,3 +122,11 @@ def test_a_feature_far_larger_than_the_others_is_named_before_training(column, f
     named = [notice for notice in made.notices if f"feature {column} (up to" in notice and "far larger" in notice]
     assert bool(named) == warned
     assert bool(made.notices) == warned
+
+
+def test_the_length_of_a_step_is_that_of_all_blocks(monkeypatch):
+    before, after = torch.linspace(-1, 1, 100), torch.linspace(2, -3, 100)
+    whole = float(torch.linalg.vector_norm(after.double() - before.double()))
+    assert learning._distance(after, before) == whole
+    monkeypatch.setattr(learning, "BLOCK", 7)
+    assert learning._distance(after, before) == pytest.approx(whole, rel=1e-14)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from headway.observe.observer import EvaluatedRound, Observer, TrainedRound
 
+BLOCK = 1 << 20  # numbers of a model that are lifted to float64 at a time
 ROUNDS = 5  # evaluations at the constant answer, and rounds from the start in which the model hardly moves
 RISING = 3  # rounds in a row above the loss before training
 WORSE = 2.0  # times that loss
@@ -54,13 +56,15 @@ class Learning(Observer):
         """Remarks on the model's move in a round; lr: the trainer's learning rate in that round."""
         if not counted:
             return []
-        step = float(torch.linalg.vector_norm(after.double() - before.double()))
+        step = _distance(after, before)
         if step == 0:
             why = ", since the learning rate is 0" if lr == 0 else ""
             return self._once("zero", f"no parameter moved in this round: every update is zero{why}.")
         self._path += step
+        if self.start or round_ != ROUNDS:
+            return []
         length = max(float(torch.linalg.vector_norm(after.double())), 1e-30)
-        if self.start or round_ != ROUNDS or self._path > STILL * length:
+        if self._path > STILL * length:
             return []
         rate = "" if lr is None else f" ({lr:g})"
         return self._once(
@@ -132,3 +136,9 @@ def scale_note(inputs: Tensor, names: Sequence[str] = ()) -> str | None:
         f"{', '.join(named[:3])}{more}: far larger than most features (up to {typical:.3g}), so that they alone decide "
         "the gradients: scale them, or the run may learn little or diverge."
     )
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """The L2 norm of a - b in float64, of a block of numbers at a time."""
+    blocks = zip(a.split(BLOCK), b.split(BLOCK), strict=True)
+    return math.hypot(*(float(torch.linalg.vector_norm(one.double() - other.double())) for one, other in blocks))
