@@ -14,10 +14,10 @@ federation-demo: .venv/demo
 	@$(BIN)/python examples/federation_demo.py $(if $(RELAY),--relay) $(if $(PRIVATE),--private)
 
 test: .venv/dev
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak"
+	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not soak"
 
 slow: .venv/dev
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak" --durations=20 --durations-min=1
+	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not soak" --durations=20 --durations-min=1
 
 coverage: .venv/dev
 	$(BIN)/coverage erase
