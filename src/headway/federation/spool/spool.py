@@ -74,6 +74,7 @@ class Spool:
         self.blobs, self._parts = self.folder / BLOBS, self.folder / PARTS
         self._lock = threading.Lock()
         self._uploads: dict[str, _Upload] = {}
+        self._begun: dict[str, dict[str, _Upload]] = {}  # those that are not finished, by the folder of their client
         self._grace_s, self._opened = grace_s, time.monotonic()
         self._used: dict[str, float] = {}  # when a content was put or finished last
         self._fresh, self._made = 0, False
@@ -273,7 +274,8 @@ class Spool:
                 held.part.unlink(missing_ok=True)
                 self._uploads[held.stem.name] = held
         for part in self._parts.glob(f"*/*{PART}"):
-            self._uploads[part.stem] = _Upload(part.with_suffix(""), part.stat().st_size)
+            held = self._uploads[part.stem] = _Upload(part.with_suffix(""), part.stat().st_size)
+            self._begun.setdefault(part.parent.name, {})[part.stem] = held
 
     def _upload(self, upload: str, client: str) -> _Upload:
         stem = _stem(upload)
@@ -308,11 +310,11 @@ class Spool:
             SpoolError: if the disk would be too full.
         """
         with self._lock:
-            others = [
-                each
-                for each in self._uploads.values()
-                if each.stem.parent == held.stem.parent and each is not held and each.digest is None
-            ]
+            own = self._begun.setdefault(held.stem.parent.name, {})
+            own.setdefault(held.stem.name, held)
+            for stem in [stem for stem, each in own.items() if each.digest or self._uploads.get(stem) is not each]:
+                del own[stem]
+            others = [each for each in own.values() if each is not held]
         excess = end + sum(each.received for each in others) - self.per_client
         for other in others:  # in the order in which they were begun
             if excess <= 0:
