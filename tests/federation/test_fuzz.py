@@ -169,10 +169,11 @@ def fuzz(folder, count, hostile, threads):
     try:
         for report in run:
             counted.append(report.count("counted"))
+            spool.forget(network.assignments.undecided())  # as a server does between rounds
             if report.round % max(1, rounds // 10) == 0:
                 gc.collect()
                 growth.append(rss())
-                print(f"{report.round * hostile} messages, {growth[-1] >> 20} MB")
+                print(f"{report.round * hostile} messages, {growth[-1] >> 20} MB", flush=True)
             if wrong:
                 break
         for attacker in attackers:
