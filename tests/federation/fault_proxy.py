@@ -17,6 +17,7 @@ import ssl
 import struct
 import threading
 import time
+import weakref
 from dataclasses import dataclass, field
 
 PIECE = 1 << 14
@@ -153,6 +154,7 @@ class FaultProxy:
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._transports: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
         server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self.outer, limit=1 << 26)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
@@ -160,9 +162,13 @@ class FaultProxy:
         server.close()
         for link in list(self._links):
             link.cut()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # a connection that was just accepted has its task
+        while self._tasks:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        for transport in self._transports:
+            transport.abort()
         await asyncio.sleep(0.05)  # transports close in the next turns of the loop
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -170,6 +176,7 @@ class FaultProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._transports.add(writer.transport)
         try:
             await self._connection(reader, writer)
         except (OSError, Cut, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -186,6 +193,7 @@ class FaultProxy:
             await self._answer_bad_gateway(reader, writer)
             return
         there, back = await asyncio.open_connection(*self.target, ssl=self.inner, limit=1 << 26)
+        self._transports.add(back.transport)
         link = Link((writer, back))
         self._links.add(link)
         ways = [

@@ -22,6 +22,7 @@ from headway.core.errors import ConfigError, HeadwayError
 from headway.federation import http_api as api
 from headway.federation.agent.agent_log import AgentLog
 from headway.federation.agent.backoff import Backoff
+from headway.federation.agent.open_sockets import OpenSockets
 from headway.federation.identity.clock_skew import clock_sentence
 from headway.federation.identity.node_identity import EMPTY, Identity, NodeIdentity
 from headway.federation.identity.tls_problems import OwnCertificateRefused, tls_problem
@@ -94,12 +95,14 @@ class Connection:
         self.job = ""  # of the calls that are signed now
         self._since, self._look_again = time.monotonic(), 0.0
         self._session: aiohttp.ClientSession | None = None
+        self._sockets = OpenSockets()
 
     async def __aenter__(self) -> Connection:
         context = self.identity.client_context(self.public_authorities) if self.secure else None
         if isinstance(self.identity, NodeIdentity) and (sentence := self.identity.ends_soon()):
             self.log.once("certificate", sentence)
-        connector = aiohttp.TCPConnector(ssl=context if context is not None else True, limit=8, keepalive_timeout=20.0)
+        trust = context if context is not None else True
+        connector = aiohttp.TCPConnector(ssl=trust, limit=8, keepalive_timeout=20.0, socket_factory=self._sockets.make)
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=SILENCE_S)
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=timeout, trust_env=self.proxy is None, auto_decompress=False
@@ -109,6 +112,7 @@ class Connection:
     async def __aexit__(self, *_: object) -> None:
         assert self._session is not None
         await self._session.close()
+        await self._sockets.end()
         self._session = None
 
     async def call(self, method: str, path: str, body: BaseModel | None, answer: type[B], wait_s: float = 0.0) -> B:
