@@ -100,7 +100,9 @@ def test_what_cannot_be_interrupted_ends():
     )
 
 
-def test_without_the_handlers_nothing_is_checked_and_interrupts_are_pythons():
+def test_without_the_handlers_nothing_is_checked_and_interrupts_are_pythons(request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs do not have
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     assert not stopping.is_installed()
     with stopping.deferred():
         stopping.check()
