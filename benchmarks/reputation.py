@@ -15,7 +15,7 @@ import argparse
 import statistics
 from collections.abc import Sequence
 
-from robust_digits import HONEST, PARTITIONS, F
+from robust_digits import HONEST, PARTITIONS, F, mean_and_spread
 from sizes import sized
 
 import headway as hw
@@ -55,12 +55,6 @@ def found(reports: Sequence[RoundReport], attackers: set[str], clients: int) -> 
     return (clean or [float("inf")])[0], len(set[str]().union(*honest)), 100 * lost
 
 
-def cell(values: Sequence[float]) -> str:
-    """The mean and the deviation."""
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=sized(3, 1))
@@ -81,8 +75,8 @@ def main() -> None:
             rounds, hit, share = zip(*facts, strict=True)
             out = "-" if attack is None else ", ".join("never" if r == float("inf") else f"{r:g}" for r in rounds)
             numbers = (
-                cell(plain),
-                cell(judged),
+                mean_and_spread(plain),
+                mean_and_spread(judged),
                 out,
                 ", ".join(f"{h:g}" for h in hit),
                 f"{statistics.fmean(share):.1f} %",

@@ -94,9 +94,13 @@ def main() -> None:
 
 def cell(found: Sequence[tuple[float, bool]]) -> str:
     """The mean and the deviation over the seeds, in percent; * where a run diverged."""
-    values = [100 * value for value, _ in found]
+    return mean_and_spread([100 * value for value, _ in found]) + "*" * any(diverged for _, diverged in found)
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """The mean, and the standard deviation of several."""
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread}{'*' if any(diverged for _, diverged in found) else ''}"
+    return f"{statistics.fmean(values):.1f}{spread}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Programs as forks of a process that has imported what they import, so that each begins at once.
 
-    code, output = run(Path("benchmarks/walk.py"), ["--list"], tmp_path, {"HEADWAY_SMALL": "1"})
+    code, output = run_benchmark(Path("benchmarks/walk.py"), ["--list"], tmp_path)
 
 `python forks.py` makes a fork for a line of JSON on its standard input, and answers with its number.  All forks end
 with it, and it ends with the tests.
@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -135,13 +135,10 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
 
-@dataclass
 class Forks:
     """The process that forks."""
 
-    process: subprocess.Popen = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "forks.py")],
             stdin=subprocess.PIPE,
@@ -186,10 +183,10 @@ def forks() -> Forks:
     return made
 
 
-def run(
-    script: Path, arguments: Sequence[object], folder: Path, environment: Mapping[str, str] | None = None
-) -> tuple[int, str]:
-    """Runs a script to its end: its exit code, and its output with its errors."""
+def run_benchmark(script: Path, arguments: Sequence[object], folder: Path) -> tuple[int, str]:
+    """Runs a benchmark at a small size to its end: its exit code, and its output with its errors."""
+    path = os.pathsep.join([str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = {"HEADWAY_SMALL": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     with tempfile.NamedTemporaryFile("r") as log:
         own = {"folder": folder, "log": Path(log.name), "environment": environment}
         code = forks().start("forks:run_script", [script, *arguments], **own).wait()

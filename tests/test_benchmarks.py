@@ -1,6 +1,5 @@
 """Every benchmark runs to its end, at a small size: HEADWAY_SMALL=1 (benchmarks/sizes.py)."""
 
-import os
 from pathlib import Path
 
 import forks
@@ -47,9 +46,7 @@ NAMES = [*sorted({path.stem for path in FOLDER.glob("*.py")} - NO_BENCHMARK), "p
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.soak] * (n in SLOW)) for n in NAMES])
 def test_a_benchmark_runs(name, tmp_path):
-    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = {"HEADWAY_SMALL": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    code, output = forks.run(FOLDER / f"{name}.py", ARGUMENTS.get(name, ()), tmp_path, environment)
+    code, output = forks.run_benchmark(FOLDER / f"{name}.py", ARGUMENTS.get(name, ()), tmp_path)
     assert code == 0, output
     assert len(output.splitlines()) > 1 or (tmp_path / "golden.json").exists()
 

@@ -15,7 +15,6 @@ A page shows its commands in fenced blocks that begin with ```console; nothing h
 `ELSEWHERE` are commands that need what a test cannot have, with the reason.
 """
 
-import os
 import re
 import shlex
 import shutil
@@ -167,9 +166,7 @@ def script(words: list[str], folder: Path) -> tuple[int, str]:
     if "peers/run.py" in words[1] or "stages_cost.py" in words[1]:
         words += ["--envs", str(folder / "envs"), "--out", str(folder / "out.md"), "--rounds", "1", "--workloads", "W3"]
         words += [] if "--only" in words or "run.py" not in words[1] else ["--only", "plain", "headway"]
-    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = {"HEADWAY_SMALL": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return forks.run(folder / words[1], words[2:], folder, environment)
+    return forks.run_benchmark(folder / words[1], words[2:], folder)
 
 
 SHOWN = [page for page in PAGES if commands(page) and page not in IN_GUIDE]

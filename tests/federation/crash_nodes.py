@@ -174,8 +174,7 @@ class Nodes:
 
     def _end_all(self) -> None:
         for each in self.started:
-            each.kill()
-            each.wait(20)
+            self.kill(each)
         self.started.clear()
 
     def start(self, kind: str, log: Path, fault: str, file_size: int = 0, **options) -> Fork:

@@ -26,3 +26,15 @@ class CrashingLog(EventLog):
     def pass_by(self, place):
         if place == self.crash_at:
             raise Crash
+
+
+def crash_or_end(run, attempt):
+    """Takes a run to its crash, in the first attempt, or to its end, in another; it is closed."""
+    try:
+        list(run)
+    except Crash:
+        assert attempt == 0
+    else:
+        assert attempt == 1
+    finally:
+        run.close()

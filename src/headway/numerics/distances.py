@@ -117,28 +117,24 @@ def weighted_sum(part: Tensor, coefficients: Tensor) -> Tensor:
     """
     used = coefficients.nonzero().flatten()
     if len(used) == len(part):
-        return _sum_of_all(part, coefficients)
+        return _sum_of(part, coefficients, None, SPAN)
     if 2 * len(used) > len(part) and part.shape[1] > COLUMNS:  # reading the others takes less time than a copy of these
-        total = _sum_of_all(part, coefficients)
+        total = _sum_of(part, coefficients, None, SPAN)
         if bool(total.isfinite().all()):  # no row of coefficient 0 was infinite or not a number
             return total
-    total = torch.zeros(part.shape[1], dtype=torch.float64)
-    weights = coefficients[used].to(part.dtype)
-    for start in range(0, part.shape[1], COPIED):
-        columns = slice(start, start + COPIED)
-        for first in range(0, len(used), ROWS):
-            total[columns] += weights[first : first + ROWS] @ part[used[first : first + ROWS], columns]
-    return total
+    return _sum_of(part, coefficients, used, COPIED)
 
 
-def _sum_of_all(part: Tensor, coefficients: Tensor) -> Tensor:
-    """`sum_i a_i x_i` of rows `[C, P]`, those of coefficient 0 among them."""
+def _sum_of(part: Tensor, coefficients: Tensor, used: Tensor | None, span: int) -> Tensor:
+    """`sum_i a_i x_i` of rows `[C, P]`, so many columns in a call; used: the numbers of the rows, which are copied, or
+    `None` for all, those of coefficient 0 among them."""
     total = torch.zeros(part.shape[1], dtype=torch.float64)
-    weights = coefficients.to(part.dtype)
-    for start in range(0, part.shape[1], SPAN):
-        columns = slice(start, start + SPAN)
-        for first in range(0, len(part), ROWS):
-            total[columns] += weights[first : first + ROWS] @ part[first : first + ROWS, columns]
+    weights, count = coefficients.to(part.dtype), len(part) if used is None else len(used)
+    for start in range(0, part.shape[1], span):
+        columns = slice(start, start + span)
+        for first in range(0, count, ROWS):
+            rows = slice(first, first + ROWS) if used is None else used[first : first + ROWS]
+            total[columns] += weights[rows] @ part[rows, columns]
     return total
 
 

@@ -29,14 +29,13 @@ def of_sorted_columns(rows: Tensor, statistic: Callable[[Block], Block]) -> Tens
         block.sort(axis=-1)
         result[start : start + COLUMNS] = statistic(block)
 
-    starts, threads = range(0, numbers.shape[1], COLUMNS), torch.get_num_threads()
-    if threads == 1 or len(starts) == 1:
+    starts = range(0, numbers.shape[1], COLUMNS)
+    if (threads := min(torch.get_num_threads(), len(starts))) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(fill, starts))  # with the error of a block, if there is one
+    else:
         for start in starts:
             fill(start)
-        return torch.from_numpy(result)
-    with ThreadPoolExecutor(min(threads, len(starts))) as pool:
-        for done in [pool.submit(fill, start) for start in starts]:
-            done.result()
     return torch.from_numpy(result)
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from agent_threads import AgentThread
-from crashing_log import Crash, CrashingLog
+from crashing_log import CrashingLog, crash_or_end
 from network import Network
 from secured import Secured
-from test_relay import RelayThread
+from test_relay import RelayThread, leave
 from test_secure_dropouts import PHASES, Recorded
 from toys import blobs, linear_task
 
@@ -265,22 +265,9 @@ def test_a_server_that_ends_in_a_round_goes_on_with_the_replies_of_a_relay(tmp_p
         own = {"folder": tmp_path / "run", "resume": attempt > 0, "checkpoint_every": 1, "evaluate_every": None}
         run = hw.Run(made, data, TASK, rounds=rounds, engine=network.engine, **own)
         try:
-            list(run)
-        except Crash:
-            assert attempt == 0
-        else:
-            assert attempt == 1
+            crash_or_end(run, attempt)
         finally:
-            run.close()
-            network.assignments.set_state("finished" if attempt else "paused")
-            if attempt == 0:
-                relay.relay.stop()
-                for agent in agents:
-                    agent.stop()
-            relay.join()
-            for agent in agents:
-                agent.join()
-            network.close("finished" if attempt else "paused")
+            leave(network, relay, agents, finished=attempt > 0)
     simulation = hw.Run(algorithm("ideal"), data, TASK, rounds=rounds, evaluate_every=None)
     list(simulation)
     assert torch.equal(run.state.params, simulation.state.params)
