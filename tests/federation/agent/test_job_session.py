@@ -250,25 +250,26 @@ def test_an_agent_joins_again_when_the_server_was_started_anew(tmp_path):
 
 
 def test_an_agent_that_delivers_joins_a_server_that_was_started_anew(tmp_path, monkeypatch):
-    """Such a server, or relay, may wait for its clients before it takes any reply."""
+    """Such a server, or relay, may wait for its clients before it opens any request again."""
     monkeypatch.setattr(api, "HEARTBEAT_S", 600.0)
-    true, held = job_session.complete, []
+    true, anew = job_session.complete, []
 
     async def complete(*given):
-        if not held:
-            opened, assignments._open, assignments._complete = assignments._open, {}, False
+        if not anew:
             members._members.clear()
-            held.append(opened)
+            anew.append(True)
         return await true(*given)
 
     monkeypatch.setattr(job_session, "complete", complete)
     with Federation(tmp_path, sizes=(9,), rounds=1, evaluate_every=None) as federation:
         assignments, members = federation.network.assignments, federation.network.members
+        find = assignments.find
+        monkeypatch.setattr(assignments, "is_unwanted", lambda: False)
+        monkeypatch.setattr(assignments, "find", lambda name, *of: find(name, *of) if members.get(name) else None)
         agent = federation.agent("client-0")
-        until(lambda: held and members.get("client-0") is not None)
-        assignments._open.update(held[0])
         assert agent.join() == "finished"
         federation.thread.join(20)
+        assert anew and "not wanted" not in agent.kinds()
         assert [report.count("counted") for report in federation.reports] == [1]
 
 
