@@ -1,5 +1,6 @@
 """Settings for every test: repeatable examples, one thread, and the helpers of `conformance` on the path."""
 
+import gc
 import re
 import sys
 
@@ -12,6 +13,7 @@ from headway.cli import main as cli
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50, print_blob=False)
 settings.load_profile("repeatable")
 torch.set_num_threads(1)
+gc.disable()  # while tests are found: it would go through a million objects again and again, all of which stay
 
 MAY_BE_SKIPPED = re.compile(r"(Skipped: )?needs (a GPU|a browser|another system)")
 
@@ -39,11 +41,23 @@ def pytest_make_collect_report():
     return _only_for_a_reason((yield))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    """Doctests are in src: here they are not looked for."""
+    return [found for found in (yield) if type(found) is pytest.Module]
+
+
 def pytest_collection_modifyitems(items):
     """Workers of pytest-xdist must find the same tests: a name with an address in it, or drawn numbers, differs."""
     for item in items:
         if " at 0x" in item.nodeid or "tensor(" in item.nodeid:
             raise pytest.UsageError(f"give {item.nodeid.partition('[')[0]} ids that are the same in every process")
+
+
+def pytest_collection_finish():
+    """What is there when the first test begins is not garbage, and is not looked at again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 import torch
 from mk import toml
-from sklearn import metrics as reference
 from torch import nn
 
 import headway as hw
 from headway.model.metrics import METRICS, class_axes
 
 GENERATOR = torch.Generator().manual_seed(0)
+
+
+def reference():
+    """What the figures are compared with; slow to import."""
+    from sklearn import metrics
+
+    return metrics
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +36,10 @@ def test_masks_have_their_classes_on_axis_one(classes):
     """Also where the picture is as wide as there are classes."""
     outputs, targets = masks(classes)
     predicted, truth = outputs.argmax(1).flatten(), targets.flatten()
-    assert METRICS["accuracy"](outputs, targets) == pytest.approx(reference.accuracy_score(truth, predicted))
-    balanced = reference.balanced_accuracy_score(truth, predicted)
+    assert METRICS["accuracy"](outputs, targets) == pytest.approx(reference().accuracy_score(truth, predicted))
+    balanced = reference().balanced_accuracy_score(truth, predicted)
     assert METRICS["balanced_accuracy"](outputs, targets) == pytest.approx(balanced)
-    overlap = reference.jaccard_score(truth, predicted, average="macro")
+    overlap = reference().jaccard_score(truth, predicted, average="macro")
     assert METRICS["intersection_over_union"](outputs, targets) == pytest.approx(overlap)
 
 
@@ -58,10 +64,10 @@ def test_a_figure_of_several_labels_is_the_mean_over_the_labels(kind):
     outputs = torch.randn(40, 5, generator=GENERATOR)
     targets = (torch.randn(40, 5, generator=GENERATOR) > 1).to(kind)
     predicted = (outputs > 0).long()
-    assert METRICS["auroc"](outputs, targets) == pytest.approx(reference.roc_auc_score(targets, outputs))
-    each = [reference.balanced_accuracy_score(targets[:, label].long(), predicted[:, label]) for label in range(5)]
+    assert METRICS["auroc"](outputs, targets) == pytest.approx(reference().roc_auc_score(targets, outputs))
+    each = [reference().balanced_accuracy_score(targets[:, label].long(), predicted[:, label]) for label in range(5)]
     assert METRICS["balanced_accuracy"](outputs, targets) == pytest.approx(np.mean(each))
-    overlap = reference.jaccard_score(targets.long(), predicted, average="macro")
+    overlap = reference().jaccard_score(targets.long(), predicted, average="macro")
     assert METRICS["intersection_over_union"](outputs, targets) == pytest.approx(overlap)
     assert METRICS["accuracy"](outputs, targets) == pytest.approx(float((predicted == targets).double().mean()))
 
@@ -69,7 +75,7 @@ def test_a_figure_of_several_labels_is_the_mean_over_the_labels(kind):
 def test_a_label_of_one_value_is_left_out_of_the_mean():
     outputs, targets = torch.randn(20, 3), (torch.arange(60).view(20, 3) % 7 > 3).long()
     targets[:, 1] = 0
-    known = [reference.roc_auc_score(targets[:, label], outputs[:, label]) for label in (0, 2)]
+    known = [reference().roc_auc_score(targets[:, label], outputs[:, label]) for label in (0, 2)]
     assert METRICS["auroc"](outputs, targets) == pytest.approx(np.mean(known))
     assert np.isnan(METRICS["auroc"](outputs, torch.ones(20, 3)))
 
@@ -78,11 +84,11 @@ def test_a_binary_mask_counts_its_pixels():
     outputs, targets = torch.randn(4, 1, 5, 5), (torch.rand(4, 5, 5) > 0.7).float()
     predicted = (outputs[:, 0] > 0).flatten().long()
     truth = targets.flatten().long()
-    assert METRICS["accuracy"](outputs, targets) == pytest.approx(reference.accuracy_score(truth, predicted))
+    assert METRICS["accuracy"](outputs, targets) == pytest.approx(reference().accuracy_score(truth, predicted))
     assert METRICS["intersection_over_union"](outputs, targets) == pytest.approx(
-        reference.jaccard_score(truth, predicted)
+        reference().jaccard_score(truth, predicted)
     )
-    assert METRICS["auroc"](outputs, targets) == pytest.approx(reference.roc_auc_score(truth, outputs.flatten()))
+    assert METRICS["auroc"](outputs, targets) == pytest.approx(reference().roc_auc_score(truth, outputs.flatten()))
     assert np.isnan(METRICS["intersection_over_union"](-torch.ones(2, 1, 5, 5), torch.zeros(2, 5, 5)))
 
 
@@ -122,7 +128,7 @@ def test_a_pooled_metric_is_over_all_clients_examples_together(task):
     if not task:
         rows = torch.cat([data.test[client] for client in data.clients])
         scores = run.model()(data.store.inputs[rows]).detach()
-        wanted = reference.roc_auc_score(data.store.targets[rows], scores[:, 1] - scores[:, 0])
+        wanted = reference().roc_auc_score(data.store.targets[rows], scores[:, 1] - scores[:, 0])
         assert report.metrics["pooled_auroc"] == pytest.approx(wanted)
 
 

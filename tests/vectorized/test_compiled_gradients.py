@@ -9,7 +9,6 @@ import torch
 from test_batched_sgd import SIZES, Branches, agree, model
 from test_process_engine import same
 from torch import nn
-from torch._inductor.exc import InvalidCxxCompiler
 from toys import blobs
 
 import headway as hw
@@ -201,6 +200,8 @@ def test_batches_in_low_rank_form_are_not_compiled():
 
 
 def test_no_compiler_on_the_machine(monkeypatch, capfd):
+    from torch._inductor.exc import InvalidCxxCompiler
+
     def compile_fx(*arguments, **options):
         raise InvalidCxxCompiler
 
