@@ -62,10 +62,15 @@ def pytest_collection_finish():
 
 @pytest.fixture
 def headway(tmp_path, monkeypatch, capsys):
-    """Runs a command in an empty folder, in this process; gives its exit code, output and errors."""
+    """Runs a command in an empty folder, in this process; gives its exit code, output and errors.
+
+    A comparison has no worker processes, which take seconds to begin, unless it says how many.
+    """
     monkeypatch.chdir(tmp_path)
 
     def headway(*arguments):
+        if arguments[:1] == ("compare",) and "--workers" not in arguments:
+            arguments += ("--workers", 1)
         monkeypatch.setattr(sys, "argv", ["headway", *map(str, arguments)])
         try:
             cli.main()

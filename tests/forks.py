@@ -1,6 +1,7 @@
 """Programs as forks of a process that has imported what they import, so that each begins at once.
 
     code, output = run_benchmark(Path("benchmarks/walk.py"), ["--list"], tmp_path)
+    code, output, errors = command("run", "hospitals", folder=tmp_path).result()
 
 `python forks.py` makes a fork for a line of JSON on its standard input, and answers with its number.  All forks end
 with it, and it ends with the tests.
@@ -57,12 +58,14 @@ def _become(order: Mapping) -> None:
 
     os.setsid()
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # ends with its parent
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell has told its children to ignore it
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     null = os.open(os.devnull, os.O_RDONLY)
-    for target, source in ((0, null), (1, log), (2, log)):
+    errors = os.open(order["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND) if "errors" in order else log
+    for target, source in ((0, null), (1, log), (2, errors)):
         os.dup2(source, target)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, write_through=True)
@@ -161,11 +164,14 @@ class Forks:
         folder: Path,
         log: Path,
         environment: Mapping[str, str] | None = None,
+        errors: Path | None = None,
         **arguments: object,
     ) -> Fork:
-        """A fork that calls "module:function", with its output in a file."""
+        """A fork that calls "module:function", with its output in a file, and its errors in another if one is given."""
         log.touch()
         own = {"folder": str(folder), "log": str(log), "environment": os.environ | (environment or {})}
+        if errors is not None:
+            own["errors"] = str(errors)
         return Fork(self, self.order(function=function, argv=list(map(str, argv)), arguments=arguments, **own)["pid"])
 
     def close(self) -> None:
@@ -181,6 +187,37 @@ def forks() -> Forks:
     made = Forks()
     atexit.register(made.close)
     return made
+
+
+class Command:
+    """`headway` as a process: what it has written, and the fork."""
+
+    def __init__(self, arguments: Sequence[object], folder: Path, environment: Mapping[str, str]) -> None:
+        self.kept = tempfile.TemporaryDirectory()
+        self.written = [Path(self.kept.name, name) for name in ("out", "err")]
+        for path in self.written:
+            path.touch()
+        log, errors = self.written
+        own = {"folder": folder, "log": log, "errors": errors, "environment": environment}
+        self.fork = forks().start("launch:main", ["headway", *arguments], **own)
+        self.pid = self.fork.pid
+
+    @property
+    def out(self) -> str:
+        """What it has written so far."""
+        return self.written[0].read_text()
+
+    def result(self, timeout: float = 120.0) -> tuple[int, str, str]:
+        """Waits for its end: the exit code, its output and its errors."""
+        code = self.fork.wait(timeout)
+        texts = [path.read_text() for path in self.written]
+        self.kept.cleanup()
+        return code, texts[0], texts[1]
+
+
+def command(*arguments: object, folder: Path, **environment: str) -> Command:
+    """Starts a command in a folder, as its console script does, with more in its environment (see launch.py)."""
+    return Command(arguments, folder, environment)
 
 
 def run_benchmark(script: Path, arguments: Sequence[object], folder: Path) -> tuple[int, str]:

