@@ -1,11 +1,13 @@
 """Settings for every test: repeatable examples, one thread, and the helpers of `conformance` on the path."""
 
+import functools
 import gc
 import re
 import sys
 
 import pytest
 import torch
+import typer.main
 from hypothesis import settings
 
 from headway.cli import main as cli
@@ -88,4 +90,12 @@ def _plans_of_their_own(tmp_path_factory):
     """No test reads or writes the plans that this machine remembers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_tree_of_commands():
+    """The commands and their options are read from the functions once, and not for every command that a test runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
         yield

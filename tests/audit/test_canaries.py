@@ -19,7 +19,7 @@ from headway.experiment.runfile_text import examples
 from headway.numerics.keys import Key
 from headway.stages.privacy.noise_grid import NoiseGrid
 
-DELTA, TIME = 1e-5, 60.0
+DELTA, TIME = 1e-5, 600.0
 
 
 @dataclass(frozen=True)

@@ -114,11 +114,11 @@ def test_low_rank_batches_share_one_model():
 
 @pytest.mark.parametrize("chain", ["rebased", "own", "alignment", "median"])
 def test_the_same_bits_in_workers(chain):
-    lanes, _, reports = run(CHAINS[chain], hw.ProcessEngine(1, lanes=2))
-    workers, _, others = run(CHAINS[chain], hw.ProcessEngine(3, lanes=2))
+    lanes, _, reports = run(CHAINS[chain], hw.ProcessEngine(1, lanes=2), rounds=5)
+    workers, _, others = run(CHAINS[chain], hw.ProcessEngine(3, lanes=2), rounds=5)
     assert torch.equal(lanes.state.params, workers.state.params)
     assert [r.train_loss for r in reports] == [r.train_loss for r in others]
-    here, _, _ = run(CHAINS[chain], hw.LocalEngine(lanes=2))
+    here, _, _ = run(CHAINS[chain], hw.LocalEngine(lanes=2), rounds=5)
     torch.testing.assert_close(here.state.params, workers.state.params, rtol=1e-10, atol=1e-12)
 
 

@@ -4,12 +4,22 @@ import json
 
 import pytest
 import torch
-from test_process_engine import TRAINER, model, run, started
+import test_process_engine as runs
+from test_process_engine import TRAINER, model
 from torch import nn
 from toys import blobs
 
 import headway as hw
 from headway.engines.autotune import planner
+
+
+def started(recipe, engine, **options):
+    """A run of 27 clients."""
+    return runs.started(recipe, engine, blobs(sizes=tuple(range(3, 30))), **options)
+
+
+def run(recipe, engine, **options):
+    return runs.run(recipe, engine, blobs(sizes=tuple(range(3, 30))), **options)
 
 
 @pytest.fixture
@@ -36,7 +46,7 @@ def timed(monkeypatch, seconds):
 )
 def test_the_fastest_is_chosen(store, monkeypatch, seconds, chosen):
     timed(monkeypatch, seconds)
-    made = started("fedavg", hw.LocalEngine(lanes="auto"))
+    made = started("fedavg", hw.LocalEngine(lanes="auto", compiled=False))
     assert made.engine.measured_plan.plan.lanes == made.engine.groups.width == chosen
     assert made.engine.measured_plan.seconds == (seconds[chosen], seconds[1])
 

@@ -13,7 +13,7 @@ from headway.engines.processes import process_pool as processes
 from headway.engines.processes.process_pool import cores
 from headway.engines.worker_pool import spread
 
-SIZES = tuple(range(3, 30))
+SIZES = tuple(range(3, 30, 2))
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2, momentum=0.5)
 
 
@@ -21,7 +21,7 @@ def model():
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
 
 
-def started(recipe, engine, data=None, make=model, rounds=3, trainer=TRAINER, **options):
+def started(recipe, engine, data=None, make=model, rounds=2, trainer=TRAINER, **options):
     algorithm = hw.recipes.recipe(recipe, trainer=trainer, **options)
     task = hw.Task(make, metrics=("accuracy",))
     return hw.Run(algorithm, data or blobs(sizes=SIZES), task, rounds=rounds, engine=engine, seed=3)

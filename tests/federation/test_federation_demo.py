@@ -22,9 +22,7 @@ def demonstrate(folder, *options):
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "options", [(), pytest.param(("--relay",), marks=pytest.mark.soak)], ids=["plain", "relay"]
-)
+@pytest.mark.parametrize("options", [(), pytest.param(("--relay",), marks=pytest.mark.soak)], ids=["plain", "relay"])
 def test_four_processes_have_the_weights_of_the_simulation_and_its_report(tmp_path, options, headway):
     shown = demonstrate(tmp_path / "demo", *options)
     assert "https://localhost:" in shown

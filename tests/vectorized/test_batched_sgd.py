@@ -18,7 +18,7 @@ def model():
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
 
 
-def run(recipe, lanes, trainer, data=None, make=model, rounds=4, number="float64", **options):
+def run(recipe, lanes, trainer, data=None, make=model, rounds=2, number="float64", **options):
     algorithm = recipe if isinstance(recipe, hw.Algorithm) else hw.recipes.recipe(recipe, trainer=trainer, **options)
     task = hw.Task(make, dtype=number, metrics=("accuracy",))
     engine = hw.LocalEngine(lanes=lanes)
