@@ -228,7 +228,7 @@ def alone():
 
 
 def each_engine():
-    """Each case on each engine; by a clock, whose clients train side by side, some kinds of each and the rest in soaks."""
+    """Each case on each engine; by a clock, whose clients train side by side, a few, and the rest in soaks."""
     by_clock = {"classes", "labels by q-FedAvg", "LSTM", "BatchNorm averaged", "BatchNorm kept", "a part kept"}
     for name, engine in itertools.product(CASES, ENGINES):
         elsewhere = engine == "clock" and name not in by_clock

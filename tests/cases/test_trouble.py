@@ -1,7 +1,6 @@
 """A client's code raises, exits, hangs or prints: a sentence with the client, nothing left behind, JSON stays JSON."""
 
 import json
-import os
 import sys
 from types import SimpleNamespace
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 from mk import blobs, toml
 
-import headway as hw
 from headway.cli.run_command import Spent
 
 OWN = """

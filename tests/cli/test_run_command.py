@@ -13,7 +13,6 @@ import safetensors.torch
 import torch
 from processes import until
 
-from headway.cli import main as cli
 from headway.client_state.store import MemoryStore, flat
 from headway.experiment.runfile import load_runfile
 from headway.observe.run_folder import MEMORY, read_tensors

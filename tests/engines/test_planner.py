@@ -3,8 +3,8 @@
 import json
 
 import pytest
-import torch
 import test_process_engine as runs
+import torch
 from test_process_engine import TRAINER, model
 from torch import nn
 from toys import blobs
