@@ -94,6 +94,38 @@ def test_the_same_key_gives_the_same_result(stage, hook) -> None:
     assert same_bits(ALL_HOOKS[hook](stage, given), once)
 
 
+AT_SERVER = [pair for pair in pairs(SERVER_HOOKS) if pair[1] in ("receive", "finish")]
+
+
+def test_each_sum_shaped_stage_without_noise_acts_by_columns() -> None:
+    acting = {type(stage) for stage, _ in AT_SERVER if not (isinstance(stage, Aggregator) and stage.whole_cohort)}
+    assert {kind.__name__ for kind in acting if not kind.by_columns} == {"AdaptiveClip", "MatrixNoise"}
+
+
+def in_columns(tensors, start, stop):
+    return slice_tensors(tensors, start, stop, SIZE)
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize(("stage", "hook"), [p for p in AT_SERVER if p[0].by_columns])
+def test_the_servers_hooks_give_the_same_bits_a_few_columns_at_a_time(stage, hook, width) -> None:
+    given = case(stage)
+    if hook == "finish":
+        given.total.rounded, given.total.vectors = dict(given.total.value().vectors), {}
+    whole = tensors_in(SERVER_HOOKS[hook](stage, given))
+    parts = []
+    for start in range(0, SIZE, width):
+        stop = min(start + width, SIZE)
+        aggregate = replace(given.aggregate, vectors=in_columns(given.aggregate.vectors, start, stop))
+        own = {"state": in_columns(given.state, start, stop), "server": given.server.sliced(start, stop)}
+        total = given.total.columns(start, stop, SIZE) if hook == "finish" else given.total
+        part = replace(given, aggregate=aggregate, total=total, **own)
+        parts.append(tensors_in(SERVER_HOOKS[hook](stage, part)))
+    for name, expected in whole.items():
+        joined = torch.cat([part[name] for part in parts]) if expected.shape == (SIZE,) else parts[-1][name]
+        assert same_bits(joined, expected), name
+
+
 @of(ECGR(rule="random"))
 def test_another_key_gives_another_draw(stage) -> None:
     given = case(stage)

@@ -16,6 +16,7 @@ from headway.core.errors import FrameError, UpdateRejected
 from headway.core.update import Update
 from headway.engines.grouping import groups_of
 from headway.engines.wire_engine import WireEngine
+from headway.numerics.vector_files import VectorFiles
 from headway.protocol.messages import Declined, SumReply, UpdateReply
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
@@ -47,7 +48,7 @@ def spooled(folder, group, seed, calls, columns=None):
         guard, waiting = self.setup.guard, list(ask.cohort)
         summer = None
         if columns is not None:
-            summer = GroupSummer(self.setup.collector, ask, SumMemory(1, folder / "sums"))
+            summer = GroupSummer(self.setup.collector, ask, SumMemory(1, VectorFiles(folder / "sums")))
             assert (summer.columns is None) == (summer.note is not None)
             summer.columns = columns if summer.columns else None
         sums = GroupedSum(self.setup.collector, ask, groups_of(ask.cohort, {}, group=group), summer=summer)

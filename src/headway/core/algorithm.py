@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Protocol as Structural
 
 import torch
@@ -17,7 +17,10 @@ from headway.core.explain import Explanation, explain
 from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
 from headway.core.layout import Layout
 from headway.core.sampler import Sampler, check_draw, check_replicas
-from headway.core.update import Tensors, Update, flat_names, unflat_names, without_own
+from headway.core.stage import Aggregator
+from headway.core.state import State
+from headway.core.state_memory import StateMemory
+from headway.core.update import Tensors, Update, without_own
 from headway.numerics.keys import Key
 from headway.protocol import wire
 from headway.protocol.client_history import ClientHistory
@@ -36,36 +39,6 @@ class TrainerLike(Structural):
     def facts(self) -> TrainerFacts:
         """The facts that it offers to the stages."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """All that the server keeps between rounds.
-
-    round: rounds completed.  params: the model `[P]` that the next round starts from.
-    buffers: averaged buffers `[B]`, if the task has them.  stages: each stage's own state.
-    """
-
-    round: int
-    params: Tensor
-    stages: Mapping[str, Tensors] = field(default_factory=dict)
-    buffers: Tensor | None = None
-
-    @property
-    def model(self) -> Tensor:
-        """The model `[P]` to evaluate, keep and export: `params`, or that of a stage which has one, as `model`."""
-        own = [kept["model"] for kept in self.stages.values() if "model" in kept]
-        return own[-1] if own else self.params
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors under flat names; `from_tensors` takes them back."""
-        return flat_names(self.params, self.buffers, self.stages, "stages/")
-
-    @classmethod
-    def from_tensors(cls, round: int, named: Mapping[str, Tensor]) -> State:
-        """The state of these tensors."""
-        params, buffers, stages = unflat_names(named, "stages/")
-        return cls(round, params, stages, buffers)
 
 
 @dataclass(frozen=True)
@@ -203,13 +176,14 @@ class Algorithm:
         population: int,
         system: Key | None = None,
         attempt: int = 0,
+        memory: StateMemory | None = None,
     ) -> Generator[Effect, Answer, State]:
         """One round as a generator of effects: no sockets, no Ray, no clock in here.
 
         Deterministic in the state at its start and the answers.  With too few counted updates only the round advances.
         system: in deployment, a key of the operating system's randomness, a fresh one for each call; noise is drawn
         from it, and a release that was kept is used again in its place.  attempt: at this round, above 0 where a
-        protocol has begun its exchanges again.
+        protocol has begun its exchanges again.  memory: in which the next state lies; by default main memory.
         """
         message = Message(state.params, self.chain.broadcast(state.stages), state.buffers)
         ask = Ask(Train(message, state.round, attempt), cohort, self.quorum)
@@ -241,6 +215,8 @@ class Algorithm:
         elif answer.total.terms < flows[-1].min_updates:
             return replace(state, round=state.round + 1)
         ctx = replace(ctx, counted=answer.total.count)
+        if memory is not None and answer.total.rounded and self.whole_step(flows) is None:
+            return memory.step(state, partial(self._step, answer.total, ctx, flows))
         update, stages = self.aggregate(answer, state.stages, ctx, flows)
         if made_here:
             yield Reserve(made_here, state.round)
@@ -299,6 +275,21 @@ class Algorithm:
             return None
         name = last.set_by["min_updates"]
         return f"the round was skipped, since {name} needs at least {needed} updates and {counted} came."
+
+    def whole_step(self, flows: Sequence[Flow]) -> str | None:
+        """Why the server's step cannot be made a block of columns at a time, as a phrase; `None` if it can."""
+        if flows[-1].events:
+            return "what the noise is added to is kept whole"
+        acting = (s for s in self.chain if isinstance(s, Aggregator) or s.has("release") or s.has("receive"))
+        return next((f"{type(stage).__name__} needs whole vectors" for stage in acting if not stage.by_columns), None)
+
+    def _step(
+        self, total: ExactTotal, ctx: ServerContext, flows: Sequence[Flow], state: State, start: int, stop: int
+    ) -> State:
+        """The next state of some columns; state: of these columns alone, the others as of all."""
+        part, here = total.columns(start, stop, ctx.layout.size), ctx.sliced(start, stop)
+        update, stages = self.chain.aggregate(part, state.stages, here, flows)
+        return self._advance(replace(state, stages=stages), update, here, flows)
 
     def _advance(self, state: State, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> State:
         """The next state, from the released aggregate of a round."""

@@ -85,6 +85,7 @@ class Stage(Plain):
 
     place: ClassVar[Place]
     registry: ClassVar[Registry[Stage]] = Registry("stage", "headway.stages")
+    by_columns: ClassVar[bool] = False  # whether `finish` and `receive` compute each column from that column alone
 
     def connect(self, flow: Flow) -> Flow:
         """Reads and changes the static facts; refuses what cannot mean anything."""

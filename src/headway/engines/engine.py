@@ -11,8 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from headway.client_state.store import Memories, MemoryStore
-from headway.core.algorithm import Algorithm, State
+from headway.core.algorithm import Algorithm
 from headway.core.flow import EngineFacts
+from headway.core.state import State
+from headway.core.state_memory import StateMemory
 from headway.data import ClientData, FederatedData, examples_of, known_population
 from headway.model.device import Device
 from headway.model.task import Task
@@ -99,6 +101,11 @@ class Engine(ABC):
     def timed(self) -> dict[str, Any]:
         """By which simulated clock, in plain values."""
         return {}
+
+    @property
+    def state_memory(self) -> StateMemory | None:
+        """In which memory the server's state lies, where main memory is limited."""
+        return None
 
     @property
     def keeps_memory(self) -> bool:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from headway.client.central_test import CentralTest
 from headway.client_state.store import Memories
-from headway.core.algorithm import Algorithm, State
+from headway.core.algorithm import Algorithm
 from headway.core.errors import ConfigError
 from headway.core.flow import Flow
+from headway.core.state import State
 from headway.data import ClientData, known_population
 from headway.engines import Engine, Job, LocalEngine
 from headway.experiment.population import StandingsRecord, check_population, history_of
@@ -101,3 +102,8 @@ class Federation:
         """The server's state before the first round."""
         buffers: Tensor | None = self.flat_module.statistics().cpu() if self.averages_statistics else None
         return self.algorithm.initial_state(self.flat_module.shared.cpu(), buffers)
+
+    def kept(self, state: State) -> State:
+        """The same state, in the memory that the engine has for the server's."""
+        memory = self.engine.state_memory
+        return state if memory is None else memory.kept(state)

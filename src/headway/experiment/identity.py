@@ -48,7 +48,7 @@ def identity_of(
 
     options: further plain values, under their names.
     """
-    start = hashlib.sha256(flat_module.shared.cpu().numpy().tobytes()).hexdigest()[:32]
+    start = hashlib.sha256(flat_module.shared.cpu().numpy().data).hexdigest()[:32]
     return {
         "versions": {
             "headway": _version(),
@@ -74,7 +74,7 @@ def frozen_digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
 
 

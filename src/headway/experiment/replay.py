@@ -18,8 +18,8 @@ import torch
 
 from headway.client_state.store import Memory, MemoryStore
 from headway.core import fault_points
-from headway.core.algorithm import State
 from headway.core.errors import RunFolderError
+from headway.core.state import State
 from headway.experiment.federation import Federation
 from headway.observe.run_folder import read_notes, read_tensors, write_tensors, writing
 from headway.protocol.answer_state import answer_from_state, answer_to_state
@@ -132,7 +132,7 @@ class RoundReplay:
         path = self._path(before.round, self.folder)
         with writing(path):
             self.folder.mkdir(exist_ok=True)
-            write_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, notes)
+            write_tensors(path, tensors, notes)
 
     def _replayed(self, before: State) -> list[tuple[Kind, Answer]]:
         """The kept effects of the round that starts from this state; engine and memory are as after them."""
@@ -200,5 +200,5 @@ def _digest(state: State) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(state.tensors().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

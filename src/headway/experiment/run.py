@@ -62,6 +62,7 @@ class Run:
             self.state = parts.initial_state()
             self._evaluator = Evaluator(parts, given.evaluate_every, given.privacy.client_metrics == "released")
             kept = self._begin()
+            self.state = parts.kept(self.state)
             self._observers = RunObservers(
                 parts,
                 self._evaluator.facts,

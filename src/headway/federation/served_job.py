@@ -20,8 +20,8 @@ from headway.federation.serving.job_desk import JobDesk
 from headway.federation.serving.network_engine import NetworkEngine
 from headway.federation.serving.network_training import Progress
 from headway.federation.serving.request_channel import RequestChannel
+from headway.observe.run_folder import VECTORS
 
-SUMS = "sums"  # the folder of vectors that a sum keeps in files while a round is open
 FAREWELL_S = 15.0  # how long clients are given to learn that a job has ended: more than between two heartbeats
 
 
@@ -39,7 +39,7 @@ class ServedJob:
         self.clients, self.stores = JobClients(options.lease_s, log), JobStores(folder)
         members, assignments = self.clients.members, self.clients.assignments
         channel = RequestChannel(members, assignments, self.stores.files)
-        self.engine = NetworkEngine(channel, self.stores.log, job.network_options(folder / SUMS), self._show)
+        self.engine = NetworkEngine(channel, self.stores.log, job.network_options(folder / VECTORS), self._show)
         check, verdict = AgreedData(job.schema).check, self.engine.verdict
         self.desk = JobDesk(members, assignments, job.data.expected, check, verdict, options.relays)
         now = channel.clock.now
@@ -72,7 +72,7 @@ class ServedJob:
     def offer(self, identity: Identity) -> None:
         """Offers the job to clients; identity: signs receipts and manifests."""
         self.stores.sign_with(identity, self.engine)
-        self.desk.offer(self.job.description(self.identifier))
+        self.desk.offer(self.job.description(self.identifier, self.engine.training.setup.facts))
         self.clients.assignments.set_state("running")
         self.stores.set_state("running")
 

@@ -12,7 +12,7 @@ from headway.core.errors import ConfigError
 from headway.data import RemoteData
 from headway.data.sources.data_schema import DataSchema
 from headway.engines.grouping import GROUP
-from headway.federation.http_api import JobDescription
+from headway.federation.http_api import JobDescription, TaskFacts
 from headway.federation.serving.members import LEASE_S
 from headway.federation.serving.network_engine import NetworkOptions
 from headway.federation.serving.server_setup import describe_job
@@ -100,14 +100,15 @@ class ServerJob:
         memory = bytes_of(options.memory, "federation.memory")
         return NetworkOptions(expected, least, options.wait_limit_s, options.drift, group, memory, files)
 
-    def description(self, identifier: str) -> JobDescription:
-        """The job as agents receive it; identifier: of this run."""
+    def description(self, identifier: str, facts: TaskFacts | None = None) -> JobDescription:
+        """The job as agents receive it; identifier: of this run.  facts: of the task, where they are known."""
         return describe_job(
             identifier,
             self.name,
             self.algorithm,
             self.task,
             self.rounds,
+            facts=facts,
             seed=self.seed,
             keys=self.options.keys,
             randomness=self.options.privacy.randomness or "system",

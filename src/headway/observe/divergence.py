@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headway.core.algorithm import Algorithm, State
+from headway.core.algorithm import Algorithm
 from headway.core.errors import Diverged
 from headway.core.layout import Layout
+from headway.core.state import State
 from headway.data import Examples, FederatedData
 from headway.model.flat_module import FlatModule
 from headway.model.module_checks import untouched
 from headway.observe.learning import outputs_note, scale_note
 from headway.observe.observer import EvaluatedRound, Observer, TrainedRound
 from headway.protocol.reports import Reports
+from headway.protocol.sums import not_finite
 
 EXPLODED = 1e3  # times the training loss before training
 FLOOR = 1e-3  # of that loss
@@ -83,7 +85,7 @@ class Divergence(Observer):
         rejected, counted = reports.with_status("rejected"), reports.with_status("counted")
         if rejected and not counted:
             raise Diverged(self._refused(round_, rejected))
-        if not bool(torch.isfinite(after.params).all()):
+        if not_finite(after.params) is not None:
             raise Diverged(self._exploded(round_, "the new model is not finite", counted))
         if after.buffers is not None and (trouble := self._statistics_trouble(after.buffers)) is not None:
             raise Diverged(self._exploded(round_, trouble, counted))

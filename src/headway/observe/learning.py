@@ -63,7 +63,7 @@ class Learning(Observer):
         self._path += step
         if self.start or round_ != ROUNDS:
             return []
-        length = max(float(torch.linalg.vector_norm(after.double())), 1e-30)
+        length = max(float(torch.linalg.vector_norm(after, dtype=torch.float64)), 1e-30)
         if self._path > STILL * length:
             return []
         rate = "" if lr is None else f" ({lr:g})"

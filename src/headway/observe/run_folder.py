@@ -17,17 +17,17 @@ import os
 import shlex
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from headway.core import stopping
 from headway.core.errors import RunFolderError
 from headway.observe.folder_lock import LOCK, FolderLock, sync_folder
+from headway.observe.tensor_pieces import pieces
 
 FORMAT = 1
 AGAIN = "What was saved before is whole; free some space or choose another folder, then resume."
@@ -42,8 +42,9 @@ IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST = (
 )
 LEDGER = "ledger.jsonl"  # see `privacy.ledger_file`
 EVENTS, SPOOL, MANIFESTS, JOB = "events.sqlite", "spool", "manifests", "job.json"  # of a server: see `federation.spool`
+VECTORS = "vectors"  # a folder of a server: vectors that are mapped into memory while it runs
 OWN = {IDENTITY, CONFIG, DATA_NOTES, JOURNAL, MEMORY, BEST, REPLAY, LEDGER, LOCK, EVENTS, SPOOL, MANIFESTS, JOB}
-OWN |= {"checkpoints"}
+OWN |= {VECTORS, "checkpoints"}
 SIDE_FILES = ("-wal", "-shm", "-journal")  # of SQLite, beside its own
 
 
@@ -182,8 +183,7 @@ def read_identity(path: Path) -> dict[str, Any]:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
     """Tensors and notes as one safetensors file, atomically."""
-    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, safetensors.torch.save(flat, metadata={"headway": json.dumps(notes)}))
+    write_atomically(path, pieces(tensors, {"headway": json.dumps(notes)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -218,17 +218,21 @@ def _reading(path: Path) -> Iterator[Any]:
         raise RunFolderError(f"the checkpoint {path} is missing or damaged ({error}).") from error
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes beside the place, flushes to the disk, and renames: a reader sees the old file or the new one."""
+def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
+    """Writes beside the place, flushes to the disk, and renames: a reader sees the old file or the new one.
+
+    data: whole, or a piece at a time.
+    """
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     with stopping.deferred(), stopping.undoing(lambda: staging.unlink(missing_ok=True)):
-        _write_and_rename(staging, path, data)
+        _write_and_rename(staging, path, [data] if isinstance(data, bytes) else data)
 
 
-def _write_and_rename(staging: Path, path: Path, data: bytes) -> None:
+def _write_and_rename(staging: Path, path: Path, data: Iterable[bytes | memoryview]) -> None:
     try:
         with open(staging, "wb") as file:
-            file.write(data)
+            for piece in data:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         os.replace(staging, path)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headway.core.context import slice_tensors
 from headway.core.update import Update
 from headway.numerics.exact_sum import ExactScalar, ExactSum
 
@@ -142,6 +143,14 @@ class ExactTotal:
         for name, numbers in term.sums.items():
             _add_all(self.sums.setdefault(name, ExactScalar()), numbers)
         self.count += len(term.weight)
+
+    def columns(self, start: int, stop: int, size: int) -> ExactTotal:
+        """Columns `start..stop` of the vectors of this length, all of which are rounded; shorter ones stay whole."""
+        assert not self.vectors | self.integers, "only a rounded sum is divided"
+        part = ExactTotal()
+        part.weight, part.sums, part.count = self.weight, self.sums, self.count
+        part.rounded = slice_tensors(self.rounded, start, stop, size)
+        return part
 
     def to_state(self) -> dict[str, Any]:
         """The weight, the sums and the count in whole numbers, without rounding, for another process."""

@@ -83,6 +83,7 @@ class Scaffold(Stage):
     """
 
     place: ClassVar[Place] = Place.STEP
+    by_columns: ClassVar[bool] = True
     option: Literal["I", "II"] = "II"
     correct: Literal["gradient", "step"] = "gradient"
 
@@ -162,6 +163,7 @@ class FedDyn(Stage):
     """
 
     place: ClassVar[Place] = Place.STEP
+    by_columns: ClassVar[bool] = True
     alpha: float = positive(0.1)
 
     def connect(self, flow: Flow) -> Flow:

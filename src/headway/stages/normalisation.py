@@ -44,6 +44,7 @@ class FedNova(Stage):
     """
 
     place: ClassVar[Place] = Place.RESCALE
+    by_columns: ClassVar[bool] = True
 
     def connect(self, flow: Flow) -> Flow:
         """Adds the scalar `normaliser`; needs steps that are linear in the gradients."""
@@ -95,6 +96,7 @@ class QFedAvg(Stage):
     """
 
     place: ClassVar[Place] = Place.RESCALE
+    by_columns: ClassVar[bool] = True
     q: float = at_least(0, 1.0)
 
     def connect(self, flow: Flow) -> Flow:

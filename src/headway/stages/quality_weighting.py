@@ -55,6 +55,7 @@ class WeighByQuality(Stage):
     """
 
     place: ClassVar[Place] = Place.WEIGH
+    by_columns: ClassVar[bool] = True
     by: By = "alignment"
     power: float = at_least(0, 1.0)
     floor: float = between(0, 1, 0.1, without=0)

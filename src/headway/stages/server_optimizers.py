@@ -38,6 +38,7 @@ class ServerSGD(Stage):
     """
 
     place: ClassVar[Place] = Place.SERVER
+    by_columns: ClassVar[bool] = True
     lr: float = positive(1.0)
     momentum: float = between(0, 1, 0.0, without=1)
 
@@ -90,6 +91,7 @@ class ServerAdam(Stage):
     """
 
     place: ClassVar[Place] = Place.SERVER
+    by_columns: ClassVar[bool] = True
     lr: float = positive(0.01)
     beta1: float = between(0, 1, 0.9, without=1)
     beta2: float = between(0, 1, 0.99, without=1)
@@ -135,6 +137,7 @@ class ServerYogi(Stage):
     """
 
     place: ClassVar[Place] = Place.SERVER
+    by_columns: ClassVar[bool] = True
     lr: float = positive(0.01)
     beta1: float = between(0, 1, 0.9, without=1)
     beta2: float = between(0, 1, 0.99, without=1)
@@ -182,6 +185,7 @@ class ServerAdagrad(Stage):
     """
 
     place: ClassVar[Place] = Place.SERVER
+    by_columns: ClassVar[bool] = True
     lr: float = positive(0.01)
     beta1: float = between(0, 1, 0.0, without=1)
     tau: float = positive(1e-3)
@@ -218,6 +222,7 @@ class AverageModel(Stage):
     """
 
     place: ClassVar[Place] = Place.AVERAGE
+    by_columns: ClassVar[bool] = True
 
     def init(self, w: Tensor) -> Tensors:
         """m = the initial model, of no round."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from headway.core import stopping
 from headway.core.errors import FrameError
 from headway.core.update import Tensors
@@ -53,9 +55,9 @@ class RelayAnswering:
         self._open()
         self.exchanges = ForwardedExchanges(self.engine, certificates)
         self._go_on()
-        broadcasts = job.algorithm.chain.broadcast(
-            job.algorithm.chain.init(self.engine.training.setup.flat_module.shared)
-        )
+        layout = self.engine.training.setup.layout
+        zeros = torch.zeros(layout.size, dtype=layout.dtype)
+        broadcasts = job.algorithm.chain.broadcast(job.algorithm.chain.init(zeros))
         first = sum(wire.size(tensors) for tensors in broadcasts.values())
         self.most = 4 * (8 * (description.task.parameters + description.task.statistics) + first) + ROOM
 

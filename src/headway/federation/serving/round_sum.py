@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from headway.core import stopping
 from headway.engines.grouping import GROUP, groups_of
 from headway.federation.serving.request_channel import TURN_S
 from headway.federation.serving.server_setup import ServerSetup
 from headway.federation.serving.training_round import ReplyReader, RoundRecord
+from headway.numerics.vector_files import VectorFiles
 from headway.protocol.messages import Answer, Ask, SumReply
 from headway.protocol.quorum import Quorum
 from headway.protocol.round_pool import Ticket
@@ -31,12 +31,12 @@ class SumOptions:
     """How a round is summed.
 
     group: how many clients are summed in float64 before the exact sum is paid.  memory: bytes that the sum may take.
-    folder: of the files of vectors beyond it.
+    files: of the vectors beyond it.
     """
 
     group: int = GROUP
     memory: float = math.inf
-    folder: Path | None = None
+    files: VectorFiles | None = None
 
 
 class RoundSum:
@@ -52,9 +52,6 @@ class RoundSum:
         self._summer: GroupSummer | None = None  # of a round whose groups are summed early
         self._executor: ThreadPoolExecutor | None = None
         self._sums: dict[tuple[str, ...], Future[GroupResult]] = {}
-        if options.folder is not None and options.folder.is_dir():
-            for left in options.folder.glob("*.sum"):
-                left.unlink(missing_ok=True)
 
     def begin(self, ask: Ask, quorum: Quorum, record: RoundRecord, in_flight: Callable[[str], bool]) -> None:
         """A round begins; in_flight: whether a client of it is still waited for."""
@@ -111,6 +108,8 @@ class RoundSum:
             summed.accept_sum(SumReply(reply.total, counted))
         answer = summed.answer()
         notes = [] if summer.note is None else [summer.note]
+        if summer.columns is not None and (why := self.setup.job.algorithm.whole_step(self.setup.flows)) is not None:
+            notes.append(f"the server's step takes more memory than federation.memory allows, since {why}.")
         if measure and self.setup.measure and summer.meter is None:
             notes.append(
                 "drift is not measured, since the sum of the updates takes more memory than federation.memory allows."
@@ -126,7 +125,7 @@ class RoundSum:
 
     def _summer_of(self, ask: Ask, measure: bool) -> GroupSummer:
         """What sums the groups of a round."""
-        memory = SumMemory(self.options.memory, self.options.folder)
+        memory = SumMemory(self.options.memory, self.options.files)
         large = memory.columns(self.setup.guard.lengths) is not None
         meter = self.setup.meter(ask) if measure and not large else None
         return GroupSummer(self.setup.collector, ask, memory, meter)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headway.core.algorithm import State
+from headway.core.state import State
 from headway.experiment.identity import described
 from headway.federation.serving.network_engine import NetworkEngine
 from headway.federation.spool.manifest import (
@@ -149,8 +149,7 @@ class RoundManifests(Observer):
 
     def _facts(self, state: State) -> dict[str, Any]:
         """What a replay needs."""
-        job, flat_module = self.engine.job, self.engine.training.setup.flat_module
-        layout = flat_module.layout
+        job, layout = self.engine.job, self.engine.training.setup.layout
         return {
             "format": FORMAT,
             "job": self.engine.channel.assignments.job,

@@ -44,6 +44,7 @@ class Mean(Aggregator):
     """
 
     place: ClassVar[Place] = Place.AGGREGATE
+    by_columns: ClassVar[bool] = True
     over: Literal["examples", "clients", "expected"] = "examples"
 
     def connect(self, flow: Flow) -> Flow:

@@ -1,0 +1,69 @@
+"""The memory in which the server's state lies, and the server's step a block of columns at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headway.core.context import slice_tensors
+from headway.core.state import State
+from headway.numerics.vector_files import VectorFiles, columns_within
+
+
+@dataclass(frozen=True)
+class StateMemory:
+    """Main memory for the server's state and its step, and files for the vectors of a state that takes more.
+
+    limit: bytes of main memory, half for two states (that before a round and that after it), half for numbers in work.
+
+    Raises:
+        OSError: from all methods that make vectors, if the disk refuses.
+    """
+
+    limit: float
+    files: VectorFiles
+
+    @property
+    def columns(self) -> int:
+        """How many numbers of each vector are computed at a time."""
+        return columns_within(self.limit / 2)
+
+    def kept(self, state: State) -> State:
+        """The same state, where it may be kept."""
+        if not self._beyond(state):
+            return state
+        moved = {
+            name: self.files.vector(len(held), held.dtype).copy_(held) if held.shape == state.params.shape else held
+            for name, held in state.tensors().items()
+        }
+        return State.from_tensors(state.round, moved)
+
+    def step(self, state: State, step: Callable[[State, int, int], State]) -> State:
+        """The state after a step that computes each column from that column alone.
+
+        step: of the columns of the state from one to another.
+        """
+        size, before = len(state.params), state.tensors()
+        make, after = self.files.vector if self._beyond(state) else _vector, dict[str, Tensor]()
+        for start in range(0, size, self.columns):
+            stop = min(start + self.columns, size)
+            part = State.from_tensors(state.round, slice_tensors(before, start, stop, size))
+            for name, held in step(part, start, stop).tensors().items():
+                if (shape := before[name].shape)[-1] != size:
+                    after[name] = held
+                    continue
+                if name not in after:
+                    after[name] = make(size, held.dtype) if len(shape) == 1 else torch.empty(shape, dtype=held.dtype)
+                after[name][..., start:stop] = held
+        return State.from_tensors(state.round + 1, after)
+
+    def _beyond(self, state: State) -> bool:
+        """Whether two such states take more main memory than there is for them."""
+        return 2 * sum(held.nbytes for held in state.tensors().values()) > self.limit / 2
+
+
+def _vector(length: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(length, dtype=dtype)
