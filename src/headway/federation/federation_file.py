@@ -45,9 +45,9 @@ class FederationSection(BaseModel):
     wait_limit_s: seconds after which waiting for them ends the run; no limit by default.  lease_s: seconds without any
     contact after which a client counts as gone.  keys: "derived" from the seed, as in a simulation, or "private": each
     client draws from a secret of its own.  drift: whether to measure how far clients pull apart.  group: how many
-    clients are summed together.  memory: the main memory that the sum of a round may take, such as "2 GB"; for larger
-    models it is made in files.  relays: the nodes that may join for other clients.  keep_rounds: the updates of so many
-    rounds stay on disk at least; 0 keeps all.
+    clients are summed together.  memory: the main memory that a round may take beside the model, such as "2 GB"; the
+    vectors of larger models lie in files.  relays: the nodes that may join for other clients.  keep_rounds: the updates
+    of so many rounds stay on disk at least; 0 keeps all.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

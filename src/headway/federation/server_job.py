@@ -21,7 +21,7 @@ from headway.model.task import Task
 from headway.numerics.units import bytes_of
 from headway.privacy.options import PrivacyOptions
 
-MEMORY = "1 GB"  # of main memory that the sum of a round may take
+MEMORY = "1 GB"  # of main memory that a round may take beside the model
 FEWEST = 2  # clients of a federation, where nothing else is said
 
 
@@ -33,7 +33,7 @@ class JobOptions:
     where no names are known.  wait_limit_s: seconds after which waiting for them ends the run; `None` waits without
     end.  lease_s: seconds without any contact after which a client counts as gone.  keys: "derived" from the seed, or
     "private" to each client.  drift: whether to measure how far clients pull apart.  group: how many clients are summed
-    together.  memory: the main memory that the sum of a round may take beside the model, in bytes or as a text such as
+    together.  memory: the main memory that a round may take beside the model, in bytes or as a text such as
     "2 GB".  relays: nodes that may join for other clients.  keep_rounds: the updates of so many rounds stay on disk at
     least; 0 keeps all.  evaluate_every, keep, until_s, privacy: as in `Run`.
 
