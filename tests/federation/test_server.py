@@ -15,6 +15,8 @@ from headway.data import RemoteData
 from headway.federation import JobOptions, Server, ServerJob, ServerOptions
 from headway.federation.identity.server_access import AccessOptions
 from headway.federation.spool.run_check import RunCheck
+from headway.numerics import vector_files
+from headway.observe.run_folder import VECTORS
 
 OPEN = AccessOptions(insecure=True)
 
@@ -109,25 +111,29 @@ def test_a_job_is_served_to_its_end_and_has_the_weights_of_a_simulation(tmp_path
     assert again.texts("complete") == [f"study is complete: 3 of 3 rounds are done, in {tmp_path / 'run'}."]
 
 
-def test_a_server_that_is_stopped_goes_on_with_the_same_round(tmp_path):
+@pytest.mark.parametrize("memory", ["1 GB", "100 B"])
+def test_a_server_that_is_stopped_goes_on_with_the_same_round(tmp_path, monkeypatch, memory):
+    """Also where its state lies in files."""
+    monkeypatch.setattr(vector_files, "LEAST", 4)
     data = blobs((7, 12, 5))
 
     def first_round(kind, sentence, facts):
         if kind == "round":
             server.server.stop()
 
-    server = ServerThread([job_of(data)], tmp_path / "run", sinks=[first_round])
+    server = ServerThread([job_of(data, memory=memory)], tmp_path / "run", sinks=[first_round])
     joined = agents(server, data, tmp_path)
     assert server.end() == "paused"
     assert json.loads((tmp_path / "run" / "job.json").read_text())["state"] == "paused"
     for each in joined:
         each.agent.stop()
         each.thread.join(20)
-    server = ServerThread([job_of(data)], tmp_path / "run")
+    server = ServerThread([job_of(data, memory=memory)], tmp_path / "run")
     joined = agents(server, data, tmp_path)
     assert server.end() == "finished"
     assert ended(joined) == ["finished"] * 3
     assert torch.equal(params_of(tmp_path / "run"), expected_params(data))
+    assert (tmp_path / "run" / VECTORS).is_dir() == (memory == "100 B")
 
 
 def test_several_jobs_are_served_one_after_another_to_the_same_agents(tmp_path):
