@@ -8,7 +8,7 @@ import headway as hw
 from headway.audit.membership import example_losses, threshold_attack
 from headway.audit.membership_attack import MembershipAttack, seconds_of_round
 from headway.audit.shadow_federation import ShadowFederation
-from headway.core.state import State
+from headway.core.algorithm import State
 
 
 def noise(clients=4, size=40, features=60, seed=0):

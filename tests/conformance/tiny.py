@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from headway.client.derived_signer import DerivedSigner
-from headway.core.algorithm import Algorithm
+from headway.core.algorithm import Algorithm, State
 from headway.core.chain import at, chain
 from headway.core.context import ClientContext, CombineContext, ExchangeContext, ServerContext, StepContext
 from headway.core.flow import EngineFacts, SamplerFacts, TrainerFacts
 from headway.core.layout import Layout
 from headway.core.sampler import Sampler
 from headway.core.stage import Stage
-from headway.core.state import State
 from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory

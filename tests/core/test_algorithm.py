@@ -9,13 +9,12 @@ from conformance.teststages import FixedPoint, Median, NoisyRelease, PairwiseMas
 from conformance.tiny import Listed, Loop, engine
 
 import headway as hw
-from headway.core.algorithm import Algorithm
+from headway.core.algorithm import Algorithm, State
 from headway.core.chain import chain
 from headway.core.context import ServerContext
 from headway.core.errors import ChainRefused, ConfigError
 from headway.core.flow import EngineFacts
 from headway.core.layout import Layout
-from headway.core.state import State
 from headway.core.update import Update
 from headway.numerics.keys import Key
 from headway.protocol.effects import EffectHandler, drive

@@ -15,8 +15,8 @@ from toys import blobs, linear, linear_task
 
 import headway as hw
 import headway.observe.run_folder
+from headway.core.algorithm import State
 from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
-from headway.core.state import State
 from headway.core.update import Rows
 from headway.stages.aggregators.agnostic import simplex_threshold
 

@@ -12,9 +12,9 @@ from headway.attacks.crafting import Crafting
 from headway.attacks.kept_rows import check_chain, with_rows
 from headway.attacks.poisoned_data import poisoned
 from headway.client_state.store import Memories
+from headway.core.algorithm import State
 from headway.core.errors import UpdateRejected
 from headway.core.flow import EngineFacts
-from headway.core.state import State
 from headway.engines.engine import Engine, Job
 from headway.engines.planned_engine import PlannedEngine
 from headway.protocol.messages import Answer, Ask, Train

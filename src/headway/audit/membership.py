@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.audit.audit_result import Curve
-from headway.core.state import State
+from headway.core.algorithm import State
 from headway.model.flat_module import FlatModule
 
 LOW = 0.01  # the false positive rate that counts, where there are examples enough for it

@@ -14,8 +14,7 @@ from headway.audit.audit_result import AttackRow, Curve
 from headway.audit.canary_outcome import Verdict
 from headway.audit.membership import ThresholdResult, example_losses, threshold_attack
 from headway.audit.shadow_federation import ShadowFederation
-from headway.core.algorithm import Algorithm
-from headway.core.state import State
+from headway.core.algorithm import Algorithm, State
 from headway.data import FederatedData
 from headway.experiment.run import Run
 from headway.model.task import Task

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
-from headway.core.algorithm import Algorithm
+from headway.core.algorithm import Algorithm, State
 from headway.core.chain import Labelled
 from headway.core.context import ServerContext
 from headway.core.flow import Flow
-from headway.core.state import State
 from headway.core.update import Update
 from headway.protocol.messages import Answer, Message
 

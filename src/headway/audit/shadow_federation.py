@@ -9,9 +9,8 @@ from headway.audit.round_view import RoundView, TappedAlgorithm
 from headway.audit.shadow_clients import ShadowClients
 from headway.client.remote_client import RemoteClient
 from headway.client_state.store import MemoryStore
-from headway.core.algorithm import Algorithm
+from headway.core.algorithm import Algorithm, State
 from headway.core.flow import EngineFacts
-from headway.core.state import State
 from headway.data import FederatedData
 from headway.engines.engine import Job
 from headway.engines.executors.client_setup import ClientSetup

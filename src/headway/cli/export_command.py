@@ -14,8 +14,8 @@ import safetensors.torch
 from torch import Tensor
 
 from headway.client_state.sqlite_versions import read_client
+from headway.core.algorithm import State
 from headway.core.errors import ConfigError, RunFolderError
-from headway.core.state import State
 from headway.experiment.runfile import load_runfile
 from headway.model.flat_module import FlatModule
 from headway.model.personal_model import load_model, staying

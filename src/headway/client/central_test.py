@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from headway.client.evaluation import check_central, score
-from headway.core.algorithm import Algorithm
-from headway.core.state import State
+from headway.core.algorithm import Algorithm, State
 from headway.data import Examples
 from headway.model.flat_module import FlatModule
 from headway.model.module_checks import EXAMINED, Unwritten, examine, has_own_code, untouched

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Protocol as Structural
 
@@ -16,11 +16,8 @@ from headway.core.errors import ChainRefused, ConfigError
 from headway.core.explain import Explanation, explain
 from headway.core.flow import EngineFacts, Flow, SamplerFacts, TrainerFacts
 from headway.core.layout import Layout
-from headway.core.sampler import Sampler, check_draw, check_replicas
-from headway.core.stage import Aggregator
-from headway.core.state import State
-from headway.core.state_memory import StateMemory
-from headway.core.update import Tensors, Update, without_own
+from headway.core.sampler import Sampler, check_draw, check_enough, check_quorum, check_replicas
+from headway.core.update import Tensors, Update, flat_names, unflat_names, without_own
 from headway.numerics.keys import Key
 from headway.protocol import wire
 from headway.protocol.client_history import ClientHistory
@@ -39,6 +36,50 @@ class TrainerLike(Structural):
     def facts(self) -> TrainerFacts:
         """The facts that it offers to the stages."""
         ...
+
+
+class StateMemory(Structural):
+    """The memory of a server's states: see `headway.server.step_memory`."""
+
+    def kept(self, state: State) -> State:
+        """The same state in this memory."""
+        ...
+
+    def step(self, state: State, step: Callable[[State, int, int], State]) -> State:
+        """The state after a step that is made a block of columns at a time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that the server keeps between rounds.
+
+    round: rounds completed.  params: the model `[P]` that the next round starts from.
+    buffers: averaged buffers `[B]`, if the task has them.  stages: each stage's own state.
+    memory: in which it lies, and the next one; `None` for main memory without a limit.
+    """
+
+    round: int
+    params: Tensor
+    stages: Mapping[str, Tensors] = field(default_factory=dict)
+    buffers: Tensor | None = None
+    memory: StateMemory | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def model(self) -> Tensor:
+        """The model `[P]` to evaluate, keep and export: `params`, or that of a stage which has one, as `model`."""
+        own = [kept["model"] for kept in self.stages.values() if "model" in kept]
+        return own[-1] if own else self.params
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors under flat names; `from_tensors` takes them back."""
+        return flat_names(self.params, self.buffers, self.stages, "stages/")
+
+    @classmethod
+    def from_tensors(cls, round: int, named: Mapping[str, Tensor]) -> State:
+        """The state of these tensors."""
+        params, buffers, stages = unflat_names(named, "stages/")
+        return cls(round, params, stages, buffers)
 
 
 @dataclass(frozen=True)
@@ -105,12 +146,12 @@ class Algorithm:
                 do_this='draw with Uniform or another sampler of a fixed number, or set late="drop"',
             )
         if engine is not None:
-            _check_quorum(self.quorum, engine, start.sampler)
+            check_quorum(self.quorum, engine, start.sampler)
             _check_memory(self.trainer.facts, engine)
         flows = self.chain.trace(start)
         if self.reputation is not None:
             self.reputation.check(flows[-1], self.quorum)
-        _check_enough(flows[-1], self.quorum, start.sampler)
+        check_enough(flows[-1], self.quorum, start.sampler)
         _check_pace(self.quorum, self.trainer.facts)
         check_draw(self.quorum, flows[-1])
         check_replicas([label for label, s in self.chain.labelled if s.has("remember")], flows[-1], self.quorum)
@@ -176,14 +217,12 @@ class Algorithm:
         population: int,
         system: Key | None = None,
         attempt: int = 0,
-        memory: StateMemory | None = None,
     ) -> Generator[Effect, Answer, State]:
         """One round as a generator of effects: no sockets, no Ray, no clock in here.
 
         Deterministic in the state at its start and the answers.  With too few counted updates only the round advances.
-        system: in deployment, a key of the operating system's randomness, a fresh one for each call; noise is drawn
-        from it, and a release that was kept is used again in its place.  attempt: at this round, above 0 where a
-        protocol has begun its exchanges again.  memory: in which the next state lies; by default main memory.
+        system: in deployment, a fresh key of the operating system's randomness for the noise of this call; a release that
+        was kept is used again.  attempt: at this round, above 0 where a protocol has begun its exchanges again.
         """
         message = Message(state.params, self.chain.broadcast(state.stages), state.buffers)
         ask = Ask(Train(message, state.round, attempt), cohort, self.quorum)
@@ -215,8 +254,8 @@ class Algorithm:
         elif answer.total.terms < flows[-1].min_updates:
             return replace(state, round=state.round + 1)
         ctx = replace(ctx, counted=answer.total.count)
-        if memory is not None and answer.total.rounded and self.whole_step(flows) is None:
-            return memory.step(state, partial(self._step, answer.total, ctx, flows))
+        if state.memory is not None and answer.total.rounded and self.chain.whole_step(flows) is None:
+            return state.memory.step(state, partial(self._step, answer.total, ctx, flows))
         update, stages = self.aggregate(answer, state.stages, ctx, flows)
         if made_here:
             yield Reserve(made_here, state.round)
@@ -276,13 +315,6 @@ class Algorithm:
         name = last.set_by["min_updates"]
         return f"the round was skipped, since {name} needs at least {needed} updates and {counted} came."
 
-    def whole_step(self, flows: Sequence[Flow]) -> str | None:
-        """Why the server's step cannot be made a block of columns at a time, as a phrase; `None` if it can."""
-        if flows[-1].events:
-            return "what the noise is added to is kept whole"
-        acting = (s for s in self.chain if isinstance(s, Aggregator) or s.has("release") or s.has("receive"))
-        return next((f"{type(stage).__name__} needs whole vectors" for stage in acting if not stage.by_columns), None)
-
     def _step(
         self, total: ExactTotal, ctx: ServerContext, flows: Sequence[Flow], state: State, start: int, stop: int
     ) -> State:
@@ -300,7 +332,9 @@ class Algorithm:
             buffers = buffers + (mean if mixing == 1 else mixing * mean)
         moved = update.delta.to(state.params.dtype)
         own = None if moved is update.delta else moved  # a copy, which becomes the model
-        return State(state.round + 1, torch.add(state.params, moved, out=own), stages, buffers)
+        params = torch.add(state.params, moved, out=own)
+        after = replace(state, round=state.round + 1, params=params, stages=stages, buffers=buffers)
+        return after if after.memory is None else after.memory.kept(after)
 
 
 def _cohort_key(key: Key, round: int) -> Key:
@@ -330,43 +364,6 @@ def _check_readings(name: str, sampler: SamplerFacts, flows: tuple[Flow, ...]) -
         warning = f"{name} draws by each client's number of training examples, which the server must know unprotected."
         return (*flows[:-1], last.warn(warning))
     return flows
-
-
-def _check_quorum(quorum: Quorum, engine: EngineFacts, sampler: SamplerFacts) -> None:
-    """Refuses a quorum that no cohort can meet, or that the engine has no clock to keep."""
-    if sampler.expected is not None and quorum.count is not None and quorum.count > sampler.expected:
-        raise ChainRefused(
-            needed=f"a cohort of at least {quorum.count}, the updates that end a round",
-            found=f"cohorts of {sampler.expected:g}",
-            caused_by=repr(quorum),
-            do_this="lower quorum.count, or raise the sampler's",
-        )
-    if not engine.clock and quorum != Quorum():
-        raise ChainRefused(
-            needed="an engine with a clock, which deadlines, over-selection and late updates are measured by",
-            found=f"the {engine.name} engine, in which every client answers at once",
-            caused_by=repr(quorum),
-            do_this="give the run a clock, leave the quorum out, or draw stragglers in the trainer (stragglers=...)",
-        )
-
-
-def _check_enough(flow: Flow, quorum: Quorum, sampler: SamplerFacts) -> None:
-    """Refuses a chain that needs more updates than a round has; one is enough wherever a round is not empty."""
-    if flow.min_updates <= 1:
-        return
-    needed, name = flow.min_updates, flow.set_by["min_updates"]
-    counts = {repr(quorum): quorum.count, f"a sampler of the kind {sampler.kind}": sampler.expected}
-    counts |= {"the population": sampler.population}
-    if flow.server_sees == "bucket sums":  # which it has as many of in every round, or the round has none
-        counts = {}
-    for cause, most in counts.items():
-        if most is not None and most < needed:
-            raise ChainRefused(
-                needed=f"at least {needed} updates in a round ({name} depends on it)",
-                found=f"{most:g}",
-                caused_by=cause,
-                do_this=f"ask more clients in a round, or use another stage than {name}",
-            )
 
 
 def _check_pace(quorum: Quorum, trainer: TrainerFacts) -> None:

@@ -260,6 +260,12 @@ class Chain:
         update, kept = self.aggregator.aggregate(total, state.get(label, {}), here)
         return update, {**state, label: kept} if kept else state
 
+    def whole_step(self, flows: Sequence[Flow]) -> str | None:
+        """Why the server's step takes whole vectors, as a phrase; `None` if it may be made a few columns at a time."""
+        acting = (s for s in self.stages if isinstance(s, Aggregator) or s.has("release") or s.has("receive"))
+        whole = [f"{type(stage).__name__} needs them whole" for stage in acting if not stage.by_columns]
+        return "a release is kept whole" if flows[-1].events else next(iter(whole), None)
+
     def release(self, update: Update, ctx: ServerContext, flows: Sequence[Flow]) -> Update:
         """The aggregate with its noise, drawn here, before anything else reads it."""
         for index, (label, stage) in enumerate(self.labelled):

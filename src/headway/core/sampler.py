@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headway.core.errors import ChainRefused
-from headway.core.flow import Flow, SamplerFacts
+from headway.core.flow import EngineFacts, Flow, SamplerFacts
 from headway.core.registry import Plain, Registry
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
@@ -98,3 +98,40 @@ def check_replicas(keeping: Sequence[str], flow: Flow, quorum: Quorum) -> None:
         caused_by=cause,
         do_this=f"leave {cause} out" if kept else 'set work = "whole"',
     )
+
+
+def check_quorum(quorum: Quorum, engine: EngineFacts, sampler: SamplerFacts) -> None:
+    """Refuses a quorum that no cohort can meet, or that the engine has no clock to keep."""
+    if sampler.expected is not None and quorum.count is not None and quorum.count > sampler.expected:
+        raise ChainRefused(
+            needed=f"a cohort of at least {quorum.count}, the updates that end a round",
+            found=f"cohorts of {sampler.expected:g}",
+            caused_by=repr(quorum),
+            do_this="lower quorum.count, or raise the sampler's",
+        )
+    if not engine.clock and quorum != Quorum():
+        raise ChainRefused(
+            needed="an engine with a clock, which deadlines, over-selection and late updates are measured by",
+            found=f"the {engine.name} engine, in which every client answers at once",
+            caused_by=repr(quorum),
+            do_this="give the run a clock, leave the quorum out, or draw stragglers in the trainer (stragglers=...)",
+        )
+
+
+def check_enough(flow: Flow, quorum: Quorum, sampler: SamplerFacts) -> None:
+    """Refuses a chain that needs more updates than a round has; one is enough wherever a round is not empty."""
+    if flow.min_updates <= 1:
+        return
+    needed, name = flow.min_updates, flow.set_by["min_updates"]
+    counts = {repr(quorum): quorum.count, f"a sampler of the kind {sampler.kind}": sampler.expected}
+    counts |= {"the population": sampler.population}
+    if flow.server_sees == "bucket sums":  # which it has as many of in every round, or the round has none
+        counts = {}
+    for cause, most in counts.items():
+        if most is not None and most < needed:
+            raise ChainRefused(
+                needed=f"at least {needed} updates in a round ({name} depends on it)",
+                found=f"{most:g}",
+                caused_by=cause,
+                do_this=f"ask more clients in a round, or use another stage than {name}",
+            )

@@ -11,10 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from headway.client_state.store import Memories, MemoryStore
-from headway.core.algorithm import Algorithm
+from headway.core.algorithm import Algorithm, State, StateMemory
 from headway.core.flow import EngineFacts
-from headway.core.state import State
-from headway.core.state_memory import StateMemory
 from headway.data import ClientData, FederatedData, examples_of, known_population
 from headway.model.device import Device
 from headway.model.task import Task
@@ -61,10 +59,12 @@ class Job:
 class Engine(ABC):
     """Runs asks on clients, wherever they are.
 
-    site: where the models and batches of a step lie.
+    site: where the models and batches of a step lie.  state_memory: in which the server's state lies, once it is open;
+    `None` for main memory without a limit.
     """
 
     site = Device()
+    state_memory: StateMemory | None = None
 
     @property
     def now(self) -> float:
@@ -101,11 +101,6 @@ class Engine(ABC):
     def timed(self) -> dict[str, Any]:
         """By which simulated clock, in plain values."""
         return {}
-
-    @property
-    def state_memory(self) -> StateMemory | None:
-        """In which memory the server's state lies, where main memory is limited."""
-        return None
 
     @property
     def keeps_memory(self) -> bool:

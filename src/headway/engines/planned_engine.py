@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from headway.core.algorithm import State
 from headway.core.flow import EngineFacts
-from headway.core.state import State
 from headway.engines.autotune.planner import MeasuredPlan
 from headway.engines.client_execution import ClientExecution
 from headway.engines.engine import Engine, Job

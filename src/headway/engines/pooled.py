@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
 
+from headway.core.algorithm import State
 from headway.core.errors import ConfigError
 from headway.core.flow import EngineFacts
-from headway.core.state import State
 from headway.data.dataset.dataset_view import pooled
 from headway.engines.engine import Engine, Job
 from headway.engines.local import LocalEngine

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from headway.client.central_test import CentralTest, spread
 from headway.client.evaluation import score_client
+from headway.core.algorithm import State
 from headway.core.errors import ConfigError, HeadwayError, UpdateRejected
-from headway.core.state import State
 from headway.core.update import Tensors
 from headway.data.dataset.client_index import ClientIndex
 from headway.engines.engine import Engine

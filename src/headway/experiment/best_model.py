@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headway.core.state import State
+from headway.core.algorithm import State
 from headway.observe.observer import EvaluatedRound, Observer
 from headway.observe.run_folder import RunFolder
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headway.client_state.sqlite_versions import check_saved
 from headway.core import fault_points
-from headway.core.state import State
+from headway.core.algorithm import State
 from headway.data import RemoteData
 from headway.experiment.federation import Federation
 from headway.experiment.identity import compare, identity_of, migrate_config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.core.state import State
+from headway.core.algorithm import State
 from headway.engines.preflight import try_once
 from headway.experiment.federation import Federation
 from headway.observe.divergence import odd_outputs

@@ -9,7 +9,7 @@ from typing import Any
 
 from headway.client.constant_metrics import Constant, constant_metrics
 from headway.client.evaluation import mean_metrics
-from headway.core.state import State
+from headway.core.algorithm import State
 from headway.data import ClientData
 from headway.experiment.federation import Federation
 from headway.model.personal_model import initial_note

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from headway.client.central_test import CentralTest
 from headway.client_state.store import Memories
-from headway.core.algorithm import Algorithm
+from headway.core.algorithm import Algorithm, State
 from headway.core.errors import ConfigError
 from headway.core.flow import Flow
-from headway.core.state import State
 from headway.data import ClientData, known_population
 from headway.engines import Engine, Job, LocalEngine
 from headway.experiment.population import StandingsRecord, check_population, history_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from headway.core.algorithm import State
 from headway.core.errors import ConfigError
-from headway.core.state import State
 from headway.experiment.federation import Federation
 from headway.observe.round_report import RoundReport
 from headway.protocol.messages import Answer

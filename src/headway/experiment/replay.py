@@ -18,8 +18,8 @@ import torch
 
 from headway.client_state.store import Memory, MemoryStore
 from headway.core import fault_points
+from headway.core.algorithm import State
 from headway.core.errors import RunFolderError
-from headway.core.state import State
 from headway.experiment.federation import Federation
 from headway.observe.run_folder import read_notes, read_tensors, write_tensors, writing
 from headway.protocol.answer_state import answer_from_state, answer_to_state

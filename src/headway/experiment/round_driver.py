@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from headway.core.state import State
+from headway.core.algorithm import State
 from headway.experiment.federation import Federation
 from headway.experiment.population import refresh_sizes
 from headway.experiment.quarantine import Quarantine
@@ -78,7 +78,6 @@ class RoundDriver:
             population=population,
             system=Key.system() if federation.system else None,
             attempt=federation.engine.attempt,
-            memory=federation.engine.state_memory,
         )
         handler = EffectHandler(self.perform, lambda effect: self.reserve(effect, len(cohort), population))
         return self.replay.drive(effects, before, handler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from headway.core.state import State
+from headway.core.algorithm import State
 from headway.experiment.federation import Federation
 from headway.model.flat_module import FlatModule
 from headway.model.personal_model import load_model

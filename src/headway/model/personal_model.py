@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from headway.client_state.store import TRAINER, Memories, Memory
+from headway.core.algorithm import State
 from headway.core.errors import ConfigError, nearest
-from headway.core.state import State
 from headway.model.flat_module import FlatModule
 
 NAMED = 3

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headway.core.algorithm import Algorithm
+from headway.core.algorithm import Algorithm, State
 from headway.core.errors import Diverged
 from headway.core.layout import Layout
-from headway.core.state import State
 from headway.data import Examples, FederatedData
 from headway.model.flat_module import FlatModule
 from headway.model.module_checks import untouched

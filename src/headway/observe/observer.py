@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headway.core.state import State
+from headway.core.algorithm import State
 from headway.observe.round_report import Alarm, RoundReport
 from headway.protocol.reports import Reports
 

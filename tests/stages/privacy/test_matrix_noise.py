@@ -8,8 +8,8 @@ import torch
 from conformance.tiny import Listed, Loop, Tiny, quadratics
 
 import headway as hw
+from headway.core.algorithm import State
 from headway.core.flow import Flow, SamplerFacts
-from headway.core.state import State
 from headway.numerics.keys import Key
 from headway.protocol.client_history import ClientHistory
 from headway.protocol.effects import EffectHandler, drive

@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from headway.client_state.store import Memories
+from headway.core.algorithm import State
 from headway.core.errors import ConfigError
 from headway.core.flow import EngineFacts
 from headway.core.registry import to_numbers
-from headway.core.state import State
 from headway.engines.engine import Engine, Job
 from headway.engines.local import LocalEngine
 from headway.engines.planned_engine import PlannedEngine

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from headway.core.algorithm import State
 from headway.core.errors import ConfigError
-from headway.core.state import State
 from headway.engines.preflight import try_client
 from headway.federation.agent.agent_job import AgentJob
 from headway.federation.agent.agent_memory import AgentMemory

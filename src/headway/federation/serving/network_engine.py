@@ -13,7 +13,6 @@ from torch import Tensor
 from headway.client_state.store import Memories, MemoryStore
 from headway.core.errors import ConfigError, HeadwayError
 from headway.core.flow import EngineFacts
-from headway.core.state_memory import StateMemory
 from headway.engines.engine import Engine, Job
 from headway.federation.http_api import Pending, RoundVerdict
 from headway.federation.serving.gathering import Gathering
@@ -24,7 +23,6 @@ from headway.federation.serving.round_sum import SumOptions
 from headway.federation.serving.server_setup import ServerSetup
 from headway.federation.serving.training_round import RoundRecord, TrainingRounds
 from headway.federation.spool.round_event import RoundLog
-from headway.numerics.vector_files import VectorFiles
 from headway.protocol.messages import Answer, Ask, Evaluate, Exchange, Measure, Request, Settle, Train
 from headway.server.coordinator import Coordinator
 
@@ -75,7 +73,6 @@ class NetworkEngine(Engine):
     ) -> None:
         self.channel, self.log, self.options, self.show = channel, log, options or NetworkOptions(), show
         self.progress = Progress()
-        self._files = None if self.options.files is None else VectorFiles(self.options.files)
         self._decided = 0  # rounds whose verdicts are on disk
         self._training: NetworkTraining | None = None  # until it is opened
         self.protocol: ProtocolRounds | None = None  # of a chain that has one
@@ -89,11 +86,6 @@ class NetworkEngine(Engine):
     def pinned_settings(self) -> dict[str, Any]:
         """The size of groups, where it is not the usual one."""
         return {} if self.options.group == SumOptions.group else {"group": self.options.group}
-
-    @property
-    def state_memory(self) -> StateMemory | None:
-        """Within the same limit as the sum, one after the other."""
-        return None if self._files is None else StateMemory(self.options.memory, self._files)
 
     @property
     def now(self) -> float:
@@ -116,14 +108,13 @@ class NetworkEngine(Engine):
                 'clock has it: use "whole" with real clients, and a count below the cohort or a deadline.'
             )
         self.job = job
-        if self._files is not None:
-            self._files.clear()
         flows = job.algorithm.flows(self.facts, population=self.options.population or job.known.population)
         setup = ServerSetup.of(job, flows, self.options.drift)
-        summing = SumOptions(self.options.group, self.options.memory, self._files)
+        summing = SumOptions(self.options.group, self.options.memory, self.options.files)
         self.coordinator = Coordinator(job.algorithm.quorum)
         self.rounds = TrainingRounds(self.coordinator, self.log.append)
         self._training = NetworkTraining(setup, self.channel, self.rounds, self._show, summing)
+        self.state_memory = self._training.sum.step_memory
         self.gathering = Gathering(self.channel, self._training.between, secrets.token_hex(4))
         self.gathering.on_change = lambda names: self._show(replace(self.progress, waiting_for=tuple(names)))
         if job.algorithm.chain.protocol is not None:

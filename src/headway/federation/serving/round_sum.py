@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from headway.core import stopping
 from headway.engines.grouping import GROUP, groups_of
@@ -21,6 +22,7 @@ from headway.protocol.wire_files import MAPPED
 from headway.server.collector import GroupResult
 from headway.server.group_summer import GroupSummer, StoredUpdate
 from headway.server.grouped_sum import GroupedSum
+from headway.server.step_memory import StepMemory
 from headway.server.sum_memory import SumMemory
 
 PIECE = 1 << 20  # bytes of a vector from which it stays in its file, where columns are summed
@@ -31,12 +33,12 @@ class SumOptions:
     """How a round is summed.
 
     group: how many clients are summed in float64 before the exact sum is paid.  memory: bytes that the sum may take.
-    files: of the vectors beyond it.
+    folder: of the files of vectors beyond it.
     """
 
     group: int = GROUP
     memory: float = math.inf
-    files: VectorFiles | None = None
+    folder: Path | None = None
 
 
 class RoundSum:
@@ -52,6 +54,14 @@ class RoundSum:
         self._summer: GroupSummer | None = None  # of a round whose groups are summed early
         self._executor: ThreadPoolExecutor | None = None
         self._sums: dict[tuple[str, ...], Future[GroupResult]] = {}
+        self._files = None if options.folder is None else VectorFiles(options.folder)
+        if self._files is not None:
+            self._files.clear()
+
+    @property
+    def step_memory(self) -> StepMemory | None:
+        """The memory of the step after the sum, within the same limit; `None` where there is none."""
+        return None if self._files is None else StepMemory(self.options.memory, self._files)
 
     def begin(self, ask: Ask, quorum: Quorum, record: RoundRecord, in_flight: Callable[[str], bool]) -> None:
         """A round begins; in_flight: whether a client of it is still waited for."""
@@ -108,7 +118,7 @@ class RoundSum:
             summed.accept_sum(SumReply(reply.total, counted))
         answer = summed.answer()
         notes = [] if summer.note is None else [summer.note]
-        if summer.columns is not None and (why := self.setup.job.algorithm.whole_step(self.setup.flows)) is not None:
+        if summer.columns is not None and (why := self.setup.collector.chain.whole_step(self.setup.flows)) is not None:
             notes.append(f"the server's step takes more memory than federation.memory allows, since {why}.")
         if measure and self.setup.measure and summer.meter is None:
             notes.append(
@@ -125,7 +135,7 @@ class RoundSum:
 
     def _summer_of(self, ask: Ask, measure: bool) -> GroupSummer:
         """What sums the groups of a round."""
-        memory = SumMemory(self.options.memory, self.options.files)
+        memory = SumMemory(self.options.memory, self._files)
         large = memory.columns(self.setup.guard.lengths) is not None
         meter = self.setup.meter(ask) if measure and not large else None
         return GroupSummer(self.setup.collector, ask, memory, meter)

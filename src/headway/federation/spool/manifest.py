@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from headway.core.state import State
+from headway.core.algorithm import State
 from headway.numerics.canonical import digest_of
 
 FORMAT = 1

@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
+from headway.core.algorithm import State
 from headway.core.errors import RunFolderError
-from headway.core.state import State
 from headway.federation.spool.manifest import Manifest, RoundDocument
 from headway.numerics.canonical import canonical, digest_of
 from headway.observe.run_folder import MANIFESTS, read_tensors, write_atomically, write_tensors, writing

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from headway.core.algorithm import State
 from headway.core.errors import HeadwayError
 from headway.core.flow import Flow
 from headway.core.layout import Entry, Layout
-from headway.core.state import State
 from headway.experiment.identity import algorithm_of
 from headway.federation.job_facts import NETWORK
 from headway.federation.spool.manifest import Manifest

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headway.core.state import State
+from headway.core.algorithm import State
 from headway.experiment.identity import described
 from headway.federation.serving.network_engine import NetworkEngine
 from headway.federation.spool.manifest import (

@@ -8,8 +8,8 @@ from functools import partial
 
 import torch
 
+from headway.core.algorithm import State
 from headway.core.errors import FrameError, HeadwayError
-from headway.core.state import State
 from headway.engines.grouping import groups_of
 from headway.federation.spool.manifest import ModelDigests, RoundDocument, UpdateEntry
 from headway.federation.spool.replay_setup import NotReplayable, ReplaySetup

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headway.core.algorithm import State
 from headway.core.errors import ConfigError, HeadwayError, RunFolderError
-from headway.core.state import State
 from headway.federation.spool.event_log import EventLog
 from headway.federation.spool.manifest import ModelDigests, RoundDocument
 from headway.federation.spool.manifest_folder import ManifestError, ManifestFolder

@@ -1,20 +1,21 @@
-"""The memory in which the server's state lies, and the server's step a block of columns at a time."""
+"""The main memory that the server's state and step may take: larger vectors lie in files, a step is made in blocks of
+columns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from headway.core.algorithm import State
 from headway.core.context import slice_tensors
-from headway.core.state import State
 from headway.numerics.vector_files import VectorFiles, columns_within
 
 
 @dataclass(frozen=True)
-class StateMemory:
+class StepMemory:
     """Main memory for the server's state and its step, and files for the vectors of a state that takes more.
 
     limit: bytes of main memory, half for two states (that before a round and that after it), half for numbers in work.
@@ -32,14 +33,14 @@ class StateMemory:
         return columns_within(self.limit / 2)
 
     def kept(self, state: State) -> State:
-        """The same state, where it may be kept."""
+        """The same state in this memory."""
         if not self._beyond(state):
-            return state
+            return replace(state, memory=self)
         moved = {
             name: self.files.vector(len(held), held.dtype).copy_(held) if held.shape == state.params.shape else held
             for name, held in state.tensors().items()
         }
-        return State.from_tensors(state.round, moved)
+        return replace(State.from_tensors(state.round, moved), memory=self)
 
     def step(self, state: State, step: Callable[[State, int, int], State]) -> State:
         """The state after a step that computes each column from that column alone.
@@ -58,7 +59,7 @@ class StateMemory:
                 if name not in after:
                     after[name] = make(size, held.dtype) if len(shape) == 1 else torch.empty(shape, dtype=held.dtype)
                 after[name][..., start:stop] = held
-        return State.from_tensors(state.round + 1, after)
+        return replace(State.from_tensors(state.round + 1, after), memory=self)
 
     def _beyond(self, state: State) -> bool:
         """Whether two such states take more main memory than there is for them."""

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 import headway as hw
+from headway.core.algorithm import State
 from headway.core.layout import Layout
-from headway.core.state import State
-from headway.core.state_memory import StateMemory
 from headway.core.update import Update
 from headway.numerics import vector_files
 from headway.numerics.keys import Key
@@ -14,6 +13,7 @@ from headway.numerics.vector_files import VectorFiles
 from headway.protocol.effects import EffectHandler, drive
 from headway.protocol.messages import Answer
 from headway.protocol.sums import ExactTotal
+from headway.server.step_memory import StepMemory
 from headway.stages import AverageModel, FedDyn, FedNova, Mean, Scaffold, ServerAdam, ServerSGD, WeighByQuality
 
 SIZE = 2 * vector_files.LEAST + 337
@@ -55,9 +55,7 @@ def rounds(algorithm, memory, count=3, buffers=0):
         total.add_numbers(Update({}, torch.tensor(12.0).double(), {"clients": torch.tensor(3.0).double()}))
         total.rounded = {name: drawn.derive(name).uniform(length) - 0.5 for name, length in lengths.items()}
         total.count = 3
-        made = algorithm.round(
-            state, ("a", "b", "c"), key=Key.root(0), layout=LAYOUT, flows=flows, population=4, memory=memory
-        )
+        made = algorithm.round(state, ("a", "b", "c"), key=Key.root(0), layout=LAYOUT, flows=flows, population=4)
         state = drive(made, EffectHandler(lambda ask, total=total: Answer(total=total), lambda effect: None))
     return state
 
@@ -67,7 +65,7 @@ def rounds(algorithm, memory, count=3, buffers=0):
 def test_a_step_in_columns_gives_the_bits_of_a_whole_one(tmp_path, name, limit):
     algorithm = algorithm_of(*CHAINS[name])
     files = CountedFiles(tmp_path)
-    whole, made = rounds(algorithm, None), rounds(algorithm, StateMemory(limit, files))
+    whole, made = rounds(algorithm, None), rounds(algorithm, StepMemory(limit, files))
     assert made.round == whole.round == 3
     assert made.tensors().keys() == whole.tensors().keys()
     for key, expected in whole.tensors().items():
@@ -81,7 +79,7 @@ def test_a_step_in_columns_gives_the_bits_of_a_whole_one(tmp_path, name, limit):
 def test_averaged_statistics_of_any_number_are_whole(tmp_path, statistics):
     """Also of as many as a block has columns, or as the model has parameters."""
     algorithm = algorithm_of(Mean())
-    memory = StateMemory(0, VectorFiles(tmp_path))
+    memory = StepMemory(0, VectorFiles(tmp_path))
     whole, made = rounds(algorithm, None, 2, statistics), rounds(algorithm, memory, 2, statistics)
     assert torch.equal(made.buffers, whole.buffers)
     assert torch.equal(made.params, whole.params)
@@ -91,8 +89,8 @@ def test_a_state_lies_in_files_where_two_of_it_take_more_than_half_of_the_memory
     files = CountedFiles(tmp_path)
     state = State(3, torch.arange(8.0), {"A": {"m": torch.ones(8), "t": torch.ones(1)}})
     room = 2 * 2 * (8 + 8 + 1) * 4
-    assert StateMemory(room, files).kept(state) is state
-    kept = StateMemory(room - 1, files).kept(state)
+    assert StepMemory(room, files).kept(state).params is state.params
+    kept = StepMemory(room - 1, files).kept(state)
     assert files.made == 2
     assert kept.round == 3
     assert torch.equal(kept.params, state.params)
@@ -103,8 +101,15 @@ def test_a_state_lies_in_files_where_two_of_it_take_more_than_half_of_the_memory
 
 def test_a_stage_that_needs_whole_vectors_is_named():
     adaptive = algorithm_of(hw.stages.AdaptiveClip(), Mean())
-    assert adaptive.whole_step(adaptive.flows()) == "AdaptiveClip needs whole vectors"
+    assert adaptive.chain.whole_step(adaptive.flows()) == "AdaptiveClip needs them whole"
     noisy = algorithm_of(hw.stages.Clip(1.0), Mean("expected"), hw.stages.GaussianNoise(1.0))
-    assert "noise" in noisy.whole_step(noisy.flows())
+    assert noisy.chain.whole_step(noisy.flows()) == "a release is kept whole"
     plain = algorithm_of(Mean())
-    assert plain.whole_step(plain.flows()) is None
+    assert plain.chain.whole_step(plain.flows()) is None
+
+
+def test_the_state_of_a_whole_step_is_moved_to_files(tmp_path):
+    algorithm, files = algorithm_of(hw.stages.AdaptiveClip(), Mean()), CountedFiles(tmp_path)
+    whole, made = rounds(algorithm, None), rounds(algorithm, StepMemory(0, files))
+    assert torch.equal(made.params, whole.params)
+    assert files.made == 4
