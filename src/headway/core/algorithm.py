@@ -221,8 +221,8 @@ class Algorithm:
         """One round as a generator of effects: no sockets, no Ray, no clock in here.
 
         Deterministic in the state at its start and the answers.  With too few counted updates only the round advances.
-        system: in deployment, a fresh key of the operating system's randomness for the noise of this call; a release that
-        was kept is used again.  attempt: at this round, above 0 where a protocol has begun its exchanges again.
+        system: in deployment, a fresh key of the operating system's randomness for the noise of this call; a release
+        that was kept is used again.  attempt: at this round, above 0 where a protocol has begun its exchanges again.
         """
         message = Message(state.params, self.chain.broadcast(state.stages), state.buffers)
         ask = Ask(Train(message, state.round, attempt), cohort, self.quorum)
