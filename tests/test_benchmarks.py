@@ -40,7 +40,7 @@ ARGUMENTS = {
         "peers.md",
     ],
 }
-SLOW = {"compiled", "aggregation", "two_checkouts", "stages_cost"}  # they compile, or start many processes
+SLOW = {"compiled", "aggregation", "large_model", "two_checkouts", "stages_cost"}  # they compile, or start many processes
 NAMES = [*sorted({path.stem for path in FOLDER.glob("*.py")} - NO_BENCHMARK), "peers/run"]
 
 
