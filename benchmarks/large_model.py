@@ -65,8 +65,8 @@ def serve(options: argparse.Namespace) -> None:
         return made
 
     def write(kind: str, sentence: str, facts: object) -> None:
-        most = peak.take()
         if kind in ("listening", "round"):
+            most = peak.take()
             print(f"{sentence}; at most {most / 1e6:,.0f} MB, {most / numbers:.1f} bytes a parameter", flush=True)
 
     expected = [f"agent-{number:05d}" for number in range(options.agents)]
