@@ -40,7 +40,8 @@ ARGUMENTS = {
         "peers.md",
     ],
 }
-SLOW = {"compiled", "aggregation", "large_model", "two_checkouts", "stages_cost"}  # they compile, or start many processes
+# they compile, start many processes, or import torch in several
+SLOW = {"compiled", "aggregation", "large_model", "two_checkouts", "stages_cost"}
 NAMES = [*sorted({path.stem for path in FOLDER.glob("*.py")} - NO_BENCHMARK), "peers/run"]
 
 
