@@ -39,7 +39,7 @@ def pieces(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> Iterator[
     """The bytes of a file of these tensors, whole, and of notes beside them.
 
     >>> [bytes(piece)[-8:] for piece in pieces({"a": torch.zeros(2)}, {})]
-    [b',8]}}   ', b'\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00']
+    [b'0,8]}}  ', b'\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00']
     """
     ranks = list(NAMES)
     ordered = sorted(tensors, key=lambda name: (ranks.index(tensors[name].dtype), name))
