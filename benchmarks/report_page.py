@@ -74,7 +74,7 @@ def main() -> None:
 
 def median_seconds(chromium: str, path: Path) -> float:
     seconds = []
-    for _ in range(5):
+    for _ in range(sized(5, 1)):
         begun = time.perf_counter()
         arguments = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom", path.resolve().as_uri()]
         subprocess.run(arguments, check=True, capture_output=True)

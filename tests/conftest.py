@@ -17,6 +17,15 @@ settings.load_profile("repeatable")
 torch.set_num_threads(1)
 gc.disable()  # while tests are found: it would go through a million objects again and again, all of which stay
 
+LONG = """
+test_benchmarks vectorized/test_compiled_gradients test_commands engines/test_ray_engine
+engines/test_process_engine engines/test_devices_in_runs audit/test_canaries test_main_job test_static
+federation/test_federation_demo federation/test_fuzz test_engines_agree cli/test_partition_command
+samplers/test_sampler_runs vectorized/test_batched_sgd engines/test_model_versions run/test_signals
+federation/test_processes federation/test_reported_troubles test_trainers experiment/test_comparison
+cli/test_report_command federation/relay/test_forwarded_exchanges cases/test_going_on experiment/test_replay
+federation/test_deploy_page test_extending
+"""  # the files of tests that take longest, the longest first
 MAY_BE_SKIPPED = re.compile(r"(Skipped: )?needs (a GPU|a browser|another system)")
 
 
@@ -49,8 +58,18 @@ def pytest_collect_file():
     return [found for found in (yield) if type(found) is pytest.Module]
 
 
+def pytest_configure(config):
+    """Workers of pytest-xdist take the files in the order in which they are found, see `LONG`."""
+    config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items):
-    """Workers of pytest-xdist must find the same tests: a name with an address in it, or drawn numbers, differs."""
+    """Workers of pytest-xdist must find the same tests: a name with an address in it, or drawn numbers, differs.
+
+    The files that take the longest come first, so that no worker is left alone with one of them at the end.
+    """
+    places = {f"tests/{name}.py": place for place, name in enumerate(LONG.split())}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
     for item in items:
         if " at 0x" in item.nodeid or "tensor(" in item.nodeid:
             raise pytest.UsageError(f"give {item.nodeid.partition('[')[0]} ids that are the same in every process")

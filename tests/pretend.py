@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 from headway.data import Examples
 from headway.model.device import Device
@@ -161,4 +160,13 @@ def _address(tensor):
 
 
 def _tensors(*given):
-    return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+    """The tensors in lists, tuples and dictionaries; torch's own `tree_leaves` takes several times as long."""
+    found = []
+    for each in given:
+        if isinstance(each, Tensor):
+            found.append(each)
+        elif isinstance(each, (list, tuple)):
+            found += _tensors(*each)
+        elif isinstance(each, dict):
+            found += _tensors(*each.values())
+    return found

@@ -10,11 +10,13 @@ A page shows its commands in fenced blocks that begin with ```console; nothing h
 - the tutorial's commands run in test_guide.py, between its blocks of Python, and those of docs/deploy.md, of which some
   go on while others run, in federation/test_deploy_page.py;
 - Fashion-MNIST is a few invented pictures, and so are the archives that docs/results.md begins with;
+- of handwritten digits there is one of three;
 - scripts in benchmarks/ are small (`HEADWAY_SMALL=1`).
 
 `ELSEWHERE` are commands that need what a test cannot have, with the reason.
 """
 
+import itertools
 import re
 import shlex
 import shutil
@@ -26,12 +28,12 @@ import numpy as np
 import pytest
 import torch
 
-from headway.data.sources import images
+from headway.data.sources import images, packaged
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
 IN_GUIDE = ["docs/tutorial.md", "docs/deploy.md"]
-ROUNDS, SEEDS = 2, 2
+ROUNDS, SEEDS = 1, 1
 TABLE = ROOT / "src/headway/data/files/heart_disease_uci.csv"
 ELSEWHERE = {
     r"^make ": "test_the_makefile_has_every_target_that_is_named looks for the target",
@@ -175,6 +177,8 @@ SHOWN = [page for page in PAGES if commands(page) and page not in IN_GUIDE]
 @pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.soak] * (page in SOAK)) for page in SHOWN])
 def test_every_command_runs_in_order(page, headway, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(images, "FASHION_MNIST", pictures(tmp_path_factory.mktemp("debian") / "fashion-mnist"))
+    read = np.loadtxt
+    monkeypatch.setattr(packaged.np, "loadtxt", lambda lines, **more: read(itertools.islice(lines, 0, None, 3), **more))
     shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks", ignore=shutil.ignore_patterns("__pycache__", "data"))
     for make in FILES.get(page, ()):
         make(tmp_path, page)
