@@ -19,6 +19,7 @@ sys.path.append(str(Path(__file__).parent.parent / "federation" / "operations"))
 from boards import HOSTILE, hostile_board, rounds_of, server_board
 
 from headway.federation.operations.status_board import StatusBoard
+from headway.federation.operations.status_reader import StatusReader
 from headway.federation.operations.status_snapshot import ChainStatus, ClientStatus
 
 
@@ -79,7 +80,17 @@ def test_it_watches_to_the_end(headway, served, monkeypatch):
     board.set_state("running")
     board.set_phase("training", "round 1")
 
+    looked, read = threading.Event(), StatusReader.read
+
+    async def noted(self):
+        found = await read(self)
+        looked.set()
+        return found
+
+    monkeypatch.setattr(StatusReader, "read", noted)
+
     def go_on():
+        assert looked.wait(60)
         for report in rounds_of(2):
             time.sleep(0.3)
             board.add_round(report)

@@ -117,12 +117,12 @@ class FaultProxy:
 
     def __enter__(self) -> FaultProxy:
         self._thread.start()
-        assert self._ready.wait(10), "the proxy did not start"
+        assert self._ready.wait(60), "the proxy did not start"
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the proxy did not end"
 
     def cut(self) -> None:
@@ -142,7 +142,7 @@ class FaultProxy:
             done.set()
 
         self._loop.call_soon_threadsafe(all_of_them)
-        assert done.wait(10)
+        assert done.wait(60)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -58,7 +58,7 @@ class Network:
         log,
         rounds,
         seed=0,
-        lease_s=20.0,
+        lease_s=120.0,
         before=None,
         access=None,
         relays=(),

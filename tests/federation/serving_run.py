@@ -62,7 +62,7 @@ class Serving:
             if work.assignment is not None:
                 answer = raw.answer(work.assignment, 5.0, 0.25)
                 assert answer.status == 200, answer
-        self.thread.join(20)
+        self.thread.join(60)
         assert len(self.reports) == self.run.rounds
         return self.run.state.params
 
@@ -71,7 +71,7 @@ class Serving:
             raise Stopped
 
         self.network.engine.channel.event = stop
-        self.thread.join(20)
+        self.thread.join(60)
         self.network.close()
         self.log.close()
         assert self.error is None, self.error

@@ -82,7 +82,7 @@ def check(folder, rounds):
     finally:
         network.assignments.set_state("finished")
         for thread in threads:
-            thread.join(10)  # no reply waits for a decision of a run that is over
+            thread.join(60)  # no reply waits for a decision of a run that is over
         ended = not any(thread.is_alive() for thread in threads)
         network.close()
         log.close()

@@ -116,8 +116,9 @@ def test_a_partition_heals_on_the_same_connection(proxy, connect):
 
 
 def test_a_forgotten_connection_is_open_and_silent(proxy, connect):
-    connection = connect(timeout=0.2)
+    connection = connect()
     put(connection, 256)
+    connection.sock.settimeout(0.2)
     proxy.forget()
     with pytest.raises(TimeoutError):
         put(connection, 256)

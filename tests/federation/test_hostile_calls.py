@@ -259,7 +259,7 @@ def test_a_reply_that_is_too_large(serving, undisturbed):
 @pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=pytest.mark.soak) for number in range(1, 20))])
 def test_slow_clients_do_not_delay_the_others(tmp_path, number):
     """Heads, bodies and downloads that come or go a byte at a time, while a round has a deadline."""
-    serving = Serving(tmp_path, quorum=hw.Quorum(deadline_s=2.0))
+    serving = Serving(tmp_path, quorum=hw.Quorum(deadline_s=4.0))
     sockets = []
     try:
         with serving.client() as raw:
@@ -278,12 +278,12 @@ def test_slow_clients_do_not_delay_the_others(tmp_path, number):
             for place, sock in enumerate(sockets):
                 sock.sendall(starts[place % len(starts)])
             begun = time.monotonic()
-            while len(serving.reports) < ROUNDS and time.monotonic() < begun + 60:
+            while len(serving.reports) < ROUNDS and time.monotonic() < begun + 120:
                 for sock in sockets[::20]:
                     with contextlib.suppress(OSError):
                         sock.sendall(b"a")
                 time.sleep(0.05)
-        serving.thread.join(20)
+        serving.thread.join(60)
         assert [report.count("counted") for report in serving.reports] == [2] * ROUNDS
         reasons = {row.client: row.reason for row in serving.reports[0].clients if row.status != "counted"}
         assert "round was over" in reasons[DATA.clients[2]]

@@ -93,7 +93,7 @@ def outcome(folder, send):
     run = hw.Run(own, DATA, TASK, rounds=ROUNDS, engine=network.engine, evaluate_every=None)
     try:
         reports = list(run)
-        thread.join(20)
+        thread.join(60)
     finally:
         network.close()
         log.close()

@@ -67,7 +67,7 @@ def test_a_client_written_from_the_page_takes_part(tmp_path):
     try:
         reports = list(run)
         network.assignments.set_state("finished")
-        thread.join(20)
+        thread.join(60)
     finally:
         run.close()
         network.close()

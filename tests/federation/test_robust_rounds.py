@@ -81,7 +81,7 @@ def test_reputation_and_quarantine_of_agents_are_those_of_a_simulation(tmp_path)
         if kind == "round":
             url, _, token = server.server.page.partition("/?token=")
             asked = urllib.request.Request(f"{url}/v1/status", headers={"Authorization": f"Bearer {token}"})
-            with OPENER.open(asked, timeout=10) as response:
+            with OPENER.open(asked, timeout=60) as response:
                 now = json.load(response)
             seen[now["round"]] = {each["name"]: (each["reputation"], each["quarantine"]) for each in now["clients"]}
 

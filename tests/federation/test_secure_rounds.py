@@ -56,7 +56,7 @@ class Served:
         self.network.assignments.set_state("finished")
         for agent in self.agents.values():
             agent.agent.stop()
-            agent.thread.join(10)  # so that no connection is open when the server ends
+            agent.thread.join(60)  # so that no connection is open when the server ends
         self.run.close()
         self.context.__exit__(*failure)
 

@@ -50,7 +50,7 @@ class ServerThread:
 
     @property
     def url(self):
-        assert self.server.listening.wait(30)
+        assert self.server.listening.wait(60)
         if self.error is not None:
             raise self.error
         return self.server.url
@@ -127,7 +127,7 @@ def test_a_server_that_is_stopped_goes_on_with_the_same_round(tmp_path, monkeypa
     assert json.loads((tmp_path / "run" / "job.json").read_text())["state"] == "paused"
     for each in joined:
         each.agent.stop()
-        each.thread.join(20)
+        each.thread.join(60)
     server = ServerThread([job_of(data, memory=memory)], tmp_path / "run")
     joined = agents(server, data, tmp_path)
     assert server.end() == "finished"
@@ -143,7 +143,7 @@ def test_several_jobs_are_served_one_after_another_to_the_same_agents(tmp_path):
     assert server.end() == "finished"
     for each in joined:
         each.agent.stop()
-        each.thread.join(20)
+        each.thread.join(60)
     assert torch.equal(params_of(tmp_path / "runs" / "second"), expected_params(data, 2))
     assert [text.split(":")[0] for text in server.texts("job")] == ["first", "second"]
 
@@ -175,7 +175,7 @@ def test_a_job_that_has_failed_does_not_hold_up_the_next_one(tmp_path):
     assert "the server has waited 1 s for client-2" in server.server.reason
     for each in joined:
         each.agent.stop()
-        each.thread.join(20)
+        each.thread.join(60)
     states = [json.loads((tmp_path / "runs" / name / "job.json").read_text())["state"] for name in ("first", "second")]
     assert states == ["failed", "finished"]
     assert torch.equal(params_of(tmp_path / "runs" / "second"), expected_params(others, 2))

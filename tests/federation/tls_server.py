@@ -29,9 +29,9 @@ def serving(routes, context=None, host="127.0.0.1"):
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     try:
         yield found["port"]
     finally:
         found["loop"].call_soon_threadsafe(found["end"].set)
-        thread.join(10)
+        thread.join(60)

@@ -131,7 +131,7 @@ def test_an_attacker_whose_work_is_withdrawn_waits_no_longer():
 
     thread = threading.Thread(target=attacker)
     thread.start()
-    thread.join(20)
+    thread.join(60)
     assert len(found) == 1
 
 

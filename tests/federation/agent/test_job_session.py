@@ -109,7 +109,7 @@ class Federation:
         self.network.engine.channel.interrupt()
         self.network.close()
         for thread in (self.thread, *(agent.thread for agent in self.agents)):
-            thread.join(10)
+            thread.join(60)
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(1, marks=pytest.mark.soak)])
@@ -130,7 +130,7 @@ def test_an_agent_that_is_killed_goes_on_with_the_same_bits(tmp_path, hook, plac
             first.join()
         second = federation.agent("client-0")
         assert second.join() == "finished"
-        federation.thread.join(20)
+        federation.thread.join(60)
     assert [report.count("counted") for report in federation.reports] == [1] * ROUNDS
     assert torch.equal(federation.made.state.params, federation.expected())
     assert len(list(tmp_path.glob("client-0/receipts/*/*.json"))) == ROUNDS
@@ -171,7 +171,7 @@ def test_the_receipt_of_the_last_update_is_kept(tmp_path, monkeypatch):
     with Federation(tmp_path, sizes=(9,), evaluate_every=None) as federation:
         agent = federation.agent("client-0")
         assert agent.join(60) == "finished"
-        federation.thread.join(20)
+        federation.thread.join(60)
     assert len(list(tmp_path.glob("client-0/receipts/*/*.json"))) == ROUNDS
     assert torch.equal(federation.made.state.params, federation.expected())
 
@@ -192,7 +192,7 @@ def test_a_request_that_was_answered_is_not_withdrawn(tmp_path, monkeypatch):
         monkeypatch.setattr(job_session, "complete", late)
         agent = federation.agent("client-0")
         assert agent.join(60) == "finished"
-        federation.thread.join(20)
+        federation.thread.join(60)
     assert agent.kinds()[: agent.kinds().index("ended")].count("withdrawn") <= 1  # by the end of the job at most
     assert len(list(tmp_path.glob("client-0/receipts/*/*.json"))) == ROUNDS
 
@@ -245,7 +245,7 @@ def test_an_agent_joins_again_when_the_server_was_started_anew(tmp_path):
         with federation.network.members._lock:
             federation.network.members._members.clear()  # as after a restart
         assert agent.join() == "finished"
-        federation.thread.join(20)
+        federation.thread.join(60)
         assert [report.count("counted") for report in federation.reports] == [1] * 40
 
 
@@ -268,7 +268,7 @@ def test_an_agent_that_delivers_joins_a_server_that_was_started_anew(tmp_path, m
         monkeypatch.setattr(assignments, "find", lambda name, *of: find(name, *of) if members.get(name) else None)
         agent = federation.agent("client-0")
         assert agent.join() == "finished"
-        federation.thread.join(20)
+        federation.thread.join(60)
         assert anew
         assert "not wanted" not in agent.kinds()
         assert [report.count("counted") for report in federation.reports] == [1]
@@ -287,7 +287,7 @@ def test_a_client_whose_training_fails_says_where_and_goes_on(tmp_path):
     with Federation(tmp_path, hw.recipes.fedavg(trainer=TRAINER), task, sizes=(9, 7), rounds=4) as federation:
         agents = [federation.agent(client) for client in federation.data.clients]
         assert [agent.join() for agent in agents] == ["finished"] * 2
-        federation.thread.join(20)
+        federation.thread.join(60)
     assert [agent.kinds().count("failed") for agent in agents] in ([0, 1], [1, 0])
     assert not any("patient" in note for report in federation.reports for note in report.notes)
 
@@ -299,7 +299,7 @@ def test_a_store_is_closed_after_the_call_that_is_under_way(tmp_path):
         ender.start()
         assert not closed.wait(0.2)
         assert database.execute("SELECT value FROM facts").fetchone() is not None
-    ender.join(10)
+    ender.join(60)
     assert closed.is_set()
 
 
@@ -316,7 +316,7 @@ def test_a_request_whose_message_is_gone_is_asked_for_again(tmp_path, monkeypatc
         monkeypatch.setattr(board, "was_sent", forgotten)
         agent = federation.agent("client-0")
         assert agent.join() == "finished"
-        federation.thread.join(20)
+        federation.thread.join(60)
     assert sum("no such message" in text for _, text, _ in agent.events) == 2
     assert [report.count("counted") for report in federation.reports] == [1] * ROUNDS
     assert torch.equal(federation.made.state.params, federation.expected())

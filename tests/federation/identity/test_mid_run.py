@@ -64,7 +64,7 @@ def run_with_a_break(tmp_path, parts, end_of):
         run = hw.Run(algorithm, data, task, rounds=ROUNDS, engine=network.engine)
         reports = list(run)
         (row,) = (row for row in network.members.snapshot() if row["name"] == victim)
-        thread.join(10)
+        thread.join(60)
     return reports, row
 
 

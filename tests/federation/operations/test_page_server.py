@@ -38,7 +38,7 @@ def served(board):
 def get(url, **headers):
     request = urllib.request.Request(url, headers={name.capitalize(): text for name, text in headers.items()})
     try:
-        with OPENER.open(request, timeout=10) as response:
+        with OPENER.open(request, timeout=60) as response:
             return response.status, response.headers, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:

@@ -31,13 +31,13 @@ def test_a_server_from_its_first_client_to_its_end(tmp_path):
     server = Server([job], tmp_path / "run", options)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    assert server.listening.wait(30)
+    assert server.listening.wait(60)
     token = (tmp_path / "run" / TOKEN_FILE).read_text().strip()
     assert server.page == f"{server.url}/?token={token}"
 
     def read():
         request = urllib.request.Request(server.url + "/v1/status", headers={"Authorization": f"Bearer {token}"})
-        with OPENER.open(request, timeout=10) as response:
+        with OPENER.open(request, timeout=60) as response:
             return StatusSnapshot.model_validate_json(response.read())
 
     while (before := read()).phase.phase != "waiting for clients":
@@ -49,7 +49,7 @@ def test_a_server_from_its_first_client_to_its_end(tmp_path):
         while thread.is_alive():
             seen.append(read())
             time.sleep(0.02)
-    thread.join(30)
+    thread.join(60)
     assert [agent.join() for agent in agents] == ["finished"] * 2
     assert (seen[-1].state, seen[-1].round, seen[-1].population) == ("finished", 4, 2)
     assert seen[-1].totals.counted == 8

@@ -45,7 +45,7 @@ class Watched:
 
     def get(self, path="/v1/status", token=None):
         bearer = {"Authorization": f"Bearer {token or self.access.token}"}
-        with OPENER.open(urllib.request.Request(self.network.url + path, headers=bearer), timeout=10) as response:
+        with OPENER.open(urllib.request.Request(self.network.url + path, headers=bearer), timeout=60) as response:
             return response.read().decode()
 
     def read(self) -> StatusSnapshot:
@@ -127,7 +127,7 @@ def test_a_client_is_no_viewer(watched):
         for path in ("/", "/v1/status", "/metrics", "/v1/events"):
             request = urllib.request.Request(watched.network.url + path, headers=headers)
             with pytest.raises(urllib.error.HTTPError) as caught:
-                OPENER.open(request, timeout=10)
+                OPENER.open(request, timeout=60)
             with caught.value as refused:
                 assert refused.code == 401
                 assert watched.access.token not in refused.read().decode()
@@ -163,7 +163,7 @@ def test_calls_that_are_not_admitted_are_counted(watched, monkeypatch):
 
     monkeypatch.setattr(TrustingAdmission, "authenticate", refuse)
     with pytest.raises(urllib.error.HTTPError) as caught:
-        OPENER.open(watched.network.url + "/v1/job", timeout=10)
+        OPENER.open(watched.network.url + "/v1/job", timeout=60)
     caught.value.close()
     assert watched.read().refused_calls == {"401": 1}
     assert 'headway_refused_calls_total{status="401"} 1\n' in watched.get("/metrics")

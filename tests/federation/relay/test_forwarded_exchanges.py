@@ -76,10 +76,10 @@ class Tree:
     def __exit__(self, *failure):
         self.network.assignments.set_state("finished")
         for relay in self.relays.values():
-            relay.thread.join(20)
+            relay.thread.join(60)
         for agent in self.agents.values():
             agent.agent.stop()
-            agent.thread.join(10)
+            agent.thread.join(60)
         self.run.close()
         self.stack.close()
 

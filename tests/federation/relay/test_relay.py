@@ -58,13 +58,13 @@ class RelayThread:
 
     @property
     def url(self):
-        assert self.relay.listening.wait(20)
+        assert self.relay.listening.wait(60)
         if self.error is not None:
             raise self.error
         return self.relay.address
 
     def join(self):
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
         if self.error is not None:
             raise self.error
@@ -287,7 +287,7 @@ def test_a_sum_that_cannot_be_one_is_refused_for_all_its_clients(tmp_path, name)
         reports = [next(iter(run))]
     finally:
         network.assignments.set_state("finished")
-        thread.join(20)
+        thread.join(60)
         direct.join()
         network.close()
     assert reason in receipts[0]

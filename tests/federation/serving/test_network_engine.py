@@ -157,7 +157,7 @@ def serve(tmp_path, algorithm, rounds=2, clients=2, **options):
     thread.start()
 
     def end():
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
         run.close()
         for raw in raws:
@@ -261,7 +261,7 @@ def test_a_server_that_has_just_been_started_withdraws_nothing(tmp_path):
         assignment = raw.assignment()
         assert raw.work(0.0, working=("job-99", assignment.assignment)).withdrawn == ("job-99",)
         raw.answer(assignment, 7.0)
-        thread.join(20)
+        thread.join(60)
         run.close()
     network.close()
 
@@ -288,7 +288,7 @@ def test_a_client_that_was_lost_and_comes_back_is_not_given_the_lost_request_aga
     assert second.answer(other, 7.0).status == 200
     for raw in (first, second):
         assert raw.answer(raw.assignment(), 7.0).status == 200
-    thread.join(10)
+    thread.join(60)
     network.close()
     for raw in (first, second):
         raw.close()

@@ -95,7 +95,7 @@ class Scripted:
                 assert raws[client].post(api.LEAVE, b"{}").status == 200
                 pool = network.engine.coordinator.pool
                 wait_for(lambda pool=pool, client=client: client not in pool.busy)
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
         for raw in raws.values():
             raw.close()
@@ -107,7 +107,7 @@ COUNT = itertools.count()
 
 
 def wait_for(what):
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not what():
         assert time.monotonic() < until
         time.sleep(0.005)
