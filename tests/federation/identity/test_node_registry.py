@@ -103,3 +103,31 @@ def test_a_file_that_was_not_written_for_long_is_not_read_again(folders, registr
     with closing(NodeRegistry.of(folders / "ca")) as other:
         other.revoke("cleveland")
     assert registry.of_name("cleveland")[0].revoked is not None
+
+
+def test_the_tables_of_registries_that_write_by_turns_are_those_of_the_file(folders, tmp_path):
+    first, second = Authority.load(folders / "ca"), Authority.load(folders / "ca")
+    names = [f"node-{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        (first, second)[number % 2].issue(name, tmp_path / name)
+        first.registry.revoke("node-1")
+    again = second.issue("node-1", tmp_path / "again").facts
+    with closing(NodeRegistry(folders / "ca")) as fresh:
+        assert first.registry.all() == second.registry.all() == fresh.all()
+        assert fresh.of_name("node-1")[-1].certificate == again
+    first.close()
+    second.close()
+
+
+def test_what_a_registry_has_written_itself_is_not_read_again(folders, tmp_path, monkeypatch):
+    with Authority.load(folders / "ca") as authority:
+        authority.registry.all()
+        monkeypatch.setattr(NodeRegistry, "_read", lambda *_: pytest.fail("it was read"))
+        made = authority.issue("new", tmp_path / "new").facts
+        assert authority.registry.of_fingerprint(made.fingerprint).certificate == made
+        monkeypatch.undo()
+        past = time.time() - 60
+        monkeypatch.setattr(time, "time", lambda: past)  # the clock has gone back
+        authority.issue("newer", tmp_path / "newer")
+        with closing(NodeRegistry(folders / "ca")) as fresh:
+            assert authority.registry.all() == fresh.all()

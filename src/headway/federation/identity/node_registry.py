@@ -135,7 +135,7 @@ class NodeRegistry:
     def add(self, certificate: NodeCertificate) -> None:
         """Adds a certificate that was issued."""
         with self._lock:
-            self._insert(certificate)
+            self._take(certificate, self._insert(certificate))
 
     def revoke(self, name: str) -> int:
         """Revokes all certificates and unused tokens of a node.
@@ -200,18 +200,31 @@ class NodeRegistry:
                     "UPDATE tokens SET used = ?, key = ?, fingerprint = ? WHERE id = ? AND used IS NULL",
                     (time.time(), certificate.key, certificate.fingerprint, token.id),
                 )
-                if done.rowcount == 1:
-                    self._insert(certificate)
+                issued = self._insert(certificate) if done.rowcount == 1 else None
             except sqlite3.Error:
                 self._database.execute("ROLLBACK")
                 raise
             self._database.execute("COMMIT")
-            return done.rowcount == 1
+            if issued is not None:
+                self._take(certificate, issued)
+            return issued is not None
 
-    def _insert(self, certificate: NodeCertificate) -> None:
-        row = (certificate.fingerprint, certificate.name, certificate.der, time.time(), None)
+    def _insert(self, certificate: NodeCertificate) -> float:
+        """Writes a certificate; the time of its issue."""
+        issued = time.time()
+        row = (certificate.fingerprint, certificate.name, certificate.der, issued, None)
         self._database.execute("INSERT INTO certificates VALUES (?, ?, ?, ?, ?)", row)
-        self._version = -1
+        return issued
+
+    def _take(self, certificate: NodeCertificate, issued: float) -> None:
+        """Adds an entry that this object has written, so that the next look does not read all others again."""
+        last = next(reversed(self._by_fingerprint.values()), None)
+        if last is not None and issued <= last.issued:
+            self._version = -1  # the clock went back, and the order is that of a new reading
+        if self._version >= 0:
+            known = Issued(certificate, issued, None)
+            self._by_name.setdefault(certificate.name, []).append(known)
+            self._by_fingerprint[certificate.fingerprint] = known
 
     def _stat(self) -> os.stat_result:
         try:
