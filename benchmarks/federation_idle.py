@@ -1,9 +1,10 @@
 """Agents that wait for work: what ten thousand open requests cost a server, over mTLS.
 
-    python benchmarks/federation_idle.py [--agents 10000] [--seconds 60] [--plain]
+    python benchmarks/federation_idle.py [--agents 10000] [--seconds 60] [--poll-s 45] [--plain]
 
 A server of its own process holds the long polls of agents in this one, each with a connection of its own and signed
-requests; memory and processor time of the server are those of its process.  --plain: without TLS and signatures.
+requests; memory and processor time of the server are those of its process.  --poll-s: for how long a call is held open
+(`federation.poll_s`).  --plain: without TLS and signatures.
 The number is lowered to what the limit of open files allows, which is raised as far as it goes.
 """
 
@@ -26,13 +27,14 @@ from sizes import sized
 SPARE = 200  # files besides connections
 
 
-def serve(folder: Path, plain: bool) -> None:
+def serve(folder: Path, plain: bool, poll_s: float) -> None:
     """A server whose run waits for ever; prints its address."""
     import torch
 
     import headway as hw
     from headway.federation.identity.server_access import AccessOptions, ServerAccess
     from headway.federation.serving.assignments import Assignments
+    from headway.federation.serving.garbage_collection import fewer_collections
     from headway.federation.serving.http_server import HttpServer
     from headway.federation.serving.job_desk import JobDesk
     from headway.federation.serving.members import Members
@@ -44,16 +46,18 @@ def serve(folder: Path, plain: bool) -> None:
     )
     access = ServerAccess.of("localhost", options, folder / "state")
     task = hw.Task(lambda: torch.nn.Linear(10, 10))
-    assignments, members = Assignments(), Members(120.0)
+    assignments, members = Assignments(), Members(3 * poll_s)
     desk = JobDesk(members, assignments)
     shape = {"input_shape": [10], "classes": [str(each) for each in range(10)]}
-    desk.offer(describe_job("job", "idle", hw.recipes.recipe("fedavg"), task, 1, seed=0, data_schema=shape))
+    own = {"seed": 0, "data_schema": shape, "poll_s": poll_s}
+    desk.offer(describe_job("job", "idle", hw.recipes.recipe("fedavg"), task, 1, **own))
     assignments.set_state("running")
     server = HttpServer(desk, members, assignments, Spool(folder / "spool"), access.admission)
     server.start("localhost", 0, access.context)
     print(f"{'http' if plain else 'https'}://localhost:{server.address[1]}", flush=True)
-    while True:
-        time.sleep(60)
+    with fewer_collections():  # as `headway serve`
+        while True:
+            time.sleep(60)
 
 
 def issue(folder: Path, names: list[str]) -> None:
@@ -126,12 +130,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--agents", type=int, default=sized(10_000, 20))
     parser.add_argument("--seconds", type=float, default=sized(60.0, 1.0))
+    parser.add_argument("--poll-s", type=float, default=45.0)
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--serve", type=Path)
     options = parser.parse_args()
     most = open_files() - SPARE
     if options.serve:
-        serve(options.serve, options.plain)
+        serve(options.serve, options.plain, options.poll_s)
         return
     count = min(options.agents, most)
     if count < options.agents:
@@ -141,7 +146,8 @@ def main() -> None:
         folder = Path(made)
         if not options.plain:
             issue(folder, names)
-        command = [sys.executable, __file__, "--serve", made, *(["--plain"] if options.plain else [])]
+        command = [sys.executable, __file__, "--serve", made, "--poll-s", str(options.poll_s)]
+        command += ["--plain"] if options.plain else []
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None

@@ -84,7 +84,7 @@ class SimulatedAgents:
         """All agents until the job ends; at_once: how many connect at the same time."""
         gate = asyncio.Semaphore(at_once)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=120)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=60, sock_read=120)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=60, sock_read=120 + api.LONGEST_POLL_S)
         async with aiohttp.ClientSession(self.url, connector=connector, timeout=timeout) as session:
             agents = [asyncio.ensure_future(self._agent(session, name, gate)) for name in self.names]
             ends = asyncio.ensure_future(asyncio.wait(agents))
@@ -109,17 +109,17 @@ class SimulatedAgents:
                         self.figures.failures[f"join {status} {raw[:200].decode()}"] += 1
                         return
                 self.joined += 1
-                if await self._work(session, name, job.job):
+                if await self._work(session, name, job):
                     return
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self.figures.failures[type(error).__name__] += 1
                 await asyncio.sleep(PAUSE_S)
 
-    async def _work(self, session: aiohttp.ClientSession, name: str, job: str) -> bool:
+    async def _work(self, session: aiohttp.ClientSession, name: str, job: api.JobDescription) -> bool:
         """Answers assignments; whether the job has ended."""
         settled: tuple[tuple[int, int], ...] = ()
         while True:
-            wish = api.WorkRequest(job=job, wait_s=api.POLL_S, settled=settled)
+            wish = api.WorkRequest(job=job.job, wait_s=job.poll_s, settled=settled)
             status, raw = await self._post(session, name, api.WORK, wish)
             if status != 200:
                 self.figures.failures[f"work {status}"] += 1

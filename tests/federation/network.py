@@ -74,6 +74,7 @@ class Network:
         engine = NetworkEngine(channel, log, NetworkOptions(**options))
         desk = JobDesk(members, assignments, verdict=engine.verdict, relays=relays)
         job = {"seed": seed, "randomness": randomness, "population": population, "client_metrics": client_metrics}
+        job["poll_s"] = api.POLL_S
         desk.offer(describe_job("job", "test", algorithm, task, rounds, **job))
         assignments.set_state("running")
         admission, context, routes = access or (TrustingAdmission(), None, [])

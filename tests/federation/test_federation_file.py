@@ -1,5 +1,6 @@
 """The file of a federation: its jobs, and the sentences about what is wrong in it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from headway.core.errors import ConfigError
 from headway.experiment.identity import described
 from headway.federation.federation_file import load_federation
+from headway.federation.server_job import JobOptions
 from headway.privacy.options import PrivacyOptions
 
 FILE = """
@@ -54,6 +56,26 @@ def test_a_file_is_a_job(tmp_path):
     assert offered.model == {"name": "mlp", "hidden": [4]}
     assert offered.data_schema["target"] == "sick"
     assert load(tmp_path, FILE, rounds=9).jobs[0].rounds == 9
+
+
+@pytest.mark.parametrize(
+    ("given", "held"),
+    [({}, 45), ({"lease_s": 60.0}, 30), ({"poll_s": 10.0}, 10), ({"lease_s": 900.0, "poll_s": 400.0}, 400)],
+)
+def test_a_waiting_agent_asks_again_before_its_lease_ends(tmp_path, given, held):
+    (job,) = load(tmp_path, FILE).jobs
+    options = JobOptions(**given)
+    assert options.held_s == held
+    assert replace(job, options=options).description("x").poll_s == held
+
+
+def test_a_poll_that_outlasts_half_of_the_lease_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"at most 45 s, half of lease_s.*found 50 s"):
+        JobOptions(poll_s=50.0)
+    with pytest.raises(ConfigError, match="at most 3600 s"):
+        JobOptions(lease_s=1e6, poll_s=4000.0)
+    with pytest.raises(ConfigError, match="poll_s"):
+        load(tmp_path, FILE.replace("[federation]", "[federation]\npoll_s = 0.5"))
 
 
 def test_the_text_in_the_run_folder_is_the_same_job(tmp_path):

@@ -41,13 +41,14 @@ class FederationSection(BaseModel):
     """The table [federation]: who takes part, and when a round begins.
 
     clients: the names of all clients that may take part; a round begins when all of them are connected, unless
-    min_clients is given.  min_clients: a round begins when at least so many are connected; 2 by default.
-    wait_limit_s: seconds after which waiting for them ends the run; no limit by default.  lease_s: seconds without any
-    contact after which a client counts as gone.  keys: "derived" from the seed, as in a simulation, or "private": each
-    client draws from a secret of its own.  drift: whether to measure how far clients pull apart.  group: how many
-    clients are summed together.  memory: the main memory that a round may take beside the model, such as "2 GB"; the
-    vectors of larger models lie in files.  relays: the nodes that may join for other clients.  keep_rounds: the updates
-    of so many rounds stay on disk at least; 0 keeps all.
+    min_clients is given.  min_clients: a round begins when at least so many are connected; 2 by default. wait_limit_s:
+    seconds after which waiting for them ends the run; no limit by default.  lease_s: seconds without any contact after
+    which a client counts as gone.  poll_s: seconds for which a waiting agent's request for work is held open, at most
+    half of lease_s; longer where there are thousands of agents and no proxy cuts what is idle.  keys: "derived" from
+    the seed, as in a simulation, or "private": each client draws from a secret of its own.  drift: whether to measure
+    how far clients pull apart.  group: how many clients are summed together.  memory: the main memory that a round may
+    take beside the model, such as "2 GB"; the vectors of larger models lie in files.  relays: the nodes that may join
+    for other clients.  keep_rounds: the updates of so many rounds stay on disk at least; 0 keeps all.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -55,6 +56,7 @@ class FederationSection(BaseModel):
     min_clients: int | None = Field(default=None, ge=1)
     wait_limit_s: float | None = Field(default=None, gt=0)
     lease_s: float = Field(default=JobOptions.lease_s, ge=5)
+    poll_s: float | None = Field(default=None, ge=1)
     keys: Literal["derived", "private"] = "derived"
     drift: bool = True
     group: int | None = Field(default=None, ge=1)
@@ -213,6 +215,7 @@ def _options(sections: FederationSections) -> JobOptions:
         min_clients=federation.min_clients,
         wait_limit_s=federation.wait_limit_s,
         lease_s=federation.lease_s,
+        poll_s=federation.poll_s,
         keys=federation.keys,
         drift=federation.drift,
         group=federation.group,

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 PROTOCOL = 1  # the version of this interface
 CHUNK = 4 << 20  # the largest piece of an upload, in bytes
 BODY = 1 << 20  # the largest JSON body, in bytes
-POLL_S = 45.0  # how long a request for work is held open; proxies close what is idle for a minute
+POLL_S = 45.0  # how long a request for work is held open by default; proxies close what is idle for a minute
+LONGEST_POLL_S = 3600.0
 MOST_EXAMPLES = 1 << 40  # of a client: weights above it would be no counts
 HEARTBEAT_S = 10.0  # between two heartbeats of an agent
 
@@ -121,6 +122,7 @@ class JobDescription(Body):
     rounding: "system", the operating system's at each client, or "derived", which the server can predict.  model, task:
     the sections of a run file, which an agent uses where its own configuration names neither.  schema: of tables,
     likewise.  client_metrics: of a chain that protects clients, whether each is asked for metrics on its own test part.
+    poll_s: for how long a waiting agent's request for work is to be held open.
     """
 
     job: Name
@@ -137,6 +139,7 @@ class JobDescription(Body):
     model: dict[str, Any] = Field(default_factory=dict)
     task_section: dict[str, Any] = Field(default_factory=dict)
     data_schema: dict[str, Any] = Field(default_factory=dict)
+    poll_s: float = Field(default=POLL_S, gt=0, le=LONGEST_POLL_S)
 
 
 class Pending(Body):
@@ -258,7 +261,7 @@ class WorkRequest(Body):
     """
 
     job: Name
-    wait_s: float = Field(default=0.0, ge=0, le=60)
+    wait_s: float = Field(default=0.0, ge=0, le=LONGEST_POLL_S)
     working: tuple[Name, ...] = ()
     settled: tuple[tuple[int, int], ...] = ()
     activity: Text = ""

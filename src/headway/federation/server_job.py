@@ -12,7 +12,7 @@ from headway.core.errors import ConfigError
 from headway.data import RemoteData
 from headway.data.sources.data_schema import DataSchema
 from headway.engines.grouping import GROUP
-from headway.federation.http_api import JobDescription, TaskFacts
+from headway.federation.http_api import LONGEST_POLL_S, POLL_S, JobDescription, TaskFacts
 from headway.federation.serving.members import LEASE_S
 from headway.federation.serving.network_engine import NetworkOptions
 from headway.federation.serving.server_setup import describe_job
@@ -31,11 +31,12 @@ class JobOptions:
 
     min_clients: a round begins when at least so many clients are connected; by default all that are expected, or 2
     where no names are known.  wait_limit_s: seconds after which waiting for them ends the run; `None` waits without
-    end.  lease_s: seconds without any contact after which a client counts as gone.  keys: "derived" from the seed, or
-    "private" to each client.  drift: whether to measure how far clients pull apart.  group: how many clients are summed
-    together.  memory: the main memory that a round may take beside the model, in bytes or as a text such as
-    "2 GB".  relays: nodes that may join for other clients.  keep_rounds: the updates of so many rounds stay on disk at
-    least; 0 keeps all.  evaluate_every, keep, until_s, privacy: as in `Run`.
+    end.  lease_s: seconds without any contact after which a client counts as gone.  poll_s: seconds for which a waiting
+    agent's request for work is held open, at most half of lease_s; by default 45, or that half.  keys: "derived" from
+    the seed, or "private" to each client.  drift: whether to measure how far clients pull apart.  group: how many
+    clients are summed together.  memory: the main memory that a round may take beside the model, in bytes or as a text
+    such as "2 GB".  relays: nodes that may join for other clients.  keep_rounds: the updates of so many rounds stay on
+    disk at least; 0 keeps all.  evaluate_every, keep, until_s, privacy: as in `Run`.
 
     Raises:
         ConfigError: for a number that is out of range.
@@ -44,6 +45,7 @@ class JobOptions:
     min_clients: int | None = None
     wait_limit_s: float | None = None
     lease_s: float = LEASE_S
+    poll_s: float | None = None
     keys: Literal["derived", "private"] = "derived"
     drift: bool = True
     group: int | None = None
@@ -61,10 +63,20 @@ class JobOptions:
         bytes_of(self.memory, "federation.memory")
         if self.keep_rounds < 0:
             raise ConfigError(f"keep_rounds must be at least 0, found {self.keep_rounds}.")
-        for name in ("wait_limit_s", "lease_s"):
+        for name in ("wait_limit_s", "lease_s", "poll_s"):
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
                 raise ConfigError(f"{name} must be above 0 seconds, found {seconds}.")
+        if self.poll_s is not None and self.poll_s > (most := min(self.lease_s / 2, LONGEST_POLL_S)):
+            raise ConfigError(
+                f"poll_s must be at most {most:g} s, half of lease_s, or waiting agents count as gone, found "
+                f"{self.poll_s:g} s: lower it, or raise lease_s."
+            )
+
+    @property
+    def held_s(self) -> float:
+        """The seconds for which a waiting agent's request for work is held open."""
+        return min(POLL_S, self.lease_s / 2) if self.poll_s is None else self.poll_s
 
 
 @dataclass(frozen=True)
@@ -111,6 +123,7 @@ class ServerJob:
             facts=facts,
             seed=self.seed,
             keys=self.options.keys,
+            poll_s=self.options.held_s,
             randomness=self.options.privacy.randomness or "system",
             client_metrics=self.options.privacy.client_metrics,
             population=self.data.population or 0,

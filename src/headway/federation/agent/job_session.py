@@ -144,9 +144,10 @@ class JobSession:
 
     async def _ask(self) -> api.Work | None:
         """The server's answer to a request for work; `None` where it has to be joined again first."""
-        request, settled = self._request(api.POLL_S)
+        wait_s = self.job.description.poll_s
+        request, settled = self._request(wait_s)
         try:
-            work = await self.connection.call("POST", api.WORK, request, api.Work, api.POLL_S)
+            work = await self.connection.call("POST", api.WORK, request, api.Work, wait_s)
         except ProblemAnswer as answer:
             await self._other_server(answer)
             return None

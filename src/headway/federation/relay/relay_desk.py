@@ -69,7 +69,7 @@ class RelayDesk:
             check_data=AgreedData().check,
             verdict=lambda client, pending: log.verdict(client, pending.round, pending.attempt),
         )
-        desk.offer(description)
+        desk.offer(description.model_copy(update={"poll_s": min(description.poll_s, lease_s / 2)}))
         assignments.set_state("running")
         answering = RelayAnswering(description, job, channel, log, spool.forget, certificates)
         server = HttpServer(desk, members, assignments, spool, access.admission)
