@@ -1,6 +1,8 @@
 """Servers of whole jobs: finished, stopped and gone on with, several one after another, and what they refuse."""
 
+import errno
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -15,8 +17,8 @@ from headway.data import RemoteData
 from headway.federation import JobOptions, Server, ServerJob, ServerOptions
 from headway.federation.identity.server_access import AccessOptions
 from headway.federation.spool.run_check import RunCheck
-from headway.numerics import vector_files
 from headway.observe.run_folder import VECTORS
+from headway.server import vector_files
 
 OPEN = AccessOptions(insecure=True)
 
@@ -134,6 +136,16 @@ def test_a_server_that_is_stopped_goes_on_with_the_same_round(tmp_path, monkeypa
     assert ended(joined) == ["finished"] * 3
     assert torch.equal(params_of(tmp_path / "run"), expected_params(data))
     assert (tmp_path / "run" / VECTORS).is_dir() == (memory == "100 B")
+
+
+def test_a_disk_that_is_full_when_the_state_is_made_ends_the_server_with_a_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    server = ServerThread([job_of(blobs((7, 12, 5)), memory="100 B")], tmp_path / "run")
+    with pytest.raises(RunFolderError, match=r"vectors/.*\.vector cannot be written: No space left on device\."):
+        server.end()
 
 
 def test_several_jobs_are_served_one_after_another_to_the_same_agents(tmp_path):

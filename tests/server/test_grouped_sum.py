@@ -16,7 +16,6 @@ from headway.core.errors import FrameError, UpdateRejected
 from headway.core.update import Update
 from headway.engines.grouping import groups_of
 from headway.engines.wire_engine import WireEngine
-from headway.numerics.vector_files import VectorFiles
 from headway.protocol.messages import Declined, SumReply, UpdateReply
 from headway.protocol.reports import Reports
 from headway.protocol.sums import ExactTotal
@@ -24,6 +23,7 @@ from headway.protocol.wire_messages import Binding, read_reply, write_reply
 from headway.server.group_summer import GroupSummer, StoredUpdate
 from headway.server.grouped_sum import GroupedSum
 from headway.server.sum_memory import SumMemory
+from headway.server.vector_files import VectorFiles
 
 SIZES = (7, 12, 5, 9, 6, 8, 11)
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, momentum=0.5, last_batch="merge")

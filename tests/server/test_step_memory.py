@@ -7,13 +7,13 @@ import headway as hw
 from headway.core.algorithm import State
 from headway.core.layout import Layout
 from headway.core.update import Update
-from headway.numerics import vector_files
 from headway.numerics.keys import Key
-from headway.numerics.vector_files import VectorFiles
 from headway.protocol.effects import EffectHandler, drive
 from headway.protocol.messages import Answer
 from headway.protocol.sums import ExactTotal
+from headway.server import vector_files
 from headway.server.step_memory import StepMemory
+from headway.server.vector_files import VectorFiles
 from headway.stages import AverageModel, FedDyn, FedNova, Mean, Scaffold, ServerAdam, ServerSGD, WeighByQuality
 
 SIZE = 2 * vector_files.LEAST + 337

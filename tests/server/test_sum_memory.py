@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.numerics.exact_sum import ExactSum
-from headway.numerics.vector_files import LEAST, MOST, PER_NUMBER, VectorFiles
 from headway.server.sum_memory import SumMemory
+from headway.server.vector_files import LEAST, MOST, PER_NUMBER, VectorFiles
 
 NUMBERS = st.one_of(
     st.floats(-1e260, 1e260, allow_subnormal=True),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headway.core.algorithm import State
 from headway.core.context import slice_tensors
-from headway.numerics.vector_files import VectorFiles, columns_within
+from headway.server.vector_files import VectorFiles, columns_within
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class StepMemory:
     limit: bytes of main memory, half for two states (that before a round and that after it), half for numbers in work.
 
     Raises:
-        OSError: from all methods that make vectors, if the disk refuses.
+        RunFolderError: from both methods, if the disk refuses.
     """
 
     limit: float

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from headway.numerics.vector_files import PER_NUMBER, VectorFiles, columns_within
+from headway.server.vector_files import PER_NUMBER, VectorFiles, columns_within
 
 
 class SumMemory:
@@ -36,7 +36,7 @@ class SumMemory:
         """A vector of float64 zeros that is kept until the end of the round.
 
         Raises:
-            OSError: if the disk refuses.
+            RunFolderError: if the disk refuses.
         """
         if self.files is None or self._held + 8 * length <= self.limit / 2:
             self._held += 8 * length

@@ -15,7 +15,7 @@ import headway as hw
 from headway.federation import http_api as api
 from headway.federation.spool.event_log import EventLog
 from headway.federation.spool.spool import Spool
-from headway.numerics import vector_files
+from headway.server import vector_files
 from headway.server.group_summer import GroupSummer
 
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4)

@@ -14,7 +14,6 @@ from headway.engines.grouping import GROUP, groups_of
 from headway.federation.serving.request_channel import TURN_S
 from headway.federation.serving.server_setup import ServerSetup
 from headway.federation.serving.training_round import ReplyReader, RoundRecord
-from headway.numerics.vector_files import VectorFiles
 from headway.protocol.messages import Answer, Ask, SumReply
 from headway.protocol.quorum import Quorum
 from headway.protocol.round_pool import Ticket
@@ -24,6 +23,7 @@ from headway.server.group_summer import GroupSummer, StoredUpdate
 from headway.server.grouped_sum import GroupedSum
 from headway.server.step_memory import StepMemory
 from headway.server.sum_memory import SumMemory
+from headway.server.vector_files import VectorFiles
 
 PIECE = 1 << 20  # bytes of a vector from which it stays in its file, where columns are summed
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from headway.observe.run_folder import writing
+
 PER_NUMBER = 128  # bytes that a number takes at most in work: terms, bins of an exact sum and their carries
 LEAST, MOST = 1 << 10, 1 << 20  # numbers of a block of columns; larger blocks are no faster
 
@@ -37,21 +39,21 @@ class VectorFiles:
         """A vector of zeros, whose room on the disk is taken at once.
 
         Raises:
-            OSError: if the disk refuses.
+            RunFolderError: if the disk refuses.
         """
         if not length:
             return torch.zeros(0, dtype=dtype)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.close()
         path, size = self.folder / f"{os.getpid()}-{next(self._numbers)}.vector", length * dtype.itemsize
+        self._files.append(path)
         try:
-            with path.open("wb") as file:
-                _take_room(file.fileno(), size)
-            mapped = torch.from_file(str(path), shared=True, size=length, dtype=dtype)
+            with writing(path):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    _take_room(file.fileno(), size)
+            return torch.from_file(str(path), shared=True, size=length, dtype=dtype)
         finally:
-            self._files.append(path)
             self.close()
-        return mapped
 
     def close(self) -> None:
         """Removes the files that the system lets go of."""

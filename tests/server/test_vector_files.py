@@ -6,7 +6,8 @@ import os
 import pytest
 import torch
 
-from headway.numerics.vector_files import VectorFiles
+from headway.core.errors import RunFolderError
+from headway.server.vector_files import VectorFiles
 
 
 def test_vectors_are_zeros_whose_files_are_removed_at_once(tmp_path):
@@ -49,7 +50,7 @@ def test_a_full_disk_refuses_when_a_vector_is_made(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunFolderError, match=r"\.vector cannot be written: No space left on device\. What was saved"):
         VectorFiles(tmp_path).vector(10)
     assert list(tmp_path.iterdir()) == []
 
