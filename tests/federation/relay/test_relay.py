@@ -189,6 +189,17 @@ def test_what_a_relay_cannot_sum_is_refused_at_both_sides(tmp_path, algorithm, r
     network.close()
 
 
+def test_the_agents_of_a_relay_ask_again_within_its_own_lease(tmp_path):
+    network = network_of(tmp_path / "run", CHAINS["fedavg"]())
+    relay = RelayThread(network.url, tmp_path / "relay", lease_s=30.0)
+    try:
+        with RawClient(network.url, "north") as there, RawClient(relay.url, "north") as here:
+            assert (there.job().poll_s, here.job().poll_s) == (api.POLL_S, 15.0)
+            assert here.job().model_copy(update={"poll_s": api.POLL_S}) == there.job()
+    finally:
+        leave(network, relay, [], finished=False)
+
+
 def test_a_node_joins_for_others_only_where_the_server_lists_it(tmp_path):
     network = network_of(tmp_path, CHAINS["fedavg"]())
     member = {"client": "client-0", "data": {"train": 3, "input_shape": ()}}
