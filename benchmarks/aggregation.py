@@ -66,6 +66,11 @@ class Watch:
         while not self._end.wait(0.1):
             self.most = max(self.most, memory("RssAnon"))
 
+    def take(self) -> int:
+        """The largest since this was last called, beside that at the start."""
+        most, self.most = self.most, memory("RssAnon")
+        return most - self.start
+
     def end(self) -> dict[str, int]:
         """The figures, in bytes."""
         self._end.set()

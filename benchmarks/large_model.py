@@ -21,43 +21,23 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import torch
-from aggregation import memory
+from aggregation import Watch
 from simulated_agents import SimulatedAgents, reply_to
 from sizes import sized
 
 import headway as hw
 from headway.data import RemoteData
 from headway.federation import AccessOptions, JobOptions, Server, ServerJob, ServerOptions
-from headway.federation import http_api as api
 from headway.protocol.wire_messages import read_request, write_reply
-
-
-class Peak:
-    """The largest anonymous memory since it was last asked for, looked at a hundred times a second."""
-
-    def __init__(self) -> None:
-        self.start = self._most = memory("RssAnon")
-        threading.Thread(target=self._look, daemon=True).start()
-
-    def _look(self) -> None:
-        while True:
-            self._most = max(self._most, memory("RssAnon"))
-            time.sleep(0.01)
-
-    def take(self) -> int:
-        """The largest beside that at the start."""
-        most, self._most = self._most, memory("RssAnon")
-        return most - self.start
 
 
 def serve(options: argparse.Namespace) -> None:
     """The server; prints its address, then a line for the start and for each round."""
     torch.set_num_threads(1)
-    peak, width, numbers = Peak(), max(1, options.parameters // 10), options.parameters
+    watch, width, numbers = Watch(), max(1, options.parameters // 10), options.parameters
 
     def model() -> torch.nn.Module:
         made = torch.nn.Linear(width, 10, bias=False, device="meta").to_empty(device="cpu")
@@ -66,7 +46,7 @@ def serve(options: argparse.Namespace) -> None:
 
     def write(kind: str, sentence: str, facts: object) -> None:
         if kind in ("listening", "round"):
-            most = peak.take()
+            most = watch.take()
             print(f"{sentence}; at most {most / 1e6:,.0f} MB, {most / numbers:.1f} bytes a parameter", flush=True)
 
     expected = [f"agent-{number:05d}" for number in range(options.agents)]
@@ -97,12 +77,10 @@ class FrugalAgents(SimulatedAgents):
             await super()._answer(session, name, given)
 
     async def _reply(self, session, name, given):  # type: ignore[no-untyped-def]
-        path, asked, made = api.MESSAGE.format(digest=given.message), self.folder / "asked", self.folder / "made"
+        asked, made = self.folder / "asked", self.folder / "made"
         with asked.open("wb") as file:
-            async with session.get(path, headers=self._headers(name, "GET", path, b""), ssl=self._ssl(name)) as answer:
-                async for part in answer.content.iter_chunked(1 << 20):
-                    self.figures.down += len(part)
-                    file.write(part)
+            async for part in self._parts(session, name, given):
+                file.write(part)
         request, binding = read_request(asked, 1 << 40)
         value = self.value * (1 + self.places[name] / len(self.places))
         with made.open("wb") as file:

@@ -15,7 +15,7 @@ import json
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -157,18 +157,21 @@ class SimulatedAgents:
 
     async def _reply(self, session: aiohttp.ClientSession, name: str, given: api.Assignment) -> tuple[bytes, str]:
         """An agent's reply and its digest: every agent downloads the request, and no two replies are alike."""
-        path, parts = api.MESSAGE.format(digest=given.message), []
-        async with session.get(path, headers=self._headers(name, "GET", path, b""), ssl=self._ssl(name)) as answer:
-            async for part in answer.content.iter_chunked(1 << 16):
-                self.figures.down += len(part)
-                if given.message not in self._requests:
-                    parts.append(part)
+        parts = [p async for p in self._parts(session, name, given) if given.message not in self._requests]
         if given.message not in self._requests:
             self._requests = {given.message: decode_request(b"".join(parts), 1 << 40)}
         request, binding = self._requests[given.message]
         value = self.value * (1 + self.places[name] / len(self.places))
         data = encode_reply(reply_to(given.kind, request.message.params, self.train, value), binding)
         return data, hashlib.sha256(data).hexdigest()
+
+    async def _parts(self, session: aiohttp.ClientSession, name: str, given: api.Assignment) -> AsyncIterator[bytes]:
+        """The bytes of a request as they come in."""
+        path = api.MESSAGE.format(digest=given.message)
+        async with session.get(path, headers=self._headers(name, "GET", path, b""), ssl=self._ssl(name)) as answer:
+            async for part in answer.content.iter_chunked(1 << 16):
+                self.figures.down += len(part)
+                yield part
 
     async def _post(self, session: aiohttp.ClientSession, name: str, path: str, body: api.Body) -> tuple[int, bytes]:
         return await self._call(session, name, "POST", path, body.model_dump_json().encode())
