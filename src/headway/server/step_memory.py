@@ -27,11 +27,6 @@ class StepMemory:
     limit: float
     files: VectorFiles
 
-    @property
-    def columns(self) -> int:
-        """How many numbers of each vector are computed at a time."""
-        return columns_within(self.limit / 2)
-
     def kept(self, state: State) -> State:
         """The same state in this memory."""
         if not self._beyond(state):
@@ -47,24 +42,21 @@ class StepMemory:
 
         step: of the columns of the state from one to another.
         """
-        size, before = len(state.params), state.tensors()
-        make, after = self.files.vector if self._beyond(state) else _vector, dict[str, Tensor]()
-        for start in range(0, size, self.columns):
-            stop = min(start + self.columns, size)
+        size, before, columns = len(state.params), state.tensors(), columns_within(self.limit / 2)
+        make: Callable[..., Tensor] = self.files.vector if self._beyond(state) else torch.empty
+        after: dict[str, Tensor] = {}
+        for start in range(0, size, columns):
+            stop = min(start + columns, size)
             part = State.from_tensors(state.round, slice_tensors(before, start, stop, size))
             for name, held in step(part, start, stop).tensors().items():
                 if (shape := before[name].shape)[-1] != size:
                     after[name] = held
                     continue
                 if name not in after:
-                    after[name] = make(size, held.dtype) if len(shape) == 1 else torch.empty(shape, dtype=held.dtype)
+                    after[name] = make(shape.numel(), dtype=held.dtype).reshape(shape)
                 after[name][..., start:stop] = held
         return replace(State.from_tensors(state.round + 1, after), memory=self)
 
     def _beyond(self, state: State) -> bool:
         """Whether two such states take more main memory than there is for them."""
         return 2 * sum(held.nbytes for held in state.tensors().values()) > self.limit / 2
-
-
-def _vector(length: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(length, dtype=dtype)
