@@ -22,6 +22,7 @@ from headway.core.algorithm import State
 from headway.core.errors import RunFolderError
 from headway.experiment.federation import Federation
 from headway.observe.run_folder import read_notes, read_tensors, write_tensors, writing
+from headway.protocol import wire
 from headway.protocol.answer_state import answer_from_state, answer_to_state
 from headway.protocol.effects import Concluded, Effect, EffectHandler, Persist, drive
 from headway.protocol.messages import Answer, Ask, Measure, Train
@@ -200,5 +201,5 @@ def _digest(state: State) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(state.tensors().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(wire.raw(tensor))
     return digest.hexdigest()

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from headway.protocol import wire
+
 PIECE = 1 << 24  # bytes
 ALIGNMENT = 8  # bytes, of the first tensor
 NAMES: Mapping[torch.dtype, str] = {  # in the order of a file's tensors, and within one by name
@@ -54,8 +56,6 @@ def pieces(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> Iterator[
     text += b" " * (-len(text) % ALIGNMENT)
     yield struct.pack("<Q", len(text)) + text
     for name in ordered:
-        if not tensors[name].numel():
-            continue
-        held = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        held = wire.raw(tensors[name])
         for start in range(0, len(held), PIECE):
             yield held[start : start + PIECE]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headway.core.update import LeftOut, Tensors, Update, flat_names, unflat_names
+from headway.protocol import wire
 from headway.protocol.quorum import Quorum
 from headway.protocol.reports import ClientReport as ClientReport
 from headway.protocol.reports import Reports
@@ -38,7 +39,7 @@ class Message:
             replace(self, stages={k: v for k, v in self.stages.items() if k != without}).tensors().items()
         ):
             found.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            found.update(wire.raw(tensor))
         return found.digest()
 
     @classmethod

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from headway.core.algorithm import State
 from headway.numerics.canonical import digest_of
+from headway.protocol import wire
 
 FORMAT = 1
 Verdict = Literal["counted", "skipped", "refused", "lost"]
@@ -157,6 +157,5 @@ def entry_digests(entries: Iterable[UpdateEntry]) -> tuple[str, ...]:
 def tensor_digest(tensor: Tensor) -> str:
     """The SHA-256 of a tensor: its number type, its shape and its bytes."""
     digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)};".encode())
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    digest.update(raw.data)
+    digest.update(wire.raw(tensor))
     return digest.hexdigest()
