@@ -34,7 +34,6 @@ def serve(folder: Path, plain: bool, poll_s: float) -> None:
     import headway as hw
     from headway.federation.identity.server_access import AccessOptions, ServerAccess
     from headway.federation.serving.assignments import Assignments
-    from headway.federation.serving.garbage_collection import fewer_collections
     from headway.federation.serving.http_server import HttpServer
     from headway.federation.serving.job_desk import JobDesk
     from headway.federation.serving.members import Members
@@ -55,9 +54,8 @@ def serve(folder: Path, plain: bool, poll_s: float) -> None:
     server = HttpServer(desk, members, assignments, Spool(folder / "spool"), access.admission)
     server.start("localhost", 0, access.context)
     print(f"{'http' if plain else 'https'}://localhost:{server.address[1]}", flush=True)
-    with fewer_collections():  # as `headway serve`
-        while True:
-            time.sleep(60)
+    while True:
+        time.sleep(60)
 
 
 def issue(folder: Path, names: list[str]) -> None:

@@ -13,7 +13,6 @@ from headway.federation.identity.node_identity import OpenIdentity
 from headway.federation.identity.server_access import AccessOptions, ServerAccess
 from headway.federation.relay.relay import Relay, RelayOptions
 from headway.federation.relay.relay_task import relay_task
-from headway.federation.serving.garbage_collection import fewer_collections
 
 KEPT = "What came from its clients is kept: the same command goes on."
 
@@ -52,7 +51,7 @@ def relay_server(url: str, given: RelayChoices) -> None:
     options = RelayOptions(given.host, given.port, given.clients, given.proxy, given.wait, sink=sink)
     relay = Relay(url, access, relay_task, state=given.state, options=options)
     try:
-        with stopping.noticed(KEPT), fewer_collections():
+        with stopping.noticed(KEPT):
             state = relay.run()
     finally:
         access.close()

@@ -15,7 +15,6 @@ from headway.federation.federation_file import FederationFile, load_federation
 from headway.federation.identity.server_access import AccessOptions
 from headway.federation.server import Server, ServerOptions
 from headway.federation.server_log import Sink, json_lines, open_log, text_lines
-from headway.federation.serving.garbage_collection import fewer_collections
 
 KEPT = "The run is kept: the same command goes on with it."
 EXIT = {"finished": 0, "paused": 0, "stopped": 0}
@@ -51,7 +50,7 @@ def serve_file(name: str, given: ServeOptions) -> None:
         server = Server(file.jobs, _folder(file, given), options)
         if given.log != "-":
             sinks.append(_page(server))
-        with contextlib.suppress(stopping.Stopped), stopping.deferred(KEPT), fewer_collections():
+        with contextlib.suppress(stopping.Stopped), stopping.deferred(KEPT):
             state = server.run()
             if given.log != "-" and state != "failed":
                 typer.echo(_next(server, state))
