@@ -44,7 +44,7 @@ def run_without_linux(program, tmp_path):
     """Runs a program where modules and calls of Linux are missing."""
     file = tmp_path / "program.py"
     file.write_text(textwrap.dedent(MISSING) + textwrap.dedent(USED) + textwrap.dedent(program))
-    made = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=60, check=False)
+    made = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=600, check=False)
     assert made.returncode == 0, made.stderr
     return made.stdout
 

@@ -101,7 +101,7 @@ def joined(plan, **options):
 
 
 def test_attackers_wait_for_one_another_and_an_absent_one_is_not_waited_for_without_end():
-    hostile, sent = joined(AttackPlan(InnerProduct(3.0), ATTACKERS), wait_s=0.2), {}
+    hostile, sent = joined(AttackPlan(InnerProduct(3.0), ATTACKERS)), {}
 
     def attacker(client, value):
         sent[client] = hostile.change(client, request(), reply(value)).update.delta
@@ -110,8 +110,9 @@ def test_attackers_wait_for_one_another_and_an_absent_one_is_not_waited_for_with
     for each in threads:
         each.start()
     for each in threads:
-        each.join(20)
-    assert all(update.tolist() == [-6.0] * 3 for update in sent.values())
+        each.join(60)
+    assert {client: update.tolist() for client, update in sent.items()} == dict.fromkeys(ATTACKERS, [-6.0] * 3)
+    hostile.wait_s = 0.1
     alone = hostile.change(ATTACKERS[0], request(1), reply(1.0))
     assert alone.update.delta.tolist() == [-3.0] * 3
     assert alone.figures == {"examples": 5.0}

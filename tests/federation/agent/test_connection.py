@@ -107,30 +107,30 @@ def test_a_host_that_no_name_server_knows_is_given_up(monkeypatch):
         asyncio.run(main())
 
 
-def test_a_server_that_is_not_up_yet_is_waited_for_without_end():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-
+def test_a_server_that_is_not_up_yet_is_waited_for_without_end(waits):
     async def answer(request):
         return good()
 
-    async def main():
+    async def main(held):
+        port = held.getsockname()[1]
         async with Connection(f"http://127.0.0.1:{port}", OpenIdentity("c"), AgentLog()) as made:
             call = asyncio.create_task(made.call("GET", api.JOB, None, api.Work))
-            await asyncio.sleep(0.1)
+            while len(waits) < 10:
+                await asyncio.sleep(0.001)
             assert not call.done()
             app = web.Application()
             app.router.add_route("*", "/{path:.*}", answer)
             runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", port).start()
+            await web.SockSite(runner, held).start()
             try:
                 return await call
             finally:
                 await runner.cleanup()
 
-    assert asyncio.run(main()) == WORK
+    with socket.socket() as held:  # no other process has its port, and nobody listens yet
+        held.bind(("127.0.0.1", 0))
+        assert asyncio.run(main(held)) == WORK
 
 
 @pytest.mark.parametrize("url", ["", "server:8443", "ftp://server", "https://", "https://server:port", "http://h?x=1"])

@@ -2,23 +2,30 @@
 
 import asyncio
 import contextlib
+import itertools
 import threading
-import time
+from hashlib import sha256
+from types import SimpleNamespace
 
 import pytest
 import torch
 from agent_threads import AgentThread
 from fault_proxy import FaultProxy, Faults
 from network import Network
+from processes import until
 from toys import blobs, linear_task
 
 import headway as hw
 from headway.core import fault_points, stopping
 from headway.federation import http_api as api
 from headway.federation.agent import job_session
+from headway.federation.agent.agent_log import AgentLog
+from headway.federation.agent.agent_memory import AgentMemory
 from headway.federation.agent.agent_store import AgentStore
+from headway.federation.agent.answering import Answered
 from headway.federation.spool.event_log import EventLog
 from headway.federation.spool.spool import Spool
+from headway.protocol.wire_files import WrittenFrame
 
 TRAINER = hw.LocalSGD(lr=0.1, batch_size=4, epochs=2)
 ROUNDS = 3
@@ -59,12 +66,20 @@ def scaffold():
     return hw.recipes.recipe("scaffold", trainer=TRAINER)
 
 
-def until(condition, seconds=60.0):
-    """Waits for a condition, which a machine with other work may take long to reach."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
+class HeldTraining:
+    """Training whose 50th step of 500 waits until a test lets it go on."""
+
+    def __init__(self):
+        self.steps, self.under_way, self.goes_on = [], threading.Event(), threading.Event()
+        self.algorithm = hw.recipes.fedavg(trainer=hw.LocalSGD(lr=0.1, batch_size=1, steps=500))
+        self.task = hw.Task(lambda: torch.nn.Linear(4, 3), loss=self._loss, metrics=())
+
+    def _loss(self, outputs, targets):
+        self.steps.append(1)
+        if len(self.steps) == 50:
+            self.under_way.set()
+            self.goes_on.wait(60)
+        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
 
 
 class Federation:
@@ -107,9 +122,10 @@ class Federation:
             agent.agent.stop()
         self.network.assignments.set_state("stopped")
         self.network.engine.channel.interrupt()
+        self.thread.join(60)  # it writes to the log, which the network closes
         self.network.close()
-        for thread in (self.thread, *(agent.thread for agent in self.agents)):
-            thread.join(60)
+        for agent in self.agents:
+            agent.thread.join(60)
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(1, marks=pytest.mark.soak)])
@@ -137,24 +153,14 @@ def test_an_agent_that_is_killed_goes_on_with_the_same_bits(tmp_path, hook, plac
 
 
 def test_work_that_is_withdrawn_stops_between_two_steps(tmp_path):
-    steps, under_way, withdrawn = [], threading.Event(), threading.Event()
-
-    def loss(outputs, targets):
-        steps.append(1)
-        if len(steps) == 50:
-            under_way.set()
-            withdrawn.wait(60)
-        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
-
-    slow = hw.LocalSGD(lr=0.1, batch_size=1, steps=500)
-    task = hw.Task(lambda: torch.nn.Linear(4, 3), loss=loss, metrics=())
-    with Federation(tmp_path, hw.recipes.fedavg(trainer=slow), task, sizes=(9,)) as federation:
-        agent = federation.agent("client-0", sink=lambda kind, *_: kind == "withdrawn" and withdrawn.set())
-        assert under_way.wait(60)
+    held = HeldTraining()
+    with Federation(tmp_path, held.algorithm, held.task, sizes=(9,)) as federation:
+        agent = federation.agent("client-0", sink=lambda kind, *_: kind == "withdrawn" and held.goes_on.set())
+        assert held.under_way.wait(60)
         federation.network.assignments.withdraw(["client-0"])
-        assert withdrawn.wait(60)
+        assert held.goes_on.wait(60)
         assert agent.thread.is_alive()
-    assert len(steps) < 100
+    assert len(held.steps) < 100
 
 
 def test_the_receipt_of_the_last_update_is_kept(tmp_path, monkeypatch):
@@ -216,18 +222,26 @@ def test_a_reply_whose_request_was_withdrawn_is_not_kept(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("state", ["failed", "stopped"])
 def test_an_agent_stops_working_for_a_run_that_has_ended(tmp_path, state):
-    slow = hw.LocalSGD(lr=0.1, batch_size=1, steps=5_000)
-    with Federation(tmp_path, hw.recipes.fedavg(trainer=slow), sizes=(9,)) as federation:
-        agent = federation.agent("client-0")
-        until(lambda: federation.network.assignments.of("client-0") is not None)
+    held, events = HeldTraining(), []
+
+    def sink(*event):
+        events.append(event)
+        if event[0] == "withdrawn":
+            held.goes_on.set()
+
+    with Federation(tmp_path, held.algorithm, held.task, sizes=(9,)) as federation:
+        agent = federation.agent("client-0", sink=sink)
+        assert held.under_way.wait(60)
         federation.network.assignments.set_state(state, "the disk is full")
         assert agent.join() == state
-        assert "the disk is full" in agent.events[-1][1]
+    assert "the disk is full" in events[-1][1]
+    assert len(held.steps) < 100
 
 
 def test_a_server_that_is_away_is_waited_for_and_said_once(tmp_path, monkeypatch):
     with Federation(tmp_path, sizes=(9,)) as federation, FaultProxy(federation.network.server.address) as proxy:
         proxy.faults = Faults(refusing=True)
+        until(lambda: federation.network.assignments._listening)  # a reply before that would be told to come later
         agent = federation.agent("client-0", url=proxy.url)
         until(lambda: len(proxy.accepted) >= 3)
         proxy.faults = Faults(bad_gateway=True)
@@ -238,15 +252,24 @@ def test_a_server_that_is_away_is_waited_for_and_said_once(tmp_path, monkeypatch
         assert agent.kinds().count("unreachable") == agent.kinds().count("reached") == 1
 
 
-def test_an_agent_joins_again_when_the_server_was_started_anew(tmp_path):
-    with Federation(tmp_path, sizes=(9,), rounds=40) as federation:
-        agent = federation.agent("client-0")
-        until(lambda: "trained" in agent.kinds())
-        with federation.network.members._lock:
-            federation.network.members._members.clear()  # as after a restart
+def test_an_agent_joins_again_when_the_server_was_started_anew(tmp_path, monkeypatch):
+    joins, forgotten = [], []
+
+    def sink(kind, *_):
+        if kind == "trained" and not forgotten:
+            with members._lock:
+                members._members.clear()  # as after a restart
+            forgotten.append(True)
+
+    with Federation(tmp_path, sizes=(9,)) as federation:
+        members = federation.network.members
+        join = members.join
+        monkeypatch.setattr(members, "join", lambda *given: joins.append(given) or join(*given))
+        agent = federation.agent("client-0", sink=sink)
         assert agent.join() == "finished"
         federation.thread.join(60)
-        assert [report.count("counted") for report in federation.reports] == [1] * 40
+    assert len(joins) >= 2
+    assert [report.count("counted") for report in federation.reports] == [1] * ROUNDS
 
 
 def test_an_agent_that_delivers_joins_a_server_that_was_started_anew(tmp_path, monkeypatch):
@@ -275,11 +298,10 @@ def test_an_agent_that_delivers_joins_a_server_that_was_started_anew(tmp_path, m
 
 
 def test_a_client_whose_training_fails_says_where_and_goes_on(tmp_path):
-    calls = []
+    calls = itertools.count(1)  # of two agents at once
 
     def loss(outputs, targets):
-        calls.append(1)
-        if len(calls) == 40:
+        if next(calls) == 40:
             raise ValueError("patient 17 has no label")
         return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
 
@@ -290,6 +312,42 @@ def test_a_client_whose_training_fails_says_where_and_goes_on(tmp_path):
         federation.thread.join(60)
     assert [agent.kinds().count("failed") for agent in agents] in ([0, 1], [1, 0])
     assert not any("patient" in note for report in federation.reports for note in report.notes)
+
+
+def test_a_heartbeat_that_is_ended_within_a_verdict_leaves_the_memory_to_the_next_contact(tmp_path, monkeypatch):
+    """Its store has carried the verdict out, which the server sends again; an evaluation may come before training."""
+    store, memory = AgentStore(tmp_path), AgentMemory("client-0")
+    store.begin("job")
+    proposed = {"trainer": {"own": torch.arange(3.0)}}
+    store.fresh.write_bytes(b"reply")
+    assignment = api.Assignment(assignment="a", job="job", kind="train", round=0, message="0" * 64, size=1, limit=9)
+    store.keep(assignment, Answered(store.fresh, WrittenFrame(5, sha256(b"reply").hexdigest()), ((0, 0), proposed)))
+    job = SimpleNamespace(
+        description=SimpleNamespace(job="job"), answering=SimpleNamespace(telemetry=True), memory=memory
+    )
+    session = job_session.JobSession(None, store, job, None, AgentLog())
+    settle, carried_out, ended = store.settle, threading.Event(), threading.Event()
+
+    def held(*given):
+        found = settle(*given)
+        carried_out.set()
+        ended.wait(60)
+        return found
+
+    async def contacts():
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "settle", held)
+            heartbeat = asyncio.create_task(session._settle(0, 0, True))
+            await asyncio.to_thread(carried_out.wait, 60)
+            heartbeat.cancel()
+            await asyncio.wait([heartbeat])
+        ended.set()
+        await session._settle(0, 0, True)
+
+    asyncio.run(contacts())
+    assert store.pending("job") is None
+    assert torch.equal(memory.committed["trainer"]["own"], torch.arange(3.0))
+    store.close()
 
 
 def test_a_store_is_closed_after_the_call_that_is_under_way(tmp_path):

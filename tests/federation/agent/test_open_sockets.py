@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import select
 import socket
 import warnings
 
@@ -19,7 +20,8 @@ def test_an_upload_that_is_given_up_leaves_no_socket():
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=sockets.make)) as session:
             upload = asyncio.create_task(session.put(f"http://127.0.0.1:{port}/", data=pieces()))
             await begun.wait()
-            await asyncio.sleep(0.05)
+            while not stalled(sockets):
+                await asyncio.sleep(0.001)
             upload.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await upload
@@ -29,6 +31,10 @@ def test_an_upload_that_is_given_up_leaves_no_socket():
         while True:
             begun.set()
             yield bytes(1 << 20)
+
+    def stalled(sockets):
+        """Whether there is a connection that takes no more bytes: its loop holds some that were not sent."""
+        return any(not select.select([], [each], [], 0)[1] for each in sockets._made)
 
     begun = asyncio.Event()
     with socket.socket() as server, warnings.catch_warnings(record=True) as found:

@@ -203,7 +203,8 @@ class JobSession:
         """Commits or drops the memory that awaits the verdict on this attempt."""
         tag = (round_, attempt)
         fault_points.at("agent: before a verdict is carried out")
-        if await asyncio.to_thread(self.store.settle, self.name, tag, counted) and counted:
+        await asyncio.to_thread(self.store.settle, self.name, tag, counted)
+        if counted:  # also where that was carried out before, by a heartbeat that was ended meanwhile
             self.job.memory.committed = await asyncio.to_thread(self.store.committed, self.name)
         fault_points.at("agent: after a verdict is carried out")
         if not counted:
