@@ -53,7 +53,7 @@ class Tree:
 
     def __enter__(self):
         self.stack, made = contextlib.ExitStack(), algorithm()
-        options = {"expected": frozenset(ALL), "wait_limit_s": 20.0, "population": len(ALL)}
+        options = {"expected": frozenset(ALL), "wait_limit_s": 60.0, "population": len(ALL)}
         options["relays"] = tuple(self.relay_names)
         if self.secured is not None:
             self.network = self.stack.enter_context(self.secured.network(made, TASK, self.rounds, **options))

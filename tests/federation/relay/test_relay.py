@@ -85,7 +85,7 @@ def leave(network, relay, agents, finished):
 
 
 def network_of(folder, algorithm, rounds=ROUNDS, **options):
-    options = {"wait_limit_s": 15.0, "group": 1, "relays": ("relay", "other"), **options}
+    options = {"wait_limit_s": 60.0, "group": 1, "relays": ("relay", "other"), **options}
     return Network.of(algorithm, TASK, Spool(folder / "spool"), EventLog(folder), rounds, **options)
 
 
@@ -224,7 +224,7 @@ def test_a_server_that_ends_amid_the_events_of_a_sum_counts_it_once_and_whole(tm
     for attempt in range(2):
         log = CrashingLog(tmp_path)
         log.crash_at = 0 if attempt else crash
-        options = {"expected": frozenset(data.clients), "wait_limit_s": 15.0, "group": 1, "relays": ("west",)}
+        options = {"expected": frozenset(data.clients), "wait_limit_s": 60.0, "group": 1, "relays": ("west",)}
         network = Network.of(algorithm, TASK, Spool(tmp_path / "spool"), log, 2, **options)
         relay = RelayThread(network.url, tmp_path / "relay", "west", clients=2)
         agents = [AgentThread(relay.url, data, client, tmp_path, task=TASK) for client in data.clients[:2]]

@@ -15,7 +15,7 @@ def test_the_weights_are_the_same_where_the_server_has_no_examples(tmp_path):
     algorithm = hw.recipes.recipe("scaffold", trainer=hw.LocalSGD(lr=0.1, batch_size=4, epochs=2))
     local = hw.Run(algorithm, data, task, rounds=3)
     list(local)
-    options = {"expected": frozenset(data.clients), "wait_limit_s": 20.0}
+    options = {"expected": frozenset(data.clients), "wait_limit_s": 60.0}
     network = Network.of(algorithm, task, Spool(tmp_path / "spool"), EventLog(tmp_path), 3, **options)
     network.join(algorithm, task, data, data.clients)
     known = RemoteData("blobs", data.input_shape, classes=data.classes)

@@ -2,11 +2,11 @@
 
 import itertools
 import threading
-import time
 
 import pytest
 import torch
 from network import Network
+from processes import until
 from raw_client import RawClient
 from test_network_engine import CHAINS
 from toys import blobs, linear_task
@@ -38,7 +38,7 @@ def test_the_weights_are_those_of_the_local_engine_whatever_the_memory(tmp_path,
     local = hw.Run(algorithm, DATA, TASK, rounds=3, engine=hw.LocalEngine(group=GROUP))
     list(local)
     files = tmp_path / "sums"
-    options = {"group": GROUP, "memory": memory, "files": files, "expected": frozenset(CLIENTS), "wait_limit_s": 20.0}
+    options = {"group": GROUP, "memory": memory, "files": files, "expected": frozenset(CLIENTS), "wait_limit_s": 60.0}
     network = Network.of(algorithm, TASK, Spool(tmp_path / "spool"), EventLog(tmp_path), 3, **options)
     network.join(algorithm, TASK, DATA, CLIENTS)
     run = hw.Run(algorithm, DATA, TASK, rounds=3, engine=network.engine, folder=tmp_path / "run")
@@ -87,14 +87,14 @@ class Scripted:
         for step, (client, answers) in enumerate(script):
             place = CLIENTS.index(client)
             if step == len(script) - 1:
-                wait_for(lambda: len(self.summed) == len(early))
+                until(lambda: len(self.summed) == len(early))
                 assert sorted(self.summed) == sorted(early)
             if answers:
                 assert raws[client].answer(work[client], 3.0 + place, 0.1 + place / 7).status == 200
             else:
                 assert raws[client].post(api.LEAVE, b"{}").status == 200
                 pool = network.engine.coordinator.pool
-                wait_for(lambda pool=pool, client=client: client not in pool.busy)
+                until(lambda pool=pool, client=client: client not in pool.busy)
         thread.join(60)
         assert not thread.is_alive()
         for raw in raws.values():
@@ -104,13 +104,6 @@ class Scripted:
 
 
 COUNT = itertools.count()
-
-
-def wait_for(what):
-    until = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.005)
 
 
 def test_groups_are_summed_when_they_are_complete_in_whatever_order(tmp_path, monkeypatch):

@@ -36,6 +36,11 @@ class ReplyArrived:
     message: str
     verdict: Future[Receipt] = field(default_factory=Future)
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """The client and the request: the requests of an exchange have one name for all clients."""
+        return self.client, self.assignment.assignment
+
 
 @dataclass(frozen=True, slots=True)
 class MembersChanged:
@@ -60,8 +65,8 @@ class Assignments:
         self._verdicts: dict[str, dict[tuple[int, int, str], RoundVerdict]] = {}  # by node
         self._undelivered: set[str] = set()  # clients with verdicts that they have not received once
         self._shown: dict[str, State] = {}  # the state that each client was shown last
-        self._receipts: dict[str, Receipt] = {}
-        self._deciding: dict[str, ReplyArrived] = {}
+        self._receipts: dict[tuple[str, str], Receipt] = {}  # by client and request
+        self._deciding: dict[tuple[str, str], ReplyArrived] = {}
         self._messages: dict[str, deque[str]] = {}  # the digests of what each client was sent last
         self._waiting: dict[str, asyncio.Future[None]] = {}  # of the open calls for work, by client
         self._listening = False  # whether a run takes replies
@@ -89,8 +94,9 @@ class Assignments:
             return {arrived.digest for arrived in self._deciding.values()}
 
     def open(self, client: str, assignment: Assignment) -> None:
-        """Gives a client a request, in the place of an earlier one."""
+        """Gives a client a request, in the place of an earlier one; its reply may come before the run waits for it."""
         with self._lock:
+            self._listening = True
             self._open[client] = assignment
             sent = self._messages.setdefault(client, deque(maxlen=SENT))
             sent.extend(digest for digest in (assignment.message, assignment.private) if digest and digest not in sent)
@@ -126,10 +132,9 @@ class Assignments:
 
     def answer(self, arrived: ReplyArrived, receipt: Receipt) -> None:
         """The run's decision about a reply; a request that was answered is closed."""
-        name = arrived.assignment.assignment
         with self._lock:
-            self._receipts[name] = receipt
-            self._deciding.pop(name, None)
+            self._receipts[arrived.key] = receipt
+            self._deciding.pop(arrived.key, None)
             while len(self._receipts) > KEPT:
                 del self._receipts[next(iter(self._receipts))]
             if self._open.get(arrived.client) == arrived.assignment:
@@ -180,18 +185,17 @@ class Assignments:
 
     def arrived(self, arrived: ReplyArrived) -> Future[Receipt]:
         """Hands a reply to the run; the same for one that was handed over before."""
-        name = arrived.assignment.assignment
         with self._lock:
-            if (known := self._deciding.get(name)) is not None and known.digest == arrived.digest:
+            if (known := self._deciding.get(arrived.key)) is not None and known.digest == arrived.digest:
                 return known.verdict
-            receipt = self._receipts.get(name)  # decided about while this call was on its way to here
-            if receipt is not None and (receipt.client, receipt.digest) == (arrived.client, arrived.digest):
+            receipt = self._receipts.get(arrived.key)  # decided about while this call was on its way to here
+            if receipt is not None and receipt.digest == arrived.digest:
                 arrived.verdict.set_result(receipt)
                 return arrived.verdict
             if not self._listening or self.state in ENDED:
                 _let_go(arrived, self.state)
                 return arrived.verdict
-            self._deciding[name] = arrived
+            self._deciding[arrived.key] = arrived
         self.events.put(arrived)
         return arrived.verdict
 
@@ -203,8 +207,7 @@ class Assignments:
     def receipt(self, client: str, name: str) -> Receipt | None:
         """The receipt of a reply that has been decided about."""
         with self._lock:
-            found = self._receipts.get(name)
-            return found if found is not None and found.client == client else None
+            return self._receipts.get((client, name))
 
     def shown(self, client: str) -> State | None:
         """The state of the job that a client was shown last."""
