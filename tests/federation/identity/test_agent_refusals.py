@@ -53,7 +53,7 @@ def calls(url, identity, count=1, between=lambda: None, sink=None):
                 answer = await connection.call("POST", "/who", Answer(name="?"), Answer)
         return answer.name
 
-    return asyncio.run(asyncio.wait_for(run(), 20))
+    return asyncio.run(asyncio.wait_for(run(), 120))
 
 
 @pytest.fixture

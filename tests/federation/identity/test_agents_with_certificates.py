@@ -77,7 +77,7 @@ def test_the_weights_are_those_of_the_local_engine(tmp_path, parts):
     data, task, algorithm = parts
     secured = Secured(tmp_path, data.clients)
     expected = frozenset(data.clients)
-    with secured.network(algorithm, task, ROUNDS, expected=expected, wait_limit_s=30.0) as network:
+    with secured.network(algorithm, task, ROUNDS, expected=expected, wait_limit_s=300.0) as network:
         run, _, agents = run_of(parts, network, network.url, secured, tmp_path / "agents")
         assert [agent.join() for agent in agents] == ["finished"] * len(SIZES)
     assert torch.equal(run.state.params, local_params(parts))
@@ -92,7 +92,7 @@ def test_through_a_proxy_that_ends_tls_with_a_public_certificate(tmp_path, parts
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "public" / "ca.pem"))
     expected = frozenset(data.clients)
     with (
-        secured.network(algorithm, task, ROUNDS, expected=expected, wait_limit_s=30.0) as network,
+        secured.network(algorithm, task, ROUNDS, expected=expected, wait_limit_s=300.0) as network,
         proxy_to(network.url, context) as url,
     ):
         assert network.url.startswith("http://")
@@ -115,7 +115,7 @@ def test_an_agent_that_is_revoked_in_a_run_ends_with_the_sentence(tmp_path, part
         network.engine.options = dataclasses.replace(network.engine.options, min_clients=len(SIZES) - 1)
         done.set()
 
-    with secured.network(algorithm, task, ROUNDS, min_clients=len(SIZES), wait_limit_s=30.0) as network:
+    with secured.network(algorithm, task, ROUNDS, min_clients=len(SIZES), wait_limit_s=300.0) as network:
         _, reports, agents = run_of(parts, network, network.url, secured, tmp_path / "agents", revoke)
         assert done.is_set()
         for agent in agents:

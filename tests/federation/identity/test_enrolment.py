@@ -1,6 +1,7 @@
 """Enrolment by a server and a node over TLS, and what each side refuses."""
 
 import hashlib
+import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -181,8 +182,10 @@ def test_what_is_no_headway_server_is_one_sentence(folders, authority, tmp_path)
         enrol(f"https://127.0.0.1:{port}", token(authority).text, tmp_path / "new")
     with serving([], context) as port, pytest.raises(IdentityError, match="does not enrol nodes"):
         enrol(f"https://127.0.0.1:{port}", token(authority).text, tmp_path / "new")
-    with pytest.raises(IdentityError, match="cannot reach"):
-        enrol(f"https://127.0.0.1:{port}", token(authority).text, tmp_path / "new")
+    with socket.socket() as held:  # no other process has its port, and nobody listens
+        held.bind(("127.0.0.1", 0))
+        with pytest.raises(IdentityError, match="cannot reach"):
+            enrol(f"https://127.0.0.1:{held.getsockname()[1]}", token(authority).text, tmp_path / "new")
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"\xff", b'{"token": 1}'], ids=str)

@@ -30,7 +30,7 @@ def test_the_weights_are_those_of_the_local_engine(tmp_path, parts, options):
     for _ in local:
         pass
     secured = Secured(tmp_path, data.clients, **options)
-    with secured.network(algorithm, task, ROUNDS, expected=frozenset(data.clients), wait_limit_s=20.0) as network:
+    with secured.network(algorithm, task, ROUNDS, expected=frozenset(data.clients), wait_limit_s=300.0) as network:
         network.join(algorithm, task, data, data.clients)
         run = hw.Run(algorithm, data, task, rounds=ROUNDS, engine=network.engine)
         reports = list(run)
@@ -47,16 +47,16 @@ def run_with_a_break(tmp_path, parts, end_of):
     @contextlib.contextmanager
     def gate(client, assignment):
         if assignment.round >= 1 and assignment.kind == "train":
+            network.engine.options = dataclasses.replace(network.engine.options, expected=frozenset())
             end_of(secured, victim)
         yield
 
     expected = frozenset(data.clients)
-    with secured.network(algorithm, task, ROUNDS, wait_limit_s=20.0, lease_s=60.0, expected=expected) as network:
+    with secured.network(algorithm, task, ROUNDS, wait_limit_s=300.0, expected=expected) as network:
 
         def refused():
             with pytest.raises(AssertionError, match="403"):
                 network._answer(victim, algorithm, task, data, 0, gate)
-            network.engine.options = dataclasses.replace(network.engine.options, expected=frozenset())
 
         thread = threading.Thread(target=refused)
         thread.start()

@@ -1,6 +1,7 @@
 """Each way in which a server and a node refuse each other's certificates is a sentence with both sides."""
 
 import asyncio
+import socket
 
 import pytest
 from aiohttp import web
@@ -47,9 +48,9 @@ def test_a_good_pair_has_none(server, node):
 
 
 def test_a_server_that_is_not_there_is_no_problem_of_tls(node):
-    with serving(ROUTES) as port:
-        pass
-    assert tls_problem(f"https://localhost:{port}", node) is None
+    with socket.socket() as held:  # no other process has its port, and nobody listens
+        held.bind(("127.0.0.1", 0))
+        assert tls_problem(f"https://localhost:{held.getsockname()[1]}", node) is None
 
 
 def test_a_certificate_for_another_name_than_the_one_dialled(folders, node):

@@ -1,14 +1,13 @@
 """The status of `headway serve`: its page and its token, which no log has."""
 
-import contextlib
 import json
 import threading
-import time
 import urllib.request
 from types import SimpleNamespace
 
 import pytest
 from agent_threads import AgentThread
+from processes import until
 from toys import blobs, linear_task
 
 import headway as hw
@@ -16,14 +15,16 @@ from headway.cli import serve_command
 from headway.data import RemoteData
 from headway.federation import Server, ServerJob, ServerOptions
 from headway.federation.identity.server_access import AccessOptions
+from headway.federation.job_clients import JobClients
 from headway.federation.operations.page_access import TOKEN_FILE
 from headway.federation.operations.status_snapshot import StatusSnapshot
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def test_a_server_from_its_first_client_to_its_end(tmp_path):
-    data, events, seen = blobs((7, 12)), [], []
+def test_a_server_from_its_first_client_to_its_end(tmp_path, monkeypatch):
+    data, events, end_seen, dismiss = blobs((7, 12)), [], threading.Event(), JobClients.dismiss
+    monkeypatch.setattr(JobClients, "dismiss", lambda *given: (end_seen.wait(60), dismiss(*given)))
     algorithm = hw.recipes.fedavg(trainer=hw.LocalSGD(lr=0.1, batch_size=4))
     known = RemoteData("study", data.input_shape, classes=data.classes, expected=data.clients)
     job = ServerJob("study", algorithm, known, linear_task(dtype="float64"), 4)
@@ -35,25 +36,24 @@ def test_a_server_from_its_first_client_to_its_end(tmp_path):
     token = (tmp_path / "run" / TOKEN_FILE).read_text().strip()
     assert server.page == f"{server.url}/?token={token}"
 
-    def read():
+    def read(is_wanted):
         request = urllib.request.Request(server.url + "/v1/status", headers={"Authorization": f"Bearer {token}"})
         with OPENER.open(request, timeout=60) as response:
-            return StatusSnapshot.model_validate_json(response.read())
+            status = StatusSnapshot.model_validate_json(response.read())
+        return status if is_wanted(status) else None
 
-    while (before := read()).phase.phase != "waiting for clients":
-        time.sleep(0.02)
+    before = until(lambda: read(lambda status: status.phase.phase == "waiting for clients"))
     assert (before.name, before.state, before.round, before.rounds) == ("study", "running", 0, 4)
     assert {each.name: each.presence for each in before.clients} == dict.fromkeys(data.clients, "absent")
     agents = [AgentThread(server.url, data, each, tmp_path, linear_task(dtype="float64")) for each in data.clients]
-    with contextlib.suppress(OSError):  # of a connection to a server that has gone
-        while thread.is_alive():
-            seen.append(read())
-            time.sleep(0.02)
+    after = until(lambda: read(lambda status: status.state != "running"))
+    end_seen.set()
     thread.join(60)
+    assert not thread.is_alive()
     assert [agent.join() for agent in agents] == ["finished"] * 2
-    assert (seen[-1].state, seen[-1].round, seen[-1].population) == ("finished", 4, 2)
-    assert seen[-1].totals.counted == 8
-    assert [each.round for each in seen[-1].history] == [1, 2, 3, 4]
+    assert (after.state, after.round, after.population) == ("finished", 4, 2)
+    assert after.totals.counted == 8
+    assert [each.round for each in after.history] == [1, 2, 3, 4]
     (listening,) = [facts for kind, _, facts in events if kind == "listening"]
     assert listening["token_file"] == str(tmp_path / "run" / TOKEN_FILE)
     assert token not in json.dumps(events)
