@@ -20,6 +20,7 @@ from torch import nn
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.core import fault_points
 from headway.federation import http_api as api
 from headway.federation.agent import connection as agent_connection
 from headway.federation.agent.agent_store import AgentStore
@@ -352,17 +353,32 @@ def test_clients_join_leave_and_are_set_aside_while_a_run_goes_on(make):
 
 def test_a_late_client_is_told_and_its_memory_agrees(make):
     """An update that comes after the deadline is dropped at both sides: the client's variate stays what counted."""
-    algorithm = replace(SCAFFOLD, quorum=hw.Quorum(count=2))
-    rounds = 5  # which take longer than one update of the slow client
-    federation = make(algorithm, rounds=rounds, lease_s=60.0)
-    federation.join(ONE, TWO)
-    federation.task = hw.Task(Slow, dtype="float64")
-    late = federation.join(THREE)
-    federation.start()
-    assert set(federation.finish().values()) == {"finished"}
-    assert federation.counted() == [2] * rounds
-    kinds = set(late.kinds())
-    assert kinds & {"withdrawn", "not counted", "not wanted"}, late.events
+    federation = make(replace(SCAFFOLD, quorum=hw.Quorum(count=2)), lease_s=300.0)
+    asked, closed = threading.Event(), threading.Event()
+
+    def hook(place):
+        """The last client trains when a round has closed without it, and the others when it has its request."""
+        if place == "agent: a request is fetched":
+            if threading.current_thread().name == THREE:
+                asked.set()
+                closed.wait(60)
+            asked.wait(60)
+
+    fault_points.install(hook)
+    try:
+        federation.join(ONE, TWO)
+        late = federation.join(THREE)
+        federation.start()
+        until(lambda: federation.reports)
+        closed.set()
+        states = set(federation.finish().values())
+    finally:
+        closed.set()
+        fault_points.install(None)
+    assert states == {"finished"}
+    assert federation.counted() == [2] * ROUNDS
+    assert THREE not in {row.client for row in federation.reports[0].clients if row.status == "counted"}
+    assert set(late.kinds()) & {"withdrawn", "not counted", "not wanted"}, late.events
     counted = {row.client for report in federation.reports for row in report.clients if row.status == "counted"}
     committed = None if late.agent.session is None else late.agent.session.job.memory.committed
     assert (committed is None) == (THREE not in counted)
