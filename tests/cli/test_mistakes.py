@@ -168,7 +168,7 @@ def test_a_terminal_without_the_letters_gets_their_numbers(tmp_path):
 def test_a_full_disk_under_the_output_is_a_sentence(tmp_path):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            _command("list"), cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+            _command("list"), cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300
         )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

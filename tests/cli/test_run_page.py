@@ -33,7 +33,7 @@ def ends(monkeypatch):
         if server._thread is not None:
             bearer = {"Authorization": f"Bearer {server.access.token}"}
             address = server.url.partition("/?")[0] + "/v1/status"
-            with OPENER.open(urllib.request.Request(address, headers=bearer), timeout=10) as response:
+            with OPENER.open(urllib.request.Request(address, headers=bearer), timeout=60) as response:
                 assert json.load(response)["round"] == status.round
         found.append(status)
         before(server)

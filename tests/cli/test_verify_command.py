@@ -47,7 +47,7 @@ def test_a_run_that_agrees(made, headway):
 
 def test_a_process_of_its_own_computes_every_round_again(made):
     command = [sys.executable, "-m", "headway", "verify", str(made / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert "Computed again from the updates: rounds 1 to 2." in done.stdout  # with nothing imported beforehand
 
 

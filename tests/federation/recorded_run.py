@@ -41,7 +41,7 @@ def recorded_run(
     algorithm = algorithm or hw.recipes.recipe("fedavg", trainer=TRAINER)
     data, task = blobs(SIZES), linear_task(dtype="float64")
     spool, log, resume = Spool(folder / "spool", grace_s=grace_s), EventLog(folder), (folder / "run.json").exists()
-    network = Network.of(algorithm, task, spool, log, rounds, wait_limit_s=10.0, expected=frozenset(data.clients))
+    network = Network.of(algorithm, task, spool, log, rounds, wait_limit_s=60.0, expected=frozenset(data.clients))
     sign = signer(identity)
 
     def signed(receipt):
@@ -80,5 +80,5 @@ def recorded_run(
             run.close()
         network.close()
         for raw in raws:
-            raw.join(20)
+            raw.join(60)
     return run

@@ -28,10 +28,11 @@ def test_a_second_lock_is_refused_until_the_first_is_closed(tmp_path: Path) -> N
 
 def test_a_killed_process_lets_go(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from headway.observe.folder_lock import FolderLock\n"
-        "lock = FolderLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+        "import sys; from pathlib import Path; from headway.observe.folder_lock import FolderLock\n"
+        "lock = FolderLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+    command, pipes = [sys.executable, "-c", code, str(tmp_path)], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         with pytest.raises(BlockingIOError):

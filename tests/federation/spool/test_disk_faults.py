@@ -33,13 +33,15 @@ class Disk:
     def __init__(self, after: int = 1, **times: int) -> None:
         self.after, self.left, self.refused = after, Counter(times), Counter[str]()
         self.round = 0
+        self.lock = threading.Lock()  # uploads end in several threads
 
     def refuses(self, call: str) -> bool:
-        if self.round < self.after or self.left[call] <= 0:
-            return False
-        self.left[call] -= 1
-        self.refused[call] += 1
-        return True
+        with self.lock:
+            if self.round < self.after or self.left[call] <= 0:
+                return False
+            self.left[call] -= 1
+            self.refused[call] += 1
+            return True
 
 
 def fail(code: int) -> None:
@@ -105,7 +107,7 @@ def run_with(folder: Path, disk: Disk) -> hw.Run:
     place = folder / "run"
     spool, log = FailingSpool(place / "spool"), FailingLog(place)
     spool.disk = log.disk = disk
-    network = Network.of(ALGORITHM, TASK, spool, log, ROUNDS, expected=frozenset(DATA.clients), wait_limit_s=15.0)
+    network = Network.of(ALGORITHM, TASK, spool, log, ROUNDS, expected=frozenset(DATA.clients), wait_limit_s=60.0)
     agents = [AgentThread(network.url, DATA, client, folder, task=TASK) for client in DATA.clients]
     resume, run = (place / "run.json").exists(), None
     state = "paused"

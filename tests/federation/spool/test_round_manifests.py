@@ -1,8 +1,11 @@
 """The manifests of a server's run: what they hold, and that a resumed run goes on with the same chain."""
 
+import contextlib
 import errno
 import json
 import os
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from recorded_run import TRAINER, recorded_run
 import headway as hw
 from headway.core.errors import RunFolderError
 from headway.experiment import replay
+from headway.federation.http_api import Assignment
 from headway.federation.spool.manifest import ModelDigests
 from headway.federation.spool.manifest_folder import ManifestFolder
 from headway.federation.spool.run_check import RunCheck
@@ -158,13 +162,22 @@ def test_an_update_that_is_refused_is_listed_with_its_reason(tmp_path: Path) -> 
 
 
 def test_a_client_that_does_not_answer_is_listed_as_lost(tmp_path: Path) -> None:
+    """The others answer when it has its request."""
+    asked = threading.Event()
+
     def silent(raw: RawClient) -> None:
         with raw:
             assert raw.join(9).status == 200
             raw.assignment()
+            asked.set()
+
+    @contextlib.contextmanager
+    def after_it(client: str, assignment: Assignment) -> Iterator[None]:
+        assert asked.wait(60)
+        yield
 
     algorithm = replace(hw.recipes.recipe("fedavg", trainer=TRAINER), quorum=hw.Quorum(count=3))
-    recorded_run(tmp_path / "run", 1, algorithm, by_hand={"client-3": silent}, evaluate_every=None)
+    recorded_run(tmp_path / "run", 1, algorithm, by_hand={"client-3": silent}, gate=after_it, evaluate_every=None)
     document = ManifestFolder(tmp_path / "run").document(1)
     assert [(each.client, each.verdict) for each in document.updates][3] == ("client-3", "lost")
     assert (document.updates[3].digest, document.updates[3].reason) == ("", "the round was over before it answered")
@@ -174,8 +187,21 @@ def test_a_client_that_does_not_answer_is_listed_as_lost(tmp_path: Path) -> None
 
 
 def test_updates_of_earlier_models_are_computed_again_with_their_own(tmp_path: Path) -> None:
+    """The first of three clients counts in the first round, and in the second round another of them."""
     algorithm = hw.recipes.recipe("fedbuff", trainer=TRAINER, concurrency=3, buffer=1)
-    recorded_run(tmp_path / "run", 6, algorithm, evaluate_every=None)
+    over = threading.Event()
+
+    class SecondRound(hw.Observer):
+        def on_recorded(self, report: hw.RoundReport) -> None:
+            if report.round == 2:
+                over.set()
+
+    @contextlib.contextmanager
+    def older_first(client: str, assignment: Assignment) -> Iterator[None]:
+        assert assignment.round == 0 or over.wait(60)
+        yield
+
+    recorded_run(tmp_path / "run", 6, algorithm, others=[SecondRound()], gate=older_first, evaluate_every=None)
     folder = ManifestFolder(tmp_path / "run")
     entries = [(round_, each) for round_ in folder.rounds() for each in folder.document(round_).updates]
     assert any(each.asked < round_ - 1 for round_, each in entries if each.verdict == "counted")

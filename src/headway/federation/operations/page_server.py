@@ -16,6 +16,7 @@ from headway.federation.operations.status_board import StatusBoard
 from headway.federation.operations.status_pages import TURN_S, StatusPages
 
 HOST = "127.0.0.1"
+LOOKS = 40  # at whether open pages have the last state, a tenth of a turn apart, before the server ends
 
 
 class PageServer:
@@ -68,7 +69,7 @@ class PageServer:
 
     async def _farewell(self) -> None:
         """Leaves open pages and `headway status --watch` a moment to receive the last state."""
-        for _ in range(40):
+        for _ in range(LOOKS):
             if not self.pages.awaits_end or not self.board.snapshot().over:
                 return
             await asyncio.sleep(TURN_S / 10)
