@@ -37,12 +37,12 @@ def test_a_client_takes_part_until_the_job_has_ended(server, headway):
         server.run()
         server.assignments.set_state("finished")
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     code, out, err = headway("join", server.url, "--data", f"hospitals:{CLIENT}", "--insecure", "--json")
-    thread.join()
-    events = [json.loads(line) for line in out.splitlines()]
     assert code == 0, err
+    thread.join(60)
+    events = [json.loads(line) for line in out.splitlines()]
     assert [event["event"] for event in events] == ["joining", "trained", "trained", "ended"]
     assert events[1]["round"] == 0
     assert "Warning: --insecure" in err

@@ -26,7 +26,7 @@ def network_of(folder, **more):
         EventLog(folder),
         2,
         group=1,
-        wait_limit_s=30.0,
+        wait_limit_s=60.0,
         relays=("relay",),
         expected=frozenset(DATA.clients),
     )
@@ -60,14 +60,14 @@ def test_all_hospitals_behind_a_relay_have_the_bits_of_local(tmp_path, headway, 
         list(run)
         network.assignments.set_state("finished")
 
-    thread = threading.Thread(target=serve)
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     options = ("--insecure", "--port", "0", "--clients", "4", "--state", str(tmp_path / "relay"))
     code, out, err = headway("relay", network.url, *options)
-    thread.join()
+    assert code == 0, err
+    thread.join(60)
     assert [agent.join() for agent in agents] == ["finished"] * 4
     network.close()
-    assert code == 0, err
     assert "WARNING: --insecure" in err
     assert "may join at http://localhost:" in out
     assert printed[-1] == "ended"

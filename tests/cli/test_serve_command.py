@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from safetensors.torch import load_file
 import headway as hw
 from headway.cli.run_command import resume_folder
 from headway.cli.serve_command import ServeOptions, serve_file
+from headway.federation.agent.answering import Answering
+from headway.protocol.messages import Train
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "federation"))
 from agent_threads import AgentThread
-from processes import Processes, until
+from processes import Processes, kept_port, until
 
 OPEN = ServeOptions(None, None, "127.0.0.1", 0, None, None, True, False, None)
 FILE = """
@@ -50,41 +53,50 @@ def data():
 
 
 def records(path):
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The whole lines of a log that a server may be writing."""
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
 
 
-def port_of(url):
-    return url.rpartition(":")[2]
+def trained_when_told(monkeypatch):
+    """The rounds that agents in threads of this process may train in, which tests set."""
+    true, may_train = Answering._reply, [threading.Event() for _ in range(4)]
+
+    def reply(self, request):
+        assert not isinstance(request, Train) or may_train[request.round].wait(60)
+        return true(self, request)
+
+    monkeypatch.setattr(Answering, "_reply", reply)
+    return may_train
 
 
 def test_a_server_is_ended_in_every_way_and_comes_to_the_same_weights(tmp_path, monkeypatch, capsys):
     (tmp_path / "study.toml").write_text(FILE)
     log = tmp_path / "log.jsonl"
     command = ["serve", "study.toml", "--insecure", "--out", "run", "--log", "log.jsonl", "--port"]
+    first, second, *later = trained_when_told(monkeypatch)
 
     def rounds():
         return [each["round"] for each in records(log) if each["event"] == "round"]
 
-    with Processes(tmp_path) as processes:
-        server = processes.start("server", *command, 0)
-        url = server.url()
-        joined = [AgentThread(url, data(), client, tmp_path) for client in ("a", "b")]
-        until(lambda: len(rounds()) >= 1)
+    with Processes(tmp_path) as processes, kept_port() as port:
+        server = processes.start("server", *command, port)
+        joined = [AgentThread(server.url(), data(), client, tmp_path) for client in ("a", "b")]
+        first.set()
+        until(lambda: 1 in rounds())
         server.kill()
         assert not (tmp_path / "run" / "job.json").read_text().count("finished")
-        server = processes.start("server", *command, port_of(url))
-        until(lambda: len(rounds()) >= 2 or not server.alive)
+        server = processes.start("server", *command, port)
+        second.set()
+        until(lambda: 2 in rounds())
         server.signal(signal.SIGTERM)
-        code = server.wait()
-        if code == 0:  # the last rounds were faster than the signal
-            assert rounds()[-1] == 4
-        else:
-            assert code == 128 + signal.SIGTERM, server.text
-            assert "study is paused: the server stops (stopped by SIGTERM), and goes on" in server.text
-            assert server.text.rstrip().endswith("The run is kept: the same command goes on with it.")
-            assert json.loads((tmp_path / "run" / "job.json").read_text())["state"] == "paused"
-            server = processes.start("server", *command, port_of(url))
-            assert server.wait() == 0, server.text
+        assert server.wait() == 128 + signal.SIGTERM, server.text
+        assert "study is paused: the server stops (stopped by SIGTERM), and goes on" in server.text
+        assert server.text.rstrip().endswith("The run is kept: the same command goes on with it.")
+        assert json.loads((tmp_path / "run" / "job.json").read_text())["state"] == "paused"
+        for each in later:
+            each.set()
+        server = processes.start("server", *command, port)
+        assert server.wait() == 0, server.text
         for each in joined:
             each.join(60)
     monkeypatch.chdir(tmp_path)
@@ -97,7 +109,7 @@ def test_a_server_is_ended_in_every_way_and_comes_to_the_same_weights(tmp_path, 
     assert torch.equal(
         load_file(tmp_path / "run" / "checkpoints" / "round-000004.safetensors")["params"], run.state.params
     )
-    assert rounds()[-1] == 4
+    assert rounds()[-3:] == [2, 3, 4]  # the first once more, where the server was killed before its checkpoint
     token = (tmp_path / "run" / "status-token").read_text().strip()
     assert token not in log.read_text()
     assert token not in (tmp_path / "server.log").read_text()

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from network import TrustingAdmission
+from processes import kept_port
 from recorded_run import recorded_run
 from tls_server import serving
 
@@ -89,7 +90,8 @@ def test_receipts_over_tls(made, headway):
             assert "--identity DIR" in err
     finally:
         access.close()
-    code, _, err = headway("verify", f"https://127.0.0.1:{port}", *given)
+    with kept_port() as port:
+        code, _, err = headway("verify", f"https://127.0.0.1:{port}", *given)
     assert code == 1
     assert "cannot be reached" in err
 

@@ -200,6 +200,31 @@ def test_the_agents_of_a_relay_ask_again_within_its_own_lease(tmp_path):
         leave(network, relay, [], finished=False)
 
 
+def test_a_relay_that_is_started_anew_lets_go_of_replies_of_the_training_before(tmp_path):
+    """Their clients would ask again and again whether they are wanted, and not for work."""
+    network = network_of(tmp_path / "run", CHAINS["fedavg"](), 1)
+    run = hw.Run(CHAINS["fedavg"](), blobs((7,)), TASK, rounds=1, engine=network.engine)
+    thread = threading.Thread(target=lambda: list(run), daemon=True)
+    thread.start()
+    for kind in ("train", "evaluate"):
+        relay = RelayThread(network.url, tmp_path / "relay")
+        with RawClient(relay.url, "client-0") as raw:
+            assert raw.join(7).status == 200
+            if kind == "train":
+                trained = raw.assignment()
+                assert raw.answer(trained, 7.0).status == 200
+            scoring = raw.assignment("evaluate")
+            if kind == "train":
+                relay.relay.stop()
+                assert relay.join() == "stopped"
+            else:
+                assert raw.call("HEAD", api.REPLY.format(assignment=trained.assignment)).status == 410
+                assert raw.answer(scoring, 3.0).status == 200
+                thread.join(60)
+                raw.post(api.LEAVE, b"{}")
+    leave(network, relay, [], finished=True)
+
+
 def test_a_node_joins_for_others_only_where_the_server_lists_it(tmp_path):
     network = network_of(tmp_path, CHAINS["fedavg"]())
     member = {"client": "client-0", "data": {"train": 3, "input_shape": ()}}

@@ -132,6 +132,8 @@ class RelayAnswering:
             return self.exchanges.reply(ask)
         if isinstance(request, Train):
             self._forget_other_rounds(ask)
+        else:
+            self.channel.assignments.begin()  # of the training before it, which a restart here may have forgotten
         try:
             answer = self.engine.ask(ask)
         except stopping.Interrupted:
