@@ -1,7 +1,6 @@
 """`headway status`: what it prints of a server, on a terminal or piped, and its refusals."""
 
 import json
-import re
 import sys
 import threading
 import urllib.request
