@@ -13,12 +13,14 @@ from secure_parties import PHASES, Parties, names_of
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.core.errors import ChainRefused, ConfigError
+from headway.core.errors import ChainRefused, ConfigError, ExchangeRefused
 from headway.core.flow import Flow, SamplerFacts
 from headway.engines.wire_engine import WireEngine
 from headway.federation.job_facts import NETWORK
 from headway.numerics.ring import MOST_BITS
+from headway.protocol.messages import Exchange, Message
 from headway.protocol.quorum import Quorum
+from headway.stages.secure_aggregation.transcript import Cohort
 
 APART = hw.Clip(1.0, others=1.0)  # the control change on a scale of its own
 TEN = (7, 12, 5, 9, 11, 6, 8, 4, 10, 9)
@@ -156,6 +158,42 @@ def test_the_largest_sum_does_not_overflow(sign):
 def test_one_bit_less_would_overflow():
     bits = Parties(count=7, bits=6).flows[3].spec("delta").bits
     assert 1 << (bits - 1) <= 2 * 7 * 31
+
+
+@pytest.mark.parametrize("buckets", [1, 4])
+@pytest.mark.parametrize(("rate", "population"), [(0.5, 256), (0.2, 1000), (0.9, 20), (0.01, 100_000)])
+def test_the_modulus_has_room_for_more_clients_than_independent_draws_have_on_average(rate, population, buckets):
+    stage = hw.SecureSum(min_cohort=3, min_survivors=2, buckets=buckets)
+    links = hw.chain(hw.Clip(), hw.Quantize(16), stage, hw.Median(1) if buckets > 1 else hw.Mean("expected"))
+    flows = links.trace(Flow(sampler=hw.Poisson(rate=rate).facts(population), size=3))
+    room = (((1 << flows[-1].spec("delta").bits) - 1) // 2 // (2**15 - 1)) * buckets
+    log_odds, beyond = math.log(rate) - math.log1p(-rate), 0.0
+    for count in range(room + 1, population + 1):
+        ways = math.lgamma(population + 1) - math.lgamma(count + 1) - math.lgamma(population - count + 1)
+        beyond += math.exp(ways + count * log_odds + population * math.log1p(-rate))
+    assert beyond <= 2.0**-59
+    for flow in flows[1:]:  # before the mask and behind it
+        assert stage.rules_in(flow).most * buckets <= room + buckets - 1
+
+
+@pytest.mark.parametrize("mode", ["real", "ideal"])
+def test_a_round_of_more_clients_than_the_modulus_has_room_for_has_no_sum(mode):
+    parties = Parties(hw.SecureSum(mode=mode), count=7)
+    facts = SamplerFacts("rotating", 6.0, 7)
+    parties.flows = parties.links.trace(Flow(sampler=facts, size=parties.size))
+    answer = parties.run()
+    assert answer.total.count == 0
+    assert "7 clients were asked, and the sum of more than 6 may be larger than its modulus" in answer.notes[0]
+    assert not parties.asked
+
+
+def test_a_client_makes_no_keys_for_more_clients_than_the_modulus_has_room_for():
+    parties = Parties(count=7)
+    room = parties.links.trace(Flow(sampler=SamplerFacts("rotating", 6.0, 7), size=parties.size))[-1]
+    sent = Message(torch.empty(0), {"SecureSum": {"names": Cohort(parties.names, None).to_tensor()}})
+    request = Exchange(sent, name="advertise")
+    with pytest.raises(ExchangeRefused, match="a cohort of 7 was asked, and the sum of more than 6"):
+        parties.stage.answer(request, {}, parties.facts("c000", request, flow=room))
 
 
 def test_a_modulus_beyond_62_bits_is_refused():

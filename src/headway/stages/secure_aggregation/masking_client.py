@@ -69,9 +69,8 @@ class MaskingClient:
         """Two fresh X25519 keys, signed for this run, round, attempt and cohort, and a digest of the own mask's key."""
         self._check_new()
         cohort = Cohort.of(request["names"], self.rules)
-        size, least = len(cohort.names), self.rules.min_cohort
-        if size < least:
-            raise ExchangeRefused(f"a cohort of {size} was asked, and a secure sum is over at least {least} clients.")
+        if (reason := self.rules.wrong_size(len(cohort.names))) is not None:
+            raise ExchangeRefused(f"a cohort of {len(cohort.names)} was asked, and {reason}.")
         if self.ctx.client not in cohort.names:
             raise ExchangeRefused(f"{self.ctx.client!r} was asked, and is not in the cohort.")
         context = cohort.context(self.ctx.run, self.ctx.chain, self.ctx.round, self.ctx.attempt)

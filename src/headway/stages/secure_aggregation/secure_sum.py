@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from headway.core.flow import Flow, VectorSpec
 from headway.core.stage import Place, Protocol, stages
 from headway.core.update import Tensors, Update
 from headway.numerics.keys import Key
-from headway.numerics.ring import RingLayout, ring_bits
+from headway.numerics.ring import RingLayout, noise_tail, ring_bits
 from headway.protocol.messages import Answer, Ask, Exchange, Train
 from headway.protocol.sums import ExactTotal
 from headway.stages.secure_aggregation.sum_rules import RoundEnded, Rules
@@ -38,7 +39,8 @@ class SecureSum(Protocol):
     neighbours v.  From the shares that their neighbours hold, of which each gives one or the other, the server has b_u
     of each survivor and the key of s_uv of each lost client; then `sum_u y_u` less these masks is `sum_u x_u` exactly.
     x_u are the integers of all vectors that travel, a one that counts clients, and the weight in pieces; b is the
-    fewest bits for which the sum of the largest cohort cannot overflow.  `mode = "ideal"` sends x_u without masks, for
+    fewest bits for which the sum of the largest cohort cannot overflow, of independent draws the largest but for a
+    probability of 2^-59; a round of more clients has no sum.  `mode = "ideal"` sends x_u without masks, for
     simulation at the speed of an ordinary sum: the same total, bit for bit.
 
     threshold: the share of the asked clients that must remain to the end, above half.  min_cohort, min_survivors: the
@@ -112,7 +114,7 @@ class SecureSum(Protocol):
             replace(event, details={**event.details, "buckets": self.buckets}) if event.at == "distributed" else event
             for event in flow.events
         )
-        sampler = None if flow.sampler is None else replace(flow.sampler, rate=None)
+        sampler = None if flow.sampler is None else replace(flow.sampler, rate=None, most=_most(flow))
         return replace(flow, events=events, sampler=sampler)
 
     @property
@@ -127,9 +129,8 @@ class SecureSum(Protocol):
 
     def rules_in(self, flow: Flow) -> Rules:
         """The numbers that every client holds the server to: shared noise may need more survivors."""
-        if self.buckets > 1:
-            return replace(self.rules, min_survivors=max(self.min_survivors, flow.survivors))
-        return replace(self.rules, min_survivors=max(self.min_survivors, flow.min_updates))
+        fewest = flow.survivors if self.buckets > 1 else flow.min_updates
+        return replace(self.rules, min_survivors=max(self.min_survivors, fewest), most=self._most(flow))
 
     # the client ------------------------------------------------------------------------------------------------
 
@@ -240,11 +241,16 @@ class SecureSum(Protocol):
     def _layout(self, flow: Flow, lengths: Mapping[str, int]) -> RingLayout:
         """The places of vectors of these lengths, sorted by name, of the count of clients and of the weight."""
         assert flow.largest is not None
-        bits = ring_bits(-(-(_most(flow) or 1) // self.buckets), flow.largest, flow.noise_variance)
+        bits = ring_bits(self._most(flow) or 1, flow.largest, flow.noise_variance)
         numbers = {"weight": float(flow.lifted or 1.0)}
         return RingLayout(
             {name: lengths[name] for name in sorted(lengths)} | {"clients": 1}, bits, flow.largest, numbers
         )
+
+    def _most(self, flow: Flow) -> int | None:
+        """The largest number of clients in a sum, where it is known."""
+        most = _most(flow)
+        return None if most is None else -(-most // self.buckets)
 
 
 def _label(stage: SecureSum) -> str:
@@ -252,10 +258,16 @@ def _label(stage: SecureSum) -> str:
 
 
 def _most(flow: Flow) -> int | None:
-    """The largest number of clients in a round, where it is known."""
+    """The largest number of clients in a round, where it is known; of independent draws but for a probability of
+    2^-59."""
     sampler = flow.sampler
-    most = None if sampler is None else sampler.most or sampler.expected or sampler.population
-    return None if most is None else max(1, int(-(-most // 1)))
+    if sampler is None:
+        return None
+    most = sampler.most or sampler.expected or sampler.population
+    if sampler.rate is not None and sampler.most is None and sampler.population is not None:
+        mean = sampler.rate * sampler.population
+        most = min(sampler.population, mean + noise_tail(mean * (1 - sampler.rate)))
+    return None if most is None else max(1, math.ceil(most))
 
 
 def _parts(whole: Tensor, layout: RingLayout) -> dict[str, Tensor]:

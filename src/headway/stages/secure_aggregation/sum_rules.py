@@ -16,12 +16,14 @@ class Rules:
 
     threshold: the share of the asked clients that must remain to the end.  min_cohort, min_survivors: the fewest
     clients that are asked, and that remain.  corrupt: the share that may collude with the server.
+    most: the clients for whose sum the modulus is large enough; `None` where that is not known.
     """
 
     threshold: float
     min_cohort: int
     min_survivors: int
     corrupt: float
+    most: int | None = None
 
     def needed(self, clients: int) -> int:
         """How many of so many asked clients must remain to the end.
@@ -32,13 +34,21 @@ class Rules:
         return max(math.ceil(self.threshold * clients - 1e-9), self.min_survivors)
 
     def check_cohort(self, clients: int) -> None:
-        """Ends a round of which too few clients were asked.
+        """Ends a round of which too few clients were asked, or more than the modulus has room for.
 
         Raises:
             RoundEnded: saying how many.
         """
+        if (reason := self.wrong_size(clients)) is not None:
+            raise RoundEnded(f"{clients} clients were asked, and {reason}")
+
+    def wrong_size(self, clients: int) -> str | None:
+        """Why so many asked clients can have no sum, as a clause; `None` if they can."""
         if clients < self.min_cohort:
-            raise RoundEnded(f"{clients} clients were asked, and a secure sum is over at least {self.min_cohort}")
+            return f"a secure sum is over at least {self.min_cohort} clients"
+        if self.most is not None and clients > self.most:
+            return f"the sum of more than {self.most} may be larger than its modulus"
+        return None
 
     def check_quorum(self, train: Ask, needed: int | None = None) -> None:
         """Refuses a quorum with which no round can have a sum; needed: how many must remain, where not of one sum.
