@@ -85,7 +85,7 @@ class Browser:
 
     async def until(self, expression: str) -> None:
         """Waits until an expression is true in the page."""
-        for _ in range(600):
+        for _ in range(2400):
             if await self.value(f"Boolean({expression})"):
                 return
             await asyncio.sleep(0.05)
@@ -121,7 +121,7 @@ class Browser:
 async def _port(profile: Path) -> int:
     """The port that the browser has chosen."""
     file = profile / "DevToolsActivePort"
-    for _ in range(600):
+    for _ in range(2400):
         if file.is_file() and (lines := file.read_text().splitlines()):
             return int(lines[0])
         await asyncio.sleep(0.05)

@@ -85,7 +85,7 @@ def serve(port: int, recipe: str, rounds: int, relayed: bool, begun: float) -> N
     (own / "result.new").write_text(json.dumps({"params": run.state.params.tolist(), "arrived": arrived}))
     os.replace(own / "result.new", own / "result.json")
     network.assignments.set_state("finished")
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not (own / "end").exists() and time.monotonic() < until:
         time.sleep(0.02)
     network.server.stop()
@@ -211,7 +211,7 @@ class Nodes:
         """The exit code of a node, `None` while it runs."""
         return node.poll()
 
-    def wait(self, node: Fork, seconds: float = 60.0) -> int:
+    def wait(self, node: Fork, seconds: float = 120.0) -> int:
         try:
             return node.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -219,7 +219,7 @@ class Nodes:
 
     def kill(self, node: Fork) -> None:
         node.kill()
-        node.wait(20)
+        node.wait(60)
 
     def end(self) -> None:
         """Has the server close, once the agents have ended."""
@@ -238,6 +238,13 @@ class Nodes:
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """A port at which nobody listens; where the system allows it, no other process is given it before a server is."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, which then may listen there
+    held.bind(("127.0.0.1", 0))
+    port = held.getsockname()[1]
+    if sys.platform == "linux":
+        held.detach()  # stays bound until this process ends
+    else:
+        held.close()
+    return port

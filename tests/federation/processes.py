@@ -63,7 +63,7 @@ class Process:
             assert time.monotonic() < until, f"{self.name} has not shown {pattern!r}:\n{self.text}"
             time.sleep(0.02)
 
-    def wait(self, seconds: float = PATIENCE_S) -> int:
+    def wait(self, seconds: float = 3 * PATIENCE_S) -> int:
         """Its exit code."""
         try:
             return self.process.wait(seconds)
@@ -73,7 +73,7 @@ class Process:
     def kill(self) -> None:
         """As a loss of power."""
         self.signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(PATIENCE_S)
 
     def signal(self, number: int) -> None:
         if self.alive:
@@ -110,9 +110,10 @@ class Processes:
             if each.alive:
                 each.process.send_signal(signal.SIGCONT)
                 each.process.kill()
-            each.process.wait(10)
+            each.process.wait(PATIENCE_S)
             for pid in in_session(each.pid):  # what it has started
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # of one that has ended meanwhile
+                    os.kill(pid, signal.SIGKILL)
 
     def start(
         self,

@@ -104,7 +104,7 @@ def test_no_memory_is_taken_for_a_length_that_a_caller_names(network, secured, a
         signed = identity.sign_headers(method, path)
         head = {"Host": "x", "Content-Length": length, api.OFFSET: 0, **signed}
         with anna.socket() as raw:
-            raw.settimeout(20)
+            raw.settimeout(60)
             text = "".join(f"{name}: {value}\r\n" for name, value in head.items())
             raw.sendall(f"{method} {path} HTTP/1.1\r\n{text}\r\n".encode())
             status = raw.recv(12).partition(b" ")[2]
@@ -243,7 +243,7 @@ def test_nobody_is_refused_before_the_body_is_read(network, secured, assignment,
             if path == api.ENROL:
                 continue
             with nobody.socket() as raw:
-                raw.settimeout(20)
+                raw.settimeout(60)
                 head = {"Host": "x", "Content-Length": 1000, api.OFFSET: 0, **header}
                 text = "".join(f"{name}: {value}\r\n" for name, value in head.items())
                 raw.sendall(f"{method} {path} HTTP/1.1\r\n{text}\r\n".encode())
@@ -278,9 +278,9 @@ def test_a_malformed_range_is_refused(anna, assignment, extra):
 
 def test_plain_http_at_a_tls_port_gets_nothing(network):
     host, port = network.server.address
-    with socket.create_connection((host, port), 10) as raw:
+    with socket.create_connection((host, port), 60) as raw:
         raw.sendall(b"GET /v1/job HTTP/1.1\r\nHost: x\r\n\r\n")
-        raw.settimeout(20)
+        raw.settimeout(60)
         with contextlib.suppress(ConnectionError):
             assert b"HTTP/1.1 200" not in raw.recv(100)
 

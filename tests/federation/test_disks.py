@@ -1,9 +1,10 @@
 """Disks that are full or broken, and two servers on one folder: a sentence, an exit code, and a run to go on."""
 
-import time
+from pathlib import Path
 
 import pytest
 from crash_nodes import parts
+from processes import until
 from test_kills import check
 
 PLACES = ["before an event is on disk", "before a content is on disk", "before verdicts are on disk"]
@@ -43,15 +44,18 @@ def test_a_write_that_fails(nodes, place, action):
     assert ("No space left" if action == "full" else "Input/output error") in text
 
 
+def state(node):
+    """The letter of a process's state, T for one that is stopped."""
+    return Path(f"/proc/{node.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
 @pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=pytest.mark.soak) for number in range(1, 20))])
 def test_two_servers_on_one_folder(nodes, number):
     nodes.fresh(f"two-{number}")
     clients = parts(nodes.recipe)[1].clients
     first = nodes.serve(fault=f"after an event is on disk|stop|{2 + number % 6}")  # it holds the folder, and waits
     agents = [nodes.join(client) for client in clients]
-    while not (nodes.folder / "run").exists():
-        assert nodes.code(first) is None, nodes.logs()
-        time.sleep(0.01)
+    until(lambda: state(first) == "T", what="the first server has not stopped")
     second = nodes.serve(port=nodes.other_port)
     assert nodes.wait(second) == 1
     assert "another process" in (nodes.folder / "server.log").read_text()

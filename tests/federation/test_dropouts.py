@@ -66,7 +66,7 @@ def check(folder, rounds):
     algorithm = hw.recipes.recipe("fedavg", trainer=hw.LocalSGD(lr=0.1, batch_size=4))
     spool, log = stores(folder)
     everybody = frozenset(DATA.clients)
-    network = Network.of(algorithm, TASK, spool, log, rounds, lease_s=120.0, expected=everybody, wait_limit_s=60.0)
+    network = Network.of(algorithm, TASK, spool, log, rounds, lease_s=120.0, expected=everybody, wait_limit_s=120.0)
     failures, counted, lost = [], [], {}
     threads = [
         threading.Thread(target=work, args=(network.url, client, failures), daemon=True) for client in DATA.clients

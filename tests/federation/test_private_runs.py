@@ -23,7 +23,7 @@ def served(folder, chain, privacy, resume=False):
     """The reports of a run over a network, the run, and how many lines the ledger had when each round was asked."""
     data, task = blobs((7, 12, 5)), linear_task(dtype="float64")
     algorithm = hw.Algorithm(hw.chain(*chain), hw.LocalSGD(lr=0.1, batch_size=4), hw.All())
-    options = {"wait_limit_s": 10.0, "expected": frozenset(data.clients)}
+    options = {"wait_limit_s": 120.0, "expected": frozenset(data.clients)}
     network = Network.of(algorithm, task, Spool(folder / "spool"), EventLog(folder), ROUNDS, **options)
     network.join(algorithm, task, data, data.clients)
     made = {"folder": folder / "run", "resume": resume, "checkpoint_every": 1, "privacy": privacy}

@@ -15,8 +15,9 @@ for number in range(5):
 with open("big", "wb", 0) as file:
     file.write(bytes(5000)); file.write(bytes(5000))
 if "--wait" in sys.argv:
-    sum(range(3_000_000))
     import subprocess
+    while time.process_time() < 0.2:
+        pass
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
     time.sleep(100)
 """

@@ -23,7 +23,7 @@ OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 def served(folder, made, data, plan=None):
     """The weights and the reports of one round with an agent for each client, some of which may attack."""
-    options = {"expected": frozenset(data.clients), "population": len(data.clients), "wait_limit_s": 30.0}
+    options = {"expected": frozenset(data.clients), "population": len(data.clients), "wait_limit_s": 120.0}
     network = Network.of(made, TASK, Spool(folder / "spool"), EventLog(folder), 1, **options)
     agents = agents_of(network.url, data, folder, plan)
     try:

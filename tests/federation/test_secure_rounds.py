@@ -7,6 +7,7 @@ from secured import Secured
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.federation import http_api as api
 from headway.federation.agent.agent_store import AgentStore
 from headway.federation.agent.answering import Answering
 from headway.federation.identity.authority import Authority
@@ -133,7 +134,7 @@ def test_a_client_whose_certificate_is_of_another_authority_gets_no_shares(tmp_p
     """A server that puts a client of its own among the others, with a certificate that it has made itself."""
     with Authority.create(tmp_path / "another") as other:
         forged = other.issue(DATA.clients[0], tmp_path / "forged").certificate
-    with Served(tmp_path, 1, wait_limit_s=20.0) as served:
+    with Served(tmp_path, 1, wait_limit_s=120.0) as served:
         true = served.network.members.certificates
 
         def certificates(after, most):
@@ -160,7 +161,8 @@ def test_a_client_that_is_lost_in_a_phase(tmp_path, monkeypatch, phase):
         return true(self, assignment, message, *rest)
 
     monkeypatch.setattr(Answering, "answer", answer)
-    with Served(tmp_path, 1, wait_limit_s=20.0) as served:
+    monkeypatch.setattr(api, "HEARTBEAT_S", 3600.0)  # with which a client that has left would join again
+    with Served(tmp_path, 1, wait_limit_s=120.0) as served:
         (report,) = list(served.run)
     in_sum = [client for client in DATA.clients if client != gone or phase in ("confirm", "unmask")]
     assert sorted(report.clients.with_status("counted").clients) == in_sum
