@@ -53,7 +53,7 @@ class Serving:
             self.error = error
 
     def client(self, name=DATA.clients[2]):
-        return RawClient(self.network.url, name, timeout=10)
+        return RawClient(self.network.url, name, timeout=60)
 
     def finish(self, raw):
         """Answers honestly until the run ends; its weights."""
