@@ -17,11 +17,15 @@ def data_of(data: hw.FederatedData, client: str) -> hw.FederatedData:
 
 
 class AgentThread:
-    """An agent that runs in a thread."""
+    """An agent that runs in a thread.
 
-    def __init__(self, url, data, client, folder: Path, task=None, identity=None, **options) -> None:
+    at: by a kind of event, what is called with the agent at each of them, before the agent goes on.
+    """
+
+    def __init__(self, url, data, client, folder: Path, task=None, identity=None, at=None, **options) -> None:
         self.events: list[tuple[str, str, dict]] = []
-        options.setdefault("sink", lambda *event: self.events.append(event))
+        self._at = at or {}
+        options.setdefault("sink", self._take)
         who = {"name": client} if identity is None else {"identity": identity}
         own = AgentOptions(**options)
         self.agent = Agent(url, data_of(data, client), state=folder / client, task=task, options=own, **who)
@@ -35,6 +39,11 @@ class AgentThread:
         except BaseException as error:
             self.error = error
 
+    def _take(self, *event) -> None:
+        self.events.append(event)
+        if (call := self._at.get(event[0])) is not None:
+            call(self.agent)
+
     def kinds(self) -> list[str]:
         """The kinds of its events."""
         return [kind for kind, *_ in self.events]
@@ -43,7 +52,7 @@ class AgentThread:
         self.agent.stop()
         self.join()
 
-    def join(self, seconds: float = 60.0) -> str:
+    def join(self, seconds: float = 120.0) -> str:
         """Waits for its end; its state."""
         self.thread.join(seconds)
         if self.thread.is_alive():
