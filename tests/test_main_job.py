@@ -22,7 +22,7 @@ def test_compare(name, tmp_path):
     rounds = ROUNDS[name]
     more = () if name == "quick" else ("--workers", 1)  # else as many as there are cores
     options = ("--rounds", rounds, "--seeds", 2, *more)
-    code, out, err = forks.command("compare", name, *options, folder=tmp_path).result(600)
+    code, out, err = forks.command("compare", name, *options, folder=tmp_path).result()
     assert code == 0, err
     lines = out.splitlines()
     table = [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in METHODS[name]]

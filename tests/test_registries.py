@@ -160,7 +160,7 @@ def outside(tmp_path):
             capture_output=True,
             text=True,
             check=True,
-            timeout=300,
+            timeout=600,
         )
         return json.loads(done.stdout)
 

@@ -15,6 +15,7 @@ from headway.experiment.resolved_runfile import RunFile
 from headway.experiment.runfile import load_runfile
 
 SMALL = ["model.hidden=[8]", "algorithm.trainer.epochs=1"]
+UNHURRIED_S = 900.0  # which no audit of a test is near
 
 
 def audited(name="hospitals", sets=(), chain=None, attacks=("dense",), **options):
@@ -22,7 +23,7 @@ def audited(name="hospitals", sets=(), chain=None, attacks=("dense",), **options
     if chain is not None:
         algorithm = hw.Algorithm(chain, runfile.algorithm.trainer, runfile.algorithm.sampler)
         runfile = RunFile(runfile.sections, algorithm)
-    audit = Audit(runfile, AuditOptions(attacks=attacks, **options))
+    audit = Audit(runfile, AuditOptions(attacks=attacks, **{"budget_s": UNHURRIED_S, **options}))
     return audit.run(audit.steps())
 
 
@@ -93,7 +94,7 @@ def test_a_budget_that_is_spent_is_noted():
 def test_a_quorum_that_needs_a_clock_is_noted():
     runfile = load_runfile("hospitals", SMALL)
     late = hw.Algorithm(hw.chain(hw.Mean()), runfile.algorithm.trainer, hw.All(), hw.Quorum(count=2))
-    audit = Audit(RunFile(runfile.sections, late), AuditOptions(attacks=("dense", "membership")))
+    audit = Audit(RunFile(runfile.sections, late), AuditOptions(attacks=("dense", "membership"), budget_s=UNHURRIED_S))
     report = audit.run(audit.steps())
     assert any("needs a clock" in note for note in report.notes)
     assert len(report.rows) == 3

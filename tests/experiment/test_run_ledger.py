@@ -242,7 +242,7 @@ def killed(folder, place, noise=""):
         [sys.executable, "-c", KILLED, str(folder), place, noise, *paths],
         env={**os.environ, "PYTHONPATH": str(Path(hw.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
-        timeout=120,
+        timeout=600,
     )
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
 

@@ -4,6 +4,7 @@ HEADWAY_TEST_FAULT holds "place|action|count": at the count-th pass of the place
 ("stop"), or fails as a full or a broken disk does ("full", "broken"); "any moment|kill|200"
 kills it after 200 ms.  HEADWAY_TEST_TRACE names a file to which every
 place that is passed is added.  HEADWAY_TEST_FILE_SIZE is the largest size of a file, as on a disk that is full.
+HEADWAY_TEST_GRACE are the seconds that it has to end in order after a signal, which on a busy machine may be long.
 """
 
 import errno
@@ -13,7 +14,7 @@ import signal
 import sys
 import threading
 
-from headway.core import fault_points
+from headway.core import fault_points, stopping
 
 ANY_MOMENT = "any moment"
 
@@ -53,6 +54,8 @@ def main() -> None:
         fault_points.install(hook_for(wanted, trace))
     if size := os.environ.get("HEADWAY_TEST_FILE_SIZE"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
+    if grace := os.environ.get("HEADWAY_TEST_GRACE"):
+        stopping.GRACE_S = float(grace)
     if os.environ.get("HEADWAY_TEST_RUN"):  # another program than headway, with its arguments
         import runpy
 

@@ -20,7 +20,6 @@ KINDS = {
     "scaffold": ["--set", "algorithm.recipe=scaffold", "--workers", "2", "--lanes", "2"],
 }
 COUNT = 200
-WITHIN_S = 60
 
 
 def started(folder, *arguments):
@@ -33,7 +32,7 @@ def ended(folder, arguments, number, wait, out="run"):
     wait()
     was_running = process.fork.poll() is None
     process.fork.send_signal(number)
-    code, text, errors = process.result(WITHIN_S)
+    code, text, errors = process.result()
     assert was_running, text + errors
     # before Python has come to the handlers, the signal does what it does to any program
     assert code in (128 + number, -number), (code, text, errors)

@@ -53,7 +53,7 @@ def test_clients_rounds_and_system_keys_draw_their_own_noise():
     drawn = [stage.send(zero, {}, client(2000, key))[0].delta for key in keys]
     drawn += [stage.send(zero, {}, client(2000, keys[0], system=Key.system()))[0].delta for _ in range(2)]
     correlations = torch.corrcoef(torch.stack(drawn)) - torch.eye(len(drawn))
-    assert float(correlations.abs().max()) < 5 / math.sqrt(2000)
+    assert float(correlations.abs().max()) < 8 / math.sqrt(2000)
     assert torch.equal(drawn[0], stage.send(zero, {}, client(2000, keys[0]))[0].delta)
 
 
