@@ -30,7 +30,7 @@ def store(tmp_path, monkeypatch):
 
 
 def timed(monkeypatch, seconds):
-    """Clients take these seconds each, by width; others would take very long.  None of the planner's own time passes."""
+    """Clients take these seconds each, by width; others would take very long."""
     monkeypatch.setattr(planner._Trial, "seconds", lambda self, way: seconds.get(way.lanes, 1e3))
     stop_the_clock(monkeypatch)
 

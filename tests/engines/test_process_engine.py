@@ -1,5 +1,6 @@
 """Worker processes: the same bits for any number of them, also when they die."""
 
+import gc
 import os
 import signal
 
@@ -132,6 +133,38 @@ def test_workers_end_with_the_run_and_with_their_parent():
     for pid in pids:
         with pytest.raises(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
+
+
+class Collects(nn.Linear):
+    """Collects garbage in a worker."""
+
+    def forward(self, x):
+        gc.collect()
+        return super().forward(x)
+
+
+class Connection:
+    """Is ended once, by the process that collects it; in a circle, so that no count of references does it."""
+
+    def __init__(self, ended_by):
+        self.circle, self.ended_by = self, ended_by
+
+    def __del__(self):
+        with self.ended_by.open("a") as file:
+            print(os.getpid(), file=file)
+
+
+def test_a_worker_leaves_alone_what_its_parent_has_not_collected(tmp_path):
+    made = started("fedavg", hw.ProcessEngine(2, lanes=1), make=lambda: Collects(4, 3))
+    gc.disable()
+    try:
+        Connection(tmp_path / "ended by")
+        list(made)
+    finally:
+        gc.enable()
+    made.close()
+    gc.collect()
+    assert (tmp_path / "ended by").read_text().split() == [str(os.getpid())]
 
 
 def test_a_run_is_resumed_with_another_number_of_workers(tmp_path):

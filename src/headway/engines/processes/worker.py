@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -213,6 +215,18 @@ def _read_secrets(written: Mapping[str, str]) -> dict[str, Tensors]:
     return {client: wire.read(frame, len(frame)).tensors for client, frame in data.items()}
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Within, no garbage is collected."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def start(number: int, pipe: Connection, groups: GroupRunner, areas: Areas, parents: Sequence[Connection]) -> int:
     """Forks a worker that serves this end of a pipe; its process id.
 
@@ -220,12 +234,14 @@ def start(number: int, pipe: Connection, groups: GroupRunner, areas: Areas, pare
     is gone.
 
     Forking shares the data and the model's code without copying or pickling.  The child runs torch with one thread,
-    so that it never waits for threads that only the parent has.
+    so that it never waits for threads that only the parent has.  Its collector leaves alone what was there before: an
+    object of the parent's that is garbage may end a connection that both processes have, as those of Ray do.
     """
     parent = os.getpid()
-    with stopping.blocked():
+    with stopping.blocked(), uncollected():
         pid = os.fork()
         if not pid:
+            gc.freeze()
             stopping.in_child()
     if pid:
         return pid
