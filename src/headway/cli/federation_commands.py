@@ -200,9 +200,10 @@ def relay(
         Optional[float],  # noqa: UP045
         typer.Option(metavar="SECONDS", min=0, help="Give up a server that has not answered once; never by default."),
     ] = None,
+    stay: Annotated[bool, typer.Option("--stay", help="Wait for the next job when one has ended.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")] = False,
 ) -> None:
     """Join a server for the clients that join here, and send it the exact sum of their updates."""
     from headway.cli.relay_command import RelayChoices, relay_server
 
-    relay_server(url, RelayChoices(identity, ca, host, port, state, clients, insecure, proxy, wait, json, name))
+    relay_server(url, RelayChoices(identity, ca, host, port, state, clients, insecure, proxy, wait, stay, json, name))

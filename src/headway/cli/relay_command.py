@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import typer
 
+from headway.cli.serve_command import live_page
 from headway.core import stopping
-from headway.federation.agent.agent_log import json_sink, text_sink
+from headway.federation.agent.agent_log import Sink, json_sink, text_sink
 from headway.federation.identity.node_identity import OpenIdentity
 from headway.federation.identity.server_access import AccessOptions, ServerAccess
 from headway.federation.relay.relay import Relay, RelayOptions
@@ -30,6 +32,7 @@ class RelayChoices:
     insecure: bool
     proxy: str | None
     wait: float | None
+    stay: bool
     as_json: bool
     name: str
 
@@ -48,8 +51,10 @@ def relay_server(url: str, given: RelayChoices) -> None:
     for note in access.notes:
         typer.echo(note, err=True)
     sink = json_sink() if given.as_json else text_sink()
-    options = RelayOptions(given.host, given.port, given.clients, given.proxy, given.wait, sink=sink)
-    relay = Relay(url, access, relay_task, state=given.state, options=options)
+    own = RelayOptions(given.host, given.port, given.clients, given.proxy, given.wait, stay=given.stay, sink=sink)
+    relay = Relay(url, access, relay_task, state=given.state, options=own)
+    if not given.as_json:
+        relay.log.sink = _with_page(sink, relay)
     try:
         with stopping.noticed(KEPT):
             state = relay.run()
@@ -57,3 +62,14 @@ def relay_server(url: str, given: RelayChoices) -> None:
         access.close()
     if state != "finished":
         raise typer.Exit(1)
+
+
+def _with_page(sink: Sink, relay: Relay) -> Sink:
+    """A sink that shows the address of the relay's live page as well."""
+
+    def show(kind: str, text: str, facts: dict[str, Any]) -> None:
+        sink(kind, text, facts)
+        if kind == "listening":
+            typer.echo(live_page(relay.server.url, relay.server.page, facts["token_file"]))
+
+    return show

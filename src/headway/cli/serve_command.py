@@ -74,13 +74,17 @@ def _access(given: ServeOptions) -> AccessOptions:
     return AccessOptions(identity, ca, given.insecure, given.behind_proxy)
 
 
+def live_page(url: str, page: str, token_file: str) -> str:
+    """A line with the address of a live page: with its token on a terminal, and where that is in what may be kept."""
+    return f"Live page: {page if sys.stdout.isatty() else f'{url}/, with the token in {token_file}'}"
+
+
 def _page(server: Server) -> Sink:
-    """The address of the live page: with its token on a terminal, and where that is in what may be kept."""
+    """Shows the address of the live page."""
 
     def show(kind: str, sentence: str, facts: dict[str, Any]) -> None:
         if kind == "listening":
-            address = server.page if sys.stdout.isatty() else f"{server.url}/, with the token in {facts['token_file']}"
-            typer.echo(f"          Live page: {address}")
+            typer.echo(f"          {live_page(server.url, server.page, facts['token_file'])}")
 
     return show
 

@@ -16,6 +16,7 @@ from headway.core.errors import ConfigError
 from headway.federation.operations.status_reader import StatusAddress, StatusReader, StatusUnavailable
 from headway.federation.operations.status_snapshot import ClientStatus, StatusSnapshot
 from headway.federation.operations.status_text import (
+    done_text,
     metric_pairs,
     now_text,
     refused_calls_text,
@@ -170,13 +171,13 @@ def _times(status: StatusSnapshot) -> str:
 def _figures(status: StatusSnapshot) -> list[tuple[str, str]]:
     """The figures of the run, each under its name."""
     totals, last = status.totals, status.history[-1] if status.history else None
-    done = f"{status.round} of {status.rounds} done"
+    done = f"{done_text(status)} done"
     if status.round_seconds is not None:
         done += f", {whole_time(status.round_seconds)} each"
     if status.eta_s is not None:
         done += f", about {whole_time(status.eta_s)} to the end"
     figures = [("rounds", done)]
-    if status.kind == "server":
+    if status.has_agents:
         figures.append(("clients", f"{status.connected} of {status.population} connected"))
     figures.append(
         (

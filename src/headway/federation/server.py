@@ -194,8 +194,8 @@ class Server:
         """
         if self._http is not None and self._pages is not None:
             self._pages.board = served.status.board
-            self._http.desk, self._http.members = served.desk, served.clients.members
-            self._http.assignments, self._http.uploads = served.clients.assignments, served.stores.files
+            clients = served.clients
+            self._http.serve(served.desk, clients.members, clients.assignments, served.stores.files)
             return
         options, shown = self.options, PageAccess.of(self.folder)
         self._pages = StatusPages(served.status.board, shown)

@@ -61,7 +61,7 @@ class RelayThread:
         assert self.relay.listening.wait(60)
         if self.error is not None:
             raise self.error
-        return self.relay.address
+        return self.relay.server.url
 
     def join(self):
         self.thread.join(60)

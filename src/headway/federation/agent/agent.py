@@ -16,6 +16,7 @@ from headway.federation.agent.agent_job import AgentJob
 from headway.federation.agent.agent_log import AgentLog, Sink
 from headway.federation.agent.agent_store import AgentStore
 from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
+from headway.federation.agent.job_offers import JobOffers
 from headway.federation.agent.job_session import JobSession
 from headway.federation.agent.local_policy import LocalPolicy
 from headway.federation.agent.machine_limits import MachineLimits
@@ -23,10 +24,8 @@ from headway.federation.agent.own_data import DataSource
 from headway.federation.agent.surroundings import AgentAttack, Surroundings, TaskSource
 from headway.federation.agent.training_thread import TrainingThread
 from headway.federation.identity.node_identity import Identity, OpenIdentity
-from headway.model.device import Device
 
 FETCH_S = 60.0  # within which the certificates of the other clients must come
-NEXT_JOB_S = 30.0  # at most between two questions for another job, after one that has ended
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,7 @@ class Agent:
         if self.options.attack is not None:
             self.connection.check_attackable()
             self.log.write("attack", self.options.attack.summary)
-        device = Device.named(self.options.limits.device, "float32")
-        self.surroundings = Surroundings(identity.name, data, task, self.options.policy, device)
+        self.surroundings = Surroundings(identity.name, data, task, self.options.policy, self.options.limits.place)
         self.surroundings = replace(self.surroundings, attack=self.options.attack)
         self.surroundings = self.surroundings.known_as(identity, self._certificates)
         self.state = Path(state)
@@ -160,7 +158,8 @@ class Agent:
 
     async def _jobs(self, store: AgentStore, thread: TrainingThread) -> str:
         """One job after another."""
-        description = await self._job()
+        offers = JobOffers(self.connection, self.options.stay)
+        description = await offers.present()
         while True:
             try:
                 state = await self._one_job(description, store, thread)
@@ -169,32 +168,10 @@ class Agent:
                     raise
                 self.log.write("not taking part", f"{error} The next job is waited for.")
                 state = "failed"
-            following = await self._following(description)
+            following = await offers.after(description)
             if following is None:
                 return state
             description = following
-
-    async def _job(self) -> api.JobDescription:
-        """The server's job, when it has one."""
-        return await self.connection.call("GET", api.JOB, None, api.JobDescription)
-
-    async def _following(self, last: api.JobDescription) -> api.JobDescription | None:
-        """The job after one; `None` if there is none yet, and the agent does not stay."""
-        wait_s = 0.25
-        while True:
-            try:
-                if self.options.stay:
-                    found = await self._job()
-                else:
-                    found = await self.connection.call_once("GET", api.JOB, None, api.JobDescription)
-            except (Unreachable, ProblemAnswer):
-                return None
-            if found.job != last.job:
-                return found
-            if not self.options.stay:
-                return None
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, NEXT_JOB_S)
 
     async def _one_job(self, description: api.JobDescription, store: AgentStore, thread: TrainingThread) -> str:
         store.begin(description.job)

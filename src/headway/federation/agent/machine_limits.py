@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from headway.core.errors import ConfigError
+from headway.model.device import Device
 
 BELOW_NORMAL, IDLE = -1, -15  # priorities of a thread, on Windows
 
@@ -36,6 +37,15 @@ class MachineLimits:
             raise ConfigError(f"threads must be from 1 to 1024, found {self.threads}.")
         if not 0 <= self.nice <= 19:
             raise ConfigError(f"nice must be from 0 (as other work) to 19 (after all other work), found {self.nice}.")
+
+    @property
+    def place(self) -> Device:
+        """Where the training is.
+
+        Raises:
+            ConfigError: if there is no such device here.
+        """
+        return Device.named(self.device, "float32")
 
     @contextmanager
     def applied(self) -> Iterator[None]:

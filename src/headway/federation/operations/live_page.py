@@ -12,7 +12,13 @@ from markupsafe import Markup
 
 from headway.federation.operations import live_sections as sections
 from headway.federation.operations.status_snapshot import ClientStatus, StatusSnapshot
-from headway.federation.operations.status_text import now_text, refused_calls_text, state_sentence, whole_time
+from headway.federation.operations.status_text import (
+    done_text,
+    now_text,
+    refused_calls_text,
+    state_sentence,
+    whole_time,
+)
 from headway.observe.text import bytes_text, name_text, number_text
 from headway.reports.page.charts import look
 from headway.reports.page.page_parts import document, environment, page_file
@@ -38,6 +44,12 @@ MAKERS = {
 }
 
 
+def sections_of(status: StatusSnapshot) -> dict[str, str]:
+    """The headings of the sections, by anchor; a relay measures no drift, and has no privacy budget."""
+    absent = ("drift", "privacy") if status.kind == "relay" else ()
+    return {name: heading for name, heading in SECTIONS.items() if name not in absent}
+
+
 def fragments(status: StatusSnapshot) -> dict[str, str]:
     """The parts of the page that change, by name: HTML, and the texts "title" and "spoken".
 
@@ -46,6 +58,8 @@ def fragments(status: StatusSnapshot) -> dict[str, str]:
     pages, values = _pages(), _values(status)
     found = {name: pages.get_template(name).render(values) for name in ("state", "clients")}
     for name, make in MAKERS.items():
+        if name not in sections_of(status):
+            continue
         found[name] = pages.get_template("section").render(section=make(status), looks=[look(0)])
     found["title"] = _title(status)
     found["spoken"] = state_sentence(status)
@@ -62,7 +76,7 @@ def render_page(status: StatusSnapshot, parts: Mapping[str, str]) -> str:
         status=status,
         fragments=made,
         title=_title(status),
-        sections=list(SECTIONS.items()),
+        sections=list(sections_of(status).items()),
         generator="headway",
     )
 
@@ -102,7 +116,7 @@ def _values(status: StatusSnapshot) -> dict[str, Any]:
         "shown": _first(status.clients),
         "refused_calls": refused_calls_text(status),
         "listed": sum(status.presences.values()),
-        "server": status.kind == "server",
+        "server": status.has_agents,
         "name": name_text,
         "bytes": bytes_text,
         "doing": lambda client: now_text(client, status.at),
@@ -113,8 +127,8 @@ def _values(status: StatusSnapshot) -> dict[str, Any]:
 def _tiles(status: StatusSnapshot) -> list[tuple[str, str]]:
     """The figures at the top: a label and a value each."""
     last, totals = status.history[-1] if status.history else None, status.totals
-    tiles = [("rounds done", f"{status.round} of {status.rounds}")]
-    if status.kind == "server":
+    tiles = [("rounds done", done_text(status))]
+    if status.has_agents:
         tiles.append(("clients connected", f"{status.connected} of {status.population}"))
     if status.metric:
         value = status.central.get(status.metric, status.metrics.get(status.metric))

@@ -109,7 +109,7 @@ def _results(status: StatusSnapshot) -> Iterator[str]:
 
 def _clients(status: StatusSnapshot) -> Iterator[str]:
     clients = status.clients
-    if status.kind == "server":
+    if status.has_agents:
         samples = [
             ({"presence": name}, float(status.presences.get(name, 0)))
             for name in get_args(Presence)
@@ -128,7 +128,7 @@ def _clients(status: StatusSnapshot) -> Iterator[str]:
         ({"client": each.name, "direction": way}, float(getattr(each, f"bytes_{way}"))) for each, way in _ways(clients)
     ]
     yield family("headway_client_bytes_total", "counter", "Bytes of a client.", moved)
-    if status.kind == "server":
+    if status.has_agents:
         there = [({"client": each.name}, float(each.presence == "connected")) for each in clients]
         yield family("headway_client_connected", "gauge", "Whether a client is in contact.", there)
         silent = [

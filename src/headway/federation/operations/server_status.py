@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Self
 
 from headway.federation.operations.status_board import LONGEST, MOST_CLIENTS, ClientsNow, StatusBoard, StatusObserver
 from headway.federation.operations.status_snapshot import ClientStatus, Presence
@@ -28,8 +28,15 @@ class ServerStatus:
 
     @classmethod
     def of(
-        cls, members: Members, assignments: Assignments, *, name: str, rounds: int, now: Callable[[], float]
-    ) -> ServerStatus:
+        cls,
+        members: Members,
+        assignments: Assignments,
+        *,
+        name: str,
+        rounds: int,
+        now: Callable[[], float],
+        kind: Literal["server", "relay"] = "server",
+    ) -> Self:
         """The status of these clients and their job; now: the run's clock."""
 
         def clients() -> ClientsNow:
@@ -37,7 +44,7 @@ class ServerStatus:
             return ClientsNow(shown, presences, {str(code): count for code, count in members.refused_calls.items()})
 
         board = StatusBoard(
-            "server", name, rounds, clients, lambda: (assignments.job, assignments.state, assignments.reason)
+            kind, name, rounds, clients, lambda: (assignments.job, assignments.state, assignments.reason)
         )
         members.on_late = lambda client, reason: board.add_event("late", reason, client)
         return cls(board, StatusObserver(board), now)

@@ -9,7 +9,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal
 
 from headway.federation.operations.status_history import StatusHistory, round_status
 from headway.federation.operations.status_snapshot import (
@@ -19,6 +18,7 @@ from headway.federation.operations.status_snapshot import (
     PhaseStatus,
     PrivacyStatus,
     RoundStatus,
+    RunKind,
     RunState,
     StatusEvent,
     StatusSnapshot,
@@ -55,7 +55,7 @@ class StatusBoard:
 
     def __init__(
         self,
-        kind: Literal["server", "simulation"],
+        kind: RunKind,
         name: str,
         rounds: int,
         clients: Callable[[], ClientsNow] | None = None,
@@ -63,7 +63,7 @@ class StatusBoard:
         wall: Callable[[], float] = time.time,
         pace: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.kind: Literal["server", "simulation"] = kind
+        self.kind: RunKind = kind
         self.name, self.rounds, self.clients, self.job, self.wall, self.pace = name, rounds, clients, job, wall, pace
         self.started, self.population, self.metric = wall(), 0, ""
         self.chain = ChainStatus()
@@ -119,6 +119,11 @@ class StatusBoard:
                 waiting=len(waiting_for),
             )
 
+    def set_round(self, done: int) -> None:
+        """The rounds that are done, to a relay, which learns of them by the requests of its server."""
+        with self._lock:
+            self._round = max(self._round, done)
+
     def add_event(self, sort: EventSort, text: str, client: str = "") -> None:
         """Something that happened in the round that is going on."""
         with self._lock:
@@ -170,7 +175,7 @@ class StatusBoard:
         clients = self._seen_clients() if self.clients is None else self.clients()
         with self._lock:
             job, (state, reason) = "", self._state
-            if self.kind == "server":
+            if self.kind != "simulation":
                 clients = _with_absent(clients, self._phase.waiting_for)
             if self.job is not None:
                 job, theirs, why = self.job()

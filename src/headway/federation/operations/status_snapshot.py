@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 STATUS_VERSION = 1
+BEFORE_WORK = ("", "waiting for clients", "waiting for its server")  # phases of a relay before the first request
+RunKind = Literal["server", "relay", "simulation"]
 RunState = Literal["waiting", "running", "finished", "failed", "stopped", "paused"]
 Presence = Literal["connected", "absent", "gone", "left", "declined", "set aside", "simulated"]
 EventSort = Literal["refused", "late", "lost", "alarm", "note"]
@@ -145,7 +147,8 @@ class PrivacyStatus(StatusPart):
 class StatusSnapshot(StatusPart):
     """The status of a run.
 
-    kind: a "server" with clients on other machines, or a "simulation".  at: when it was taken, in Unix time.
+    kind: a "server" with clients on other machines, a "relay" with some clients of a server, or a "simulation".
+    at: when it was taken, in Unix time.
     round: the rounds that are complete, of `rounds`.  round_seconds: how long a round takes at present, with all
     waiting; eta_s: the seconds to the end at this pace.  metric: the name of the deciding one.  metrics, central: the
     last evaluation, over the clients and on the central test set, of round `evaluated`.  clients: the first of
@@ -155,7 +158,7 @@ class StatusSnapshot(StatusPart):
     """
 
     version: int = STATUS_VERSION
-    kind: Literal["server", "simulation"] = "server"
+    kind: RunKind = "server"
     name: str = ""
     job: str = ""
     state: RunState = "waiting"
@@ -182,6 +185,16 @@ class StatusSnapshot(StatusPart):
     events: tuple[StatusEvent, ...] = ()
     chain: ChainStatus = Field(default_factory=ChainStatus)
     privacy: PrivacyStatus = Field(default_factory=PrivacyStatus)
+
+    @property
+    def has_agents(self) -> bool:
+        """Whether the clients are on other machines."""
+        return self.kind != "simulation"
+
+    @property
+    def knows_round(self) -> bool:
+        """Whether it is known which round it is: to a relay from the first request of its server on."""
+        return self.kind != "relay" or self.round > 0 or self.phase.phase not in BEFORE_WORK
 
     @property
     def over(self) -> bool:

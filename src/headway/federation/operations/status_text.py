@@ -21,14 +21,22 @@ def whole_time(seconds: float | None) -> str:
 def state_sentence(status: StatusSnapshot) -> str:
     """What the run does, without times."""
     why = f": {status.reason.rstrip('.')}" if status.reason else ""
-    done = f"{status.round} of {status.rounds} rounds are done"
+    done = f"{done_text(status)} rounds are done"
     if status.state == "finished":
         return f"The run has finished{why}; {done}."
     if status.state == "failed":
         return f"The run has failed{why}; {done}."
     if status.state in ("stopped", "paused"):
         return f"The run is {status.state}{why}; {done}."
+    if not status.knows_round:
+        doing = _doing(status)
+        return f"{doing[0].upper()}{doing[1:]}."
     return f"Round {min(status.round + 1, max(status.rounds, 1))} of {status.rounds}: {_doing(status)}."
+
+
+def done_text(status: StatusSnapshot) -> str:
+    """How many of the rounds are done."""
+    return f"{status.round if status.knows_round else '-'} of {status.rounds}"
 
 
 def _doing(status: StatusSnapshot) -> str:

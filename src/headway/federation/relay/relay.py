@@ -16,11 +16,13 @@ from headway.federation import http_api as api
 from headway.federation.agent.agent_log import AgentLog, Sink
 from headway.federation.agent.agent_store import AgentStore
 from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
+from headway.federation.agent.job_offers import JobOffers
 from headway.federation.agent.job_session import JobSession
 from headway.federation.agent.training_thread import TrainingThread
 from headway.federation.identity.server_access import ServerAccess
 from headway.federation.relay.relay_chain import refusal_of_names
 from headway.federation.relay.relay_desk import RelayDesk
+from headway.federation.relay.relay_server import RelayServer
 from headway.federation.serving.assignments import State
 from headway.federation.serving.members import LEASE_S
 from headway.model.task import Task
@@ -37,8 +39,8 @@ class RelayOptions:
 
     host, port: where it listens for its clients; port 0 is a free one.  clients: how many it waits for before it joins
     its server.  proxy: of the connection to the server.  patience_s: how long a server is waited for that has not
-    answered once; `None` without end.  lease_s: the seconds without contact after which a client counts as gone.  sink:
-    receives events of its work.
+    answered once; `None` without end.  lease_s: the seconds without contact after which a client counts as gone.
+    stay: whether it waits for the next job when one has ended.  sink: receives events of its work.
     """
 
     host: str = "127.0.0.1"
@@ -47,11 +49,12 @@ class RelayOptions:
     proxy: str | None = None
     patience_s: float | None = None
     lease_s: float = LEASE_S
+    stay: bool = False
     sink: Sink | None = field(default=None, compare=False)
 
 
 class Relay:
-    """Takes part in a server's job for the clients that join it here.
+    """Takes part in a server's jobs for the clients that join it here.
 
     url: of the server.  access: its identity, with which it joins the server and is known to its clients, and whom it
     admits.  task: makes the model of a job, of which only the layout is used.  state: the folder of what it holds.
@@ -69,13 +72,14 @@ class Relay:
         self.connection = Connection(url, identity, self.log, patience_s=patience, proxy=proxy)
         if not self.connection.secure:
             self.connection.check_loopback()
-        self.address = ""
+        self.server = RelayServer(self.options.host, self.options.port, access, self.state)
         self.listening = threading.Event()
         self._main: asyncio.Task[str] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self) -> str:
-        """Works until the job has ended; its state: "finished", "failed" or "stopped".
+        """Works until the job has ended (with `stay`: until `stop`); the state of the last job: "finished", "failed" or
+        "stopped".
 
         Raises:
             HeadwayError: if the server does not let it take part, or the job cannot be relayed.
@@ -95,23 +99,31 @@ class Relay:
         store, thread = AgentStore(self.state / "server"), TrainingThread()
         try:
             async with self.connection:
-                job = await self.connection.call("GET", api.JOB, None, api.JobDescription)
-                if (why := refusal_of_names(job.algorithm)) is not None:
-                    await self._decline(why)
-                return await self._serve(job, store, thread)
+                return await self._jobs(store, thread)
         finally:
             self._main = None
             thread.close()
             store.close()
+            await asyncio.shield(asyncio.to_thread(self.server.close))
 
-    def _host(self) -> str:
-        """The host in the relay's address: a name of its certificate, if it has one."""
-        hosts = self.access.hosts
-        usual = "localhost" if self.options.host in ("127.0.0.1", "0.0.0.0") else self.options.host
-        return usual if not hosts or usual in hosts else hosts[0]
+    async def _jobs(self, store: AgentStore, thread: TrainingThread) -> str:
+        """One job after another; the state of the last."""
+        offers = JobOffers(self.connection, self.options.stay)
+        job: api.JobDescription | None = await offers.present()
+        state = "stopped"
+        while job is not None:
+            try:
+                state = await self._one_job(job, store, thread)
+            except HeadwayError as error:
+                if not self.options.stay or isinstance(error, ProblemAnswer):
+                    raise
+                self.log.write("not taking part", f"{error} The next job is waited for.")
+                state = "failed"
+            job = await offers.after(job) if self.options.stay else None
+        return state
 
     async def _decline(self, why: str) -> None:
-        """Lets the server show why there is no relay, and ends.
+        """Lets the server show why there is no relay.
 
         Raises:
             ConfigError: always.
@@ -121,19 +133,18 @@ class Relay:
             await self.connection.send_once("POST", api.DECLINE, problem)
         raise ConfigError(f"this job cannot go through a relay: {why} Let the clients join the server itself.")
 
-    async def _serve(self, job: api.JobDescription, store: AgentStore, thread: TrainingThread) -> str:
-        """One job, with a server for the clients here."""
+    async def _one_job(self, job: api.JobDescription, store: AgentStore, thread: TrainingThread) -> str:
+        """One job, for the clients that join here."""
+        if (why := refusal_of_names(job.algorithm)) is not None:
+            await self._decline(why)
         store.begin(job.job)
         folder = self.state / hashlib.sha256(job.job.encode()).hexdigest()[:16]
-        lease_s, fetch = self.options.lease_s, self._certificates
-        desk = await thread.run(lambda: RelayDesk.of(job, self.task(job), folder, self.access, lease_s, fetch))
+        own = (folder, self.access.identity.name, self.options.lease_s, self._certificates)
+        desk = await thread.run(lambda: RelayDesk.of(job, self.task(job), *own))
         state: State = "paused"  # the clients wait for this relay, unless the job has ended
         reason = ""
         try:
-            desk.server.start(self.options.host, self.options.port, self.access.context)
-            self.address = f"{self.access.scheme}://{self._host()}:{desk.server.address[1]}"
-            self.listening.set()
-            self.log.write("listening", f"Clients of {job.name!r} may join at {self.address}.", address=self.address)
+            self._offer(desk)
             await self._wait_for_clients(desk)
             end = await self._session(desk, store, thread)
             state, reason = end.state, end.reason
@@ -145,6 +156,14 @@ class Relay:
         finally:
             await asyncio.shield(asyncio.to_thread(self._goodbye, desk, state, reason))
 
+    def _offer(self, desk: RelayDesk) -> None:
+        """Lets clients join here for a job."""
+        server, name = self.server, desk.description.name
+        server.offer(desk)
+        facts = {"address": server.url, "token_file": str(server.token_file)}
+        self.log.write("listening", f"Clients of {name!r} may join at {server.url}.", **facts)
+        self.listening.set()
+
     def _certificates(self) -> dict[str, str]:
         """The certificates of the server's clients, by name; called in the thread that answers it."""
         assert self._loop is not None
@@ -153,8 +172,10 @@ class Relay:
     async def _wait_for_clients(self, desk: RelayDesk) -> None:
         wanted = self.options.clients
         self.log.write("waiting", f"Waiting for {wanted} of its own clients before joining {self.connection.url}.")
-        while len(desk.present()) < wanted:
+        while (missing := wanted - len(desk.present())) > 0:
+            desk.status.wait(missing)
             await asyncio.sleep(LOOK_S)
+        desk.status.wait(0)
 
     async def _session(self, desk: RelayDesk, store: AgentStore, thread: TrainingThread) -> api.Work:
         """The work for the server, which learns of each client that joins or leaves here."""
@@ -179,9 +200,9 @@ class Relay:
                     await session.join()
 
     def _goodbye(self, desk: RelayDesk, state: State, reason: str) -> None:
-        """Lets the clients here learn of the end, and closes their server."""
+        """Lets the clients here learn of the end."""
         desk.assignments.set_state(state, reason[:2000])
         last = time.monotonic() + (GOODBYE_S if state == "finished" else 0.0)
         while time.monotonic() < last and not desk.all_know(state):
             time.sleep(LOOK_S)
-        desk.close()
+        desk.answering.close()

@@ -6,6 +6,7 @@ The masks cancel in the sum over all clients of the server, whichever way these 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -19,9 +20,8 @@ from headway.federation.agent.answering import ROOM, Answered
 from headway.federation.agent.whole_files import in_a_sentence, private_file
 from headway.federation.http_api import Assignment, JobDescription, RoundVerdict
 from headway.federation.relay.forwarded_exchanges import Certificates, ForwardedExchanges, tensors_for_clients
-from headway.federation.serving.network_engine import NetworkEngine, NetworkOptions
-from headway.federation.serving.request_channel import KINDS, RequestChannel
-from headway.federation.spool.round_event import RoundLog
+from headway.federation.serving.network_engine import NetworkEngine
+from headway.federation.serving.request_channel import KINDS
 from headway.protocol import wire
 from headway.protocol.messages import Answer, Ask, Declined, Exchange, Reply, Request, SumReply, Train
 from headway.protocol.reports import Reports
@@ -33,9 +33,9 @@ CLOCK = ("asked_s", "ended_s", "age")  # metrics by the relay's own clock
 class RelayAnswering:
     """Answers assignments with the clients of a relay.
 
-    job: as `relay_job` makes it of the description.  channel: to these clients.  log: of the rounds here.
+    job: as `relay_job` makes it of the description.  engine: of the rounds with these clients.
     forget: drops the contents of the spool but for some.  certificates: of all clients of the server.
-    most: the largest number of bytes of a request.
+    trained: is given each round, its answer and its seconds.  most: the largest number of bytes of a request.
     """
 
     telemetry = True
@@ -44,14 +44,13 @@ class RelayAnswering:
         self,
         description: JobDescription,
         job: Job,
-        channel: RequestChannel,
-        log: RoundLog,
+        engine: NetworkEngine,
         forget: Callable[[Collection[str]], object],
         certificates: Certificates,
+        trained: Callable[[int, Answer, float], None],
     ) -> None:
-        self.job, self.channel, self.log, self.forget = job, channel, log, forget
-        population = description.population or None
-        self.engine = NetworkEngine(channel, log, NetworkOptions(drift=False, group=1, population=population))
+        self.job, self.engine, self.channel, self.log = job, engine, engine.channel, engine.log
+        self.forget, self.trained = forget, trained
         self._open()
         self.exchanges = ForwardedExchanges(self.engine, certificates)
         self._go_on()
@@ -104,9 +103,13 @@ class RelayAnswering:
             if verdict.client:
                 own = verdict.model_copy(update={"client": ""})
                 by_attempt.setdefault((verdict.round, verdict.attempt), {})[verdict.client] = own
-        for _, each in sorted(by_attempt.items()):  # a client may have one on several attempts
+        members = self.channel.members
+        for tag, each in sorted(by_attempt.items()):  # a client may have one on several attempts
+            for client, verdict in each.items():  # the server repeats one until it knows that it has arrived
+                if verdict.counted and self.log.verdict(client, *tag) is None:
+                    members.count(client, "counted")
             self.log.record_verdicts(each)
-            self.channel.assignments.add_verdicts(each, self.channel.members.node_of)
+            self.channel.assignments.add_verdicts(each, members.node_of)
 
     def close(self) -> None:
         """Stops waiting for clients."""
@@ -135,6 +138,7 @@ class RelayAnswering:
         else:
             self.channel.assignments.begin()  # of the training before it, which a restart here may have forgotten
         try:
+            begun = time.monotonic()
             answer = self.engine.ask(ask)
         except stopping.Interrupted:
             self._begin_anew()
@@ -142,6 +146,7 @@ class RelayAnswering:
         self.engine.training.verdicts(())  # what was open here is over; the server gives the verdicts
         if isinstance(request, Train):
             self.forget(self._digests())
+            self.trained(ask.round, answer, time.monotonic() - begun)
         return (
             SumReply(answer.total, _reports(answer, ask))
             if len(answer.reports)

@@ -1,4 +1,4 @@
-"""One job at a relay: its own server with the clients that joined there, and what its server is to know of them."""
+"""One job at a relay: the clients that joined there, and what its server is to know of them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 from headway.federation import http_api as api
 from headway.federation.agent.agent_memory import AgentMemory
-from headway.federation.identity.server_access import ServerAccess
 from headway.federation.job_facts import own_versions
 from headway.federation.relay.relay_answering import RelayAnswering
 from headway.federation.relay.relay_chain import relay_job
+from headway.federation.relay.relay_status import RelayStatus
 from headway.federation.serving.agreed_data import AgreedData
 from headway.federation.serving.assignments import Assignments, MembersChanged
-from headway.federation.serving.http_server import HttpServer
 from headway.federation.serving.job_desk import JobDesk
 from headway.federation.serving.members import Members
+from headway.federation.serving.network_engine import NetworkEngine, NetworkOptions
 from headway.federation.serving.request_channel import RequestChannel
 from headway.federation.spool.event_log import EventLog
 from headway.federation.spool.spool import Spool
@@ -27,14 +27,17 @@ from headway.model.task import Task
 class RelayDesk:
     """The parts of a job at a relay.
 
-    joined: the clients with which the relay has joined its server last.
+    jobs: at which its clients ask for the job, and join it.  spool: of their replies.  joined: the clients with which
+    the relay has joined its server last.
     """
 
     description: api.JobDescription
     members: Members
     assignments: Assignments
     log: EventLog
-    server: HttpServer
+    jobs: JobDesk
+    spool: Spool
+    status: RelayStatus
     answering: RelayAnswering
     memory: AgentMemory = field(default_factory=lambda: AgentMemory("relay"))
     joined: frozenset[str] | None = None
@@ -45,14 +48,14 @@ class RelayDesk:
         description: api.JobDescription,
         task: Task,
         folder: Path,
-        access: ServerAccess,
+        relay: str,
         lease_s: float,
         certificates: Callable[[], Mapping[str, str]],
     ) -> RelayDesk:
         """The desk of a job.
 
-        folder: of its spool and its log of events.  lease_s: without contact for so long, a client counts as gone.
-        certificates: of all clients of the server.
+        folder: of its spool and its log of events.  relay: its name.  lease_s: without contact for so long, a client
+        counts as gone.  certificates: of all clients of the server.
 
         Raises:
             ConfigError, ChainRefused: if a relay cannot take part in the job.
@@ -71,9 +74,12 @@ class RelayDesk:
         )
         desk.offer(description.model_copy(update={"poll_s": min(description.poll_s, lease_s / 2)}))
         assignments.set_state("running")
-        answering = RelayAnswering(description, job, channel, log, spool.forget, certificates)
-        server = HttpServer(desk, members, assignments, spool, access.admission)
-        return cls(description, members, assignments, log, server, answering)
+        parts = (members, assignments)
+        status = RelayStatus.of_job(description, relay, job.algorithm, parts, channel.clock.now)
+        options = NetworkOptions(drift=False, group=1, population=description.population or None)
+        engine = NetworkEngine(channel, log, options, status.show)
+        answering = RelayAnswering(description, job, engine, spool.forget, certificates, status.add_answer)
+        return cls(description, members, assignments, log, desk, spool, status, answering)
 
     @property
     def task(self) -> api.TaskFacts:
@@ -117,9 +123,8 @@ class RelayDesk:
         return all(self.assignments.shown(name) == state for name in self.present())
 
     def close(self) -> None:
-        """Ends the server and closes the log."""
+        """Closes the log."""
         self.answering.close()
-        self.server.stop()
         self.log.close()
 
     def _open(self, client: str, pending: api.Pending | None) -> api.Pending | None:

@@ -107,6 +107,10 @@ class HttpServer:
 
     # life -----------------------------------------------------------------------------------------------
 
+    def serve(self, desk: Desk, members: Members, assignments: Assignments, uploads: Uploads) -> None:
+        """Serves the clients of another job from now on, at the same address."""
+        self.desk, self.members, self.assignments, self.uploads = desk, members, assignments, uploads
+
     def start(self, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
         """Listens, in a thread of its own; `address` then is where.
 
