@@ -44,7 +44,7 @@ class JobClients:
             self.log.change(f"declined {client}", sentence, client=client, reason=reason)
 
     def dismiss(self, state: State, reason: str, patience_s: float) -> None:
-        """Shows the state of the job to the clients that are connected, or to their relays; it takes so long at most."""
+        """Shows the state of the job to the clients that are connected, or their relays; it takes so long at most."""
         self.assignments.set_state(state, reason[:2000])
         until = time.monotonic() + patience_s
         while time.monotonic() < until and not self.assignments.all_shown(self._nodes()):

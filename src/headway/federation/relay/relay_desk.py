@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,9 +124,11 @@ class RelayDesk:
         return all(self.assignments.shown(name) == state for name in self.present())
 
     def close(self) -> None:
-        """Closes the log."""
+        """Closes the log; the replies of a job that is finished are not needed any more."""
         self.answering.close()
         self.log.close()
+        if self.assignments.state == "finished":
+            shutil.rmtree(self.spool.folder, ignore_errors=True)
 
     def _open(self, client: str, pending: api.Pending | None) -> api.Pending | None:
         """Memory of a client without a verdict, which the server is to give."""
