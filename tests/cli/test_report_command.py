@@ -196,7 +196,7 @@ def browse(page: bytes, folder):
         "--virtual-time-budget=3000", "--dump-dom", "http://page.test/report.html",
     ]  # fmt: skip
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     finally:
         proxy.close()
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -378,3 +378,25 @@ def test_a_request_whose_message_is_gone_is_asked_for_again(tmp_path, monkeypatc
     assert sum("no such message" in text for _, text, _ in agent.events) == 2
     assert [report.count("counted") for report in federation.reports] == [1] * ROUNDS
     assert torch.equal(federation.made.state.params, federation.expected())
+
+
+def test_an_agent_with_an_undelivered_reply_asks_for_work_where_no_run_takes_replies_yet(tmp_path, hook):
+    """It would count as gone otherwise, as behind a relay that was started anew and waits for its server."""
+
+    def crash(at):
+        if at == "agent: a reply is on disk":
+            raise Crash
+
+    hook(crash)
+    with Federation(tmp_path, sizes=(9,)) as federation:
+        with pytest.raises(Crash):
+            federation.agent("client-0").join()
+        hook(None)
+        other = tmp_path / "other"
+        network = Network.of(federation.algorithm, federation.task, Spool(other / "spool"), EventLog(other), ROUNDS)
+        again = federation.agent("client-0", network.url)
+        until(lambda: "client-0" in network.assignments._waiting)
+        assert len(again.agent.session.store.undelivered("job")) == 1
+        network.assignments.set_state("finished")
+        assert again.join() == "finished"
+        network.close()

@@ -9,6 +9,7 @@ import torch
 from agent_threads import AgentThread
 from crashing_log import CrashingLog, crash_or_end
 from network import Network
+from processes import until
 from raw_client import RawClient
 from toys import blobs, linear_task
 
@@ -223,6 +224,23 @@ def test_a_relay_that_is_started_anew_lets_go_of_replies_of_the_training_before(
                 thread.join(60)
                 raw.post(api.LEAVE, b"{}")
     leave(network, relay, [], finished=True)
+
+
+def test_a_relay_whose_clients_have_all_left_waits_for_others(tmp_path):
+    network = network_of(tmp_path / "run", CHAINS["fedavg"]())
+    desk = network.server.desk
+    desk.offer(desk.description().model_copy(update={"poll_s": 0.5}))
+    relay = RelayThread(network.url, tmp_path / "relay")
+    with RawClient(relay.url, "client-0") as first, RawClient(relay.url, "client-1") as other:
+        assert first.join(7).status == 200
+        until(lambda: network.members.available() == ("client-0",))
+        first.post(api.LEAVE, b"{}")
+        network.members.leave("relay")  # as a server that was started anew, which the relay joins again
+        until(lambda: not network.members.get("relay").left)
+        assert other.join(12).status == 200
+        until(lambda: network.members.available() == ("client-1",))
+        other.post(api.LEAVE, b"{}")
+        leave(network, relay, [], finished=True)
 
 
 def test_a_node_joins_for_others_only_where_the_server_lists_it(tmp_path):

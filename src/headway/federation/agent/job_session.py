@@ -342,13 +342,13 @@ class JobSession:
     async def _ask_for_receipt(self, stored: StoredReply) -> None:
         """Asks for the receipt of a reply that may have arrived whole before this agent was stopped.
 
-        One that has not is delivered when the server asks for it again.
+        One that has not is delivered when the server asks for it again.  One of which a server cannot tell yet, as a
+        relay that waits for its own, is asked for at the end of the job: until then there may be other work.
         """
-        if await self.connection.insist(functools.partial(is_wanted, self.connection, stored.assignment)):
-            return
         end = api.Complete(size=stored.size, digest=stored.digest, message=stored.message)
-        with contextlib.suppress(ProblemAnswer):
-            await self._received(stored, await complete(self.connection, stored.assignment, end, stored.round))
+        with contextlib.suppress(ProblemAnswer, Unreachable):
+            if not await is_wanted(self.connection, stored.assignment):
+                await self._received(stored, await complete(self.connection, stored.assignment, end, stored.round))
 
     async def _received(self, stored: StoredReply, receipt: api.Receipt | None) -> None:
         """Keeps the receipt of a reply; `None` for one that the server does not want."""

@@ -191,11 +191,13 @@ class Relay:
                 await following
 
     async def _follow(self, desk: RelayDesk, session: JobSession) -> None:
-        """Joins again whenever other clients are here than the server knows."""
+        """Joins again whenever other clients are here than the server knows; if none is, it answers for none of them
+        until one is back."""
         while True:
             await asyncio.sleep(LOOK_S)
-            if desk.joined is not None and desk.joined != desk.present():
-                self.log.write("clients", f"{len(desk.present())} clients are here now.")
+            here = desk.present()
+            if here and desk.joined is not None and desk.joined != here:
+                self.log.write("clients", f"{len(here)} clients are here now.")
                 with contextlib.suppress(ProblemAnswer):
                     await session.join()
 

@@ -92,8 +92,8 @@ class RelayDesk:
         return frozenset(self.members.available())
 
     def join_request(self, pending: api.Pending | None) -> api.JoinRequest:
-        """The request to join the server for all clients that are here."""
-        self.joined = self.present()
+        """The request to join the server for all clients that are here; where none is left, for those that were."""
+        self.joined = self.present() or self.joined or frozenset(self.members.names())
         known = {name: self.members.get(name) for name in sorted(self.joined)}
         facts = {name: member.facts for name, member in known.items() if member is not None}
         first = next(iter(facts.values())).data
