@@ -13,7 +13,7 @@ import torch
 from agent_threads import AgentThread
 from crash_nodes import free_port
 from fault_proxy import FaultProxy, Faults
-from network import Network
+from network import LeaseClock, Network
 from processes import until
 from serving_run import Stopped, stores
 from torch import nn
@@ -24,6 +24,8 @@ from headway.core import fault_points
 from headway.federation import http_api as api
 from headway.federation.agent import connection as agent_connection
 from headway.federation.agent.agent_store import AgentStore
+from headway.federation.agent.answering import Answering
+from headway.federation.agent.backoff import SHORTEST_S, Backoff
 from headway.federation.serving.http_server import HttpServer
 from headway.federation.serving.network_engine import WaitedTooLong
 
@@ -50,11 +52,14 @@ class Federation:
         self.reports: list = []
         self.error: BaseException | None = None
         self.run = hw.Run(algorithm, DATA, TASK, rounds=rounds, engine=self.engine, evaluate_every=None)
+        self.after_round = lambda report: None  # called by the thread of the run, which goes on when it returns
         self.thread = threading.Thread(target=self._go, daemon=True)
 
     def _go(self):
         try:
-            self.reports.extend(self.run)
+            for report in self.run:
+                self.reports.append(report)
+                self.after_round(report)
             self.network.assignments.set_state("finished")
         except Stopped:
             pass
@@ -83,6 +88,10 @@ class Federation:
     def trained(self, client):
         """The rounds that a client has trained in, in their order."""
         return [more["round"] for kind, _, more in self.agents[client].events if kind == "trained"]
+
+    def until_all_train(self):
+        """Waits until all clients say that they train."""
+        until(lambda: [row["activity"] for row in self.members.snapshot()] == ["training"] * len(self.agents))
 
     def counted(self):
         return [report.count("counted") for report in self.reports]
@@ -120,6 +129,19 @@ def make(tmp_path, monkeypatch):
         each.close()
 
 
+@pytest.fixture
+def held(monkeypatch):
+    """The clients whose training takes as long as they are in this set."""
+    clients, answer = set(), Answering.answer
+
+    def when_let_go(self, assignment, *rest):
+        until(lambda: assignment.kind != "train" or self.participant.client not in clients, 120)
+        return answer(self, assignment, *rest)
+
+    monkeypatch.setattr(Answering, "answer", when_let_go)
+    return clients
+
+
 @pytest.fixture(scope="module")
 def simulated():
     """The weights of the Local engine."""
@@ -147,59 +169,70 @@ class Wide(nn.Linear):
         return super().forward(x) + self.ballast.sum() * 0
 
 
-class Slow(nn.Linear):
-    """A model that takes long to train."""
-
-    def __init__(self):
-        super().__init__(4, 3)
-
-    def forward(self, x):
-        time.sleep(0.2)
-        return super().forward(x)
-
-
 def test_an_upload_that_takes_longer_than_every_limit_counts(tmp_path, make, monkeypatch):
     """As long as bytes come in, the client is there; one client does not end the run."""
     task = hw.Task(Wide)
     monkeypatch.setattr("test_reported_troubles.TASK", task)
-    federation = make(hw.recipes.recipe("fedavg", trainer=TRAINER), 1, task, lease_s=2.0).start()
+    federation = make(hw.recipes.recipe("fedavg", trainer=TRAINER), 1, task, lease_s=60.0).start()
+    clock, sending = LeaseClock(federation.members), threading.Event()
+
+    def slow(agent):
+        federation.proxy.faults = Faults(rate=5_000.0)  # 16 s for the update
+        sending.set()
+
     federation.join(ONE, TWO, url=federation.network.url)
-    federation.proxy.faults = Faults(rate=60_000.0)
-    federation.join(THREE)
+    federation.join(THREE, at={"trained": slow})
+    assert sending.wait(60)
+    clock.pass_lease(*DATA.clients)
+    federation.proxy.faults = Faults()
     assert set(federation.finish().values()) == {"finished"}
     assert federation.counted() == [3]
 
 
-def test_a_client_that_trains_for_longer_than_a_lease_is_there(make):
-    task = hw.Task(Slow, dtype="float64")
-    federation = make(rounds=1, task=task, lease_s=2.0).start()
+def test_a_client_that_trains_for_longer_than_a_lease_is_there(make, held):
+    held.update(DATA.clients)
+    federation = make(rounds=1, lease_s=60.0).start()
+    clock = LeaseClock(federation.members)
     federation.join(*DATA.clients)
+    federation.until_all_train()
+    clock.pass_lease(*DATA.clients)
+    held.clear()
     assert set(federation.finish().values()) == {"finished"}
     assert federation.counted() == [3]
 
 
 def test_a_client_that_restarts_is_asked_again(make, simulated):
+    """And sends what it has computed before."""
     federation = make().start()
     federation.join(ONE, TWO)
-    first = federation.join(THREE)
-    until(lambda: federation.trained(THREE) == [0])
-    first.stop()
+    first = federation.join(THREE, at={"trained": lambda agent: agent.stop()})
+    assert first.join() == "stopped"
+    assert federation.trained(THREE) == [0]
     federation.join(THREE)
     federation.finish()
+    assert federation.trained(THREE) == list(range(1, ROUNDS))
     assert torch.equal(federation.run.state.params, simulated)
     assert federation.counted() == [3] * ROUNDS
 
 
 def test_agents_wait_for_a_server_that_is_not_up_yet(tmp_path, make, simulated, monkeypatch):
-    port = free_port()
+    port, waits = free_port(), []
+
+    class Noted(Backoff):
+        def wait(self, at_least=0.0):
+            waits.append(super().wait(at_least))
+            return waits[-1]
+
+    monkeypatch.setattr(agent_connection, "Backoff", Noted)
     early = [AgentThread(f"http://127.0.0.1:{port}", DATA, c, tmp_path, task=TASK) for c in DATA.clients]
-    until(lambda: all("unreachable" in agent.kinds() for agent in early))
+    until(lambda: len(waits) >= 9 and all("unreachable" in agent.kinds() for agent in early))
     start = HttpServer.start
     monkeypatch.setattr(HttpServer, "start", lambda self, host, _, context=None: start(self, host, port, context))
     federation = make().start()
     federation.agents = dict(zip(DATA.clients, early, strict=True))
     check(federation, simulated)
-    assert [agent.kinds().count("unreachable") for agent in early] == [1] * 3, "said once, not at each attempt"
+    before = [agent.kinds()[: agent.kinds().index("reached")] for agent in early]
+    assert [kinds.count("unreachable") for kinds in before] == [1] * 3, "said once, not at each attempt"
 
 
 @pytest.mark.parametrize("way", ["cut_up", "cut_down"])
@@ -220,15 +253,16 @@ def test_a_line_that_loses_connections(make, simulated):
     assert federation.proxy.cuts
 
 
-def test_work_goes_on_when_connections_drop(make):
+def test_work_goes_on_when_connections_drop(make, held):
     """Nothing is computed again because a socket was closed while it trained."""
-    task = hw.Task(Slow, dtype="float64")
-    federation = make(rounds=1, task=task).start()
+    held.update(DATA.clients)
+    federation = make(rounds=1).start()
     federation.join(*DATA.clients)
-    until(lambda: any(member["activity"] == "training" for member in federation.members.snapshot()))
+    federation.until_all_train()
     for _ in range(5):
+        until(lambda: federation.proxy.open)
         federation.proxy.cut()
-        time.sleep(0.1)
+    held.clear()
     assert set(federation.finish().values()) == {"finished"}
     assert federation.counted() == [3]
     assert [federation.trained(client) for client in DATA.clients] == [[0]] * 3
@@ -250,7 +284,9 @@ def test_proxies_between(make, simulated, faults):
     federation = make().start()
     federation.proxy.faults = faults
     federation.join(ONE, TWO)
-    time.sleep(0.8)  # a poll that is longer than the proxy's patience
+    until(lambda: {ONE, TWO} <= set(federation.members.available()))
+    if faults.idle_s:  # a poll is longer than the proxy's patience
+        until(lambda: federation.proxy.cuts)
     federation.join(THREE)
     check(federation, simulated)
 
@@ -273,82 +309,109 @@ def test_memory_is_what_counted_when_a_heartbeat_ends_amid_a_verdict(make, simul
 
 
 def test_a_partition_that_heals(make, simulated):
-    federation = make(lease_s=60.0).start()
-    federation.join(*DATA.clients)
-    until(lambda: federation.trained(ONE))
-    federation.proxy.faults = Faults(frozen=True)
-    time.sleep(1.5)
+    federation, parted = make(lease_s=60.0).start(), threading.Event()
+
+    def part(agent):
+        if not parted.is_set():
+            federation.proxy.faults = Faults(frozen=True)
+            parted.set()
+
+    federation.join(ONE, at={"trained": part})
+    federation.join(TWO, THREE)
+    assert parted.wait(60)
+    time.sleep(1.5)  # longer than a connection may be silent
+    assert not federation.reports
     federation.proxy.faults = Faults()
     check(federation, simulated)
 
 
 def test_a_gateway_whose_server_is_away(make, simulated):
     """Its answers of 502 are no end, and no reason to come every moment."""
-    federation = make(lease_s=60.0).start()
-    federation.join(*DATA.clients)
-    until(lambda: federation.trained(ONE))
-    federation.proxy.faults = Faults(bad_gateway=True)
-    federation.proxy.cut()
-    time.sleep(3.0)
-    asked = [api.HEARTBEAT.encode() not in line for line in federation.proxy.requests]
-    until(lambda: sum(api.HEARTBEAT.encode() not in line for line in federation.proxy.requests) >= 3)
+    federation, begun = make(lease_s=60.0).start(), []
+
+    def away(agent):
+        if not begun:
+            begun.append(time.monotonic())
+            federation.proxy.faults = Faults(bad_gateway=True)
+            federation.proxy.cut()
+
+    def asked():
+        return sum(api.HEARTBEAT.encode() not in line for line in federation.proxy.requests)
+
+    federation.join(ONE, at={"trained": away})
+    federation.join(TWO, THREE)
+    until(lambda: asked() >= 12)
+    calls, seconds = asked(), time.monotonic() - begun[0]
     federation.proxy.faults = Faults()
-    assert sum(asked) <= 3 * 8, "calls of three agents in three seconds, whose waits double"
+    assert calls <= 3 * (1 + math.log2(1 + seconds / (SHORTEST_S / 2))), "three agents, whose waits double"
     check(federation, simulated)
 
 
-def test_a_round_that_has_enough_does_not_wait_for_a_client_that_was_killed(make):
-    algorithm = replace(SCAFFOLD, quorum=hw.Quorum(count=2, deadline_s=20.0))
-    slow = hw.Task(Slow, dtype="float64")
-    federation = make(algorithm, lease_s=60.0).start()
-    federation.join(ONE, TWO)
-    federation.task = slow
-    agent = federation.join(THREE)
-    until(lambda: any(row["name"] == THREE and row["activity"] for row in federation.members.snapshot()))
-    agent.stop()
+def test_a_round_that_has_enough_does_not_wait_for_a_client_that_was_killed(make, held):
+    algorithm = replace(SCAFFOLD, quorum=hw.Quorum(count=2, deadline_s=600.0))
+    held.update(DATA.clients)
+    federation = make(algorithm, lease_s=300.0).start()
+    agent = federation.join(*DATA.clients)
+    federation.until_all_train()
+    agent.agent.stop()
+    held.discard(THREE)
+    assert agent.join() == "stopped"
     del federation.agents[THREE]
+    held.clear()
     assert set(federation.finish().values()) == {"finished"}
     assert federation.counted() == [2] * ROUNDS
 
 
 def test_a_server_that_waits_shows_for_whom_and_since_when(make):
-    federation = make(wait_limit_s=5.0).start()
+    federation = make(wait_limit_s=3600.0).start()
     agents = [federation.join(ONE), federation.join(TWO)]
     until(lambda: federation.engine.progress.waiting_for == (THREE,))
     progress = federation.engine.progress
     assert progress.phase == "waiting for clients"
     assert THREE in progress.note
     assert 0 <= progress.since <= federation.engine.now
+    federation.engine.channel.clock.set(federation.engine.now + 3600.0)
     federation.thread.join(60)
     assert isinstance(federation.error, WaitedTooLong)
-    assert f"waited 5 s for {THREE}" in str(federation.error)
+    assert f"waited 3600 s for {THREE}" in str(federation.error)
     assert [agent.join() for agent in agents] == ["failed", "failed"], "nobody goes on for a run that has failed"
 
 
-def test_clients_do_not_work_on_for_a_run_that_has_failed(make):
-    task = hw.Task(Slow, dtype="float64")
-    federation = make(task=task).start()
+def test_clients_do_not_work_on_for_a_run_that_has_failed(make, held):
+    held.update(DATA.clients)
+    federation = make().start()
     agents = [federation.join(client) for client in DATA.clients]
-    until(lambda: any(member["activity"] == "training" for member in federation.members.snapshot()))
+    federation.until_all_train()
     federation.network.assignments.set_state("failed", "the disk is full")
+    until(lambda: all("withdrawn" in agent.kinds() for agent in agents))
+    held.clear()
     assert [agent.join() for agent in agents] == ["failed"] * 3
+    assert not any("trained" in agent.kinds() for agent in agents)
     assert any("the disk is full" in text for _, text, _ in agents[0].events)
 
 
 def test_clients_join_leave_and_are_set_aside_while_a_run_goes_on(make):
     algorithm = hw.recipes.recipe("fedavg", trainer=TRAINER)
-    federation = make(algorithm, rounds=40, expected=[ONE], lease_s=3.0).start()
+    federation = make(algorithm, rounds=6, expected=[ONE], lease_s=60.0)
+    clock = LeaseClock(federation.members)
+
+    def change(report):
+        if report.round == 1:
+            federation.join(TWO)
+            until(lambda: TWO in federation.members.available())
+        if report.round == 2:
+            federation.agents.pop(TWO).stop()
+            federation.join(THREE)
+            until(lambda: THREE in federation.members.available())
+
+    federation.after_round = change
+    federation.start()
     federation.join(ONE)
-    until(lambda: federation.trained(ONE))
-    federation.join(TWO)
-    until(lambda: any(row["name"] == TWO and row["outcomes"]["counted"] for row in federation.members.snapshot()))
-    federation.agents.pop(TWO).stop()
-    federation.join(THREE)
+    until(lambda: len(federation.reports) == 2 and federation.engine.progress.waiting_for == (TWO,))
+    clock.pass_lease(ONE, THREE)
     assert set(federation.finish().values()) == {"finished"}
-    assert len(federation.counted()) == 40
-    assert min(federation.counted()) >= 1
-    names = {row.client for report in federation.reports for row in report.clients if row.status == "counted"}
-    assert {ONE, TWO} <= names
+    counted = [{row.client for row in report.clients if row.status == "counted"} for report in federation.reports]
+    assert counted == [{ONE}, {ONE, TWO}, *[{ONE, THREE}] * 4]
 
 
 def test_a_late_client_is_told_and_its_memory_agrees(make):
