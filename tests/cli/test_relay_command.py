@@ -54,6 +54,7 @@ def test_all_hospitals_behind_a_relay_have_the_bits_of_local(tmp_path, headway, 
         return show
 
     monkeypatch.setattr("headway.cli.relay_command.text_sink", sink)
+    monkeypatch.setattr("headway.federation.relay.relay.GOODBYE_S", 60.0)
     run = hw.Run(SCAFFOLD, DATA, TASK, rounds=2, engine=network.engine)
 
     def serve():

@@ -20,7 +20,8 @@ from headway.protocol.messages import Train
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "federation"))
 from agent_threads import AgentThread
-from processes import Processes, kept_port, until
+from crash_nodes import free_port
+from processes import Processes, until
 
 OPEN = ServeOptions(None, None, "127.0.0.1", 0, None, None, True, False, None)
 FILE = """
@@ -74,11 +75,12 @@ def test_a_server_is_ended_in_every_way_and_comes_to_the_same_weights(tmp_path, 
     log = tmp_path / "log.jsonl"
     command = ["serve", "study.toml", "--insecure", "--out", "run", "--log", "log.jsonl", "--port"]
     first, second, *later = trained_when_told(monkeypatch)
+    port = free_port()
 
     def rounds():
         return [each["round"] for each in records(log) if each["event"] == "round"]
 
-    with Processes(tmp_path) as processes, kept_port() as port:
+    with Processes(tmp_path) as processes:
         server = processes.start("server", *command, port)
         joined = [AgentThread(server.url(), data(), client, tmp_path) for client in ("a", "b")]
         first.set()

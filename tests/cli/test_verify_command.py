@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
+from crash_nodes import free_port
 from network import TrustingAdmission
-from processes import kept_port
 from recorded_run import recorded_run
 from tls_server import serving
 
@@ -90,8 +90,7 @@ def test_receipts_over_tls(made, headway):
             assert "--identity DIR" in err
     finally:
         access.close()
-    with kept_port() as port:
-        code, _, err = headway("verify", f"https://127.0.0.1:{port}", *given)
+    code, _, err = headway("verify", f"https://127.0.0.1:{free_port()}", *given)
     assert code == 1
     assert "cannot be reached" in err
 

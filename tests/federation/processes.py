@@ -12,11 +12,9 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from forks import Fork, forks
@@ -161,16 +159,6 @@ def in_session(session: int) -> list[int]:
         if int(fields[3]) == session and fields[0] != "Z":
             found.append(int(entry.parent.name))
     return found
-
-
-@contextlib.contextmanager
-def kept_port() -> Iterator[int]:
-    """A port of this machine at which the servers of a test may listen, one after another; the system gives it to
-    nobody else meanwhile, and connections to it are refused while none of them listens."""
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
 
 
 def until(condition, seconds: float = PATIENCE_S, what: str = "") -> object:

@@ -10,7 +10,6 @@ from test_server import ServerThread, agents, job_of, params_of
 from toys import blobs, linear_task
 
 import headway as hw
-from headway.federation.job_clients import JobClients
 from headway.federation.serving.server_setup import describe_job
 
 BEHIND = {"relays": ("relay",), "group": 1}
@@ -77,10 +76,8 @@ def test_a_job_that_cannot_go_through_a_relay_is_declined_and_the_next_one_waite
         network.close()
 
 
-def test_a_relay_that_does_not_stay_ends_with_its_job(tmp_path, monkeypatch):
+def test_a_relay_that_does_not_stay_ends_with_its_job(tmp_path):
     """Its server does not wait for clients behind it to learn of the end, which they hear of from the relay."""
-    dismiss = JobClients.dismiss
-    monkeypatch.setattr(JobClients, "dismiss", lambda clients, state, reason, _: dismiss(clients, state, reason, 600.0))
     server = ServerThread([job_of(DATA, **BEHIND)], tmp_path / "run")
     relay = RelayThread(server.url, tmp_path / "relay", clients=3, task=linear_task(dtype="float64"))
     joined = agents(relay, DATA, tmp_path)
