@@ -19,7 +19,8 @@ NEVER = "stopping.GRACE_S = stopping.INSIST_S = 1000.0"  # for what is not teste
 
 
 def program(body, *signals):
-    """The exit code, output and errors of a program that is sent these signals once it has printed a line."""
+    """The exit code, output and errors of a program; signals: that it is sent once it has printed a line, which is left
+    out of its output."""
     text = f"from headway.core import stopping\nimport os, signal, time\nstopping.install()\n{body}"
     with subprocess.Popen(
         [sys.executable, "-u", "-c", text],
@@ -29,7 +30,8 @@ def program(body, *signals):
         env=os.environ | {"PYTHONPATH": SOURCES},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        process.stdout.readline()
+        if signals:
+            process.stdout.readline()
         for number in signals:
             process.send_signal(number)
         out, err = process.communicate(timeout=PATIENCE_S)
@@ -65,27 +67,33 @@ def test_a_loop_that_looks_at_the_flag_ends_by_itself(number, code):
     assert program(LOOP, number) == (code, "kept\n", "")
 
 
-# a program that sends signals to itself, each once the one before has been read
+# a program that sends signals to itself: each once the one before has been handled, and then read
 SENDS = f"""
 {NEVER}
 seen, read = [], stopping._signal
-def noted(number):
+def late(number):
+    while stopping.flag.number is None:
+        time.sleep(0.01)
     read(number)
     seen.append(number)
-stopping._signal = noted
+stopping._signal = late
 def send(number):
     count = len(seen)
     os.kill(os.getpid(), number)
     while len(seen) == count:
         time.sleep(0.01)
 """
-TWICE = f"""
+
+
+def sends(count, echo_s):
+    """A program that gets so many signals, with what is a second one."""
+    return f"""
 {SENDS}
-stopping.ECHO_S = 1000.0
+stopping.ECHO_S = {echo_s}
 try:
-    with stopping.deferred():
-        print('on')
-        send(signal.SIGTERM), send(signal.SIGTERM)
+    with stopping.deferred("Go on."), stopping.undoing(lambda: print('undone')):
+        for _ in range({count}):
+            send(signal.SIGTERM)
 except stopping.Stopped as stopped:
     print('kept')
     raise SystemExit(stopped.exit_code)
@@ -93,7 +101,15 @@ except stopping.Stopped as stopped:
 
 
 def test_a_signal_twice_at_the_same_moment_is_one():
-    assert program(TWICE) == (143, "kept\n", "")
+    assert program(sends(2, echo_s=1000.0)) == (143, "kept\n", "")
+
+
+def test_a_signal_that_is_read_long_after_it_came_is_the_first():
+    assert program(sends(1, echo_s=0.0)) == (143, "kept\n", "")
+
+
+def test_a_second_signal_ends_at_once_and_undoes_what_is_half_done():
+    assert program(sends(2, echo_s=0.0)) == (143, "undone\n", "Stopped by SIGTERM. Go on.\n")
 
 
 HELD = """
@@ -101,19 +117,6 @@ with stopping.deferred("Go on."), stopping.held(), stopping.undoing(lambda: prin
     print('on')
     time.sleep(1000)
 """
-AGAIN = f"""
-{SENDS}
-stopping.ECHO_S = 0.0
-with stopping.deferred("Go on."), stopping.held(), stopping.undoing(lambda: print('undone')):
-    print('on')
-    send(signal.SIGINT), send(signal.SIGINT)
-"""
-
-
-def test_a_second_signal_ends_at_once_and_undoes_what_is_half_done():
-    assert program(AGAIN) == (130, "undone\n", "Stopped by SIGINT. Go on.\n")
-
-
 HANGS = """
 stopping.GRACE_S, stopping.INSIST_S = 1000.0, 0.5
 try:

@@ -65,6 +65,7 @@ class _Flag:
         """As it is before any signal."""
         self.number: int | None = None
         self.since = 0.0
+        self.read: float | None = None  # when the watching thread has read the first signal, maybe long after it came
         self.depth = 0  # of `deferred`
         self.held = 0  # of `held`
         self.patient = 0  # of `patient`
@@ -304,7 +305,10 @@ def _signal(number: int) -> None:
         flag.sent -= 1
         return
     _note(number, None)
-    if not (flag.depth or flag.raised) or time.monotonic() - flag.since > ECHO_S:
+    again = flag.read is not None and time.monotonic() - flag.read > ECHO_S
+    if flag.read is None:
+        flag.read = time.monotonic()
+    if again or not (flag.depth or flag.raised):
         _end_at_once()
 
 
