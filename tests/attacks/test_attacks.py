@@ -30,13 +30,13 @@ from headway.data import Examples
 from headway.numerics.distances import products_about_middle, squared_distances
 from headway.numerics.keys import Key
 from headway.stages import Krum
-from headway.stages.robust.krum import chosen, krum_scores
+from headway.stages.robust.krum import by_score, chosen
 
 KEY = Key.root(3)
 
 
 def krum(updates):
-    return chosen(krum_scores(squared_distances(products_about_middle([updates])), 2), 1) @ updates
+    return chosen(by_score(squared_distances(products_about_middle([updates])), 2), 1) @ updates
 
 
 def view(knows="everyone", rule=krum):
@@ -134,6 +134,8 @@ def test_labels_are_flipped():
     assert LabelFlip().poison(examples, 10, KEY).targets.tolist() == [9, 5, 0]
     values = Examples(torch.zeros(2, 2), torch.tensor([1.5, -2.0]))
     assert LabelFlip().poison(values, None, KEY).targets.tolist() == [-1.5, 2.0]
+    several = Examples(torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    assert LabelFlip().poison(several, None, KEY).targets.tolist() == [[0.0, 1.0], [0.0, 0.0]]
 
 
 def test_a_backdoor_marks_a_share_of_the_examples():

@@ -38,10 +38,11 @@ def mean_around_median(rows: Rows, f: int):
 
 
 def scores(rows: Rows, f: int):
-    result = []
+    """Of each row its score, and for rows of equal scores that of one more neighbour."""
+    result, kept = [], max(len(rows) - f - 2, 1)
     for i, row in enumerate(rows):
-        squares = sorted(apart(row, other) ** 2 for j, other in enumerate(rows) if j != i)
-        result.append(sum(squares[: max(len(rows) - f - 2, 1)]))
+        squares = sorted(sum((x - y) ** 2 for x, y in zip(row, r, strict=True)) for j, r in enumerate(rows) if j != i)
+        result.append((sum(squares[:kept]), sum(squares[: kept + 1])))
     return result
 
 

@@ -57,15 +57,13 @@ def trimmed_mean_of_sorted(block: Block, trimmed: int) -> Block:
 def mean_around_median_of_sorted(block: Block, kept: int) -> Block:
     """The mean of the `kept` numbers nearest to the median of each row in ascending order.
 
-    They are neighbours in the order: the window of so many whose end farther from the median is nearest to it; of
-    two such windows the lower one.
+    They are neighbours in the order: a window of so many moves up while the number to gain is nearer than the
+    lowest that it holds; of two at the same distance the lower one is kept.
     """
-    count = block.shape[1]
-    middle = median_of_sorted(block)[:, None]
-    starts = count - kept + 1
-    low, high = block[:, :starts].astype(np.float64), block[:, kept - 1 :].astype(np.float64)
-    farthest = np.maximum(middle - low, high - middle)
-    first = farthest.argmin(axis=1)
+    count, moves = block.shape[1], block.shape[1] - kept
+    low, high = block[:, :moves].astype(np.float64), block[:, kept:].astype(np.float64)
+    middle = block[:, (count - 1) // 2].astype(np.float64) + block[:, count // 2]  # twice, not rounded
+    first = (low + high < middle[:, None]).sum(axis=1)  # true for the first moves and then no more
     window = first[:, None] + np.arange(kept)
     mean: Block = np.take_along_axis(block, window, axis=1).sum(axis=1, dtype=np.float64) / kept
     return mean

@@ -61,11 +61,34 @@ def test_the_order_in_which_updates_arrive_does_not_matter_to_the_bit(name) -> N
     assert torch.equal(rule.reduce(arrived, rule.init(x[0]), CTX)[0].delta, aggregate(rule, x))
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if name != "Bulyan"])  # with f <= 2, its last picks are ties
+@pytest.mark.parametrize("name", RULES)
 def test_it_does_not_matter_which_client_sent_which_update(name) -> None:
+    """Not where two updates have one score, as the nearest two of Bulyan's last picks, or where either end of the
+    longest distance may be left out, as with MinimumDiameter."""
     rule, _ = RULES[name]
-    x = draws("order", 11, 6)
-    torch.testing.assert_close(aggregate(rule, x[torch.tensor(ORDER)]), aggregate(rule, x), rtol=0, atol=1e-10)
+    for seed in range(8):
+        x = draws(f"order {seed}", 11, 6)
+        torch.testing.assert_close(aggregate(rule, x[torch.tensor(ORDER)]), aggregate(rule, x), rtol=0, atol=1e-10)
+
+
+EXACT = ("Median", "TrimmedMean", "MeanAroundMedian", "Krum", "MultiKrum", "Bulyan", "NNM and Median")
+
+
+@pytest.mark.parametrize("count", [11, 12])
+@pytest.mark.parametrize("name", EXACT)
+def test_a_rule_is_its_slow_reference_where_numbers_and_distances_are_equal(name, count) -> None:
+    """Attackers that send copies of one update are such a case."""
+    rule, reference = RULES[name]
+    for seed in range(8):
+        x = draws(f"equal {seed}", count, 2).round()
+        expected = torch.tensor(reference(x.tolist()), dtype=torch.float64)
+        torch.testing.assert_close(aggregate(rule, x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_of_the_numbers_nearest_to_the_median_none_is_farther_than_one_left_out() -> None:
+    """The lowest number, of three attackers, is as far from the median, 0, as the highest."""
+    x = torch.tensor([[-1.0], [-1.0], [-1.0], [0.0], [0.5], [0.6], [1.0]], dtype=torch.float64)
+    assert float(aggregate(MeanAroundMedian(3), x)) == pytest.approx((-1 + 0 + 0.5 + 0.6) / 4)
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name not in ABOUT_ZERO])

@@ -27,7 +27,8 @@ class Krum(DistanceRule):
     """The one update that lies nearest to its neighbours.
 
     Formula: `x = x_k`, k being the client with the smallest score `s_i`, the sum of `||x_i - x_j||^2` over the
-    n - f - 2 other updates nearest to x_i; of equal scores the first by name.
+    n - f - 2 other updates nearest to x_i; of equal scores the one whose next neighbour is nearer, then the first by
+    name.
     Shapes: rows `[C, P]`, aggregate `[P]`; all vectors that travel are taken as one.  Weights are not used.
 
     f: how many attackers it is to withstand, at most; it needs n >= 2 f + 3 updates.
@@ -52,7 +53,7 @@ class Krum(DistanceRule):
 
     def coefficients(self, gram: Tensor) -> Tensor:
         """1 for the update with the smallest score."""
-        return chosen(krum_scores(squared_distances(gram), self.f), 1)
+        return chosen(by_score(squared_distances(gram), self.f), 1)
 
 
 @final
@@ -87,8 +88,7 @@ class MultiKrum(DistanceRule):
 
     def coefficients(self, gram: Tensor) -> Tensor:
         """Equal ones for the updates with the smallest scores."""
-        scores = krum_scores(squared_distances(gram), self.f)
-        return chosen(scores, self.keep or len(scores) - self.f)
+        return chosen(by_score(squared_distances(gram), self.f), self.keep or len(gram) - self.f)
 
 
 @final
@@ -98,8 +98,9 @@ class Bulyan(Aggregator):
     """Updates chosen by Krum one after another, then the mean around their median in each coordinate.
 
     Formula: Krum picks theta = n - 2f updates, each time among the ones that are left, with new scores from the
-    m - f - 2 nearest of the m that are left (at least one), of equal scores the first by name; then `x_j` is the mean
-    of the theta - 2f numbers nearest to the median of the chosen ones in coordinate j.
+    m - f - 2 nearest of the m that are left (at least one), of equal scores as Krum does: with one neighbour the two
+    nearest to each other have the same.  Then `x_j` is the mean of the theta - 2f numbers nearest to the median of the
+    chosen ones in coordinate j.
     Shapes: rows `[C, P]`, aggregate `[P]`.  Weights are not used.
 
     f: how many attackers it is to withstand, at most; it needs n >= 4 f + 3 updates.
@@ -132,16 +133,28 @@ class Bulyan(Aggregator):
         return by_coordinate(some, partial(mean_around_median_of_sorted, kept=count - 2 * self.f)), state
 
 
-def krum_scores(squared: Tensor, f: int) -> Tensor:
-    """Of each update, the sum of its squared distances `[C, C]` to the n - f - 2 nearest others (at least one), `[C]`.
+def krum_scores(squared: Tensor, f: int, more: int = 0) -> Tensor:
+    """Of each update, the sum of its squared distances `[C, C]` to the n - f - 2 nearest others (at least one), and to
+    so many more, `[C]`.
 
     >>> krum_scores(torch.tensor([[0.0, 1.0, 4.0], [1.0, 0.0, 1.0], [4.0, 1.0, 0.0]]), 0)
     tensor([1., 1., 1.])
     """
     count = len(squared)
     others = squared.masked_fill(torch.eye(count, dtype=torch.bool), torch.inf)
-    nearest = others.sort(dim=1).values[:, : min(max(count - f - 2, 1), max(count - 1, 1))]
+    nearest = others.sort(dim=1).values[:, : min(max(count - f - 2, 1) + more, max(count - 1, 1))]
     return torch.where(nearest.isinf(), torch.zeros_like(nearest), nearest).sum(1)
+
+
+def by_score(squared: Tensor, f: int) -> Tensor:
+    """The places of the updates in the ascending order of their scores `[C]`; of equal ones the one with the smaller
+    score of one more neighbour is before the other, so that it does not matter who has sent which.
+
+    >>> by_score(torch.tensor([[0.0, 1.0, 4.0], [1.0, 0.0, 1.0], [4.0, 1.0, 0.0]]), 0)
+    tensor([1, 0, 2])
+    """
+    places = krum_scores(squared, f, more=1).sort(stable=True).indices
+    return places[krum_scores(squared, f)[places].sort(stable=True).indices]
 
 
 def picked_by_krum(squared: Tensor, f: int, count: int) -> list[int]:
@@ -149,13 +162,12 @@ def picked_by_krum(squared: Tensor, f: int, count: int) -> list[int]:
     left, picked = list(range(len(squared))), list[int]()
     while len(picked) < count:
         place = torch.tensor(left)
-        scores = krum_scores(squared[place][:, place], f)
-        picked.append(left.pop(int(scores.argmin())))
+        picked.append(left.pop(int(by_score(squared[place][:, place], f)[0])))
     return picked
 
 
-def chosen(scores: Tensor, count: int) -> Tensor:
-    """The coefficients of the mean of the updates with the smallest scores `[C]`; of equal ones the first."""
-    coefficients = torch.zeros(len(scores), dtype=torch.float64)
-    coefficients[scores.sort(stable=True).indices[:count]] = 1 / count
+def chosen(order: Tensor, count: int) -> Tensor:
+    """The coefficients `[C]` of the mean of the first updates in this order."""
+    coefficients = torch.zeros(len(order), dtype=torch.float64)
+    coefficients[order[:count]] = 1 / count
     return coefficients

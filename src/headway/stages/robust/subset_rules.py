@@ -25,9 +25,10 @@ class MinimumDiameter(DistanceRule):
     """The mean of the n - f updates that lie closest together.
 
     Formula: the mean over the subset S of n - f updates with the smallest `max_{i, j in S} ||x_i - x_j||_2`; of several
-    the one whose omitted updates are the first by name.  The subset is found exactly: for a diameter, the updates to
-    omit are a vertex cover of the pairs that are farther apart, and the smallest diameter with a cover of at most f is
-    found by bisection.  The time grows as 2^f.
+    (an update at either end of the longest distance may be the one to omit) that which a search finds first that tries
+    updates in the order of their squared distances to all others, the farthest first.  The subset is found exactly: for
+    a diameter, the updates to omit are a vertex cover of the pairs that are farther apart, and the smallest diameter
+    with a cover of at most f is found by bisection.  The time grows as 2^f.
     Shapes: rows `[C, P]`, aggregate `[P]`; all vectors that travel are taken as one.  Weights are not used.
 
     f: how many attackers it is to withstand, at most 16; it needs n >= 2 f + 1 updates.
@@ -114,7 +115,13 @@ def trusted_shares(with_root: Tensor, norms: Tensor, root: int) -> Tensor:
 
 
 def omitted_for_diameter(squared: Tensor, f: int) -> tuple[int, ...]:
-    """The at most f updates without which the largest of the squared distances `[C, C]` is smallest."""
+    """The f updates without which the largest of the squared distances `[C, C]` is smallest.
+
+    >>> omitted_for_diameter(torch.tensor([[0.0, 1.0, 4.0], [1.0, 0.0, 9.0], [4.0, 9.0, 0.0]]), 1)
+    (2,)
+    """
+    order = squared.sum(1).sort(descending=True, stable=True).indices  # so that it does not matter who has sent which
+    squared = squared[order][:, order]
     values = squared.triu(1).flatten().unique()
     low, high, omitted = 0, len(values) - 1, tuple[int, ...]()
     while low <= high:
@@ -125,7 +132,8 @@ def omitted_for_diameter(squared: Tensor, f: int) -> tuple[int, ...]:
         else:
             omitted, high = cover, middle - 1
     spare = f - len(omitted)  # a subset has n - f updates: where fewer need to go, the first that may
-    return tuple(sorted([*omitted, *[i for i in range(len(squared)) if i not in omitted][:spare]]))
+    omitted += tuple(i for i in range(len(squared)) if i not in omitted)[:spare]
+    return tuple(sorted(order[list(omitted)].tolist()))
 
 
 def _cover(edges: list[list[bool]], most: int) -> tuple[int, ...] | None:
