@@ -1,11 +1,14 @@
 """Attackers in a simulation: what the server receives, what the guard refuses, and what a rule withstands."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 import headway as hw
 from headway.attacks import (
     ALIE,
+    Attack,
     AttackedEngine,
     AttackPlan,
     Backdoor,
@@ -18,7 +21,7 @@ from headway.attacks import (
     SignFlip,
 )
 from headway.core.errors import ConfigError
-from headway.data import FederatedData
+from headway.data import Examples, FederatedData
 from headway.numerics.keys import Key
 
 CLIENTS = 7
@@ -58,6 +61,41 @@ def test_the_attack_begins_with_its_round():
     torch.testing.assert_close(two, plain, rtol=0, atol=1e-7)
     three = train(AttackedEngine(hw.LocalEngine(), plan), hw.Mean("clients"), rounds=3)[0].params
     assert not torch.allclose(three, train(hw.LocalEngine(), hw.Mean("clients"), rounds=3)[0].params, atol=1e-3)
+
+
+@dataclass(frozen=True)
+class Copied(Attack):
+    """The attackers' own examples, as if they were others."""
+
+    def poison(self, examples, classes, key):
+        return Examples(examples.inputs.clone(), examples.targets.clone())
+
+
+@pytest.mark.parametrize("attack", [LabelFlip(), Backdoor(boost=1.0)], ids=repr)
+@pytest.mark.parametrize("workers", [False, True], ids=["here", "workers"])
+def test_examples_are_poisoned_from_the_round_on_in_which_the_attack_begins(attack, workers):
+    def attacked(attack, rounds):
+        inner = hw.ProcessEngine(workers=2, lanes=1) if workers else hw.LocalEngine()
+        engine = AttackedEngine(inner, AttackPlan(attack, count=2, from_round=3))
+        return train(engine, hw.ClientMomentum(0.9), hw.Mean("clients"), rounds=rounds)[0].params
+
+    plain = train(hw.LocalEngine(), hw.ClientMomentum(0.9), hw.Mean("clients"), rounds=4)[0].params
+    two = train(hw.LocalEngine(), hw.ClientMomentum(0.9), hw.Mean("clients"), rounds=2)[0].params
+    torch.testing.assert_close(attacked(attack, 2), two, rtol=0, atol=1e-7)
+    assert not torch.allclose(attacked(attack, 4), plain, atol=1e-4)
+    torch.testing.assert_close(attacked(Copied(), 4), plain, rtol=0, atol=1e-7)  # clients keep their memory
+
+
+def test_honest_replicas_of_an_attacker_keep_their_examples_and_name_it():
+    replicas = hw.data.load("digits", partition={"kind": "iid", "replicas": 3}, clients=6)
+    algorithm = hw.Algorithm(hw.chain(hw.MajorityVote()), hw.LocalSGD(lr=0.1, batch_size=64), hw.All())
+    task = hw.Task(model=lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)))
+    engine = AttackedEngine(hw.LocalEngine(), AttackPlan(LabelFlip(), attackers=("client-1.3",)))
+    run = hw.Run(algorithm, replicas, task, rounds=1, engine=engine, evaluate_every=None)
+    (report,) = list(run)
+    run.close()
+    assert {each.client for each in report.clients if each.status == "rejected"} == {"client-1.3"}
+    assert {each.status for each in report.clients if each.client != "client-1.3"} == {"counted"}
 
 
 def test_the_mean_of_reversed_updates_is_that_by_hand():

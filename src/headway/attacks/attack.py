@@ -57,6 +57,11 @@ class Attack(Plain):
 
     registry: ClassVar[Registry[Attack]] = Registry("attack", "headway.attacks")
 
+    @property
+    def poisons(self) -> bool:
+        """Whether attackers train on other examples than their own."""
+        return type(self).poison is not Attack.poison
+
     def poison(self, examples: Examples, classes: int | None, key: Key) -> Examples:
         """The training examples with which an attacker trains."""
         return examples

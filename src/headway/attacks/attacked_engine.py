@@ -15,6 +15,7 @@ from headway.client_state.store import Memories
 from headway.core.algorithm import State
 from headway.core.errors import UpdateRejected
 from headway.core.flow import EngineFacts
+from headway.data import FederatedData
 from headway.engines.engine import Engine, Job
 from headway.engines.planned_engine import PlannedEngine
 from headway.protocol.messages import Answer, Ask, Train
@@ -30,7 +31,8 @@ class AttackedEngine(Engine):
 
     inner: a `LocalEngine` or `ProcessEngine`.  plan: who attacks, and how.
     Each crafted update passes the server's guard like any other; one that is refused is reported by its client's name.
-    The attackers train on poisoned examples where the attack has some.  Drift is measured of what the server receives,
+    The attackers train on poisoned examples where the attack has some, from the round on in which it begins: the inner
+    engine is then opened anew, with the same plan and the clients' memory.  Drift is measured of what the server receives,
     where clients have a reputation.
 
     Raises:
@@ -82,9 +84,9 @@ class AttackedEngine(Engine):
         """Poisons the attackers' data and opens the inner engine with a chain that keeps the updates."""
         self.job, self.attackers = job, self.plan.among(job.data.clients)
         check_chain(job.algorithm.chain)
-        data = poisoned(job.data, self.attackers, self.plan.attack, job.key)
-        kept = replace(job.algorithm, chain=with_rows(job.algorithm.chain), reputation=None)
-        self.inner.open(replace(job, algorithm=kept, known=data))
+        data = job.data
+        self.poisoned = poisoned(data, self.attackers, self.plan.attack, job.key)
+        self._train_on(self.poisoned if self.plan.from_round == 1 else data)
         setup = self.inner.execution.setup
         flows = job.algorithm.flows(self.facts, population=len(data.clients))
         averaged = setup.flat_module.statistics_layout.size if "buffers" in setup.summed else 0
@@ -96,6 +98,12 @@ class AttackedEngine(Engine):
         )
         self.crafting = Crafting(self.plan, self.attackers, job, self.flows[-1], layout)
 
+    def _train_on(self, data: FederatedData) -> None:
+        """Opens the inner engine with these examples, and with a chain that keeps the updates."""
+        self.trained_on = data
+        kept = replace(self.job.algorithm, chain=with_rows(self.job.algorithm.chain), reputation=None)
+        self.inner.open(replace(self.job, algorithm=kept, known=data))
+
     def try_once(self, state: State, evaluated: bool) -> Sequence[str]:
         """Tries the work of one client."""
         return self.inner.try_once(state, evaluated)
@@ -106,6 +114,9 @@ class AttackedEngine(Engine):
 
     def ask(self, ask: Ask) -> Answer:
         """Runs one ask; of a request to train, the attackers' updates are replaced before they are summed."""
+        if self.trained_on is not self.poisoned and ask.round + 1 >= self.plan.from_round:
+            self.inner.close()
+            self._train_on(self.poisoned)
         answer = self.inner.ask(ask)
         if not isinstance(ask.request, Train):
             return answer

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
+import torch
 from torch import Tensor
 
 from headway.attacks.attack import Attack, AttackView
 from headway.core.errors import ConfigError
 from headway.core.fields import at_least, between
 from headway.data import Examples, FederatedData
+from headway.data.dataset.targets import is_binary
 from headway.numerics.keys import Key
 
 
@@ -19,7 +21,8 @@ from headway.numerics.keys import Key
 @Attack.registry.register
 @dataclass(frozen=True)
 class LabelFlip(Attack):
-    """Each attacker trains on wrong labels: class c becomes `classes - 1 - c`; of a regression, targets change sign.
+    """Each attacker trains on wrong labels: class c becomes `classes - 1 - c`, zeros and ones become each other
+    (several labels an example), and other targets of a regression change sign.
 
     Reference: Allen-Zhu et al., arXiv 2012.14368 (label flipping in this form).
 
@@ -30,7 +33,9 @@ class LabelFlip(Attack):
     def poison(self, examples: Examples, classes: int | None, key: Key) -> Examples:
         """The examples with other labels."""
         targets = examples.targets
-        return Examples(examples.inputs, -targets if targets.is_floating_point() else wrong_classes(targets, classes))
+        if not targets.is_floating_point():
+            return Examples(examples.inputs, wrong_classes(targets, classes))
+        return Examples(examples.inputs, 1 - targets if is_binary(targets) else -targets)
 
 
 @final
@@ -94,18 +99,18 @@ def wrong_classes(targets: Tensor, classes: int | None) -> Tensor:
 
 
 def poisoned(data: FederatedData, attackers: Sequence[str], attack: Attack, key: Key) -> FederatedData:
-    """The data with the attackers' training examples as the attack changes them; the others' are as they were."""
-    inputs, targets = data.store.inputs, data.store.targets
-    changed = False
+    """The data with the attackers' training examples as the attack changes them; the others' are as they were, also of
+    honest replicas, which hold the examples that an attacker held."""
+    parts, train, start = [data.store], dict[str, Tensor](), len(data.store)
     for client in attackers:
         own = data.train_of(client)
         bad = attack.poison(own, data.classes, key.derive("poison").owned(client))
         if bad is own:
             continue
-        if not changed:
-            inputs, targets, changed = inputs.clone(), targets.clone(), True
-        place = data.train[client]
-        inputs[place], targets[place] = bad.inputs, bad.targets
-    if not changed:
+        parts.append(bad)
+        train[client] = torch.arange(start, start + len(bad))
+        start += len(bad)
+    if not train:
         return data
-    return data.with_store(replace(data.store, inputs=inputs, targets=targets))
+    inputs, targets = (torch.cat(each) for each in zip(*((p.inputs, p.targets) for p in parts), strict=True))
+    return data.with_store(replace(data.store, inputs=inputs, targets=targets), train)

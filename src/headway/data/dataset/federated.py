@@ -261,12 +261,17 @@ class FederatedData:
         store, central = self.store.to(number), None if self.central is None else self.central.to(number)
         return self if store is self.store and central is self.central else replace(self, store=store, central=central)
 
-    def with_store(self, store: Examples) -> FederatedData:
-        """The same data with the same examples somewhere else: nothing is looked through again."""
+    def with_store(self, store: Examples, train: Mapping[str, Tensor] | None = None) -> FederatedData:
+        """The same data with the same examples somewhere else: nothing is looked through again.
+
+        train: which of them some clients train on in the place of those that they held.
+        """
         if store is self.store:
             return self
         moved = copy.copy(self)
         object.__setattr__(moved, "store", store)
+        if train is not None:
+            object.__setattr__(moved, "train", ClientIndex.of({**self.train, **train}))
         return moved
 
     def with_notes(self, notes: Sequence[str]) -> FederatedData:

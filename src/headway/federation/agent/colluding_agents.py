@@ -35,7 +35,8 @@ class ColludingAgents:
     those of a simulation.
 
     Raises:
-        ConfigError: for a plan that counts its attackers, or whose attackers know the updates of everyone.
+        ConfigError: for a plan that counts its attackers, whose attackers know the updates of everyone, or that poisons
+            examples from a later round on than the first.
 
     Example::
 
@@ -50,6 +51,11 @@ class ColludingAgents:
         if plan.knows == "everyone":
             raise ConfigError(
                 'agents are never sent the updates of others, found a plan with knows = "everyone": use "attackers".'
+            )
+        if plan.attack.poisons and plan.from_round > 1:
+            raise ConfigError(
+                f"an agent has its examples from the first round on, found {plan.attack!r} from round "
+                f"{plan.from_round}: set from_round = 1, or attack in a simulation."
             )
         self.plan, self.cohort, self.wait_s = plan, cohort, wait_s
         self._changed = threading.Condition()
