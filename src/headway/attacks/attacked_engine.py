@@ -32,8 +32,8 @@ class AttackedEngine(Engine):
     inner: a `LocalEngine` or `ProcessEngine`.  plan: who attacks, and how.
     Each crafted update passes the server's guard like any other; one that is refused is reported by its client's name.
     The attackers train on poisoned examples where the attack has some, from the round on in which it begins: the inner
-    engine is then opened anew, with the same plan and the clients' memory.  Drift is measured of what the server receives,
-    where clients have a reputation.
+    engine is then opened anew, with the same plan and the clients' memory.  Drift is measured of what the server
+    receives, where clients have a reputation.
 
     Raises:
         ConfigError: when it opens, for a chain whose server sees only sums, or that encodes updates.
