@@ -15,7 +15,6 @@ from headway.client_state.store import Memories
 from headway.core.algorithm import State
 from headway.core.errors import UpdateRejected
 from headway.core.flow import EngineFacts
-from headway.data import FederatedData
 from headway.engines.engine import Engine, Job
 from headway.engines.planned_engine import PlannedEngine
 from headway.protocol.messages import Answer, Ask, Train
@@ -84,9 +83,11 @@ class AttackedEngine(Engine):
         """Poisons the attackers' data and opens the inner engine with a chain that keeps the updates."""
         self.job, self.attackers = job, self.plan.among(job.data.clients)
         check_chain(job.algorithm.chain)
-        data = job.data
-        self.poisoned = poisoned(data, self.attackers, self.plan.attack, job.key)
-        self._train_on(self.poisoned if self.plan.from_round == 1 else data)
+        kept = replace(job.algorithm, chain=with_rows(job.algorithm.chain), reputation=None)
+        honest, data = replace(job, algorithm=kept), job.data
+        bad = poisoned(data, self.attackers, self.plan.attack, job.key)
+        self.attacked = honest if bad is data else replace(honest, known=bad)
+        self._open_inner(self.attacked if self.plan.from_round == 1 else honest)
         setup = self.inner.execution.setup
         flows = job.algorithm.flows(self.facts, population=len(data.clients))
         averaged = setup.flat_module.statistics_layout.size if "buffers" in setup.summed else 0
@@ -98,11 +99,9 @@ class AttackedEngine(Engine):
         )
         self.crafting = Crafting(self.plan, self.attackers, job, self.flows[-1], layout)
 
-    def _train_on(self, data: FederatedData) -> None:
-        """Opens the inner engine with these examples, and with a chain that keeps the updates."""
-        self.trained_on = data
-        kept = replace(self.job.algorithm, chain=with_rows(self.job.algorithm.chain), reputation=None)
-        self.inner.open(replace(self.job, algorithm=kept, known=data))
+    def _open_inner(self, job: Job) -> None:
+        self.opened = job
+        self.inner.open(job)
 
     def try_once(self, state: State, evaluated: bool) -> Sequence[str]:
         """Tries the work of one client."""
@@ -114,9 +113,9 @@ class AttackedEngine(Engine):
 
     def ask(self, ask: Ask) -> Answer:
         """Runs one ask; of a request to train, the attackers' updates are replaced before they are summed."""
-        if self.trained_on is not self.poisoned and ask.round + 1 >= self.plan.from_round:
+        if self.opened is not self.attacked and ask.round + 1 >= self.plan.from_round:
             self.inner.close()
-            self._train_on(self.poisoned)
+            self._open_inner(self.attacked)
         answer = self.inner.ask(ask)
         if not isinstance(ask.request, Train):
             return answer
