@@ -1,5 +1,6 @@
 """The requests that clients have not answered, and the decisions about their replies."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,12 @@ def test_requests_are_taken_back_by_name_from_whoever_has_them():
     board.open("other", ASSIGNMENT.model_copy(update={"assignment": "a-2"}))
     board.withdraw_named({"a-1", "a-3"})
     assert (board.of("client"), board.of("other").assignment) == (None, "a-2")
+
+
+@pytest.mark.parametrize("state", ["finished", "failed", "stopped"])
+def test_who_asks_after_the_end_is_told_at_once_though_it_was_told_before(state):
+    """Its connection broke, or it had ended the heartbeat that would have brought it."""
+    board = Assignments()
+    board.set_state(state)
+    assert board.show_state("client") == (state, "")
+    asyncio.run(asyncio.wait_for(board.news("client", (), 3600.0), 60.0))

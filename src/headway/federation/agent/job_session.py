@@ -31,6 +31,7 @@ SPIN_S = 0.5  # a request for work that is answered sooner, and brings nothing, 
 DAMAGED = ("malformed", "mismatch")  # problems of an upload that came in otherwise than it was sent
 TRIES = 3
 WITHOUT_VERDICT_S = 5.0  # between two questions for the verdict on pending memory
+LAST_BEAT_S = 1.0  # how long a heartbeat is waited for that is under way when an assignment ends
 
 
 class Answers(Protocol):
@@ -217,9 +218,11 @@ class JobSession:
         """Answers a request and delivers the reply, with heartbeats beside it; whether something new was done."""
         self._withdrawn, self._working = False, (assignment.assignment,)
         self._task = asyncio.create_task(self._answer_and_deliver(assignment))
-        beats = asyncio.create_task(self._heartbeats(assignment))
+        beats = asyncio.create_task(self._heartbeats(assignment, over := asyncio.Event()))
         try:
             await asyncio.shield(self._task)
+            over.set()
+            await asyncio.wait([beats], timeout=LAST_BEAT_S)  # to the server, this client has what is in its answer
             return True
         except asyncio.CancelledError:
             if not self._withdrawn:  # the agent itself ends
@@ -280,10 +283,8 @@ class JobSession:
         if assignment.private is not None:
             private = await self._fetched(assignment.private, assignment.private_size)
         secret = await asyncio.to_thread(self.store.exchanges.secret, self.name, (assignment.round, assignment.attempt))
-        self._activity, self._done = (
-            {"train": "training", "exchange": "exchanging"}.get(assignment.kind, "scoring"),
-            None,
-        )
+        doing = {"train": "training", "exchange": "exchanging"}
+        self._activity, self._done = doing.get(assignment.kind, "scoring"), None
         fetched = time.monotonic()
         fault_points.at("agent: a request is fetched")
         answered = await self.thread.run(
@@ -369,10 +370,12 @@ class JobSession:
 
     # heartbeats -----------------------------------------------------------------------------------------
 
-    async def _heartbeats(self, assignment: api.Assignment) -> None:
-        """Contact while an assignment is in hand, however long that takes; a request that was withdrawn is given up."""
+    async def _heartbeats(self, assignment: api.Assignment, over: asyncio.Event) -> None:
+        """Contact until an assignment is over, however long that takes; a request that was withdrawn is given up."""
         while True:
-            await asyncio.sleep(api.HEARTBEAT_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), api.HEARTBEAT_S)
+                return
             request, settled = self._request(0.0)
             try:
                 work = await self.connection.call_once("POST", api.HEARTBEAT, request, api.Work)
@@ -390,8 +393,8 @@ class JobSession:
                 return
 
     def _give_up(self) -> None:
-        """Ends the work on the present assignment."""
-        self._withdrawn = True
-        self.thread.interrupt()
-        if self._task is not None:
+        """Ends the work on the present assignment, if it is not over."""
+        if self._task is not None and not self._task.done():
+            self._withdrawn = True
+            self.thread.interrupt()
             self._task.cancel()

@@ -252,6 +252,7 @@ class Assignments:
             held = self._open.get(client)
             if (
                 client in self._undelivered
+                or self.state in ENDED  # who asks still has not received that
                 or self._shown.get(client, self.state) != self.state
                 or (held is not None and held.assignment not in working)
             ):
