@@ -48,7 +48,7 @@ class Process:
 
     def url(self) -> str:
         """The first address that it prints."""
-        return self.shows(ADDRESS.pattern).group(0)
+        return self.shows(rf"{ADDRESS.pattern}(?=\D)").group(0)  # whose last digit is there
 
     def shows(self, pattern: str, seconds: float = PATIENCE_S) -> re.Match[str]:
         """Waits for a line of its output."""
