@@ -64,8 +64,11 @@ def same(one, other):
 
 @pytest.fixture(scope="module", autouse=True)
 def afterwards():
-    yield
-    ray.shutdown()
+    """No cluster stays; and none ends workers because other programs fill the memory of the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
@@ -231,6 +234,15 @@ def test_more_workers_than_cores_are_refused(cluster):
 def test_an_address_where_no_cluster_is(apart, address):
     with pytest.raises(hw.ConfigError, match="Ray cluster"):
         started("fedavg", hw.RayEngine(1, address=address))
+
+
+def test_a_cluster_that_is_slow_to_start_is_said(apart, monkeypatch):
+    def init(**_):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(hw.ConfigError, match="on this machine, found none that answers: The current node timed out"):
+        started("fedavg", hw.RayEngine(1))
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

@@ -49,7 +49,7 @@ class ClusterConnection:
                         logging_level=logging.ERROR,
                         **(alone if address == "local" else {}),
                     )
-            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            except Exception as error:  # of any class: a node that is slow to start is a plain Exception
                 raise _unreachable(address, first_line(error)) from error
             finally:
                 if threading.current_thread() is threading.main_thread():
