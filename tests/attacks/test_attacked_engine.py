@@ -46,6 +46,11 @@ def train(engine, *links, rounds=3, **options):
     return run.state, reports
 
 
+def beginning():
+    algorithm = hw.Algorithm(hw.chain(hw.Mean("clients")), hw.LocalSGD(lr=0.1, batch_size=8), hw.All())
+    return hw.Run(algorithm, data(), hw.Task(model=lambda: torch.nn.Linear(4, 3)), rounds=1).state.params
+
+
 @pytest.mark.parametrize("links", [(hw.Mean("clients"),), (hw.Median(1),), (hw.Mean(), hw.ServerAdam())], ids=repr)
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_before_the_attack_begins_all_is_as_without_one(links, lanes):
@@ -105,12 +110,7 @@ def test_the_mean_of_reversed_updates_is_that_by_hand():
     moved = train(AttackedEngine(hw.LocalEngine(), plan), hw.Mean("clients"), rounds=1)[0].params
     honest_only = AttackPlan(FallOfEmpires(1.0), count=2, knows="everyone")  # (1 - 1) mean: zeros
     zeros = train(AttackedEngine(hw.LocalEngine(), honest_only), hw.Mean("clients"), rounds=1)[0].params
-    start = hw.Run(
-        hw.Algorithm(hw.chain(hw.Mean("clients")), hw.LocalSGD(lr=0.1, batch_size=8), hw.All()),
-        data(),
-        hw.Task(model=lambda: torch.nn.Linear(4, 3)),
-        rounds=1,
-    ).state.params
+    start = beginning()
     honest = (zeros - start) * 7 / 5  # the honest mean
     torch.testing.assert_close(moved - start, (5 * honest - 2 * 3 * honest) / 7, rtol=1e-4, atol=1e-6)
     assert not torch.equal(single[0], moved)
@@ -124,6 +124,29 @@ def test_an_attack_repeats_to_the_bit_in_any_engine(workers):
 
     first, again = train(engine(), hw.Median(2))[0], train(engine(), hw.Median(2))[0]
     assert torch.equal(first.params, again.params)
+
+
+@pytest.mark.parametrize("knows", ["everyone", "attackers"])
+@pytest.mark.parametrize("rule", [hw.FLTrust("c0"), hw.LossValidation("c0")], ids=repr)
+def test_attackers_can_search_against_a_rule_that_knows_clients_by_name(rule, knows):
+    plan = AttackPlan(LineSearch(InnerProduct()), count=2, knows=knows)
+    searched = train(AttackedEngine(hw.LocalEngine(), plan), rule)[0]
+    assert not torch.equal(searched.params, train(hw.LocalEngine(), rule)[0].params)
+
+
+def test_attackers_that_know_all_updates_rehearse_the_rule_itself():
+    """Its aggregate in the rehearsal of the first round is that of the round, with the root's update in its place."""
+    rehearsed, rule = [], hw.FLTrust("c0")
+
+    @dataclass(frozen=True)
+    class Rehearsed(Attack):
+        def craft(self, view):
+            rehearsed.append(view.rule(view.everyone(view.own)))
+            return view.own
+
+    plan = AttackPlan(Rehearsed(), count=2, knows="everyone")
+    moved = train(AttackedEngine(hw.LocalEngine(), plan), rule, rounds=1)[0].params
+    torch.testing.assert_close(rehearsed[0].float(), moved - beginning(), rtol=0, atol=1e-6)
 
 
 def test_numbers_that_are_not_finite_are_refused_by_name():

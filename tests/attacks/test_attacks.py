@@ -22,6 +22,7 @@ from headway.attacks import (
     NotFinite,
     ScaledUpdate,
     SignFlip,
+    Sybils,
     ZeroUpdate,
 )
 from headway.attacks.colluding import hiding_z
@@ -48,6 +49,7 @@ EVERY = [
     *(SignFlip(), SignFlip(2.0), GaussianUpdate(), NotFinite(), NotFinite("inf"), ZeroUpdate(), ScaledUpdate()),
     *(HeavyWeight(), ALIE(), ALIE(1.5), InnerProduct(), FallOfEmpires(), Mimic(), Mimic(3), LabelFlip(), Backdoor()),
     *(LineSearch(), LineSearch(InnerProduct()), LineSearch(FallOfEmpires())),
+    *(Sybils(), Sybils(SignFlip(2.0), noise=0.1), Sybils(HeavyWeight())),
 ]
 
 
@@ -82,6 +84,8 @@ def test_the_closed_forms():
         Backdoor(): 4.5 * v.own,
         Backdoor(boost=2.0): 2 * v.own,
         LabelFlip(): v.own,
+        Sybils(): v.own[:1].expand(2, -1),
+        Sybils(SignFlip(2.0)): -2 * v.own[:1].expand(2, -1),
     }
     for attack, crafted in expected.items():
         torch.testing.assert_close(attack.craft(v), crafted)
@@ -127,6 +131,20 @@ def test_the_noise_is_fresh_in_each_round_and_has_its_deviation():
     assert float(noise.std()) == pytest.approx(2.0, rel=0.02)
     assert not torch.equal(noise, other)
     assert not torch.equal(noise[0], noise[1])
+
+
+def test_the_noise_of_sybils_cancels_and_has_its_length():
+    own = draws("sybils", 3, 20_000)
+    v = AttackView(0, KEY, own, None, torch.ones(3), krum, 9)
+    sent = Sybils(SignFlip(), noise=0.1).craft(v)
+    torch.testing.assert_close(sent.mean(0), -own[0])
+    apart = (sent + own[0]).norm(dim=1) / own[0].norm()
+    torch.testing.assert_close(apart, torch.full((3,), 0.1 * (2 / 3) ** 0.5).double(), rtol=0.02, atol=0)
+    assert Sybils(LabelFlip()).poisons
+    assert not Sybils(SignFlip()).poisons
+    examples = Examples(torch.zeros(2, 2), torch.tensor([0, 9]))
+    assert Sybils().poison(examples, 10, KEY).targets.tolist() == [9, 0]
+    assert Sybils(HeavyWeight(10.0)).weights(view()).tolist() == [30.0, 50.0]
 
 
 def test_labels_are_flipped():

@@ -10,6 +10,7 @@ from headway.attacks.colluding import FallOfEmpires as FallOfEmpires
 from headway.attacks.colluding import InnerProduct as InnerProduct
 from headway.attacks.colluding import LineSearch as LineSearch
 from headway.attacks.colluding import Mimic as Mimic
+from headway.attacks.colluding import Sybils as Sybils
 from headway.attacks.poisoned_data import Backdoor as Backdoor
 from headway.attacks.poisoned_data import LabelFlip as LabelFlip
 from headway.attacks.single import GaussianUpdate as GaussianUpdate

@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from headway.attacks.attack import Attack, AttackView
+from headway.attacks.poisoned_data import LabelFlip
 from headway.core.errors import ConfigError
 from headway.core.fields import at_least, positive
+from headway.data import Examples
+from headway.numerics.keys import Key
+from headway.numerics.secure_random import normals
 
 TRIALS = 24  # of a line search
 
@@ -118,11 +122,54 @@ class Mimic(Attack):
 @final
 @Attack.registry.register
 @dataclass(frozen=True)
+class Sybils(Attack):
+    """One attacker under several names: each of them sends what the first would send in another attack.
+
+    Formula: `x + noise ||x||_2 (r_i - mean r) / sqrt(P)`, x being the first one's update in the attack `of` and r_i
+    standard normal numbers of name i: copies that are not equal, and whose sum is that of copies.
+    Each claims the weight that it would claim alone.
+
+    Reference: Fung, Yoon, Beschastnikh, arXiv 1808.04866 (FoolsGold): sybils that poison, and noise that cancels.
+
+    >>> Sybils(of=InnerProduct(scale=3.0))
+    Sybils(of=InnerProduct(scale=3.0), noise=0.0)
+    """
+
+    of: Attack = LabelFlip()
+    noise: float = at_least(0, 0.0)
+
+    @property
+    def poisons(self) -> bool:
+        """Whether the other attack does."""
+        return self.of.poisons
+
+    def poison(self, examples: Examples, classes: int | None, key: Key) -> Examples:
+        """The examples of the other attack."""
+        return self.of.poison(examples, classes, key)
+
+    def craft(self, view: AttackView) -> Tensor:
+        """Copies of the first one's update, with noise."""
+        first = self.of.craft(view)[0]
+        if not self.noise:
+            return view.same(first)
+        drawn = normals(view.key.for_each("sybils", names=range(len(view.own))), len(first)).double()
+        share = self.noise * float(first.norm()) / len(first) ** 0.5
+        return first + share * (drawn - drawn.mean(0))
+
+    def weights(self, view: AttackView) -> Tensor:
+        """Those of the other attack."""
+        return self.of.weights(view)
+
+
+@final
+@Attack.registry.register
+@dataclass(frozen=True)
 class LineSearch(Attack):
     """An adaptive attack: the scale of another attack that moves the aggregate of the rule, which it knows, farthest.
 
     Formula: the scale s of the attack `of` that maximises `||A(crafted(s), honest) - mean honest||_2`, A being the
-    server's rule: scales 2^k, then by halving the bracket around the best, 24 trials in all.
+    server's rule: scales 2^k, then by halving the bracket around the best, 24 trials in all.  A rule that keeps
+    something from round to round (the centre of CentredClipping) is tried as it starts, since attackers do not see it.
 
     Reference: Shejwalkar and Houmansadr, NDSS 2021 (attacks that know the aggregation); Allouah et al.,
     arXiv 2302.01772, appendix (optimised ALIE and FOE).

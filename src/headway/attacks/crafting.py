@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,7 +50,7 @@ class Crafting:
             everyone[mine],
             everyone[others] if self.plan.knows == "everyone" and len(others) else None,
             rows.weights[mine].double(),
-            self._rule(rows, ask),
+            self._rule([rows.names[index] for index in (*mine.tolist(), *others.tolist())], ask),
             self.cohort or len(rows.names),
         )
         crafted, weights = self.plan.attack.craft(view), self.plan.attack.weights(view)
@@ -67,16 +67,22 @@ class Crafting:
             return None
         return DriftMeter.of(ask, len(ask.cohort), self.layout.size, self.job.key, kept=True)
 
-    def _rule(self, rows: Rows, ask: Ask) -> Any:
-        """The chain's aggregate of updates, all vectors side by side, from the state that a rule starts with."""
+    def _rule(self, clients: Sequence[str], ask: Ask) -> Any:
+        """The chain's aggregate of updates, all vectors side by side, from the state that a rule starts with.
+
+        clients: whose updates these are, in their order, where all are known.  Where only the attackers' are, a rule
+        that goes by clients' names cannot be rehearsed, and is taken for the mean.
+        """
         aggregator, ctx = self.job.algorithm.chain.aggregator, self._context(ask)
-        start = aggregator.init(ask.message.params)
+        start, known = aggregator.init(ask.message.params), self.plan.knows == "everyone"
 
         def rule(updates: Tensor) -> Tensor:
-            if not aggregator.whole_cohort:
+            if not aggregator.whole_cohort or (aggregator.by_name and not known):
                 return updates.mean(0)
-            names = tuple(f"{index:06d}" for index in range(len(updates)))
-            whole = Rows(names, {"delta": updates}, torch.ones(len(updates), dtype=torch.float64))
+            names = tuple(clients) if known else tuple(f"{index:06d}" for index in range(len(updates)))
+            order = sorted(range(len(names)), key=names.__getitem__)
+            ones = torch.ones(len(names), dtype=torch.float64)
+            whole = Rows(tuple(names[place] for place in order), {"delta": updates[order]}, ones)
             return aggregator.reduce(whole, start, ctx)[0].delta
 
         return rule

@@ -166,6 +166,7 @@ class Aggregator(Stage):
     whole_cohort: ClassVar[bool] = False
     judges: ClassVar[bool] = False  # whether it leaves clients out by name, and writes `left_out`
     examines: ClassVar[bool] = False
+    by_name: ClassVar[bool] = False  # whether it knows clients by name, so that no rule may mix updates before it
 
     def connect(self, flow: Flow) -> Flow:
         """A whole-cohort rule must see each update, of a known number; behind a sum, no weight may reveal one client's

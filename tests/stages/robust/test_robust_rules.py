@@ -7,17 +7,21 @@ import torch
 from conformance import robust_reference as slow
 from conformance.robust_cases import CTX, RULES, F, aggregate, draws, rows_of
 
+from headway.core.errors import ConfigError
 from headway.core.stage import Aggregator
 from headway.core.update import Rows, Update
 from headway.numerics import distances, order_statistics
 from headway.stages import (
     NNM,
+    AdaptiveRobustClipping,
     Bucketing,
     Bulyan,
     CentredClipping,
     FLTrust,
     GeometricMedian,
     Krum,
+    LossValidation,
+    MajorityVote,
     Mean,
     MeanAroundMedian,
     Median,
@@ -209,6 +213,14 @@ def test_fl_trust_ignores_what_points_away_and_refuses_a_round_without_its_root(
     assert not aggregate(FLTrust("c000"), x).any()
     with pytest.raises(Exception, match="root data of FLTrust"):
         aggregate(FLTrust("server"), x)
+
+
+@pytest.mark.parametrize("outer", [NNM, Bucketing, AdaptiveRobustClipping, MajorityVote, LossValidation])
+@pytest.mark.parametrize("then", [FLTrust(), MajorityVote(), LossValidation()], ids=lambda rule: type(rule).__name__)
+def test_a_rule_that_knows_clients_by_name_cannot_stand_behind_another(outer, then) -> None:
+    """Mixed updates are no client's, and what a rule does before it aggregates would not be done."""
+    with pytest.raises(ConfigError, match=rf"{type(then).__name__} needs each client's own update, by its name"):
+        outer(then=then)
 
 
 def test_buckets_are_random_means_that_hold_every_update_once() -> None:

@@ -60,6 +60,7 @@ class LossValidation(Aggregator):
     place: ClassVar[Place] = Place.AGGREGATE
     whole_cohort: ClassVar[bool] = True
     examines: ClassVar[bool] = True
+    by_name: ClassVar[bool] = True
     root: str = "root"
     drop: int = at_least(0, 0)
     margin: float | None = at_least(0, 0.0)

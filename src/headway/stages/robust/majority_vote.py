@@ -63,6 +63,7 @@ class MajorityVote(Aggregator):
     place: ClassVar[Place] = Place.AGGREGATE
     whole_cohort: ClassVar[bool] = True
     judges: ClassVar[bool] = True
+    by_name: ClassVar[bool] = True
     replicas: int = at_least(2, 3)
     tolerance: float = between(0, 1, 1e-4, without=1)
     then: Aggregator = TrimmedMean(0)

@@ -55,7 +55,7 @@ def combined(rows: Rows, coefficients: Tensor) -> Update:
 
 
 def check_rule(stage: Aggregator, then: Aggregator) -> None:
-    """Refuses what is not a rule that aggregates a whole cohort and does nothing else.
+    """Refuses what is not a rule that aggregates a whole cohort and does nothing else, or that knows clients by name.
 
     Raises:
         ConfigError: naming the stage and what was found.
@@ -64,4 +64,10 @@ def check_rule(stage: Aggregator, then: Aggregator) -> None:
         raise ConfigError(
             f"{type(stage).__name__}.then must be a rule for a whole cohort, such as Krum, Median or GeometricMedian, "
             f"found {then!r}."
+        )
+    if then.judges or then.examines or then.by_name:
+        raise ConfigError(
+            f"{type(then).__name__} needs each client's own update, by its name, and cannot stand behind "
+            f"{type(stage).__name__}, found {then!r} in {type(stage).__name__}.then: put it in the place of "
+            f"{type(stage).__name__}, or use another rule."
         )

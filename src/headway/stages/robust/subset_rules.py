@@ -84,6 +84,7 @@ class FLTrust(Aggregator):
 
     place: ClassVar[Place] = Place.AGGREGATE
     whole_cohort: ClassVar[bool] = True
+    by_name: ClassVar[bool] = True
     root: str = "root"
 
     def connect(self, flow: Flow) -> Flow:
