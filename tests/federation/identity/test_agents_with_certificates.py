@@ -128,3 +128,20 @@ def test_an_agent_that_is_revoked_in_a_run_ends_with_the_sentence(tmp_path, part
     assert "was revoked at" in row["declined"]
     assert len(reports) == ROUNDS
     assert reports[-1].count("counted") == len(SIZES) - 1
+
+
+def test_an_agent_that_is_revoked_while_it_waits_for_another_job_ends_with_the_sentence(tmp_path, parts):
+    data, task, algorithm = parts
+    secured = Secured(tmp_path, data.clients)
+    expected = frozenset(data.clients)
+    with secured.network(algorithm, task, ROUNDS, expected=expected, wait_limit_s=300.0) as network:
+        _, _, agents = run_of(parts, network, network.url, secured, tmp_path / "agents", stay=True)
+        while not all("ended" in agent.kinds() for agent in agents):
+            assert all(agent.thread.is_alive() for agent in agents)
+            threading.Event().wait(0.02)
+        with closing(NodeRegistry.of(tmp_path / "ca")) as registry:
+            for client in data.clients:
+                registry.revoke(client)
+        for agent in agents:
+            with pytest.raises(HeadwayError, match="was revoked at"):
+                agent.join()

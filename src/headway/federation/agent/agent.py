@@ -197,7 +197,7 @@ class Agent:
                 f"{self.surroundings.name!r} cannot take part in {description.name!r}: {answer}"
             ) from answer
         await asyncio.to_thread(store.forget_secret, description.job)
-        why = f": {end.reason}" if end.reason else ""
+        why = f": {end.reason.rstrip('.')}" if end.reason else ""
         self.log.write("ended", f"The job {description.name!r} has {_ending(end.state)}{why}.", state=end.state)
         return end.state
 

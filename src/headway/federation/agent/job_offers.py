@@ -26,7 +26,11 @@ class JobOffers:
         return await self.connection.call("GET", api.JOB, None, api.JobDescription)
 
     async def after(self, last: api.JobDescription) -> api.JobDescription | None:
-        """The job after one; `None` if there is none yet and it is not waited for, or the server does not answer."""
+        """The job after one; `None` if it is not waited for, and there is none yet or the server does not answer.
+
+        Raises:
+            HeadwayError: if it is waited for, and the server does not let this node take part any more.
+        """
         wait_s = FIRST_S
         while True:
             try:
@@ -35,6 +39,8 @@ class JobOffers:
                 else:
                     found = await self.connection.call_once("GET", api.JOB, None, api.JobDescription)
             except (Unreachable, ProblemAnswer):
+                if self.stay:  # it would have waited for a server that cannot be reached
+                    raise
                 return None
             if found.job != last.job:
                 return found
