@@ -120,6 +120,7 @@ def test_receipts_over_plain_http(made, headway, tmp_path):
         code, out, _ = headway("verify", url, "--receipts", made / "receipts", "--name", "client-2")
         assert code == 3
         assert "was accepted, and no manifest up to round 2 has it" in out
+        assert f"the receipts are of {CLIENT!r}, and the server shows 'client-2' its own updates alone" in out
         (tmp_path / "receipts").mkdir()
         other = json.loads((made / "receipts" / "job" / "0.json").read_text()) | {"job": "another"}
         (tmp_path / "receipts" / "0.json").write_text(json.dumps(other))
@@ -133,6 +134,12 @@ def test_receipts_over_plain_http(made, headway, tmp_path):
     code, _, err = headway("verify", "ftp://127.0.0.1", *given)
     assert code == 1
     assert "no address of a server" in err
+    code, _, err = headway("verify", "http://127.0.0.1:port", *given)
+    assert code == 1
+    assert "cannot be reached: nonnumeric port" in err
+    code, _, err = headway("verify", "https://127.0.0.1:1")
+    assert code == 2
+    assert "--receipts DIR" in err
 
 
 def test_a_server_that_is_none(made, headway):

@@ -169,6 +169,11 @@ def verify(
     """
     from headway.cli.verify_command import ReceiptOptions, verify_receipts, verify_run
 
+    if receipts is None and "://" in target:
+        raise typer.BadParameter(
+            "a server's address goes with --receipts DIR, an agent's receipts; without them name the folder of a run.",
+            param_hint="RUN|URL",
+        )
     if receipts is None:
         agrees = verify_run(Path(target), authority, json)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.parse
@@ -74,7 +75,7 @@ def verify_receipts(receipts: Path, url: str, options: ReceiptOptions, as_json: 
         ConfigError: for receipts or options that cannot be used; if the server cannot be reached, or refuses.
     """
     found, folder, authority = read_receipts(receipts), options.identity, options.authority
-    held = jobs_of(found)
+    held, notes = jobs_of(found), list[str]()
     if authority is None and folder is not None:
         authority = folder / AUTHORITY
     if (run := Path(url)).is_dir():
@@ -84,10 +85,12 @@ def verify_receipts(receipts: Path, url: str, options: ReceiptOptions, as_json: 
             raise ConfigError("name the agent: --identity DIR with its certificate, or --name NAME for plain HTTP.")
         node: Identity = NodeIdentity.load(folder) if folder is not None else OpenIdentity(options.name or "")
         answers = _Manifests(url, node, options.public_authorities).answers()
+        notes = _notes_on_caller(node.name, found)
     job = answers[-1].job
     if job not in held:
         raise ConfigError(f"the server's job is {job!r}, and the receipts are of {', '.join(map(repr, held))}.")
     result = ReceiptsCheck(held[job], authority).check(answers)
+    result.notes[:0] = notes
     if as_json:
         emit(
             {
@@ -105,6 +108,16 @@ def verify_receipts(receipts: Path, url: str, options: ReceiptOptions, as_json: 
     else:
         _show(_lines_of_receipts(job, len(held[job]), result))
     return not result.differences
+
+
+def _notes_on_caller(name: str, receipts: list[Receipt]) -> list[str]:
+    """A note where a node asks about the receipts of others, of which the server shows it nothing."""
+    clients = sorted({receipt.client for receipt in receipts})
+    if name in clients:
+        return []
+    return [
+        f"the receipts are of {', '.join(map(repr, clients))}, and the server shows {name!r} its own updates alone."
+    ]
 
 
 def _answers_of_run(run: Path, receipts: list[Receipt]) -> list[ReceiptsAnswer]:
@@ -165,7 +178,7 @@ class _Manifests:
                 except ValueError:
                     message = f"it answers with status {error.code}."
             raise ConfigError(f"the server at {self.url} refuses to show its manifests: {message}") from error
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             why = getattr(error, "reason", error)
             raise ConfigError(f"{self.url} cannot be reached: {getattr(why, 'strerror', None) or why}.") from error
 
