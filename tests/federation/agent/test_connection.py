@@ -137,3 +137,70 @@ def test_a_server_that_is_not_up_yet_is_waited_for_without_end(waits):
 def test_a_wrong_address_is_a_sentence_at_once(url):
     with pytest.raises(hw.ConfigError, match="is not the address of a server"):
         Connection(url, OpenIdentity("c"), AgentLog())
+
+
+def test_a_password_in_the_address_of_a_server_is_refused_and_not_repeated():
+    with pytest.raises(hw.ConfigError, match="no name and no password in it") as caught:
+        Connection("https://user:secret@server:8443", OpenIdentity("c"), AgentLog())
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "proxy", ["proxy", "proxy:3128", "socks5://proxy:1080", "http://", "http://n:secret@proxy:port"]
+)
+def test_a_wrong_proxy_is_a_sentence_at_once(proxy):
+    with pytest.raises(hw.ConfigError, match="--proxy names no HTTP proxy: needed http://HOST:PORT") as caught:
+        Connection("https://server:8443", OpenIdentity("c"), AgentLog(), proxy=proxy)
+    assert "secret" not in str(caught.value)
+
+
+def through(proxy, **options):
+    """The result of a call to a server by a proxy."""
+
+    async def main():
+        async with Connection("https://localhost:1", OpenIdentity("c"), AgentLog(), proxy=proxy, **options) as made:
+            return await made.call("GET", api.JOB, None, api.Work)
+
+    return asyncio.run(main())
+
+
+def test_a_wrong_proxy_of_the_environment_is_a_sentence_at_once(monkeypatch):
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("https_proxy", "proxy")
+    with pytest.raises(hw.ConfigError, match="HTTPS_PROXY names no HTTP proxy"):
+        through(None)
+
+
+def test_a_proxy_that_cannot_be_reached_is_named():
+    with socket.socket() as held:  # nobody listens there
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        with pytest.raises(hw.ConfigError, match=f"the proxy 127.0.0.1:{port}: "):
+            through(f"http://127.0.0.1:{port}", patience_s=0.0)
+
+
+def test_a_proxy_that_no_name_server_knows_is_named(monkeypatch):
+    monkeypatch.setattr(connection, "UNKNOWN_HOST_S", 0.0)
+    with pytest.raises(hw.ConfigError, match=r"knows the host of the proxy no-such-proxy\.invalid"):
+        through("http://no-such-proxy.invalid:3128")
+
+
+def test_a_proxy_that_lets_nobody_through_is_given_up_after_a_while_and_its_password_is_in_no_sentence(monkeypatch):
+    monkeypatch.setattr(connection, "UNKNOWN_HOST_S", 0.0)
+
+    async def refuse(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def main():
+        async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+            address = f"http://name:secret@127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+            async with Connection("https://localhost:1", OpenIdentity("c"), AgentLog(), proxy=address) as made:
+                await made.call("GET", api.JOB, None, api.Work)
+
+    with pytest.raises(hw.ConfigError, match="the proxy answers 407") as caught:
+        asyncio.run(main())
+    assert "secret" not in str(caught.value)

@@ -20,6 +20,7 @@ from yarl import URL
 
 from headway.core.errors import ConfigError, HeadwayError
 from headway.federation import http_api as api
+from headway.federation.agent.addresses import PROXY_FORM, checked_proxy, checked_server
 from headway.federation.agent.agent_log import AgentLog
 from headway.federation.agent.backoff import Backoff
 from headway.federation.agent.open_sockets import OpenSockets
@@ -75,7 +76,7 @@ class Connection:
     system trusts, as of a proxy that ends TLS.
 
     Raises:
-        ConfigError: if the URL is not one of HTTP, or has no host.
+        ConfigError: if the URL or the proxy's is not one of HTTP, or has no host.
     """
 
     def __init__(
@@ -88,8 +89,8 @@ class Connection:
         proxy: str | None = None,
         public_authorities: bool = False,
     ) -> None:
-        self.url, self.secure = _checked(url)
-        self.identity, self.log, self.patience_s, self.proxy = identity, log, patience_s, proxy
+        self.url, self.secure = checked_server(url)
+        self.identity, self.log, self.patience_s, self.proxy = identity, log, patience_s, checked_proxy(proxy)
         self.public_authorities = public_authorities
         self.reached = False  # whether the server has answered once
         self.job = ""  # of the calls that are signed now
@@ -269,7 +270,13 @@ class Connection:
                     yield response
                     return
         except aiohttp.ClientConnectorDNSError as error:
-            raise Unreachable(f"no name server knows its host ({error.os_error})", temporary=False) from error
+            whose = "its host" if error.host == urlsplit(self.url).hostname else f"the host of the proxy {error.host}"
+            raise Unreachable(f"no name server knows {whose} ({error.os_error})", temporary=False) from error
+        except aiohttp.InvalidURL as error:  # the server's was looked at before
+            raise ConfigError(f"HTTPS_PROXY names no HTTP proxy: {PROXY_FORM}.") from error
+        except aiohttp.ClientHttpProxyError as error:
+            reason = f"the proxy answers {error.status} ({error.message})"
+            raise Unreachable(reason, temporary=self.reached or error.status in AGAIN) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if problem := await self._tls_problem(error):
                 if self.reached and not isinstance(problem, OwnCertificateRefused):
@@ -345,20 +352,6 @@ class Connection:
         return found
 
 
-def _checked(url: str) -> tuple[str, bool]:
-    """The address without a slash at its end, and whether it is HTTPS."""
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or parts.query or parts.fragment:
-        raise ConfigError(
-            f"{url!r} is not the address of a server: needed https://HOST:PORT, as its `headway serve` prints it."
-        )
-    return url.rstrip("/"), parts.scheme == "https"
-
-
 def _versions_of(content: bytes) -> str:
     """The version of headway that an answer names, if it does."""
     try:
@@ -370,6 +363,8 @@ def _versions_of(content: bytes) -> str:
 
 def _reason(error: BaseException) -> str:
     text = str(error).strip()
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"the proxy {error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
     if isinstance(error, aiohttp.ClientConnectorError):
         text = error.os_error.strerror or str(error.os_error)
         return text.lower() if text.istitle() else text
