@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from headway.data import RemoteData
 from headway.federation import JobOptions, Server, ServerJob, ServerOptions
 from headway.federation import server as federation_server
 from headway.federation.identity.server_access import AccessOptions
+from headway.federation.serving.http_server import HttpServer
 from headway.federation.spool.run_check import RunCheck
 from headway.observe.run_folder import VECTORS
 from headway.server import vector_files
@@ -144,6 +146,35 @@ def test_a_server_that_is_stopped_goes_on_with_the_same_round(tmp_path, monkeypa
     assert (tmp_path / "run" / VECTORS).is_dir() == (memory == "100 B")
 
 
+def test_waiting_names_the_round_after_a_restart(tmp_path):
+    data = blobs((7,))
+    server = ServerThread([job_of(data, rounds=1)], tmp_path / "run")
+    joined = agents(server, data, tmp_path)
+    assert server.end() == "finished"
+    assert ended(joined) == ["finished"]
+    server = ServerThread([job_of(data, rounds=2, wait_limit_s=0.1)], tmp_path / "run")
+    assert server.end() == "failed"
+    assert server.texts("waiting") == ["round 2 waits for client-0"]
+
+
+def test_a_disk_without_room_for_updates_is_written_while_the_round_waits(tmp_path, monkeypatch):
+    data, usage = blobs((7,)), shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1000))
+    server = ServerThread([job_of(data, rounds=1)], tmp_path / "run")
+    joined = agents(server, data, tmp_path)
+    while not server.texts("disk"):
+        assert server.thread.is_alive()
+        threading.Event().wait(0.02)
+    (event,) = server.server.served.status.board.snapshot().events
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    assert server.end() == "finished"
+    assert ended(joined) == ["finished"]
+    (sentence,) = server.texts("disk")  # and not with each attempt of the agent
+    assert "no update is taken at present" in sentence
+    assert "has 1000 bytes left" in sentence
+    assert event.text == sentence
+
+
 def test_a_disk_that_is_full_when_the_state_is_made_ends_the_server_with_a_sentence(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -227,6 +258,12 @@ def test_a_defect_ends_the_run_and_tells_the_agents(tmp_path):
     assert ended(joined) == ["failed"] * 3
     record = json.loads((tmp_path / "run" / "job.json").read_text())
     assert (record["state"], record["reason"]) == ("failed", "ZeroDivisionError: a defect")
+
+
+def test_an_address_of_another_machine_is_named_as_the_mistake():
+    server = HttpServer(*[None] * 5)
+    with pytest.raises(ConfigError, match=r"cannot listen at 192\.0\.2\.1:0: .*\(--host\)"):
+        server.start("192.0.2.1", 0)
 
 
 def test_a_server_refuses_what_it_cannot_do_in_a_sentence(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from pathlib import Path
@@ -23,6 +24,7 @@ from headway.federation.serving.request_channel import RequestChannel
 from headway.observe.run_folder import VECTORS
 
 FAREWELL_S = 15.0  # how long clients are given to learn that a job has ended: more than between two heartbeats
+DISK_S = 60.0  # at least between two sentences on a disk that takes no updates
 
 
 class ServedJob:
@@ -44,6 +46,8 @@ class ServedJob:
         self.desk = JobDesk(members, assignments, job.data.expected, check, verdict, options.relays)
         now = channel.clock.now
         self.status = ServerStatus.of(members, assignments, name=job.name, rounds=job.rounds, now=now)
+        members.on_disk_trouble = self._show_disk_trouble
+        self._disk_shown = -math.inf  # when it was, by the monotonic clock
         self._ends: deque[float] = deque(maxlen=6)  # of the rounds of late
         self.run = Run(
             job.algorithm,
@@ -96,6 +100,15 @@ class ServedJob:
         """Lets go of the run and its files."""
         self.run.close()
         self.stores.close()
+
+    def _show_disk_trouble(self, reason: str) -> None:
+        """Writes why no update is taken, now and then while agents try again; called by the HTTP server's thread."""
+        now = time.monotonic()
+        if now - self._disk_shown >= DISK_S:
+            self._disk_shown = now
+            sentence = f"no update is taken at present, and agents try again: {reason}"
+            self.log.write("disk", sentence, reason=reason)
+            self.status.board.add_event("alarm", sentence)
 
     def _show(self, progress: Progress) -> None:
         """Takes the engine's progress to the status, and writes for whom it waits."""

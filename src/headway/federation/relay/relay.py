@@ -141,6 +141,7 @@ class Relay:
         folder = self.state / hashlib.sha256(job.job.encode()).hexdigest()[:16]
         own = (folder, self.access.identity.name, self.options.lease_s, self._certificates)
         desk = await thread.run(lambda: RelayDesk.of(job, self.task(job), *own))
+        desk.members.on_disk_trouble = lambda reason: self.log.once("disk", f"No update is taken at present: {reason}")
         state: State = "paused"  # the clients wait for this relay, unless the job has ended
         reason = ""
         try:

@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from pydantic import BaseModel
 
-from headway.core.errors import HeadwayError
+from headway.core.errors import HeadwayError, RunFolderError
 from headway.federation import http_api as api
 from headway.federation.identity.request_signature import BODY_DIGEST
 from headway.federation.serving.refusals import Refused
 
 log = logging.getLogger("headway.federation")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+DISK: web.AppKey[Callable[[str], None]] = web.AppKey("disk")  # given why a server keeps nothing of a call
 BODY_S = 60.0  # without a single byte for so long, a body is given up
 STATUS = {
     "unauthorised": 401,
@@ -50,6 +51,8 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except TimeoutError:
         return problem_response(api.Problem(kind="malformed", message="the body did not arrive."), 408)
     except HeadwayError as error:
+        if isinstance(error, RunFolderError) and (write := request.app.get(DISK)) is not None:
+            write(str(error))
         status = getattr(error, "status", 400)
         kind = "unauthorised" if status in (401, 403) else "busy" if status in (429, 503, 507) else "refused"
         response = problem_response(api.Problem(kind=kind, message=str(error)[:2000]), status)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import ssl
 import threading
@@ -22,6 +23,7 @@ from headway.federation.serving.assignments import Assignments, ReplyArrived
 from headway.federation.serving.event_loop import close_server, run_loop
 from headway.federation.serving.http_bodies import (
     BODY_S,
+    DISK,
     Handler,
     answer_problems,
     body_of,
@@ -36,6 +38,10 @@ B = TypeVar("B", bound=BaseModel)
 CERTIFICATES_AT_A_TIME = 256  # so that an answer stays far below the largest body
 PART = 1 << 17  # bytes of a body that are written at a time
 BUFFER = 1 << 14  # bytes of a connection from which no more is read until they are taken
+LISTENING = {
+    errno.EADDRINUSE: "Choose another port (--port), or stop what uses this one.",
+    errno.EACCES: "Choose a port above 1023 (--port), or give the server the right to this one.",
+}  # what to do about a port, by the error
 DECISION_S = 20.0  # how long the end of an upload waits for the run's decision before the client is to ask again
 
 
@@ -150,10 +156,8 @@ class HttpServer:
         begun.wait()
         if trouble:
             self._thread.join()
-            raise ConfigError(
-                f"the server cannot listen at {host}:{port}: {trouble[0].strerror or trouble[0]}. Choose another port "
-                "(--port), or stop what uses this one."
-            )
+            mend = LISTENING.get(trouble[0].errno or 0, "Choose an address of this machine (--host).")
+            raise ConfigError(f"the server cannot listen at {host}:{port}: {trouble[0].strerror or trouble[0]}. {mend}")
 
     def stop(self) -> None:
         """Closes all connections."""
@@ -167,6 +171,7 @@ class HttpServer:
     def application(self) -> web.Application:
         """The application with all routes."""
         app = web.Application(middlewares=[answer_problems], client_max_size=api.CHUNK)
+        app[DISK] = lambda reason: self.members.on_disk_trouble(reason)  # of the job at present
         add = app.router.add_route
         add("GET", api.HEALTH, self._health)
         add("GET", api.JOB, self._job)

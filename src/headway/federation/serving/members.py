@@ -81,6 +81,7 @@ class Members:
     ) -> None:
         self.lease_s, self.set_aside_after, self.on_change, self.clock = lease_s, set_aside_after, on_change, clock
         self.on_late: Callable[[str, str], None] = lambda name, reason: None  # given each late reply, and why
+        self.on_disk_trouble: Callable[[str], None] = lambda reason: None  # given why the disk takes no reply
         self.refused_calls: Counter[int] = Counter()  # that were not admitted, by the status of the answer
         self._members: dict[str, Member] = {}
         self._declined: dict[str, str] = {}  # by clients that never joined

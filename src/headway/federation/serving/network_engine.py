@@ -251,7 +251,8 @@ class NetworkEngine(Engine):
                 f"the server has waited {limit:g} s {of}. Start the missing agents and serve the same folder again, "
                 "or raise federation.wait_limit_s."
             )
-        self._show(Progress("waiting for clients", self.coordinator.pool.round + 1, begun, tuple(missing), note=of))
+        following = max(self.coordinator.pool.round + 1, self._decided)  # a pool that was restored has had no round yet
+        self._show(Progress("waiting for clients", following, begun, tuple(missing), note=of))
         event = self.channel.event()
         self.training.between(event)
         if self.coordinator.pool.busy:
