@@ -493,9 +493,12 @@ def test_a_hundred_partitions(make, part):
     chance = random.Random(part)
     lengths = [math.exp(chance.uniform(0.0, math.log(120.0))) for _ in range(PARTITIONS // 4)]
     rounds = 6 * len(lengths)
-    federation = make(rounds=rounds, lease_s=600.0).start()
+    federation, begun = make(rounds=rounds, lease_s=600.0), 0
+    federation.after_round = lambda report: until(lambda: report.round < 6 * begun, 600)  # it is not over too soon
+    federation.start()
     federation.join(*DATA.clients)
     for number, length in enumerate(lengths):
+        begun += 1
         seen = len(federation.reports)
         until(lambda seen=seen: len(federation.reports) > seen, 600)
         federation.proxy.faults = Faults(frozen=True)
@@ -503,6 +506,7 @@ def test_a_hundred_partitions(make, part):
         assert federation.thread.is_alive(), "the run was over before the partition"
         (federation.proxy.cut if number % 2 else federation.proxy.forget)()
         federation.proxy.faults = Faults()
+    begun += 1
     federation.thread.join(600)
     assert federation.finish() == dict.fromkeys(DATA.clients, "finished")
     local = hw.Run(SCAFFOLD, DATA, TASK, rounds=rounds, evaluate_every=None)
