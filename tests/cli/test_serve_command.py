@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import headway as hw
 from headway.cli.run_command import resume_folder
 from headway.cli.serve_command import ServeOptions, serve_file
+from headway.federation import http_api
 from headway.federation.agent.answering import Answering
 from headway.protocol.messages import Train
 
@@ -59,7 +60,9 @@ def records(path):
 
 
 def trained_when_told(monkeypatch):
-    """The rounds that agents in threads of this process may train in, which tests set."""
+    """The rounds that agents in threads of this process may train in, which tests set.  An agent that waits for one
+    hears of a server's end at once, as its heartbeats are quick."""
+    monkeypatch.setattr(http_api, "HEARTBEAT_S", 0.2)
     true, may_train = Answering._reply, [threading.Event() for _ in range(4)]
 
     def reply(self, request):
