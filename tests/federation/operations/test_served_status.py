@@ -24,7 +24,7 @@ OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 def test_a_server_from_its_first_client_to_its_end(tmp_path, monkeypatch):
     data, events, end_seen, dismiss = blobs((7, 12)), [], threading.Event(), JobClients.dismiss
-    monkeypatch.setattr(JobClients, "dismiss", lambda *given: (end_seen.wait(60), dismiss(*given)))
+    monkeypatch.setattr(JobClients, "dismiss", lambda *given: (end_seen.wait(600), dismiss(*given)))
     algorithm = hw.recipes.fedavg(trainer=hw.LocalSGD(lr=0.1, batch_size=4))
     known = RemoteData("study", data.input_shape, classes=data.classes, expected=data.clients)
     job = ServerJob("study", algorithm, known, linear_task(dtype="float64"), 4)
@@ -46,7 +46,7 @@ def test_a_server_from_its_first_client_to_its_end(tmp_path, monkeypatch):
     assert (before.name, before.state, before.round, before.rounds) == ("study", "running", 0, 4)
     assert {each.name: each.presence for each in before.clients} == dict.fromkeys(data.clients, "absent")
     agents = [AgentThread(server.url, data, each, tmp_path, linear_task(dtype="float64")) for each in data.clients]
-    after = until(lambda: read(lambda status: status.state != "running"))
+    after = until(lambda: read(lambda status: status.state != "running"), 600.0)
     end_seen.set()
     thread.join(60)
     assert not thread.is_alive()
