@@ -153,7 +153,7 @@ class Sybils(Attack):
         if not self.noise:
             return view.same(first)
         drawn = normals(view.key.for_each("sybils", names=range(len(view.own))), len(first)).double()
-        share = self.noise * float(first.norm()) / len(first) ** 0.5
+        share = self.noise * float(first.norm()) / math.sqrt(len(first))
         return first + share * (drawn - drawn.mean(0))
 
     def weights(self, view: AttackView) -> Tensor:
