@@ -1,5 +1,7 @@
 """The grid of rules, attacks and partitions."""
 
+from dataclasses import replace
+
 import pytest
 
 import headway as hw
@@ -89,6 +91,32 @@ def test_what_the_file_cannot_have_is_left_out_with_the_reason(base):
     assert list(probe.backdoors) == ["Backdoor"]
     with pytest.raises(ConfigError, match="no rule can be used"):
         grid_plan(base, AttackGridSection(rules=["Bulyan"]), base.load_data())
+
+
+def test_a_rule_that_needs_clients_of_a_name_is_left_out_where_there_are_none(base):
+    rules = [MEAN, "FLTrust", "LossValidation", "MajorityVote"]
+    plan = grid_plan(base, AttackGridSection(rules=rules, attacks=[NO_ATTACK, "SignFlip"]), base.load_data())
+    assert {cell.rule for cell in plan.cells} == {MEAN}
+    assert len(plan.runfiles) == 2
+    for note, why in zip(plan.left_out, ("root is 'root'", "root is 'root'", "groups of 3 replicas"), strict=True):
+        assert "is left out: " in note
+        assert why in note
+
+
+def test_the_row_of_the_mean_is_a_mean_where_the_file_has_a_robust_rule(base):
+    def stages(*links):
+        file = replace(base, algorithm=replace(base.algorithm, chain=hw.chain(*links)))
+        return grid_file(file, Cell(MEAN, NO_ATTACK, "x"), Setting(), 2, AttackGridSection()).algorithm.chain.stages
+
+    assert stages(hw.ClientMomentum(), hw.Krum()) == (hw.ClientMomentum(), hw.Mean("clients"))
+    assert stages(hw.Mean("examples")) == (hw.Mean("examples"),)
+
+
+def test_a_chain_that_encodes_updates_is_refused_and_no_rule_is_said_to_diverge(base):
+    links = hw.chain(hw.Clip(), hw.Quantize(bits=16), hw.Mean("clients"))
+    file = replace(base, algorithm=replace(base.algorithm, chain=links))
+    with pytest.raises(ConfigError, match=r"no rule can be used with this file: .*neither encoded nor masked"):
+        grid_plan(file, AttackGridSection(rules=[MEAN, "Krum"], attackers=1), file.load_data())
 
 
 def test_settings_are_partitions_by_kinds_of_clients():

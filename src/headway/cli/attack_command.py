@@ -75,7 +75,7 @@ def _tables(result: GridResult, facts: GridFacts) -> list[GridTable]:
 
 def _write(folder: Path, result: GridResult, facts: GridFacts) -> None:
     """The page, the results as JSON and Markdown, and the picture."""
-    parts = [f"{grid_sentence(result, facts)}\n"]
+    parts = [f"{words}\n" for words in (grid_sentence(result, facts), *facts.left_out)]
     for table in _tables(result, facts):
         note = f"\n\n{table.note}" if table.note else ""
         parts.append(f"{table.title}\n\n{markdown_table(table.columns, table.rows)}{note}\n")

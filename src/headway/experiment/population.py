@@ -32,14 +32,7 @@ def check_population(algorithm: Algorithm, engine: Engine, known: ClientData) ->
     if (population := known.population) is None:
         return
     sampler, clients = algorithm.sampler, _names(known, population)
-    if (replicas := algorithm.flows()[-1].replicas) > 1:
-        check_groups(clients, replicas)
-    rule = algorithm.chain.aggregator
-    if (root := getattr(rule, "root", None)) is not None and root not in clients:
-        raise ConfigError(
-            f"{type(rule).__name__}.root is {root!r}, which must be the client that holds the server's root data, "
-            f"found none of that name among {len(clients)}: name one of them."
-        )
+    check_names(algorithm, clients)
     if isinstance(sampler, Fixed):
         sampler.draw(clients, 0, Key.root(0))  # which names a client that is not there
     elif not algorithm.enough(clients):
@@ -54,6 +47,22 @@ def check_population(algorithm: Algorithm, engine: Engine, known: ClientData) ->
     available = engine.fleet.availability
     if isinstance(available, Bernoulli) and 0 < available.share < 1:
         _check_wait(available, algorithm, clients)
+
+
+def check_names(algorithm: Algorithm, clients: Sequence[str]) -> None:
+    """Refuses clients that are not in groups of replicas, or have no root, where the rule knows them by name.
+
+    Raises:
+        ConfigError: naming the rule and what is missing.
+    """
+    if (replicas := algorithm.flows()[-1].replicas) > 1:
+        check_groups(clients, replicas)
+    rule = algorithm.chain.aggregator
+    if (root := getattr(rule, "root", None)) is not None and root not in clients:
+        raise ConfigError(
+            f"{type(rule).__name__}.root is {root!r}, which must be the client that holds the server's root data, "
+            f"found none of that name among {len(clients)}: name one of them."
+        )
 
 
 def _names(known: ClientData, population: int) -> Sequence[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from headway import stages
 from headway.attacks import Attack, AttackPlan, Backdoor, SignFlip
+from headway.attacks.kept_rows import check_chain
 from headway.core.chain import Chain
 from headway.core.errors import ConfigError, HeadwayError, nearest
 from headway.core.stage import Aggregator, Stage
@@ -16,6 +17,7 @@ from headway.experiment.attack_grid_section import MEAN, NO_ATTACK, AttackGridSe
 from headway.experiment.attack_section import AttackSection
 from headway.experiment.backdoor_probe import BackdoorProbe
 from headway.experiment.grid_result import Cell, GridFacts, setting_name
+from headway.experiment.population import check_names
 from headway.experiment.runfile import RunFile
 from headway.model.metrics import measured_on
 from headway.numerics.keys import Key
@@ -74,15 +76,21 @@ def grid_plan(runfile: RunFile, section: AttackGridSection, data: FederatedData)
     count = attackers_of(section, len(data.clients))
     settings = settings_of(section)
     attacks, left_out = _usable(section, count, data)
-    runfiles, refused = dict[str, RunFile](), dict[str, str]()
+    runfiles, refused, out = dict[str, RunFile](), dict[str, str](), set[tuple[str, str]]()
     cells = grid_cells(section.rules, attacks, settings)
     for cell in cells:
         try:
             made = grid_file(runfile, cell, settings[cell.setting], count, section)
             made.algorithm.flows(population=len(data.clients))
+            if settings[cell.setting].partition is None:  # of these clients
+                check_names(made.algorithm, data.clients)
+            if cell.attack != NO_ATTACK:
+                check_chain(made.algorithm.chain)
             runfiles[cell.method] = made
         except HeadwayError as error:
             refused[cell.rule] = str(error)
+            out.add((cell.rule, cell.setting))
+    runfiles = {c.method: runfiles[c.method] for c in cells if (c.rule, c.setting) not in out}
     if not runfiles:
         raise ConfigError(f"no rule can be used with this file: {next(iter(refused.values()))}")
     left_out += [f"{rule} is left out: {why}" for rule, why in refused.items()]
@@ -145,7 +153,8 @@ def grid_cells(rules: Sequence[str], attacks: Sequence[str], settings: Iterable[
 
 
 def grid_file(runfile: RunFile, cell: Cell, setting: Setting, count: int, section: AttackGridSection) -> RunFile:
-    """The run file of a cell: the rule in the place of the file's aggregator, the attack, the setting.
+    """The run file of a cell: the rule in the place of the file's aggregator, the attack, the setting.  "Mean" is the
+    file's own aggregator, where that is no robust rule.
 
     count: how many clients attack, also the f of the rule.
 
@@ -153,10 +162,11 @@ def grid_file(runfile: RunFile, cell: Cell, setting: Setting, count: int, sectio
         ConfigError, ChainRefused: for an unknown rule or attack, or where the rule does not fit the chain.
     """
     links, algorithm = runfile.algorithm.chain.stages, runfile.algorithm
-    if cell.rule != MEAN:
-        rule = rule_of(cell.rule, count)
+    own = cell.rule == MEAN and not runfile.algorithm.chain.aggregator.whole_cohort
+    if not own:
+        rule = stages.Mean(over="clients") if cell.rule == MEAN else rule_of(cell.rule, count)
         links = tuple(rule if isinstance(stage, Aggregator) else stage for stage in links)
-    if cell.rule != MEAN or setting.before:
+    if setting.before or not own:
         algorithm = replace(algorithm, chain=Chain((*setting.before, *links)))
     changes: dict[str, Any] = {"attack": None, "attack_grid": AttackGridSection()}
     if cell.attack != NO_ATTACK:
