@@ -177,7 +177,8 @@ class _Manifests:
                     message = Problem.model_validate_json(error.read()).message
                 except ValueError:
                     message = f"it answers with status {error.code}."
-            raise ConfigError(f"the server at {self.url} refuses to show its manifests: {message}") from error
+            hint = " A relay has none: name its server." if error.code == 404 else ""
+            raise ConfigError(f"the server at {self.url} refuses to show its manifests: {message}{hint}") from error
         except (OSError, http.client.HTTPException) as error:
             why = getattr(error, "reason", error)
             raise ConfigError(f"{self.url} cannot be reached: {getattr(why, 'strerror', None) or why}.") from error

@@ -18,7 +18,9 @@ from headway.federation.agent.answering import Answering
 from headway.federation.identity.server_access import AccessOptions, ServerAccess
 from headway.federation.relay.relay_answering import RelayAnswering
 from headway.federation.spool.event_log import EventLog
+from headway.federation.spool.receipts import read_receipts, signer_of
 from headway.federation.spool.spool import Spool
+from headway.numerics.canonical import canonical
 from headway.protocol.by_client import relayed_reply, replies_of_relay
 from headway.protocol.messages import Declined, Exchange, Train
 
@@ -100,6 +102,10 @@ def test_the_weights_are_those_of_a_simulation(tmp_path):
     assert [report.count("counted") for report in reports] == [5, 5]
     assert not any(report.notes for report in reports)
     assert {relay.state for relay in served.relays.values()} == {"finished"}
+    for client, relay in ((NEAR[0], "near"), (FAR[1], "far")):
+        for receipt in read_receipts(tmp_path / "states" / client / "receipts"):
+            signed = canonical(receipt.model_dump(exclude={"signature"}))
+            assert signer_of(receipt.server, signed, receipt.signature, tmp_path / "ca" / "ca.pem") == relay
 
 
 def test_a_client_behind_a_relay_may_be_lost_in_any_phase(tmp_path, monkeypatch):

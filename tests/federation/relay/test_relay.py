@@ -22,7 +22,7 @@ from headway.federation.identity.server_access import ServerAccess
 from headway.federation.relay.relay import Relay, RelayOptions
 from headway.federation.spool.event_log import EventLog
 from headway.federation.spool.manifest_folder import ManifestFolder
-from headway.federation.spool.receipts import ReceiptsCheck, extract
+from headway.federation.spool.receipts import ReceiptsCheck, extract, read_receipts
 from headway.federation.spool.round_manifests import RoundManifests
 from headway.federation.spool.run_check import RunCheck
 from headway.federation.spool.spool import Spool
@@ -164,6 +164,10 @@ def test_a_run_with_a_relay_is_computed_again_and_its_receipts_agree(tmp_path):
         own = [each for each in run.receipts if each.client == name and each.verdict == "accepted"]
         found = ReceiptsCheck(own).check([extract(tmp_path / "run", name, 0)])
         assert (found.counted, found.differences) == ([1, 2], [])
+    own = read_receipts(tmp_path / "client-0" / "receipts")  # of the relay
+    found = ReceiptsCheck(own).check([extract(tmp_path / "run", "client-0", 0)])
+    assert (found.counted, found.differences) == ([1, 2], [])
+    assert any("sums of the relay 'relay'" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

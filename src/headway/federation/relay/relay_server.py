@@ -10,6 +10,7 @@ from headway.federation.operations.page_access import TOKEN_FILE, PageAccess
 from headway.federation.operations.status_pages import StatusPages
 from headway.federation.relay.relay_desk import RelayDesk
 from headway.federation.serving.http_server import HttpServer
+from headway.federation.spool.receipts import signer
 
 
 @dataclass
@@ -37,13 +38,14 @@ class RelayServer:
         return self.folder / TOKEN_FILE
 
     def offer(self, desk: RelayDesk) -> None:
-        """Has clients served with this job from now on; listens with the first one.
+        """Has clients served with this job from now on, with receipts that the relay signs; listens with the first one.
 
         Raises:
             ConfigError: if the port is in use.
             RunFolderError: if the token of the status cannot be used.
         """
         last, self.desk = self.desk, desk
+        desk.answering.channel.sign = signer(self.access.identity)
         if self._http is not None and self._pages is not None:
             self._pages.board = desk.status.board
             self._http.serve(desk.jobs, desk.members, desk.assignments, desk.spool)

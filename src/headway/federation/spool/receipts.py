@@ -144,15 +144,12 @@ class ReceiptsCheck:
 
     def check(self, answers: Sequence[ReceiptsAnswer]) -> ReceiptsVerification:
         """The result; answers: of the server, all parts."""
-        for receipt in self.receipts:
-            if receipt.signature:
-                self._signed(f"the receipt of round {receipt.round + 1}", receipt.server, receipt)
-            else:
-                self._note("the receipts are not signed: the server had no identity.")
+        signers = [self._signer(receipt) for receipt in self.receipts]
         entries = self._entries(answers)
         self._check_head(answers)
-        for receipt in self.receipts:
-            self._compare(receipt, [entry for entry in entries if entry[1].digest == receipt.digest], answers[-1])
+        for receipt, signer in zip(self.receipts, signers, strict=True):
+            own = [entry for entry in entries if entry[1].digest == receipt.digest]
+            self._compare(receipt, own or self._in_sums(receipt, signer, entries), answers[-1])
         return self.result
 
     def _entries(self, answers: Sequence[ReceiptsAnswer]) -> list[tuple[int, UpdateEntry]]:
@@ -205,10 +202,32 @@ class ReceiptsCheck:
         else:
             self._differ(f"{which} was accepted, and no manifest up to round {head.round} has it")
 
-    def _signed(self, what: str, certificate: str, receipt: Receipt) -> None:
-        with self._finding(what):
+    def _in_sums(
+        self, receipt: Receipt, signer: str, entries: Sequence[tuple[int, UpdateEntry]]
+    ) -> list[tuple[int, UpdateEntry]]:
+        """The entries of an update that a relay has acknowledged; the server's digest is that of the relay's sum."""
+        found = [
+            (round_, entry)
+            for round_, entry in entries
+            if entry.relay and entry.relay == (signer or entry.relay) and entry.client == receipt.client
+            if entry.asked == receipt.round
+        ]
+        if found:
+            self._note(
+                f"updates went into sums of the relay {found[0][1].relay!r}: the server shows that these counted, with "
+                "this client in them, and not which bytes the relay has added."
+            )
+        return [each for each in found if each[1].in_sum] or found[-1:]
+
+    def _signer(self, receipt: Receipt) -> str:
+        """The node that has signed a receipt; empty without a valid signature."""
+        if not receipt.signature:
+            self._note("the receipts are not signed: the server had no identity.")
+            return ""
+        with self._finding(f"the receipt of round {receipt.round + 1}"):
             data = _signed_bytes(receipt.model_copy(update={"signature": ""}))
-            signer_of(certificate, data, receipt.signature, self.authority)
+            return signer_of(receipt.server, data, receipt.signature, self.authority)
+        return ""
 
     @contextlib.contextmanager
     def _finding(self, what: str) -> Iterator[None]:
