@@ -20,6 +20,7 @@ KINDS = {
     "scaffold": ["--set", "algorithm.recipe=scaffold", "--workers", "2", "--lanes", "2"],
 }
 COUNT = 200
+TRAINS_S = 300  # until a run trains; a plan is measured for some seconds before, and all of it on a busy machine
 
 
 def started(folder, *arguments):
@@ -68,7 +69,7 @@ def goes_on(folder, headway, out="run"):
 )
 def test_a_signal_while_it_trains(headway, tmp_path, kind, number):
     def trains():
-        until(lambda: list(tmp_path.glob("run/checkpoints/round-*[1-9]*")))
+        until(lambda: list(tmp_path.glob("run/checkpoints/round-*[1-9]*")), TRAINS_S)
 
     text = ended(tmp_path, KINDS[kind], number, trains)
     assert "Stopped; the run is kept. Go on with: headway resume run" in text
@@ -77,7 +78,7 @@ def test_a_signal_while_it_trains(headway, tmp_path, kind, number):
 
 def test_the_workers_of_a_parent_that_is_killed_end_too(tmp_path):
     process = started(tmp_path, "run", "hospitals", "--rounds", "100000", "--out", "run", *KINDS["workers"])
-    until(lambda: list(tmp_path.glob("run/checkpoints/round-*[1-9]*")))
+    until(lambda: list(tmp_path.glob("run/checkpoints/round-*[1-9]*")), TRAINS_S)
     assert len(in_session(process.pid)) == 3
     process.fork.kill()
     process.result()
@@ -96,7 +97,7 @@ def test_signals_at_random_moments(headway, tmp_path, capsys):
         folder.mkdir()
 
         def wait(first=first, moment=moment, folder=folder):
-            until(lambda: first or list(folder.glob("run/checkpoints/*")))
+            until(lambda: first or list(folder.glob("run/checkpoints/*")), TRAINS_S)
             time.sleep(moment)
 
         text = ended(folder, KINDS[kind], number, wait)
