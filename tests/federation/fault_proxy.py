@@ -240,7 +240,9 @@ class FaultProxy:
             if cut or (faults.loss and self._chance.random() < faults.loss):
                 raise Cut
             if faults.rate:
-                await asyncio.sleep(len(piece) / faults.rate)
+                end = time.monotonic() + len(piece) / faults.rate
+                while self.faults is faults and (left := end - time.monotonic()) > 0:
+                    await asyncio.sleep(min(left, 0.05))
         while self.faults.frozen or link.forgotten:
             await asyncio.sleep(0.01)
         if writer.can_write_eof():

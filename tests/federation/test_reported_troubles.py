@@ -173,11 +173,12 @@ def test_an_upload_that_takes_longer_than_every_limit_counts(tmp_path, make, mon
     """As long as bytes come in, the client is there; one client does not end the run."""
     task = hw.Task(Wide)
     monkeypatch.setattr("test_reported_troubles.TASK", task)
+    monkeypatch.setattr(agent_connection, "SILENCE_S", 30.0)  # for heartbeats on this line
     federation = make(hw.recipes.recipe("fedavg", trainer=TRAINER), 1, task, lease_s=60.0).start()
     clock, sending = LeaseClock(federation.members), threading.Event()
 
     def slow(agent):
-        federation.proxy.faults = Faults(rate=5_000.0)  # 16 s for the update
+        federation.proxy.faults = Faults(rate=1000.0)  # 80 s for the update
         sending.set()
 
     federation.join(ONE, TWO, url=federation.network.url)
