@@ -126,7 +126,7 @@ SUITES: dict[str, str] = {
     "observe/test_alarms.py": "observe.client_clusters",
     "observe/test_drift.py": "observe.journal",
     "privacy/test_accountant.py": "privacy.gaussian_epsilon privacy.renyi",
-    "privacy/test_ledger.py": "privacy.options privacy.terms",
+    "privacy/test_ledger.py": "privacy.terms",
     "protocol/test_reports.py": "observe.round_report protocol.messages",
     "reports/test_page.py": (
         "observe.text reports.page.bars reports.page.charts reports.page.components "

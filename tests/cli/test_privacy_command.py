@@ -57,6 +57,20 @@ def test_a_federation_that_is_too_small():
     assert json.loads(plan(record["sufficient_population"], *size, "--json"))["large_enough"] is True
 
 
+def test_a_file_whose_clients_draw_the_noise_is_planned_without_amplification(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sampled = PRIVATE.replace('"All"}', '"Poisson", rate=0.75}')
+    summed = '{stage="Quantize"}, {stage="Skellam", multiplier=3.0, survivors=3}, '
+    summed += '{stage="SecureSum", min_cohort=3, min_survivors=3}'
+    shares = sampled.replace(', {stage="GaussianNoise", multiplier=3.0}', "").replace(
+        '{stage="Mean"', summed + ', {stage="Mean"'
+    )
+    for text, fixed in ((sampled, False), (shares, True)):
+        (tmp_path / "private.toml").write_text(text)
+        record = json.loads(headway("privacy", "plan", "private.toml", "--json").stdout)
+        assert record["fixed"] is fixed
+
+
 def test_what_is_missing_is_named():
     with pytest.raises(ConfigError, match="--cohort, how many take part"):
         headway("privacy", "plan", "--population", 40)

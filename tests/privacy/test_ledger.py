@@ -35,7 +35,6 @@ def test_an_entry_holds_what_is_needed_to_judge_a_release(tmp_path):
         "epsilon": 3.0,
         "example_epsilon": None,
         "local_epsilon": None,
-        "server_epsilon": None,
         "delta": 1e-5,
     }
     assert start["accountant"].startswith("dp-accounting 0.")

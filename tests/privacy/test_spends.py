@@ -1,6 +1,7 @@
 """Events become spends: releases of one cohort are joined before its sampling, accounts stay apart."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -52,16 +53,17 @@ def test_accounts_stay_apart():
     ]
 
 
-def test_distributed_noise_protects_clients_as_noise_of_the_server_does():
+def test_draws_amplify_no_noise_of_which_clients_draw_a_part():
+    """Its amount shows how many were drawn; see `test_accountant` for what that costs."""
     event = PrivacyEvent(
         "skellam", 5.0, 1.0, at="distributed", details={"l1": 10.0, "l2": 4.0, "variance": 400.0, "bits": 16}
     )
     noise = ((10.0, 4.0, 400.0),)
-    assert costs([event], POISSON) == [
-        Cost("client", Spend(math.inf, noise, 0.1)),
-        Cost("server", Spend(math.inf, noise)),  # which knows whom it has drawn
-    ]
-    assert costs([event], UNIFORM) == [Cost("client", Spend(math.inf, noise))]
+    event = replace(event, relation="zero_out")
+    central = PrivacyEvent("gaussian", 2.0, 1.0, relation="zero_out")  # on updates with local noise
+    for sampling in (POISSON, UNIFORM):
+        assert costs([event], sampling) == [Cost("client", Spend(math.inf, noise, relation="zero_out"))]
+        assert costs([central], sampling) == [Cost("client", Spend(2.0, relation="zero_out"))]
 
 
 @pytest.mark.parametrize("details", [{}, {"l1": 1.0, "l2": 1.0}, {"l1": 1.0, "l2": 1.0, "variance": "much"}])

@@ -61,7 +61,7 @@ class OwnNoise:
         calibrated: whether it has the noise with which the budget would do, which takes seconds to find.
         """
         lines = []
-        for account in accounts_of(self.events, self.sampling):
+        for account in accounts_of(self.events):
             spent = epsilon_after(self.events, self.sampling, self.rounds, self.delta, account)
             text = f"this file ({ACCOUNTS[account]}): epsilon {epsilon_text(spent)} after {self.rounds} rounds"
             limit = self.options.limit(account)
@@ -133,6 +133,7 @@ def _of_file(runfile: RunFile, given: PlanOptions) -> tuple[PlanOptions, OwnNois
     finally:
         parts.engine.close()
     sampling = Sampling.of_flow(last)
+    unamplified = bool(last.events) and not any(event.draws_amplify for event in last.events)
     share = 1.0 if sampling.expected is None else sampling.expected / len(experiment.data.clients)
     filled = replace(
         given,
@@ -143,7 +144,7 @@ def _of_file(runfile: RunFile, given: PlanOptions) -> tuple[PlanOptions, OwnNois
         delta=given.delta or options.delta,
         model_size=given.model_size or size,
         clip=given.clip or (norm if isinstance(norm, float) else None),
-        fixed=given.fixed or not sampling.amplifies,
+        fixed=given.fixed or not sampling.amplifies or unamplified,
     )
     if not last.events:
         return filled, None

@@ -92,6 +92,8 @@ def _event(event: PrivacyEvent) -> str:
 def _sample(last: Flow) -> str:
     """What the sampling of clients is worth to the privacy of one client."""
     sampler = last.sampler
+    if not any(event.draws_amplify for event in last.events):
+        return "draws of clients amplify nothing here: each round counts in full"
     if sampler is None or sampler.rate is None or sampler.rate == 1:
         kind = "unknown" if sampler is None else sampler.kind
         return f"the cohort hides nobody (sampling: {kind}): each round counts in full; Poisson sampling amplifies"

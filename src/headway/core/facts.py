@@ -40,6 +40,16 @@ class PrivacyEvent:
     at: NoisePlace = "server"
     details: Mapping[str, float | str] = field(default_factory=dict, hash=False)
 
+    @property
+    def draws_amplify(self) -> bool:
+        """Whether it hides a client better where each is drawn independently and nobody sees whom.
+
+        Not where clients draw noise of their own, and a client is replaced by zeros: the amount of noise then shows how
+        many were drawn, and who knows that, and what others send, is told more of a client by their absence than by its
+        own noise.  Not where the noise of rounds is correlated, or one example is hidden.
+        """
+        return self.unit == "client" and self.relation == "add_remove" and self.mechanism != "matrix"
+
 
 @dataclass(frozen=True, slots=True)
 class VectorSpec:

@@ -247,7 +247,6 @@ class PrivacySection(_Section):
     delta: float | None = Field(default=None, gt=0, lt=1)
     example_epsilon: float | None = Field(default=None, gt=0)
     local_epsilon: float | None = Field(default=None, gt=0)
-    server_epsilon: float | None = Field(default=None, gt=0)
     client_metrics: Literal["off", "released"] = "off"
     randomness: Literal["derived", "system"] | None = None
 

@@ -55,7 +55,7 @@ class Ledger:
     def __init__(self, terms: PrivacyTerms, options: PrivacyOptions, file: LedgerFile) -> None:
         self.terms, self.options, self.file = terms, options, file
         self.delta = options.delta_for(terms.population)
-        self.accounts = accounts_of(terms.events, terms.sampling)
+        self.accounts = accounts_of(terms.events)
         self.limits: dict[Account, float | None] = {account: options.limit(account) for account in self.accounts}
         self._book = book_of(file.entries)
         if not file.entries:

@@ -20,7 +20,7 @@ LARGEST_EPSILON = 100.0  # above which a promise says nothing
 
 @dataclass(frozen=True)
 class PrivacyPlan(Plain):
-    """Central or distributed Gaussian noise on the mean of clipped updates, with a Poisson cohort.
+    """Gaussian noise on the mean of clipped updates, with a Poisson cohort where the server draws it.
 
     Formula, with q = cohort / population, P = model_size, T = rounds, C = clip and z the noise multiplier that keeps
     epsilon: the noise on each number of the mean is `z C / cohort`, its length `z C sqrt(P) / cohort`, and the mean is
@@ -30,7 +30,7 @@ class PrivacyPlan(Plain):
                           z sqrt(P) / (cohort sqrt(T))          of all rounds, whose noise adds up as a random walk
 
     population: how many clients there are.  cohort: how many take part in a round on average.  fixed: whether the
-    cohort has a fixed size, which amplifies nothing.
+    cohort has a fixed size, or clients draw the noise in shares, either of which amplifies nothing.
 
     Raises:
         ConfigError: for a number out of range, or a cohort above the population.

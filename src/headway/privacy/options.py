@@ -20,9 +20,7 @@ class PrivacyOptions(Plain):
     epsilon, delta: the budget: a round that would pass it is refused, and the run ends before it.  Without epsilon
     there is no limit, and the ledger is kept all the same.  delta is below 1 over the number of clients by default.
     example_epsilon, local_epsilon: budgets of their own for the promise to single examples, and for that which each
-    message of a client makes by itself; by default both are held to epsilon.  server_epsilon: the budget of what the
-    server itself sees of noise in shares of the clients: it knows whom it has drawn, so that this number is far larger
-    than epsilon where sampling hides clients from all others; no limit by default.
+    message of a client makes by itself; by default both are held to epsilon.
     client_metrics: of a chain that protects clients, "off" asks no client for metrics on its own test part; "released"
     does, and the ledger lists them as a release without noise.  A central test set costs nothing either way.
     randomness: where noise and masks come from: "derived" from the run's seed, so that a simulation repeats, or
@@ -36,14 +34,11 @@ class PrivacyOptions(Plain):
     delta: float | None = between(0, 1, None, without=0)
     example_epsilon: float | None = positive(None)
     local_epsilon: float | None = positive(None)
-    server_epsilon: float | None = positive(None)
     client_metrics: Literal["off", "released"] = "off"
     randomness: Literal["derived", "system"] | None = None
 
     def limit(self, account: Account) -> float | None:
         """The budget of an account; `None` for no limit."""
-        if account == "server":
-            return self.server_epsilon
         own = {"example": self.example_epsilon, "local": self.local_epsilon}.get(account)
         return self.epsilon if own is None else own
 
@@ -64,7 +59,7 @@ class PrivacyOptions(Plain):
 
     def budget_values(self) -> dict[str, Any]:
         """The budget in plain values."""
-        names = ("epsilon", "example_epsilon", "local_epsilon", "server_epsilon")
+        names = ("epsilon", "example_epsilon", "local_epsilon")
         return {name: getattr(self, name) for name in names}
 
     @classmethod

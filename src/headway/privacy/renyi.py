@@ -44,20 +44,17 @@ def spend_divergence(spend: Spend, order: int) -> float:
 
         R(a) = log(sum_k C(a, k) (1 - q)^(a - k) q^k e^(k (k - 1) / (2 z^2))) / (a - 1)
 
-    Of others the bound of Zhu and Wang (ICML 2019, Theorem 6), which holds for any mechanism.  Truncation of the
-    sample is passed over here: the spend counts without amplification then.
+    A sample that is cut, or of which there is Skellam noise, is passed over here: the spend counts without
+    amplification then.
     """
     if spend.noise_multiplier == 0:
         return math.inf
-    rate = 1.0 if spend.most is not None else spend.rate
-    if rate == 1:
+    if spend.rate == 1 or spend.most is not None or spend.skellam:
         return plain_divergence(spend, order)
-    if not spend.skellam:
-        terms = [
-            log_probability(order, k, rate) + k * (k - 1) / (2 * spend.noise_multiplier**2) for k in range(order + 1)
-        ]
-        return _log_sum(terms) / (order - 1)
-    return _sampled_bound(spend, order, rate)
+    terms = [
+        log_probability(order, k, spend.rate) + k * (k - 1) / (2 * spend.noise_multiplier**2) for k in range(order + 1)
+    ]
+    return _log_sum(terms) / (order - 1)
 
 
 def plain_divergence(spend: Spend, order: int) -> float:
@@ -76,16 +73,6 @@ def plain_divergence(spend: Spend, order: int) -> float:
         rest = min(((2 * order - 1) * l2**2 + 6 * l1) / (4 * variance**2), 3 * l1 / (2 * variance))
         total += order * l2**2 / (2 * variance) + rest
     return total
-
-
-def _sampled_bound(spend: Spend, order: int, rate: float) -> float:
-    """The bound for any mechanism on a Poisson sample."""
-    log_rest = math.log1p(-rate)
-    terms = [(order - 1) * log_rest + math.log1p((order - 1) * rate)]
-    for k in range(2, order + 1):
-        inner = (k - 1) * plain_divergence(spend, k)
-        terms.append(log_probability(order, k, rate) + inner + (0.0 if k == 2 else math.log(3)))
-    return min(_log_sum(terms) / (order - 1), plain_divergence(spend, order))
 
 
 def _log_sum(terms: list[float]) -> float:

@@ -11,12 +11,11 @@ from headway.core.errors import ConfigError
 from headway.core.facts import PrivacyEvent, Relation, SamplerFacts
 from headway.core.flow import Flow
 
-Account = Literal["client", "example", "local", "server"]
+Account = Literal["client", "example", "local"]
 ACCOUNTS: Mapping[Account, str] = {
     "client": "one client's part in what the server releases",
     "example": "one example's part in the updates of its client",
     "local": "one client's part in its own messages",
-    "server": "one client's part in the sums that the server sees, which knows the cohorts",
 }
 
 
@@ -141,6 +140,7 @@ def costs(events: Sequence[PrivacyEvent], sampling: Sampling) -> list[Cost]:
     """The costs of the events of one round, without those of noise that is correlated over rounds.
 
     Releases of one cohort are joined before the amplification by its sampling, since they are of the same sample.
+    There is none where an event says that draws do not amplify it.
 
     Raises:
         ConfigError: if the events of an account have different relations, or one lacks a detail.
@@ -153,18 +153,16 @@ def costs(events: Sequence[PrivacyEvent], sampling: Sampling) -> list[Cost]:
         if len(relations := sorted({e.relation for e in own})) > 1:
             raise ConfigError(f"the privacy events of one round have the relations {' and '.join(relations)}: use one.")
         spend = _joined(own)
-        if account == "client" and sampling.amplifies:
+        if account == "client" and sampling.amplifies and all(event.draws_amplify for event in own):
             population = None if sampling.most is None else sampling.population
             spend = replace(spend, rate=sampling.rate or 1.0, most=sampling.most, population=population)
         found.append(Cost(account, spend))
-    return [*found, *_server_costs(events, sampling)]
+    return found
 
 
-def accounts_of(events: Sequence[PrivacyEvent], sampling: Sampling) -> tuple[Account, ...]:
+def accounts_of(events: Sequence[PrivacyEvent]) -> tuple[Account, ...]:
     """The accounts that events are in."""
     found = {account_of(event) for event in events}
-    if sampling.amplifies and any(event.at == "distributed" for event in events):
-        found.add("server")
     return tuple(account for account in ACCOUNTS if account in found)
 
 
@@ -190,14 +188,6 @@ def _example_costs(events: Iterable[PrivacyEvent]) -> Iterator[Cost]:
             continue
         rate, steps = detail(event, "sample_rate"), math.ceil(detail(event, "steps"))
         yield Cost("example", Spend(event.noise_multiplier, rate=min(rate, 1.0), relation=event.relation), steps)
-
-
-def _server_costs(events: Iterable[PrivacyEvent], sampling: Sampling) -> Iterator[Cost]:
-    """The costs of noise in shares of clients, as the server itself sees their sum: it knows who was drawn, so that
-    sampling hides nobody from it.  Without amplification this is the account of clients."""
-    own = [event for event in events if event.at == "distributed" and event.unit == "client"]
-    if own and sampling.amplifies:
-        yield Cost("server", _joined(own))
 
 
 def _joined(events: Sequence[PrivacyEvent]) -> Spend:

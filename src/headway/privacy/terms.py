@@ -58,7 +58,9 @@ class PrivacyTerms:
 
     def lines(self) -> list[str]:
         """The releases of a round, a line for each, and the sampling."""
-        return [*map(event_line, self.events), self.sampling.summary]
+        amplified = not self.sampling.amplifies or any(event.draws_amplify for event in self.events)
+        nothing = "" if amplified else ", which amplify nothing here"
+        return [*map(event_line, self.events), self.sampling.summary + nothing]
 
     def to_values(self) -> dict[str, Any]:
         """The terms in plain values."""

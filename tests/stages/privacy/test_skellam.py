@@ -15,8 +15,10 @@ from headway.engines.wire_engine import WireEngine
 from headway.numerics.keys import Key
 from headway.numerics.ring import noise_tail
 from headway.numerics.rounding import rounded_norm
+from headway.privacy.account_book import AccountBook
 from headway.privacy.renyi import plain_divergence
 from headway.privacy.spends import Spend
+from headway.privacy.terms import PrivacyTerms
 from headway.stages import Clip, Mean, Quantize, SecureSum, Skellam, Weigh
 
 KEY = Key.root(23)
@@ -48,6 +50,22 @@ def test_the_event_holds_sensitivities_and_variance_in_integers():
     assert event.details == pytest.approx({"l2": l2, "l1": l2 * math.sqrt(SIZE), "variance": (1.5 * l2) ** 2})
     assert flows["Skellam"].noise_variance == pytest.approx((1.5 * l2) ** 2 / 4)
     assert (flows["Skellam"].survivors, flows["Mean"].min_updates) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "stages", [private(), (Clip(2.0), hw.LocalGaussian(2.0), Mean("expected"))], ids=["shares", "local noise"]
+)
+def test_with_noise_of_clients_the_server_s_own_hides_what_a_client_says_and_no_draw_amplifies_it(stages):
+    algorithm = hw.Algorithm(hw.chain(*stages, hw.GaussianNoise(3.0)), hw.LocalSGD(lr=0.1), hw.Poisson(rate=0.9))
+    flows = algorithm.flows(None, CLIENTS, SIZE)
+    assert {event.relation for event in flows[-1].events} == {"zero_out"}
+    terms = PrivacyTerms.of(algorithm, flows, hw.PrivacyOptions())
+    book = AccountBook()
+    book.add(flows[-1].events, 0, terms.sampling)
+    assert terms.sampling.amplifies
+    assert [(spend.rate, times) for spend, times in book.counts()["client"].items()] == [(1.0, 1)]
+    assert terms.lines()[-1] == "independent draws with probability 0.9, which amplify nothing here"
+    assert "draws of clients amplify nothing here" in str(algorithm.explain())
 
 
 def test_the_l1_norm_of_few_integers_is_at_most_the_square_of_the_l2_norm():

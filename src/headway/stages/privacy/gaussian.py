@@ -80,7 +80,8 @@ def effect_of(flow: Flow) -> float:
 def relation_of(flow: Flow) -> Relation:
     """What is protected: that a client took part; or, where clients add noise of their own, which the release shows,
     what its data were."""
-    return "add_remove" if flow.bound is not None else "zero_out"
+    drawn = any(event.unit == "client" and event.at != "server" for event in flow.events)
+    return "zero_out" if drawn or flow.bound is None else "add_remove"
 
 
 def released(flow: Flow) -> tuple[str, ...]:
