@@ -132,6 +132,23 @@ def test_kept_updates_count_later_with_their_age():
     assert not p.done
 
 
+def test_a_client_whose_update_waits_is_not_asked_so_that_no_round_counts_it_twice():
+    """Noise is scaled for one update of each client in a round."""
+    p = pool(count=2, late="keep")
+    a, b, c, _ = p.open(0, ["a", "b", "c", "d"], 0.0)
+    p.arrived(a, 1.0), p.arrived(b, 1.0)
+    p.close()
+    assert p.arrived(c, 1.5) == "accepted", "between two rounds"
+    assert (p.busy, p.held) == ({"d"}, {"c", "d"})
+    assert [name for name in "abcd" if p.may_ask(name)] == ["a", "b"]
+    with pytest.raises(AssertionError, match="c is asked twice"):
+        p.open(1, ["a", "c"], 2.0)
+    fresh, _ = p.open(1, ["a", "b"], 2.0)
+    p.arrived(fresh, 2.5)
+    assert clients(p.close().counted) == ["c", "a"]
+    assert p.may_ask("c")
+
+
 def test_a_waiting_update_may_grow_stale():
     p = pool(count=1, late="keep", max_age=0)
     a, b = p.open(0, ["a", "b"], 0.0)
@@ -263,6 +280,7 @@ def test_every_update_counts_once_and_no_round_waits_for_ever(options, late, see
     if quorum.cap is not None:
         assert max(p.served.values(), default=0) <= quorum.cap
     for one in closed:
+        assert len(set(clients(one.counted))) == len(one.counted), "a client counted twice in a round"
         if quorum.count is not None:
             assert len(one.counted) <= quorum.count
         for arrival in one.counted:

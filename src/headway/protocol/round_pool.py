@@ -63,7 +63,8 @@ class RoundPool:
     `open` begins a round and returns the asks to send.  Arrivals and failures follow in the order of their times, those
     of one time by client, and `pass_time` when `due` has come.  Once `done`, `close` returns the clients that count.
 
-    A client has at most one ask in flight.  Under `late="drop"` closing a round cancels what is still in flight, and an
+    A client has at most one ask in flight, and is not asked while an update of its waits to count, so that no round
+    counts two updates of one client.  Under `late="drop"` closing a round cancels what is still in flight, and an
     answer to that is late.  Under `late="keep"` it stays in flight, and counts in the round in which it comes, with its
     age, or in the next if that has enough; what is older than `max_age` is stale.  Every update counts at most once: an
     answer is known by its ticket, and a second one to the same ticket is late.
@@ -91,6 +92,11 @@ class RoundPool:
         return frozenset(self._flying)
 
     @property
+    def held(self) -> frozenset[str]:
+        """The clients that have an ask in flight, or an update that waits to count."""
+        return self.busy | {arrival.ticket.client for arrival in self._accepted}
+
+    @property
     def asked(self) -> int:
         """The number of asks that have ever been made."""
         return self._number
@@ -105,10 +111,9 @@ class RoundPool:
 
     def may_ask(self, client: str) -> bool:
         """Whether a client is free, and has not been served as often as the cap allows."""
-        if client in self._flying or self.quorum.cap is None:
-            return client not in self._flying
-        waiting = sum(arrival.ticket.client == client for arrival in self._accepted)
-        return self.served[client] + waiting < self.quorum.cap
+        if client in self._flying or any(arrival.ticket.client == client for arrival in self._accepted):
+            return False
+        return self.quorum.cap is None or self.served[client] < self.quorum.cap
 
     def open(self, round: int, cohort: Sequence[str], now: float, reserve: Iterable[str] = ()) -> tuple[Ticket, ...]:
         """Begins a round: the asks to send.
@@ -116,6 +121,7 @@ class RoundPool:
         reserve: the clients that are asked, in this order, instead of one that fails, if the quorum replaces.
         """
         self._pass(now)
+        assert not (twice := self.held & set(cohort)), f"{', '.join(sorted(twice))} is asked twice"
         self.round, self._reserve = round, list(reserve)
         waiting, self._accepted = self._accepted, []
         for arrival in waiting:

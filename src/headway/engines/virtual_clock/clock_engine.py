@@ -137,8 +137,8 @@ class ClockEngine(Engine):
 
     @property
     def busy(self) -> int:
-        """How many clients have an ask in flight."""
-        return len(self.coordinator.pool.busy)
+        """How many clients have an ask in flight, or an update that waits to count."""
+        return len(self.coordinator.pool.held)
 
     def candidates(self, enough: Callable[[Sequence[str]], bool]) -> Sequence[str]:
         """The clients that are available and may be asked; time passes until they are enough.

@@ -61,7 +61,7 @@ class VirtualClock:
     def _available(self, population: Sequence[str]) -> tuple[Sequence[str], float]:
         """The clients that may be asked now, and when the next of the others will be available."""
         pool = self.pool
-        if self._always and not pool.flying:  # no client needs to be looked at, however many there are
+        if self._always and not pool.held:  # no client needs to be looked at, however many there are
             return population, math.inf
         found, later = self.simulated.available(self.now, pool.may_ask)
         return (population if len(found) == len(population) else tuple(found)), later

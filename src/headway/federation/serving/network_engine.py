@@ -138,8 +138,8 @@ class NetworkEngine(Engine):
 
     @property
     def busy(self) -> int:
-        """The number of clients that are at work on an earlier request."""
-        return len(self.coordinator.pool.busy)
+        """The number of clients that are at work on an earlier request, or whose update waits to count."""
+        return len(self.coordinator.pool.held)
 
     def candidates(self, enough: Callable[[Sequence[str]], bool]) -> Sequence[str]:
         """The clients that may be asked; waits until they are enough for a round.
@@ -158,8 +158,8 @@ class NetworkEngine(Engine):
         while True:
             present = channel.members.available()
             free = tuple(client for client in present if pool.may_ask(client))
-            there = len(free) + len(pool.busy)
-            missing = sorted(options.expected - set(present) - pool.busy)
+            there = len(free) + len(pool.held)
+            missing = sorted(options.expected - set(present) - pool.held)
             if not missing and there >= options.min_clients and enough(free):
                 self.rounds.available, self.rounds.sizes = free, self.training.take_in()
                 return free
