@@ -72,13 +72,22 @@ def test_the_reserve_is_all_others_in_an_order_of_the_round() -> None:
 
 
 def test_time_passes_until_enough_clients_may_be_asked() -> None:
-    clock = made(hw.Quorum(count=2, late="keep", lost_after_s=6.0))
+    clock = made(hw.Quorum(count=2, late="keep"), crash=1.0)
+    clock.send(clock.pool.open(0, POPULATION, 0.0))
+    found = clock.candidates(POPULATION, lambda clients: len(clients) >= 2)
+    assert (len(found), len(clock.pool.busy)) == (2, 2)
+    assert 0.0 < clock.now < 9.0
+    with pytest.raises(ConfigError, match="4 of 4 clients"):
+        clock.candidates(POPULATION, lambda clients: len(clients) > 4)
+
+
+def test_a_client_whose_update_waits_may_not_be_asked() -> None:
+    clock = made(hw.Quorum(count=2, late="keep"))
     clock.send(clock.pool.open(0, POPULATION, 0.0))
     clock.run_round()
     clock.pool.close()
     assert clock.candidates(POPULATION, lambda clients: len(clients) >= 2) == ("c1", "c3")
     assert clock.now == 4.0
-    assert clock.candidates(POPULATION, lambda clients: len(clients) >= 3) == ("c1", "c2", "c3")
-    assert clock.now == 6.0  # c2 is lost; the update of c0 waits, which holds its client
-    with pytest.raises(ConfigError, match="3 of 4 clients"):
-        clock.candidates(POPULATION, lambda clients: len(clients) > 3)
+    with pytest.raises(ConfigError, match="2 of 4 clients"):
+        clock.candidates(POPULATION, lambda clients: len(clients) > 2)
+    assert (clock.pool.busy, clock.pool.held) == (set(), {"c0", "c2"})
