@@ -134,6 +134,12 @@ def test_attackers_can_search_against_a_rule_that_knows_clients_by_name(rule, kn
     assert not torch.equal(searched.params, train(hw.LocalEngine(), rule)[0].params)
 
 
+def test_the_client_with_the_server_s_own_data_is_no_attacker():
+    engine = AttackedEngine(hw.LocalEngine(), AttackPlan(SignFlip(), count=2))
+    train(engine, hw.FLTrust("c6"))
+    assert engine.attackers == ("c4", "c5")
+
+
 def test_attackers_that_know_all_updates_rehearse_the_rule_itself():
     """Its aggregate in the rehearsal of the first round is that of the round, with the root's update in its place."""
     rehearsed, rule = [], hw.FLTrust("c0")

@@ -173,6 +173,11 @@ def test_a_plan_names_its_attackers():
     clients = ["d", "b", "a", "c"]
     assert AttackPlan(SignFlip(), count=2).among(clients) == ("c", "d")
     assert AttackPlan(SignFlip(), attackers=("a",)).among(clients) == ("a",)
+    assert AttackPlan(SignFlip(), count=2).among(clients, trusted="d") == ("b", "c")
+    with pytest.raises(ConfigError, match="'a' holds the server's own data"):
+        AttackPlan(SignFlip(), attackers=("a",)).among(clients, trusted="a")
+    with pytest.raises(ConfigError, match="at least one must be honest"):
+        AttackPlan(SignFlip(), count=3).among(clients, trusted="d")
     with pytest.raises(ConfigError, match="'x' is none of the 4 clients"):
         AttackPlan(SignFlip(), attackers=("x",)).among(clients)
     with pytest.raises(ConfigError, match="at least one must be honest"):

@@ -16,8 +16,8 @@ from headway.core.registry import Plain
 class AttackPlan(Plain):
     """An attack in a simulation.
 
-    attackers: their names; or `count` of all clients, the last by name.  from_round: the first round in which they
-    attack, counted from 1.  knows: whether they know only their own honest updates ("attackers") or those of all
+    attackers: their names; or `count` of all clients, the last by name but for one that holds the server's own data.
+    from_round: the first round in which they attack, counted from 1.  knows: whether they know only their own honest updates ("attackers") or those of all
     clients ("everyone"), the worst case that guarantees are stated for.
 
     Raises:
@@ -38,14 +38,21 @@ class AttackPlan(Plain):
         if bool(self.attackers) == bool(self.count):
             raise ConfigError("an attack needs either the names of its attackers or their count, and not both.")
 
-    def among(self, clients: Sequence[str]) -> tuple[str, ...]:
+    def among(self, clients: Sequence[str], trusted: str | None = None) -> tuple[str, ...]:
         """The attackers' names, sorted.
 
+        trusted: the client that holds the server's own data, which is none of them.
+
         Raises:
-            ConfigError: if one is no client, or nobody else would be left.
+            ConfigError: if one is no client, or the trusted one, or nobody else would be left.
         """
         if unknown := sorted(set(self.attackers) - set(clients)):
             raise ConfigError(f"the attacker {unknown[0]!r} is none of the {len(clients)} clients.")
-        if not max(self.count, len(set(self.attackers))) < len(clients):
-            raise ConfigError(f"all of the {len(clients)} clients would attack; at least one must be honest.")
-        return tuple(sorted(set(self.attackers) or sorted(clients)[-self.count :]))
+        if trusted in self.attackers:
+            raise ConfigError(
+                f"the attacker {trusted!r} holds the server's own data, which the rule trusts: name others."
+            )
+        others = sorted(set(clients) - {trusted})
+        if not max(self.count, len(set(self.attackers))) < len(others):
+            raise ConfigError(f"all of the {len(others)} clients would attack; at least one must be honest.")
+        return tuple(sorted(set(self.attackers) or others[-self.count :]))

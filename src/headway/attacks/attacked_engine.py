@@ -81,7 +81,8 @@ class AttackedEngine(Engine):
 
     def open(self, job: Job) -> None:
         """Poisons the attackers' data and opens the inner engine with a chain that keeps the updates."""
-        self.job, self.attackers = job, self.plan.among(job.data.clients)
+        trusted = getattr(job.algorithm.chain.aggregator, "root", None)
+        self.job, self.attackers = job, self.plan.among(job.data.clients, trusted)
         check_chain(job.algorithm.chain)
         kept = replace(job.algorithm, chain=with_rows(job.algorithm.chain), reputation=None)
         honest, data = replace(job, algorithm=kept), job.data

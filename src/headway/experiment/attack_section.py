@@ -15,7 +15,7 @@ from headway.engines.planned_engine import PlannedEngine
 class AttackSection(BaseModel):
     """An attack in a simulation: its name and numbers, which clients attack, from which round, and what they know.
 
-    clients: their names; or how many of all, the last by name.
+    clients: their names; or how many of all, the last by name but for one that holds the server's own data.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
