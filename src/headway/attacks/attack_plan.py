@@ -17,8 +17,8 @@ class AttackPlan(Plain):
     """An attack in a simulation.
 
     attackers: their names; or `count` of all clients, the last by name but for one that holds the server's own data.
-    from_round: the first round in which they attack, counted from 1.  knows: whether they know only their own honest updates ("attackers") or those of all
-    clients ("everyone"), the worst case that guarantees are stated for.
+    from_round: the first round in which they attack, counted from 1.  knows: whether they know only their own honest
+    updates ("attackers") or those of all clients ("everyone"), the worst case that guarantees are stated for.
 
     Raises:
         ConfigError: unless either names or a count are given.
