@@ -3,10 +3,11 @@
 import math
 
 import pytest
-from experiment.grid_results import grid_facts, grid_result
+from experiment.grid_results import grid_facts, grid_result, grid_trial
 
 from headway.experiment.attack_grid_section import MEAN, NO_ATTACK
-from headway.experiment.grid_result import Cell, backdoor_sentence, grid_sentence
+from headway.experiment.grid_result import Cell, GridResult, backdoor_sentence, grid_sentence
+from headway.experiment.trials import failed_trial
 from headway.reports.attack_picture import attack_picture
 
 VALUES = {
@@ -42,6 +43,29 @@ def test_where_lower_is_better_the_worst_is_the_largest():
     assert "is at most 2.000" in sentence
     assert "averaging rises to 9.000" in sentence
     assert "it costs 0.500 of mean absolute error when" in sentence
+
+
+def test_of_a_metric_that_may_be_negative_a_run_that_diverged_is_no_better_than_others():
+    values = {(MEAN, NO_ATTACK, "p"): 0.5, (MEAN, "ALIE", "p"): 0.5, ("Krum", NO_ATTACK, "p"): -0.1}
+    values |= {("Krum", "ALIE", "p"): -0.25}
+    found = grid_result(values, failed=[Cell(MEAN, "ALIE", "p")])
+    assert found.worst(MEAN) == (-0.25, "ALIE")
+    assert found.best_rule() == "Krum"
+    sentence = grid_sentence(found, grid_facts("r_squared"))
+    assert sentence.startswith("Switch on Krum: ")
+    assert "is at least -0.250 in every case" in sentence
+    assert "where averaging diverges (ALIE)" in sentence
+
+
+def test_a_seed_that_diverged_is_not_hidden_in_the_mean_of_the_seeds():
+    cells = [Cell(rule, attack, "p") for rule in (MEAN, "Krum") for attack in (NO_ATTACK, "ALIE")]
+    trials = [grid_trial(cell, 0.5 if cell.rule == MEAN else 0.9, seed) for cell in cells for seed in range(3)]
+    trials[-1] = failed_trial(cells[-1].method, 2, "diverged")
+    found = GridResult.of(cells, trials, True)
+    assert found.worst("Krum")[0] == pytest.approx(0.6)
+    assert found.best_rule() == MEAN
+    alone = GridResult.of(cells[2:], trials[6:], True)
+    assert grid_sentence(alone, grid_facts()).startswith("No rule of the grid withstands these attacks")
 
 
 def test_a_run_that_diverged_counts_as_the_worst_and_is_named():

@@ -89,7 +89,8 @@ def setting_name(partition: str, kind: str) -> str:
 
 @dataclass(frozen=True)
 class GridResult:
-    """The values of a grid: of each cell the mean over the seeds; of a run that diverged, the worst value there is.
+    """The values of a grid: of each cell the mean over the seeds; of a run that diverged, the worst there is: 0, or
+    the lowest of all runs, where larger is better, and infinity where it is not.
 
     by_seed: the value of each seed.  higher: whether larger values are better.  failures: of cells, why a run has none.
     backdoors: of cells, the success rate of each backdoor.  seconds: of cells, those of a round.
@@ -111,7 +112,8 @@ class GridResult:
         by_method: dict[str, list[Trial]] = {}
         for trial in trials:
             by_method.setdefault(trial.method, []).append(trial)
-        worst = 0.0 if higher else math.inf
+        finals = [0.0, *(trial.final for found in by_method.values() for trial in found if not trial.failure)]
+        worst = min(finals) if higher else math.inf
         own = {cell: by_method[cell.method] for cell in cells if cell.method in by_method}
         by_seed = {
             cell: {trial.seed: worst if trial.failure else trial.final for trial in found}
@@ -147,15 +149,20 @@ class GridResult:
             return math.nan, ""
         return min(known) if self.higher else max(known)
 
+    def diverged(self, rule: str, attack: str | None = None) -> bool:
+        """Whether a run of a rule, under an attack if one is given, came to no value."""
+        return any(cell.rule == rule and attack in (None, cell.attack) for cell in self.failures)
+
     def is_whole(self, rule: str) -> bool:
         """Whether a rule was run in every cell, without which its worst case is not known."""
         return all(Cell(rule, attack, place) in self.values for attack in self.attacks for place in self.settings)
 
     def best_rule(self) -> str:
-        """The rule whose worst value is best, of those that were run in every cell; of equal ones the first."""
+        """The rule whose worst value is best, of those that were run in every cell; of equal ones the first.  One of
+        which a run diverged comes after all others."""
         known = [rule for rule in self.rules if self.is_whole(rule)]
         sign = -1 if self.higher else 1
-        return min(known, key=lambda rule: sign * self.worst(rule)[0]) if known else ""
+        return min(known, key=lambda rule: (self.diverged(rule), sign * self.worst(rule)[0])) if known else ""
 
     def costs(self, rule: str) -> list[float]:
         """How much worse a rule is than the mean where nobody attacks, in each setting; NaN where one was not run."""
@@ -188,7 +195,7 @@ def grid_sentence(result: GridResult, facts: GridFacts) -> str:
     if not rule:
         return "No rule of the grid came to a value under every attack."
     worst, attack = result.worst(rule)
-    if not (math.isfinite(worst) and (worst > 0 or not result.higher)):
+    if result.diverged(rule):
         return f"No rule of the grid withstands these attacks: with each of them a run diverges ({rule}: {attack})."
     bound = "at least" if result.higher else "at most"
     case = "with nobody attacking" if attack == NO_ATTACK else attack
@@ -200,7 +207,7 @@ def grid_sentence(result: GridResult, facts: GridFacts) -> str:
     averaging, its_attack = result.worst(MEAN)
     if not math.isnan(averaging):
         fallen = f"falls to {facts.text(averaging)}" if result.higher else f"rises to {facts.text(averaging)}"
-        words += f", where averaging {'diverges' if not averaging or math.isinf(averaging) else fallen} ({its_attack})"
+        words += f", where averaging {'diverges' if result.diverged(MEAN, its_attack) else fallen} ({its_attack})"
     return f"Switch on {rule}: {words}, and {_price(result.costs(rule), facts)} when nobody attacks."
 
 
