@@ -39,6 +39,16 @@ def test_a_revoked_node_is_listed_so(made):
     assert (json.loads(line)["name"], json.loads(line)["state"]) == ("cleveland", "revoked")
 
 
+def test_keys_that_were_revoked_are_certified_again_with_a_warning(made, headway, tmp_path):
+    made("issue", "cleveland")
+    assert headway("identity", "issue", "cleveland")[2] == ""  # a renewal
+    made("revoke", "cleveland")
+    assert "that was revoked, and admit 'cleveland' again" in headway("identity", "issue", "cleveland")[2]
+    made("revoke", "cleveland")
+    (tmp_path / "cleveland").rename(tmp_path / "old")
+    assert headway("identity", "issue", "cleveland")[2] == ""  # new keys
+
+
 def test_a_token_is_alone_on_standard_output_and_is_not_listed(made):
     done = made("issue", "new", "--token")
     assert re.fullmatch(r"[0-9a-f]{12}\.[0-9a-f]{48}\n", done)

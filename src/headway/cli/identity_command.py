@@ -62,8 +62,15 @@ def issue(
             )
             return
         identity = loaded.issue(name, out or Path(name), hosts, days)
+        revoked = {each.certificate.key for each in loaded.registry.of_name(name) if each.revoked is not None}
     serves = f" (serves {', '.join(identity.facts.hosts)})" if identity.facts.hosts else ""
     typer.echo(f"identity of {name!r} in {identity.folder}{serves}, valid until {moment(identity.facts.not_after)}")
+    if identity.facts.key in revoked:
+        typer.echo(
+            f"Warning: the keys in {identity.folder} are those of a certificate that was revoked, and admit {name!r} "
+            f"again. If somebody else may have them: `headway identity revoke {name}`, delete the folder, issue anew.",
+            err=True,
+        )
 
 
 @identity_app.command()

@@ -34,7 +34,8 @@ from headway.training.registered_trainers import trainers
 
 SHOWN = 4  # differences in one sentence
 HASHES = {  # of what cannot be shown: what a difference means
-    "data": "the data: other examples, targets, clients or division among them",
+    "data": "the data: other examples, targets, clients or division among them; at a server, another schema, list of "
+    "clients or name of the job",
     "model.layout": "the model: other names or shapes of its parameters",
     "model.start": "the model's initial weights",
     "frozen weights": "the model: other frozen weights",

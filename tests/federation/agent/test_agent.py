@@ -1,5 +1,7 @@
 """Agents against a server: the numbers of a simulation, and what a client does when things go wrong."""
 
+import threading
+
 import pytest
 import torch
 from agent_threads import AgentThread
@@ -7,6 +9,7 @@ from network import Network
 from toys import blobs, linear_task
 
 import headway as hw
+from headway.federation.agent.local_policy import LocalPolicy
 from headway.federation.spool.event_log import EventLog
 from headway.federation.spool.spool import Spool
 
@@ -41,3 +44,20 @@ def test_agents_have_the_bits_of_a_simulation(tmp_path, name):
     assert torch.equal(run.state.params, local.state.params)
     receipts = list(tmp_path.glob("*/receipts/*/*.json"))
     assert len(receipts) == 4 * ROUNDS
+
+
+def test_an_agent_that_stays_says_how_a_job_that_it_could_not_begin_is_taken_up(tmp_path):
+    data, task, algorithm = blobs((7,)), linear_task(dtype="float64"), CHAINS["fedavg"]()
+    network = Network.of(algorithm, task, Spool(tmp_path / "spool"), EventLog(tmp_path), 1)
+    policy = LocalPolicy(secure_sum=True)
+    agent = AgentThread(network.url, data, data.clients[0], tmp_path, task, stay=True, policy=policy)
+    try:
+        while "not taking part" not in agent.kinds():
+            assert agent.thread.is_alive()
+            threading.Event().wait(0.02)
+        agent.stop()
+    finally:
+        network.close()
+    (text,) = [text for kind, text, _ in agent.events if kind == "not taking part"]
+    assert "policy.secure_sum" in text
+    assert text.endswith("for this one, mend that and start the agent again.")

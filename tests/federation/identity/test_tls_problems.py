@@ -150,7 +150,9 @@ def test_a_certificate_that_is_not_valid_yet(tmp_path, monkeypatch):
 
 
 def test_a_service_without_tls(node):
-    assert "does not speak TLS" in problem_at(None, node)
+    sentence = problem_at(None, node)
+    assert "does not speak TLS" in sentence
+    assert "--behind-proxy, whose proxy is to be dialled" in sentence
 
 
 @pytest.mark.parametrize(

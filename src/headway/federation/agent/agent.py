@@ -166,7 +166,8 @@ class Agent:
             except HeadwayError as error:
                 if not self.options.stay or isinstance(error, ProblemAnswer):
                     raise
-                self.log.write("not taking part", f"{error} The next job is waited for.")
+                text = f"{error} The next job is waited for; for this one, mend that and start the agent again."
+                self.log.write("not taking part", text)
                 state = "failed"
             following = await offers.after(description)
             if following is None:

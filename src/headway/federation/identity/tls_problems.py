@@ -163,7 +163,10 @@ def _of_alert(reason: str, dialled: _Dialled, identity: NodeIdentity) -> Identit
         own = f"the certificate of {identity.name!r}"
         return OwnCertificateRefused(f"{start} or a proxy before it refuses {own}: {_words(reason)}.")
     if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
-        return IdentityError(f"{start} does not speak TLS: it is another service, or a Headway server with --insecure.")
+        return IdentityError(
+            f"{start} does not speak TLS: it is another service, or a Headway server with --insecure, or one with "
+            "--behind-proxy, whose proxy is to be dialled."
+        )
     if "PROTOCOL_VERSION" in reason or reason == "UNSUPPORTED_PROTOCOL":
         what = "it is no Headway server, or a proxy that ends TLS"
         return IdentityError(f"{start} offers no TLS 1.3, which is needed: {what}.")
