@@ -125,9 +125,7 @@ def multiplier_of(cell: Cell, size: int, known: dict[str, float]) -> float:
     if name not in known:
         algorithm = algorithm_of(cell)
         last = algorithm.flows(None, cell.clients, size)[-1]
-        least = max(last.min_updates, last.min_cohort) if cell.secure else 0
-        sampling = Sampling.of(last.sampler, least)
-        known[name] = noise_for(cell.epsilon, DELTA, ROUNDS, sampling, last.events) * 1.0001
+        known[name] = noise_for(cell.epsilon, DELTA, ROUNDS, Sampling.of_flow(last), last.events) * 1.0001
     return known[name]
 
 

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+import headway as hw
 from headway.core.errors import ConfigError
 from headway.core.facts import PrivacyEvent, SamplerFacts
 from headway.privacy.spends import Cost, Sampling, Spend, account_of, costs, joined_multiplier
+from headway.stages.secure_aggregation.sum_rules import RoundEnded
 
 POISSON = Sampling("poisson", 0.1, None, 50, 5.0)
 UNIFORM = Sampling("uniform", None, None, 50, 5.0)
@@ -81,6 +83,19 @@ def test_relations_are_not_mixed():
 
 def test_a_multiplier_of_zero_hides_nothing():
     assert joined_multiplier([2.0, 0.0]) == 0.0
+
+
+def test_a_round_of_a_secure_sum_is_skipped_below_the_fewest_that_are_asked():
+    """Of 7 clients none would be unmasked, though 4 would be enough to remain."""
+    stage = hw.SecureSum(mode="ideal", min_cohort=8, min_survivors=4, threshold=0.65)
+    stages = (hw.Clip(), hw.Quantize(16), stage, hw.Mean("expected"), hw.GaussianNoise(1.0))
+    algorithm = hw.Algorithm(hw.chain(*stages), hw.LocalSGD(lr=0.1), hw.Poisson(rate=0.5))
+    last = algorithm.flows(None, 20, 10)[-1]
+    with pytest.raises(RoundEnded, match="at least 8"):
+        stage.rules_in(last).check_cohort(7)
+    stage.rules_in(last).check_cohort(8)
+    sampling = Sampling.of_flow(last)
+    assert sampling.lost_delta == pytest.approx(0.5 * math.comb(19, 7) * 0.5**19)
 
 
 def test_rounds_that_can_be_skipped_take_a_part_of_delta():

@@ -36,7 +36,7 @@ class Sampling:
 
     rate: of independent draws, the probability of each client; `None` for every other sampling, which amplifies
     nothing.  most: the largest cohort of truncated draws.  expected: the mean size of a cohort.
-    least: the fewest updates of a round: one with fewer is skipped, which shows that there were fewer; 0 where
+    least: the fewest clients of a round: one with fewer is skipped, which shows that there were fewer; 0 where
     noise is released of nobody, too.
     """
 
@@ -50,9 +50,9 @@ class Sampling:
     @classmethod
     def of_flow(cls, last: Flow) -> Sampling:
         """The sampling of an algorithm with these facts after its last stage.  Where the server sees each update,
-        noise is released also of nobody."""
+        noise is released also of nobody; a secure sum is of no fewer clients than may be asked, and remain."""
         always = last.server_sees == "each" and last.min_updates <= 1
-        return cls.of(last.sampler, 0 if always else last.min_updates)
+        return cls.of(last.sampler, 0 if always else max(last.min_updates, last.min_cohort))
 
     @classmethod
     def of(cls, facts: SamplerFacts | None, least: int = 0) -> Sampling:
@@ -69,7 +69,7 @@ class Sampling:
 
     @property
     def lost_delta(self) -> float:
-        """The delta of skipping a round with fewer than `least` updates, where draws amplify:
+        """The delta of skipping a round with fewer than `least` clients, where draws amplify:
         `q P(X = least - 1)`, X binomial of the other clients.  It is what the client decides alone.
 
         >>> Sampling("poisson", 0.5, None, 3, 1.5, least=2).lost_delta
