@@ -66,7 +66,7 @@ def costs(status: StatusSnapshot) -> Section:
     figures = [
         figure(
             f"Bytes of each round, in {unit}",
-            "Up is from the clients to the server.",
+            "Up is from the clients.",
             [
                 curve(0, "up", rounds, lambda r: r.bytes_up, scale),
                 curve(1, "down", rounds, lambda r: r.bytes_down, scale),
