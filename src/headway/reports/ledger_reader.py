@@ -37,7 +37,7 @@ def _facts(start: dict[str, Any], curves: dict[str, Any]) -> PrivacyFacts:
     budget, terms = start["budget"], start["terms"]
     events = [event_of(each) for each in terms["events"]]
     sampling, options = sampling_of(terms["sampling"]), PrivacyOptions.of_budget(budget)
-    limits: dict[str, float | None] = {name: options.limit(name) for name in accounts_of(events, sampling)}
+    limits: dict[str, float | None] = {name: options.limit(name) for name in accounts_of(events)}
     return PrivacyFacts(
         "",
         curves,
