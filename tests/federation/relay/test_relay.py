@@ -19,6 +19,7 @@ from headway.federation import http_api as api
 from headway.federation.identity.admission import OpenAdmission
 from headway.federation.identity.node_identity import OpenIdentity
 from headway.federation.identity.server_access import ServerAccess
+from headway.federation.relay import relay as relay_module
 from headway.federation.relay.relay import Relay, RelayOptions
 from headway.federation.spool.event_log import EventLog
 from headway.federation.spool.manifest_folder import ManifestFolder
@@ -245,6 +246,20 @@ def test_a_relay_whose_clients_have_all_left_waits_for_others(tmp_path):
         until(lambda: network.members.available() == ("client-1",))
         other.post(api.LEAVE, b"{}")
         leave(network, relay, [], finished=True)
+
+
+def test_a_relay_that_waits_for_clients_learns_that_its_server_has_gone_over_to_another_job(tmp_path, monkeypatch):
+    monkeypatch.setattr(relay_module, "SERVER_S", 0.1)
+    network = network_of(tmp_path / "run", CHAINS["fedavg"]())
+    relay = RelayThread(network.url, tmp_path / "relay", clients=2)
+    with RawClient(relay.url, "client-0") as raw:
+        assert raw.join(7).status == 200
+        until(lambda: relay.relay.server.desk.present())
+        desk = network.server.desk
+        desk.offer(desk.description().model_copy(update={"job": "another", "name": "the next study"}))
+        with pytest.raises(hw.ConfigError, match="gone over to 'the next study', and 1 of 2 clients were here"):
+            relay.join()
+    network.close()
 
 
 def test_a_node_joins_for_others_only_where_the_server_lists_it(tmp_path):

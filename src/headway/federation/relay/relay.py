@@ -30,6 +30,7 @@ from headway.model.task import Task
 GOODBYE_S = 10.0  # how long a relay waits at the end of a job for its clients to learn of it
 FETCH_S = 60.0  # within which the certificates of the server's clients must come
 LOOK_S = 0.1  # between two looks at what has changed
+SERVER_S = 10.0  # between two looks at the server's job, while clients are waited for
 TaskMaker = Callable[[api.JobDescription], Task]
 
 
@@ -171,11 +172,24 @@ class Relay:
         return asyncio.run_coroutine_threadsafe(self.connection.certificates(), self._loop).result(FETCH_S)
 
     async def _wait_for_clients(self, desk: RelayDesk) -> None:
-        wanted = self.options.clients
+        """Waits until so many clients are here as the relay joins with.
+
+        Raises:
+            ConfigError: if the server has another job by then.
+        """
+        wanted, looked = self.options.clients, time.monotonic()
         self.log.write("waiting", f"Waiting for {wanted} of its own clients before joining {self.connection.url}.")
         while (missing := wanted - len(desk.present())) > 0:
             desk.status.wait(missing)
             await asyncio.sleep(LOOK_S)
+            if time.monotonic() - looked >= SERVER_S:
+                present = await self.connection.call("GET", api.JOB, None, api.JobDescription)
+                if present.job != desk.description.job:
+                    raise ConfigError(
+                        f"the server has gone over to {present.name!r}, and {len(desk.present())} of {wanted} clients "
+                        f"were here for {desk.description.name!r}."
+                    )
+                looked = time.monotonic()
         desk.status.wait(0)
 
     async def _session(self, desk: RelayDesk, store: AgentStore, thread: TrainingThread) -> api.Work:
