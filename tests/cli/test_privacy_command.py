@@ -104,3 +104,14 @@ def test_a_plan_of_a_run_file_and_the_run_and_its_check(tmp_path, monkeypatch):
     broken = headway("privacy", "verify", "run")
     assert broken.exit_code == 1
     assert "Line 3 is the first that is wrong" in broken.stdout
+
+
+def test_a_run_goes_on_with_a_larger_budget(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "private.toml").write_text(PRIVATE)
+    headway("run", "private.toml", "--out", "run")
+    more = headway("resume", "run", "--epsilon", "1.7").stdout
+    assert "epsilon 1.61 of 1.7" in more
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "run" / LEDGER).read_text().splitlines()]
+    assert kinds == ["start", "reserve", "reserve", "resume", "reserve"]
+    assert headway("privacy", "verify", "run").exit_code == 0

@@ -130,6 +130,10 @@ def run(
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     rounds: Rounds = None,
+    epsilon: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Another privacy budget, instead of the file's; the ledger writes it down."),
+    ] = None,
     workers: Workers = None,
     address: Address = None,
     watch: Watch = False,
@@ -139,7 +143,8 @@ def resume(
     """Go on with a run that was stopped, from its last checkpoint, to the same result."""
     from headway.cli.run_command import resume_folder
 
-    resume_folder(folder, _engine(workers, address), rounds, json, _port(watch, watch_port))
+    sets = [*_engine(workers, address), *([] if epsilon is None else [f"privacy.epsilon={epsilon}"])]
+    resume_folder(folder, sets, rounds, json, _port(watch, watch_port))
 
 
 @app.command()
