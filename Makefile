@@ -62,4 +62,4 @@ bench: .venv/demo
 	@touch $@
 
 clean:
-	rm -rf .venv .coverage* build dist runs comparisons partitions federation-demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .coverage* build dist runs comparisons partitions federation-demo* .pytest_cache .mypy_cache .ruff_cache

@@ -63,11 +63,15 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("federation-demo"), help="where all of it is kept")
+    parser.add_argument("--folder", type=Path, help="where all of it is kept; federation-demo here by default")
     parser.add_argument("--rounds", type=int, help="how many rounds, instead of the file's")
     parser.add_argument("--relay", action="store_true", help="two of the hospitals join through a relay")
     parser.add_argument("--private", action="store_true", help="a secure sum, noise, and a privacy ledger")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.folder is None:  # another one for each kind, so that one can be run after another
+        kinds = [kind for kind in ("relay", "private") if getattr(options, kind)]
+        options.folder = Path("-".join(("federation-demo", *kinds)))
+    return options
 
 
 def certify(folder: Path, nodes: tuple[str, ...]) -> None:

@@ -85,3 +85,13 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     assert done.returncode == 1
     assert "is not empty" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_each_kind_has_a_folder_of_its_own(tmp_path):
+    for name in ("federation-demo", "federation-demo-relay-private"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("")
+    for options, name in (((), "federation-demo"), (("--private", "--relay"), "federation-demo-relay-private")):
+        words = [sys.executable, str(DEMO), *options]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.partition(" is not empty")[0]) == (1, name)
