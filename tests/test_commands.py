@@ -45,6 +45,7 @@ ELSEWHERE = {
 }
 GPU = "--device cuda"
 SOAK = {"docs/results.md", "docs/speed.md"}  # dozens of comparisons; plans that are measured, and compiled steps
+VARIABLE = re.compile(r"[A-Z_]+=\S*")
 MORE = {  # for pages whose data are invented and few
     "phones.toml": ["--set", 'data.partition={kind="iid"}'],
 }
@@ -55,10 +56,10 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands(page: str) -> list[list[str]]:
-    """The words of each command, without comments."""
+    """The words of each command, without comments, and without the variables of its environment before it."""
     lines = "".join(blocks(page, "console")).replace("\\\n", " ").splitlines()
     words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines]
-    return [command for command in words if command]
+    return [list(itertools.dropwhile(VARIABLE.fullmatch, command)) for command in words if command]
 
 
 def reduced(words: list[str]) -> list[str]:
