@@ -80,6 +80,7 @@ def test_a_job_that_the_policy_does_not_allow_is_declined_with_the_reason(server
     [
         (("http://localhost:1", "--data", "hospitals:cleveland"), "is no address of HTTPS"),
         (("https://localhost:1", "--data", "hospitals:cleveland"), "give --identity DIR"),
+        (("https://h:1", "--data", "hospitals:va", "--identity", "va", "--name", "va"), "the name is that of its cert"),
         (("localhost", "--data", "hospitals:cleveland", "--insecure"), "is not the address of a server"),
         (("http://example.org", "--data", "hospitals:cleveland", "--insecure"), "plain HTTP to another machine"),
         (("http://localhost:1", "--data", "hospitals:cleveland", "--insecure", "--device", "tpu"), "device must be"),

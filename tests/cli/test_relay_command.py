@@ -4,10 +4,13 @@ import threading
 
 import torch
 from agent_threads import AgentThread
+from aiohttp import web
 from network import Network
+from tls_server import serving
 
 import headway as hw
 from headway.data import load
+from headway.federation.identity.authority import Authority
 from headway.federation.serving.server_setup import describe_job
 from headway.federation.spool.event_log import EventLog
 from headway.federation.spool.spool import Spool
@@ -81,3 +84,21 @@ def test_a_job_without_a_schema_is_refused_with_a_sentence(tmp_path, headway):
     network.close()
     assert code != 0
     assert "states no schema of its data" in err
+
+
+def test_a_server_behind_a_proxy_with_a_public_certificate(tmp_path, headway, monkeypatch):
+    async def job(request):
+        return web.json_response({"kind": "refused", "message": "the server behind the proxy answers"}, status=409)
+
+    with Authority.create(tmp_path / "ca") as authority, Authority.create(tmp_path / "public") as public:
+        authority.issue("relay", tmp_path / "own", ("localhost",))
+        context = public.issue("proxy", tmp_path / "proxy", ("localhost",)).server_context()
+    context.load_verify_locations(tmp_path / "ca" / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "public" / "ca.pem"))
+    with serving([("GET", "/v1/job", job)], context) as port:
+        words = ["relay", f"https://localhost:{port}", "--identity", tmp_path / "own", "--ca", tmp_path / "ca"]
+        words += ["--port", "0", "--state", tmp_path / "state"]
+        code, _, err = headway(*words)
+        assert (code, "is from the authority" in err) == (1, True), err
+        code, _, err = headway(*words, "--public-authorities")
+        assert (code, "the server behind the proxy answers" in err) == (1, True), err

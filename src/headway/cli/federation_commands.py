@@ -201,6 +201,10 @@ def relay(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="URL", help="An HTTP proxy; HTTPS_PROXY and NO_PROXY by default."),
     ] = None,
+    public_authorities: Annotated[
+        bool,
+        typer.Option("--public-authorities", help="Trust the system's authorities too, for a server behind a proxy."),
+    ] = False,
     wait: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(metavar="SECONDS", min=0, help="Give up a server that has not answered once; never by default."),
@@ -211,4 +215,5 @@ def relay(
     """Join a server for the clients that join here, and send it the exact sum of their updates."""
     from headway.cli.relay_command import RelayChoices, relay_server
 
-    relay_server(url, RelayChoices(identity, ca, host, port, state, clients, insecure, proxy, wait, stay, json, name))
+    reaching = (proxy, public_authorities, wait)
+    relay_server(url, RelayChoices(identity, ca, host, port, state, clients, insecure, *reaching, stay, json, name))

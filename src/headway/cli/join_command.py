@@ -107,6 +107,10 @@ def _check_transport(url: str, options: JoinOptions) -> None:
                 "a server with https:// knows agents by their certificates: give --identity DIR, as "
                 "`headway identity enrol` makes it."
             )
+        if options.name is not None:
+            raise ConfigError(
+                "--name is for http:// without an identity: with one, the name is that of its certificate."
+            )
         if options.insecure:
             raise ConfigError("--insecure is for http:// on this machine, and the address begins with https://.")
     elif not options.insecure:

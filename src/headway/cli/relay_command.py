@@ -31,6 +31,7 @@ class RelayChoices:
     clients: int
     insecure: bool
     proxy: str | None
+    public_authorities: bool
     wait: float | None
     stay: bool
     as_json: bool
@@ -51,7 +52,16 @@ def relay_server(url: str, given: RelayChoices) -> None:
     for note in access.notes:
         typer.echo(note, err=True)
     sink = json_sink() if given.as_json else text_sink()
-    own = RelayOptions(given.host, given.port, given.clients, given.proxy, given.wait, stay=given.stay, sink=sink)
+    own = RelayOptions(
+        given.host,
+        given.port,
+        given.clients,
+        proxy=given.proxy,
+        public_authorities=given.public_authorities,
+        patience_s=given.wait,
+        stay=given.stay,
+        sink=sink,
+    )
     relay = Relay(url, access, relay_task, state=given.state, options=own)
     if not given.as_json:
         relay.log.sink = _with_page(sink, relay)

@@ -39,15 +39,17 @@ class RelayOptions:
     """How a relay works.
 
     host, port: where it listens for its clients; port 0 is a free one.  clients: how many it waits for before it joins
-    its server.  proxy: of the connection to the server.  patience_s: how long a server is waited for that has not
-    answered once; `None` without end.  lease_s: the seconds without contact after which a client counts as gone.
-    stay: whether it waits for the next job when one has ended.  sink: receives events of its work.
+    its server.  proxy: of the connection to the server.  public_authorities: whether a server's certificate is trusted
+    that the operating system trusts.  patience_s: how long a server is waited for that has not answered once; `None`
+    without end.  lease_s: the seconds without contact after which a client counts as gone.  stay: whether it waits for
+    the next job when one has ended.  sink: receives events of its work.
     """
 
     host: str = "127.0.0.1"
     port: int = 0
     clients: int = 1
     proxy: str | None = None
+    public_authorities: bool = False
     patience_s: float | None = None
     lease_s: float = LEASE_S
     stay: bool = False
@@ -69,8 +71,14 @@ class Relay:
     ) -> None:
         self.options, self.access, self.task, self.state = options or RelayOptions(), access, task, Path(state)
         self.log = AgentLog(self.options.sink)
-        identity, patience, proxy = access.identity, self.options.patience_s, self.options.proxy
-        self.connection = Connection(url, identity, self.log, patience_s=patience, proxy=proxy)
+        self.connection = Connection(
+            url,
+            access.identity,
+            self.log,
+            patience_s=self.options.patience_s,
+            proxy=self.options.proxy,
+            public_authorities=self.options.public_authorities,
+        )
         if not self.connection.secure:
             self.connection.check_loopback()
         self.server = RelayServer(self.options.host, self.options.port, access, self.state)
