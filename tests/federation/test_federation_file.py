@@ -117,6 +117,7 @@ def test_any_client_may_join_where_none_is_listed(tmp_path):
         ('clients = ["b", "a"]', "clients = []", "federation.clients is empty"),
         ('clients = ["b", "a"]', 'memory = "2 cups"', "federation.memory must be a number of bytes"),
         ('"a"]', '"a"]\nmin_clients = 3', "min_clients is 3, but federation.clients lists 2"),
+        ('"a"]', '"a"]\nrelays = ["a"]', "'a' is in federation.relays and in federation.clients"),
         ('"a"]', '"a"]\nwait_limit_s = -1.0', "federation.wait_limit_s must be"),
         ("seed = 3", 'seed = 3\nimports = ["mine"]', "installed on their own machine"),
         ("seed = 3", "seed = 3\ncheckpoint_every = 5", "checkpoint_every is 1 at a server"),

@@ -200,6 +200,11 @@ def _check(sections: FederationSections) -> None:
                 f"federation.min_clients is {federation.min_clients}, but federation.clients lists "
                 f"{len(federation.clients)}: lower it."
             )
+    if both := sorted(set(federation.relays) & set(federation.clients or ())):
+        raise ConfigError(
+            f"{both[0]!r} is in federation.relays and in federation.clients, and a node is one of them: no round would "
+            "begin without its data, of which a relay has none."
+        )
     if run.imports or run.imports_from:
         raise ConfigError(
             "run.imports is not for a federation: agents take only names that are installed on their own machine. "
