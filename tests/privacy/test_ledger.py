@@ -128,3 +128,9 @@ def test_the_summary_names_each_promise():
     spent = PrivacySpent({"client": 1.2341, "local": 0.5}, {"client": 8.0, "local": None}, 1e-5, 3)
     assert spent.summary == "epsilon 1.24 of 8, local epsilon 0.5"
     assert epsilon_text(0.00012345) == "0.000124"
+
+
+def test_the_budget_of_an_earlier_version_is_read():
+    """Whose ledger had a budget of the server's own."""
+    budget = {"epsilon": 3.0, "example_epsilon": None, "server_epsilon": 9.0, "delta": 1e-5}
+    assert PrivacyOptions.of_budget(budget) == PrivacyOptions(epsilon=3.0, delta=1e-5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from headway.core.fields import between, positive
@@ -64,5 +64,6 @@ class PrivacyOptions(Plain):
 
     @classmethod
     def of_budget(cls, values: Mapping[str, Any]) -> PrivacyOptions:
-        """The options with the budget and delta that a ledger holds."""
-        return cls(**{name: value for name, value in values.items() if value is not None})
+        """The options with the budget and delta that a ledger holds; one of an earlier version may hold others."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if value is not None and name in known})
