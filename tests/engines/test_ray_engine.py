@@ -1,5 +1,6 @@
 """Ray workers: the same bits as worker processes, also when workers, keepers of memory or nodes are lost."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -332,10 +333,16 @@ def test_memory_is_not_asked_for_after_the_end(cluster):
 
 
 @SOAK
-def test_what_a_node_cannot_read_is_said(cluster, monkeypatch):
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if not path.endswith("engines")])
-    with pytest.raises(hw.HeadwayError, match="No module named 'test_ray_engine'"):
-        trained("fedavg", hw.RayEngine(1, lanes=1), make=lambda: Fails(4, 3))
+def test_what_a_node_cannot_read_is_said(cluster, monkeypatch, tmp_path):
+    (tmp_path / "only_here.py").write_text("from torch import nn\n\n\nclass Model(nn.Linear):\n    pass\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", [str(tmp_path), *sys.path])
+        model = importlib.import_module("only_here").Model
+    try:
+        with pytest.raises(hw.HeadwayError, match="No module named 'only_here'"):
+            trained("fedavg", hw.RayEngine(1, lanes=1), make=lambda: model(4, 3))
+    finally:
+        del sys.modules["only_here"]
 
 
 @SOAK
