@@ -208,7 +208,7 @@ class Server:
             [*self._pages.routes(), *access.routes(), *receipts_routes(access.admission, self._present_folder)],
         )
         self._http.start(options.host, options.port, access.context)
-        self.url = f"{access.scheme}://{_named(options, access.hosts)}:{self._http.address[1]}"
+        self.url = access.url(options.host, self._http.address[1], options.name)
         self.page = shown.url(self.url)
         self.log.write("listening", f"Serving at {self.url}", url=self.url, token_file=str(self.folder / TOKEN_FILE))
         self.listening.set()
@@ -224,13 +224,6 @@ class Server:
         if self._access is not None:
             self._access.close()
             self._access = None
-
-
-def _named(options: ServerOptions, hosts: Sequence[str]) -> str:
-    """The host in the server's address: a name of its certificate, if it has one."""
-    here = options.host in ("127.0.0.1", "::1", "localhost")
-    usual = "localhost" if here or options.host in ("0.0.0.0", "::") else options.host
-    return options.name or (usual if not hosts or usual in hosts else hosts[0])
 
 
 def _sentence(name: str, state: State, reason: str) -> str:

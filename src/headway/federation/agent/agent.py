@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from headway.core.errors import ChainRefused, ConfigError, DataError, HeadwayError
+from headway.core.errors import ChainRefused, ConfigError, DataError
 from headway.federation import http_api as api
 from headway.federation.agent.agent_check import check_agent
 from headway.federation.agent.agent_job import AgentJob
 from headway.federation.agent.agent_log import AgentLog, Sink
 from headway.federation.agent.agent_store import AgentStore
-from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
+from headway.federation.agent.connection import Connection, ProblemAnswer
 from headway.federation.agent.job_offers import JobOffers
 from headway.federation.agent.job_session import JobSession
 from headway.federation.agent.local_policy import LocalPolicy
@@ -25,6 +25,7 @@ from headway.federation.agent.surroundings import AgentAttack, Surroundings, Tas
 from headway.federation.agent.training_thread import TrainingThread
 from headway.federation.identity.node_identity import Identity, OpenIdentity
 
+NEXT = "The next job is waited for; for this one, mend that and start the agent again."
 FETCH_S = 60.0  # within which the certificates of the other clients must come
 
 
@@ -92,6 +93,7 @@ class Agent:
             proxy=self.options.proxy,
             public_authorities=self.options.public_authorities,
         )
+        self.offers = JobOffers(self.connection, self.options.stay)
         if not self.connection.secure:
             self.connection.check_loopback()
         if self.options.attack is not None:
@@ -158,21 +160,12 @@ class Agent:
 
     async def _jobs(self, store: AgentStore, thread: TrainingThread) -> str:
         """One job after another."""
-        offers = JobOffers(self.connection, self.options.stay)
-        description = await offers.present()
-        while True:
-            try:
-                state = await self._one_job(description, store, thread)
-            except HeadwayError as error:
-                if not self.options.stay or isinstance(error, ProblemAnswer):
-                    raise
-                text = f"{error} The next job is waited for; for this one, mend that and start the agent again."
-                self.log.write("not taking part", text)
-                state = "failed"
-            following = await offers.after(description)
-            if following is None:
-                return state
-            description = following
+        description: api.JobDescription | None = await self.offers.present()
+        state = "stopped"
+        while description is not None:
+            state = await self.offers.state_of(self._one_job(description, store, thread), NEXT)
+            description = await self.offers.after(description)
+        return state
 
     async def _one_job(self, description: api.JobDescription, store: AgentStore, thread: TrainingThread) -> str:
         store.begin(description.job)
@@ -216,9 +209,7 @@ class Agent:
             text = (
                 "its data do not fit the job; the agent's log has the reason" if isinstance(error, DataError) else error
             )
-            problem = api.Problem(kind="refused", message=str(text)[:2000])
-            with contextlib.suppress(Unreachable, ProblemAnswer):
-                await self.connection.send_once("POST", api.DECLINE, problem)
+            await self.offers.decline(str(text))
             raise
 
 

@@ -112,6 +112,16 @@ class ServerAccess:
         """The scheme of the server's address."""
         return "http" if self.context is None else "https"
 
+    def url(self, host: str, port: int, name: str | None = None) -> str:
+        """The address of a server that listens there; by default it has a name of the certificate.
+
+        >>> ServerAccess(OpenIdentity("server"), OpenAdmission(), None, None, ()).url("0.0.0.0", 8443)
+        'http://localhost:8443'
+        """
+        usual = "localhost" if host in ("127.0.0.1", "::1", "0.0.0.0", "::") else host
+        named = usual if not self.hosts or usual in self.hosts else self.hosts[0]
+        return f"{self.scheme}://{name or named}:{port}"
+
     def routes(self) -> list[tuple[str, str, Handler]]:
         """The routes of enrolment, if nodes are enrolled here."""
         return [] if self.enrolment is None else self.enrolment.routes()

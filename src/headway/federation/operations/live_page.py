@@ -57,10 +57,8 @@ def fragments(status: StatusSnapshot) -> dict[str, str]:
     """
     pages, values = _pages(), _values(status)
     found = {name: pages.get_template(name).render(values) for name in ("state", "clients")}
-    for name, make in MAKERS.items():
-        if name not in sections_of(status):
-            continue
-        found[name] = pages.get_template("section").render(section=make(status), looks=[look(0)])
+    for name in [each for each in sections_of(status) if each in MAKERS]:
+        found[name] = pages.get_template("section").render(section=MAKERS[name](status), looks=[look(0)])
     found["title"] = _title(status)
     found["spoken"] = state_sentence(status)
     return found

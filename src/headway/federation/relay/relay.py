@@ -15,7 +15,7 @@ from headway.core.errors import ConfigError, HeadwayError
 from headway.federation import http_api as api
 from headway.federation.agent.agent_log import AgentLog, Sink
 from headway.federation.agent.agent_store import AgentStore
-from headway.federation.agent.connection import Connection, ProblemAnswer, Unreachable
+from headway.federation.agent.connection import Connection, ProblemAnswer
 from headway.federation.agent.job_offers import JobOffers
 from headway.federation.agent.job_session import JobSession
 from headway.federation.agent.training_thread import TrainingThread
@@ -79,6 +79,7 @@ class Relay:
             proxy=self.options.proxy,
             public_authorities=self.options.public_authorities,
         )
+        self.offers = JobOffers(self.connection, self.options.stay)
         if not self.connection.secure:
             self.connection.check_loopback()
         self.server = RelayServer(self.options.host, self.options.port, access, self.state)
@@ -117,18 +118,11 @@ class Relay:
 
     async def _jobs(self, store: AgentStore, thread: TrainingThread) -> str:
         """One job after another; the state of the last."""
-        offers = JobOffers(self.connection, self.options.stay)
-        job: api.JobDescription | None = await offers.present()
+        job: api.JobDescription | None = await self.offers.present()
         state = "stopped"
         while job is not None:
-            try:
-                state = await self._one_job(job, store, thread)
-            except HeadwayError as error:
-                if not self.options.stay or isinstance(error, ProblemAnswer):
-                    raise
-                self.log.write("not taking part", f"{error} The next job is waited for.")
-                state = "failed"
-            job = await offers.after(job) if self.options.stay else None
+            state = await self.offers.state_of(self._one_job(job, store, thread))
+            job = await self.offers.after(job) if self.options.stay else None
         return state
 
     async def _decline(self, why: str) -> None:
@@ -137,9 +131,7 @@ class Relay:
         Raises:
             ConfigError: always.
         """
-        problem = api.Problem(kind="refused", message=why[:2000])
-        with contextlib.suppress(Unreachable, ProblemAnswer):
-            await self.connection.send_once("POST", api.DECLINE, problem)
+        await self.offers.decline(why)
         raise ConfigError(f"this job cannot go through a relay: {why} Let the clients join the server itself.")
 
     async def _one_job(self, job: api.JobDescription, store: AgentStore, thread: TrainingThread) -> str:
@@ -191,7 +183,7 @@ class Relay:
             desk.status.wait(missing)
             await asyncio.sleep(LOOK_S)
             if time.monotonic() - looked >= SERVER_S:
-                present = await self.connection.call("GET", api.JOB, None, api.JobDescription)
+                present = await self.offers.present()
                 if present.job != desk.description.job:
                     raise ConfigError(
                         f"the server has gone over to {present.name!r}, and {len(desk.present())} of {wanted} clients "

@@ -55,7 +55,7 @@ class RelayServer:
             own = (desk.jobs, desk.members, desk.assignments, desk.spool)
             self._http = HttpServer(*own, self.access.admission, self._pages.routes())
             self._http.start(self.host, self.port, self.access.context)
-            self.url = f"{self.access.scheme}://{self._named()}:{self._http.address[1]}"
+            self.url = self.access.url(self.host, self._http.address[1])
             self.page = shown.url(self.url)
         if last is not None:
             last.close()
@@ -66,9 +66,3 @@ class RelayServer:
             self._http.stop()
         if self.desk is not None:
             self.desk.close()
-
-    def _named(self) -> str:
-        """The host in the address: a name of the certificate, if it has one."""
-        hosts = self.access.hosts
-        usual = "localhost" if self.host in ("127.0.0.1", "0.0.0.0") else self.host
-        return usual if not hosts or usual in hosts else hosts[0]
